@@ -1,0 +1,170 @@
+"""Image files in: any mode, any orientation, to 8-bit RGB.
+
+Knows: how to turn a file into upright RGB pixels, how to read its upright size from the header alone, and how
+to tell a whole file from a cut one without decoding it. Knows nothing about boxes, datasets or networks.
+
+Shapes: H, W pixels of the upright image, that is, after the EXIF orientation has been applied. Every box in
+dengine is in pixels of the upright image, which is what viewers and labelling tools show.
+Colour profiles are not applied.
+"""
+
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+
+from engines.errors import DatasetError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+_TIFF_WIDTH, _TIFF_HEIGHT, _EXIF_ORIENTATION = 256, 257, 274
+_QUARTER_TURNS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PNG_METADATA = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt"})  # chunks that may hold an orientation
+_JPEG_END = b"\xff\xd9"
+
+
+def list_images(folder: Path | str) -> list[Path]:
+    """All image files under `folder`, by suffix, sorted; hidden files and folders are passed over."""
+    root = Path(folder)
+    if not root.exists():
+        raise DatasetError(f"{root} does not exist; give a folder of images.")
+    if not root.is_dir():
+        raise DatasetError(f"{root} is a file; give the folder that holds the images.")
+    found = (path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(
+        path
+        for path in found
+        if not any(part.startswith(".") for part in path.relative_to(root).parts) and path.is_file()
+    )
+
+
+def read_image(path: Path | str) -> npt.NDArray[np.uint8]:
+    """Pixels of an image file: uint8 [H, W, 3] RGB, upright.
+
+    EXIF orientation is applied. Grey becomes three equal channels; transparency is laid on white; CMYK is
+    converted; integer grey of more than 8 bits is taken as 0..65535; float grey as 0..1 when no value is
+    above 1, else as 0..255; of an animation the first frame is read. Raises DatasetError naming the file.
+    """
+    with _opened(Path(path)) as image:
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        rgb = _to_rgb(image if turn is None else image.transpose(turn))
+        return np.array(rgb, dtype=np.uint8)
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """(width, height) of the upright image, from the file's header; raises DatasetError naming the file."""
+    file = Path(path)
+    with _opened(file) as image:
+        width, height = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # newer Pillows have turned `size` already
+            width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+            turned = image.tag_v2.get(_EXIF_ORIENTATION) in _QUARTER_TURNS
+        elif image.format == "PNG" and not _png_chunks(file) & _PNG_METADATA:
+            turned = False  # asking Pillow for the EXIF of a PNG would decode all its pixels
+        else:
+            turned = _orientation(image) in _QUARTER_TURNS
+    return (height, width) if turned else (width, height)
+
+
+def checked_image_size(path: Path | str) -> tuple[int, int]:
+    """`image_size`, and a DatasetError for a file that was cut short.
+
+    JPEG and PNG files are judged by their end marks; only where these are missing, and for other formats,
+    are the pixels decoded. Damage inside a file of full length shows in `read_image`.
+    """
+    file = Path(path)
+    size = image_size(file)
+    if not _has_end(file):
+        with _opened(file) as image:
+            image.load()
+    return size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The open image; whatever Pillow raises inside the block becomes a DatasetError that names the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                yield image
+    except FileNotFoundError:
+        raise DatasetError(f"{path} is missing.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise DatasetError(f"{path} has more than {limit} million pixels; make it smaller first.") from None
+    except UnidentifiedImageError:
+        raise DatasetError(f"{path} is not an image that can be read; replace or remove it.") from None
+    except MemoryError:
+        raise DatasetError(f"{path} does not fit in memory; make it smaller first.") from None
+    except Exception as cause:  # Pillow's decoders raise many kinds: OSError, SyntaxError, struct.error, ...
+        raise DatasetError(f"{path} is a broken image ({cause}); replace or remove it.") from cause
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; unreadable metadata count as none, as in every viewer."""
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except (SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error):
+        return 1
+
+
+def _png_chunks(path: Path) -> set[bytes]:
+    """Names of a PNG's chunks; `IEND` is among them only if the file holds all that it announces."""
+    names: set[bytes] = set()
+    with path.open("rb") as file:
+        end = file.seek(0, 2)
+        position = file.seek(8)
+        while position + 12 <= end:
+            file.seek(position)
+            length, name = struct.unpack(">I4s", file.read(8))
+            position += 12 + length
+            if position <= end:
+                names.add(name)
+            if name == b"IEND":
+                break
+    return names
+
+
+def _has_end(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start.startswith(b"\xff\xd8"):
+            file.seek(max(file.seek(0, 2) - 1024, 0))
+            return _JPEG_END in file.read()
+    return start == b"\x89PNG\r\n\x1a\n" and b"IEND" in _png_chunks(path)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_grey_8bit(np.asarray(image))).convert("RGB")
+    if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey_8bit(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """Grey values of Pillow's modes I;16 and I (0..65535) and F (0..1 or 0..255) -> uint8."""
+    grey = np.nan_to_num(values.astype(np.float64))
+    if values.dtype.kind in "iu":
+        grey /= 257.0
+    elif grey.max(initial=0.0) <= 1.0:
+        grey *= 255.0
+    return np.clip(np.rint(grey), 0, 255).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Latent diffusion: base models, schedules, the slot sampler, prompts."""

@@ -1,0 +1,51 @@
+"""The errors that users meet.
+
+Knows: one base class and one subclass for each kind of trouble. Knows nothing about how they are shown:
+`dengine_cli.main` turns each into one line and an exit code.
+
+Every message says what was found, what was expected, and how to mend it.
+"""
+
+
+class DengineError(Exception):
+    """Base of every error a user can mend; never raised itself. Exit code 1 unless a subclass says otherwise."""
+
+    exit_code = 1
+
+
+class UsageError(DengineError):
+    """Options that contradict each other or lie outside their range. Exit code 2."""
+
+    exit_code = 2
+
+
+class DatasetError(DengineError):
+    """A dataset folder, annotation file or image that cannot be read as what it claims to be."""
+
+
+class ModelError(DengineError):
+    """A base model or adapter folder that is missing something, or does not fit its partner."""
+
+
+class BundleError(DengineError):
+    """A bundle that is incomplete, changed, or of another version."""
+
+
+class BackendError(DengineError):
+    """A runtime that is missing, or cannot execute a graph."""
+
+
+class ExportError(DengineError):
+    """A graph that could not be exported, or failed its parity gate."""
+
+
+class RunError(DengineError):
+    """An output folder that cannot be written, is in use, or belongs to other settings."""
+
+
+class TrainingError(DengineError):
+    """Training that cannot start, cannot resume, or diverged."""
+
+
+class NumericalError(DengineError):
+    """NaN, infinite or black output, named with the graph it came from."""

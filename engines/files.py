@@ -1,0 +1,81 @@
+"""Files on disk: hashes, atomic writes, JSON, and paths that cannot leave their folder.
+
+Knows: how to write a file so that a crash leaves the old one or the new one, never half of either.
+Knows nothing about what the files mean.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from engines.errors import DengineError
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits, read in 1 MiB blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename in it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path`: a temporary name in the same folder, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON with a trailing newline, atomically, keys in insertion order."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, (text + "\n").encode())
+
+
+def read_json(path: Path, error: type[DengineError]) -> dict[str, Any]:
+    """Read a JSON object; a missing, unreadable or malformed file raises `error` naming it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path} is missing.") from None
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as cause:
+        raise error(f"{path} is not readable as JSON: {cause}.") from cause
+    if not isinstance(value, Mapping):
+        raise error(f"{path} holds a JSON {type(value).__name__}; an object was expected.")
+    return dict(value)
+
+
+def safe_join(root: Path, name: str, error: type[DengineError], where: str) -> Path:
+    """Join a relative POSIX `name` to `root`; raise `error` (prefixed with `where`) if it would leave `root`.
+
+    Refused: empty names, absolute paths, drives, `..`, and links that lead outside.
+    """
+    posix = PurePosixPath(name)
+    windows = PureWindowsPath(name)
+    if not name or posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+        raise error(f'{where}: "{name}" must be a relative path inside {root}, without "..".')
+    path = root / posix
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise error(f'{where}: "{name}" leads outside {root}.')
+    return path

@@ -1,0 +1,352 @@
+"""Making a base model: `dengine train-base`.
+
+Knows: the order (autoencoder, then UNet and text encoder together), how latents are encoded beforehand, the diffusion
+loss, and the diffusers folder that comes out. Knows nothing about boxes beyond the counts that prompts name.
+
+The loss is Min-SNR-5 weighted (Hang et al. 2023, arXiv 2303.09556) on epsilon or v.
+B batch, Z latent channels, h/w latents.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from engines.datasets.dataset import Dataset, Record
+from engines.diffusion import prompts
+from engines.diffusion.base_model import alphas_cumprod, load_base, tokenize
+from engines.errors import TrainingError, UsageError
+from engines.files import sha256_file, write_json
+from engines.rng import generator
+from engines.training.presets import BasePreset, Phase, base_preset
+from engines.training.tokenizer import write_tokenizer
+from engines.training.trainer import FitOptions, Report, autocast, finished, fit, resolve_precision
+from engines.training.vae import to_pixels, train_vae
+from engines.training.views import ImageStore, ViewOptions, draw_view
+
+BASE_NOTES = "dengine.json"  # beside model_index.json: the style and classes the base was trained with
+MIN_SNR = 5.0
+PROMPT_KINDS: dict[prompts.PromptKind, float] = {"listing": 0.75, "generic": 0.15, "empty": 0.10}
+_VIEW, _STEP, _NOISE = 3, 4, 5  # what a random stream is for
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "clip_sample": False,
+    "prediction_type": "epsilon",
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+
+
+@dataclass(frozen=True)
+class BaseTrainOptions:
+    """What `dengine train-base` was asked for."""
+
+    preset: str = "small"  # a name of engines.training.presets
+    style: str = "photo"  # what kind of pictures these are; prompts begin "a <style>"
+    seed: int = 0  # decides every draw
+    device: str = "cpu"  # a torch device
+    precision: str = "auto"  # f32, bf16 or auto
+    turns: bool = False  # right-angle turns are as likely as not (microscopes, satellites)
+    steps_scale: float = 1.0  # factor on every number of steps of the preset
+    checkpoint_minutes: float = 3.0  # wall time between checkpoints
+    stages: tuple[str, ...] = ("vae", "unet")  # what is trained; the rest is taken from continue_from
+
+
+@dataclass(frozen=True)
+class _Networks:
+    vae: Any
+    unet: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler_config: dict[str, Any]
+
+
+def train_base(
+    dataset: Dataset,
+    out: Path,
+    options: BaseTrainOptions,
+    *,
+    labelled: Collection[str] | None,
+    continue_from: Path | str | None,
+    resume: bool,
+    report: Report,
+) -> Path:
+    """Fit a base model to the images of `dataset` and save it as a diffusers folder at `out`.
+
+    `labelled` are the names of the records whose labels may be read (None: all; an empty set: none). With
+    `continue_from`, training goes on from that base model, whose sizes then replace the preset's. Returns `out`.
+    Raises TrainingError, UsageError, ModelError.
+    """
+    preset = base_preset(options.preset)
+    unknown = set(options.stages) - {"vae", "unet"}
+    if unknown or not options.stages:
+        raise UsageError(f"stages {sorted(unknown) or 'none'}; vae, unet, or both were expected.")
+    if len(options.stages) < 2 and continue_from is None and not resume:
+        raise UsageError("a base model from scratch needs both stages, vae and unet.")
+    if not dataset.records:
+        raise TrainingError(f"{dataset.root} holds no images to train on.")
+    if (out / "model_index.json").exists():
+        raise TrainingError(f"{out} already holds a finished base model; choose another folder, or remove it.")
+    records = [_without_labels(r) if labelled is not None and r.name not in labelled else r for r in dataset.records]
+    networks = _build(out, dataset.class_names, preset, options, continue_from)
+    identity = _identity(records, preset, options, continue_from)
+    store = ImageStore(records)
+    work = out / "training"
+    if "vae" in options.stages:
+        fit_options = _fit_options(options, _scaled(preset.vae_steps, options), preset.vae_lr)
+        views = ViewOptions(preset.vae_size, preset.vae_size, preset.short_side, (0.8, 1.25), turns=options.turns)
+        train_vae(
+            networks.vae,
+            store,
+            views,
+            preset.vae_batch,
+            fit_options,
+            work / "vae",
+            identity=identity,
+            resume=resume,
+            report=report,
+        )
+    if "unet" in options.stages:
+        _train_unet(networks, store, dataset.class_names, preset, options, work / "unet", identity, resume, report)
+    _save(networks, out, options, dataset.class_names, preset)
+    for stage in ("vae", "unet"):
+        finished(work / stage)
+    if work.exists():
+        work.rmdir()
+    return out
+
+
+def diffusion_loss(
+    unet: Any,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+    states: torch.Tensor,
+    alphas: torch.Tensor,
+    prediction_type: str,
+) -> torch.Tensor:
+    """The Min-SNR weighted loss of one batch.
+
+    `latents`, `noise` [B, Z, h, w]; `timesteps` int64 [B]; `states` [B, L, D]; `alphas` cumulative products [T].
+    """
+    alpha = alphas[timesteps].to(latents.dtype)[:, None, None, None]
+    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+    output = unet(noisy, timesteps, states).sample.float()
+    ratio = (alpha / (1 - alpha)).flatten()
+    if prediction_type == "v_prediction":
+        target, weight = (
+            alpha.sqrt() * noise - (1 - alpha).sqrt() * latents,
+            ratio.clamp(max=MIN_SNR) / (ratio + 1),
+        )
+    else:
+        target, weight = noise, ratio.clamp(max=MIN_SNR) / ratio
+    return (functional.mse_loss(output, target, reduction="none").mean(dim=(1, 2, 3)) * weight).mean()
+
+
+def _train_unet(
+    networks: _Networks,
+    store: ImageStore,
+    class_names: Sequence[str],
+    preset: BasePreset,
+    options: BaseTrainOptions,
+    folder: Path,
+    identity: dict[str, Any],
+    resume: bool,
+    report: Report,
+) -> None:
+    networks.vae.requires_grad_(False).eval()
+    phases = [replace(p, steps=_scaled(p.steps, options)) for p in preset.phases]
+    encoded: dict[int, tuple[torch.Tensor, list[dict[str, int]]]] = {}
+    scale_latents(networks.vae, store, preset, options)
+    alphas = alphas_cumprod(networks.scheduler_config).float().to(options.device)
+    prediction_type = str(networks.scheduler_config.get("prediction_type", "epsilon"))
+    both = nn.ModuleDict({"unet": networks.unet, "text_encoder": networks.text_encoder}).requires_grad_(True)
+
+    def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
+        number = next(i for i in range(len(phases)) if step < sum(p.steps for p in phases[: i + 1]))
+        if number not in encoded:
+            encoded.clear()
+            with torch.no_grad():
+                encoded[number] = _encode_views(
+                    networks.vae, store, class_names, phases[number], number, preset, options
+                )
+        latents, counts = encoded[number]
+        rng = generator(options.seed, _STEP, step)
+        chosen = rng.integers(len(counts), size=phases[number].batch)
+        texts = [prompts.training_prompt(rng, options.style, counts[i], class_names, PROMPT_KINDS, 0.0) for i in chosen]
+        timesteps = torch.from_numpy(rng.integers(len(alphas), size=len(chosen))).to(options.device)
+        batch = latents[chosen].to(options.device)
+        noise = generator(options.seed, _NOISE, step).standard_normal(batch.shape, dtype=np.float32)
+        states = networks.text_encoder(tokenize(networks.tokenizer, texts).to(options.device))[0]
+        loss = diffusion_loss(
+            networks.unet,
+            batch,
+            torch.from_numpy(noise).to(options.device),
+            timesteps,
+            states,
+            alphas,
+            prediction_type,
+        )
+        return loss, {}
+
+    fit_options = _fit_options(options, sum(p.steps for p in phases), preset.unet_lr)
+    fit(both, loss_at, fit_options, folder, stage="unet", identity=identity, resume=resume, report=report)
+
+
+def scale_latents(vae: Any, store: ImageStore, preset: BasePreset, options: BaseTrainOptions) -> None:
+    """Set the VAE's scaling factor so that latents have unit variance, unless the VAE came with one of its own."""
+    if "vae" not in options.stages:
+        return
+    phase = replace(preset.phases[0], views=256)
+    vae.register_to_config(scaling_factor=1.0)
+    with torch.no_grad():
+        latents, _ = _encode_views(vae, store, (), phase, len(preset.phases), preset, options)
+    vae.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 5))
+
+
+def _encode_views(
+    vae: Any,
+    store: ImageStore,
+    class_names: Sequence[str],
+    phase: Phase,
+    number: int,
+    preset: BasePreset,
+    options: BaseTrainOptions,
+) -> tuple[torch.Tensor, list[dict[str, int]]]:
+    """Latents float32 [views, Z, h, w] of a phase's views, and the class counts of each."""
+    views = ViewOptions(phase.width, phase.height, preset.short_side, turns=options.turns)
+    latents, counts = [], []
+    batch = 16
+    for first in range(0, phase.views, batch):
+        pixels = []
+        for k in range(first, min(first + batch, phase.views)):
+            rng = generator(options.seed, _VIEW, number, k)
+            view = draw_view(store, k % len(store.records), views, rng)
+            pixels.append(to_pixels(view.pixels))
+            found = Counter(view.labels.tolist())
+            counts.append({name: found[i] for i, name in enumerate(class_names) if found[i]})
+        with autocast(resolve_precision(options.precision, options.device), options.device):
+            encoded = vae.encode(torch.stack(pixels).to(options.device)).latent_dist.mode()
+        latents.append(encoded.float().cpu() * vae.config.scaling_factor)
+    return torch.cat(latents), counts
+
+
+def _build(
+    out: Path,
+    class_names: Sequence[str],
+    preset: BasePreset,
+    options: BaseTrainOptions,
+    continue_from: Path | str | None,
+) -> _Networks:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.models.attention_processor import AttnProcessor
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    if continue_from is not None:
+        base = load_base(continue_from, device=options.device)
+        networks = _Networks(
+            base.vae.requires_grad_(True), base.unet, base.text_encoder, base.tokenizer, base.scheduler_config
+        )
+    else:
+        torch.manual_seed(options.seed)
+        words = [*prompts.WORDS, *options.style.split()]
+        words += [word for name in class_names for word in prompts.class_words(name).split()]
+        tokenizer = write_tokenizer(out / "tokenizer", words, preset.text_length)
+        text = CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            max_position_embeddings=preset.text_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **preset.text,
+        )
+        sample_size = preset.phases[-1].height // 2 ** (len(preset.vae["block_out_channels"]) - 1)
+        networks = _Networks(
+            AutoencoderKL(sample_size=preset.phases[-1].height, **preset.vae).to(options.device),
+            UNet2DConditionModel(sample_size=sample_size, **preset.unet).to(options.device),
+            CLIPTextModel(text).to(options.device),
+            tokenizer,
+            dict(SCHEDULER),
+        )
+    if options.device == "cpu":  # scaled_dot_product_attention has a slow backward pass there
+        networks.unet.set_attn_processor(AttnProcessor())
+    return networks
+
+
+def _save(
+    networks: _Networks, out: Path, options: BaseTrainOptions, class_names: Sequence[str], preset: BasePreset
+) -> None:
+    networks.vae.save_pretrained(out / "vae")
+    networks.unet.save_pretrained(out / "unet")
+    networks.text_encoder.save_pretrained(out / "text_encoder")
+    networks.tokenizer.save_pretrained(out / "tokenizer")
+    (out / "scheduler").mkdir(exist_ok=True)
+    write_json(out / "scheduler" / "scheduler_config.json", networks.scheduler_config)
+    notes = {"style": options.style, "class_names": list(class_names), "short_side": preset.short_side}
+    write_json(out / BASE_NOTES, notes)
+    from diffusers import __version__ as diffusers_version
+
+    write_json(
+        out / "model_index.json",  # last: its presence says that the folder is whole
+        {
+            "_class_name": "StableDiffusionPipeline",
+            "_diffusers_version": diffusers_version,
+            "feature_extractor": [None, None],
+            "image_encoder": [None, None],
+            "requires_safety_checker": False,
+            "safety_checker": [None, None],
+            "scheduler": ["diffusers", str(networks.scheduler_config.get("_class_name", "DDIMScheduler"))],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        },
+    )
+
+
+def _identity(
+    records: Sequence[Record], preset: BasePreset, options: BaseTrainOptions, continue_from: Path | str | None
+) -> dict[str, Any]:
+    """Everything that decides the weights, for the check at `--resume`."""
+    decisive = {k: v for k, v in asdict(options).items() if k not in ("checkpoint_minutes", "device")}
+    images = {record.name: sha256_file(record.file)[:16] for record in records}
+    labels = sum(len(record.boxes) for record in records)
+    return {
+        "preset": asdict(preset),
+        "settings": decisive,
+        "images": images,
+        "boxes": labels,
+        "continue_from": str(continue_from or ""),
+    }
+
+
+def _without_labels(record: Record) -> Record:
+    return replace(record, boxes=record.boxes[:0], labels=record.labels[:0], iscrowd=record.iscrowd[:0])
+
+
+def _scaled(steps: int, options: BaseTrainOptions) -> int:
+    return max(1, round(steps * options.steps_scale))
+
+
+def _fit_options(options: BaseTrainOptions, steps: int, lr: float) -> FitOptions:
+    return FitOptions(
+        steps=steps,
+        lr=lr,
+        weight_decay=1e-3,
+        warmup=min(100, max(1, steps // 10)),
+        seed=options.seed,
+        precision=options.precision,
+        device=options.device,
+        checkpoint_minutes=options.checkpoint_minutes,
+    )

@@ -1,0 +1,294 @@
+"""One training loop for every network dengine trains.
+
+Knows: AdamW with warm-up and cosine decay, gradient clipping, bf16 autocast, an exponential moving average of the
+weights, checkpoints that a killed run resumes from exactly, and how far it is.
+Knows nothing about what is trained: the caller gives a function from the step to a loss. All that a step draws must
+come from (seed, step), which is what makes a resumed run equal to an uninterrupted one.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from engines.errors import TrainingError, UsageError
+from engines.files import read_json, write_json
+
+_INDEX = "checkpoint.json"
+_BEST = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How long and how fast to train."""
+
+    steps: int  # optimiser steps
+    lr: float  # peak learning rate
+    weight_decay: float = 1e-4  # AdamW's, on matrices and kernels only
+    warmup: int = 100  # steps from 0 to the peak learning rate
+    final_lr: float = 0.02  # learning rate at the last step, as a share of the peak
+    grad_clip: float = 1.0  # largest norm of the gradient; 0.1 for DETR heads
+    ema_decay: float = 0.999  # of the moving average of the weights, lower in the first steps
+    seed: int = 0  # with the step, decides everything that is drawn
+    precision: str = "auto"  # f32, bf16 (autocast), or auto: bf16 where the machine has it
+    device: str = "cpu"  # a torch device
+    checkpoint_minutes: float = 3.0  # wall time between checkpoints
+    evaluate_every: int = 0  # steps between evaluations; 0 for none
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is: what a progress bar shows."""
+
+    stage: str  # what is being trained
+    step: int  # steps done
+    steps: int  # steps in all
+    loss: float  # mean over the steps since the last report
+    seconds_left: float  # at the speed of this session
+    details: Mapping[str, float] = field(default_factory=dict)  # parts of the loss, or figures of an evaluation
+
+
+Report = Callable[[Progress], None]
+LossAt = Callable[[int], tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]]
+Evaluate = Callable[[int], Mapping[str, float]]
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """`f32` or `bf16`: what `auto` takes on this device."""
+    if precision not in ("auto", "f32", "bf16"):
+        raise UsageError(f'precision "{precision}"; auto, f32 or bf16 was expected.')
+    if precision != "auto":
+        return precision
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported() else "f32"
+    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16", False) else "f32"
+
+
+def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[Any]:
+    """The autocast context of a resolved precision; none for f32."""
+    if precision == "f32":
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+
+
+def learning_rate(step: int, options: FitOptions) -> float:
+    """Linear warm-up, then a cosine to `final_lr` of the peak; `step` counts from 0."""
+    if step < options.warmup:
+        return options.lr * (step + 1) / options.warmup
+    share = (step - options.warmup) / max(1, options.steps - options.warmup)
+    return options.lr * (options.final_lr + (1 - options.final_lr) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def fit(
+    module: nn.Module,
+    loss_at: LossAt,
+    options: FitOptions,
+    folder: Path,
+    *,
+    stage: str,
+    identity: Mapping[str, Any],
+    resume: bool,
+    report: Report,
+    evaluate: Evaluate | None = None,
+    score: str = "",
+) -> dict[str, float]:
+    """Train `module` in place and leave it with its averaged weights (the best by `score`, where one is named).
+
+    `loss_at(step)` draws the batch of that step and returns the loss and its parts. `evaluate(step)` is called with the
+    averaged weights in place; of its figures, the one named `score` picks the weights that are kept. `identity` holds
+    everything that decides the result (options are added to it): a checkpoint of another identity is refused.
+    Returns the figures of the kept evaluation, empty without one. Raises TrainingError when the loss is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    state = _State(module, named, options)
+    full_identity = {**identity, "options": asdict(options)}
+    if resume:
+        state.load(folder, full_identity)
+    elif (folder / _INDEX).exists():
+        raise TrainingError(f"{folder} holds an unfinished training; continue it with --resume, or remove it.")
+    precision = resolve_precision(options.precision, options.device)
+    started, first_step, saved = time.monotonic(), state.step, time.monotonic()
+    losses: list[float] = []
+    while state.step < options.steps:
+        loss, parts = _train_step(module, named, state, loss_at, options, precision)
+        losses.append(loss)
+        last = state.step == options.steps
+        if options.evaluate_every and evaluate and (state.step % options.evaluate_every == 0 or last):
+            with state.averaged_weights():
+                module.eval()
+                figures = dict(evaluate(state.step))
+                module.train()
+            state.keep_best(folder, figures, score)
+            parts = {**parts, **figures}
+        if state.step % 10 == 0 or last:
+            left = (time.monotonic() - started) / (state.step - first_step) * (options.steps - state.step)
+            numbers = {name: float(value) for name, value in parts.items()}
+            report(Progress(stage, state.step, options.steps, sum(losses) / len(losses), left, numbers))
+            losses.clear()
+        if time.monotonic() - saved > options.checkpoint_minutes * 60 or last:
+            state.save(folder, full_identity)
+            saved = time.monotonic()
+    state.install_result(folder)
+    module.eval()
+    return state.best
+
+
+def finished(folder: Path) -> None:
+    """Remove the checkpoints of a training whose result has been saved elsewhere."""
+    for path in (*folder.glob("checkpoint-*.safetensors"), folder / _INDEX, folder / _BEST):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _train_step(
+    module: nn.Module,
+    named: Mapping[str, nn.Parameter],
+    state: "_State",
+    loss_at: LossAt,
+    options: FitOptions,
+    precision: str,
+) -> tuple[float, Mapping[str, float | torch.Tensor]]:
+    # Libraries that draw from torch's own generator (denoising queries, dropout) repeat, too.
+    torch.manual_seed((options.seed << 32) + state.step)
+    module.train()
+    with autocast(precision, options.device):
+        loss, parts = loss_at(state.step)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise TrainingError(f"The loss became {value} at step {state.step}; try a lower learning rate, or f32.")
+    state.optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(list(named.values()), options.grad_clip)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(state.step, options)
+    state.optimizer.step()
+    state.step += 1
+    state.update_average()
+    return value, parts
+
+
+class _State:
+    """Everything that a checkpoint holds: the step, the weights, their average, the optimiser's moments."""
+
+    def __init__(self, module: nn.Module, named: Mapping[str, nn.Parameter], options: FitOptions) -> None:
+        self.module, self.named, self.options = module, named, options
+        self.step = 0
+        self.best: dict[str, float] = {}
+        self.average = {name: parameter.detach().clone() for name, parameter in named.items()}
+        decayed = [parameter for parameter in named.values() if parameter.ndim >= 2]
+        plain = [parameter for parameter in named.values() if parameter.ndim < 2]
+        groups = [
+            {"params": decayed, "weight_decay": options.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.99))
+
+    def update_average(self) -> None:
+        decay = min(self.options.ema_decay, (1 + self.step) / (10 + self.step))
+        averages, weights = list(self.average.values()), [p.detach() for p in self.named.values()]
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Put the averaged weights into the module, and the trained ones back afterwards."""
+        trained = {name: parameter.detach().clone() for name, parameter in self.named.items()}
+        self._install(self.average)
+        try:
+            yield
+        finally:
+            self._install(trained)
+
+    def keep_best(self, folder: Path, figures: dict[str, float], score: str) -> None:
+        """Store the averaged weights (in place now) when `score` is the highest so far."""
+        if score and figures[score] >= self.best.get(score, -math.inf):
+            self.best = {**figures, "step": float(self.step)}
+            _save_tensors(folder / _BEST, self._with_buffers(self.average))
+
+    def install_result(self, folder: Path) -> None:
+        """Leave the module with the best weights, or with the averaged ones where none were evaluated."""
+        if self.best:
+            stored = load_file(folder / _BEST)
+            self._install({name: stored[f"weight.{name}"] for name in self.named})
+            self._install_buffers(stored)
+        else:
+            self._install(self.average)
+
+    def save(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        """Write a checkpoint; the one before it is removed once the new one is whole."""
+        tensors = self._with_buffers({name: parameter.detach() for name, parameter in self.named.items()})
+        tensors |= {f"average.{name}": value for name, value in self.average.items()}
+        for name, parameter in self.named.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"adam.{key}.{name}"] = value
+        file = f"checkpoint-{self.step}.safetensors"
+        _save_tensors(folder / file, tensors)
+        write_json(folder / _INDEX, {"file": file, "step": self.step, "best": self.best, "identity": dict(identity)})
+        for old in folder.glob("checkpoint-*.safetensors"):
+            if old.name != file:
+                old.unlink()
+
+    def load(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        """Take a checkpoint up again, if there is one; another identity is a TrainingError showing the difference."""
+        if not (folder / _INDEX).exists():
+            return
+        index = read_json(folder / _INDEX, TrainingError)
+        differences = _differences(index["identity"], identity)
+        if differences:
+            raise TrainingError(f"{folder} was started with other settings: {'; '.join(differences)}.")
+        tensors = load_file(folder / Path(index["file"]).name, device=self.options.device)
+        self.step, self.best = int(index["step"]), dict(index["best"])
+        self._install({name: tensors[f"weight.{name}"] for name in self.named})
+        self._install_buffers(tensors)
+        for name, parameter in self.named.items():
+            self.average[name].copy_(tensors[f"average.{name}"])
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            if f"adam.step.{name}" in tensors:
+                self.optimizer.state[parameter] = {
+                    key: tensors[f"adam.{key}.{name}"].cpu() if key == "step" else tensors[f"adam.{key}.{name}"]
+                    for key in keys
+                }
+
+    def _with_buffers(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        tensors = {f"weight.{name}": value for name, value in weights.items()}
+        return tensors | {f"buffer.{name}": value for name, value in self.module.named_buffers()}
+
+    @torch.no_grad()
+    def _install(self, weights: Mapping[str, torch.Tensor]) -> None:
+        for name, parameter in self.named.items():
+            parameter.copy_(weights[name])
+
+    @torch.no_grad()
+    def _install_buffers(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        for name, buffer in self.module.named_buffers():
+            buffer.copy_(tensors[f"buffer.{name}"])
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, temporary)
+    temporary.replace(path)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted({*old, *new}):
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            found += _differences(before, now, f"{prefix}{key}.")
+        elif _plain(before) != _plain(now):
+            found.append(f"{prefix}{key} was {before}, is {now}")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as JSON gives them back."""
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

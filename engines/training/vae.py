@@ -1,0 +1,78 @@
+"""Training the autoencoder of a base model on square crops.
+
+Knows: the reconstruction loss and its evaluation. Knows nothing about diffusion.
+
+B batch, H/W pixels.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from engines.rng import generator
+from engines.training.trainer import FitOptions, Report, fit
+from engines.training.views import ImageStore, ViewOptions, draw_view
+
+_DRAW, _LATENT = 1, 2  # what a random stream of a step is for
+KL_WEIGHT = 2e-4
+
+
+def train_vae(
+    vae: Any,
+    store: ImageStore,
+    views: ViewOptions,
+    batch: int,
+    options: FitOptions,
+    folder: Path,
+    *,
+    identity: dict[str, Any],
+    resume: bool,
+    report: Report,
+) -> None:
+    """Fit `vae` (AutoencoderKL) in place to random views of the images in `store`."""
+
+    def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
+        rng = generator(options.seed, _DRAW, step)
+        chosen = rng.integers(len(store.records), size=batch)
+        pixels = torch.stack([to_pixels(draw_view(store, int(i), views, rng).pixels) for i in chosen])
+        pixels = pixels.to(options.device)
+        posterior = vae.encode(pixels).latent_dist
+        noise = generator(options.seed, _LATENT, step).standard_normal(posterior.mean.shape, dtype=np.float32)
+        latents = posterior.mean + posterior.std * torch.from_numpy(noise).to(options.device)
+        rebuilt = vae.decode(latents).sample.float()
+        rebuilding = reconstruction_loss(rebuilt, pixels)
+        divergence = posterior.kl().float().mean() / latents[0].numel()
+        return rebuilding + KL_WEIGHT * divergence, {
+            "rebuilding": rebuilding.detach(),
+            "kl": divergence.detach(),
+        }
+
+    fit(vae, loss_at, options, folder, stage="vae", identity=identity, resume=resume, report=report)
+
+
+def reconstruction_loss(rebuilt: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """L1 on pixels, on their gradients, and on halved, quartered and eighth-size copies; [B, 3, H, W] both.
+
+    The gradients keep outlines sharp, the small copies keep colours right.
+    """
+    loss = functional.l1_loss(rebuilt, pixels)
+    loss = loss + functional.l1_loss(rebuilt.diff(dim=2), pixels.diff(dim=2))
+    loss = loss + functional.l1_loss(rebuilt.diff(dim=3), pixels.diff(dim=3))
+    for factor in (2, 4, 8):
+        small = functional.avg_pool2d(rebuilt, factor), functional.avg_pool2d(pixels, factor)
+        loss = loss + functional.l1_loss(*small)
+    return loss
+
+
+def to_pixels(image: np.ndarray[Any, np.dtype[np.uint8]]) -> torch.Tensor:
+    """uint8 [H, W, 3] to float32 [3, H, W] in [-1, 1]."""
+    return torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1.0
+
+
+def psnr(rebuilt: torch.Tensor, pixels: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of images in [-1, 1], after clipping the rebuilt one."""
+    error = functional.mse_loss(rebuilt.clamp(-1, 1).float(), pixels.float()).item()
+    return float(10 * np.log10(4.0 / max(error, 1e-12)))

@@ -1,0 +1,114 @@
+"""Random views of training images: one crop, scaled, flipped and turned, with its boxes.
+
+Knows: how to cut a view out of an image in one resampling step and carry the boxes along.
+Knows nothing about networks or prompts. A view is a pure function of its random stream.
+
+H, W pixels of the view; N boxes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from engines.datasets.dataset import Record
+from engines.datasets.images import read_image
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """How views are drawn."""
+
+    width: int  # pixels of a view
+    height: int  # pixels of a view
+    short_side: int  # images are first thought of as scaled to this short side, in pixels
+    scale: tuple[float, float] = (0.95, 1.15)  # random factor on that scale, log-uniform
+    flip: bool = True  # mirror left to right, half of the time
+    turns: bool = False  # turn by a random right angle (by 180 degrees where width and height differ)
+    min_visible: float = 0.5  # a box stays when at least this share of its area is in the view
+
+
+@dataclass(frozen=True)
+class View:
+    """One view: pixels uint8 [H, W, 3], boxes float32 [N, 4] (xyxy, in its pixels), labels int64 [N]."""
+
+    pixels: npt.NDArray[np.uint8]
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+
+class ImageStore:
+    """Decoded images, kept in memory up to a limit; beyond it they are decoded again at every use."""
+
+    def __init__(self, records: Sequence[Record], limit_bytes: int = 2 << 30) -> None:
+        self.records = records
+        self._left = limit_bytes
+        self._kept: dict[int, npt.NDArray[np.uint8]] = {}
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
+        """Pixels of image `index`, uint8 [H, W, 3]."""
+        pixels = self._kept.get(index)
+        if pixels is None:
+            pixels = read_image(self.records[index].file)
+            if pixels.nbytes <= self._left:
+                self._left -= pixels.nbytes
+                self._kept[index] = pixels
+        return pixels
+
+
+def draw_view(store: ImageStore, index: int, options: ViewOptions, rng: np.random.Generator) -> View:
+    """Draw one view of image `index`.
+
+    The scale is raised where the image would not fill the view, so that no padding is ever seen.
+    """
+    pixels, record = store[index], store.records[index]
+    image_height, image_width = pixels.shape[:2]
+    quarter_turns = int(rng.integers(4)) if options.turns else 0
+    mirrored = bool(options.flip and rng.random() < 0.5)
+    if options.width != options.height:
+        quarter_turns -= quarter_turns % 2
+    low, high = np.log(options.scale)
+    scale = options.short_side / min(image_height, image_width) * float(np.exp(rng.uniform(low, high)))
+    scale = max(scale, options.width / image_width, options.height / image_height)
+    width, height = options.width / scale, options.height / scale  # of the cut, in the image's pixels
+    left = float(rng.uniform(0, max(0.0, image_width - width)))
+    top = float(rng.uniform(0, max(0.0, image_height - height)))
+    cut = (left, top, min(left + width, image_width), min(top + height, image_height))
+    size = (options.width, options.height)
+    resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC, box=cut))
+    factors = np.array([size[0] / (cut[2] - cut[0]), size[1] / (cut[3] - cut[1])] * 2, dtype=np.float32)
+    moved = (record.boxes - np.array([left, top, left, top], dtype=np.float32)) * factors
+    boxes, kept = clip_boxes(moved, size, options.min_visible)
+    if mirrored:
+        resized, boxes = resized[:, ::-1], mirror_boxes(boxes, options.width)
+    for _ in range(quarter_turns):
+        boxes = turn_boxes(boxes, resized.shape[1])
+        resized = np.rot90(resized)
+    return View(resized.copy(), boxes, record.labels[kept])
+
+
+def clip_boxes(
+    boxes: npt.NDArray[np.float32], size: tuple[int, int], min_visible: float
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Clip xyxy boxes [N, 4] to a (width, height) frame; also which of the N keep `min_visible` of their area."""
+    limits = np.array([*size, *size], dtype=np.float32)
+    clipped = np.clip(boxes, 0, limits)
+    visible = _areas(clipped) / np.maximum(_areas(boxes), 1e-6)
+    kept = (visible >= min_visible) & (_areas(clipped) > 1.0)
+    return clipped[kept].astype(np.float32), kept
+
+
+def mirror_boxes(boxes: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
+    """Boxes of the picture mirrored left to right."""
+    return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+
+
+def turn_boxes(boxes: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
+    """Boxes of the picture turned 90 degrees against the clock (`numpy.rot90`); `width` is the one before."""
+    return np.stack([boxes[:, 1], width - boxes[:, 2], boxes[:, 3], width - boxes[:, 0]], axis=1)
+
+
+def _areas(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)

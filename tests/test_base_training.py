@@ -1,0 +1,203 @@
+"""train-base: a diffusers folder that its own pipeline loads and runs, exact resume, labels only where allowed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from engines.datasets.dataset import Dataset, Record
+from engines.diffusion.base_model import load_base
+from engines.errors import TrainingError, UsageError
+from engines.training import base as base_training
+from engines.training import presets
+from engines.training.base import BaseTrainOptions, diffusion_loss, train_base
+from engines.training.presets import Phase
+from engines.training.tokenizer import write_tokenizer
+from engines.training.trainer import Progress
+from engines.training.vae import psnr
+
+# Small boxes all over the image: every view sees some of them.
+_GRID = np.array([[x, y, x + 8, y + 8] for x in range(0, 80, 8) for y in range(0, 64, 8)], np.float32)
+OPTIONS = BaseTrainOptions(preset="tiny", style="test photo", precision="f32", checkpoint_minutes=0.0)
+
+
+@pytest.fixture(autouse=True)
+def _tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = presets.PRESETS["small"]
+    tiny = replace(
+        small,
+        short_side=64,
+        vae={
+            **small.vae,
+            "block_out_channels": (8, 16),
+            "down_block_types": ("DownEncoderBlock2D",) * 2,
+            "up_block_types": ("UpDecoderBlock2D",) * 2,
+        },
+        unet={
+            **small.unet,
+            "block_out_channels": (32, 32),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "attention_head_dim": 2,
+        },
+        vae_size=32,
+        vae_batch=2,
+        vae_steps=4,
+        phases=(Phase(32, 32, 2, 3, 4), Phase(64, 32, 2, 2, 4)),
+    )
+    monkeypatch.setattr(presets, "PRESETS", {"tiny": tiny})
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    records = []
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        records.append(
+            Record(
+                file=tmp_path / f"{i}.png",
+                name=f"{i}.png",
+                width=80,
+                height=64,
+                boxes=_GRID,
+                labels=np.full(len(_GRID), i % 2),
+                iscrowd=np.zeros(len(_GRID), bool),
+                caption=None,
+            )
+        )
+    return Dataset(root=tmp_path, class_names=("cat", "dog"), records=records, dropped=(), skipped=())
+
+
+def _train(
+    dataset: Dataset,
+    out: Path,
+    options: BaseTrainOptions = OPTIONS,
+    *,
+    resume: bool = False,
+    continue_from: Path | None = None,
+    labelled: set[str] | None = None,
+    stop: str = "",
+) -> Path:
+    def report(progress: Progress) -> None:
+        if progress.stage == stop:
+            raise KeyboardInterrupt
+
+    return train_base(
+        dataset, out, options, labelled=labelled, continue_from=continue_from, resume=resume, report=report
+    )
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a folder, by file and name."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {
+        f"{file.relative_to(folder).as_posix()}/{name}": tensor
+        for file in files
+        for name, tensor in load_file(file).items()
+    }
+
+
+def test_the_result_runs_in_diffusers_own_pipeline(dataset: Dataset, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    folder = _train(dataset, tmp_path / "base")
+    assert not (folder / "training").exists()
+    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    start = Image.open(dataset.records[0].file).convert("RGB").resize((64, 32))
+    image = pipeline("a test photo with one cat", image=start, num_inference_steps=4, strength=0.5).images[0]
+    assert image.size == (64, 32)
+    rebuilt = load_base(folder)
+    latents = rebuilt.encode_images(torch.zeros(1, 3, 32, 64))
+    assert latents.shape == (1, 4, 16, 32)
+
+
+def test_a_training_stopped_after_the_first_stage_resumes_to_the_same_bits(dataset: Dataset, tmp_path: Path) -> None:
+    straight = _train(dataset, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        _train(dataset, tmp_path / "broken", stop="vae")
+    with pytest.raises(KeyboardInterrupt):
+        _train(dataset, tmp_path / "broken", stop="unet", resume=True)
+    resumed = _train(dataset, tmp_path / "broken", resume=True)
+    before, after = _weights(straight), _weights(resumed)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_labels_are_read_only_where_the_list_allows(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: set[str] = set()
+    tokenize = base_training.tokenize
+
+    def spy(tokenizer: object, texts: list[str]) -> torch.Tensor:
+        prompts.update(texts)
+        return tokenize(tokenizer, texts)
+
+    monkeypatch.setattr(base_training, "tokenize", spy)
+    options = replace(OPTIONS, steps_scale=6.0)
+    _train(dataset, tmp_path / "one", options, labelled={"1.png"})
+    assert any("dog" in text for text in prompts)
+    assert not any("cat" in text for text in prompts)
+    prompts.clear()
+    _train(dataset, tmp_path / "none", options, labelled=set())
+    assert prompts == {"", "a test photo"}
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2"])
+def test_training_goes_on_from_either_stable_diffusion_shape(
+    dataset: Dataset, toy_bases: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    options = replace(OPTIONS, stages=("unet",))
+    folder = _train(dataset, tmp_path / "more", options, continue_from=toy_bases[kind])
+    before, after = _weights(toy_bases[kind]), _weights(folder)
+    changed = {name.split("/")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"unet", "text_encoder"}
+    assert load_base(folder).scheduler_config == load_base(toy_bases[kind]).scheduler_config
+
+
+def test_a_finished_folder_is_not_trained_over(dataset: Dataset, toy_bases: dict[str, Path]) -> None:
+    with pytest.raises(TrainingError, match="already holds"):
+        _train(dataset, toy_bases["sd1"])
+
+
+def test_unknown_presets_and_stages_are_usage_errors(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="tiny"):
+        _train(dataset, tmp_path / "a", replace(OPTIONS, preset="huge"))
+    with pytest.raises(UsageError, match="both stages"):
+        _train(dataset, tmp_path / "a", replace(OPTIONS, stages=("unet",)))
+
+
+def test_the_loss_is_zero_for_a_perfect_prediction() -> None:
+    class Oracle(torch.nn.Module):
+        def __init__(self, answer: torch.Tensor) -> None:
+            super().__init__()
+            self.answer = answer
+
+        def forward(self, *_: torch.Tensor) -> object:
+            return type("Output", (), {"sample": self.answer})
+
+    latents, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    alphas, timesteps, states = torch.tensor([0.9, 0.2]), torch.tensor([0, 1]), torch.zeros(2, 1, 1)
+    alpha = alphas[:, None, None, None]
+    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+    assert diffusion_loss(Oracle(noise), latents, noise, timesteps, states, alphas, "epsilon") == 0
+    assert diffusion_loss(Oracle(velocity), latents, noise, timesteps, states, alphas, "v_prediction") == 0
+    assert diffusion_loss(Oracle(latents), latents, noise, timesteps, states, alphas, "epsilon") > 0.1
+
+
+def test_the_small_tokenizer_keeps_its_words_whole_and_spells_the_rest(tmp_path: Path) -> None:
+    tokenizer = write_tokenizer(tmp_path, ["red", "white", "whiteboard", "with", "b2"], 12)
+    assert tokenizer.tokenize("White with whiteboard") == ["white</w>", "with</w>", "whiteboard</w>"]
+    assert "".join(tokenizer.tokenize("zebra")).replace("</w>", "") == "zebra"
+    assert len(tokenizer("white", padding="max_length").input_ids) == 12
+
+
+def test_psnr_of_a_known_error() -> None:
+    zeros = torch.zeros(1, 3, 8, 8)
+    assert psnr(zeros + 0.2, zeros) == pytest.approx(20.0, abs=1e-3)

@@ -1,0 +1,56 @@
+"""Atomic writes, JSON that names its file, and paths that stay inside their folder."""
+
+from pathlib import Path
+
+import pytest
+
+from engines.errors import BundleError
+from engines.files import read_json, safe_join, sha256_file, write_atomic, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+
+    def fail(_: Path, __: Path) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_atomic(path, b"new")
+    assert read_json(path, BundleError) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "a").startswith("ba7816bf8f01cfea")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "", '{"a": \xff}'])
+def test_malformed_json_is_an_error_that_names_the_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "m.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(BundleError, match=r"m\.json"):
+        read_json(tmp_path / "m.json", BundleError)
+
+
+def test_a_missing_json_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="missing"):
+        read_json(tmp_path / "m.json", BundleError)
+
+
+@pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc/passwd", "C:\\a", "\\a", "a\\..\\..\\b", ""])
+def test_names_that_lead_outside_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BundleError, match=r"manifest\.files"):
+        safe_join(tmp_path, name, BundleError, "manifest.files")
+
+
+def test_a_link_that_leads_outside_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "link").symlink_to(tmp_path)
+    with pytest.raises(BundleError, match="outside"):
+        safe_join(tmp_path / "inside", "link/a", BundleError, "m")
+
+
+def test_a_name_inside_is_joined(tmp_path: Path) -> None:
+    assert safe_join(tmp_path, "a/b.txt", BundleError, "m") == tmp_path / "a" / "b.txt"

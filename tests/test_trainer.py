@@ -1,0 +1,151 @@
+"""The training loop: exact resume, the average, the best weights, refusals."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engines.errors import TrainingError, UsageError
+from engines.rng import generator
+from engines.training.trainer import (
+    FitOptions,
+    LossAt,
+    Progress,
+    finished,
+    fit,
+    learning_rate,
+    resolve_precision,
+)
+
+OPTIONS = FitOptions(steps=12, lr=1e-2, warmup=3, precision="f32", checkpoint_minutes=0.0)
+
+
+def _module() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.1), nn.Linear(8, 1))
+
+
+def _loss_at(module: nn.Module, stop_at: int | None = None) -> LossAt:
+    def loss_at(step: int) -> tuple[torch.Tensor, Mapping[str, float]]:
+        if step == stop_at:
+            raise KeyboardInterrupt
+        inputs = torch.from_numpy(generator(1, step).standard_normal((16, 4), dtype=np.float32))
+        return (module(inputs) - inputs.sum(dim=1, keepdim=True)).square().mean(), {}
+
+    return loss_at
+
+
+def _fit(module: nn.Module, folder: Path, *, resume: bool = False, stop_at: int | None = None) -> list[Progress]:
+    seen: list[Progress] = []
+    fit(
+        module,
+        _loss_at(module, stop_at),
+        OPTIONS,
+        folder,
+        stage="toy",
+        identity={"data": "a"},
+        resume=resume,
+        report=seen.append,
+    )
+    return seen
+
+
+def _weights(module: nn.Module) -> list[float]:
+    return [float(value) for parameter in module.parameters() for value in parameter.detach().flatten()]
+
+
+def test_an_interrupted_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    straight, broken, resumed = _module(), _module(), _module()
+    _fit(straight, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        _fit(broken, tmp_path / "broken", stop_at=7)
+    _fit(resumed, tmp_path / "broken", resume=True)
+    assert _weights(resumed) == _weights(straight)
+
+
+def test_training_lowers_the_loss_and_reports_the_last_step(tmp_path: Path) -> None:
+    module = _module()
+    loss_at = _loss_at(module)
+    before = float(loss_at(0)[0].detach())
+    seen = _fit(module, tmp_path)
+    assert seen[-1].step == OPTIONS.steps
+    assert float(loss_at(0)[0].detach()) < before
+
+
+def test_resuming_with_other_settings_names_the_difference(tmp_path: Path) -> None:
+    _fit(_module(), tmp_path)
+    module = _module()
+    with pytest.raises(TrainingError, match=r"options\.lr was 0\.01, is 0\.02"):
+        fit(
+            module,
+            _loss_at(module),
+            replace(OPTIONS, lr=0.02),
+            tmp_path,
+            stage="toy",
+            identity={"data": "a"},
+            resume=True,
+            report=lambda _: None,
+        )
+
+
+def test_starting_over_an_unfinished_training_is_refused(tmp_path: Path) -> None:
+    _fit(_module(), tmp_path)
+    with pytest.raises(TrainingError, match="--resume"):
+        _fit(_module(), tmp_path)
+
+
+def test_the_weights_with_the_best_score_are_kept(tmp_path: Path) -> None:
+    module = _module()
+    kept: dict[int, list[float]] = {}
+
+    def evaluate(step: int) -> dict[str, float]:
+        kept[step] = _weights(module)
+        return {"AP": {4: 0.2, 8: 0.9, 12: 0.5}[step]}
+
+    figures = fit(
+        module,
+        _loss_at(module),
+        replace(OPTIONS, evaluate_every=4),
+        tmp_path,
+        stage="toy",
+        identity={},
+        resume=False,
+        report=lambda _: None,
+        evaluate=evaluate,
+        score="AP",
+    )
+    assert figures == {"AP": 0.9, "step": 8.0}
+    assert _weights(module) == kept[8]
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
+    module = _module()
+
+    def loss_at(step: int) -> tuple[torch.Tensor, Mapping[str, float]]:
+        return module(torch.full((1, 4), float("nan"))).mean(), {}
+
+    with pytest.raises(TrainingError, match="nan at step 0"):
+        fit(module, loss_at, OPTIONS, tmp_path, stage="toy", identity={}, resume=False, report=lambda _: None)
+
+
+def test_finished_leaves_nothing_behind(tmp_path: Path) -> None:
+    _fit(_module(), tmp_path / "work")
+    finished(tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    rates = [learning_rate(step, replace(OPTIONS, steps=100, warmup=10)) for step in range(100)]
+    assert rates[0] == pytest.approx(OPTIONS.lr / 10)
+    assert max(rates) == rates[10] == OPTIONS.lr
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.03 * OPTIONS.lr
+
+
+def test_an_unknown_precision_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="fp8"):
+        resolve_precision("fp8", "cpu")

@@ -1,0 +1,139 @@
+"""Tiny random models in the layouts that dengine reads.
+
+Knows: how to write a base model of either Stable Diffusion shape and a matching adapter, in a second or two, from
+fixed seeds. Nothing here is trained: the pictures are noise and the boxes mean nothing.
+
+The two shapes differ on purpose in everything a real SD 1.x and SD 2.x folder differ in, and in strides besides:
+    sd1: convolution projections, epsilon, one head count for all blocks, 2 levels, VAE stride 8
+    sd2: linear projections, v_prediction, more heads in deeper blocks, 3 levels, VAE stride 4, another text activation
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+Kind = Literal["sd1", "sd2"]
+KINDS: tuple[Kind, ...] = ("sd1", "sd2")
+CLASS_NAMES = ("rbc", "wbc", "platelets")
+TEXT_LENGTH = 32
+TEXT_WIDTH = 32
+WORDS = ("a", "photo", "microscope", "with", "of", "few", "several", "many", "and", *CLASS_NAMES)
+
+_UNET: dict[Kind, dict[str, Any]] = {
+    "sd1": {
+        "block_out_channels": (32, 64),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "attention_head_dim": 4,
+        "use_linear_projection": False,
+    },
+    "sd2": {
+        "block_out_channels": (32, 32, 64),
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "attention_head_dim": (2, 4, 8),
+        "use_linear_projection": True,
+    },
+}
+_VAE_CHANNELS: dict[Kind, tuple[int, ...]] = {"sd1": (8, 8, 16, 16), "sd2": (8, 16, 16)}
+
+
+def _byte_letters() -> list[str]:
+    """The 256 printable stand-ins for bytes that GPT-2's and CLIP's tokenizers share."""
+    kept = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    spare = (256 + extra for extra in range(256))
+    return [chr(byte if byte in kept else next(spare)) for byte in range(256)]
+
+
+def write_tokenizer(folder: Path, words: tuple[str, ...] = WORDS, length: int = TEXT_LENGTH) -> int:
+    """Write vocab.json and merges.txt of a CLIPTokenizer that knows each of `words` as one token; return the size."""
+    letters = _byte_letters()
+    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
+    merges: list[tuple[str, str]] = []
+    for word in words:
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while len(parts) > 1:
+            pair = (parts[0], parts[1])
+            if pair not in merges:
+                merges.append(pair)
+                vocabulary.append("".join(pair))
+            parts[:2] = ["".join(pair)]
+    vocabulary = [*dict.fromkeys(vocabulary), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}), "utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    settings = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": length,
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "do_lower_case": True,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    return len(vocabulary)
+
+
+def make_toy_base(folder: Path, kind: Kind = "sd1") -> Path:
+    """Write a random base model of the given shape in the diffusers layout to `folder`, and return `folder`."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    size = write_tokenizer(folder / "tokenizer")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(KINDS.index(kind))
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            layers_per_block=1,
+            cross_attention_dim=TEXT_WIDTH,
+            norm_num_groups=8,
+            **_UNET[kind],
+        )
+        channels = _VAE_CHANNELS[kind]
+        vae = AutoencoderKL(
+            block_out_channels=channels,
+            down_block_types=("DownEncoderBlock2D",) * len(channels),
+            up_block_types=("UpDecoderBlock2D",) * len(channels),
+            layers_per_block=1,
+            norm_num_groups=8,
+            sample_size=64,
+        )
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=size,
+                hidden_size=TEXT_WIDTH,
+                intermediate_size=2 * TEXT_WIDTH,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=TEXT_LENGTH,
+                hidden_act="quick_gelu" if kind == "sd1" else "gelu",
+                bos_token_id=size - 2,
+                eos_token_id=size - 1,
+                pad_token_id=size - 1,
+            )
+        )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon" if kind == "sd1" else "v_prediction",
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
