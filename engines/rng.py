@@ -9,7 +9,10 @@ import numpy.typing as npt
 
 
 def generator(*key: int) -> np.random.Generator:
-    """A Philox stream that depends on the key alone; keys are non-negative integers of any size."""
+    """A Philox stream that depends on the key alone; keys are non-negative integers of any size.
+
+    numpy pads short keys with zeros: (a, b) and (a, b, 0) are one stream. Streams of one purpose have keys of one length.
+    """
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(list(key))))
 
 

@@ -225,9 +225,7 @@ def test_a_box_outside_an_image_of_another_size_than_stated_names_both_sizes(tmp
 
 
 @pytest.mark.parametrize("section", ["images", "annotations", "categories"])
-def test_a_section_of_the_wrong_type_is_an_error_even_when_items_may_be_skipped(
-    tmp_path: Path, section: str
-) -> None:
+def test_a_section_of_the_wrong_type_is_an_error_even_when_items_may_be_skipped(tmp_path: Path, section: str) -> None:
     _write(tmp_path, _content() | {section: {}})
     with pytest.raises(DatasetError, match=rf"annotations\.json\.{section} is {{}}; a list was expected"):
         open_dataset(tmp_path, skip_bad=True)

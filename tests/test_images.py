@@ -1,6 +1,7 @@
 """Image files of every mode and orientation come in as upright 8-bit RGB."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,17 @@ from engines.datasets.images import checked_image_size, image_size, list_images,
 from engines.errors import DatasetError
 
 _ORIENTATION = 0x0112
+# How an upright image is stored, by EXIF orientation.
+_STORED: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, -1),
+}
 
 
 def _gradient(width: int = 24, height: int = 16) -> npt.NDArray[np.uint8]:
@@ -100,24 +112,12 @@ def test_float_grey_is_taken_as_fractions_or_as_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied_to_pixels_and_size(
-    tmp_path: Path, orientation: int, suffix: str
-) -> None:
+def test_exif_orientation_is_applied_to_pixels_and_size(tmp_path: Path, orientation: int, suffix: str) -> None:
     upright = np.full((16, 32, 3), 255, dtype=np.uint8)
     upright[:8, :8] = 0  # one dark corner, top left
-    undo = {
-        1: lambda a: a,
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.transpose(1, 0, 2),
-        6: lambda a: np.rot90(a, 1),
-        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
-        8: lambda a: np.rot90(a, -1),
-    }[orientation]
     exif = Image.Exif()
     exif[_ORIENTATION] = orientation
-    stored = Image.fromarray(np.ascontiguousarray(undo(upright)))
+    stored = Image.fromarray(np.ascontiguousarray(_STORED[orientation](upright)))
     path = _save(tmp_path / f"a.{suffix}", stored, exif=exif)
     assert image_size(path) == (32, 16)
     assert np.abs(read_image(path).astype(int) - upright).mean() < 6  # JPEG and WebP lose a little

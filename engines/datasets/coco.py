@@ -37,12 +37,7 @@ _PROBED_IMAGES = 20  # how many file names are tried to find the folder that hol
 def find_coco(root: Path) -> list[Path]:
     """COCO JSON files in `root`, in `annotations` or `Annotations`, else in any folder of `root`; sorted."""
     for folders in ([root, root / "annotations", root / "Annotations"], visible_folders(root)):
-        found = {
-            path.resolve(): path
-            for folder in folders
-            for path in sorted(folder.glob("*.json"))
-            if _is_coco(path)
-        }
+        found = {path.resolve(): path for folder in folders for path in sorted(folder.glob("*.json")) if _is_coco(path)}
         if found:
             return list(found.values())
     return []
@@ -67,7 +62,7 @@ def read_coco(
     image_root = _image_root(root, file, images)
     records: list[Record] = []
     names: dict[int, str] = {}
-    files: set[Path] = set()
+    taken: set[Path] = set()
     for index, image in enumerate(images):
         with findings.item():
             where = f"{source}, images[{index}]"
@@ -75,9 +70,9 @@ def read_coco(
             names[image_id] = name
             objects_here, caption = objects.pop(image_id, []), captions.get(image_id)
             record = _read_image(image, image_root, name, objects_here, caption, where, findings)
-            if record.file in files:
+            if record.file in taken:
                 raise DatasetError(f'{where}.file_name "{name}" occurs twice.')
-            files.add(record.file)
+            taken.add(record.file)
             records.append(record)
     for image_id in sorted(objects.keys() - names.keys()):
         for found in objects[image_id]:

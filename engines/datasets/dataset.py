@@ -81,16 +81,12 @@ def _read(root: Path, split: str | None, class_names: Sequence[str] | None, find
     return _read_plain(root, split, class_names, findings)
 
 
-def _read_plain(
-    root: Path, split: str | None, class_names: Sequence[str] | None, findings: Findings
-) -> Dataset:
+def _read_plain(root: Path, split: str | None, class_names: Sequence[str] | None, findings: Findings) -> Dataset:
     """A folder of images without annotations (of its folder `split`, where one is named)."""
     folder = root / split if split and (root / split).is_dir() else root
     files = list_images(folder)
     if not files:
-        raise DatasetError(
-            f"{folder} holds no dataset: {_content(folder)}; expected {_EXPECTED}.{_hint(folder)}"
-        )
+        raise DatasetError(f"{folder} holds no dataset: {_content(folder)}; expected {_EXPECTED}.{_hint(folder)}")
     if split and folder == root:
         raise DatasetError(f'{root} has no split "{split}": it is a folder of images without annotations.')
     records: list[Record] = []

@@ -128,9 +128,7 @@ def build_record(
                     f"the annotation says {_by(annotated_size)}, so correct it."
                 )
         else:
-            findings.dropped.append(
-                f"{found.where}: box {_shown(found.box)} lies outside the {_by(size)} image."
-            )
+            findings.dropped.append(f"{found.where}: box {_shown(found.box)} lies outside the {_by(size)} image.")
     return Record(
         file=file,
         name=name,
@@ -230,9 +228,7 @@ def typed(mapping: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
     value = mapping[key]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         names = {int: "whole number", str: "text", list: "list", dict: "object"}
-        raise DatasetError(
-            f"{where}.{key} is {_brief(value)}; a {names.get(kind, kind.__name__)} was expected."
-        )
+        raise DatasetError(f"{where}.{key} is {_brief(value)}; a {names.get(kind, kind.__name__)} was expected.")
     return value
 
 

@@ -102,9 +102,7 @@ def _chosen_files(root: Path, folders: Sequence[Path], split: str | None, findin
     """The XML files of the split (of all, when None): listed in ImageSets, else in the split's own folder."""
     if split is None:
         return {path for folder in folders for path in folder.glob("*.xml")}
-    lists = {
-        path.stem: path for where in ("ImageSets", "ImageSets/Main") for path in (root / where).glob("*.txt")
-    }
+    lists = {path.stem: path for where in ("ImageSets", "ImageSets/Main") for path in (root / where).glob("*.txt")}
     wanted = split_names(split)
     for name in sorted(wanted & lists.keys()):
         return _listed_files(root, folders[0], lists[name], findings)
@@ -177,8 +175,7 @@ def _read_object(found: ElementTree.Element, classes: Classes, where: str) -> Ra
     if box is None:
         raise DatasetError(f"{where}, bndbox is missing.")
     x1, y1, x2, y2 = (
-        parsed_number(box.findtext(side), f"{where}, bndbox.{side}")
-        for side in ("xmin", "ymin", "xmax", "ymax")
+        parsed_number(box.findtext(side), f"{where}, bndbox.{side}") for side in ("xmin", "ymin", "xmax", "ymax")
     )
     if x2 <= x1 or y2 <= y1:
         return RawObject(where, (x1, y1, x2, y2), label)  # without area as written: left so
@@ -189,9 +186,7 @@ def _annotated_size(tree: ElementTree.Element, where: str) -> Size | None:
     width, height = tree.findtext("size/width"), tree.findtext("size/height")
     if width is None or height is None:
         return None
-    return int(parsed_number(width, f"{where}, size.width")), int(
-        parsed_number(height, f"{where}, size.height")
-    )
+    return int(parsed_number(width, f"{where}, size.width")), int(parsed_number(height, f"{where}, size.height"))
 
 
 def _escaped(name: str) -> str:

@@ -56,9 +56,7 @@ class _Object:
     iscrowd: bool
 
 
-def write_coco(
-    path: Path, images: Iterable[Annotated], class_names: Sequence[str], info: Mapping[str, Any]
-) -> None:
+def write_coco(path: Path, images: Iterable[Annotated], class_names: Sequence[str], info: Mapping[str, Any]) -> None:
     """Write one COCO JSON file.
 
     Image and annotation ids count from 1 in the order given, category ids in the order of `class_names`.
@@ -145,21 +143,23 @@ def write_imagefolder(folder: Path, images: Iterable[Annotated], class_names: Se
 
 def _objects(image: Annotated, classes: int) -> Iterator[_Object]:
     """The image's boxes, checked, clipped to it and put on the grid."""
-    scores = [None] * len(image.boxes) if image.scores is None else [float(value) for value in image.scores]
-    crowds = [False] * len(image.boxes) if image.iscrowd is None else [bool(value) for value in image.iscrowd]
+    count = len(image.boxes)
     limits = np.array([image.width, image.height] * 2, dtype=np.float64)
-    rows = zip(image.boxes.tolist(), image.labels.tolist(), scores, crowds, strict=True)
-    for index, (box, label, score, iscrowd) in enumerate(rows):
-        raw = np.array(box, dtype=np.float64)
-        clipped = np.clip(np.rint(raw * _GRID) / _GRID, 0.0, limits) + 0.0  # no -0.0
-        x1, y1, x2, y2 = clipped.tolist()
+    raw = image.boxes.astype(np.float64).reshape(-1, 4)
+    boxes = np.clip(np.rint(raw * _GRID) / _GRID, 0.0, limits) + 0.0  # no -0.0
+    near = np.abs(boxes - raw) <= _SLACK  # NaN is not
+    good: list[bool] = np.all(near & (boxes[:, [2, 3, 2, 3]] > boxes[:, [0, 1, 0, 1]]), axis=1).tolist()
+    scores = [None] * count if image.scores is None else [round(float(score), 6) for score in image.scores]
+    crowds = [False] * count if image.iscrowd is None else [bool(crowd) for crowd in image.iscrowd]
+    rows = zip(boxes.tolist(), good, image.labels.tolist(), scores, crowds, strict=True)
+    for index, ((x1, y1, x2, y2), inside, label, score, iscrowd) in enumerate(rows):
         where = f"{image.file_name}, box {index}"
-        if not np.isfinite(raw).all() or np.abs(clipped - raw).max() > _SLACK or x2 <= x1 or y2 <= y1:
-            size = f"{image.width}x{image.height}"
+        if not inside:
+            box, size = image.boxes[index].tolist(), f"{image.width}x{image.height}"
             raise DatasetError(f"{where}: {box} is no box with positive area inside the {size} image.")
         if not 0 <= label < classes:
             raise DatasetError(f"{where}: label {label} is not one of 0 to {classes - 1}.")
-        yield _Object(x1, y1, x2 - x1, y2 - y1, label, None if score is None else round(score, 6), iscrowd)
+        yield _Object(x1, y1, x2 - x1, y2 - y1, label, score, iscrowd)
 
 
 def _coco_annotation(annotation_id: int, image_id: int, found: _Object) -> dict[str, Any]:
@@ -176,9 +176,7 @@ def _coco_annotation(annotation_id: int, image_id: int, found: _Object) -> dict[
 
 def _yolo_line(found: _Object, image: Annotated) -> str:
     x, y = (found.x + found.width / 2) / image.width, (found.y + found.height / 2) / image.height
-    return (
-        f"{found.label} {x:.8f} {y:.8f} {found.width / image.width:.8f} {found.height / image.height:.8f}\n"
-    )
+    return f"{found.label} {x:.8f} {y:.8f} {found.width / image.width:.8f} {found.height / image.height:.8f}\n"
 
 
 def _json(value: Any) -> str:

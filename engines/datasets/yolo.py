@@ -21,6 +21,7 @@ from engines.datasets.records import (
     Findings,
     RawObject,
     Record,
+    Size,
     build_record,
     locate,
     measured,
@@ -44,14 +45,10 @@ def find_yolo(root: Path) -> bool:
     if any((root / name).is_file() for name in _YAML_NAMES):
         return True
     parents = [root, *visible_folders(root)]
-    return any(
-        (parent / "images").is_dir() and next((parent / "labels").rglob("*.txt"), None) for parent in parents
-    )
+    return any((parent / "images").is_dir() and next((parent / "labels").rglob("*.txt"), None) for parent in parents)
 
 
-def read_yolo(
-    root: Path, split: str | None, class_names: Sequence[str] | None, findings: Findings
-) -> Dataset:
+def read_yolo(root: Path, split: str | None, class_names: Sequence[str] | None, findings: Findings) -> Dataset:
     """The dataset, or one split of it; DatasetError naming file and line."""
     settings = _read_settings(root)
     sources = _sources(root, settings, split)
@@ -65,25 +62,11 @@ def read_yolo(
         with findings.item():
             label_file = _label_file(root, file)
             if label_file in labelled:
-                raise DatasetError(
-                    f"{_shown(label_file, root)} has two images, {labelled[label_file]} and {file}."
-                )
+                raise DatasetError(f"{_shown(label_file, root)} has two images, {labelled[label_file]} and {file}.")
             labelled[label_file] = file
             size = measured(file, _shown(file, root))
-            objects: list[RawObject] = []
-            for index, line in enumerate(_lines(label_file), start=1):
-                with findings.item():
-                    where = f"{_shown(label_file, root)}, line {index}"
-                    label, box = _parse_line(line, where)
-                    if classes is not None:
-                        label = classes.label(_name(found_names or (), label, where), where)
-                    x1, y1, x2, y2 = box
-                    objects.append(
-                        RawObject(where, (x1 * size[0], y1 * size[1], x2 * size[0], y2 * size[1]), label)
-                    )
-            records.append(
-                build_record(file, file.relative_to(image_root).as_posix(), size, objects, findings)
-            )
+            objects = _read_objects(root, label_file, size, found_names, classes, findings)
+            records.append(build_record(file, file.relative_to(image_root).as_posix(), size, objects, findings))
     _report_orphans(root, sources, labelled, findings)
     if classes is None:
         count = 1 + max((int(label) for record in records for label in record.labels), default=-1)
@@ -96,6 +79,29 @@ def read_yolo(
         skipped=tuple(findings.skipped),
         source="YOLO" + (f", split {split}" if split else ""),
     )
+
+
+def _read_objects(
+    root: Path,
+    label_file: Path,
+    size: Size,
+    names: Sequence[str] | None,
+    classes: Classes | None,
+    findings: Findings,
+) -> list[RawObject]:
+    """The boxes of one label file, in pixels; labels are the file's own indices where there are no classes."""
+    width, height = size
+    objects: list[RawObject] = []
+    for index, line in enumerate(_lines(label_file), start=1):
+        if not line.strip():
+            continue
+        with findings.item():
+            where = f"{_shown(label_file, root)}, line {index}"
+            label, (x1, y1, x2, y2) = _parse_line(line, where)
+            if names is not None and classes is not None:
+                label = classes.label(_name(names, label, where), where)
+            objects.append(RawObject(where, (x1 * width, y1 * height, x2 * width, y2 * height), label))
+    return objects
 
 
 def _read_settings(root: Path) -> Mapping[str, Any]:
@@ -112,9 +118,7 @@ def _read_settings(root: Path) -> Mapping[str, Any]:
     return settings
 
 
-def _class_names(
-    root: Path, settings: Mapping[str, Any], wanted: Sequence[str] | None
-) -> Sequence[str] | None:
+def _class_names(root: Path, settings: Mapping[str, Any], wanted: Sequence[str] | None) -> Sequence[str] | None:
     """Names by index; None where nobody gave any."""
     if "names" not in settings:
         file = next((root / name for name in _NAME_FILES if (root / name).is_file()), None)
@@ -129,9 +133,7 @@ def _class_names(
         raise DatasetError(f"data.yaml, names is a {type(names).__name__}; a list was expected.")
     for index, name in enumerate(names):
         if isinstance(name, bool) or not isinstance(name, (str, int)):
-            raise DatasetError(
-                f"data.yaml, names[{index}] is {name!r}; text was expected (put it in quotes)."
-            )
+            raise DatasetError(f"data.yaml, names[{index}] is {name!r}; text was expected (put it in quotes).")
     return [str(name) for name in names]
 
 
@@ -163,12 +165,7 @@ def _listed_sources(root: Path, settings: Mapping[str, Any], key: str) -> list[P
     entries = settings.get(key) or []
     base = settings.get("path")
     inside = root
-    if (
-        isinstance(base, str)
-        and not base.startswith(("/", "~"))
-        and ".." not in base
-        and (root / base).is_dir()
-    ):
+    if isinstance(base, str) and not base.startswith(("/", "~")) and ".." not in base and (root / base).is_dir():
         inside = safe_join(root, base, DatasetError, "data.yaml, path")
     paths: list[Path] = []
     for entry in entries if isinstance(entries, list) else [entries]:
@@ -213,18 +210,14 @@ def _parse_line(line: str, where: str) -> tuple[int, tuple[float, float, float, 
     if index != int(index) or not 0 <= index < _MAX_CLASSES:
         raise DatasetError(f"{where}: class {words[0]} is not a whole number from 0 to {_MAX_CLASSES - 1}.")
     if not all(-_OVERSHOOT <= value <= 1 + _OVERSHOOT for value in values):
-        raise DatasetError(
-            f"{where}: values must be fractions of the image, 0 to 1; got {' '.join(words[1:])}."
-        )
+        raise DatasetError(f"{where}: values must be fractions of the image, 0 to 1; got {' '.join(words[1:])}.")
     if len(values) == 4:
         x, y, width, height = values
         return int(index), (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     return int(index), (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
 
 
-def _report_orphans(
-    root: Path, sources: Sequence[Path], labelled: Mapping[Path, Path], findings: Findings
-) -> None:
+def _report_orphans(root: Path, sources: Sequence[Path], labelled: Mapping[Path, Path], findings: Findings) -> None:
     """A label file without its image is a bad item."""
     for source in sources:
         if not source.is_dir() or "images" not in source.relative_to(root).parts:

@@ -1,0 +1,204 @@
+"""The coefficient tables against diffusers' own schedulers, step by step."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+from engines.diffusion.schedule import (
+    SamplerName,
+    Schedule,
+    guided_steps,
+    make_schedule,
+    smallest_strength,
+    start_index,
+)
+from engines.errors import ModelError, UsageError
+
+# What a Stable Diffusion 1.5 folder says: written by an old PNDMScheduler, without spacing or clip_sample.
+OLD_SD1 = {
+    "_class_name": "PNDMScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+SPACINGS = ("leading", "linspace", "trailing")
+
+
+def config_of(**changes: Any) -> dict[str, Any]:
+    return {**OLD_SD1, "clip_sample": False, "timestep_spacing": "leading", **changes}
+
+
+def peer_of(config: dict[str, Any], sampler: SamplerName, steps: int) -> Any:
+    kind = DDIMScheduler if sampler == "ddim" else DPMSolverMultistepScheduler
+    peer = kind.from_config(config)
+    peer.set_timesteps(steps)
+    return peer
+
+
+def latents_of(seed: int) -> torch.Tensor:
+    return torch.randn((1, 4, 6, 5), generator=torch.Generator().manual_seed(seed))
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def table_step(row: np.ndarray, x: torch.Tensor, m: torch.Tensor, h_prev: torch.Tensor, z: torch.Tensor) -> Any:
+    p_x, p_m, a_x, a_h, a_prev, a_n = row.tolist()
+    h = p_x * x + p_m * m
+    return a_x * x + a_h * h + a_prev * h_prev + a_n * z, h
+
+
+def worst_step(schedule: Schedule, peer: Any, start: int, eta: float) -> float:
+    """Walk both from `start` on the same outputs and noise; the largest relative difference of any step."""
+    if hasattr(peer, "set_begin_index"):
+        peer.set_begin_index(start)
+    x = expected = latents_of(0)
+    h = torch.zeros_like(x)
+    worst = 0.0
+    for step in range(start, schedule.steps):
+        m, z = latents_of(100 + step), latents_of(900 + step)
+        more = {"eta": eta, "variance_noise": z if eta else None} if isinstance(peer, DDIMScheduler) else {}
+        expected = peer.step(m, peer.timesteps[step], expected, **more, return_dict=False)[0]
+        x, h = table_step((schedule.first if step == start else schedule.later)[step], x, m, h, z)
+        worst = max(worst, relative(x, expected))
+    return worst
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize(("sampler", "eta"), [("ddim", 0.0), ("ddim", 0.4), ("ddim", 1.0), ("dpmpp", 0.0)])
+def test_every_step_equals_diffusers(sampler: SamplerName, eta: float, spacing: str, prediction: str) -> None:
+    for steps in (1, 2, 3, 14, 15, 25):
+        for to_one in (False, True):
+            config = config_of(timestep_spacing=spacing, prediction_type=prediction, set_alpha_to_one=to_one)
+            schedule = make_schedule(config, sampler, steps, eta)
+            for strength in (0.35, 0.7, 1.0):
+                start = steps - max(1, int(steps * strength))
+                worst = worst_step(schedule, peer_of(config, sampler, steps), start, eta)
+                assert worst < 1e-5, (steps, strength, to_one)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp"])
+def test_timesteps_equal_diffusers_at_every_count(sampler: SamplerName) -> None:
+    for spacing, offset in (("leading", 0), ("leading", 1), ("linspace", 0), ("trailing", 0)):
+        config = config_of(timestep_spacing=spacing, steps_offset=offset)
+        peer = peer_of(config, sampler, 1)
+        for steps in range(1, 101):
+            peer.set_timesteps(steps)
+            expected = peer.timesteps.tolist()
+            if steps == 61 and spacing == "trailing":
+                assert expected.pop() == -1  # diffusers' float rounding, see schedule.py
+            assert make_schedule(config, sampler, steps).timesteps.tolist() == expected, (spacing, steps)
+
+
+@pytest.mark.parametrize(("sampler", "last"), [("ddim", 1), ("dpmpp", 91)])
+def test_a_config_without_spacing_takes_the_default_of_the_sampler(sampler: SamplerName, last: int) -> None:
+    schedule = make_schedule(OLD_SD1, sampler, 10)
+    assert schedule.timesteps.tolist() == peer_of(OLD_SD1, sampler, 10).timesteps.tolist()
+    assert make_schedule(config_of(), sampler, 10).timesteps[-1] == last
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp"])
+def test_noise_at_every_start_equals_add_noise(sampler: SamplerName) -> None:
+    schedule, peer = make_schedule(config_of(), sampler, 20), peer_of(config_of(), sampler, 20)
+    clean, noise = latents_of(1), latents_of(2)
+    for step in range(20):
+        signal, share = schedule.start[step].tolist()
+        expected = peer.add_noise(clean, noise, peer.timesteps[step : step + 1])
+        assert relative(signal * clean + share * noise, expected) < 1e-5
+
+
+def test_first_order_dpmpp_is_ddim_and_only_ddim_with_eta_adds_noise() -> None:
+    config = config_of(timestep_spacing="linspace")
+    dpmpp = make_schedule(config, "dpmpp", 20)
+    assert not dpmpp.adds_noise.any()
+    assert (dpmpp.first[:, 4] == 0).all()
+    assert (dpmpp.later[1:-1, 4] != 0).all()
+    assert (dpmpp.later[-1] == dpmpp.first[-1]).all()
+    assert not make_schedule(config, "ddim", 20).adds_noise.any()
+    assert make_schedule(config_of(), "ddim", 20, 0.2).adds_noise.all()
+
+
+@pytest.mark.parametrize("steps", [1, 7, 25, 50])
+def test_start_index_counts_as_the_img2img_pipeline(steps: int) -> None:
+    schedule = make_schedule(config_of(), "ddim", steps)
+    for thousandths in range(1000 // steps + 1, 1001, 7):
+        strength = thousandths / 1000
+        assert start_index(schedule, strength) == max(steps - min(int(steps * strength), steps), 0)
+    assert start_index(schedule, 1.0) == 0
+
+
+def test_a_strength_that_runs_no_step_names_the_smallest_that_does() -> None:
+    schedule = make_schedule(config_of(), "ddim", 3)
+    with pytest.raises(UsageError, match=r"strength 0\.3 of 3 steps .* 0\.334"):
+        start_index(schedule, 0.3)
+    for steps in range(1, 1001):
+        assert int(steps * smallest_strength(steps)) >= 1
+        assert int(steps * (smallest_strength(steps) - 0.001)) < 1
+    assert start_index(schedule, smallest_strength(3)) == 2
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.1, 1.01, float("nan")])
+def test_a_strength_out_of_range_is_refused(strength: float) -> None:
+    with pytest.raises(UsageError, match="above 0 and up to 1"):
+        start_index(make_schedule(config_of(), "ddim", 10), strength)
+
+
+def test_guided_steps_are_those_inside_the_interval_with_its_ends() -> None:
+    schedule = make_schedule(config_of(), "ddim", 10)  # t = 901, 801, ..., 1
+    assert guided_steps(schedule, (0.0, 1.0)).all()
+    assert guided_steps(schedule, (0.101, 0.301)).nonzero()[0].tolist() == [6, 7, 8]
+    assert not guided_steps(schedule, (0.95, 1.0)).any()
+    for wrong in ((0.5, 0.4), (-0.1, 1.0), (0.0, 1.1), (float("nan"), 1.0)):
+        with pytest.raises(UsageError, match="guidance interval"):
+            guided_steps(schedule, wrong)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"clip_sample": True}, "clip_sample"),
+        ({"thresholding": True}, "thresholding"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+        ({"prediction_type": "sample"}, 'prediction_type is "sample"'),
+        ({"timestep_spacing": "karras"}, 'timestep_spacing is "karras"'),
+    ],
+)
+def test_a_config_that_cannot_be_honoured_is_refused(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ModelError, match=named):
+        make_schedule(config_of(**changes), "ddim", 10)
+
+
+def test_clip_sample_left_out_means_what_the_class_of_the_file_means() -> None:
+    ddim = {key: value for key, value in config_of(_class_name="DDIMScheduler").items() if key != "clip_sample"}
+    with pytest.raises(ModelError, match="clip_sample is true by DDIMScheduler default"):
+        make_schedule(ddim, "ddim", 10)
+    make_schedule(OLD_SD1, "ddim", 10)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps", "eta"),
+    [
+        ("ddim", 0, 0.0),
+        ("ddim", -3, 0.0),
+        ("ddim", 1000, 0.0),  # leading with offset 1 would begin at t = 1000
+        ("ddim", 1001, 0.0),
+        ("dpmpp", 1000, 0.0),
+        ("ddim", 10, 1.5),
+        ("ddim", 10, -0.1),
+        ("dpmpp", 10, 0.2),
+        ("euler", 10, 0.0),
+    ],
+)
+def test_settings_out_of_range_are_refused(sampler: Any, steps: int, eta: float) -> None:
+    with pytest.raises(UsageError):
+        make_schedule(config_of(), sampler, steps, eta)
