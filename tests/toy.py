@@ -3,9 +3,10 @@
 Knows: how to write a base model of either Stable Diffusion shape and a matching adapter, in a second or two, from
 fixed seeds. Nothing here is trained: the pictures are noise and the boxes mean nothing.
 
-The two shapes differ on purpose in everything a real SD 1.x and SD 2.x folder differ in, and in strides besides:
+The two shapes differ on purpose in everything that real SD 1.x and SD 2.x folders differ in, and in strides besides:
     sd1: convolution projections, epsilon, one head count for all blocks, 2 levels, VAE stride 8
     sd2: linear projections, v_prediction, more heads in deeper blocks, 3 levels, VAE stride 4, another text activation
+Attention is in fewer blocks than real models have it, since the time to export a graph grows with its operations.
 """
 
 import json
@@ -25,14 +26,14 @@ _UNET: dict[Kind, dict[str, Any]] = {
     "sd1": {
         "block_out_channels": (32, 64),
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D"),
         "attention_head_dim": 4,
         "use_linear_projection": False,
     },
     "sd2": {
         "block_out_channels": (32, 32, 64),
-        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         "attention_head_dim": (2, 4, 8),
         "use_linear_projection": True,
     },
@@ -136,4 +137,57 @@ def make_toy_base(folder: Path, kind: Kind = "sd1") -> Path:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder)
+    return folder
+
+
+def make_toy_adapter(
+    folder: Path, base: Path, *, head: Literal["rt_detr", "deformable_detr"] = "rt_detr", queries: int = 8
+) -> Path:
+    """Write a random adapter for the base model in `base` to `folder`, and return `folder`.
+
+    A `deformable_detr` head gets one level more than the pyramid has. Its boxes are spread over the frame and most score between 0.05 and 0.9, so that they can be compared and kept.
+    """
+    from engines.adapter.info import AdapterConfig, AdapterInfo
+    from engines.adapter.model import DetectionAdapter, save_adapter
+    from engines.adapter.pyramid import pyramid_channels
+    from engines.diffusion.base_model import base_hash
+
+    unet = json.loads((base / "unet" / "config.json").read_text("utf-8"))
+    vae = json.loads((base / "vae" / "config.json").read_text("utf-8"))
+    multiple = 2 ** (len(unet["block_out_channels"]) + len(vae["block_out_channels"]) - 2)
+    config = AdapterConfig(
+        channels=pyramid_channels(unet),
+        num_classes=len(CLASS_NAMES),
+        head=head,
+        extra_levels=int(head == "deformable_detr"),
+        width=16,
+        decoder_layers=1,
+        queries=queries,
+        denoising=0,
+        heads=2,
+        ffn_width=32,
+        points=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        adapter = DetectionAdapter(config)
+        network: Any = adapter.head
+        for classifier in (network.enc_score_head, *network.decoder.class_embed):
+            torch.nn.init.normal_(classifier.weight, std=0.5)
+            torch.nn.init.constant_(classifier.bias, -1.0)
+        for regressor in (network.enc_bbox_head, *network.decoder.bbox_embed):
+            torch.nn.init.normal_(regressor.layers[-1].weight, std=0.2)
+    info = AdapterInfo(
+        class_names=CLASS_NAMES,
+        timestep=1,
+        short_side=3 * multiple,
+        frame=(4 * multiple, 3 * multiple),
+        size_multiple=multiple,
+        style="microscope photo",
+        prompts={},
+        base_hash=base_hash(base),
+        config=config,
+        class_statistics=({"rbc": 6, "platelets": 1}, {"rbc": 3, "wbc": 1}),
+    )
+    save_adapter(folder, adapter.eval(), info)
     return folder

@@ -1,0 +1,47 @@
+# make demo   32 labelled images from the bundled model, in demo/
+# make test   the checks: ruff, mypy --strict, pytest
+# make clean  removes the environment and the demo
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+NEEDED := 3.11
+# A Python to prefer: make demo PYTHON=/path/to/python3.12
+PYTHON ?=
+
+.PHONY: demo test clean
+
+demo: $(VENV)/.installed
+	$(BIN)/dengine generate --count 32 --out demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) demo
+
+# The stamps keep a second `make` from installing again. The test set-up holds the demo's.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing dengine and what it needs into $(VENV) (some minutes the first time)."
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing dengine, what it needs and its tests' tools into $(VENV) (some minutes the first time)."
+	$(PIP) -e ".[dev]"
+	@touch $@ $(VENV)/.installed
+
+$(BIN)/python:
+	@for candidate in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
+		if "$$candidate" -c 'import sys; sys.exit(sys.version_info < tuple(map(int, "$(NEEDED)".split("."))))' \
+				>/dev/null 2>&1; then found=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "error: no Python >= $(NEEDED) found. Install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$("$$found" --version)."; \
+	"$$found" -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "error: $$found cannot make a virtual environment; on Debian and Ubuntu install python3-venv." >&2; exit 1; }

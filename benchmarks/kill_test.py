@@ -1,0 +1,165 @@
+"""Kills `dengine generate` at random moments, goes on with it, and compares every byte with a run left in peace.
+
+    python benchmarks/kill_test.py                      20 kills, a tiny random bundle
+    python benchmarks/kill_test.py --bundle B --engine openvino --kills 50
+
+Each round starts a run of 200 images in a process of its own (chunks of 32, empty images kept), sends it SIGKILL at a
+moment drawn from the time that the first run took, and gives the same command again, until it ends by itself. Half of
+the rounds are killed twice. The moments come from --seed, but what a kill meets depends on the machine's speed.
+Processes are forked from this one, which has the libraries imported and computes nothing itself.
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    """Run all rounds; 0 when all were identical."""
+    options = read_options()
+    import_libraries()
+    with contextlib.ExitStack() as stack:
+        work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dengine-kill-")))
+        work.mkdir(parents=True, exist_ok=True)
+        bundle = options.bundle or work / "bundle"
+        if not bundle.exists():
+            wait(fork(lambda: make_bundle(work), work / "bundle.log"), work / "bundle.log")
+        command = [
+            *("generate", "--bundle", str(bundle), "--count", str(options.count), "--chunk", str(options.chunk)),
+            *("--steps", str(options.steps), "--keep-empty", "--format", "coco,yolo,imagefolder"),
+            *("--engine", options.engine, "--precision", "f32", "--threads", "1"),
+        ]
+        started = time.monotonic()
+        run_to_the_end(command, work / "peace")
+        seconds = time.monotonic() - started
+        expected = read_tree(work / "peace")
+        print(f"uninterrupted: {seconds:.1f} s, {len(expected)} files", flush=True)
+        rng = random.Random(options.seed)
+        identical = 0
+        for number in range(1, options.kills + 1):
+            folder = work / f"round-{number}"
+            states = [kill_at(command, folder, rng.uniform(0.0, seconds)) for _ in range(1 + number % 2)]
+            run_to_the_end(command, folder)
+            wrong = different_files(expected, read_tree(folder))
+            identical += not wrong
+            verdict = f"differs in {', '.join(wrong)}" if wrong else "identical"
+            print(f"{number:3}  killed {', then '.join(states)}: {verdict}", flush=True)
+            if not wrong:
+                shutil.rmtree(folder)
+    print(f"identical {identical} of {options.kills}")
+    return 0 if identical == options.kills else 1
+
+
+def read_options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--bundle", type=Path, help="bundle to paint with (default: a tiny random one, made first)")
+    parser.add_argument("--engine", default="torch", help="torch, onnxruntime or openvino (default: torch)")
+    parser.add_argument("--kills", type=int, default=20, help="rounds (default: 20)")
+    parser.add_argument("--count", type=int, default=200, help="images a run (default: 200)")
+    parser.add_argument("--chunk", type=int, default=32, help="images a chunk (default: 32)")
+    parser.add_argument("--steps", type=int, default=2, help="steps of the schedule (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--work", type=Path, help="folder for the runs; kept (default: a temporary one)")
+    return parser.parse_args()
+
+
+def import_libraries() -> None:
+    """Import what every run needs, so that a forked one has it at once."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    for name in ("diffusers", "transformers", "dengine_cli.main", "engines.generation.loop"):
+        importlib.import_module(name)
+    from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: F401  they are only loaded when named
+    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
+
+
+def make_bundle(work: Path) -> None:
+    """A bundle of tiny random networks in work/bundle, as the tests make it."""
+    import toy
+
+    from export.assemble import export_bundle
+
+    base = toy.make_toy_base(work / "base")
+    adapter = toy.make_toy_adapter(work / "adapter", base)
+    export_bundle(base, adapter, work / "bundle", engines=["torch"], threads=1)
+
+
+def fork(action: Callable[[], object], log: Path) -> int:
+    """Do `action` in a process of its own, its output in `log`; returns the process's number."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        action()
+        code = 0
+    except SystemExit as end:
+        code = 0 if end.code is None else int(end.code) if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def start(command: list[str], folder: Path) -> int:
+    """Give the command in a process of its own."""
+    from dengine_cli.main import app
+
+    return fork(lambda: app([*command, "--out", str(folder)]), folder.with_suffix(".log"))
+
+
+def wait(process: int, log: Path) -> None:
+    """Wait for a process; stops the whole test when it fails by itself."""
+    _, status = os.waitpid(process, 0)
+    if status != 0:
+        sys.exit(f"{log.stem} ended with {os.waitstatus_to_exitcode(status)}: {log.read_text('utf-8')[-2000:]}")
+
+
+def run_to_the_end(command: list[str], folder: Path) -> None:
+    """Give the command and wait for its end."""
+    wait(start(command, folder), folder.with_suffix(".log"))
+
+
+def kill_at(command: list[str], folder: Path, seconds: float) -> str:
+    """Give the command and kill it after so many seconds; says what it left."""
+    process = start(command, folder)
+    time.sleep(seconds)
+    os.kill(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
+        return f"not at all ({seconds:.1f} s was too late)"
+    journal = folder / "journal.jsonl"
+    lines = journal.read_bytes().count(b"\n") if journal.exists() else 0
+    images = len(list((folder / "images").glob("*"))) if (folder / "images").is_dir() else 0
+    return f"at {seconds:.1f} s with {lines} lines and {images} files in images/"
+
+
+def read_tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, with its bytes."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def different_files(expected: dict[str, bytes], found: dict[str, bytes]) -> list[str]:
+    """Names of files that are missing, new or changed; the first five."""
+    return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))[:5]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

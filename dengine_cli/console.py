@@ -1,0 +1,178 @@
+"""What a verb shows while it works and when it is done.
+
+Knows: progress bars with time left on a terminal, the same as plain lines anywhere else, tables, sizes and times in
+words. Knows nothing about what is being counted. Progress goes to stderr, results to stdout.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, Self, TextIO
+
+PLAIN_SECONDS = 10.0  # between plain lines of one stage, where there is no terminal
+
+
+def echo(text: str = "") -> None:
+    """A line of a verb's result, on stdout."""
+    print(text, flush=True)  # noqa: T201  the one place that prints results
+
+
+def note(text: str) -> None:
+    """A remark beside the result, on stderr."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201  and the one that prints remarks
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `0.4 s`, `45 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 119.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
+    """Rows of text in aligned columns: the first to the left, the others, when all are numbers, to the right."""
+    every = [list(header), *map(list, rows)] if header else [list(row) for row in rows]
+    widths = [max(len(row[i]) for row in every) for i in range(len(every[0]))] if every else []
+    right = [i > 0 and all(_is_number(row[i]) for row in rows) for i in range(len(widths))]
+    lines = []
+    for row in every:
+        cells = [
+            cell.rjust(width) if at_right else cell.ljust(width)
+            for cell, width, at_right in zip(row, widths, right, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).replace(",", "").removeprefix("-").removesuffix("%").isdigit()
+
+
+def findings(dropped: Sequence[str], skipped: Sequence[str], shown: int = 5) -> str:
+    """What a dataset's reader left out, in a few lines; empty when it left out nothing."""
+    lines = []
+    for kind, items in (("degenerate boxes dropped", dropped), ("bad items left out", skipped)):
+        if items:
+            lines.append(f"{kind}: {len(items)}")
+            lines += [f"  {item}" for item in items[:shown]]
+            lines += [f"  and {len(items) - shown} more"] * (len(items) > shown)
+    return "\n".join(lines)
+
+
+@contextmanager
+def stop_at_a_good_place(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """While this lasts, the first Ctrl-C (or SIGTERM) makes the yielded function true; the second one interrupts."""
+    asked: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        say("Finishing the images in work. Ctrl-C again stops at once; nothing finished is lost either way.")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def training_report(bars: "ProgressBars") -> Callable[[Any], None]:
+    """What shows an `engines.training.trainer.Progress`: a bar a stage, and a line for every evaluation."""
+
+    def report(progress: Any) -> None:
+        figures = {name: value for name, value in progress.details.items() if name.startswith("AP")}
+        if figures:
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            bars.line(f"step {progress.step}: {shown}")
+        text = f"loss {progress.loss:.4f}"
+        bars.update(progress.stage, progress.step, progress.steps, text, progress.seconds_left)
+
+    return report
+
+
+class ProgressBars:
+    """One bar a stage, each with its time left; use as a context manager.
+
+    Away from a terminal it writes plain lines: one when a stage begins, one every ten seconds, one at its end.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._live = self._stream.isatty()
+        self._bars: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._started: dict[str, tuple[float, float]] = {}  # stage -> (when first seen, how much was done then)
+        self._printed: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._bars = _rich_bars(self._stream)
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def line(self, text: str) -> None:
+        """A line that stays, above the bars."""
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False)
+        else:
+            self._write(text)
+
+    def update(
+        self, stage: str, done: float, total: float | None, text: str = "", seconds_left: float | None = None
+    ) -> None:
+        """Say how far `stage` is; without `seconds_left` the time left follows from the speed so far."""
+        now = time.monotonic()
+        first, done_then = self._started.setdefault(stage, (now, done))
+        if seconds_left is None and total and done > done_then:
+            seconds_left = (now - first) / (done - done_then) * (total - done)
+        left = f"{duration(seconds_left)} left" if seconds_left and total and done < total else ""
+        if self._bars is not None:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bars.add_task(stage, total=total, text="", left="")
+            self._bars.update(self._tasks[stage], completed=done, total=total, text=text, left=left)
+        elif self._is_due(stage, now, ended=total is not None and done >= total):
+            count = f"{done:g}" if total is None else f"{done:g}/{total:g}"
+            self._write(", ".join(part for part in (f"{stage}: {count}", text, left) if part))
+
+    def step(self, stage: str, done: int, total: int, text: str) -> None:
+        """Say which of a few long steps begins: a line each where there is no terminal."""
+        if self._bars is None:
+            self._write(f"{stage}: {done + 1}/{total}, {text}")
+        else:
+            self.update(stage, done, total, text)
+
+    def _is_due(self, stage: str, now: float, ended: bool) -> bool:
+        last = self._printed.get(stage)
+        if last is not None and (last == float("inf") or (not ended and now - last < PLAIN_SECONDS)):
+            return False
+        self._printed[stage] = float("inf") if ended else now
+        return True
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+
+def _rich_bars(stream: TextIO) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = ("{task.description}", "{task.fields[text]}", "{task.fields[left]}")
+    name, text, left = (TextColumn(column, markup=False) for column in columns)
+    return Progress(name, BarColumn(bar_width=24), MofNCompleteColumn(), text, left, console=Console(file=stream))

@@ -1,0 +1,163 @@
+"""`dengine generate`: paint annotated images."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dengine_cli import console
+from dengine_cli.options import parse_list, parse_range, parse_size
+
+if TYPE_CHECKING:
+    from engines.generation.events import DatasetSummary, RunSummary
+
+EXAMPLE = "dengine generate --count 1000 --bundle bundles/mine --reference my-dataset --out runs/first"
+AFTER_INTERRUPT = "Run the same command again to go on; nothing that was finished is painted twice."
+
+
+def command(
+    out: Annotated[Path, typer.Option(help="Folder of the run: new, or one to go on with.")],
+    count: Annotated[int | None, typer.Option(help="How many images to keep.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="How many images to paint, kept or not; in place of --count.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Paint part k of n of the --jobs only, such as 2/4.")
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle to paint with.  [default: the bundled model]")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Dataset whose images are repainted; without it, text decides alone.")
+    ] = None,
+    strength: Annotated[
+        str | None,
+        typer.Option(metavar="LOW:HIGH", help="How much of a reference is repainted, low:high.  [default: 0.4:0.8]"),
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror half of the references.")] = True,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Pixels of an image, such as 320x256.  [default: the bundle's]")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the schedule.  [default: 25]")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddim or dpmpp.  [default: ddim]")] = None,
+    eta: Annotated[float | None, typer.Option(help="Noise that ddim adds on the way, 0 to 1.  [default: 0]")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How strongly the prompt leads; 1 is off.  [default: 4]")
+    ] = None,
+    guidance_interval: Annotated[
+        str | None,
+        typer.Option(metavar="LOW:HIGH", help="Part of the schedule where guidance acts, in t/T.  [default: 0:1]"),
+    ] = None,
+    prompt_template: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Wording of prompts, with {style}, {classes}, {caption}.")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What guidance leads away from.")] = None,
+    score: Annotated[float | None, typer.Option(help="Boxes below this score are left out.  [default: 0.3]")] = None,
+    keep_empty: Annotated[bool, typer.Option("--keep-empty", help="Keep images without a box.")] = False,
+    seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
+    chunk: Annotated[
+        int | None,
+        typer.Option(help="Images painted between two points of safety.  [default: by count]"),
+    ] = None,
+    slots: Annotated[int | None, typer.Option(help="Images in work at once.  [default: by device]")] = None,
+    rows: Annotated[int | None, typer.Option(help="Rows of a network call.  [default: what the slots need]")] = None,
+    engine: Annotated[str, typer.Option(help="auto, torch, openvino or onnxruntime.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="f32, bf16, f16, or auto: the fastest that this machine has.")
+    ] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: the engine's choice]")] = None,
+    formats: Annotated[
+        str, typer.Option("--format", metavar="LIST", help="Of coco (always written), yolo, imagefolder.")
+    ] = "coco",
+    image_format: Annotated[str, typer.Option(help="jpeg or png.")] = "jpeg",
+    jpeg_quality: Annotated[int | None, typer.Option(help="1 to 100.  [default: 95]")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken references out and list them.")] = False,
+) -> None:
+    """Paint labelled images.
+
+    What comes out is a folder of pictures and a COCO file with their boxes.
+    The same command gives the same files, byte for byte. A run that was stopped goes on when the command is given
+    again. Defaults in brackets are those of dengine; a bundle may bring its own.
+    """
+    from engines.generation.loop import generate
+    from engines.generation.settings import GenerateSettings, parse_shard
+
+    settings = GenerateSettings(
+        out=out,
+        bundle=bundle,
+        count=count,
+        jobs=jobs,
+        shard=parse_shard(shard) if shard else None,
+        reference=reference,
+        strength=parse_range(strength, "--strength"),
+        flip=flip,
+        size=parse_size(size, "--size"),
+        steps=steps,
+        sampler=sampler,
+        eta=eta,
+        guidance=guidance,
+        guidance_interval=parse_range(guidance_interval, "--guidance-interval"),
+        prompt_template=prompt_template,
+        negative_prompt=negative_prompt,
+        score=score,
+        keep_empty=keep_empty,
+        seed=seed,
+        chunk=chunk,
+        slots=slots,
+        rows=rows,
+        engine=engine,
+        precision=precision,
+        threads=threads,
+        formats=parse_list(formats),
+        image_format=image_format,
+        jpeg_quality=jpeg_quality,
+        skip_bad=skip_bad,
+    )
+    with console.ProgressBars() as bars, console.stop_at_a_good_place(bars.line) as stop:
+        summary = generate(settings, report=_Report(bars), stop=stop)
+    show_run(summary)
+    if summary.interrupted:
+        raise KeyboardInterrupt
+
+
+class _Report:
+    """Shows the events of a run."""
+
+    def __init__(self, bars: console.ProgressBars) -> None:
+        self._bars = bars
+        self._boxes = self._dropped = 0
+
+    def __call__(self, event: Any) -> None:
+        from engines.generation.events import Opened, Painted, Stage
+
+        if isinstance(event, Stage):
+            self._bars.line(event.text)
+        elif isinstance(event, Opened):
+            self._bars.line(event.backend)
+            self._bars.update("painting", event.done, event.target)
+        elif isinstance(event, Painted):
+            self._boxes += event.boxes if event.reason is None else 0
+            self._dropped += event.reason is not None
+            dropped = f", {self._dropped} dropped" if self._dropped else ""
+            self._bars.update("painting", min(event.done, event.target), event.target, f"{self._boxes} boxes{dropped}")
+
+
+def show_run(summary: "RunSummary") -> None:
+    """Print what a run did, and where it is."""
+    if summary.painted:
+        first = summary.first_image_seconds
+        first_text = f", the first after {console.duration(first)}" if first is not None else ""
+        speed = f"{summary.images_per_second:.2f} images/s"
+        console.echo(f"painted {summary.painted} images in {console.duration(summary.seconds)} ({speed}{first_text})")
+    show_dataset(summary.dataset)
+
+
+def show_dataset(summary: "DatasetSummary") -> None:
+    """Print what a dataset holds, and where its files are."""
+    console.echo(f"{summary.images} images with {summary.boxes} boxes")
+    if summary.boxes_by_class:
+        console.echo(console.table([(name, str(n)) for name, n in summary.boxes_by_class.items()], ("class", "boxes")))
+    for reason, number in summary.dropped.items():
+        console.echo(f"{number} not in the dataset: {reason}")
+    console.echo(f"images       {summary.folder / 'images'}")
+    console.echo(f"annotations  {summary.annotations}")
+    if summary.preview is not None:
+        console.echo(f"preview      {summary.preview}")

@@ -1,0 +1,85 @@
+"""`dengine label`: the adapter's boxes on real images."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dengine_cli import console
+
+if TYPE_CHECKING:
+    from engines.labelling import LabelSummary
+
+EXAMPLE = "dengine label my-images --bundle bundles/mine --out labels"
+AFTER_INTERRUPT = "Run the same command again; it begins anew."
+
+
+def command(
+    images: Annotated[Path, typer.Argument(help="Folder of images, or a dataset to measure the adapter on.")],
+    out: Annotated[Path, typer.Option(help="Folder for the labels.")],
+    bundle: Annotated[Path | None, typer.Option(help="Bundle to label with.  [default: the bundled model]")] = None,
+    split: Annotated[str | None, typer.Option(help="Part of the dataset, such as val.")] = None,
+    prompt: Annotated[
+        str, typer.Option(help="generic, empty, or listing, which names the annotated classes.")
+    ] = "generic",
+    engine: Annotated[str, typer.Option(help="auto, torch, openvino or onnxruntime.")] = "auto",
+    precision: Annotated[str, typer.Option(help="f32, bf16, f16, or auto: the fastest here.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: the engine's choice]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.  [default: what suits the engine]")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out and list them.")] = False,
+) -> None:
+    """Put the adapter's boxes on real images.
+
+    Boxes are in the images' own pixels, all that score 0.05 or more, in a COCO file. Where the images have
+    annotations, the labels are measured against them, as average precision.
+    """
+    from engines.labelling import LabelSettings, label
+
+    settings = LabelSettings(
+        images=images,
+        out=out,
+        bundle=bundle,
+        prompt=prompt,
+        split=split,
+        engine=engine,
+        precision=precision,
+        threads=threads,
+        device=device,
+        skip_bad=skip_bad,
+    )
+    with console.ProgressBars() as bars:
+        show_labels(label(settings, report=_report(bars)))
+
+
+def _report(bars: console.ProgressBars) -> Any:
+    from engines.generation.events import Labelled, Stage
+
+    def report(event: Any) -> None:
+        if isinstance(event, Stage):
+            bars.line(event.text)
+        elif isinstance(event, Labelled):
+            bars.update("labelling", event.done, event.total)
+
+    return report
+
+
+def show_labels(summary: "LabelSummary") -> None:
+    """Print what was found, how good it is where that is known, and where it is."""
+    if left_out := console.findings((), summary.skipped):
+        console.note(left_out)
+    console.echo(f"{summary.images} images with {summary.boxes} boxes in {console.duration(summary.seconds)}")
+    names = list(summary.boxes_by_class)
+    header, rows = ["class", "boxes"], [[name, str(summary.boxes_by_class[name])] for name in names]
+    if summary.figures:
+        header += ["AP", "AP50"]
+        for row, name in zip(rows, names, strict=True):
+            row += [_figure(summary.figures, f"{figure}/{name}") for figure in ("AP", "AP50")]
+        rows.append(["all", str(summary.boxes), *(_figure(summary.figures, figure) for figure in ("AP", "AP50"))])
+    console.echo(console.table(rows, header))
+    if summary.unknown_classes:
+        console.note(f"annotated, but unknown to the adapter, and not counted: {', '.join(summary.unknown_classes)}")
+    console.echo(f"annotations  {summary.annotations}")
+
+
+def _figure(figures: Any, name: str) -> str:
+    return f"{figures[name]:.3f}" if name in figures else "-"

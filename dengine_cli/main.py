@@ -1,0 +1,153 @@
+"""The program: its verbs, and the only place where an error becomes one line and an exit code.
+
+Knows: which verbs there are, and how trouble is shown. Knows nothing about what a verb does.
+Nothing heavy is imported here or at the top of a verb's file, so that `dengine --help` answers at once.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version as installed_version
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from dengine_cli import doctor, export, finalize, generate, label, merge, train_adapter, train_base
+from engines.errors import DengineError
+
+EXIT_USAGE = 2
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+
+VERBS = {
+    "train-base": train_base,
+    "train-adapter": train_adapter,
+    "export": export,
+    "generate": generate,
+    "label": label,
+    "finalize": finalize,
+    "merge": merge,
+    "doctor": doctor,
+}
+
+
+class Program(TyperGroup):
+    """The verbs as one command that reports its errors itself, for the shell and for the tests alike."""
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> NoReturn:
+        """Run the command line `args` and exit with its code."""
+        sys.exit(self._run(list(sys.argv[1:] if args is None else args)))
+
+    def _run(self, args: list[str]) -> int:
+        debug = os.environ.get("DENGINE_DEBUG", "0") not in ("", "0")
+        verb = ""
+        try:
+            with self.make_context("dengine", args) as context:
+                debug = debug or bool(context.params.get("debug"))
+                _quiet_libraries(debug)
+                try:
+                    self.invoke(context)
+                finally:
+                    verb = context.invoked_subcommand or ""
+        except typer.Exit as done:
+            return done.exit_code
+        except typer.TyperException as mistake:
+            return _fail(f"{mistake.format_message().rstrip('.')}. See: {f'dengine {verb}'.strip()} --help", EXIT_USAGE)
+        except KeyboardInterrupt:
+            return _fail(f"interrupted. {_how_to_go_on(verb)}", EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            return _reader_left()
+        except Exception as error:
+            if debug:
+                raise
+            return _fail(_in_one_line(error), getattr(error, "exit_code", EXIT_ERROR))
+        return 0
+
+
+app = typer.Typer(
+    cls=Program,
+    add_completion=False,
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+@app.callback()
+def dengine(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")] = False,
+) -> None:
+    """Turn a Stable Diffusion checkpoint and a labelled detection dataset into new labelled images.
+
+    A first try, with the small model that is built in: dengine generate --count 32 --out demo
+    """
+    if version:
+        typer.echo(f"dengine {installed_version('dengine')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+for _name, _module in VERBS.items():
+    app.command(_name, epilog=f"\b\nExample:\n{_module.EXAMPLE}")(_module.command)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _in_one_line(error: Exception) -> str:
+    """What is said of an error: a message of ours as it is, the system's with the file and a way out."""
+    text = " ".join(str(error).splitlines())
+    if isinstance(error, DengineError):
+        return text
+    if isinstance(error, OSError) or "os error 28" in text:
+        return _system_error(error)
+    return f"{type(error).__name__}: {text} (not foreseen: please report it with what dengine --debug shows)"
+
+
+def _system_error(error: Exception) -> str:
+    number = getattr(error, "errno", None)
+    file = getattr(error, "filename", None)
+    where = f" at {file}" if file else ""
+    if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error):  # safetensors passes 28 on as text
+        return f"no space left{where}; free some and run the same command again."
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"permission denied{where}; choose a folder that you may write to, or change its rights."
+    if number == errno.ENOTDIR:
+        return f"a file stands where a folder is due{where}; name another folder, or move the file away."
+    return f"{getattr(error, 'strerror', None) or error}{where}."
+
+
+def _how_to_go_on(verb: str) -> str:
+    return str(getattr(VERBS.get(verb), "AFTER_INTERRUPT", "Nothing was left half written."))
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201  the one place that prints an error
+    return code
+
+
+def _reader_left() -> int:
+    """`dengine ... | head` closed our output: not worth a message, nor a second one when Python exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_ERROR
+
+
+def _quiet_libraries(debug: bool) -> None:
+    """Keep the libraries' own bars and warnings out of ours; settings that the user made stay."""
+    if debug:
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")

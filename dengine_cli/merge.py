@@ -1,0 +1,23 @@
+"""`dengine merge`: join the shards of a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dengine_cli.generate import show_dataset
+
+EXAMPLE = "dengine merge runs/part1 runs/part2 --out runs/whole"
+AFTER_INTERRUPT = "Run the same command again; the new folder appears whole or not at all."
+
+
+def command(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of the shards.")],
+    out: Annotated[Path, typer.Option(help="Folder for the whole dataset.")],
+) -> None:
+    """Join the shards of a run into one dataset.
+
+    The result is, byte for byte, what the same run would have made without --shard."""
+    from engines.generation.merge import merge
+
+    show_dataset(merge(runs, out))

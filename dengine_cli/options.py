@@ -1,0 +1,62 @@
+"""Values of options that are written as text: ranges, sizes, lists, names in a file.
+
+Knows: their spelling, and what to say about a wrong one. Knows nothing about which values make sense.
+"""
+
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+
+from engines.errors import UsageError
+
+
+def parse_range(text: str | None, option: str) -> tuple[float, float] | None:
+    """`0.4:0.8` to (0.4, 0.8), and `0.6` to (0.6, 0.6)."""
+    if text is None:
+        return None
+    low, colon, high = text.partition(":")
+    try:
+        return float(low), float(high if colon else low)
+    except ValueError:
+        raise UsageError(f"{option} is {text!r}; low:high was expected, such as 0.4:0.8.") from None
+
+
+def parse_size(text: str | None, option: str) -> tuple[int, int] | None:
+    """`320x256` to (320, 256): width and height in pixels."""
+    if text is None:
+        return None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise UsageError(f"{option} is {text!r}; width x height in pixels was expected, such as 320x256.")
+    return int(width), int(height)
+
+
+def parse_list(text: str | None) -> tuple[str, ...]:
+    """`coco, yolo` to ("coco", "yolo")."""
+    return tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
+
+
+def parse_labels(text: str, names: Collection[str]) -> set[str] | None:
+    """The images, of those called `names`, whose labels `--labels` lets be read; None for all of them.
+
+    `text` is "none", "all", or a text file with one image name (or name without its suffix) a line.
+    """
+    if text in ("none", "all"):
+        return None if text == "all" else set()
+    file = Path(text)
+    try:
+        wanted = {line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()}
+    except FileNotFoundError:
+        raise UsageError(f"--labels is {text!r}; none, all, or a file of image names was expected.") from None
+    except (OSError, UnicodeDecodeError) as cause:
+        raise UsageError(f"--labels: {file} cannot be read as a list of image names: {cause}.") from cause
+    found = {name for name in names if wanted & _spellings(name)}
+    unknown = sorted(wanted - {spelling for name in found for spelling in _spellings(name)})
+    if unknown:
+        raise UsageError(f"--labels: {file} names {len(unknown)} images that DATA does not have, {unknown[0]!r} first.")
+    return found
+
+
+def _spellings(name: str) -> set[str]:
+    """How a list may name an image: its path in the image folder, its file name, either without the suffix."""
+    path = PurePosixPath(name)
+    return {name, path.name, path.with_suffix("").as_posix(), path.stem}

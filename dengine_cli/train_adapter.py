@@ -1,0 +1,103 @@
+"""`dengine train-adapter`: train the Detection-Adapter on a labelled dataset."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dengine_cli import console
+from dengine_cli.options import parse_size
+from engines.errors import UsageError
+from engines.files import read_json
+
+EXAMPLE = "dengine train-adapter my-dataset --split train --model bases/mine --out adapters/mine"
+AFTER_INTERRUPT = "Run the same command with --resume to go on from the last checkpoint."
+
+
+def command(
+    data: Annotated[Path, typer.Argument(help="Labelled dataset: COCO, Pascal VOC or YOLO.")],
+    model: Annotated[str, typer.Option(help="Base model: a diffusers folder or a hub name.")],
+    out: Annotated[Path, typer.Option(help="Folder for the adapter.")],
+    split: Annotated[str | None, typer.Option(help="Part of the dataset, such as train.")] = None,
+    head: Annotated[str | None, typer.Option(help="rt_detr or deformable_detr.  [default: rt_detr]")] = None,
+    width: Annotated[int | None, typer.Option(help="Channels of the head.  [default: 128]")] = None,
+    queries: Annotated[int | None, typer.Option(help="Most objects in an image.  [default: 100]")] = None,
+    encoder_layers: Annotated[int | None, typer.Option(help="Layers before the boxes.  [default: 1]")] = None,
+    decoder_layers: Annotated[int | None, typer.Option(help="Layers that refine boxes.  [default: 3]")] = None,
+    extra_levels: Annotated[int | None, typer.Option(help="Levels below the pyramid's.  [default: 0]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.  [default: 3000]")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step.  [default: 4]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.  [default: 0.0004]")] = None,
+    short_side: Annotated[
+        int | None, typer.Option(help="Pixels of the short side that images are scaled to.  [default: the base's]")
+    ] = None,
+    frame: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Size of training frames.  [default: a whole image]")
+    ] = None,
+    style: Annotated[str | None, typer.Option(help="Style words of prompts.  [default: the base's]")] = None,
+    turns: Annotated[bool, typer.Option("--turns", help="Turned images are as likely as upright ones.")] = False,
+    tune_fraction: Annotated[
+        float | None, typer.Option(help="Share of the images that picks the best checkpoint.  [default: 0.1]")
+    ] = None,
+    eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations.  [default: 500]")] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="JSON file with any of the training's settings; options go first.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides every random draw.  [default: 0]")] = None,
+    device: Annotated[str | None, typer.Option(help="A torch device.  [default: cpu]")] = None,
+    precision: Annotated[str | None, typer.Option(help="f32, bf16 or auto.  [default: auto]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and boxes out; list them.")] = False,
+) -> None:
+    """Train the adapter, which reads boxes off the base model.
+
+    The base model is frozen. A tenth of the images, chosen by their names, is held out to pick the best checkpoint.
+    """
+    from engines.datasets.dataset import open_dataset
+    from engines.training.adapter import AdapterTrainOptions, train_adapter
+
+    given: dict[str, Any] = {
+        "steps": steps,
+        "batch": batch,
+        "lr": lr,
+        "short_side": short_side,
+        "frame": parse_size(frame, "--frame"),
+        "style": style,
+        "turns": turns or None,
+        "tune_fraction": tune_fraction,
+        "eval_every": eval_every,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+    }
+    network = {
+        "head": head,
+        "width": width,
+        "queries": queries,
+        "encoder_layers": encoder_layers,
+        "decoder_layers": decoder_layers,
+        "extra_levels": extra_levels,
+    }
+    options = AdapterTrainOptions.from_json(_together(settings, given, network), str(settings or "options"))
+    dataset = open_dataset(data, split=split, skip_bad=skip_bad)
+    if left_out := console.findings(dataset.dropped, dataset.skipped):
+        console.note(left_out)
+    console.echo(f"{len(dataset.records)} images from {data}, classes {', '.join(dataset.class_names)}")
+    with console.ProgressBars() as bars:
+        report = console.training_report(bars)
+        info = train_adapter(dataset, model, out, options, resume=resume, report=report)
+    tune = info.figures.get("tune", {})
+    if tune:
+        names = [name for name in next(iter(tune.values())) if isinstance(name, str)]
+        rows = [(kind, *(f"{figures[name]:.3f}" for name in names)) for kind, figures in tune.items()]
+        console.echo(console.table(rows, ("prompt", *names)))
+    console.echo(f"adapter  {out}")
+
+
+def _together(file: Path | None, given: dict[str, Any], network: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a file, and over them the options that were given."""
+    settings = {} if file is None else read_json(file, UsageError)
+    chosen = {name: value for name, value in network.items() if value is not None}
+    if chosen and isinstance(settings.setdefault("network", {}), dict):
+        settings["network"] |= chosen
+    return settings | {name: value for name, value in given.items() if value is not None}

@@ -1,0 +1,72 @@
+"""`dengine train-base`: fit a base model to a folder of images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dengine_cli import console
+from dengine_cli.options import parse_labels, parse_list
+
+EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"
+AFTER_INTERRUPT = "Run the same command with --resume to go on from the last checkpoint."
+
+
+def command(
+    data: Annotated[Path, typer.Argument(help="Folder of images: COCO, Pascal VOC, YOLO, or images alone.")],
+    out: Annotated[Path, typer.Option(help="Folder for the base model, in the diffusers layout.")],
+    preset: Annotated[str, typer.Option(help="Size of a new base model: small, large.")] = "small",
+    style: Annotated[str, typer.Option(help="What kind of pictures these are; prompts begin with it.")] = "photo",
+    labels: Annotated[
+        str,
+        typer.Option(help="Whose labels may be read, to name classes in prompts: none, all, or a file of image names."),
+    ] = "none",
+    split: Annotated[str | None, typer.Option(help="Part of the dataset, such as train.")] = None,
+    continue_from: Annotated[
+        str | None, typer.Option(help="Go on from this base model: a diffusers folder or a hub name.")
+    ] = None,
+    stages: Annotated[str, typer.Option(help="What is trained: vae, unet (with the text encoder).")] = "vae,unet",
+    turns: Annotated[bool, typer.Option("--turns", help="Turned images are as likely as upright ones.")] = False,
+    steps_scale: Annotated[float, typer.Option(help="Factor on the preset's training length.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
+    device: Annotated[str, typer.Option(help="A torch device: cpu, cuda.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="f32, bf16, or auto: bf16 where the machine has it.")] = "auto",
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out and list them.")] = False,
+) -> None:
+    """Fit a base model to a folder of images; labels are not needed.
+
+    For pictures that Stable Diffusion has never seen. The folder that comes out works with diffusers' own pipelines,
+    and as --model of train-adapter and export.
+    """
+    from engines.datasets.dataset import open_dataset
+    from engines.training.base import BaseTrainOptions, train_base
+
+    options = BaseTrainOptions(
+        preset=preset,
+        style=style,
+        seed=seed,
+        device=device,
+        precision=precision,
+        turns=turns,
+        steps_scale=steps_scale,
+        checkpoint_minutes=checkpoint_minutes,
+        stages=parse_list(stages),
+    )
+    dataset = open_dataset(data, split=split, skip_bad=skip_bad, require_boxes=False)
+    if left_out := console.findings(dataset.dropped, dataset.skipped):
+        console.note(left_out)
+    labelled = parse_labels(labels, [record.name for record in dataset.records])
+    console.echo(f"{len(dataset.records)} images from {data}")
+    with console.ProgressBars() as bars:
+        train_base(
+            dataset,
+            out,
+            options,
+            labelled=labelled,
+            continue_from=continue_from,
+            resume=resume,
+            report=console.training_report(bars),
+        )
+    console.echo(f"base model  {out}")

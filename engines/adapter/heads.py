@@ -1,0 +1,308 @@
+"""The detection head: feature levels in, scored boxes out, and the losses that teach it.
+
+Knows: how to join parts of transformers' detectors without their backbones. Encoders: RT-DETRv2's hybrid encoder
+(arXiv 2407.17140) and Deformable DETR's (arXiv 2010.04159). The decoder is RT-DETRv2's behind both: two-stage query
+selection, deformable attention, boxes refined layer by layer, contrastive denoising. Deformable DETR's encoder with
+such a decoder is the design of DINO (arXiv 2203.03605), the head of DiffusionEngine.
+The modules, denoising queries, matching and losses are transformers' (Apache-2.0); the joints are ours, because theirs
+start from pixels, tie anchors to shares of the frame and leave float64 in a traced graph.
+Knows nothing about UNets, datasets or training loops.
+
+Shapes: B batch, W width, S cells of all levels, Q queries, K classes, N boxes, h/w cells of a level.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
+from transformers.models.deformable_detr import DeformableDetrConfig
+from transformers.models.deformable_detr.modeling_deformable_detr import DeformableDetrEncoder
+from transformers.models.rt_detr_v2 import RTDetrV2Config
+from transformers.models.rt_detr_v2.modeling_rt_detr_v2 import (
+    RTDetrV2Decoder,
+    RTDetrV2HybridEncoder,
+    RTDetrV2MLPPredictionHead,
+    get_contrastive_denoising_training_group,
+)
+
+from engines.adapter.attention import DeformableAttention
+from engines.adapter.geometry import (
+    Shapes,
+    anchor_logits,
+    cell_boxes,
+    flatten_levels,
+    sine_positions,
+    split_levels,
+)
+
+PRIOR = 0.01  # share of queries that hold an object, before anything is learned
+_BATCH_NORM_MOMENTUM = 0.01  # slow, as the averaged weights are that meet these statistics
+
+
+def decoder_config(
+    *,
+    levels: int,
+    num_classes: int,
+    width: int,
+    encoder_layers: int,
+    decoder_layers: int,
+    queries: int,
+    denoising: int,
+    heads: int,
+    ffn_width: int,
+    points: int,
+    expansion: float,
+) -> RTDetrV2Config:
+    """RT-DETRv2's settings for a head on `levels` feature levels of `width` channels, without a backbone."""
+    return RTDetrV2Config(
+        num_labels=num_classes,
+        d_model=width,
+        encoder_hidden_dim=width,
+        hidden_expansion=expansion,
+        encoder_in_channels=[width] * levels,
+        decoder_in_channels=[width] * levels,
+        feat_strides=[8 * 2**level for level in range(levels)],
+        encode_proj_layers=[levels - 1],
+        encoder_layers=encoder_layers,
+        encoder_ffn_dim=ffn_width,
+        encoder_attention_heads=heads,
+        decoder_layers=decoder_layers,
+        decoder_ffn_dim=ffn_width,
+        decoder_attention_heads=heads,
+        decoder_n_levels=levels,
+        decoder_n_points=points,
+        num_feature_levels=levels,
+        num_queries=queries,
+        num_denoising=denoising,
+        # Plain attention: its backward pass is the faster one on CPUs, and it exports as plain products.
+        attn_implementation="eager",
+    )
+
+
+class SinePositions(nn.Module):
+    """Stands in for RTDetrV2SinePositionEmbedding: the same values in float32, without a cache."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, width: int, height: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Positions of a level's cells, [1, h * w, channels]."""
+        return sine_positions(height, width, self.channels, device).to(dtype)
+
+
+class HybridEncoder(nn.Module):
+    """RT-DETRv2's: self-attention on the coarsest level, then convolutions across levels, up and down again."""
+
+    def __init__(self, config: RTDetrV2Config) -> None:
+        super().__init__()
+        width = config.encoder_hidden_dim
+        self.encoder = RTDetrV2HybridEncoder(config)
+        for layer in self.encoder.aifi:
+            layer.position_embedding = SinePositions(width)
+        _reset(self)
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width, momentum=_BATCH_NORM_MOMENTUM))
+            for _ in config.decoder_in_channels
+        )
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Levels [B, W, h_l, w_l], each half the one before, to levels of the same shapes."""
+        fused = self.encoder(list(levels)).last_hidden_state
+        return [project(level) for project, level in zip(self.input_proj, fused, strict=True)]
+
+
+class DeformableEncoder(nn.Module):
+    """Deformable DETR's: every cell attends to a few points on all levels."""
+
+    def __init__(self, config: RTDetrV2Config) -> None:
+        super().__init__()
+        width, levels = config.d_model, config.num_feature_levels
+        settings = DeformableDetrConfig(
+            d_model=width,
+            encoder_layers=config.encoder_layers,
+            encoder_ffn_dim=config.encoder_ffn_dim,
+            encoder_attention_heads=config.encoder_attention_heads,
+            encoder_n_points=config.decoder_n_points,
+            num_feature_levels=levels,
+            dropout=0.0,
+        )
+        encoder = DeformableDetrEncoder(settings)
+        _reset(encoder)
+        self.layers = encoder.layers
+        for layer in self.layers:
+            layer.self_attn = DeformableAttention(
+                width, config.encoder_attention_heads, levels, config.decoder_n_points
+            )
+        self.reach = 2.0 * config.decoder_n_points
+        self.level_embed = nn.Parameter(torch.randn(levels, width))
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Levels [B, W, h_l, w_l] to levels of the same shapes."""
+        hidden, shapes = flatten_levels(levels)
+        positions = torch.cat(
+            [
+                sine_positions(height, width, hidden.shape[-1], hidden.device).to(hidden.dtype)
+                + self.level_embed[level]
+                for level, (height, width) in enumerate(shapes)
+            ],
+            dim=1,
+        )
+        # Offsets are counted in cells here: the reference box makes an offset of 1 one cell of the level looked at.
+        reference = cell_boxes(shapes, self.reach, hidden.device).to(hidden.dtype)
+        for layer in self.layers:
+            hidden = layer(
+                hidden,
+                None,
+                spatial_position_embeddings=positions,
+                reference_points=reference.expand(hidden.shape[0], -1, -1, -1),
+                spatial_shapes_list=shapes,
+            )
+        return split_levels(hidden, shapes)
+
+
+class DetrHead(nn.Module):
+    """Feature levels, each [B, W, h_l, w_l] and half the one before, to scored boxes.
+
+    Boxes are (centre x, centre y, width, height) as shares of the frame.
+    """
+
+    def __init__(self, encoder: nn.Module, config: RTDetrV2Config, anchor_cells: float) -> None:
+        super().__init__()
+        width, classes, layers = config.d_model, config.num_labels, config.decoder_layers
+        self.config = config
+        self.anchor_cells = anchor_cells
+        self.encoder = encoder
+        projection = nn.Linear(width, width)
+        nn.init.xavier_uniform_(projection.weight)
+        self.enc_output = nn.Sequential(projection, nn.LayerNorm(width))
+        self.enc_score_head = nn.Linear(width, classes)
+        self.enc_bbox_head = RTDetrV2MLPPredictionHead(width, width, 4, num_layers=3)
+        self.denoising_class_embed = nn.Embedding(classes + 1, width, padding_idx=classes)
+        self.decoder = RTDetrV2Decoder(config)
+        _reset(self.decoder)
+        for layer in self.decoder.layers:
+            layer.encoder_attn = DeformableAttention(
+                width, config.decoder_attention_heads, config.num_feature_levels, config.decoder_n_points
+            )
+        self.decoder.class_embed = nn.ModuleList(nn.Linear(width, classes) for _ in range(layers))
+        self.decoder.bbox_embed = nn.ModuleList(
+            RTDetrV2MLPPredictionHead(width, width, 4, num_layers=3) for _ in range(layers)
+        )
+        for classifier in (self.enc_score_head, *self.decoder.class_embed):
+            nn.init.constant_(classifier.bias, math.log(PRIOR / (1 - PRIOR)))
+        for regressor in (self.enc_bbox_head, *self.decoder.bbox_embed):
+            nn.init.zeros_(regressor.layers[-1].weight)
+            nn.init.zeros_(regressor.layers[-1].bias)
+
+    def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(logits [B, Q, K], boxes [B, Q, 4], encoder_logits [B, S, K], encoder_boxes [B, S, 4]).
+
+        The encoder's are those of every cell, before the best Q of them become queries.
+        """
+        memory, shapes, cells, encoder_logits, encoder_boxes = self._encode(levels)
+        best = self._best(encoder_logits)
+        decoded = self._decode(_take(cells, best), _take(encoder_boxes, best), memory, shapes, None)
+        logits, boxes = decoded.intermediate_logits[:, -1], decoded.intermediate_reference_points[:, -1]
+        return logits, boxes, encoder_logits, encoder_boxes.sigmoid()
+
+    def loss(
+        self, levels: list[Tensor], targets: Sequence[Mapping[str, Tensor]]
+    ) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Varifocal, L1 and GIoU losses of every decoder layer, of the encoder's choice and of the denoising queries.
+
+        `targets`: for each image `class_labels` int64 [N] and `boxes` float32 [N, 4]; N may be 0. Draws denoising
+        noise from torch's global generator. Returns (sum, its parts by kind).
+        """
+        memory, shapes, cells, encoder_logits, encoder_boxes = self._encode(levels)
+        best = self._best(encoder_logits)
+        chosen_boxes = _take(encoder_boxes, best)
+        target, reference = _take(cells, best).detach(), chosen_boxes.detach()
+        noisy_target, noisy_reference, mask, meta = get_contrastive_denoising_training_group(
+            targets=list(targets),
+            num_classes=self.config.num_labels,
+            num_queries=target.shape[1],
+            class_embed=self.denoising_class_embed,
+            num_denoising_queries=self.config.num_denoising,
+            label_noise_ratio=self.config.label_noise_ratio,
+            box_noise_scale=self.config.box_noise_scale,
+        )
+        if meta is not None:
+            target = torch.cat([noisy_target.to(target.dtype), target], dim=1)
+            reference = torch.cat([noisy_reference, reference], dim=1)
+        decoded = self._decode(target, reference, memory, shapes, mask)
+        # Losses and matching in float32: boxes need the digits.
+        with torch.autocast(memory.device.type, enabled=False):
+            logits = decoded.intermediate_logits.float()
+            boxes = decoded.intermediate_reference_points.float()
+            total, parts, _ = RTDetrForObjectDetectionLoss(
+                logits[:, -1],
+                list(targets),
+                memory.device,
+                boxes[:, -1],
+                self.config,
+                logits,
+                boxes,
+                enc_topk_logits=_take(encoder_logits, best).float(),
+                enc_topk_bboxes=chosen_boxes.float().sigmoid(),
+                denoising_meta_values=meta,
+            )
+        return total, _by_kind(parts)
+
+    def _encode(self, levels: list[Tensor]) -> tuple[Tensor, Shapes, Tensor, Tensor, Tensor]:
+        """Memory [B, S, W], level shapes, cells [B, S, W], their logits [B, S, K] and boxes' logits [B, S, 4]."""
+        memory, shapes = flatten_levels(self.encoder(levels))
+        cells = self.enc_output(memory)
+        boxes = self.enc_bbox_head(cells)
+        anchors = anchor_logits(shapes, self.anchor_cells, memory.device)
+        if not torch.is_autocast_enabled(memory.device.type):
+            return memory, shapes, cells, self.enc_score_head(cells), boxes + anchors.to(boxes.dtype)
+        # The choice of queries needs float32: in bf16 thousands of cells tie.
+        with torch.autocast(memory.device.type, enabled=False):
+            return memory, shapes, cells, self.enc_score_head(cells.float()), boxes.float() + anchors
+
+    def _best(self, encoder_logits: Tensor) -> Tensor:
+        """Indices [B, Q] of the cells with the highest score."""
+        return torch.topk(encoder_logits.amax(dim=-1), self.config.num_queries, dim=1).indices
+
+    def _decode(self, target: Tensor, reference: Tensor, memory: Tensor, shapes: Shapes, mask: Tensor | None) -> Any:
+        return self.decoder(
+            inputs_embeds=target,
+            encoder_hidden_states=memory,
+            encoder_attention_mask=mask,
+            reference_points=reference,
+            spatial_shapes_list=shapes,
+        )
+
+
+def _reset(module: nn.Module) -> None:
+    """Start as these networks do when they are trained from scratch.
+
+    transformers draws every matrix with a deviation of 0.01 or 0.02, and batch norm's scales from N(0, 0.01), which
+    suits weights that are loaded afterwards; a head that has to learn from that point stands still for long.
+    """
+    part: Any
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.BatchNorm2d):
+            part.reset_parameters()
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = _BATCH_NORM_MOMENTUM
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+
+
+def _take(cells: Tensor, index: Tensor) -> Tensor:
+    """Rows of [B, S, C] at index [B, Q]: [B, Q, C]."""
+    return cells.gather(1, index.unsqueeze(-1).expand(-1, -1, cells.shape[-1]))
+
+
+def _by_kind(parts: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
+    """Losses of all layers added up by kind: vfl, bbox, giou, and the denoising queries' share as one."""
+    sums: dict[str, float | Tensor] = {}
+    for name, value in parts.items():
+        kind = "denoising" if "_dn_" in name else name.removeprefix("loss_").split("_")[0]
+        sums[kind] = sums.get(kind, 0.0) + value.detach()
+    return sums

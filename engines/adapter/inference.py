@@ -1,0 +1,118 @@
+"""Round the adapter: a whole image in, detections in the image's own pixels out.
+
+Knows: how an image of any size becomes a frame at the adapter's scale (`prepare_frame`), and how the adapter's
+logits and boxes become scored boxes on the original (`detections`). Training's evaluation, `dengine label` and
+`dengine generate` share it. Knows nothing about networks: numpy only.
+
+Shapes: H/W pixels, Q queries, K classes, N boxes.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Float = npt.NDArray[np.float32]
+
+SCORE_FLOOR = 0.05  # detections below this are never kept
+LIMIT = 100  # most detections of one image, COCO's own limit
+DUPLICATE_IOU = 0.8  # two boxes that overlap more are one object
+
+
+def resized_size(width: int, height: int, short_side: int) -> tuple[int, int, float]:
+    """Size (width, height) that brings an image's short side to `short_side` pixels, and the exact scale."""
+    scale = short_side / min(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale)), scale
+
+
+def prepare_frame(image: npt.NDArray[np.uint8], short_side: int, multiple: int) -> tuple[Float, float, tuple[int, int]]:
+    """Resize a whole image to the adapter's scale and pad it to a size that the networks can divide.
+
+    Args:
+        image: uint8 [H, W, 3].
+        short_side: pixels of the short side after resizing.
+        multiple: what the frame's height and width must divide by; edge pixels are repeated right and below.
+
+    Returns:
+        (pixels float32 [3, H', W'] in [-1, 1], scale from original to frame pixels, (W', H')).
+    """
+    height, width = image.shape[:2]
+    new_width, new_height, scale = resized_size(width, height, short_side)
+    if (new_width, new_height) != (width, height):
+        resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR)
+        image = np.asarray(resized, dtype=np.uint8)
+    padded_width = math.ceil(new_width / multiple) * multiple
+    padded_height = math.ceil(new_height / multiple) * multiple
+    padding = ((0, padded_height - new_height), (0, padded_width - new_width), (0, 0))
+    pixels = np.pad(image, padding, mode="edge").transpose(2, 0, 1).astype(np.float32) / 127.5 - 1.0
+    return np.ascontiguousarray(pixels), scale, (padded_width, padded_height)
+
+
+def detections(
+    logits: npt.NDArray[Any],
+    boxes: npt.NDArray[Any],
+    padded_size: tuple[int, int],
+    scale: float,
+    original_size: tuple[int, int],
+    score_floor: float = SCORE_FLOOR,
+    limit: int = LIMIT,
+    duplicate_iou: float = DUPLICATE_IOU,
+) -> tuple[Float, Float, npt.NDArray[np.int64]]:
+    """Scored boxes of one image, best first, from what the adapter gave for its frame.
+
+    A query gives one detection: its best class. Of two boxes that overlap by more than `duplicate_iou` the better
+    stays, whatever their classes. Boxes are clipped to the image; what lies in the padding is gone.
+
+    Args:
+        logits: [Q, K], before the sigmoid.
+        boxes: [Q, 4], (centre x, centre y, width, height) as shares of the padded frame.
+        padded_size: (width, height) of the frame the adapter saw, in pixels.
+        scale: from original to frame pixels, as `prepare_frame` gave it; 1 for a painted frame.
+        original_size: (width, height) of the image.
+
+    Returns:
+        (boxes float32 [N, 4], corners x0, y0, x1, y1 in the original's pixels; scores float32 [N];
+        labels int64 [N]), N <= limit, every box with positive area.
+    """
+    probabilities = 1.0 / (1.0 + np.exp(-np.clip(np.asarray(logits, dtype=np.float64), -60.0, 60.0)))
+    labels = probabilities.argmax(axis=1)
+    scores = probabilities.max(axis=1)
+    width, height = original_size
+    # The resized size was rounded to whole pixels, so the two axes differ a little from `scale`.
+    to_x = padded_size[0] * width / max(1, round(width * scale))
+    to_y = padded_size[1] * height / max(1, round(height * scale))
+    corners = cxcywh_to_xyxy(np.asarray(boxes, dtype=np.float64)) * (to_x, to_y, to_x, to_y)
+    corners = np.clip(corners, 0.0, (width, height, width, height)).astype(np.float32)
+    area = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+    order = np.argsort(-scores, kind="stable")
+    order = order[(scores[order] >= score_floor) & (area[order] > 0)]
+    order = order[_without_duplicates(corners[order], duplicate_iou)][:limit]
+    return corners[order], scores[order].astype(np.float32), labels[order].astype(np.int64)
+
+
+def cxcywh_to_xyxy(boxes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Centre, width, height [..., 4] to corners [..., 4]."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return np.concatenate([centre - half, centre + half], axis=-1)
+
+
+def iou_matrix(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Intersection over union of corner boxes [N, 4] and [M, 4]: [N, M]."""
+    top_left = np.maximum(first[:, None, :2], second[None, :, :2])
+    bottom_right = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    overlap = np.clip(bottom_right - top_left, 0.0, None).prod(axis=-1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=-1) for boxes in (first, second)]
+    union = areas[0][:, None] + areas[1][None, :] - overlap
+    return np.asarray(overlap / np.maximum(union, 1e-9))
+
+
+def _without_duplicates(corners: npt.NDArray[Any], duplicate_iou: float) -> npt.NDArray[np.int64]:
+    """Indices of the boxes that no better (earlier) kept box covers by more than `duplicate_iou`."""
+    overlaps = iou_matrix(corners, corners) > duplicate_iou
+    kept: list[int] = []
+    for index in range(len(corners)):
+        if not overlaps[index, kept].any():
+            kept.append(index)
+    return np.array(kept, dtype=np.int64)

@@ -1,0 +1,169 @@
+"""What an adapter is, in plain data: its shape (AdapterConfig) and its story (AdapterInfo, `adapter.json`).
+
+Knows: the fields, their ranges, and JSON both ways. Knows nothing about tensors: it imports no torch, so a bundle
+can be read without it.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from engines.errors import DengineError, ModelError
+from engines.files import read_json
+
+FORMAT = 1
+INFO_FILE = "adapter.json"
+WEIGHTS_FILE = "adapter.safetensors"
+
+Head = Literal["rt_detr", "deformable_detr"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The adapter's shape: everything that decides its weights' names and sizes."""
+
+    channels: tuple[int, ...]  # of div1, div2, ...: the base's pyramid sets them
+    num_classes: int  # K
+    head: Head = "rt_detr"  # RT-DETRv2's hybrid encoder and decoder, or Deformable DETR
+    width: int = 128  # channels of every level after the neck, and of the decoder; a multiple of `heads` and 4
+    extra_levels: int = 0  # levels added below the last by stride-2 convolutions
+    encoder_layers: int = 1  # self-attention layers: of the last level (rt_detr), of all levels (deformable_detr)
+    decoder_layers: int = 3  # decoder layers; each refines the boxes
+    queries: int = 100  # Q: the most objects in one frame
+    denoising: int = 50  # denoising queries in training, about; 0 for none (rt_detr only)
+    heads: int = 8  # attention heads
+    ffn_width: int = 512  # inner width of the transformer layers' MLPs
+    expansion: float = 0.5  # inner width of the hybrid encoder's blocks, as a share of `width`
+    points: int = 4  # sampling points for each head and level
+    anchor_cells: float = 4.0  # side of the boxes that refinement starts from, in cells of their own level
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f'"{name}" must be {expected}, not {getattr(self, name)!r}'
+            for name, expected, fits in (
+                ("channels", "one positive number for each level", len(self.channels) > 0 and min(self.channels) > 0),
+                ("num_classes", "positive", self.num_classes > 0),
+                ("width", f"a multiple of 4 and of heads ({self.heads})", _divides(self.width, 4, self.heads)),
+                ("extra_levels", "0 or more", self.extra_levels >= 0),
+                ("encoder_layers", "0 or more", self.encoder_layers >= 0),
+                ("decoder_layers", "positive", self.decoder_layers > 0),
+                ("queries", "positive", self.queries > 0),
+                ("denoising", "0 or more", self.denoising >= 0),
+                ("ffn_width", "positive", self.ffn_width > 0),
+                ("expansion", "positive", self.expansion > 0),
+                ("points", "positive", self.points > 0),
+                ("anchor_cells", "positive", self.anchor_cells > 0),
+            )
+            if not fits
+        ]
+        if wrong:
+            raise ModelError(f"Adapter settings: {'; '.join(wrong)}.")
+
+    @property
+    def levels(self) -> int:
+        """Feature levels that the head sees."""
+        return len(self.channels) + self.extra_levels
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """`adapter.json`: what was learned, from what, and how to use it."""
+
+    class_names: tuple[str, ...]  # in the order of the logits
+    timestep: int  # t of the label pass the adapter was trained on
+    short_side: int  # pixels of the short side that images were resized to
+    frame: tuple[int, int]  # (width, height) of the training frames, in pixels
+    size_multiple: int  # frames' width and height must divide by this, in pixels
+    style: str  # style words of the prompts, such as "microscope photo"
+    prompts: dict[str, Any]  # how training drew prompts: example templates and probabilities
+    base_hash: str  # `base_model.base_hash` of the base it was trained on
+    config: AdapterConfig  # shape of the network
+    class_statistics: tuple[dict[str, int], ...] = ()  # objects by class in frames of training images
+    figures: dict[str, Any] = field(default_factory=dict)  # AP on the tune part, and how training went
+    format: int = FORMAT  # version of this file
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object written to `adapter.json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str = INFO_FILE) -> "AdapterInfo":
+        """Read what `to_json` wrote. Raises ModelError that lists every mistake at once, prefixed with `where`."""
+        if value.get("format") != FORMAT:
+            raise ModelError(
+                f"{where}: adapter format {value.get('format')!r} was found; this version reads format {FORMAT}."
+            )
+        info = from_object(cls, value, ModelError, where)
+        if len(info.class_names) != info.config.num_classes:
+            raise ModelError(
+                f"{where}: {len(info.class_names)} class names, but the network has {info.config.num_classes} classes."
+            )
+        return info
+
+
+def read_info(folder: Path) -> AdapterInfo:
+    """Read `adapter.json` of an adapter folder; ModelError where it is missing or wrong."""
+    return AdapterInfo.from_json(read_json(folder / INFO_FILE, ModelError), str(folder / INFO_FILE))
+
+
+def from_object(cls: type[T], value: Mapping[str, Any], error: type[DengineError], where: str) -> T:
+    """Build a dataclass from a JSON object; one `error` lists every unknown key, missing key and wrong type."""
+    mistakes: list[str] = []
+    result = _build(cls, value, "", mistakes)
+    if mistakes:
+        raise error(f"{where}: {'; '.join(mistakes)}.")
+    return typing.cast(T, result)
+
+
+def _build(cls: Any, value: Mapping[str, Any], prefix: str, mistakes: list[str]) -> Any:
+    hints = typing.get_type_hints(cls)
+    fields = {item.name: item for item in dataclasses.fields(cls)}
+    mistakes += [f'unknown key "{prefix}{key}"' for key in value if key not in fields]
+    arguments: dict[str, Any] = {}
+    for name, item in fields.items():
+        if name in value:
+            arguments[name] = _convert(hints[name], value[name], f"{prefix}{name}", mistakes)
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            mistakes.append(f'missing key "{prefix}{name}"')
+    return None if mistakes else cls(**arguments)
+
+
+def _convert(hint: Any, value: Any, name: str, mistakes: list[str]) -> Any:
+    """`value` as JSON gave it, as the annotation `hint` wants it; a mistake is noted, and None returned."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return _build(hint, value, f"{name}.", mistakes)
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in arguments if option is not type(None)]
+        return None if value is None and len(options) < len(arguments) else _convert(options[0], value, name, mistakes)
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(kinds) == len(value):
+            pairs = enumerate(zip(kinds, value, strict=True))
+            return tuple(_convert(kind, entry, f"{name}[{i}]", mistakes) for i, (kind, entry) in pairs)
+    if origin is dict and isinstance(value, Mapping):
+        return {str(key): _convert(arguments[1], entry, f"{name}.{key}", mistakes) for key, entry in value.items()}
+    if hint is Any or (origin is Literal and value in arguments):
+        return value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    mistakes.append(f'"{name}" must be {_kind_name(hint)}, not {value!r:.60}')
+    return None
+
+
+def _kind_name(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(str(argument) for argument in typing.get_args(hint))
+    named = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+    return named.get(hint, str(hint))
+
+
+def _divides(number: int, *divisors: int) -> bool:
+    return number > 0 and all(divisor > 0 and number % divisor == 0 for divisor in divisors)

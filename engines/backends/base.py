@@ -1,0 +1,158 @@
+"""What every backend is to the rest of dengine, and the little that they share.
+
+Knows: the Protocols, buffers for a graph's tensors, and what this machine's processor can compute in.
+Does not know: any runtime but PyTorch, whose tensors are the buffers.
+
+A Call has fixed shapes and fixed buffers: write `inputs`, `run()`, read `outputs`. The runtime works in that very
+memory; nothing is copied on the way. Outputs are valid until the next `run()`.
+"""
+
+import importlib
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import ModuleType
+from typing import Protocol
+
+import torch
+
+from engines.errors import BackendError
+from engines.graphs import GraphSpec, TensorSpec
+
+PRECISIONS = ("auto", "f32", "bf16", "f16")  # how a graph is executed; f16 is for `torch` on CUDA
+# The text encoder runs once a prompt, and the adapter is small: the one decides what is painted, and the other's box
+# coordinates would be rounded to 1/256 of the frame. Both stay in f32, whatever the precision of the rest.
+ALWAYS_F32 = ("text_encoder", "adapter")
+
+Shapes = Mapping[str, tuple[int, ...]]
+Tensors = Mapping[str, torch.Tensor]
+
+
+class Call(Protocol):
+    """One graph at one set of shapes."""
+
+    @property
+    def inputs(self) -> Tensors:
+        """Buffers to write into, by name. They are zero at first and keep what was written."""
+
+    @property
+    def outputs(self) -> Tensors:
+        """Buffers that `run` fills, by name; only the outputs asked for."""
+
+    @property
+    def capturable(self) -> bool:
+        """Whether `run` may be recorded into a CUDA graph."""
+
+    def run(self) -> None:
+        """Compute `outputs` from `inputs`; both may be used as soon as it returns."""
+
+
+class Backend(Protocol):
+    """A runtime that executes the graphs of one bundle."""
+
+    @property
+    def name(self) -> str:
+        """torch, onnxruntime or openvino."""
+
+    @property
+    def description(self) -> str:
+        """One line for the user: runtime, device, precision, threads."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the buffers live."""
+
+    @property
+    def precision(self) -> str:
+        """What `auto` became: f32, bf16 or f16."""
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that a graph runs on."""
+
+    def prepare(self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None) -> Call:
+        """Ready `graph` for input `shapes`; only `outputs` (default all) are computed.
+
+        Raises BackendError if the graph has no such tensors, or the shapes do not fit it.
+        """
+
+
+def import_runtime(module: str, install: str) -> ModuleType:
+    """Import a runtime's package, or raise BackendError that says what to install."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as cause:
+        if (cause.name or "").split(".")[0] != module:
+            raise BackendError(f"{module} does not import here: {cause}.") from cause
+        raise BackendError(f'{module} is not installed. Install it with "pip install {install}".') from cause
+    except (ImportError, OSError) as cause:
+        raise BackendError(f"{module} is installed but does not import here: {cause}.") from cause
+
+
+def wanted_outputs(spec: GraphSpec, outputs: Sequence[str] | None) -> tuple[TensorSpec, ...]:
+    """The specs of the outputs asked for, in the graph's own order; all for None."""
+    names = [tensor.name for tensor in spec.outputs]
+    unknown = [name for name in outputs or () if name not in names]
+    if unknown:
+        raise BackendError(f"{spec.name} has no output {', '.join(unknown)}; its outputs are {', '.join(names)}.")
+    return tuple(tensor for tensor in spec.outputs if outputs is None or tensor.name in outputs)
+
+
+def known_shapes(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of tensors at these sizes; None if one has an axis that only the graph knows."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for spec in specs:
+        known = tuple(length for length in spec.shape(sizes) if length is not None)
+        if len(known) < len(spec.axes):
+            return None
+        shapes[spec.name] = known
+    return shapes
+
+
+def new_buffers(specs: Sequence[TensorSpec], shapes: Shapes, device: torch.device) -> dict[str, torch.Tensor]:
+    """Zeros for each tensor, contiguous, on `device`."""
+    return {
+        spec.name: torch.zeros(shapes[spec.name], dtype=getattr(torch, spec.dtype), device=device) for spec in specs
+    }
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 itself (AMX or AVX-512), which is when bf16 is faster than f32."""
+    features = torch.cpu.get_capabilities()
+    return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
+
+
+def cpu_precision(precision: str, engine: str) -> str:
+    """What `precision` means for a runtime that executes f32 and bf16 on the CPU: f32 or bf16.
+
+    bf16 is refused where the processor would emulate it; f16 is refused.
+    """
+    if precision == "auto":
+        return "bf16" if cpu_has_bf16() else "f32"
+    if precision == "bf16" and not cpu_has_bf16():
+        raise BackendError("This processor has no bf16 arithmetic (AMX or AVX-512 BF16). Use --precision f32.")
+    if precision == "f16":
+        raise BackendError(f"{engine} on a CPU computes in f32 or bf16, not f16. Use --precision auto.")
+    return precision
+
+
+def resolve_threads(threads: int | None) -> int:
+    """CPU threads for a graph: `threads`, or as many as PyTorch takes (OMP_NUM_THREADS, else the cores)."""
+    return torch.get_num_threads() if threads is None else threads
+
+
+@cache
+def cpu_name() -> str:
+    """The processor's model name, for messages and cache keys."""
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

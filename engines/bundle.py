@@ -1,0 +1,311 @@
+"""A bundle on disk: its manifest, and the checks that make it safe to run.
+
+Knows: which files a bundle holds, what its manifest says, and that every byte is the one that was exported.
+Does not know: what the graphs compute, which runtime executes them, or how a bundle is made (`export.assemble`).
+
+Nothing in a bundle can run code or reach outside its folder: names are relative and without "..", no link leads out,
+the external data of every graph lies inside, and weights are safetensors. A file that the manifest does not list is
+refused, since a library might load it unasked; hidden files, `*.md` and `LICENSE` are for people, and passed over.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.adapter.info import AdapterInfo, from_object
+from engines.errors import BundleError, DengineError
+from engines.files import read_json, safe_join, sha256_file
+from engines.graphs import GRAPH_NAMES, GraphSpec
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+WEIGHTS_DTYPES = ("float32", "float16", "bfloat16")
+GRAPH_DTYPES = ("float32", "float16")
+SUFFIXES = (".json", ".onnx", ".safetensors", ".txt")  # of what a bundle may hold
+REQUIRED = (
+    *(f"{graph}.onnx" for graph in GRAPH_NAMES),
+    "adapter/adapter.json",
+    "adapter/adapter.safetensors",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "tokenizer/tokenizer_config.json",
+    "unet/config.json",
+    "vae/config.json",
+)
+_AGAIN = "Export the bundle again, or get a fresh copy."
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says. Keys in the file are these names; none may be missing, none added."""
+
+    format: int  # version of this layout: FORMAT
+    class_names: tuple[str, ...]  # what the adapter tells apart, in the order of its logits
+    weights_dtype: str  # how weights are stored: one of WEIGHTS_DTYPES
+    graph_dtype: str  # how the graphs compute: one of GRAPH_DTYPES
+    timestep: int  # t of the label pass (1)
+    short_side: int  # pixels of the short side of the images the adapter was trained on
+    frame: tuple[int, int]  # default (width, height) of a painted image, in pixels
+    base_hash: str  # `base_model.base_hash` of the base model at export
+    style: str  # style words of the prompts, such as "microscope photo"
+    prompts: dict[str, Any]  # further prompt settings: templates, negative prompt
+    generate: dict[str, Any]  # defaults of `dengine generate` for this bundle: setting -> value
+    latent_channels: int  # Z
+    vae_stride: int  # pixels a latent (8)
+    latent_multiple: int  # latent height and width divide by this
+    text_length: int  # L, tokens a prompt
+    hidden_size: int  # D, width of encoder_hidden_states
+    graphs: dict[str, dict[str, Any]]  # graph name -> `GraphSpec.to_json()`
+    made_with: dict[str, str]  # package -> version at export (information only)
+    figures: dict[str, Any]  # what export measured (information only)
+    files: dict[str, str]  # POSIX path relative to the folder -> SHA-256, for every file but the manifest
+
+    @property
+    def size_multiple(self) -> int:
+        """Pixels that an image's height and width must divide by."""
+        return self.vae_stride * self.latent_multiple
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object written to `manifest.json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str = MANIFEST) -> "Manifest":
+        """Read what `to_json` wrote. Raises BundleError that lists every mistake at once, prefixed with `where`."""
+        if value.get("format") != FORMAT:
+            found = value.get("format")
+            raise BundleError(
+                f"{where}: bundle format {found!r} was found; this version reads format {FORMAT}. {_AGAIN}"
+            )
+        manifest = from_object(cls, value, BundleError, where)
+        mistakes = [
+            f'"{name}" must be {expected}, not {getattr(manifest, name)!r:.60}'
+            for name, expected, fits in manifest._checks()
+            if not fits
+        ]
+        if mistakes:
+            raise BundleError(f"{where}: {'; '.join(mistakes)}. {_AGAIN}")
+        return manifest
+
+    def _checks(self) -> Iterator[tuple[str, str, bool]]:
+        """(field, what it must be, whether it is), beyond its type."""
+        names, hashes = self.class_names, self.files.values()
+        yield "class_names", "different names", len(names) > 0 and all(names) and len(set(names)) == len(names)
+        yield "weights_dtype", f"one of {', '.join(WEIGHTS_DTYPES)}", self.weights_dtype in WEIGHTS_DTYPES
+        yield "graph_dtype", f"one of {', '.join(GRAPH_DTYPES)}", self.graph_dtype in GRAPH_DTYPES
+        yield "timestep", "0 or more", self.timestep >= 0
+        for name in ("short_side", "latent_channels", "vae_stride", "latent_multiple", "text_length", "hidden_size"):
+            yield name, "positive", getattr(self, name) > 0
+        multiple = max(1, self.size_multiple)
+        fits = all(side > 0 and side % multiple == 0 for side in self.frame)
+        yield "frame", f"two positive multiples of {multiple}", fits
+        yield "graphs", f"the graphs {', '.join(GRAPH_NAMES)}", set(self.graphs) == set(GRAPH_NAMES)
+        yield "files", "SHA-256 by file", all(re.fullmatch("[0-9a-f]{64}", digest) for digest in hashes)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was opened and found whole."""
+
+    folder: Path
+    manifest: Manifest
+    specs: dict[str, GraphSpec]  # by graph
+    adapter_info: AdapterInfo  # adapter/adapter.json
+    scheduler_config: dict[str, Any]  # scheduler/scheduler_config.json
+    digest: str  # SHA-256 of manifest.json, which holds those of all other files: names the bundle's content
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes in the order of the adapter's logits."""
+        return self.manifest.class_names
+
+    @property
+    def timestep(self) -> int:
+        """t of the label pass."""
+        return self.manifest.timestep
+
+    @property
+    def short_side(self) -> int:
+        """Pixels of the short side of the images the adapter was trained on."""
+        return self.manifest.short_side
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """Default (width, height) of a painted image, in pixels."""
+        return self.manifest.frame
+
+    @property
+    def style(self) -> str:
+        """Style words of the prompts."""
+        return self.manifest.style
+
+    @property
+    def generate_defaults(self) -> dict[str, Any]:
+        """Settings that `dengine generate` takes for this bundle unless told otherwise."""
+        return self.manifest.generate
+
+    @property
+    def latent_channels(self) -> int:
+        """Z, channels of the latents."""
+        return self.manifest.latent_channels
+
+    @property
+    def vae_stride(self) -> int:
+        """Pixels that a latent cell spans along one side."""
+        return self.manifest.vae_stride
+
+    @property
+    def size_multiple(self) -> int:
+        """Pixels that an image's height and width must divide by."""
+        return self.manifest.size_multiple
+
+    @property
+    def text_length(self) -> int:
+        """L, tokens a prompt."""
+        return self.manifest.text_length
+
+    @property
+    def hidden_size(self) -> int:
+        """D, width of encoder_hidden_states."""
+        return self.manifest.hidden_size
+
+    def graph_path(self, graph: str) -> Path:
+        """The ONNX file of a graph."""
+        return self.folder / f"{graph}.onnx"
+
+    def tokenizer(self) -> Any:
+        """The bundle's transformers.CLIPTokenizer; `base_model.tokenize` turns prompts into ids with it."""
+        from transformers import CLIPTokenizer
+
+        return CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
+
+
+def default_bundle() -> Path:
+    """The folder of the bundle that comes with dengine. Raises BundleError where this copy of dengine has none."""
+    folder = Path(__file__).parent / "pretrained" / "blood-cells"
+    if not (folder / MANIFEST).is_file():
+        raise BundleError(f"This copy of dengine has no bundled model at {folder}. Give one with --bundle.")
+    return folder
+
+
+def open_bundle(folder: Path, *, verify: bool = True) -> Bundle:
+    """Read a bundle and check it.
+
+    Args:
+        folder: what `dengine export` wrote.
+        verify: compare every file's SHA-256 with the manifest's. Without, names, links, graphs and settings are still
+            checked.
+
+    Raises BundleError that names every file that is missing, changed, unlisted or unsafe.
+    """
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "does not exist"
+        raise BundleError(f'{folder} {found}; a bundle folder was expected, as "dengine export" writes it.')
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(f'{folder} has no {MANIFEST}; a bundle folder was expected, as "dengine export" writes it.')
+    manifest = Manifest.from_json(read_json(path, BundleError), str(path))
+    mistakes = [*_wrong_files(folder, manifest, verify), *_unlisted(folder, manifest)]
+    if not mistakes:
+        mistakes = [line for graph in GRAPH_NAMES for line in _wrong_external_data(folder, graph, manifest)]
+    if mistakes:
+        raise BundleError(f"{folder} is not the bundle that was exported: {'; '.join(mistakes)}. {_AGAIN}")
+    try:
+        specs = {name: GraphSpec.from_json(manifest.graphs[name]) for name in GRAPH_NAMES}
+        info_path = folder / "adapter" / "adapter.json"
+        info = AdapterInfo.from_json(read_json(info_path, BundleError), str(info_path))
+    except DengineError as cause:
+        raise BundleError(f"{path}: {cause}") from cause
+    if (info.class_names, info.timestep) != (manifest.class_names, manifest.timestep):
+        raise BundleError(f"{path} and adapter/adapter.json differ in class names or timestep. {_AGAIN}")
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json", BundleError)
+    return Bundle(folder, manifest, specs, info, scheduler, sha256_file(path))
+
+
+def _wrong_files(folder: Path, manifest: Manifest, verify: bool) -> Iterator[str]:
+    """What is wrong with the files that the manifest lists, or should list."""
+    yield from (f"the manifest does not list {name}" for name in REQUIRED if name not in manifest.files)
+    for name, digest in sorted(manifest.files.items()):
+        try:
+            path = safe_join(folder, name, BundleError, MANIFEST)
+        except BundleError as cause:
+            yield str(cause).removesuffix(".")
+            continue
+        if not _for_people(path.name) and path.suffix not in SUFFIXES:
+            yield f"{name} is none of {', '.join(SUFFIXES)}, and could hold code"
+        elif not path.is_file():
+            yield f"{name} is missing"
+        elif verify and sha256_file(path) != digest:
+            yield f"{name} was changed (its SHA-256 is not the manifest's)"
+
+
+def _unlisted(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Files, and folders that are links, which the manifest does not list."""
+    for parent, folders, names in os.walk(folder):
+        here = Path(parent)
+        links = [name for name in folders if (here / name).is_symlink()]
+        for name in sorted([*names, *links]):
+            relative = (here / name).relative_to(folder).as_posix()
+            if relative not in manifest.files and relative != MANIFEST and not _for_people(name):
+                yield f"{relative} is not in the manifest"
+
+
+def _for_people(name: str) -> bool:
+    """Whether a file is documentation or hidden, which no library loads."""
+    return name.startswith(".") or name.endswith(".md") or name == "LICENSE"
+
+
+def _wrong_external_data(folder: Path, graph: str, manifest: Manifest) -> Iterator[str]:
+    """What is wrong with where a graph's weights are: they must be in files of the bundle, and whole."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    name = f"{graph}.onnx"
+    try:
+        model = onnx.load(str(folder / name), load_external_data=False)
+    except DecodeError:
+        yield f"{name} is not an ONNX graph"
+        return
+    sizes = {file: (folder / file).stat().st_size for file in manifest.files}
+    seen: set[str] = set()
+    for tensor in _tensors(model):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        numbers = [entries.get(key, "0") for key in ("offset", "length")]
+        if location not in sizes:
+            if location not in seen:
+                yield f'{name} reads weights from "{location}", which is not a file of the bundle'
+            seen.add(location)
+        elif not all(number.isdecimal() for number in numbers) or sum(map(int, numbers)) > sizes[location]:
+            yield f'{name}: "{tensor.name}" reaches past the end of {location}'
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    """Every TensorProto of a model: initializers and attributes, in subgraphs and functions too."""
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        yield from _node_tensors(function.node)
+
+
+def _graph_tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[Any]) -> Iterator[Any]:
+    for node in nodes:
+        for attribute in node.attribute:
+            yield attribute.t
+            yield from attribute.tensors
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _graph_tensors(graph)

@@ -1,0 +1,1 @@
+"""Jobs, the loop that paints and labels them, the journal, and the dataset files."""

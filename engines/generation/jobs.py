@@ -1,0 +1,137 @@
+"""Jobs: everything that decides image number i, as a pure function of the run's plan, its seed and i.
+
+Knows: which reference an index repaints, which part of it, at what strength, and the words of its prompt; and which
+indices make a chunk and a shard. Knows nothing about networks, files or what ran before, so that nothing depends on
+batch size, on the number of machines, or on interruptions.
+
+W/H frame in pixels; all crops are in the reference's own pixels.
+"""
+
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engines.diffusion.prompts import MAX_LISTED, class_words, count_word, generic_prompt, listing_prompt
+from engines.rng import generator
+
+if TYPE_CHECKING:
+    from engines.datasets.dataset import Record
+
+# Last part of the keys (seed, index, part); `engines.diffusion.latents` holds those of the noise, all below 2**21.
+_JOB_STREAM = 2**21
+_ORDER_STREAM = 2**21 + 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the jobs of a run have in common."""
+
+    frame: tuple[int, int]  # (width, height) of a painted image, in pixels
+    short_side: int  # pixels that the short side of a whole reference is thought of as scaled to
+    style: str  # style words of the prompts
+    references: "Sequence[Record]" = ()  # images to repaint; none: text to image
+    class_names: tuple[str, ...] = ()  # of the references' labels
+    strength: tuple[float, float] = (1.0, 1.0)  # range it is drawn from
+    flip: bool = True  # mirror references half of the time
+    template: str | None = None  # of the prompt, with {style}, {classes}, {caption}
+    class_statistics: Sequence[Mapping[str, int]] = ()  # objects by class in training images
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to paint."""
+
+    index: int  # its number in the run
+    seed: int  # the run's; with the index, the key of its noise
+    prompt: str
+    reference: int | None = None  # which of the plan's references; None: text to image
+    crop: tuple[float, float, float, float] | None = None  # x0, y0, x1, y1 of the part that fills the frame
+    flip: bool = False  # mirror the crop left to right
+    strength: float | None = None  # how much of the crop is repainted
+
+
+def make_job(plan: Plan, run_seed: int, index: int) -> Job:
+    """Job number `index`, a pure function of its arguments.
+
+    References are taken in passes, each in a random order of its own, so that all are used equally often.
+    """
+    rng = generator(run_seed, index, _JOB_STREAM)
+    if not plan.references:
+        return Job(index, run_seed, _prompt(plan, _drawn_counts(plan, rng), None, rng))
+    number, place = divmod(index, len(plan.references))
+    reference = int(_order(run_seed, number, len(plan.references))[place])
+    record = plan.references[reference]
+    crop = _draw_crop(plan, record.width, record.height, rng)
+    flip = bool(rng.random() < 0.5) and plan.flip
+    low, high = plan.strength
+    strength = min(max(round(float(rng.uniform(low, high)), 4), low), high)
+    counts = _counts_inside(record, crop, plan.class_names)
+    if record.caption is None and len(record.labels) == 0:
+        counts = _drawn_counts(plan, rng)
+    return Job(index, run_seed, _prompt(plan, counts, record.caption, rng), reference, crop, flip, strength)
+
+
+def chunk_ranges(chunk: int, jobs: int | None, shard: tuple[int, int] | None = None) -> Iterator[range]:
+    """The chunks of a run in order, each as its range of job indices; without end where `jobs` is None.
+
+    Shard (k, n) gets every n-th chunk, from the k-th on. The last chunk may be short.
+    """
+    part, parts = shard or (1, 1)
+    for number in itertools.count(part - 1, parts):
+        first = number * chunk
+        if jobs is not None and first >= jobs:
+            return
+        yield range(first, first + chunk if jobs is None else min(first + chunk, jobs))
+
+
+@functools.lru_cache(maxsize=2)
+def _order(run_seed: int, number: int, references: int) -> tuple[int, ...]:
+    """The order of the references in pass `number`."""
+    return tuple(generator(run_seed, number, _ORDER_STREAM).permutation(references).tolist())
+
+
+def _draw_crop(plan: Plan, width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """A random part of a width x height reference with the frame's shape, at the plan's scale.
+
+    A reference that would not fill the frame at that scale is scaled up until it does.
+    """
+    frame_width, frame_height = plan.frame
+    scale = max(plan.short_side / min(width, height), frame_width / width, frame_height / height)
+    crop_width, crop_height = min(frame_width / scale, width), min(frame_height / scale, height)
+    left = float(rng.uniform(0.0, 1.0)) * (width - crop_width)
+    top = float(rng.uniform(0.0, 1.0)) * (height - crop_height)
+    return left, top, min(left + crop_width, width), min(top + crop_height, height)
+
+
+def _counts_inside(
+    record: "Record", crop: tuple[float, float, float, float], class_names: Sequence[str]
+) -> dict[str, int]:
+    """How many objects of each class have their centre in the crop; crowds are left out."""
+    centres = (record.boxes[:, :2] + record.boxes[:, 2:]) / 2
+    inside = (centres >= crop[:2]).all(axis=1) & (centres <= crop[2:]).all(axis=1) & ~record.iscrowd
+    return {class_names[label]: n for label, n in sorted(Counter(record.labels[inside].tolist()).items())}
+
+
+def _drawn_counts(plan: Plan, rng: np.random.Generator) -> dict[str, int]:
+    """The classes of one training image of the adapter, drawn at random; none where there are no statistics."""
+    if not plan.class_statistics:
+        return {}
+    return dict(plan.class_statistics[int(rng.integers(len(plan.class_statistics)))])
+
+
+def _prompt(plan: Plan, counts: Mapping[str, int], caption: str | None, rng: np.random.Generator) -> str:
+    """The words: the template's, else the caption's, else the listing of classes, in random order as in training."""
+    named = [(name, count) for name, count in counts.items() if count > 0]
+    listed = [named[i] for i in rng.permutation(len(named)).tolist()]
+    if plan.template is not None:
+        classes = " and ".join(f"{count_word(n)} {class_words(name)}" for name, n in listed[:MAX_LISTED])
+        filled = plan.template.format(style=plan.style, classes=classes, caption=caption or "")
+        return " ".join(filled.split())
+    if caption:
+        return f"{generic_prompt(plan.style)} of {caption}"
+    return listing_prompt(plan.style, dict(listed))

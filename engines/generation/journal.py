@@ -1,0 +1,246 @@
+"""The journal: what is done, on disk, one JSON line an image, in index order.
+
+Knows: the line of an image, how lines are appended so that a line on disk always has its image beside it, and how a
+journal that a kill cut short is read back to its last whole chunk.
+Knows nothing about how images are painted or which dataset files are made from the lines.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from engines.errors import RunError
+from engines.files import sync_folder
+
+JOURNAL = "journal.jsonl"
+IMAGES = "images"
+SPARE = "spare"  # images that were kept, but that the dataset does not use at present
+_IMAGE_NAME = re.compile(r"\d{8,}\.(jpg|png)")  # nothing that could lead out of the folder
+_BATCH = 32  # lines between two flushes to disk
+
+
+class Box(NamedTuple):
+    """One detection: corners in pixels of the image, inside it, with positive area."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    score: float  # 0..1
+    label: int  # index of its class
+
+
+def make_box(corners: Sequence[float], score: float, label: int) -> Box:
+    """A box of corners x0, y0, x1, y1; ValueError where they are not four."""
+    x0, y0, x1, y1 = map(float, corners)
+    return Box(x0, y0, x1, y1, float(score), int(label))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line: an image that was painted."""
+
+    index: int  # of its job
+    prompt: str
+    reference: str | None  # name of the image it was painted from
+    strength: float | None
+    reason: str | None  # why it was dropped; None for a kept image
+    file: str | None  # name in the images folder; None for a dropped image, which is never written
+    sha256: str | None  # of the file
+    boxes: tuple[Box, ...]  # all that score at least the journal's floor, best first
+
+    def to_line(self) -> str:
+        """The line, without its newline."""
+        outcome: dict[str, Any] = {"outcome": "dropped", "reason": self.reason}
+        if self.reason is None:
+            outcome = {"outcome": "kept", "file": self.file, "sha256": self.sha256}
+        words = {"prompt": self.prompt, "reference": self.reference, "strength": self.strength}
+        value = {"index": self.index, **outcome, **words, "boxes": [list(box) for box in self.boxes]}
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_line(cls, line: bytes | str) -> "Entry":
+        """Read what `to_line` wrote; ValueError for anything else."""
+        value = json.loads(line)
+        try:
+            kept = {"kept": True, "dropped": False}[value["outcome"]]
+            if kept and not _IMAGE_NAME.fullmatch(value["file"]):
+                raise ValueError(f"{value['file']!r} is no image of a run")
+            boxes = tuple(make_box(box[:4], box[4], box[5]) for box in value["boxes"])
+            return cls(
+                index=int(value["index"]),
+                prompt=str(value["prompt"]),
+                reference=value["reference"],
+                strength=value["strength"],
+                reason=None if kept else str(value["reason"]),
+                file=str(value["file"]) if kept else None,
+                sha256=str(value["sha256"]) if kept else None,
+                boxes=boxes,
+            )
+        except (KeyError, TypeError, IndexError) as cause:
+            raise ValueError(f"not a journal line: {cause!r}") from cause
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a journal is, counted in whole chunks."""
+
+    size: int = 0  # bytes of all whole chunks
+    chunks: int = 0  # whole chunks
+    jobs: int = 0  # their lines
+    kept: int = 0  # their kept images
+    last_kept: int | None = None  # kept images of the last whole chunk; None before the first
+    next_index: int | None = None  # first index after them; None when no chunk is left
+
+
+def image_name(index: int, suffix: str) -> str:
+    """File name of image `index`: `00000042.jpg`."""
+    return f"{index:08d}.{suffix}"
+
+
+def read_progress(path: Path, chunks: Iterable[range]) -> Progress:
+    """How far the journal at `path` is through `chunks`. A torn or foreign line ends what counts."""
+    progress = Progress()
+    source = iter(chunks)
+    current = next(source, None)
+    if not path.exists():
+        return Progress(next_index=current.start if current else None)
+    with path.open("rb") as file:
+        while current is not None:
+            size, kept = progress.size, 0
+            for index in current:
+                entry = _whole_line(line := file.readline())
+                if entry is None or entry.index != index:
+                    return Progress(*_counts(progress), next_index=current.start)
+                size += len(line)
+                kept += entry.reason is None
+            jobs = progress.jobs + len(current)
+            progress = Progress(size, progress.chunks + 1, jobs, progress.kept + kept, kept)
+            current = next(source, None)
+    return progress
+
+
+def read_entries(path: Path) -> Iterator[Entry]:
+    """The entries of a journal, one at a time; a last line that a kill cut short is passed over.
+
+    Raises RunError that names a line that cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                entry = _whole_line(line)
+                if entry is None and not line.endswith(b"\n"):
+                    return
+                if entry is None:
+                    raise RunError(
+                        f"{path}, line {number}, is not a journal line. Go on with the run (the same "
+                        "`dengine generate` command): it paints again from there on."
+                    )
+                yield entry
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: give the folder of a run, as `dengine generate` made it.") from None
+
+
+class Journal:
+    """The journal of a run that is being written; a context manager.
+
+    Entries come in any order within a chunk and are written in index order, each only after its image is in place.
+    """
+
+    def __init__(self, folder: Path, size: int) -> None:
+        """Open the journal of the run in `folder`, and cut it back to its first `size` bytes."""
+        self._fd = os.open(folder / JOURNAL, os.O_RDWR | os.O_CREAT, 0o644)
+        self._size = size
+        self._cut()
+        sync_folder(folder)
+        self.next_index = 0  # first index whose entry has not come yet
+        self._waiting: dict[int, Entry] = {}
+        self._ready: list[Entry] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+
+    def begin(self, chunk: range) -> None:
+        """Expect the entries of a chunk."""
+        self.next_index = chunk.start
+
+    def add(self, entry: Entry) -> None:
+        """Take an entry whose image, if it has one, is in place."""
+        self._waiting[entry.index] = entry
+        while self.next_index in self._waiting:
+            self._ready.append(self._waiting.pop(self.next_index))
+            self.next_index += 1
+        if len(self._ready) >= _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write all entries that no earlier one is missing for, and see them on the disk."""
+        if not self._ready:
+            return
+        data = b"".join(entry.to_line().encode() + b"\n" for entry in self._ready)
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
+            os.fsync(self._fd)
+        except OSError:
+            self._cut()  # no half line stays behind a full disk
+            raise
+        self._size += len(data)
+        self._ready.clear()
+
+    def _cut(self) -> None:
+        os.ftruncate(self._fd, self._size)
+        os.lseek(self._fd, self._size, os.SEEK_SET)
+
+
+def remove_images_from(folder: Path, index: int | None) -> None:
+    """Remove temporary files, and the images from `index` on, that no journal line stands for.
+
+    Only files named as a run names them are touched, in the images folder and among the spare ones.
+    """
+    for part in (folder / IMAGES, folder / SPARE):
+        if not part.is_dir():
+            continue
+        with os.scandir(part) as found:
+            for item in found:
+                ours = index is not None and _IMAGE_NAME.fullmatch(item.name)
+                unfinished = item.name.startswith(".") and item.name.endswith(".tmp")
+                if unfinished or (ours and int(item.name.partition(".")[0]) >= (index or 0)):
+                    os.unlink(item.path)
+
+
+def _whole_line(line: bytes) -> Entry | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return Entry.from_line(line)
+    except ValueError:
+        return None
+
+
+def _counts(progress: Progress) -> tuple[int, int, int, int, int | None]:
+    return progress.size, progress.chunks, progress.jobs, progress.kept, progress.last_kept
+
+
+def boxes_above(boxes: Iterable[Box], score: float) -> list[Box]:
+    """The boxes that score at least `score`."""
+    return [box for box in boxes if box.score >= score]
+
+
+def count_classes(boxes: Iterable[Box], class_names: tuple[str, ...]) -> Mapping[str, int]:
+    """Boxes of each class, every class named."""
+    counts = dict.fromkeys(class_names, 0)
+    for box in boxes:
+        counts[class_names[box.label]] += 1
+    return counts

@@ -1,0 +1,122 @@
+"""Joins the shards of a run into the run that they are parts of.
+
+Knows: which folders are shards of one run, and how their journals interleave. The result is, byte for byte, what the
+same command would have made without --shard. Knows nothing about networks.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from engines.errors import RunError, UsageError
+from engines.files import sync_folder, write_json
+from engines.generation.events import DatasetSummary
+from engines.generation.finalize import write_dataset
+from engines.generation.jobs import chunk_ranges
+from engines.generation.journal import IMAGES, JOURNAL, SPARE, Entry, Journal, read_entries, read_progress
+from engines.generation.run_folder import RUN, locked, require_run, run_errors
+from engines.generation.settings import RunSettings, differences
+
+
+def merge(folders: Sequence[Path], out: Path) -> DatasetSummary:
+    """Join all shards of a run into the new folder `out`.
+
+    Images are hard-linked where the disk allows, else copied; the shards stay as they are. The folder appears whole
+    or not at all. Raises UsageError for too few folders, RunError for folders that are not all the shards of one
+    run, are not finished, or for an `out` that is not new.
+    """
+    if not folders:
+        raise UsageError("No shards given: name the folders of all shards of a run.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} exists already; give a new folder to merge into.")
+    shards = _in_order(folders)
+    settings = replace(next(iter(shards.values())), shard=None)
+    part = out.parent / f".{out.name}.merge"
+    with run_errors(out):
+        with locked(part):
+            _empty(part)
+            try:
+                (part / IMAGES).mkdir()
+                write_json(part / RUN, settings.to_json())
+                _join(list(shards), settings, part)
+                summary = write_dataset(part, settings, settings.score, settings.formats, settings.keep_empty)
+                part.replace(out)
+            except BaseException:
+                _empty(part)
+                raise
+        sync_folder(out.parent)
+    return replace(
+        summary,
+        folder=out,
+        annotations=out / summary.annotations.name,
+        preview=out / summary.preview.name if summary.preview else None,
+    )
+
+
+def _in_order(folders: Sequence[Path]) -> dict[Path, RunSettings]:
+    """The shards 1..n of one run, in order."""
+    settings = {folder: require_run(folder) for folder in folders}
+    first, found = folders[0], dict[int, Path]()
+    for folder, run in settings.items():
+        if run.shard is None:
+            raise RunError(f"{folder} is a whole run, not a shard: only shards (--shard k/n) are merged.")
+        _check_same_run(folder, run, first, settings[first])
+        number, parts = run.shard
+        if number in found:
+            raise RunError(f"{folder} and {found[number]} are both shard {number}/{parts}.")
+        found[number] = folder
+        progress = read_progress(folder / JOURNAL, chunk_ranges(run.chunk, run.jobs, run.shard))
+        if progress.next_index is not None:
+            raise RunError(f"{folder} is not finished: run its `dengine generate` command again, then merge.")
+    parts = (settings[first].shard or (1, 1))[1]
+    missing = [f"{number}/{parts}" for number in range(1, parts + 1) if number not in found]
+    if missing:
+        raise RunError(f"Shard {', '.join(missing)} is missing: name the folders of all {parts}.")
+    return {found[number]: settings[found[number]] for number in sorted(found)}
+
+
+def _check_same_run(folder: Path, run: RunSettings, first: Path, expected: RunSettings) -> None:
+    """Raise RunError unless `run` differs from `expected` in the number of its shard alone."""
+    parts = [settings.shard[1] if settings.shard else 1 for settings in (run, expected)]
+    wrong = differences(expected, replace(run, shard=expected.shard, jobs=expected.jobs))
+    wrong += [f"jobs is {expected.jobs} in the run, {run.jobs} here"] if run.jobs != expected.jobs else []
+    wrong += [f"it has {parts[1]} parts in the run, {parts[0]} here"] if parts[0] != parts[1] else []
+    if wrong:
+        raise RunError(f"{folder} is not of the same run as {first}: {'; '.join(wrong)}.")
+
+
+def _join(shards: Sequence[Path], settings: RunSettings, part: Path) -> None:
+    """Deal the shards' chunks back into one journal, with their images."""
+    sources: list[Iterator[Entry]] = [read_entries(folder / JOURNAL) for folder in shards]
+    with Journal(part, 0) as journal:
+        for number, chunk in enumerate(chunk_ranges(settings.chunk, settings.jobs)):
+            journal.begin(chunk)
+            folder, source = shards[number % len(shards)], sources[number % len(shards)]
+            for _ in chunk:
+                entry = next(source)
+                if entry.file is not None:
+                    _link(folder, entry.file, part / IMAGES)
+                journal.add(entry)
+        journal.flush()
+
+
+def _link(folder: Path, name: str, images: Path) -> None:
+    """Put an image of a shard into the merged images folder."""
+    source = next((path for part in (IMAGES, SPARE) if (path := folder / part / name).exists()), None)
+    if source is None:
+        raise RunError(f"{folder / IMAGES / name} is missing, but {JOURNAL} has its labels: put it back.")
+    try:
+        os.link(source, images / name)
+    except OSError:  # another disk, or one without hard links
+        shutil.copyfile(source, images / name)
+
+
+def _empty(folder: Path) -> None:
+    """Remove what an interrupted merge left; the lock stays."""
+    for item in folder.iterdir():
+        if item.is_dir():
+            shutil.rmtree(item)
+        elif item.name != ".lock":
+            item.unlink()

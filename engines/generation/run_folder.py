@@ -1,0 +1,104 @@
+"""The folder of a run: who may write in it, which settings it was started with, and what it may be.
+
+Knows: the lock, `run.json`, and which folders a new run may take. Knows nothing about what is painted.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from engines.errors import RunError
+from engines.files import read_json, write_json
+from engines.generation.journal import IMAGES, JOURNAL
+from engines.generation.settings import RunSettings, differences
+
+RUN = "run.json"
+LOCK = ".lock"
+_NOT_YET = (LOCK, f".{RUN}.tmp")  # what a folder may hold before it is a run
+
+
+def check_folder(folder: Path) -> None:
+    """Raise RunError unless `folder` is a run, or may become one: it is new or empty."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; give a new folder, or the folder of a run.")
+    if folder.is_dir() and not (folder / RUN).exists() and any(item.name not in _NOT_YET for item in folder.iterdir()):
+        raise RunError(f"{folder} is not empty, and not a run (no {RUN}): give a new folder.")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder's lock, made where it is missing; a folder that did not become a run is removed again.
+
+    The lock belongs to the process and falls with it, however it ends. Raises RunError when another one holds it.
+    """
+    import fcntl
+
+    made = not folder.exists()
+    with run_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder} is in use by another dengine: wait for it, or give another folder.") from None
+        except OSError as cause:
+            raise RunError(f"{folder} cannot be locked ({cause.strerror}): give a folder on a local disk.") from cause
+        yield
+        made = False
+    finally:
+        if made and {item.name for item in folder.iterdir()} <= {LOCK}:
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def run_errors(folder: Path) -> Iterator[None]:
+    """Turn the system's refusals inside the block (a full disk, a read-only folder) into a RunError."""
+    try:
+        yield
+    except OSError as cause:
+        where = cause.filename or folder
+        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"No space left on the disk that holds {folder}: free some and run the same command again."
+            ) from cause
+        if cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise RunError(f"{where} cannot be written ({cause.strerror}): give a folder that can.") from cause
+        if cause.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise RunError(f"{where} has a file where a folder is needed: give another folder.") from cause
+        raise RunError(f"{where}: {cause.strerror or cause}.") from cause
+
+
+def read_run(folder: Path) -> RunSettings | None:
+    """The settings a run was started with; None for a folder that is not a run yet."""
+    path = folder / RUN
+    return RunSettings.from_json(read_json(path, RunError), str(path)) if path.exists() else None
+
+
+def require_run(folder: Path) -> RunSettings:
+    """The settings of a run that has to be there."""
+    if not folder.is_dir():
+        raise RunError(f"{folder} {'is a file' if folder.exists() else 'does not exist'}; give the folder of a run.")
+    settings = read_run(folder)
+    if settings is None or not (folder / JOURNAL).exists():
+        raise RunError(f"{folder} is not a run (no {RUN} or no {JOURNAL}): give a folder that `dengine generate` made.")
+    return settings
+
+
+def start_run(folder: Path, wanted: RunSettings, stored: RunSettings | None) -> None:
+    """Make the folder a run with `wanted` settings, or go on with the `stored` ones where they are the same.
+
+    Raises RunError that shows every difference but a larger count.
+    """
+    if stored is not None and (found := differences(stored, wanted)):
+        raise RunError(
+            f"{folder} was started with other settings: {'; '.join(found)}. Run it with the settings it was started "
+            "with (a larger count is fine), or give a new folder."
+        )
+    if wanted != stored:
+        write_json(folder / RUN, wanted.to_json())
+    (folder / IMAGES).mkdir(exist_ok=True)

@@ -1,0 +1,71 @@
+"""The PyTorch module behind each graph, with the inputs and outputs that its spec names.
+
+Knows: which part of a base model or adapter computes a graph, and in which order its tensors come. The `torch`
+backend runs these modules; `export` turns them into ONNX and checks other runtimes against them.
+Does not know: axes and tolerances (`engines.graphs`), or how anything is loaded.
+
+B batch, R rows, L tokens, D text width, Z latent channels, H/W pixels, h/w latents.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engines.adapter.pyramid import PyramidUNet
+from engines.diffusion.base_model import BaseModel
+
+
+class TextEncoder(nn.Module):
+    """input_ids [B, L] to encoder_hidden_states [B, L, D]."""
+
+    def __init__(self, text_encoder: Any) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        states: Tensor = self.text_encoder(input_ids).last_hidden_state
+        return states
+
+
+class VaeEncoder(nn.Module):
+    """pixels [B, 3, H, W] in [-1, 1] to scaled latents [B, Z, h, w]: the mode of the posterior, no noise."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        latents: Tensor = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
+        return latents
+
+
+class VaeDecoder(nn.Module):
+    """Scaled latents [B, Z, h, w] to pixels [B, 3, H, W], nominally in [-1, 1], not clipped."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: Tensor) -> Tensor:
+        pixels: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        return pixels
+
+
+def graph_modules(base: BaseModel, adapter: nn.Module) -> dict[str, nn.Module]:
+    """The module of every graph by name, in evaluation mode; weights are shared with `base` and `adapter`."""
+    modules: dict[str, nn.Module] = {
+        "text_encoder": TextEncoder(base.text_encoder),
+        "vae_encoder": VaeEncoder(base.vae),
+        "vae_decoder": VaeDecoder(base.vae),
+        "unet": PyramidUNet(base.unet),
+        "adapter": adapter,
+    }
+    return {name: module.eval() for name, module in modules.items()}
+
+
+def run_module(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Call a graph's module without gradients; a single output comes as a tuple too."""
+    with torch.no_grad():
+        outputs: Tensor | tuple[Tensor, ...] = module(*inputs)
+    return (outputs,) if isinstance(outputs, Tensor) else outputs

@@ -1,0 +1,333 @@
+"""Training a Detection-Adapter on a labelled dataset: `dengine train-adapter`.
+
+Knows: the order (split off the tune part, freeze the base, calibrate the neck, train, keep the best, measure it with
+all three kinds of prompt, save), and every setting of it. Batches come from `pyramids`, the loop from `trainer`.
+Knows nothing about files of datasets, or about exported graphs.
+
+Source: DiffusionEngine (arXiv 2309.03893, section 3.2), with one conditional UNet call in place of a guidance batch,
+prompts that do not give the labels away, and a tune part that picks the checkpoint.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engines.adapter.inference import resized_size
+from engines.adapter.info import INFO_FILE, AdapterConfig, AdapterInfo, from_object
+from engines.adapter.model import DetectionAdapter, save_adapter
+from engines.adapter.pyramid import pyramid_channels
+from engines.datasets.dataset import Dataset, Record
+from engines.diffusion import prompts
+from engines.diffusion.base_model import BaseModel, base_hash, load_base
+from engines.errors import ModelError, TrainingError, UsageError
+from engines.files import read_json
+from engines.training.augment import FrameOptions
+from engines.training.pyramids import BatchSource, FrozenPyramid, SourceOptions, TunePart
+from engines.training.trainer import FitOptions, Report, finished, fit, resolve_precision
+
+BASE_NOTES = "dengine.json"  # beside a base's model_index.json, where dengine trained it
+STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
+STATISTICS_IMAGES = 200  # images whose class counts `generate` draws prompts from
+CALIBRATION_BATCHES = 2
+_FROM_BASE = ("channels", "num_classes")  # AdapterConfig fields that are no setting
+
+
+@dataclass(frozen=True)
+class AdapterTrainOptions:
+    """What `dengine train-adapter` was asked for."""
+
+    # What is seen
+    style: str = ""  # style words of the prompts; empty: those the base was trained with, or "photo"
+    short_side: int = 0  # pixels of the images' short side; 0: as the base was trained, or 512
+    frame: tuple[int, int] = (0, 0)  # (width, height) of training frames; (0, 0): the most common whole image
+    scale: tuple[float, float] = (0.8, 1.25)  # random factor on the images' scale
+    flips: bool = True  # mirror frames left to right, half of the time
+    turns: bool = False  # right-angle turns are as likely as not (microscopes, satellites)
+    colour: float = 1.0  # strength of changes to brightness, contrast, saturation and hue; 0 for none
+    min_visible: float = 0.3  # a cut box stays when this share of its area is in the frame
+    prompt_probabilities: dict[str, float] = field(  # of generic, listing and empty prompts
+        default_factory=lambda: {str(kind): share for kind, share in prompts.KIND_PROBABILITIES.items()}
+    )
+    timestep: int = 1  # t of the label pass
+    # How it is learned
+    steps: int = 3000  # optimiser steps
+    batch: int = 4  # frames a step
+    lr: float = 4e-4  # peak learning rate
+    weight_decay: float = 1e-4  # AdamW's
+    warmup: int = 100  # steps to the peak
+    final_lr: float = 0.02  # learning rate at the last step, as a share of the peak
+    grad_clip: float = 0.1  # largest norm of the gradient
+    ema_decay: float = 0.998  # of the averaged weights
+    seed: int = 0  # decides every draw
+    tune_fraction: float = 0.1  # share of the images held out to pick the best checkpoint; 0: none, the last is kept
+    eval_every: int = 500  # steps between evaluations on them
+    score: str = "AP50"  # the figure that picks: AP, AP50 or AP75
+    network: dict[str, Any] = field(default_factory=dict)  # AdapterConfig fields, but for channels and num_classes
+    # Where and how fast
+    device: str = "cpu"  # a torch device
+    precision: str = "auto"  # f32, bf16 or auto
+    checkpoint_minutes: float = 3.0  # wall time between checkpoints
+    cache_views: int = 0  # keep the pyramids of this many views of each image and use them again; 0: never
+    cache_gb: float = 4.0  # memory for them, in GiB
+    workers: int = 0  # threads that draw frames beforehand; for GPUs
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str = "training options") -> "AdapterTrainOptions":
+        """Read what `to_json` wrote; UsageError lists every unknown key and wrong type at once."""
+        return from_object(cls, value, UsageError, where)
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("short_side", "0 or more", self.short_side >= 0),
+            ("frame", "two positive sizes, or 0, 0", min(self.frame) > 0 or self.frame == (0, 0)),
+            ("scale", "two positive factors, the lower first", 0 < self.scale[0] <= self.scale[1]),
+            ("colour", "0 or more", self.colour >= 0),
+            ("min_visible", "between 0 and 1", 0 <= self.min_visible <= 1),
+            ("prompt_probabilities", _KINDS_EXPECTED, _are_probabilities(self.prompt_probabilities)),
+            ("timestep", "between 0 and 999", 0 <= self.timestep < 1000),
+            ("steps", "positive", self.steps > 0),
+            ("batch", "positive", self.batch > 0),
+            ("lr", "positive", self.lr > 0),
+            ("grad_clip", "positive", self.grad_clip > 0),
+            ("ema_decay", "at least 0 and below 1", 0 <= self.ema_decay < 1),
+            ("seed", "0 or more", self.seed >= 0),
+            ("tune_fraction", "at least 0 and below 1", 0 <= self.tune_fraction < 1),
+            ("eval_every", "positive", self.eval_every > 0),
+            ("score", "AP, AP50 or AP75", self.score in ("AP", "AP50", "AP75")),
+            ("cache_views", "0 or more", self.cache_views >= 0),
+            ("cache_gb", "0 or more", self.cache_gb >= 0),
+            ("workers", "0 or more", self.workers >= 0),
+        )
+        wrong = [f"{name} must be {expected}, not {getattr(self, name)}" for name, expected, fits in checks if not fits]
+        known = {name for name in AdapterConfig.__dataclass_fields__ if name not in _FROM_BASE}
+        wrong += [f'network has no setting "{name}"' for name in self.network if name not in known]
+        if wrong:
+            raise UsageError("; ".join(wrong) + ".")
+
+
+_KINDS_EXPECTED = "generic, listing and empty, adding up to 1"
+
+
+def _are_probabilities(value: Mapping[str, float]) -> bool:
+    return (
+        set(value) <= set(prompts.KIND_PROBABILITIES)
+        and min(value.values(), default=-1.0) >= 0
+        and math.isclose(sum(value.values()), 1.0, abs_tol=1e-6)
+    )
+
+
+def train_adapter(
+    dataset: Dataset, base_folder: Path | str, out: Path, options: AdapterTrainOptions, *, resume: bool, report: Report
+) -> AdapterInfo:
+    """Train an adapter on `dataset` for the base model in `base_folder`, and save it in the folder `out`.
+
+    Checkpoints lie in `out`/training until it is done. Returns what was written to adapter.json; its figures hold AP
+    on the tune part with generic, listing and empty prompts. Raises TrainingError, UsageError, ModelError.
+    """
+    if (out / INFO_FILE).exists():
+        raise TrainingError(f"{out} already holds a finished adapter; choose another folder, or remove it.")
+    if not any(len(record.boxes) for record in dataset.records):
+        raise TrainingError(f"{dataset.root} has no boxes to learn from.")
+    train, tune = split_tune(dataset.records, options.tune_fraction)
+    base = load_base(base_folder, device=options.device)
+    model = _build(base, len(dataset.class_names), options)
+    size_multiple = base.vae_stride * 2 ** (model.config.levels - 1)
+    style, short_side = _scene(base, options)
+    frame = _frame_size(train, short_side, size_multiple, options)
+    source_options = _source_options(options, style, short_side, frame)
+    precision = resolve_precision(options.precision, options.device)
+    frozen = FrozenPyramid(base, options.timestep, precision, options.device)
+    source = BatchSource(train, dataset.class_names, frozen, source_options)
+    tune_part = TunePart(tune, dataset.class_names, frozen, source_options, size_multiple)
+    model.calibrate([source.at(step).pyramid for step in range(CALIBRATION_BATCHES)])
+    hashed = base_hash(base.folder)
+
+    def loss_at(step: int) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
+        batch = source.at(step)
+        targets = [{name: value.to(options.device) for name, value in target.items()} for target in batch.targets]
+        return model.loss([_to(level, options.device, precision) for level in batch.pyramid], targets)
+
+    best = fit(
+        model,
+        loss_at,
+        _fit_options(options, evaluate=bool(tune)),
+        out / "training",
+        stage="adapter",
+        identity=_identity(dataset, options, hashed),
+        resume=resume,
+        report=report,
+        evaluate=(lambda step: tune_part.evaluate(model)) if tune else None,
+        score=options.score if tune else "",
+    )
+    info = AdapterInfo(
+        class_names=tuple(dataset.class_names),
+        timestep=options.timestep,
+        short_side=short_side,
+        frame=frame,
+        size_multiple=size_multiple,
+        style=style,
+        prompts={
+            "generic": prompts.generic_prompt(style),
+            "listing": prompts.listing_prompt(style, dict.fromkeys(dataset.class_names, 2)),
+            "probabilities": dict(options.prompt_probabilities),
+            "absent_probability": prompts.ABSENT_PROBABILITY,
+        },
+        base_hash=hashed,
+        config=model.config,
+        class_statistics=source.statistics(STATISTICS_IMAGES),
+        figures=_figures(model, tune_part, train, tune, options, best),
+    )
+    save_adapter(out, model, info)
+    finished(out / "training")
+    return info
+
+
+def split_tune(records: Sequence[Record], fraction: float) -> tuple[list[Record], list[Record]]:
+    """Training images and the tune part, by a rule that looks at nothing but the images' names.
+
+    An image belongs to the tune part when the SHA-256 of its name, as a number in 0..1, lies below `fraction`; where
+    none does, the lowest one alone. Raises TrainingError when nothing is left to train on.
+    """
+    if fraction == 0:
+        return list(records), []
+    places = [int(hashlib.sha256(record.name.encode()).hexdigest()[:16], 16) for record in records]
+    limit = max(int(fraction * 16**16), min(places) + 1)
+    train = [record for record, place in zip(records, places, strict=True) if place >= limit]
+    tune = [record for record, place in zip(records, places, strict=True) if place < limit]
+    if not train:
+        raise TrainingError(
+            f"All {len(records)} images fall into the tune part; give more images, or a tune fraction of 0."
+        )
+    return train, tune
+
+
+def _build(base: BaseModel, num_classes: int, options: AdapterTrainOptions) -> DetectionAdapter:
+    settings = {**options.network, "channels": pyramid_channels(base.unet.config), "num_classes": num_classes}
+    config = from_object(AdapterConfig, settings, UsageError, "network")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        return DetectionAdapter(config).to(options.device)
+
+
+def _scene(base: BaseModel, options: AdapterTrainOptions) -> tuple[str, int]:
+    """Style words and short side: as given, else as the base's own notes say, else what suits Stable Diffusion."""
+    path = base.folder / BASE_NOTES
+    notes = read_json(path, ModelError) if path.exists() else {}
+    style, short_side = notes.get("style", STYLE), notes.get("short_side", SHORT_SIDE)
+    if not isinstance(style, str) or not isinstance(short_side, int) or short_side <= 0:
+        raise ModelError(f'{path}: "style" must be a string and "short_side" a positive whole number.')
+    return options.style or style, options.short_side or short_side
+
+
+def _frame_size(
+    records: Sequence[Record], short_side: int, multiple: int, options: AdapterTrainOptions
+) -> tuple[int, int]:
+    """(width, height) of the training frames, checked against what the networks can divide."""
+    if options.frame != (0, 0):
+        if options.frame[0] % multiple or options.frame[1] % multiple:
+            width, height = (max(multiple, round(side / multiple) * multiple) for side in options.frame)
+            raise UsageError(
+                f"frame {options.frame[0]}x{options.frame[1]}: both must be multiples of {multiple}, such as "
+                f"{width}x{height}."
+            )
+        return options.frame
+    shapes = Counter((record.width, record.height) for record in records)
+    image_width, image_height = max(shapes, key=lambda shape: (shapes[shape], shape))
+    width, height, _ = resized_size(image_width, image_height, short_side)
+    return math.ceil(width / multiple) * multiple, math.ceil(height / multiple) * multiple
+
+
+def _source_options(options: AdapterTrainOptions, style: str, short_side: int, frame: tuple[int, int]) -> SourceOptions:
+    drawn = FrameOptions(
+        width=frame[0],
+        height=frame[1],
+        short_side=short_side,
+        scale=options.scale,
+        flips=options.flips,
+        turns=options.turns,
+        colour=options.colour,
+        min_visible=options.min_visible,
+    )
+    probabilities = {kind: options.prompt_probabilities.get(kind, 0.0) for kind in prompts.KIND_PROBABILITIES}
+    return SourceOptions(
+        frame=drawn,
+        style=style,
+        prompt_probabilities=probabilities,
+        batch=options.batch,
+        seed=options.seed,
+        cache_views=options.cache_views,
+        cache_gb=options.cache_gb,
+        workers=options.workers,
+    )
+
+
+def _fit_options(options: AdapterTrainOptions, *, evaluate: bool) -> FitOptions:
+    return FitOptions(
+        steps=options.steps,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        warmup=options.warmup,
+        final_lr=options.final_lr,
+        grad_clip=options.grad_clip,
+        ema_decay=options.ema_decay,
+        seed=options.seed,
+        precision=options.precision,
+        device=options.device,
+        checkpoint_minutes=options.checkpoint_minutes,
+        evaluate_every=options.eval_every if evaluate else 0,
+    )
+
+
+def _to(level: torch.Tensor, device: str, precision: str) -> torch.Tensor:
+    """A pyramid level where the head computes, as the head computes."""
+    return level.to(device, torch.float32 if precision == "f32" else torch.bfloat16)
+
+
+def _identity(dataset: Dataset, options: AdapterTrainOptions, hashed: str) -> dict[str, Any]:
+    """Everything that decides the weights, for the check at `--resume`."""
+    free = ("checkpoint_minutes", "device", "cache_gb", "workers")
+    digest = hashlib.sha256()
+    for record in dataset.records:
+        digest.update(f"{record.name}\0{record.width}\0{record.height}\0".encode())
+        digest.update(record.boxes.tobytes() + record.labels.tobytes() + record.iscrowd.tobytes())
+    settings = {name: value for name, value in options.to_json().items() if name not in free}
+    return {
+        "settings": settings,
+        "base": hashed,
+        "classes": list(dataset.class_names),
+        "images": len(dataset.records),
+        "annotations": digest.hexdigest()[:16],
+    }
+
+
+def _figures(
+    model: DetectionAdapter,
+    tune_part: TunePart,
+    train: Sequence[Record],
+    tune: Sequence[Record],
+    options: AdapterTrainOptions,
+    best: Mapping[str, float],
+) -> dict[str, Any]:
+    """How training went, and AP on the tune part by kind of prompt: the prompt should not decide the labels."""
+    figures: dict[str, Any] = {
+        "train_images": len(train),
+        "tune_images": len(tune),
+        "steps": options.steps,
+        "best_step": int(best.get("step", options.steps)),
+    }
+    if tune:
+        kinds: tuple[prompts.PromptKind, ...] = ("generic", "listing", "empty")
+        figures["tune"] = {
+            kind: {name: round(value, 4) for name, value in tune_part.evaluate(model, kind).items()} for kind in kinds
+        }
+    return figures

@@ -1,0 +1,229 @@
+"""What the adapter is trained and measured on: pyramids of a frozen base model.
+
+Knows: how frames of training images become batches of pyramids with targets, which of them are kept in memory, and
+how whole images of the tune part are detected on. Knows nothing about losses or optimisers.
+Every batch is a pure function of (seed, step): a resumed training sees the same ones.
+
+B batch, N boxes, H/W pixels.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engines.adapter.inference import detections, prepare_frame
+from engines.adapter.model import DetectionAdapter
+from engines.adapter.pyramid import PyramidUNet, label_pass
+from engines.datasets.dataset import Record
+from engines.diffusion import prompts
+from engines.diffusion.base_model import BaseModel, alphas_cumprod
+from engines.evaluation.detection import Detections, mean_average_precision
+from engines.rng import generator, normal
+from engines.training.augment import FrameOptions, draw_frame
+from engines.training.trainer import autocast
+from engines.training.views import ImageStore, View
+
+_ORDER, _MEMBERS, _VIEW, _NOISE, _TUNE, _STATISTICS = range(20, 26)  # what a random stream is for
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pyramids and targets of a few frames."""
+
+    pyramid: tuple[Tensor, ...]  # div1 [B, C_0, h, w], div2, ...
+    targets: tuple[dict[str, Tensor], ...]  # class_labels int64 [N]; boxes float32 [N, 4], centre and size as shares
+
+    def nbytes(self) -> int:
+        """Memory of the pyramid."""
+        return sum(level.nbytes for level in self.pyramid)
+
+
+class FrozenPyramid:
+    """A base model that gives pyramids, and takes no gradient."""
+
+    def __init__(self, base: BaseModel, timestep: int, precision: str, device: str) -> None:
+        self.base = base
+        self.timestep = timestep
+        self._network = PyramidUNet(base.unet)
+        self._alpha = float(alphas_cumprod(base.scheduler_config)[timestep])
+        self._precision, self._device = precision, device
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor, noise: Tensor, texts: Sequence[str]) -> tuple[Tensor, ...]:
+        """Pixels float32 [B, 3, H, W] in [-1, 1], noise of the latents' shape, B prompts: (div1, div2, ...)."""
+        with autocast(self._precision, self._device):
+            latents = self.base.encode_images(pixels.to(self._device))
+            states = self.base.encode_prompts(texts)
+            noise = noise.to(self._device)
+            return label_pass(self._network, latents.float(), noise, states, self.timestep, self._alpha)
+
+    def noise(self, height: int, width: int, *key: int) -> Tensor:
+        """Standard normal noise for the latents of a frame, [Z, h, w]."""
+        stride = self.base.vae_stride
+        return torch.from_numpy(normal((self.base.latent_channels, height // stride, width // stride), *key))
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How training batches are made."""
+
+    frame: FrameOptions  # scale, crop and colours
+    style: str  # style words of the prompts
+    prompt_probabilities: Mapping[prompts.PromptKind, float]  # of the three kinds
+    batch: int  # frames a batch
+    seed: int  # decides every draw
+    cache_views: int = 0  # pyramids of this many views of each image are kept and used again; 0: every view is new
+    cache_gb: float = 4.0  # memory for them; views that do not fit are computed again
+    workers: int = 0  # threads that draw the next batch's frames beforehand
+
+
+class BatchSource:
+    """Training batches by step.
+
+    An epoch shows one view of every image. The images of a view are put in groups of B, once for that view; epochs
+    take the groups in an order of their own. So a kept group is the same tensor, bit for bit, as one made anew.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], class_names: Sequence[str], frozen: FrozenPyramid, options: SourceOptions
+    ) -> None:
+        self._records, self._class_names, self._frozen, self._options = records, class_names, frozen, options
+        self._store = ImageStore(records)
+        self._groups = max(1, len(records) // options.batch)
+        self._kept: dict[tuple[int, int], Batch] = {}
+        self._room = int(options.cache_gb * 2**30) if options.cache_views else 0
+        self._pool = ThreadPoolExecutor(options.workers) if options.workers else None
+        self._coming: dict[tuple[int, int], list[Future[tuple[View, str]]]] = {}
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step; its pyramid is bfloat16 where views are kept."""
+        key = self._key(step)
+        batch = self._kept.get(key)
+        if batch is None:
+            batch = self._make(key)
+            if batch.nbytes() <= self._room:
+                self._room -= batch.nbytes()
+                self._kept[key] = batch
+        self._start(self._key(step + 1))
+        return batch
+
+    def statistics(self, images: int) -> tuple[dict[str, int], ...]:
+        """Objects by class in one random frame of each of the first `images` images that hold any."""
+        found = []
+        for index in range(min(images, len(self._records))):
+            view = self._draw_view(index, generator(self._options.seed, _STATISTICS, index))
+            counts = self._counts(view)
+            if counts:
+                found.append(counts)
+        return tuple(found)
+
+    def _key(self, step: int) -> tuple[int, int]:
+        epoch, place = divmod(step, self._groups)
+        view = epoch % self._options.cache_views if self._options.cache_views else epoch
+        order = generator(self._options.seed, _ORDER, epoch).permutation(self._groups)
+        return view, int(order[place])
+
+    def _members(self, key: tuple[int, int]) -> list[int]:
+        view, group = key
+        size = self._options.batch
+        images = generator(self._options.seed, _MEMBERS, view).permutation(len(self._records))
+        return [int(i) for i in np.resize(images, self._groups * size)[group * size : (group + 1) * size]]
+
+    def _make(self, key: tuple[int, int]) -> Batch:
+        coming = self._coming.pop(key, None)
+        members = self._members(key)
+        drawn = [future.result() for future in coming] if coming else [self._draw(key[0], i) for i in members]
+        frame, seed = self._options.frame, self._options.seed
+        pixels = torch.from_numpy(np.stack([view.pixels for view, _ in drawn])).permute(0, 3, 1, 2)
+        noise = [self._frozen.noise(frame.height, frame.width, seed, _NOISE, key[0], i) for i in members]
+        pyramid = self._frozen(pixels.float() / 127.5 - 1.0, torch.stack(noise), [text for _, text in drawn])
+        if self._options.cache_views:
+            pyramid = tuple(level.to("cpu", torch.bfloat16) for level in pyramid)
+        return Batch(pyramid, tuple(_target(view, frame.width, frame.height) for view, _ in drawn))
+
+    def _start(self, key: tuple[int, int]) -> None:
+        if self._pool and key not in self._kept and key not in self._coming:
+            self._coming[key] = [self._pool.submit(self._draw, key[0], i) for i in self._members(key)]
+
+    def _draw(self, view_index: int, image: int) -> tuple[View, str]:
+        rng = generator(self._options.seed, _VIEW, view_index, image)
+        view = self._draw_view(image, rng)
+        text = prompts.training_prompt(
+            rng, self._options.style, self._counts(view), self._class_names, self._options.prompt_probabilities
+        )
+        return view, text
+
+    def _draw_view(self, image: int, rng: np.random.Generator) -> View:
+        record = self._records[image]
+        single = ~record.iscrowd
+        return draw_frame(self._store[image], record.boxes[single], record.labels[single], self._options.frame, rng)
+
+    def _counts(self, view: View) -> dict[str, int]:
+        found = Counter(view.labels.tolist())
+        return {name: found[i] for i, name in enumerate(self._class_names) if found[i]}
+
+
+def _target(view: View, width: int, height: int) -> dict[str, Tensor]:
+    """The labels of a frame as the head's losses want them."""
+    boxes = torch.from_numpy(view.boxes) / torch.tensor([width, height, width, height], dtype=torch.float32)
+    centred = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1)
+    return {"class_labels": torch.from_numpy(view.labels), "boxes": centred}
+
+
+class TunePart:
+    """Whole images held out of training, and how well an adapter does on them, just as `dengine label` would."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        class_names: Sequence[str],
+        frozen: FrozenPyramid,
+        options: SourceOptions,
+        size_multiple: int,
+    ) -> None:
+        self._records, self._class_names, self._frozen, self._options = records, class_names, frozen, options
+        self._multiple = size_multiple
+        self._store = ImageStore(records)
+        self._kept: dict[int, tuple[Tensor, ...]] = {}
+        self._room = int(options.cache_gb * 2**30)
+
+    @torch.no_grad()
+    def evaluate(self, model: DetectionAdapter, kind: prompts.PromptKind = "generic") -> dict[str, float]:
+        """`mean_average_precision` with prompts of that kind; a listing names what the annotations hold."""
+        device = next(model.parameters()).device
+        found = []
+        for index, record in enumerate(self._records):
+            pixels, scale, padded = prepare_frame(self._store[index], self._options.frame.short_side, self._multiple)
+            pyramid = self._kept.get(index) if kind == "generic" else None
+            if pyramid is None:
+                noise = self._frozen.noise(padded[1], padded[0], self._options.seed, _TUNE, index)
+                pyramid = self._frozen(torch.from_numpy(pixels)[None], noise[None], [self._prompt(record, kind)])
+                if kind == "generic":
+                    self._keep(index, pyramid)
+            logits, boxes, _, _ = model(*(level.to(device).float() for level in pyramid))
+            size = (record.width, record.height)
+            found.append(
+                Detections(
+                    *detections(logits[0].float().cpu().numpy(), boxes[0].float().cpu().numpy(), padded, scale, size)
+                )
+            )
+        return mean_average_precision(self._records, found, self._class_names)
+
+    def _keep(self, index: int, pyramid: tuple[Tensor, ...]) -> None:
+        size = sum(level.nbytes for level in pyramid)
+        if size <= self._room:
+            self._room -= size
+            self._kept[index] = pyramid
+
+    def _prompt(self, record: Record, kind: prompts.PromptKind) -> str:
+        if kind == "empty":
+            return ""
+        if kind == "generic":
+            return prompts.generic_prompt(self._options.style)
+        counts = Counter(self._class_names[label] for label in record.labels[~record.iscrowd])
+        return prompts.listing_prompt(self._options.style, counts)

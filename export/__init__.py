@@ -1,0 +1,1 @@
+"""PyTorch modules to files that run without PyTorch: export, parity gates, bundles."""

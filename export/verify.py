@@ -1,0 +1,288 @@
+"""Parity gates: does every runtime compute what PyTorch computes?
+
+Knows: how to run each graph of a bundle on PyTorch in float32, with the stored weights, and on other runtimes, on the
+same inputs, and how far they may differ. Does not know how graphs are made (`export.to_onnx`), or how a runtime
+executes them (`engines.backends`).
+
+Names come first, then shapes, then values: each has its own error, so that the first line says what kind of trouble
+it is. The adapter is compared before its top-k, where a rounding can swap two equal candidates; after it, boxes are
+matched.
+
+B batch, h/w latents, Q queries, K classes.
+"""
+
+import dataclasses
+import importlib.util
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from engines.adapter.inference import cxcywh_to_xyxy, iou_matrix
+from engines.backends import open_backend
+from engines.backends.base import Backend
+from engines.bundle import Bundle
+from engines.diffusion.base_model import alphas_cumprod, tokenize
+from engines.diffusion.prompts import generic_prompt, listing_prompt
+from engines.errors import ExportError
+from engines.graphs import GRAPH_NAMES, GraphSpec, TensorSpec
+from engines.rng import generator, normal
+
+ENGINES = ("onnxruntime", "openvino")  # what a bundle is checked on, where it is installed
+MATCHED = ("logits", "boxes")  # outputs behind the adapter's top-k: compared as boxes, not element by element
+SCORE = 0.05  # boxes below this are never used, and not compared
+MARGIN = 0.01  # two scores of one box may differ by this much
+IOU = 0.95  # two boxes that overlap by this much are the same
+_KEY = 20_309  # of the random inputs
+
+Array = npt.NDArray[Any]
+Tensors = Mapping[str, torch.Tensor]
+
+
+class NamesError(ExportError):
+    """A graph's inputs or outputs are not those of its spec."""
+
+
+class ShapesError(ExportError):
+    """A graph gave an output of another shape than PyTorch."""
+
+
+class ValuesError(ExportError):
+    """A graph gave other values than PyTorch."""
+
+
+@dataclass(frozen=True)
+class GraphCheck:
+    """How closely one engine followed PyTorch on one graph, over all sizes tried."""
+
+    graph: str
+    engine: str
+    errors: dict[str, float]  # output -> largest relative norm error
+    boxes: int = 0  # adapter only: boxes that were matched
+
+
+def installed_engines() -> tuple[str, ...]:
+    """Those of ENGINES that are installed here."""
+    return tuple(engine for engine in ENGINES if importlib.util.find_spec(engine) is not None)
+
+
+def count_steps(engines: Sequence[str]) -> int:
+    """How many times `verify_bundle` reports."""
+    return len(GRAPH_NAMES) * (1 + len(engines))
+
+
+def verify_bundle(
+    bundle: Bundle, engines: Sequence[str], report: Callable[[str], None], *, threads: int | None = None
+) -> list[GraphCheck]:
+    """Compare every graph on every engine with PyTorch fp32, at two batch sizes and two image sizes.
+
+    Args:
+        bundle: what was exported; PyTorch reads its stored weights.
+        engines: names for `open_backend`; they run in f32.
+        report: told what is being done.
+        threads: CPU threads of every engine; None for their own choice.
+
+    Raises NamesError, ShapesError or ValuesError, naming the engine, graph and tensor.
+    """
+    cases = check_sizes(bundle)
+    reference = open_backend(bundle, "torch", precision="f32", threads=threads, device="cpu")
+    chains = [_Chain(bundle, reference, sizes, case) for case, sizes in enumerate(cases)]
+    for graph in GRAPH_NAMES:
+        report(f"running {graph} on PyTorch")
+        for chain in chains:
+            chain.run(graph)
+    for graph in GRAPH_NAMES:
+        check_names(bundle.specs[graph], bundle)
+    checks = []
+    for engine in engines:
+        backend = open_backend(bundle, engine, precision="f32", threads=threads, device="cpu")
+        for graph in GRAPH_NAMES:
+            report(f"checking {graph} on {engine}")
+            found = [
+                check_graph(backend, bundle.specs[graph], chain.inputs[graph], chain.outputs[graph]) for chain in chains
+            ]
+            errors = {name: max(check.errors[name] for check in found) for name in found[0].errors}
+            checks.append(GraphCheck(graph, engine, errors, sum(check.boxes for check in found)))
+    return checks
+
+
+def check_sizes(bundle: Bundle) -> tuple[dict[str, int], dict[str, int]]:
+    """Two sizes (B, h, w) that share no number: one image of the bundle's frame, three of another, smaller where the
+    adapter's queries allow.
+    """
+    multiple = bundle.manifest.latent_multiple
+    width, height = (side // bundle.vae_stride for side in bundle.frame)
+    config = bundle.adapter_info.config
+
+    def cells(h: int, w: int) -> int:
+        return sum(math.ceil(h / 2**level) * math.ceil(w / 2**level) for level in range(config.levels))
+
+    others = [(_share(height, s, multiple), _share(width, t, multiple)) for s, t in ((0.5, 0.75), (0.75, 0.5))]
+    larger = (height + multiple, width + 2 * multiple)
+    fitting = ((h, w) for h, w in others if h != height and w != width and cells(h, w) >= config.queries)
+    other_height, other_width = next(fitting, larger)
+    return {"B": 1, "h": height, "w": width}, {"B": 3, "h": other_height, "w": other_width}
+
+
+def _share(length: int, share: float, multiple: int) -> int:
+    return max(1, round(length * share / multiple)) * multiple
+
+
+class _Chain:
+    """The graphs' inputs and PyTorch's outputs at one size; each graph reads what PyTorch gave for those before."""
+
+    def __init__(self, bundle: Bundle, reference: Backend, sizes: Mapping[str, int], case: int) -> None:
+        self._bundle, self._reference, self._sizes, self._case = bundle, reference, sizes, case
+        self.inputs: dict[str, dict[str, torch.Tensor]] = {}
+        self.outputs: dict[str, dict[str, torch.Tensor]] = {}
+
+    def run(self, graph: str) -> None:
+        """Make the inputs of `graph` and run it on PyTorch. Graphs come in the order of GRAPH_NAMES."""
+        spec = self._bundle.specs[graph]
+        inputs = getattr(self, f"_{graph}_inputs")()
+        outputs = run_graph(self._reference, spec, inputs)
+        for name, value in outputs.items():
+            if not torch.isfinite(value).all():
+                raise ValuesError(
+                    f"{graph}: PyTorch itself gives {name} with values that are not finite, from the stored weights. "
+                    f"Store them as float32 (--weights-dtype float32), or mend the model."
+                )
+        self.inputs[graph], self.outputs[graph] = inputs, outputs
+
+    def _text_encoder_inputs(self) -> dict[str, torch.Tensor]:
+        style, names = self._bundle.style, self._bundle.class_names
+        prompts = [generic_prompt(style), "", listing_prompt(style, dict.fromkeys(names, 3))]
+        # The first case's only prompt is the generic one, which the label pass uses.
+        return {"input_ids": tokenize(self._bundle.tokenizer(), prompts[: self._sizes["B"]])}
+
+    def _vae_encoder_inputs(self) -> dict[str, torch.Tensor]:
+        """Smooth noise: a picture more than white noise is."""
+        batch, _, height, width = self._bundle.specs["vae_encoder"].input_shapes(self._sizes)["pixels"]
+        coarse = torch.from_numpy(normal((batch, 3, 4, 6), _KEY, self._case, 0))
+        smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)
+        fine = torch.from_numpy(normal((batch, 3, height, width), _KEY, self._case, 1))
+        return {"pixels": torch.tanh(0.8 * smooth + 0.05 * fine)}
+
+    def _vae_decoder_inputs(self) -> dict[str, torch.Tensor]:
+        return {"latents": self.outputs["vae_encoder"]["latents"]}
+
+    def _unet_inputs(self) -> dict[str, torch.Tensor]:
+        """Noised latents: the first row at the label pass' timestep, the others anywhere."""
+        latents = self.outputs["vae_encoder"]["latents"]
+        abar = alphas_cumprod(self._bundle.scheduler_config)
+        drawn = generator(_KEY, self._case, 2).integers(len(abar), size=len(latents))
+        drawn[0] = self._bundle.timestep
+        timesteps = torch.from_numpy(drawn)
+        signal = abar[timesteps].float().reshape(-1, 1, 1, 1)
+        noise = torch.from_numpy(normal(tuple(latents.shape), _KEY, self._case, 3))
+        return {
+            "sample": signal.sqrt() * latents + (1 - signal).sqrt() * noise,
+            "timesteps": timesteps,
+            "encoder_hidden_states": self.outputs["text_encoder"]["encoder_hidden_states"],
+        }
+
+    def _adapter_inputs(self) -> dict[str, torch.Tensor]:
+        return {spec.name: self.outputs["unet"][spec.name] for spec in self._bundle.specs["adapter"].inputs}
+
+
+def run_graph(backend: Backend, spec: GraphSpec, inputs: Tensors) -> dict[str, torch.Tensor]:
+    """All outputs of a graph for these inputs, as copies on the CPU."""
+    call = backend.prepare(spec.name, {name: tuple(value.shape) for name, value in inputs.items()})
+    for name, value in inputs.items():
+        call.inputs[name].copy_(value)
+    call.run()
+    return {name: value.detach().cpu().clone() for name, value in call.outputs.items()}
+
+
+def check_names(spec: GraphSpec, bundle: Bundle) -> None:
+    """Names, dtypes and axes in the ONNX file, against the spec. Raises NamesError."""
+    import onnx
+
+    graph = onnx.load(str(bundle.graph_path(spec.name)), load_external_data=False).graph
+    for kind, values, tensors in (("inputs", graph.input, spec.inputs), ("outputs", graph.output, spec.outputs)):
+        found, expected = [_describe(value) for value in values], [_expect(tensor) for tensor in tensors]
+        if found != expected:
+            raise NamesError(
+                f"{spec.name}: the graph's {kind} are {', '.join(found)}; {', '.join(expected)} was expected."
+            )
+
+
+def _describe(value: Any) -> str:
+    import onnx
+
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    axes = [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+    return f"{value.name} {dtype} {axes}"
+
+
+def _expect(tensor: TensorSpec) -> str:
+    return f"{tensor.name} {tensor.dtype} {list(tensor.axes)}"
+
+
+def check_graph(backend: Backend, spec: GraphSpec, inputs: Tensors, expected: Tensors) -> GraphCheck:
+    """Run a graph and compare it with PyTorch's outputs. Raises ShapesError or ValuesError."""
+    where = f"{spec.name} on {backend.name}"
+    found = run_graph(backend, spec, inputs)
+    if list(found) != list(expected):
+        raise NamesError(f"{where}: outputs {', '.join(found)}; {', '.join(expected)} were expected.")
+    for name, value in found.items():
+        if value.shape != expected[name].shape:
+            raise ShapesError(
+                f"{where}: {name} has shape {list(value.shape)}; PyTorch gives {list(expected[name].shape)}."
+            )
+    errors = {name: relative_error(value, expected[name]) for name, value in found.items() if name not in MATCHED}
+    for name, error in errors.items():
+        if not error <= spec.tolerance:  # NaN fails too
+            raise ValuesError(
+                f"{where}: {name} differs from PyTorch by {error:.1e} (relative norm); {spec.tolerance:.0e} is allowed."
+            )
+    boxes = 0
+    if set(MATCHED) <= set(found):
+        boxes, missing = match_boxes(found, expected)
+        if missing:
+            raise ValuesError(f"{where}: {missing} of {boxes} boxes have no counterpart in PyTorch's, or the reverse.")
+    return GraphCheck(spec.name, backend.name, errors, boxes)
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Norm of the difference over the norm of `expected`."""
+    difference = (found.double() - expected.double()).norm()
+    return float(difference / expected.double().norm().clamp(min=1e-12))
+
+
+def match_boxes(found: Tensors, expected: Tensors) -> tuple[int, int]:
+    """Compare `logits` [B, Q, K] and `boxes` [B, Q, 4] of two engines as sets of boxes, a query's best class each.
+
+    Returns (boxes of either side that score clearly above SCORE, those of them without one on the other side that has
+    the same class, an IoU of at least IOU and a score within MARGIN).
+    """
+    total = missing = 0
+    for row in range(len(expected["logits"])):
+        sides = [_candidates(side["logits"][row], side["boxes"][row]) for side in (found, expected)]
+        for (boxes, scores, labels), (other_boxes, other_scores, other_labels) in (sides, sides[::-1]):
+            same = labels[:, None] == other_labels[None, :]
+            close = np.abs(scores[:, None] - other_scores[None, :]) <= MARGIN
+            matched = (same & close & (iou_matrix(boxes, other_boxes) >= IOU)).any(axis=1)
+            clear = scores >= SCORE + MARGIN
+            total += int(clear.sum())
+            missing += int((clear & ~matched).sum())
+    return total, missing
+
+
+def _candidates(logits: torch.Tensor, boxes: torch.Tensor) -> tuple[Array, Array, Array]:
+    """Corner boxes [Q, 4], scores [Q] and classes [Q] of one image."""
+    scores, labels = logits.double().sigmoid().max(dim=1)
+    return cxcywh_to_xyxy(boxes.double().numpy()), scores.numpy(), labels.numpy()
+
+
+def figures(checks: Sequence[GraphCheck]) -> dict[str, Any]:
+    """What the manifest keeps of the checks: engine -> graph -> largest error."""
+    result: dict[str, Any] = {}
+    for check in checks:
+        entry = dataclasses.asdict(check)
+        result.setdefault(check.engine, {})[check.graph] = max(entry["errors"].values())
+    return result

@@ -1,0 +1,247 @@
+"""Training a Detection-Adapter, from a dataset on disk to an adapter folder."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from engines.adapter.info import INFO_FILE, WEIGHTS_FILE
+from engines.adapter.model import load_adapter
+from engines.datasets.dataset import Dataset, Record
+from engines.diffusion.base_model import base_hash, load_base
+from engines.errors import ModelError, TrainingError, UsageError
+from engines.rng import generator
+from engines.training import pyramids
+from engines.training.adapter import AdapterTrainOptions, split_tune, train_adapter
+from engines.training.augment import FrameOptions
+from engines.training.pyramids import BatchSource, FrozenPyramid
+from engines.training.trainer import Progress
+
+NAMES = ("square", "bar")
+NETWORK: dict[str, Any] = {"width": 16, "heads": 2, "ffn_width": 16, "decoder_layers": 1, "queries": 8, "denoising": 4}
+OPTIONS = AdapterTrainOptions(
+    short_side=48, steps=6, batch=2, warmup=2, eval_every=3, tune_fraction=0.25, network=NETWORK, precision="f32"
+)
+
+
+def _record(folder: Path, number: int) -> Record:
+    """An image with a few bright shapes on dark ground; every fourth is empty."""
+    rng = generator(7, number)
+    pixels = rng.integers(0, 40, size=(48, 64, 3)).astype(np.uint8)
+    boxes, labels = [], []
+    for _ in range(0 if number % 4 == 3 else int(rng.integers(1, 3))):
+        label = int(rng.integers(2))
+        width, height = ((16, 16), (28, 8))[label]
+        left, top = int(rng.integers(64 - width)), int(rng.integers(48 - height))
+        pixels[top : top + height, left : left + width] = ((250, 60, 60), (60, 60, 250))[label]
+        boxes.append([left, top, left + width, top + height])
+        labels.append(label)
+    name = f"{number:03}.png"
+    Image.fromarray(pixels).save(folder / name)
+    return Record(
+        file=folder / name,
+        name=name,
+        width=64,
+        height=48,
+        boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        labels=np.array(labels, dtype=np.int64),
+        iscrowd=np.zeros(len(labels), dtype=bool),
+        caption=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Twelve small images."""
+    folder = tmp_path_factory.mktemp("shapes")
+    return Dataset(folder, NAMES, [_record(folder, number) for number in range(12)], (), ())
+
+
+def _train(
+    shapes: Dataset, base: Path, out: Path, options: AdapterTrainOptions = OPTIONS, *, resume: bool = False
+) -> list[Progress]:
+    seen: list[Progress] = []
+    train_adapter(shapes, base, out, options, resume=resume, report=seen.append)
+    return seen
+
+
+def _frozen(base: Path) -> FrozenPyramid:
+    return FrozenPyramid(load_base(base), 1, "f32", "cpu")
+
+
+def _source(shapes: Dataset, frozen: FrozenPyramid, **changes: Any) -> BatchSource:
+    drawn = FrameOptions(64, 48, short_side=48)
+    options = pyramids.SourceOptions(drawn, "photo", {"generic": 0.5, "listing": 0.5}, batch=3, seed=1)
+    return BatchSource(shapes.records, NAMES, frozen, replace(options, **changes))
+
+
+def test_a_training_ends_in_an_adapter_folder_and_leaves_the_base_alone(
+    shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    before = base_hash(toy_bases["sd1"])
+    seen = _train(shapes, toy_bases["sd1"], tmp_path / "adapter")
+    model, info = load_adapter(tmp_path / "adapter")
+    assert base_hash(toy_bases["sd1"]) == before == info.base_hash
+    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [INFO_FILE, WEIGHTS_FILE]
+    assert info.class_names == NAMES
+    assert (info.timestep, info.short_side, info.frame, info.size_multiple) == (1, 48, (64, 48), 16)
+    assert model.config.channels == (96, 160)
+    assert info.figures["train_images"] + info.figures["tune_images"] == 12
+    assert set(info.figures["tune"]) == {"generic", "listing", "empty"}
+    assert all(sum(counts.values()) > 0 and set(counts) <= set(NAMES) for counts in info.class_statistics)
+    assert seen[-1].step == 6
+    assert "AP50" in seen[-1].details
+    with pytest.raises(TrainingError, match="already holds a finished adapter"):
+        _train(shapes, toy_bases["sd1"], tmp_path / "adapter")
+
+
+def test_a_stopped_and_resumed_training_gives_the_same_weights(
+    shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(OPTIONS, checkpoint_minutes=0.0, cache_views=1, turns=True)
+    _train(shapes, toy_bases["sd2"], tmp_path / "whole", options)
+    at = BatchSource.at
+
+    def stopped(self: BatchSource, step: int) -> pyramids.Batch:
+        if step == 3:
+            raise KeyboardInterrupt
+        return at(self, step)
+
+    monkeypatch.setattr(BatchSource, "at", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        _train(shapes, toy_bases["sd2"], tmp_path / "parts", options)
+    monkeypatch.setattr(BatchSource, "at", at)
+    assert not (tmp_path / "parts" / INFO_FILE).exists()
+    _train(shapes, toy_bases["sd2"], tmp_path / "parts", options, resume=True)
+    whole, parts = (load_file(tmp_path / name / WEIGHTS_FILE) for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
+def test_the_base_takes_no_gradient(shapes: Dataset, toy_bases: dict[str, Path]) -> None:
+    frozen = _frozen(toy_bases["sd1"])
+    batch = _source(shapes, frozen).at(0)
+    assert not any(level.requires_grad for level in batch.pyramid)
+    networks = (frozen.base.unet, frozen.base.vae, frozen.base.text_encoder)
+    assert not any(weight.requires_grad for network in networks for weight in network.parameters())
+
+
+def test_one_conditional_row_an_image_reaches_the_unet(
+    shapes: Dataset, toy_bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = _frozen(toy_bases["sd1"])
+    rows: list[tuple[int, list[int]]] = []
+
+    def note(module: torch.nn.Module, inputs: Any) -> None:
+        rows.append((inputs[0].shape[0], inputs[1].tolist()))
+
+    frozen.base.unet.register_forward_pre_hook(note)
+    _source(shapes, frozen).at(0)
+    assert rows == [(3, [1, 1, 1])]
+
+
+def test_batches_are_functions_of_the_step_and_kept_ones_equal_new_ones(
+    shapes: Dataset, toy_bases: dict[str, Path]
+) -> None:
+    frozen = _frozen(toy_bases["sd1"])
+    kept = _source(shapes, frozen, cache_views=2)
+    first = [kept.at(step) for step in range(8)]  # two views of four groups
+    again = [kept.at(step) for step in range(8, 16)]
+    assert {id(batch) for batch in again} == {id(batch) for batch in first}
+    fresh = _source(shapes, frozen, cache_views=2, cache_gb=0.0, workers=2)
+    for step, batch in enumerate(again, start=8):
+        other = fresh.at(step)
+        assert all(torch.equal(a, b) for a, b in zip(batch.pyramid, other.pyramid, strict=True))
+        for target, theirs in zip(batch.targets, other.targets, strict=True):
+            assert torch.equal(target["boxes"], theirs["boxes"])
+    assert not torch.equal(first[0].pyramid[0], _source(shapes, frozen, cache_views=2, seed=2).at(0).pyramid[0])
+
+
+def test_every_image_is_seen_once_an_epoch(shapes: Dataset, toy_bases: dict[str, Path]) -> None:
+    source = _source(shapes, _frozen(toy_bases["sd1"]))
+    for epoch in range(3):
+        members = [source._members(source._key(step)) for step in range(4 * epoch, 4 * epoch + 4)]
+        assert sorted(image for group in members for image in group) == list(range(12))
+
+
+def test_targets_are_shares_of_the_frame(shapes: Dataset, toy_bases: dict[str, Path]) -> None:
+    plain = FrameOptions(128, 96, short_side=48, scale=(1.0, 1.0), flips=False, colour=0.0)
+    source = _source(shapes, _frozen(toy_bases["sd1"]), frame=plain)
+    members = source._members(source._key(0))
+    for image, target in zip(members, source.at(0).targets, strict=True):
+        record = shapes.records[image]
+        centred = np.concatenate(
+            [(record.boxes[:, :2] + record.boxes[:, 2:]) / 2, record.boxes[:, 2:] - record.boxes[:, :2]], axis=1
+        )
+        assert np.allclose(target["boxes"].numpy(), centred / [128, 96, 128, 96], atol=1e-5)
+        assert target["class_labels"].tolist() == record.labels.tolist()
+
+
+def test_the_loss_falls(shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path) -> None:
+    options = replace(
+        OPTIONS, steps=60, batch=4, lr=3e-3, warmup=5, tune_fraction=0.0, scale=(1.0, 1.0), cache_views=1, grad_clip=1.0
+    )
+    seen = _train(shapes, toy_bases["sd1"], tmp_path / "adapter", options)
+    assert seen[-1].loss < 0.7 * seen[0].loss
+    _, info = load_adapter(tmp_path / "adapter")
+    assert "tune" not in info.figures
+
+
+def test_the_tune_part_follows_from_names_alone(shapes: Dataset) -> None:
+    train, tune = split_tune(shapes.records, 0.25)
+    assert {record.name for record in train} | {record.name for record in tune} == {r.name for r in shapes.records}
+    assert len(train) + len(tune) == 12
+    backwards = split_tune(list(reversed(shapes.records)), 0.25)[1]
+    assert {record.name for record in backwards} == {record.name for record in tune}
+    assert split_tune(shapes.records, 0.0) == (list(shapes.records), [])
+    assert len(split_tune(shapes.records[:6], 1e-9)[1]) == 1, "never empty where one was asked for"
+    with pytest.raises(TrainingError, match="All 1 images fall into the tune part"):
+        split_tune(shapes.records[:1], 0.1)
+
+
+def test_options_go_to_json_and_back() -> None:
+    options = replace(OPTIONS, frame=(64, 48), scale=(0.5, 2.0))
+    assert AdapterTrainOptions.from_json(options.to_json()) == options
+    assert AdapterTrainOptions.from_json({}) == AdapterTrainOptions()
+    with pytest.raises(UsageError) as caught:
+        AdapterTrainOptions.from_json({"stepz": 3, "lr": "fast", "frame": [1, 2, 3]})
+    for part in ('unknown key "stepz"', '"lr" must be a number', '"frame" must be'):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0, "scale": (2.0, 1.0)}, "scale must be .*; steps must be positive"),
+        ({"prompt_probabilities": {"generic": 0.5}}, "adding up to 1"),
+        ({"network": {"layers": 3}}, 'network has no setting "layers"'),
+        ({"score": "mAP"}, "score must be AP, AP50 or AP75"),
+    ],
+)
+def test_impossible_options_are_usage_errors(changes: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        replace(OPTIONS, **changes)
+
+
+def test_a_frame_that_the_networks_cannot_divide_is_refused(
+    shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="frame 70x48: both must be multiples of 16, such as 64x48"):
+        _train(shapes, toy_bases["sd1"], tmp_path / "adapter", replace(OPTIONS, frame=(70, 48)))
+
+
+def test_a_dataset_without_boxes_is_refused(shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path) -> None:
+    empty = replace(shapes, records=[record for record in shapes.records if not len(record.boxes)])
+    with pytest.raises(TrainingError, match="has no boxes to learn from"):
+        _train(empty, toy_bases["sd1"], tmp_path / "adapter")
+
+
+def test_a_missing_base_is_named(shapes: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="nowhere"):
+        _train(shapes, tmp_path / "nowhere", tmp_path / "adapter")

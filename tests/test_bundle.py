@@ -1,0 +1,284 @@
+"""Opening bundles: what is accepted, and what each kind of damage is called."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import safetensors.numpy
+from onnx import TensorProto, helper
+
+import engines.bundle
+from engines.adapter.info import AdapterConfig, AdapterInfo
+from engines.bundle import FORMAT, MANIFEST, Manifest, default_bundle, open_bundle
+from engines.errors import BundleError
+from engines.files import sha256_file
+from engines.graphs import GRAPH_NAMES, ModelShape, graph_specs
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+SHAPE = ModelShape(
+    latent_channels=4,
+    vae_stride=8,
+    pyramid=(32, 64),
+    text_length=8,
+    hidden_size=16,
+    vocabulary=50,
+    train_timesteps=1000,
+    queries=5,
+    classes=2,
+)
+
+
+def write_graph(path: Path, location: str = WEIGHTS, length: int = 64) -> None:
+    """An ONNX graph with one external initializer of 16 floats, and one inside a branch of an If."""
+
+    def external(name: str) -> Any:
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[16])
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", location), ("offset", "0"), ("length", str(length))):
+            tensor.external_data.add(key=key, value=value)
+        return tensor
+
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [16])
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["inner"], ["z"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [16])],
+        [external("inner")],
+    )
+    nodes = [helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)]
+    condition = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    graph = helper.make_graph(nodes, "g", [condition], [output], [external("w")])
+    onnx.save(helper.make_model(graph), str(path))
+
+
+def write_manifest(folder: Path, **changes: Any) -> None:
+    """Write a manifest that fits what is in `folder`, but for `changes`."""
+    files = {
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest = Manifest(
+        format=FORMAT,
+        class_names=("rbc", "wbc"),
+        weights_dtype="float16",
+        graph_dtype="float32",
+        timestep=1,
+        short_side=64,
+        frame=(128, 64),
+        base_hash="0" * 64,
+        style="photo",
+        prompts={},
+        generate={"steps": 20},
+        latent_channels=4,
+        vae_stride=8,
+        latent_multiple=2,
+        text_length=8,
+        hidden_size=16,
+        graphs={name: spec.to_json() for name, spec in graph_specs(SHAPE, (128, 64)).items()},
+        made_with={"torch": "2.13.0"},
+        figures={"AP50": 0.8},
+        files=files,
+    )
+    (folder / MANIFEST).write_text(json.dumps(manifest.to_json() | changes))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A bundle whose graphs compute nothing of use."""
+    root = tmp_path / "bundle"
+    for part in ("unet", "vae", "text_encoder"):
+        (root / part).mkdir(parents=True)
+        (root / part / "config.json").write_text("{}")
+    (root / "scheduler").mkdir()
+    (root / "scheduler" / "scheduler_config.json").write_text('{"beta_start": 0.001}')
+    (root / "tokenizer").mkdir()
+    (root / "tokenizer" / "tokenizer_config.json").write_text("{}")
+    (root / "adapter").mkdir()
+    config = AdapterConfig(channels=(32, 64), num_classes=2)
+    info = AdapterInfo(("rbc", "wbc"), 1, 64, (128, 64), 16, "photo", {}, "0" * 64, config)
+    (root / "adapter" / "adapter.json").write_text(json.dumps(info.to_json()))
+    weights = {"w": np.arange(16, dtype=np.float32)}
+    safetensors.numpy.save_file(weights, root / "adapter" / "adapter.safetensors")
+    safetensors.numpy.save_file(weights, root / WEIGHTS)
+    for graph in GRAPH_NAMES:
+        write_graph(root / f"{graph}.onnx")
+    write_manifest(root)
+    return root
+
+
+def test_a_whole_bundle_opens_and_says_what_it_is(folder: Path) -> None:
+    bundle = open_bundle(folder)
+    assert bundle.class_names == ("rbc", "wbc")
+    assert (bundle.timestep, bundle.short_side, bundle.frame, bundle.style) == (1, 64, (128, 64), "photo")
+    assert (bundle.latent_channels, bundle.vae_stride, bundle.size_multiple) == (4, 8, 16)
+    assert (bundle.text_length, bundle.hidden_size) == (8, 16)
+    assert bundle.scheduler_config == {"beta_start": 0.001}
+    assert bundle.generate_defaults == {"steps": 20}
+    assert bundle.adapter_info.config.queries == 100
+    assert bundle.specs == graph_specs(SHAPE, (128, 64))
+    assert bundle.graph_path("unet").is_file()
+
+
+def test_the_manifest_survives_json(folder: Path) -> None:
+    manifest = open_bundle(folder).manifest
+    assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
+
+
+def test_the_digest_changes_with_the_content(folder: Path) -> None:
+    before = open_bundle(folder).digest
+    (folder / "unet" / "config.json").write_text("{ }")
+    write_manifest(folder)
+    assert open_bundle(folder).digest != before
+
+
+def test_one_changed_byte_is_named(folder: Path) -> None:
+    path = folder / WEIGHTS
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match=f"{WEIGHTS} was changed"):
+        open_bundle(folder)
+    open_bundle(folder, verify=False)
+
+
+def test_all_that_is_wrong_with_the_files_is_said_at_once(folder: Path) -> None:
+    (folder / "unet.onnx").write_bytes(b"")
+    (folder / "vae" / "config.json").unlink()
+    (folder / "unet" / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(BundleError) as caught:
+        open_bundle(folder)
+    for part in (
+        "unet.onnx was changed",
+        "vae/config.json is missing",
+        "unet/model.safetensors.index.json is not in the manifest",
+    ):
+        assert part in str(caught.value)
+
+
+def test_documents_and_hidden_files_may_come_and_go(folder: Path) -> None:
+    for name in ("README.md", "LICENSE", ".DS_Store"):
+        (folder / name).write_text("anything")
+    open_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/etc/hostname", "unet/../../x.txt", "C:\\x.txt"])
+def test_names_that_leave_the_folder_are_refused(folder: Path, name: str) -> None:
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    write_manifest(folder, files=files | {name: "0" * 64})
+    with pytest.raises(BundleError, match="must be a relative path inside"):
+        open_bundle(folder)
+
+
+def test_links_that_leave_the_folder_are_refused(folder: Path) -> None:
+    outside = folder.parent / "elsewhere"
+    (folder / "vae").rename(outside)
+    (folder / "vae").symlink_to(outside)
+    with pytest.raises(BundleError, match=r'"vae/config.json" leads outside'):
+        open_bundle(folder, verify=False)
+
+
+def test_files_that_could_hold_code_are_refused_even_if_listed(folder: Path) -> None:
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    write_manifest(folder)
+    with pytest.raises(BundleError, match="could hold code"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", "vae/absent.safetensors", ""])
+@pytest.mark.parametrize("verify", [True, False])
+def test_graphs_may_read_weights_from_the_bundle_only(folder: Path, location: str, verify: bool) -> None:
+    write_graph(folder / "vae_decoder.onnx", location)
+    write_manifest(folder)
+    with pytest.raises(BundleError, match=f'vae_decoder.onnx reads weights from "{location}"'):
+        open_bundle(folder, verify=verify)
+
+
+def test_graphs_may_not_read_past_the_end_of_a_file(folder: Path) -> None:
+    write_graph(folder / "vae_decoder.onnx", length=1 << 20)
+    write_manifest(folder)
+    with pytest.raises(BundleError, match=f'"w" reaches past the end of {WEIGHTS}.*"inner" reaches past'):
+        open_bundle(folder)
+
+
+def test_what_is_no_graph_is_said_so(folder: Path) -> None:
+    (folder / "unet.onnx").write_bytes(b"\xff\xff\xff\xff")
+    write_manifest(folder)
+    with pytest.raises(BundleError, match=r"unet\.onnx is not an ONNX graph"):
+        open_bundle(folder)
+
+
+def test_a_required_file_must_be_listed(folder: Path) -> None:
+    (folder / "adapter.onnx").unlink()
+    write_manifest(folder)
+    with pytest.raises(BundleError, match=r"the manifest does not list adapter\.onnx"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 99}, "bundle format 99 was found; this version reads format 1"),
+        ({"colour": "red"}, 'unknown key "colour"'),
+        ({"frame": [100, 64], "timestep": -1}, r'"timestep" must be 0 or more, not -1; "frame" must be two positive'),
+        ({"weights_dtype": "int4"}, '"weights_dtype" must be one of float32, float16, bfloat16'),
+        ({"class_names": ["rbc", "rbc"]}, '"class_names" must be different names'),
+        ({"class_names": ["wbc", "rbc"]}, "differ in class names or timestep"),
+        ({"short_side": "64"}, '"short_side" must be a whole number'),
+        ({"graphs": {}}, '"graphs" must be the graphs text_encoder'),
+        ({"graphs": {name: {} for name in GRAPH_NAMES}}, "The spec of a graph is not readable"),
+        ({"files": {"unet.onnx": "beef"}}, '"files" must be SHA-256 by file'),
+    ],
+)
+def test_mistakes_in_the_manifest_are_named(folder: Path, changes: dict[str, Any], message: str) -> None:
+    write_manifest(folder, **changes)
+    with pytest.raises(BundleError, match=message):
+        open_bundle(folder)
+
+
+def test_every_field_of_the_manifest_must_be_there(folder: Path) -> None:
+    whole = json.loads((folder / MANIFEST).read_text())
+    for field in dataclasses.fields(Manifest):
+        partial = {key: value for key, value in whole.items() if key != field.name}
+        with pytest.raises(BundleError, match=f'missing key "{field.name}"|bundle format None'):
+            Manifest.from_json(partial)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: folder / "nowhere", "nowhere does not exist"),
+        (lambda folder: folder / MANIFEST, "manifest.json is a file; a bundle folder was expected"),
+        (lambda folder: folder / "unet", "unet has no manifest.json"),
+    ],
+)
+def test_what_is_no_bundle_is_said_so(folder: Path, damage: Callable[[Path], Path], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        open_bundle(damage(folder))
+
+
+def test_a_manifest_that_is_no_json_is_named(folder: Path) -> None:
+    (folder / MANIFEST).write_text("{")
+    with pytest.raises(BundleError, match=r"manifest\.json is not readable as JSON"):
+        open_bundle(folder)
+
+
+def test_a_copy_without_the_bundled_model_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines.bundle, "__file__", str(tmp_path / "bundle.py"))
+    with pytest.raises(BundleError, match="Give one with --bundle"):
+        default_bundle()
+
+
+def test_the_bundled_model_is_found_beside_the_code(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines.bundle, "__file__", str(tmp_path / "bundle.py"))
+    (tmp_path / "pretrained").mkdir()
+    folder.rename(tmp_path / "pretrained" / "blood-cells")
+    assert open_bundle(default_bundle()).class_names == ("rbc", "wbc")

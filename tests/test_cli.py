@@ -1,0 +1,457 @@
+"""The command line: help, messages, exit codes, and what each verb hands on and prints."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from dengine_cli import main as program
+from engines import errors
+
+HEAVY = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "openvino", "numpy", "scipy", "PIL")
+
+
+def dengine(*arguments: object) -> Result:
+    """Run a command line in this process."""
+    return CliRunner().invoke(program.app, [str(argument) for argument in arguments])
+
+
+def assert_fails(result: Result, code: int, *words: str) -> None:
+    """One line on stderr that begins with "error:" and holds `words`, this exit code, and no traceback."""
+    assert result.exit_code == code, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.output
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.fixture
+def failing_doctor(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], Result]:
+    """Runs `dengine doctor` with an error inside."""
+
+    def run(error: BaseException) -> Result:
+        def fail(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("engines.doctor.examine", fail)
+        return dengine("doctor")
+
+    return run
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom dengine_cli.main import app\n"
+        "try: app(['generate', '--help'])\nexcept SystemExit as done: assert done.code == 0\n"
+        f"print('heavy:', sorted(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+@pytest.mark.parametrize("verb", program.VERBS)
+def test_every_verb_has_help_with_an_example_of_itself(verb: str) -> None:
+    result = dengine(verb, "--help")
+    assert result.exit_code == 0
+    assert f"Example:\n  dengine {verb}" in result.stdout
+
+
+@pytest.mark.parametrize("verb", program.VERBS)
+def test_every_option_is_described(verb: str) -> None:
+    options = described_options(verb)
+    assert "--help" in options
+    bare = re.compile(r"(/ --\S+ ?)?(<\w+>|[A-Z/:x]+)?\s*(\[.*\])?")
+    assert [name for name, text in options.items() if bare.fullmatch(text)] == []
+
+
+def test_no_arguments_show_the_help() -> None:
+    assert dengine().stdout == dengine("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "--cuont", "3"], ["--cuont", "--count"]),
+        (["genrate"], ["genrate", "generate"]),
+        (["generate", "--count", "3"], ["--out"]),
+        (["generate", "--out", "x"], ["--count", "--jobs"]),
+        (["generate", "--out", "x", "--count", "0"], ["--count is 0"]),
+        (["generate", "--out", "x", "--count", "-1"], ["--count is -1"]),
+        (["generate", "--out", "x", "--count", "many"], ["--count"]),
+        (["generate", "--out", "x", "--count", "1", "--jobs", "2"], ["exclude"]),
+        (["generate", "--out", "x", "--count", "1", "--sampler", "dpmpp", "--eta", "0.3"], ["--eta"]),
+        (["generate", "--out", "x", "--count", "1", "--strength", "a:b"], ["--strength"]),
+        (["generate", "--out", "x", "--count", "1", "--size", "12"], ["--size"]),
+        (["generate", "--out", "x", "--count", "1", "--format", "coko"], ["coko", "yolo"]),
+        (["generate", "--out", "x", "--jobs", "4", "--shard", "3"], ["shard"]),
+        (["merge", "--out", "x"], ["runs"]),
+        (["train-base", "x"], ["--out"]),
+        (["train-adapter", "x", "--out", "y"], ["--model"]),
+        (["export", "--out", "y"], ["--model"]),
+        (["label", "x", "--out", "y", "--prompt", "loud"], ["--prompt", "generic"]),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(
+    arguments: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_fails(dengine(*arguments), 2, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (errors.BundleError("graph.onnx was changed."), 1, ["graph.onnx was changed."]),
+        (errors.UsageError("two\nlines."), 2, ["two lines."]),
+        (OSError(errno.ENOSPC, "No space left on device", "runs/a.png"), 1, ["no space left", "runs/a.png"]),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 1, ["no space left"]),
+        (PermissionError(errno.EACCES, "Permission denied", "runs"), 1, ["permission denied", "runs"]),
+        (OSError(errno.EROFS, "Read-only file system", "runs"), 1, ["permission denied", "runs"]),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "runs/x"), 1, ["a file stands", "runs/x"]),
+        (OSError(errno.EIO, "Input/output error", "disk"), 1, ["Input/output error", "disk"]),
+        (ZeroDivisionError("division by zero"), 1, ["ZeroDivisionError", "--debug"]),
+        (KeyboardInterrupt(), 130, ["interrupted"]),
+    ],
+)
+def test_trouble_is_one_line_and_an_exit_code(
+    error: BaseException, code: int, words: list[str], failing_doctor: Callable[[BaseException], Result]
+) -> None:
+    assert_fails(failing_doctor(error), code, *words)
+
+
+def test_debug_shows_the_traceback(
+    failing_doctor: Callable[[BaseException], Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DENGINE_DEBUG", "1")
+    result = failing_doctor(errors.BundleError("changed"))
+    assert isinstance(result.exception, errors.BundleError)
+
+
+def described_options(verb: str) -> dict[str, str]:
+    """What a verb's help says of each option, by its name."""
+    options = dengine(verb, "--help").stdout.split("\nOptions:\n")[1].split("\n\n")[0]
+    entries = [" ".join(entry.split()) for entry in re.split(r"^  (?=-)", options, flags=re.MULTILINE) if entry]
+    return {match[1]: match[2] for entry in entries if (match := re.match(r"(?:-h, )?(--[a-z-]+) (.*)", entry))}
+
+
+def option_defaults(verb: str) -> dict[str, str]:
+    """The defaults that a verb's help writes out, by setting."""
+    found = {name: re.search(r"\[default: (.+)\]$", text) for name, text in described_options(verb).items()}
+    return {name[2:].replace("-", "_"): match[1] for name, match in found.items() if match}
+
+
+def test_help_of_generate_writes_the_defaults_that_are_used() -> None:
+    from engines.generation.settings import DEFAULTS, JPEG_QUALITY
+
+    shown = option_defaults("generate")
+    for name in ("steps", "sampler", "eta", "guidance", "score"):
+        assert type(DEFAULTS[name])(shown[name]) == DEFAULTS[name]
+    assert shown["strength"] == ":".join(map(str, DEFAULTS["strength"]))
+    assert int(shown["jpeg_quality"]) == JPEG_QUALITY
+
+
+def test_help_of_train_adapter_writes_the_defaults_that_are_used() -> None:
+    from engines.adapter.info import AdapterConfig
+    from engines.training.adapter import AdapterTrainOptions
+
+    shown, options, network = option_defaults("train-adapter"), AdapterTrainOptions(), AdapterConfig((8,), 1)
+    for name in ("steps", "batch", "lr", "tune_fraction", "eval_every", "seed"):
+        assert float(shown[name]) == getattr(options, name)
+    for name in ("head", "width", "queries", "encoder_layers", "decoder_layers", "extra_levels"):
+        assert shown[name] == str(getattr(network, name))
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two images without annotations."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images as a COCO dataset with a box each; the second image has a degenerate box besides."""
+    folder = tmp_path_factory.mktemp("labelled")
+    boxes = [(1, [5, 5, 20, 20]), (2, [8, 4, 30, 30]), (2, [8, 4, 0, 30])]
+    dataset = {
+        "images": [{"id": i + 1, "file_name": f"{i}.png", "width": 64, "height": 48} for i in range(2)],
+        "annotations": [
+            {"id": i + 1, "image_id": image, "category_id": 1, "bbox": box, "area": 1, "iscrowd": 0}
+            for i, (image, box) in enumerate(boxes)
+        ],
+        "categories": [{"id": 1, "name": "rbc"}],
+    }
+    (folder / "annotations.json").write_text(json.dumps(dataset), "utf-8")
+    for file in photographs.iterdir():
+        shutil.copy(file, folder)
+    return folder
+
+
+def painting(bundle: Path, out: Path, *more: object) -> list[object]:
+    """The command line of a small run."""
+    fast = ("--engine", "torch", "--threads", 1, "--steps", 2, "--guidance", 1, "--keep-empty")
+    return ["generate", "--bundle", bundle, "--out", out, *fast, *more]
+
+
+@pytest.fixture(scope="module")
+def run(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A run of two images, and what its command printed. Read only."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    return out, dengine(*painting(toy_bundle, out, "--count", 2))
+
+
+def test_generate_prints_what_it_made_and_where_it_is(run: tuple[Path, Result]) -> None:
+    out, result = run
+    assert result.exit_code == 0, result.output
+    assert len(list((out / "images").iterdir())) == 2
+    boxes = len(json.loads((out / "annotations.json").read_text("utf-8"))["annotations"])
+    assert f"2 images with {boxes} boxes" in result.stdout
+    for name, path in (("images", "images"), ("annotations", "annotations.json"), ("preview", "preview.png")):
+        assert re.search(rf"^{name} +{re.escape(str(out / path))}$", result.stdout, re.MULTILINE)
+        assert (out / path).exists()
+
+
+def test_generate_again_paints_nothing_and_says_the_same(run: tuple[Path, Result], toy_bundle: Path) -> None:
+    out, first = run
+    again = dengine(*painting(toy_bundle, out, "--count", 2))
+    assert again.exit_code == 0
+    assert "painted" not in again.stdout
+    assert first.stdout.endswith(again.stdout)
+
+
+def test_ctrl_c_finishes_and_says_how_to_go_on(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engines.generation import painter
+
+    ticks: list[int] = []
+    before = painter.Painter.paint
+
+    def interrupted(self: Any, *arguments: Any) -> Any:
+        if not ticks:
+            os.kill(os.getpid(), signal.SIGINT)
+        ticks.append(1)
+        return before(self, *arguments)
+
+    monkeypatch.setattr(painter.Painter, "paint", interrupted)
+    command = painting(toy_bundle, tmp_path / "run", "--count", 2)
+    assert_fails(dengine(*command), 130, "interrupted", "same command")
+    assert dengine(*command).exit_code == 0
+    assert len(list((tmp_path / "run" / "images").iterdir())) == 2
+
+
+def test_finalize_writes_other_formats_of_the_same_run(run: tuple[Path, Result], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run[0], out)
+    result = dengine("finalize", out, "--format", "yolo", "--score", "0.9")
+    assert result.exit_code == 0, result.output
+    assert (out / "data.yaml").exists()
+    assert "2 images with" in result.stdout
+
+
+def test_merge_joins_shards_to_the_unsplit_run(toy_bundle: Path, tmp_path: Path) -> None:
+    few = ("--jobs", 4, "--chunk", 2)
+    for out, more in (("one", ("--shard", "1/2")), ("two", ("--shard", "2/2")), ("whole", ())):
+        assert dengine(*painting(toy_bundle, tmp_path / out, *few, *more)).exit_code == 0
+    result = dengine("merge", tmp_path / "two", tmp_path / "one", "--out", tmp_path / "merged")
+    assert result.exit_code == 0, result.output
+    assert "4 images with" in result.stdout
+    for name in ("annotations.json", "journal.jsonl"):
+        assert (tmp_path / "merged" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_label_prints_figures_where_the_images_have_annotations(
+    toy_bundle: Path, labelled: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "labels"
+    result = dengine("label", labelled, "--bundle", toy_bundle, "--out", out, "--engine", "torch", "--threads", 1)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^class +boxes +AP +AP50$", result.stdout, re.MULTILINE)
+    assert re.search(r"^rbc +\d+ +\d\.\d{3} +\d\.\d{3}$", result.stdout, re.MULTILINE)
+    assert len(json.loads((out / "annotations.json").read_text("utf-8"))["images"]) == 2
+
+
+def test_doctor_names_every_engine() -> None:
+    found = json.loads(dengine("doctor", "--json").stdout)
+    text = dengine("doctor").stdout
+    assert {runtime["name"] for runtime in found["runtimes"]} >= {"torch", "openvino", "onnxruntime"}
+    for runtime in found["runtimes"]:
+        assert re.search(rf"^{runtime['name']} ", text, re.MULTILINE)
+
+
+def test_train_base_hands_on_what_was_asked(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engines.training import base
+
+    asked: dict[str, Any] = {}
+
+    def remember(dataset: Any, out: Path, options: base.BaseTrainOptions, **more: Any) -> None:
+        asked.update(more, images=len(dataset.records), out=out, options=options)
+
+    monkeypatch.setattr(base, "train_base", remember)
+    listed = tmp_path / "list.txt"
+    listed.write_text("1.png\n", "utf-8")
+    options = ("--style", "blood", "--labels", listed, "--stages", "unet", "--continue-from", "sd", "--turns")
+    result = dengine("train-base", labelled, "--out", tmp_path / "base", *options, "--steps-scale", "0.5", "--resume")
+    assert result.exit_code == 0, result.output
+    assert asked["options"] == base.BaseTrainOptions(style="blood", stages=("unet",), turns=True, steps_scale=0.5)
+    assert (asked["images"], asked["out"], asked["labelled"]) == (2, tmp_path / "base", {"1.png"})
+    assert (asked["continue_from"], asked["resume"]) == ("sd", True)
+    assert "degenerate boxes dropped: 1" in result.stderr
+
+
+def test_train_adapter_lets_options_go_before_a_settings_file(
+    labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engines.training import adapter
+
+    asked: list[Any] = []
+
+    def remember(dataset: Any, base: str, out: Path, options: Any, **more: Any) -> Any:
+        asked.extend((base, out, options, more["resume"]))
+        return type("Info", (), {"figures": {"tune": {"generic": {"AP": 0.25, "AP50": 0.5}}}})()
+
+    monkeypatch.setattr(adapter, "train_adapter", remember)
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"steps": 10, "colour": 0.5, "network": {"width": 64, "queries": 30}}), "utf-8")
+    options = ("--settings", settings, "--steps", 20, "--queries", 40, "--frame", "64x48", "--head", "deformable_detr")
+    result = dengine("train-adapter", labelled, "--model", "sd", "--out", tmp_path / "adapter", *options)
+    assert result.exit_code == 0, result.output
+    network = {"width": 64, "queries": 40, "head": "deformable_detr"}
+    wanted = adapter.AdapterTrainOptions(steps=20, colour=0.5, frame=(64, 48), network=network)
+    assert asked == ["sd", tmp_path / "adapter", wanted, False]
+    assert re.search(r"^generic +0\.250 +0\.500$", result.stdout, re.MULTILINE)
+
+
+def test_a_training_setting_that_does_not_exist_is_named(labelled: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"stepps": 10}', "utf-8")
+    command = ("train-adapter", labelled, "--model", "sd", "--out", tmp_path / "adapter", "--settings", settings)
+    assert_fails(dengine(*command), 2, "stepps", "settings.json")
+
+
+def test_export_hands_on_what_was_asked_and_prints_the_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from export import assemble
+    from export.progress import Progress
+    from export.verify import GraphCheck
+
+    asked: dict[str, Any] = {}
+
+    def remember(base: str, adapter: Path, out: Path, *, report: Any, **more: Any) -> assemble.ExportSummary:
+        asked.update(more, base=base, adapter=adapter)
+        report(Progress(0, 2, "exporting unet"))
+        check = GraphCheck("unet", "openvino", {"model_output": 2e-6, "div1": 1e-6})
+        return assemble.ExportSummary(out, 12_345_678, (check,))
+
+    monkeypatch.setattr(assemble, "export_bundle", remember)
+    defaults = tmp_path / "defaults.json"
+    defaults.write_text('{"steps": 12}', "utf-8")
+    options = ("--frame", "64x48", "--defaults", defaults, "--check-on", "openvino", "--weights-dtype", "float32")
+    result = dengine("export", "--model", "sd", "--adapter", "a", "--out", tmp_path / "b", *options)
+    assert result.exit_code == 0, result.output
+    assert (asked["base"], asked["adapter"], asked["frame"]) == ("sd", Path("a"), (64, 48))
+    assert (asked["generate"], asked["engines"], asked["weights_dtype"]) == ({"steps": 12}, ("openvino",), "float32")
+    assert "export: 1/2, exporting unet" in result.stderr
+    assert re.search(r"^unet +openvino +2\.0e-06$", result.stdout, re.MULTILINE)
+    assert "12.3 MB" in result.stdout
+
+
+@pytest.mark.parametrize("verb", ["train-base", "train-adapter", "label", "generate"])
+@pytest.mark.parametrize(("kind", "words"), [("missing", "does not exist"), ("file", "file"), ("empty", "empty")])
+def test_a_dataset_that_is_none_is_one_line(
+    verb: str, kind: str, words: str, toy_bundle: Path, toy_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    if kind == "file":
+        data.write_text("text", "utf-8")
+    if kind == "empty":
+        data.mkdir()
+    command = {
+        "train-base": ["train-base", data, "--out", out],
+        "train-adapter": ["train-adapter", data, "--model", toy_bases["sd1"], "--out", out],
+        "label": ["label", data, "--bundle", toy_bundle, "--out", out],
+        "generate": painting(toy_bundle, out, "--count", 1, "--reference", data),
+    }[verb]
+    assert_fails(dengine(*command), 1, words, str(data))
+    assert not out.exists()
+
+
+def test_a_bundle_with_one_byte_changed_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(toy_bundle, bundle)
+    weights = bundle / "adapter" / "adapter.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    assert_fails(dengine(*painting(bundle, tmp_path / "run", "--count", 1)), 1, "adapter.safetensors")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "empty"])
+def test_a_bundle_that_is_none_is_one_line(kind: str, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    if kind == "file":
+        bundle.write_text("text", "utf-8")
+    if kind == "empty":
+        bundle.mkdir()
+    assert_fails(dengine(*painting(bundle, tmp_path / "run", "--count", 1)), 1, str(bundle))
+
+
+def test_an_engine_that_does_not_exist_is_a_usage_error(toy_bundle: Path, tmp_path: Path) -> None:
+    command = ["generate", "--bundle", toy_bundle, "--out", tmp_path / "run", "--count", 1, "--engine", "steam"]
+    assert_fails(dengine(*command), 2, "steam", "openvino")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_or_a_strange_folder_as_output_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text", "utf-8")
+    assert_fails(dengine(*painting(toy_bundle, tmp_path / "file", "--count", 1)), 1, "is a file")
+    assert_fails(dengine(*painting(toy_bundle, tmp_path, "--count", 1)), 1, "not empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_two_runs_on_one_folder_are_refused(run: tuple[Path, Result], toy_bundle: Path) -> None:
+    from engines.generation.run_folder import locked
+
+    with locked(run[0]):
+        assert_fails(dengine(*painting(toy_bundle, run[0], "--count", 2)), 1, "in use", str(run[0]))
+
+
+def test_other_settings_for_a_run_are_refused_with_the_difference(run: tuple[Path, Result], toy_bundle: Path) -> None:
+    command = painting(toy_bundle, run[0], "--count", 2, "--seed", 5)
+    assert_fails(dengine(*command), 1, "seed is 0 in the run, 5 was asked for")
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "o space left"), (errno.EROFS, "cannot be written")])
+def test_a_full_or_read_only_disk_is_one_line(
+    number: int, words: str, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert_fails(dengine(*painting(toy_bundle, tmp_path / "run", "--count", 1)), 1, words)
+
+
+def test_an_adapter_of_another_base_is_refused(
+    toy_bases: dict[str, Path], toy_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    command = ["export", "--model", toy_bases["sd1"], "--adapter", toy_adapters["sd2"], "--out", tmp_path / "bundle"]
+    assert_fails(dengine(*command), 1, "another base")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,170 @@
+"""The journal: lines in index order, torn ends cut back to whole chunks, nothing believed that is not whole."""
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engines.errors import RunError
+from engines.generation.jobs import chunk_ranges
+from engines.generation.journal import (
+    IMAGES,
+    JOURNAL,
+    SPARE,
+    Box,
+    Entry,
+    Journal,
+    Progress,
+    read_entries,
+    read_progress,
+    remove_images_from,
+)
+
+
+def entry(index: int, kept: bool = True) -> Entry:
+    return Entry(
+        index=index,
+        prompt='a "photo" with ß',
+        reference="sub/ref.jpg" if index % 2 else None,
+        strength=0.4567 if index % 2 else None,
+        reason=None if kept else "no box scores 0.3",
+        file=f"{index:08d}.jpg" if kept else None,
+        sha256="0" * 64 if kept else None,
+        boxes=(Box(0.0, 1.25, 10.5, 20.0, 0.9876, 2), Box(3.0, 3.0, 4.0, 4.0, 0.05, 0)),
+    )
+
+
+def write(folder: Path, indices: range, chunk: int, dropped: tuple[int, ...] = ()) -> None:
+    (folder / IMAGES).mkdir(exist_ok=True)
+    with Journal(folder, (folder / JOURNAL).stat().st_size if (folder / JOURNAL).exists() else 0) as journal:
+        for start in range(indices.start, indices.stop, chunk):
+            journal.begin(range(start, start + chunk))
+            for index in range(start, min(start + chunk, indices.stop)):
+                journal.add(entry(index, index not in dropped))
+        journal.flush()
+
+
+def test_entries_come_back_as_they_went_in(tmp_path: Path) -> None:
+    write(tmp_path, range(5), 5, dropped=(1, 2))
+    assert list(read_entries(tmp_path / JOURNAL)) == [entry(i, i not in (1, 2)) for i in range(5)]
+
+
+def test_lines_are_in_index_order_whatever_the_order_of_arrival(tmp_path: Path) -> None:
+    with Journal(tmp_path, 0) as journal:
+        journal.begin(range(4))
+        for index in (2, 0, 3):
+            journal.add(entry(index))
+        journal.flush()
+        assert journal.next_index == 1
+        assert [e.index for e in read_entries(tmp_path / JOURNAL)] == [0]
+        journal.add(entry(1))
+        journal.flush()
+    assert [e.index for e in read_entries(tmp_path / JOURNAL)] == [0, 1, 2, 3]
+
+
+def test_a_journal_grows_on_disk_batch_by_batch(tmp_path: Path) -> None:
+    with Journal(tmp_path, 0) as journal:
+        journal.begin(range(100))
+        for index in range(70):
+            journal.add(entry(index))
+        assert len(list(read_entries(tmp_path / JOURNAL))) == 64
+
+
+def test_progress_counts_whole_chunks(tmp_path: Path) -> None:
+    write(tmp_path, range(8), 4, dropped=(1, 4, 5, 6, 7))
+    size = (tmp_path / JOURNAL).stat().st_size
+    progress = read_progress(tmp_path / JOURNAL, chunk_ranges(4, 12))
+    assert progress == Progress(size=size, chunks=2, jobs=8, kept=3, last_kept=0, next_index=8)
+    assert read_progress(tmp_path / JOURNAL, chunk_ranges(4, 8)).next_index is None
+
+
+def test_every_cut_goes_back_to_a_whole_chunk(tmp_path: Path) -> None:
+    write(tmp_path, range(6), 3)
+    data = (tmp_path / JOURNAL).read_bytes()
+    lines = data.splitlines(keepends=True)
+    chunk_ends = [0, len(b"".join(lines[:3])), len(data)]
+    for size in range(0, len(data), 43):
+        (tmp_path / JOURNAL).write_bytes(data[:size])
+        progress = read_progress(tmp_path / JOURNAL, chunk_ranges(3, None))
+        assert progress.size == max(end for end in chunk_ends if end <= size)
+        assert progress.next_index == 3 * progress.chunks
+
+
+@pytest.mark.parametrize("damage", [b"{}\n", b"not json\n", b"\n", b'{"index": 9', b"[1, 2]\n", b"\x00\x00\n"])
+def test_a_line_that_is_not_one_ends_what_counts(tmp_path: Path, damage: bytes) -> None:
+    write(tmp_path, range(4), 2)
+    lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
+    (tmp_path / JOURNAL).write_bytes(b"".join(lines[:3]) + damage)
+    assert read_progress(tmp_path / JOURNAL, chunk_ranges(2, 4)).chunks == 1
+
+
+def test_lines_of_other_indices_do_not_count(tmp_path: Path) -> None:
+    write(tmp_path, range(4, 8), 4)
+    assert read_progress(tmp_path / JOURNAL, chunk_ranges(4, None)).chunks == 0
+    assert read_progress(tmp_path / JOURNAL, chunk_ranges(4, 16, (2, 2))) == replace(
+        read_progress(tmp_path / JOURNAL, chunk_ranges(4, 16, (2, 2))), chunks=1, next_index=12
+    )
+
+
+def test_a_last_chunk_that_was_short_is_not_whole_once_the_jobs_grow(tmp_path: Path) -> None:
+    write(tmp_path, range(6), 4)
+    assert read_progress(tmp_path / JOURNAL, chunk_ranges(4, 6)).next_index is None
+    assert read_progress(tmp_path / JOURNAL, chunk_ranges(4, 20)).next_index == 4
+
+
+def test_opening_cuts_the_journal_back(tmp_path: Path) -> None:
+    write(tmp_path, range(4), 2)
+    size = len(b"".join((tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)[:2]))
+    with Journal(tmp_path, size) as journal:
+        journal.begin(range(2, 4))
+        journal.add(entry(2, kept=False))
+        journal.flush()
+    assert [e.reason is None for e in read_entries(tmp_path / JOURNAL)] == [True, True, False]
+
+
+def test_reading_names_a_broken_line_and_forgives_a_torn_end(tmp_path: Path) -> None:
+    write(tmp_path, range(3), 3)
+    lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
+    (tmp_path / JOURNAL).write_bytes(b"".join(lines) + lines[0][:30])
+    assert len(list(read_entries(tmp_path / JOURNAL))) == 3
+    (tmp_path / JOURNAL).write_bytes(lines[0] + b"oops\n" + lines[2])
+    with pytest.raises(RunError, match="line 2"):
+        list(read_entries(tmp_path / JOURNAL))
+
+
+@pytest.mark.parametrize("name", ["../00000000.jpg", "/etc/00000000.jpg", "00000000.exe", "a.jpg", ""])
+def test_a_line_whose_image_lies_elsewhere_is_not_believed(name: str) -> None:
+    with pytest.raises(ValueError, match="no image of a run"):
+        Entry.from_line(replace(entry(0), file=name).to_line())
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(descriptor: int, data: bytes) -> int:
+        if len(data) < 100:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data[: len(data) // 2])
+
+    real = os.write
+    with Journal(tmp_path, 0) as journal:
+        journal.begin(range(2))
+        journal.add(entry(0))
+        journal.flush()
+        before = (tmp_path / JOURNAL).read_bytes()
+        monkeypatch.setattr(os, "write", half)
+        journal.add(entry(1))
+        with pytest.raises(OSError, match="No space"):
+            journal.flush()
+    assert (tmp_path / JOURNAL).read_bytes() == before
+
+
+def test_images_without_a_line_and_unfinished_files_are_removed_and_others_are_not(tmp_path: Path) -> None:
+    gone = [f"{IMAGES}/00000007.jpg", f"{IMAGES}/00000012.png", f"{IMAGES}/.00000001.jpg.tmp", f"{SPARE}/00000008.jpg"]
+    stay = [f"{IMAGES}/00000006.jpg", f"{IMAGES}/holiday.jpg", f"{IMAGES}/metadata.jsonl", f"{IMAGES}/99.jpg"]
+    for name in (*gone, *stay):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    remove_images_from(tmp_path, 7)
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert left == sorted(stay)

@@ -1,0 +1,95 @@
+"""`merge`: shards become the run that was never split, or an error says why they cannot."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import FakeBackend, make_bundle, tree
+
+from engines.errors import RunError, UsageError
+from engines.generation import preview as preview_module
+from engines.generation.journal import JOURNAL
+from engines.generation.loop import generate
+from engines.generation.merge import merge
+from engines.generation.settings import GenerateSettings
+
+Paint = Callable[..., Path]
+
+
+@pytest.fixture
+def paint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paint:
+    """A run of 13 jobs on the fake backend: paint(name, shard=(k, n))."""
+    bundle = make_bundle(tmp_path / "bundle")
+    monkeypatch.setattr("engines.bundle.open_bundle", lambda folder: bundle, raising=False)
+    monkeypatch.setattr("engines.backends.open_backend", lambda *_, **__: FakeBackend(), raising=False)
+    monkeypatch.setattr(preview_module, "_CELL", 16)
+
+    def run(name: str, **options: Any) -> Path:
+        folder = tmp_path / name
+        defaults: dict[str, Any] = {"jobs": 13, "chunk": 3, "slots": 2, "formats": ("coco", "yolo")}
+        generate(GenerateSettings(out=folder, bundle=tmp_path / "bundle", **defaults | options))
+        return folder
+
+    return run
+
+
+@pytest.mark.parametrize("parts", [1, 3, 6])
+def test_merged_shards_equal_the_unsplit_run_byte_for_byte(paint: Paint, tmp_path: Path, parts: int) -> None:
+    whole = paint("whole")
+    shards = [paint(f"shard-{k}", shard=(k, parts)) for k in range(1, parts + 1)]
+    before = [tree(shard) for shard in shards]
+    summary = merge(shards[::-1], tmp_path / "merged")
+    assert tree(tmp_path / "merged") == tree(whole)
+    assert summary.jobs == 13
+    assert summary.annotations.exists()
+    assert [tree(shard) for shard in shards] == before
+
+
+def test_what_is_not_all_the_shards_of_one_finished_run_is_refused(paint: Paint, tmp_path: Path) -> None:
+    first, second, whole = paint("1", shard=(1, 2)), paint("2", shard=(2, 2)), paint("whole")
+    other, third = paint("other", shard=(2, 2), seed=1), paint("third", shard=(2, 3))
+    out = tmp_path / "merged"
+    for folders, said in (
+        ([first], "Shard 2/2 is missing"),
+        ([first, second, tmp_path / "no"], "does not exist"),
+        ([first, whole], "not a shard"),
+        ([first, other], "seed is 0 in the run, 1"),
+        ([first, third], "2 parts in the run, 3 here"),
+    ):
+        with pytest.raises(RunError, match=said):
+            merge(folders, out)
+    data = (second / JOURNAL).read_bytes()
+    (second / JOURNAL).write_bytes(data[:-5])
+    with pytest.raises(RunError, match="not finished"):
+        merge([first, second], out)
+    with pytest.raises(UsageError, match="No shards"):
+        merge([], out)
+    assert not out.exists()
+
+
+def test_the_merged_folder_must_be_new(paint: Paint, tmp_path: Path) -> None:
+    first, second = paint("1", shard=(1, 2)), paint("2", shard=(2, 2))
+    with pytest.raises(RunError, match="exists already"):
+        merge([first, second], first)
+
+
+def test_a_merge_that_fails_leaves_nothing_and_works_once_mended(paint: Paint, tmp_path: Path) -> None:
+    first, second = paint("1", shard=(1, 2)), paint("2", shard=(2, 2))
+    image = next(path for path in (second / "images").iterdir() if path.suffix == ".jpg")
+    data = image.read_bytes()
+    image.unlink()
+    with pytest.raises(RunError, match="is missing"):
+        merge([first, second], tmp_path / "merged")
+    assert [path for path in tmp_path.iterdir() if "merge" in path.name] == []
+    image.write_bytes(data)
+    merge([first, second], tmp_path / "merged")
+    assert tree(tmp_path / "merged") == tree(paint("whole"))
+
+
+def test_what_an_interrupted_merge_left_is_in_nobodys_way(paint: Paint, tmp_path: Path) -> None:
+    shard = paint("1", shard=(1, 1))
+    (tmp_path / ".merged.merge" / "images").mkdir(parents=True)
+    (tmp_path / ".merged.merge" / "images" / "00000000.jpg").write_bytes(b"half")
+    merge([shard], tmp_path / "merged")
+    assert tree(tmp_path / "merged") == tree(paint("whole"))

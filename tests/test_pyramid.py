@@ -1,0 +1,83 @@
+"""The pyramid of a frozen UNet."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engines.adapter.pyramid import PyramidUNet, label_pass, pyramid_channels, pyramid_names, tap_levels
+from engines.diffusion.base_model import load_base
+
+SD2 = {"block_out_channels": (320, 640, 1280, 1280)}
+
+
+def test_channels_of_stable_diffusion_2_are_those_of_the_paper() -> None:
+    assert pyramid_channels(SD2) == (960, 1600, 1920, 3840)
+
+
+def test_taps_follow_the_place_of_their_block() -> None:
+    assert tap_levels(4) == (1, 2, 3, 3, 3, 2, 1, 0, 0)
+    assert pyramid_names(4) == ("div1", "div2", "div4", "div8")
+
+
+def _unet(folder: Path) -> Any:
+    return load_base(folder).unet
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2"])
+def test_levels_halve_and_the_model_output_is_the_unets_own(kind: str, toy_bases: dict[str, Path]) -> None:
+    unet = _unet(toy_bases[kind])
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(2, 4, 8, 16, generator=generator)
+    states = torch.randn(2, 5, unet.config.cross_attention_dim, generator=generator)
+    timesteps = torch.tensor([1, 500])
+    network = PyramidUNet(unet)
+    with torch.no_grad():
+        output, *levels = network(sample, timesteps, states)
+        alone = unet(sample, timesteps, states).sample
+    assert torch.equal(output, alone)
+    channels = pyramid_channels(unet.config)
+    assert len(levels) == network.levels == len(channels)
+    for level, (features, width) in enumerate(zip(levels, channels, strict=True)):
+        assert features.shape == (2, width, 8 >> level, 16 >> level)
+
+
+def test_taps_are_the_blocks_outputs_in_the_order_down_mid_up(toy_bases: dict[str, Path]) -> None:
+    unet = _unet(toy_bases["sd2"])
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Any:
+        return lambda module, inputs, output: seen.update({name: output[0] if isinstance(output, tuple) else output})
+
+    unet.down_blocks[1].register_forward_hook(keep("down1"))
+    unet.mid_block.register_forward_hook(keep("mid"))
+    unet.up_blocks[2].register_forward_hook(keep("up2"))
+    with torch.no_grad():
+        _, div1, _, div4 = PyramidUNet(unet)(
+            torch.ones(1, 4, 8, 8), torch.tensor([1]), torch.ones(1, 3, unet.config.cross_attention_dim)
+        )
+    assert torch.equal(div1[:, -seen["up2"].shape[1] :], seen["up2"])
+    down = seen["down1"].shape[1]
+    assert torch.equal(div4[:, :down], seen["down1"])
+    assert torch.equal(div4[:, -seen["mid"].shape[1] :], seen["mid"])
+
+
+def test_nothing_stays_hooked_on_the_unet(toy_bases: dict[str, Path]) -> None:
+    unet = _unet(toy_bases["sd1"])
+    network = PyramidUNet(unet)
+    with pytest.raises(Exception, match=r".*"):
+        network(torch.ones(1, 7, 8, 8), torch.tensor([1]), torch.ones(1, 3, unet.config.cross_attention_dim))
+    assert not any(module._forward_hooks for module in unet.modules())
+
+
+def test_label_pass_adds_the_noise_of_its_timestep(toy_bases: dict[str, Path]) -> None:
+    unet = _unet(toy_bases["sd1"])
+    network = PyramidUNet(unet)
+    latents, noise = torch.ones(1, 4, 8, 8), torch.full((1, 4, 8, 8), 2.0)
+    states = torch.ones(1, 3, unet.config.cross_attention_dim)
+    levels = label_pass(network, latents, noise, states, timestep=1, alpha=0.64)
+    with torch.no_grad():
+        _, *expected = network(0.8 * latents + 0.6 * noise, torch.tensor([1]), states)
+    assert all(torch.allclose(level, other, atol=1e-6) for level, other in zip(levels, expected, strict=True))
+    assert not any(level.requires_grad for level in levels)
