@@ -59,7 +59,12 @@ def command(
 
 
 def show_export(summary: "ExportSummary") -> None:
-    """Print how closely each engine followed PyTorch, and where the bundle is."""
+    """Print how closely each engine followed PyTorch, graph by graph and in whole jobs, and where the bundle is."""
     rows = [(check.graph, check.engine, f"{max(check.errors.values()):.1e}") for check in summary.checks]
     console.echo(console.table(rows, ("graph", "engine", "relative error")))
+    loops = [
+        (found.engine, found.precision, f"{found.psnr:.1f} dB", "-" if found.ap50 is None else f"{found.ap50:.3f}")
+        for found in summary.agreements
+    ]
+    console.echo(console.table(loops, ("same jobs on", "precision", "PSNR", "AP50 of the labels")))
     console.echo(f"bundle  {summary.folder}  ({summary.bytes / 1e6:.1f} MB)")

@@ -13,7 +13,7 @@ AFTER_INTERRUPT = "Run the same command again; the dataset files are the old one
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="Folder of a run of dengine generate.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of dengine generate.")],
     score: Annotated[
         float | None, typer.Option(help="Boxes below this score are left out.  [default: the run's]")
     ] = None,

@@ -15,7 +15,9 @@ AFTER_INTERRUPT = "Run the same command again; it begins anew."
 
 
 def command(
-    images: Annotated[Path, typer.Argument(help="Folder of images, or a dataset to measure the adapter on.")],
+    images: Annotated[
+        Path, typer.Argument(metavar="IMAGES", help="Folder of images, or a dataset to measure the adapter on.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the labels.")],
     bundle: Annotated[Path | None, typer.Option(help="Bundle to label with.  [default: the bundled model]")] = None,
     split: Annotated[str | None, typer.Option(help="Part of the dataset, such as val.")] = None,

@@ -12,7 +12,7 @@ AFTER_INTERRUPT = "Run the same command again; the new folder appears whole or n
 
 
 def command(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of the shards.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of the shards.")],
     out: Annotated[Path, typer.Option(help="Folder for the whole dataset.")],
 ) -> None:
     """Join the shards of a run into one dataset.

@@ -15,7 +15,7 @@ AFTER_INTERRUPT = "Run the same command with --resume to go on from the last che
 
 
 def command(
-    data: Annotated[Path, typer.Argument(help="Labelled dataset: COCO, Pascal VOC or YOLO.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled dataset: COCO, Pascal VOC or YOLO.")],
     model: Annotated[str, typer.Option(help="Base model: a diffusers folder or a hub name.")],
     out: Annotated[Path, typer.Option(help="Folder for the adapter.")],
     split: Annotated[str | None, typer.Option(help="Part of the dataset, such as train.")] = None,

@@ -13,7 +13,9 @@ AFTER_INTERRUPT = "Run the same command with --resume to go on from the last che
 
 
 def command(
-    data: Annotated[Path, typer.Argument(help="Folder of images: COCO, Pascal VOC, YOLO, or images alone.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder of images: COCO, Pascal VOC, YOLO, or images alone.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the base model, in the diffusers layout.")],
     preset: Annotated[str, typer.Option(help="Size of a new base model: small, large.")] = "small",
     style: Annotated[str, typer.Option(help="What kind of pictures these are; prompts begin with it.")] = "photo",

@@ -84,6 +84,7 @@ def label(settings: LabelSettings, *, report: Report = lambda event: None) -> La
     from engines.backends import open_backend
     from engines.bundle import default_bundle, open_bundle
 
+    _check_out(settings.out)
     report(Stage("opening the bundle"))
     bundle = open_bundle(settings.bundle or default_bundle())
     report(Stage("reading the images' headers"))

@@ -11,7 +11,8 @@ import numpy.typing as npt
 def generator(*key: int) -> np.random.Generator:
     """A Philox stream that depends on the key alone; keys are non-negative integers of any size.
 
-    numpy pads short keys with zeros: (a, b) and (a, b, 0) are one stream. Streams of one purpose have keys of one length.
+    numpy pads short keys with zeros: (a, b) and (a, b, 0) are one stream, so no key's last part is 0 where a
+    shorter key of the same beginning is used.
     """
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(list(key))))
 

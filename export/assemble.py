@@ -31,6 +31,8 @@ from engines.errors import BundleError, ExportError, ModelError, UsageError
 from engines.files import read_json, sha256_file, sync_folder, write_json
 from engines.graphs import GRAPH_NAMES, ModelShape, graph_specs
 from engines.modules import graph_modules
+from export.agreement import Agreement, check_agreement, compare_engines, variants
+from export.agreement import figures as agreement_figures
 from export.progress import Report, Steps
 from export.to_onnx import export_graph
 from export.verify import GraphCheck, count_steps, figures, installed_engines, verify_bundle
@@ -61,6 +63,7 @@ class ExportSummary:
     folder: Path  # the bundle
     bytes: int  # of all its files
     checks: tuple[GraphCheck, ...]  # every graph on every engine
+    agreements: tuple[Agreement, ...]  # the same jobs on every engine
 
 
 def export_bundle(
@@ -99,7 +102,7 @@ def export_bundle(
     checked_on = installed_engines() if engines is None else tuple(engines)
     if not checked_on:
         raise ExportError('No runtime to check the graphs on. Install one with "pip install onnxruntime openvino".')
-    steps = Steps(2 + len(GRAPH_NAMES) + count_steps(checked_on), report)
+    steps = Steps(3 + len(GRAPH_NAMES) + count_steps(checked_on) + len(variants(checked_on)), report)
     steps("reading the models")
     source = load_base(base)
     network, info = load_adapter(adapter)
@@ -116,8 +119,12 @@ def export_bundle(
         del source, network  # the stored ones take their place
         manifest = _export_graphs(work, info, resolved, weights_dtype, generate or {}, steps)
         write_json(work / MANIFEST, manifest.to_json())
-        checks = verify_bundle(open_bundle(work), checked_on, steps, threads=threads)
-        write_json(work / MANIFEST, manifest.to_json() | {"figures": {"relative_error": figures(checks)}})
+        bundle = open_bundle(work)
+        checks = verify_bundle(bundle, checked_on, steps, threads=threads)
+        agreements = compare_engines(bundle, variants(checked_on), steps, threads=threads)
+        check_agreement(agreements)
+        measured = {"relative_error": figures(checks), "agreement": agreement_figures(agreements)}
+        write_json(work / MANIFEST, manifest.to_json() | {"figures": measured})
         size = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
         _move(work, out)
     except OSError as cause:
@@ -126,7 +133,7 @@ def export_bundle(
         raise ExportError(f"{out} cannot be written: {cause}.") from cause
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return ExportSummary(out, size, tuple(checks))
+    return ExportSummary(out, size, tuple(checks), tuple(agreements))
 
 
 def check_fit(base: BaseModel, info: AdapterInfo) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from engines.datasets.dataset import Dataset, Record
+from engines.diffusion import base_model
 from engines.diffusion.base_model import load_base
 from engines.errors import TrainingError, UsageError
 from engines.training import base as base_training
@@ -133,7 +134,7 @@ def test_labels_are_read_only_where_the_list_allows(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts: set[str] = set()
-    tokenize = base_training.tokenize
+    tokenize = base_model.tokenize
 
     def spy(tokenizer: object, texts: list[str]) -> torch.Tensor:
         prompts.update(texts)

@@ -97,7 +97,7 @@ def test_no_arguments_show_the_help() -> None:
         (["generate", "--out", "x", "--count", "1", "--size", "12"], ["--size"]),
         (["generate", "--out", "x", "--count", "1", "--format", "coko"], ["coko", "yolo"]),
         (["generate", "--out", "x", "--jobs", "4", "--shard", "3"], ["shard"]),
-        (["merge", "--out", "x"], ["runs"]),
+        (["merge", "--out", "x"], ["RUN"]),
         (["train-base", "x"], ["--out"]),
         (["train-adapter", "x", "--out", "y"], ["--model"]),
         (["export", "--out", "y"], ["--model"]),
@@ -348,6 +348,7 @@ def test_a_training_setting_that_does_not_exist_is_named(labelled: Path, tmp_pat
 
 def test_export_hands_on_what_was_asked_and_prints_the_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from export import assemble
+    from export.agreement import Agreement
     from export.progress import Progress
     from export.verify import GraphCheck
 
@@ -357,7 +358,7 @@ def test_export_hands_on_what_was_asked_and_prints_the_checks(tmp_path: Path, mo
         asked.update(more, base=base, adapter=adapter)
         report(Progress(0, 2, "exporting unet"))
         check = GraphCheck("unet", "openvino", {"model_output": 2e-6, "div1": 1e-6})
-        return assemble.ExportSummary(out, 12_345_678, (check,))
+        return assemble.ExportSummary(out, 12_345_678, (check,), (Agreement("openvino", "bf16", 4, 41.5, 0.97),))
 
     monkeypatch.setattr(assemble, "export_bundle", remember)
     defaults = tmp_path / "defaults.json"
@@ -369,6 +370,7 @@ def test_export_hands_on_what_was_asked_and_prints_the_checks(tmp_path: Path, mo
     assert (asked["generate"], asked["engines"], asked["weights_dtype"]) == ({"steps": 12}, ("openvino",), "float32")
     assert "export: 1/2, exporting unet" in result.stderr
     assert re.search(r"^unet +openvino +2\.0e-06$", result.stdout, re.MULTILINE)
+    assert re.search(r"^openvino +bf16 +41\.5 dB +0\.970$", result.stdout, re.MULTILINE)
     assert "12.3 MB" in result.stdout
 
 

@@ -344,6 +344,19 @@ def test_a_refused_option_leaves_no_folder_behind(paint: Generate, tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+def test_rows_follow_from_how_many_steps_are_guided(paint: Generate, tmp_path: Path) -> None:
+    variants: dict[str, dict[str, Any]] = {
+        "all": {"guidance": 3.0},
+        "none": {"guidance": 1.0},
+        "half": {"guidance": 3.0, "guidance_interval": (0.0, 0.5), "steps": 10},
+    }
+    rows = {}
+    for name, options in variants.items():
+        paint(tmp_path / name, jobs=4, slots=4, **options)
+        rows[name] = json.loads((tmp_path / name / "run.json").read_text("utf-8"))["rows"]
+    assert rows == {"all": 8, "none": 4, "half": 6}
+
+
 def test_a_strength_that_leaves_no_step_is_refused_at_the_start(paint: Generate, tmp_path: Path) -> None:
     references = make_references(tmp_path / "data", 2)
     with pytest.raises(UsageError, match="leaves no step"):

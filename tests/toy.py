@@ -145,7 +145,8 @@ def make_toy_adapter(
 ) -> Path:
     """Write a random adapter for the base model in `base` to `folder`, and return `folder`.
 
-    A `deformable_detr` head gets one level more than the pyramid has. Its boxes are spread over the frame and most score between 0.05 and 0.9, so that they can be compared and kept.
+    A `deformable_detr` head gets one level more than the pyramid has. Its boxes are spread over the frame and most
+    score between 0.05 and 0.9, so that they can be compared and kept.
     """
     from engines.adapter.info import AdapterConfig, AdapterInfo
     from engines.adapter.model import DetectionAdapter, save_adapter

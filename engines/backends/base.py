@@ -21,8 +21,8 @@ from engines.errors import BackendError
 from engines.graphs import GraphSpec, TensorSpec
 
 PRECISIONS = ("auto", "f32", "bf16", "f16")  # how a graph is executed; f16 is for `torch` on CUDA
-# The text encoder runs once a prompt, and the adapter is small: the one decides what is painted, and the other's box
-# coordinates would be rounded to 1/256 of the frame. Both stay in f32, whatever the precision of the rest.
+# The text encoder runs once a prompt and decides what is painted. The adapter is small, so that bf16 saves nothing one
+# can measure, while rounded scores let its top-k pick other queries. Both stay in f32, whatever the rest computes in.
 ALWAYS_F32 = ("text_encoder", "adapter")
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -1,12 +1,11 @@
 """One `generate`: open everything, paint chunk by chunk until the target is reached, write the dataset.
 
-Knows: how what was asked becomes the run's settings, when a run goes on, stops and ends, and the order in which
-images, journal lines and dataset files come into being. Knows nothing about networks (`painter`), bytes of the
-journal (`journal`) or dataset formats (`finalize`).
+Knows: when a run goes on, stops and ends, and the order in which images, journal lines and dataset files come into
+being. Knows nothing about networks (`painter`), how choices are made (`prepare`), bytes of the journal (`journal`) or
+dataset formats (`finalize`).
 """
 
 import contextlib
-import hashlib
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.datasets.dataset import Dataset, open_dataset
-from engines.diffusion.schedule import make_schedule, start_index
-from engines.errors import RunError, UsageError
+from engines.datasets.dataset import open_dataset
+from engines.errors import RunError
 from engines.generation.events import Event, Opened, Painted, Report, RunSummary, Stage, Tick
 from engines.generation.filters import drop_reason
 from engines.generation.finalize import remove_dataset_files, write_dataset
@@ -32,21 +30,14 @@ from engines.generation.journal import (
     remove_images_from,
 )
 from engines.generation.painter import Outcome, Painter
+from engines.generation.prepare import make_plan, resolve
 from engines.generation.run_folder import check_folder, locked, read_run, run_errors, start_run
-from engines.generation.settings import (
-    JPEG_QUALITY,
-    GenerateSettings,
-    RunSettings,
-    default_chunk,
-    resolve_options,
-)
+from engines.generation.settings import GenerateSettings, RunSettings
 from engines.generation.writer import ImageWriter, Written
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend
     from engines.bundle import Bundle
-
-CPU_SLOTS, GPU_SLOTS = 4, 8  # images in work at once, where the user does not say
 
 
 def generate(
@@ -83,88 +74,6 @@ def generate(
         wanted = resolve(settings, bundle, backend, references, stored)
         plan = make_plan(wanted, bundle, references)
         return run(settings.out, wanted, stored, bundle, backend, plan, report=report, stop=stop, started=started)
-
-
-def resolve(
-    asked: GenerateSettings,
-    bundle: "Bundle",
-    backend: "Backend",
-    references: Dataset | None,
-    stored: RunSettings | None,
-) -> RunSettings:
-    """What was asked, with every choice made: by the stored run (slots, rows, chunk), the bundle, or the defaults.
-
-    Raises UsageError for a size that the networks cannot divide, and for steps that do not fit the base model or leave
-    nothing to do at the lowest strength.
-    """
-    options = resolve_options(asked, bundle.generate_defaults)
-    schedule = make_schedule(bundle.scheduler_config, options["sampler"], options["steps"], options["eta"])
-    if options["strength"] is not None:
-        start_index(schedule, options["strength"][0])
-    frame = asked.size or bundle.frame
-    multiple = bundle.size_multiple
-    if any(side % multiple for side in frame):
-        nearest = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in frame)
-        raise UsageError(
-            f"--size {frame[0]}x{frame[1]}: both must be multiples of {multiple} for this bundle; {nearest} would do."
-        )
-    target = asked.count or asked.jobs or 1
-    usual = GPU_SLOTS if backend.device.type == "cuda" else CPU_SLOTS
-    slots = asked.slots or (stored.slots if stored else min(usual, target))
-    rows = asked.rows or (stored.rows if stored and stored.slots == slots else slots * (1 + (options["guidance"] > 1)))
-    quality = None if asked.image_format == "png" else asked.jpeg_quality or JPEG_QUALITY
-    return RunSettings(
-        bundle=None if asked.bundle is None else str(asked.bundle),
-        bundle_hash=bundle.digest,
-        class_names=tuple(bundle.class_names),
-        reference=None if asked.reference is None else str(asked.reference),
-        reference_hash=None if references is None else dataset_hash(references),
-        count=asked.count,
-        jobs=asked.jobs,
-        shard=asked.shard,
-        seed=asked.seed,
-        flip=asked.flip,
-        frame=frame,
-        keep_empty=asked.keep_empty,
-        chunk=asked.chunk or (stored.chunk if stored else default_chunk(target, slots)),
-        slots=slots,
-        rows=rows,
-        engine=backend.name,
-        precision=backend.precision,
-        threads=backend.threads,
-        backend=backend.description,
-        formats=tuple(dict.fromkeys(("coco", *asked.formats))),
-        image_format=asked.image_format,
-        jpeg_quality=quality,
-        skip_bad=asked.skip_bad,
-        **options,
-    )
-
-
-def make_plan(settings: RunSettings, bundle: "Bundle", references: Dataset | None) -> Plan:
-    """What the jobs of a run have in common."""
-    return Plan(
-        frame=settings.frame,
-        short_side=bundle.short_side,
-        style=bundle.style,
-        references=references.records if references else (),
-        class_names=references.class_names if references else (),
-        strength=settings.strength or (1.0, 1.0),
-        flip=settings.flip,
-        template=settings.prompt_template,
-        class_statistics=bundle.adapter_info.class_statistics,
-    )
-
-
-def dataset_hash(dataset: Dataset) -> str:
-    """SHA-256 over what the jobs read of a dataset: its records, and the sizes of the image files."""
-    digest = hashlib.sha256("\0".join(dataset.class_names).encode())
-    for record in dataset.records:
-        words = (record.name, record.width, record.height, record.file.stat().st_size, record.caption)
-        digest.update(repr(words).encode())
-        for array in (record.boxes, record.labels, record.iscrowd):
-            digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 @dataclass

@@ -60,6 +60,8 @@ def run_errors(folder: Path) -> Iterator[None]:
     """Turn the system's refusals inside the block (a full disk, a read-only folder) into a RunError."""
     try:
         yield
+    except BrokenPipeError:  # whoever read our output is gone: no matter of this folder
+        raise
     except OSError as cause:
         where = cause.filename or folder
         if cause.errno in (errno.ENOSPC, errno.EDQUOT):

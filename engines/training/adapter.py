@@ -28,10 +28,10 @@ from engines.diffusion.base_model import BaseModel, base_hash, load_base
 from engines.errors import ModelError, TrainingError, UsageError
 from engines.files import read_json
 from engines.training.augment import FrameOptions
+from engines.training.base import BASE_NOTES
 from engines.training.pyramids import BatchSource, FrozenPyramid, SourceOptions, TunePart
 from engines.training.trainer import FitOptions, Report, finished, fit, resolve_precision
 
-BASE_NOTES = "dengine.json"  # beside a base's model_index.json, where dengine trained it
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
 STATISTICS_IMAGES = 200  # images whose class counts `generate` draws prompts from
 CALIBRATION_BATCHES = 2

@@ -1,0 +1,118 @@
+"""What was asked becomes what a run does: every choice made before anything is painted.
+
+Knows: where each setting comes from (the user, the run that is being resumed, the bundle, the machine), and what of a
+reference dataset the jobs depend on. Knows nothing about what happens then.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from engines.datasets.dataset import Dataset
+from engines.diffusion.schedule import Schedule, guided_steps, make_schedule, start_index
+from engines.errors import UsageError
+from engines.generation.jobs import Plan
+from engines.generation.settings import (
+    JPEG_QUALITY,
+    GenerateSettings,
+    RunSettings,
+    default_chunk,
+    resolve_options,
+)
+
+if TYPE_CHECKING:
+    from engines.backends.base import Backend
+    from engines.bundle import Bundle
+
+CPU_SLOTS, GPU_SLOTS = 4, 8  # images in work at once, where the user does not say
+
+
+def resolve(
+    asked: GenerateSettings,
+    bundle: "Bundle",
+    backend: "Backend",
+    references: Dataset | None,
+    stored: RunSettings | None,
+) -> RunSettings:
+    """What was asked, with every choice made: by the stored run (slots, rows, chunk), the bundle, or the defaults.
+
+    Raises UsageError for a size that the networks cannot divide, and for steps that do not fit the base model or leave
+    nothing to do at the lowest strength.
+    """
+    options = resolve_options(asked, bundle.generate_defaults)
+    schedule = make_schedule(bundle.scheduler_config, options["sampler"], options["steps"], options["eta"])
+    if options["strength"] is not None:
+        start_index(schedule, options["strength"][0])
+    frame = asked.size or bundle.frame
+    multiple = bundle.size_multiple
+    if any(side % multiple for side in frame):
+        nearest = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in frame)
+        raise UsageError(
+            f"--size {frame[0]}x{frame[1]}: both must be multiples of {multiple} for this bundle; {nearest} would do."
+        )
+    target = asked.count or asked.jobs or 1
+    usual = GPU_SLOTS if backend.device.type == "cuda" else CPU_SLOTS
+    slots = asked.slots or (stored.slots if stored else min(usual, target))
+    rows = asked.rows or (stored.rows if stored and stored.slots == slots else _needed_rows(schedule, slots, options))
+    quality = None if asked.image_format == "png" else asked.jpeg_quality or JPEG_QUALITY
+    return RunSettings(
+        bundle=None if asked.bundle is None else str(asked.bundle),
+        bundle_hash=bundle.digest,
+        class_names=tuple(bundle.class_names),
+        reference=None if asked.reference is None else str(asked.reference),
+        reference_hash=None if references is None else dataset_hash(references),
+        count=asked.count,
+        jobs=asked.jobs,
+        shard=asked.shard,
+        seed=asked.seed,
+        flip=asked.flip,
+        frame=frame,
+        keep_empty=asked.keep_empty,
+        chunk=asked.chunk or (stored.chunk if stored else default_chunk(target, slots)),
+        slots=slots,
+        rows=rows,
+        engine=backend.name,
+        precision=backend.precision,
+        threads=backend.threads,
+        backend=backend.description,
+        formats=tuple(dict.fromkeys(("coco", *asked.formats))),
+        image_format=asked.image_format,
+        jpeg_quality=quality,
+        skip_bad=asked.skip_bad,
+        **options,
+    )
+
+
+def make_plan(settings: RunSettings, bundle: "Bundle", references: Dataset | None) -> Plan:
+    """What the jobs of a run have in common."""
+    return Plan(
+        frame=settings.frame,
+        short_side=bundle.short_side,
+        style=bundle.style,
+        references=references.records if references else (),
+        class_names=references.class_names if references else (),
+        strength=settings.strength or (1.0, 1.0),
+        flip=settings.flip,
+        template=settings.prompt_template,
+        class_statistics=bundle.adapter_info.class_statistics,
+    )
+
+
+def dataset_hash(dataset: Dataset) -> str:
+    """SHA-256 over what the jobs read of a dataset: its records, and the sizes of the image files."""
+    digest = hashlib.sha256("\0".join(dataset.class_names).encode())
+    for record in dataset.records:
+        words = (record.name, record.width, record.height, record.file.stat().st_size, record.caption)
+        digest.update(repr(words).encode())
+        for array in (record.boxes, record.labels, record.iscrowd):
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _needed_rows(schedule: Schedule, slots: int, options: Mapping[str, Any]) -> int:
+    """Rows of a network call that keep all slots moving: two a slot for the share of steps that is guided, else one."""
+    if options["guidance"] <= 1.0:
+        return slots
+    share = float(guided_steps(schedule, options["guidance_interval"] or (0.0, 1.0)).mean())
+    return max(math.ceil(slots * (1.0 + share)), 2)
