@@ -214,6 +214,8 @@ def _store(base: BaseModel, adapter: DetectionAdapter, info: AdapterInfo, work: 
         module.save_pretrained(work / part, safe_serialization=True, max_shard_size="1TB")
         config = read_json(work / part / "config.json", ModelError)
         config.pop("_name_or_path", None)  # a path of the machine that exported
+        if "dtype" in config:  # transformers would compute as weights are stored, and diffusers' parts in float32
+            config["dtype"] = "float32"
         write_json(work / part / "config.json", config)
         expected = Path(GRAPH_WEIGHTS.get(part, GRAPH_WEIGHTS["vae_encoder"])).name
         if [path.name for path in (work / part).glob("*.safetensors")] != [expected]:

@@ -99,7 +99,7 @@ def verify_bundle(
         check_names(bundle.specs[graph], bundle)
     checks = []
     for engine in engines:
-        backend = open_backend(bundle, engine, precision="f32", threads=threads, device="cpu")
+        backend = open_backend(bundle, engine, precision="f32", threads=threads, device="cpu", keep_compiled=False)
         for graph in GRAPH_NAMES:
             report(f"checking {graph} on {engine}")
             found = [
