@@ -26,7 +26,7 @@ from engines.adapter.info import WEIGHTS_FILE, AdapterInfo
 from engines.adapter.model import DetectionAdapter, load_adapter, save_adapter
 from engines.adapter.pyramid import pyramid_channels
 from engines.bundle import FORMAT, MANIFEST, WEIGHTS_DTYPES, Manifest, open_bundle
-from engines.diffusion.base_model import BaseModel, base_hash, load_base
+from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
 from engines.errors import BundleError, ExportError, ModelError, UsageError
 from engines.files import read_json, sha256_file, sync_folder, write_json
 from engines.graphs import GRAPH_NAMES, ModelShape, graph_specs
@@ -45,7 +45,7 @@ GRAPH_WEIGHTS = {  # the file that each graph's initializers point into
     "adapter": f"adapter/{WEIGHTS_FILE}",
 }
 PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "openvino")
-NOTES = "dengine.json"  # beside model_index.json, where dengine trained the base
+
 _PARTS = {
     "scheduler": ["diffusers", "DDIMScheduler"],
     "text_encoder": ["transformers", "CLIPTextModel"],
@@ -225,8 +225,8 @@ def _store(base: BaseModel, adapter: DetectionAdapter, info: AdapterInfo, work: 
         for path in sorted((base.folder / part).iterdir()):
             if path.is_file() and path.suffix in (".json", ".txt"):
                 shutil.copyfile(path, work / part / path.name)
-    if (base.folder / NOTES).is_file():
-        shutil.copyfile(base.folder / NOTES, work / NOTES)
+    if (base.folder / BASE_NOTES).is_file():
+        shutil.copyfile(base.folder / BASE_NOTES, work / BASE_NOTES)
     write_json(work / "model_index.json", _model_index(base))
     _check_finite(adapter.to(dtype), "adapter", dtype)
     save_adapter(work / "adapter", adapter, info)

@@ -371,6 +371,8 @@ def test_export_hands_on_what_was_asked_and_prints_the_checks(tmp_path: Path, mo
     assert "export: 1/2, exporting unet" in result.stderr
     assert re.search(r"^unet +openvino +2\.0e-06$", result.stdout, re.MULTILINE)
     assert re.search(r"^openvino +bf16 +41\.5 dB +0\.970$", result.stdout, re.MULTILINE)
+    assert re.search(r"^openvino +bf16 +4 +38\.0 +0\.960$", result.stdout, re.MULTILINE)
+    assert re.search(r"^torch +bf16 +4 +99\.0 +-$", result.stdout, re.MULTILINE)
     assert "12.3 MB" in result.stdout
 
 

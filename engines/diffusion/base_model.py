@@ -19,6 +19,7 @@ from engines.errors import ModelError
 from engines.files import read_json, sha256_file
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+BASE_NOTES = "dengine.json"  # beside model_index.json, where dengine trained the base: its style, classes and scale
 _LAYOUT = "a diffusers folder with unet/, vae/, text_encoder/, tokenizer/ and scheduler/"
 
 
@@ -105,9 +106,11 @@ def load_base(
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
+    silence_libraries()
     try:
         parts = {
-            name: kind.from_pretrained(path / name, use_safetensors=True, torch_dtype=dtype)
+            # low_cpu_mem_usage needs a package more, and its absence is a warning to the user
+            name: kind.from_pretrained(path / name, use_safetensors=True, torch_dtype=dtype, low_cpu_mem_usage=False)
             for name, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL))
         }
         text_encoder = CLIPTextModel.from_pretrained(path / "text_encoder", use_safetensors=True, dtype=dtype)
@@ -187,6 +190,15 @@ def tokenize(tokenizer: Any, prompts: Sequence[str]) -> torch.Tensor:
     )
     ids: torch.Tensor = batch.input_ids
     return ids
+
+
+def silence_libraries() -> None:
+    """No progress bars of diffusers and transformers: dengine shows its own."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
 
 
 def _first_line(error: BaseException) -> str:

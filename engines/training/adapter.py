@@ -24,11 +24,10 @@ from engines.adapter.model import DetectionAdapter, save_adapter
 from engines.adapter.pyramid import pyramid_channels
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
-from engines.diffusion.base_model import BaseModel, base_hash, load_base
+from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
 from engines.errors import ModelError, TrainingError, UsageError
 from engines.files import read_json
 from engines.training.augment import FrameOptions
-from engines.training.base import BASE_NOTES
 from engines.training.pyramids import BatchSource, FrozenPyramid, SourceOptions, TunePart
 from engines.training.trainer import FitOptions, Report, finished, fit, resolve_precision
 

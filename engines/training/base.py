@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
-from engines.diffusion.base_model import alphas_cumprod, load_base, tokenize
+from engines.diffusion.base_model import BASE_NOTES, alphas_cumprod, load_base, silence_libraries, tokenize
 from engines.errors import TrainingError, UsageError
 from engines.files import sha256_file, write_json
 from engines.rng import generator
@@ -30,7 +30,6 @@ from engines.training.trainer import FitOptions, Report, autocast, finished, fit
 from engines.training.vae import to_pixels, train_vae
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
-BASE_NOTES = "dengine.json"  # beside model_index.json: the style and classes the base was trained with
 MIN_SNR = 5.0
 PROMPT_KINDS: dict[prompts.PromptKind, float] = {"listing": 0.75, "generic": 0.15, "empty": 0.10}
 _VIEW, _STEP, _NOISE = 3, 4, 5  # what a random stream is for
@@ -287,6 +286,7 @@ def _build(
 def _save(
     networks: _Networks, out: Path, options: BaseTrainOptions, class_names: Sequence[str], preset: BasePreset
 ) -> None:
+    silence_libraries()
     networks.vae.save_pretrained(out / "vae")
     networks.unet.save_pretrained(out / "unet")
     networks.text_encoder.save_pretrained(out / "text_encoder")

@@ -1,0 +1,64 @@
+"""How good a bundle is: reconstruction of its VAE on real images, and how far engines and precisions agree.
+
+    python benchmarks/quality.py --data DATA --split val --jobs 64
+
+Prints a table, and one JSON line last. Without --bundle it is the bundled model that is measured.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from engines.adapter.inference import prepare_frame
+from engines.bundle import Bundle, default_bundle, open_bundle
+from engines.datasets.dataset import open_dataset
+from engines.datasets.images import read_image
+from engines.diffusion.base_model import load_base
+from engines.training.vae import psnr
+from export.agreement import compare_engines, variants
+from export.verify import installed_engines
+
+
+def reconstruction(bundle: Bundle, data: Path, split: str | None) -> tuple[int, float, float]:
+    """Images, and mean and lowest PSNR in dB of encode and decode, on whole frames at the adapter's scale."""
+    base = load_base(bundle.folder)
+    records = open_dataset(data, split=split, require_boxes=False).records
+    ratios = []
+    for record in records:
+        pixels, _, _ = prepare_frame(read_image(record.file), bundle.short_side, bundle.size_multiple)
+        original = torch.from_numpy(pixels)[None]
+        ratios.append(psnr(base.decode_latents(base.encode_images(original)), original))
+    return len(ratios), float(np.mean(ratios)), float(np.min(ratios))
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=None, help="a bundle; the bundled model without it")
+    parser.add_argument("--data", type=Path, default=None, help="dataset to rebuild with the VAE")
+    parser.add_argument("--split", default=None, help="part of the dataset")
+    parser.add_argument("--jobs", type=int, default=64, help="images to paint on every engine; 0 for none")
+    given = parser.parse_args()
+    bundle = open_bundle(given.bundle or default_bundle())
+    result: dict[str, object] = {}
+    if given.data is not None:
+        count, mean, lowest = reconstruction(bundle, given.data, given.split)
+        print(f"VAE, encode and decode of {count} images: PSNR {mean:.2f} dB on average, {lowest:.2f} dB at the lowest")
+        result["vae_psnr"] = {"images": count, "mean": round(mean, 2), "lowest": round(lowest, 2)}
+    if given.jobs:
+        found = compare_engines(bundle, variants(installed_engines()), print, jobs=given.jobs, steps=None)
+        for row in found:
+            labels = "no boxes" if row.ap50 is None else f"AP50 {row.ap50:.3f}"
+            print(f"{row.engine} {row.precision} against torch f32, {row.jobs} jobs: PSNR {row.psnr:.1f} dB, {labels}")
+        result["agreement"] = [vars(row) for row in found]
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
