@@ -4,8 +4,9 @@
     python benchmarks/kill_test.py --bundle B --engine openvino --kills 50
 
 Each round starts a run of 200 images in a process of its own (chunks of 32, empty images kept), sends it SIGKILL at a
-moment drawn from the time that the first run took, and gives the same command again, until it ends by itself. Half of
-the rounds are killed twice. The moments come from --seed, but what a kill meets depends on the machine's speed.
+random moment, and gives the same command again, until it ends by itself. Half of the rounds are killed twice. A moment
+is a number of image files, drawn evenly from none to all, and a fraction of a second more; one in five comes when all
+are there, while the dataset files are written. So kills fall everywhere, however busy the machine is.
 Processes are forked from this one, which has the libraries imported and computes nothing itself.
 """
 
@@ -45,12 +46,13 @@ def main() -> int:
         run_to_the_end(command, work / "peace")
         seconds = time.monotonic() - started
         expected = read_tree(work / "peace")
+        images = sum(name.startswith(("images/0", "spare/")) for name in expected)
         print(f"uninterrupted: {seconds:.1f} s, {len(expected)} files", flush=True)
         rng = random.Random(options.seed)
         identical = 0
         for number in range(1, options.kills + 1):
             folder = work / f"round-{number}"
-            states = [kill_at(command, folder, rng.uniform(0.0, seconds)) for _ in range(1 + number % 2)]
+            states = [kill(command, folder, images, rng) for _ in range(1 + number % 2)]
             run_to_the_end(command, folder)
             wrong = different_files(expected, read_tree(folder))
             identical += not wrong
@@ -137,18 +139,29 @@ def run_to_the_end(command: list[str], folder: Path) -> None:
     wait(start(command, folder), folder.with_suffix(".log"))
 
 
-def kill_at(command: list[str], folder: Path, seconds: float) -> str:
-    """Give the command and kill it after so many seconds; says what it left."""
+def kill(command: list[str], folder: Path, images: int, rng: random.Random) -> str:
+    """Give the command and kill it when so many image files are there; says what it left."""
+    wanted = rng.randint(0, images) if rng.random() < 0.8 else images
+    longest = 0.1 if wanted < images else 1.0  # seconds
     process = start(command, folder)
-    time.sleep(seconds)
+    ended = False
+    while count_images(folder) < wanted and not ended:
+        time.sleep(0.002)
+        ended = os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    time.sleep(rng.uniform(0.0, longest))
     os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
     if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
-        return f"not at all ({seconds:.1f} s was too late)"
+        return "too late"
     journal = folder / "journal.jsonl"
     lines = journal.read_bytes().count(b"\n") if journal.exists() else 0
-    images = len(list((folder / "images").glob("*"))) if (folder / "images").is_dir() else 0
-    return f"at {seconds:.1f} s with {lines} lines and {images} files in images/"
+    dataset = "with" if (folder / "annotations.json").exists() else "without"
+    return f"at {lines} lines, {count_images(folder)} images, {dataset} annotations"
+
+
+def count_images(folder: Path) -> int:
+    """Image files of a run, wherever they are."""
+    return sum(1 for part in ("images", "spare") for _ in (folder / part).glob("0*.jpg"))
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:

@@ -67,5 +67,6 @@ def show_export(summary: "ExportSummary") -> None:
         (found.engine, found.precision, f"{found.psnr:.1f} dB", "-" if found.ap50 is None else f"{found.ap50:.3f}")
         for found in summary.agreements
     ]
+    console.echo()
     console.echo(console.table(loops, ("same jobs on", "precision", "PSNR", "AP50 of the labels")))
     console.echo(f"bundle  {summary.folder}  ({summary.bytes / 1e6:.1f} MB)")

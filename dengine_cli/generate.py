@@ -28,6 +28,7 @@ def command(
     reference: Annotated[
         Path | None, typer.Option(help="Dataset whose images are repainted; without it, text decides alone.")
     ] = None,
+    reference_split: Annotated[str | None, typer.Option(help="Part of the reference dataset, such as train.")] = None,
     strength: Annotated[
         str | None,
         typer.Option(metavar="LOW:HIGH", help="How much of a reference is repainted, low:high.  [default: 0.4:0.8]"),
@@ -87,6 +88,7 @@ def command(
         jobs=jobs,
         shard=parse_shard(shard) if shard else None,
         reference=reference,
+        reference_split=reference_split,
         strength=parse_range(strength, "--strength"),
         flip=flip,
         size=parse_size(size, "--size"),

@@ -140,13 +140,11 @@ def _reader_left() -> int:
 
 
 def _quiet_libraries(debug: bool) -> None:
-    """Keep the libraries' own bars and warnings out of ours; settings that the user made stay."""
+    """Keep the libraries' warnings out of our output; settings that the user made stay."""
     if debug:
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.warnoptions:
         import warnings

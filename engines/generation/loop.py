@@ -63,7 +63,9 @@ def generate(
     references = None
     if settings.reference is not None:
         report(Stage("reading the references"))
-        references = open_dataset(settings.reference, skip_bad=settings.skip_bad, require_boxes=False)
+        references = open_dataset(
+            settings.reference, split=settings.reference_split, skip_bad=settings.skip_bad, require_boxes=False
+        )
     with locked(settings.out), run_errors(settings.out):
         stored = read_run(settings.out)
         report(Stage("opening the backend"))

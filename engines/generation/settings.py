@@ -53,6 +53,7 @@ class GenerateSettings:
     jobs: int | None = None  # images to paint, kept or not, in place of count
     shard: tuple[int, int] | None = None  # (k, n): the k-th of n parts of the jobs, 1 <= k <= n
     reference: Path | None = None  # dataset whose images are repainted; None paints from text alone
+    reference_split: str | None = None  # part of that dataset, such as train; None: all of it
     strength: tuple[float, float] | None = None  # how much of a reference is repainted, drawn from this range
     flip: bool = True  # mirror references left to right, half of the time
     size: tuple[int, int] | None = None  # (width, height) of the images in pixels; None: the bundle's frame
@@ -261,6 +262,8 @@ def _contradictions(s: GenerateSettings) -> list[str]:
              f"--eta {s.eta} with --sampler dpmpp, which adds no noise: leave it out"),
             (unguided and s.guidance_interval is not None, "--guidance-interval with --guidance 1, which is off"),
             (unguided and bool(s.negative_prompt), "--negative-prompt with --guidance 1, which does not read it"),
+            (s.reference_split is not None and s.reference is None,
+             "--reference-split without --reference: it names a part of that dataset"),
             (s.strength is not None and s.reference is None,
              "--strength without --reference: it says how much of a reference is repainted"),
             (s.jpeg_quality is not None and s.image_format != "jpeg", "--jpeg-quality with images that are not JPEG"),
