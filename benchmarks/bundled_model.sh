@@ -27,5 +27,6 @@ if [ ! -e "$work/bundle/manifest.json" ]; then
 fi
 
 for prompt in generic listing empty; do
-    dengine label "$data" --split val --bundle "$work/bundle" --prompt "$prompt" --out "$work/val-$prompt"
+    [ -e "$work/val-$prompt/annotations.json" ] ||
+        dengine label "$data" --split val --bundle "$work/bundle" --prompt "$prompt" --out "$work/val-$prompt"
 done

@@ -11,7 +11,6 @@ manifest keeps the first. A bundle's own folder may stand as a base too: its ada
 """
 
 import importlib.metadata
-import math
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -196,8 +195,7 @@ def _resolve_frame(frame: tuple[int, int] | None, base: BaseModel, info: Adapter
     multiple = base.size_multiple
     if min(width, height) < 1 or width % multiple or height % multiple:
         raise UsageError(f"The frame is {width}x{height}; both sides must be positive multiples of {multiple}.")
-    h, w = height // base.vae_stride, width // base.vae_stride
-    cells = sum(math.ceil(h / 2**level) * math.ceil(w / 2**level) for level in range(info.config.levels))
+    cells = info.config.cells(height // base.vae_stride, width // base.vae_stride)
     if cells < info.config.queries:
         raise UsageError(
             f"The frame {width}x{height} has {cells} cells for the adapter's {info.config.queries} queries. "

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from engines.adapter.info import AdapterConfig
 from engines.backends.base import Backend
 from engines.bundle import Bundle
 from engines.graphs import GraphSpec, ModelShape, graph_specs
@@ -63,7 +64,10 @@ class FakeBundle:
     specs: Mapping[str, GraphSpec] = field(default_factory=lambda: SPECS)
     scheduler_config: dict[str, Any] = field(default_factory=lambda: SCHEDULER)
     adapter_info: Any = field(
-        default_factory=lambda: SimpleNamespace(class_statistics=({"rbc": 9, "wbc": 1}, {"platelets": 2}))
+        default_factory=lambda: SimpleNamespace(
+            class_statistics=({"rbc": 9, "wbc": 1}, {"platelets": 2}),
+            config=AdapterConfig(channels=(8, 8), num_classes=3, queries=4),
+        )
     )
 
     def tokenizer(self) -> FakeTokenizer:

@@ -5,6 +5,7 @@ can be read without it.
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -68,6 +69,10 @@ class AdapterConfig:
     def levels(self) -> int:
         """Feature levels that the head sees."""
         return len(self.channels) + self.extra_levels
+
+    def cells(self, height: int, width: int) -> int:
+        """Cells of all levels for latents of `height` x `width`; the head picks its queries among them."""
+        return sum(math.ceil(height / 2**level) * math.ceil(width / 2**level) for level in range(self.levels))
 
 
 @dataclass(frozen=True)

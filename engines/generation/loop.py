@@ -111,12 +111,14 @@ def run(
     """Go on with (or begin) a run whose folder is locked, and write its dataset. See `generate`."""
     start_run(folder, wanted, stored)
     progress = read_progress(folder / JOURNAL, _chunks(wanted))
-    remove_images_from(folder, progress.next_index)
     state = _State(_target(wanted), wanted.count is not None, progress.jobs, progress.kept)
     last_kept, painting = progress.last_kept, 0.0
+    painting_on = not _is_over(state, last_kept)
+    if painting_on:
+        remove_dataset_files(folder)
     with Journal(folder, progress.size) as journal:
-        if not _is_over(state, last_kept):
-            remove_dataset_files(folder)
+        remove_images_from(folder, progress.next_index)  # after the files and lines that name them
+        if painting_on:
             painter = Painter(
                 bundle, backend, wanted, plan,
                 stage=lambda text: report(Stage(text)), tick=_ticker(report),

@@ -51,6 +51,13 @@ def resolve(
         raise UsageError(
             f"--size {frame[0]}x{frame[1]}: both must be multiples of {multiple} for this bundle; {nearest} would do."
         )
+    config = bundle.adapter_info.config
+    cells = config.cells(frame[1] // bundle.vae_stride, frame[0] // bundle.vae_stride)
+    if cells < config.queries:
+        raise UsageError(
+            f"--size {frame[0]}x{frame[1]} has {cells} cells for the adapter's {config.queries} queries; "
+            f"give a larger size, such as {bundle.frame[0]}x{bundle.frame[1]}."
+        )
     target = asked.count or asked.jobs or 1
     usual = GPU_SLOTS if backend.device.type == "cuda" else CPU_SLOTS
     slots = asked.slots or (stored.slots if stored else min(usual, target))

@@ -99,7 +99,7 @@ class AdapterTrainOptions:
             ("lr", "positive", self.lr > 0),
             ("grad_clip", "positive", self.grad_clip > 0),
             ("ema_decay", "at least 0 and below 1", 0 <= self.ema_decay < 1),
-            ("seed", "0 or more", self.seed >= 0),
+            ("seed", "from 0 to 2^31 - 1", 0 <= self.seed < 2**31),
             ("tune_fraction", "at least 0 and below 1", 0 <= self.tune_fraction < 1),
             ("eval_every", "positive", self.eval_every > 0),
             ("score", "AP, AP50 or AP75", self.score in ("AP", "AP50", "AP75")),

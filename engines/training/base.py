@@ -7,6 +7,7 @@ The loss is Min-SNR-5 weighted (Hang et al. 2023, arXiv 2303.09556) on epsilon o
 B batch, Z latent channels, h/w latents.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -60,6 +61,12 @@ class BaseTrainOptions:
     steps_scale: float = 1.0  # factor on every number of steps of the preset
     checkpoint_minutes: float = 3.0  # wall time between checkpoints
     stages: tuple[str, ...] = ("vae", "unet")  # what is trained; the rest is taken from continue_from
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"seed {self.seed}; a whole number from 0 to 2^31 - 1 was expected.")
+        if not 0 < self.steps_scale <= 1000:
+            raise UsageError(f"steps scale {self.steps_scale}; a factor above 0 and up to 1000 was expected.")
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ def train_base(
     _save(networks, out, options, dataset.class_names, preset)
     for stage in ("vae", "unet"):
         finished(work / stage)
-    if work.exists():
+    with contextlib.suppress(OSError):
         work.rmdir()
     return out
 

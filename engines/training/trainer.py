@@ -8,6 +8,7 @@ come from (seed, step), which is what makes a resumed run equal to an uninterrup
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,10 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engines.errors import TrainingError, UsageError
-from engines.files import read_json, write_json
+from engines.files import read_json, sync_folder, write_json
 
 _INDEX = "checkpoint.json"
 _BEST = "best.safetensors"
+_FREE = ("device", "checkpoint_minutes")  # options that may change at a resume
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,13 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     state = _State(module, named, options)
-    full_identity = {**identity, "options": asdict(options)}
+    precision = resolve_precision(options.precision, options.device)
+    decisive = {name: value for name, value in asdict(options).items() if name not in _FREE}
+    full_identity = {**identity, "options": decisive | {"precision": precision}}
     if resume:
         state.load(folder, full_identity)
     elif (folder / _INDEX).exists():
         raise TrainingError(f"{folder} holds an unfinished training; continue it with --resume, or remove it.")
-    precision = resolve_precision(options.precision, options.device)
     started, first_step, saved = time.monotonic(), state.step, time.monotonic()
     losses: list[float] = []
     while state.step < options.steps:
@@ -143,7 +146,7 @@ def fit(
 
 def finished(folder: Path) -> None:
     """Remove the checkpoints of a training whose result has been saved elsewhere."""
-    for path in (*folder.glob("checkpoint-*.safetensors"), folder / _INDEX, folder / _BEST):
+    for path in (*folder.glob("checkpoint-*.safetensors"), *folder.glob(".*.tmp"), folder / _INDEX, folder / _BEST):
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
@@ -275,7 +278,10 @@ class _State:
 def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     save_file({name: value.contiguous().clone() for name, value in tensors.items()}, temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
     temporary.replace(path)
+    sync_folder(path.parent)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
