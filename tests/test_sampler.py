@@ -291,3 +291,56 @@ def test_a_task_that_does_not_fit_is_refused_by_index(wrong: Task, named: str) -
     loop = SlotSampler(FakeCall(1), make_schedule(CONFIG, "ddim", 3), slots=1, rows=1)
     with pytest.raises(UsageError, match=named):
         list(loop.run([wrong]))
+
+
+def test_a_capturable_call_is_recorded_after_one_warm_up_and_paints_the_same() -> None:
+    """A recording stands in for CUDA's: it must read and write only memory that stays where it is."""
+    schedule = make_schedule(CONFIG, "ddim", 6, 0.5)
+    tasks = [task(0), task(1, start=2), task(2, start=4), task(3)]
+    settings: dict[str, Any] = {"slots": 2, "rows": 4, "guidance_scale": 2.0}
+    expected = painted(SlotSampler(FakeCall(4), schedule, **settings), tasks)
+
+    events: list[str] = []
+
+    def record(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+        events.append("record")
+
+        def replay() -> None:
+            events.append("replay")
+            step()
+
+        return replay
+
+    call = FakeCall(4)
+    call.capturable = True
+    memory = {name: tensor.data_ptr() for name, tensor in call.inputs.items()}
+    loop = SlotSampler(call, schedule, told=lambda: events.append("tick"), record=record, **settings)
+    found = painted(loop, tasks)
+    again = painted(loop, tasks)
+    assert events[:3] == ["record", "tick", "replay"]
+    assert events.count("record") == 1
+    assert events.count("tick") == loop.ticks == events.count("replay") + 1
+    assert memory == {name: tensor.data_ptr() for name, tensor in call.inputs.items()}
+    for index, latents in expected.items():
+        assert torch.equal(found[index], latents)
+        assert torch.equal(again[index], latents)
+
+
+def test_what_a_tick_records_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No value may travel to the host inside a tick: a CUDA graph cannot be recorded over that."""
+    call = FakeCall(4)
+    call.capturable = True
+    recorded: list[Callable[[], None]] = []
+    loop = SlotSampler(
+        call,
+        make_schedule(CONFIG, "ddim", 4),
+        slots=2,
+        rows=4,
+        guidance_scale=2.0,
+        record=lambda step, device: recorded.append(step) or step,  # type: ignore[func-returns-value]
+    )
+    painted(loop, [task(0), task(1)])
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "nonzero"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: pytest.fail(f"{name} waits for the device"))
+    monkeypatch.setattr(call, "seen", [])
+    recorded[0]()

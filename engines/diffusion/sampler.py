@@ -2,14 +2,16 @@
 
 Knows: how to keep S slots busy with images that begin and end at different times, how guidance spends
 network rows, and how a schedule's table updates all slots at once. A slot that finishes takes the next task,
-as servers of language models batch continuously (Orca, Yu et al., OSDI 2022). Knows nothing about prompts,
-VAEs, labels or files, nor which runtime stands behind the call.
+as servers of language models batch continuously (Orca, Yu et al., OSDI 2022). A tick reads and writes the same
+memory every time, so that a call that allows it is recorded with the whole tick, from the second on
+(`engines.diffusion.capture`). Knows nothing about prompts, VAEs, labels or files, nor which runtime stands
+behind the call.
 
 S slots, R rows of a network call, Z/h/w latents, L text length, D text width, T steps of the schedule.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
@@ -18,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from engines.diffusion.capture import Step, capture
 from engines.diffusion.latents import initial_noise, step_noise
 from engines.diffusion.schedule import Schedule, guided_steps
 from engines.errors import NumericalError, UsageError
@@ -33,6 +36,10 @@ class UNetCall(Protocol):
     @property
     def outputs(self) -> Mapping[str, torch.Tensor]:
         """`model_output` [R, Z, h, w], read before the next run."""
+
+    @property
+    def capturable(self) -> bool:
+        """Whether `run` may be recorded into a CUDA graph."""
 
     def run(self) -> None:
         """Fill the outputs from the inputs."""
@@ -80,6 +87,11 @@ class _Plan:
     table_row: torch.Tensor  # int64 [S], row of the coefficient table
     active: torch.Tensor  # int64 [S], 1 for the slots that take a step in this tick
 
+    @classmethod
+    def view(cls, numbers: torch.Tensor, slots: int, rows: int) -> "_Plan":
+        """The parts of an int64 [3 R + 4 S] that holds them one after the other."""
+        return cls(*numbers.split([rows, rows, rows, slots, slots, slots, slots]))
+
 
 class SlotSampler:
     """Runs a schedule on many tasks with a network call of a fixed number of rows.
@@ -98,8 +110,12 @@ class SlotSampler:
         rows: int,
         guidance_scale: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        told: Callable[[], None] = lambda: None,
+        record: Callable[[Step, torch.device], Step] = capture,
     ) -> None:
-        """Raises UsageError for slots, rows or guidance out of range; `rows` must be the call's own R.
+        """`told` is called after every tick; `record` makes the recording of a tick, where the call is capturable.
+
+        Raises UsageError for slots, rows or guidance out of range; `rows` must be the call's own R.
 
         `guidance_scale` is the weight g of classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598)
         in diffusers' convention, uncond + g (cond - uncond): 1 is the prompt alone. `guidance_interval` is
@@ -126,6 +142,11 @@ class SlotSampler:
         self._adds_noise = schedule.adds_noise.tolist()
         table = np.concatenate([schedule.first, schedule.later])
         self._table = torch.from_numpy(table).to(self._device)
+        self._told = told
+        self._record = record
+        self._state = self._new_state()
+        self._numbers = torch.zeros(3 * rows + 4 * slots, dtype=torch.int64, device=self._device)
+        self._replay: Step | None = None  # the recorded tick
         self.ticks = 0  # network calls so far
         self.rows_used = 0  # rows of them that were not spare
 
@@ -138,24 +159,25 @@ class SlotSampler:
         call.
         """
         source = iter(tasks)
-        state = self._new_state()
+        for tensor in (self._state.x, self._state.h_prev, self._state.noise, self._state.text):
+            tensor.zero_()
         busy: dict[int, _Slot] = {}
         waiting: deque[int] = deque()
         while True:
             for slot in range(self._slots):
                 if slot not in busy and (task := next(source, None)) is not None:
-                    self._load(state, slot, task)
+                    self._load(slot, task)
                     busy[slot] = _Slot(task, task.start)
                     waiting.append(slot)
             if not busy:
                 return
             chosen = self._choose(busy, waiting)
-            self._tick(state, busy, chosen)
+            self._tick(busy, chosen)
             finished: list[int] = []
             for slot in chosen:
                 busy[slot].step += 1
                 (finished if busy[slot].step == self._schedule.steps else waiting).append(slot)
-            results = [(busy.pop(slot).task, state.x[slot].clone()) for slot in finished]
+            results = [(busy.pop(slot).task, self._state.x[slot].clone()) for slot in finished]
             _check_finite(results)
             yield from results
 
@@ -165,9 +187,10 @@ class SlotSampler:
         return _State(x, h_prev, noise, text.new_zeros((2 * self._slots, *text.shape[1:])))
 
     @torch.no_grad()
-    def _load(self, state: _State, slot: int, task: Task) -> None:
+    def _load(self, slot: int, task: Task) -> None:
         """Put a task's first latents and its two texts into a slot."""
-        self._check_task(state, task)
+        self._check_task(task)
+        state = self._state
         start = initial_noise(self._shape, task.seed, task.index)
         if task.latents is not None:
             signal, share = self._schedule.start[task.start].tolist()
@@ -176,13 +199,13 @@ class SlotSampler:
         state.text[slot] = task.cond.to(state.text)
         state.text[self._slots + slot] = task.uncond.to(state.text)
 
-    def _check_task(self, state: _State, task: Task) -> None:
+    def _check_task(self, task: Task) -> None:
         if not 0 <= task.start < self._schedule.steps or (task.latents is None and task.start > 0):
             raise UsageError(
                 f"image {task.index} begins at step {task.start}; 0 to {self._schedule.steps - 1} was "
                 "expected, and 0 without a reference."
             )
-        text = tuple(state.text.shape[1:])
+        text = tuple(self._state.text.shape[1:])
         for name, tensor, shape in (
             ("latents", task.latents, self._shape),
             ("cond", task.cond, text),
@@ -206,14 +229,26 @@ class SlotSampler:
         return chosen
 
     @torch.no_grad()
-    def _tick(self, state: _State, busy: Mapping[int, _Slot], chosen: Sequence[int]) -> None:
+    def _tick(self, busy: Mapping[int, _Slot], chosen: Sequence[int]) -> None:
         """One network call, and one step of every chosen slot."""
         for slot in chosen:
             step, task = busy[slot].step, busy[slot].task
             if self._adds_noise[step]:
                 noise = step_noise(self._shape, task.seed, task.index, step)
-                state.noise[slot] = self._to_device(noise)
-        plan = self._plan(busy, chosen)
+                self._state.noise[slot] = self._to_device(noise)
+        self._numbers.copy_(self._to_device(self._plan(busy, chosen)))
+        if self._replay is not None:
+            self._replay()
+        else:
+            self._advance()
+            if self._call.capturable:  # what ran just now was the warm-up
+                self._replay = self._record(self._advance, self._device)
+        self._told()
+
+    @torch.no_grad()
+    def _advance(self) -> None:
+        """The device's part of a tick: everything it reads and writes stays where it is."""
+        state, plan = self._state, _Plan.view(self._numbers, self._slots, self._rows)
         inputs = self._call.inputs
         inputs["sample"].copy_(state.x.index_select(0, plan.row_slot))
         inputs["timesteps"].copy_(plan.row_time)
@@ -232,8 +267,11 @@ class SlotSampler:
         state.x.copy_(torch.where(active, x, state.x))
         state.h_prev.copy_(torch.where(active, h, state.h_prev))
 
-    def _plan(self, busy: Mapping[int, _Slot], chosen: Sequence[int]) -> _Plan:
-        """Lay out a tick: conditional rows of the chosen slots, then unconditional ones, then spare rows."""
+    def _plan(self, busy: Mapping[int, _Slot], chosen: Sequence[int]) -> torch.Tensor:
+        """Lay out a tick: conditional rows of the chosen slots, then unconditional ones, then spare rows.
+
+        The numbers of `_Plan`, int64 [3 R + 4 S] on the CPU.
+        """
         S, R, T = self._slots, self._rows, self._schedule.steps
         rows: list[tuple[int, int, int]] = []  # slot, text, timestep
         cond_row, uncond_row, table_row, active = ([0] * S for _ in range(4))
@@ -251,8 +289,7 @@ class SlotSampler:
         self.ticks += 1
         self.rows_used += len(rows)
         rows += rows[:1] * (R - len(rows))
-        numbers = [*chain(*zip(*rows, strict=True)), *cond_row, *uncond_row, *table_row, *active]
-        return _Plan(*self._to_device(torch.tensor(numbers)).split([R, R, R, S, S, S, S]))
+        return torch.tensor([*chain(*zip(*rows, strict=True)), *cond_row, *uncond_row, *table_row, *active])
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """Copy from the CPU to the call's device, without waiting for the device."""

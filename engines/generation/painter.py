@@ -148,12 +148,13 @@ class Painter:
         self._decoder = prepare(bundle, backend, "vae_decoder", {"B": self._batch, "h": h, "w": w})
         self._schedule = make_schedule(bundle.scheduler_config, settings.sampler, settings.steps, settings.eta)
         self._sampler = SlotSampler(
-            _Told(unet, tick),
+            unet,
             self._schedule,
             slots=settings.slots,
             rows=settings.rows,
             guidance_scale=settings.guidance,
             guidance_interval=settings.guidance_interval or (0.0, 1.0),
+            told=tick,
         )
 
     def paint(self, jobs: Iterable[Job], stop: Callable[[], bool]) -> Iterator[Outcome]:
@@ -290,22 +291,3 @@ def prepare(
 ) -> "Call":
     """Ready a graph at these sizes, for the named outputs (all for None)."""
     return backend.prepare(graph, bundle.specs[graph].input_shapes(sizes), outputs)
-
-
-class _Told:
-    """A call that says so whenever it is run."""
-
-    def __init__(self, call: "Call", told: Callable[[], None]) -> None:
-        self._call, self._told = call, told
-
-    @property
-    def inputs(self) -> Mapping[str, torch.Tensor]:
-        return self._call.inputs
-
-    @property
-    def outputs(self) -> Mapping[str, torch.Tensor]:
-        return self._call.outputs
-
-    def run(self) -> None:
-        self._call.run()
-        self._told()
