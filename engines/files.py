@@ -32,6 +32,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Flush `folder` and every file and folder below it to disk: what other libraries wrote there is then safe."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(parent, name), "rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(parent))
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` to `path`: a temporary name in the same folder, fsync, rename, fsync of the folder."""
     temporary = path.with_name(f".{path.name}.tmp")

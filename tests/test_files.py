@@ -1,11 +1,12 @@
 """Atomic writes, JSON that names its file, and paths that stay inside their folder."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from engines.errors import BundleError
-from engines.files import read_json, safe_join, sha256_file, write_atomic, write_json
+from engines.files import read_json, safe_join, sha256_file, sync_tree, write_atomic, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +55,14 @@ def test_a_link_that_leads_outside_is_refused(tmp_path: Path) -> None:
 
 def test_a_name_inside_is_joined(tmp_path: Path) -> None:
     assert safe_join(tmp_path, "a/b.txt", BundleError, "m") == tmp_path / "a" / "b.txt"
+
+
+def test_a_whole_tree_is_flushed_file_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "part").mkdir()
+    for name in ("a.json", "part/b.safetensors"):
+        (tmp_path / name).write_bytes(b"x")
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    sync_tree(tmp_path)
+    root = str(tmp_path.resolve())
+    assert sorted(flushed) == [root, f"{root}/a.json", f"{root}/part", f"{root}/part/b.safetensors"]

@@ -8,6 +8,7 @@ B batch, Z latent channels, h/w latents.
 """
 
 import contextlib
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,9 +22,18 @@ from torch.nn import functional
 
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
-from engines.diffusion.base_model import BASE_NOTES, alphas_cumprod, load_base, silence_libraries, tokenize
+from engines.diffusion.base_model import (
+    BASE_NOTES,
+    PARTS,
+    alphas_cumprod,
+    base_hash,
+    load_base,
+    local_folder,
+    silence_libraries,
+    tokenize,
+)
 from engines.errors import TrainingError, UsageError
-from engines.files import sha256_file, write_json
+from engines.files import sha256_file, sync_tree, write_json
 from engines.rng import generator
 from engines.training.presets import BasePreset, Phase, base_preset
 from engines.training.tokenizer import write_tokenizer
@@ -302,6 +312,8 @@ def _save(
     write_json(out / "scheduler" / "scheduler_config.json", networks.scheduler_config)
     notes = {"style": options.style, "class_names": list(class_names), "short_side": preset.short_side}
     write_json(out / BASE_NOTES, notes)
+    for part in PARTS:
+        sync_tree(out / part)
     from diffusers import __version__ as diffusers_version
 
     write_json(
@@ -328,13 +340,15 @@ def _identity(
     """Everything that decides the weights, for the check at `--resume`."""
     decisive = {k: v for k, v in asdict(options).items() if k not in ("checkpoint_minutes", "device")}
     images = {record.name: sha256_file(record.file)[:16] for record in records}
-    labels = sum(len(record.boxes) for record in records)
+    labels = hashlib.sha256()
+    for record in records:
+        labels.update(repr((record.name, record.boxes.tolist(), record.labels.tolist())).encode())
     return {
         "preset": asdict(preset),
         "settings": decisive,
         "images": images,
-        "boxes": labels,
-        "continue_from": str(continue_from or ""),
+        "labels": labels.hexdigest()[:16],
+        "continue_from": "" if continue_from is None else base_hash(local_folder(continue_from))[:16],
     }
 
 
