@@ -3,7 +3,7 @@
 Knows: their spelling, and what to say about a wrong one. Knows nothing about which values make sense.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
 from engines.errors import UsageError
@@ -30,9 +30,43 @@ def parse_size(text: str | None, option: str) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
+def parse_batches(text: str | None, option: str) -> tuple[int, int, int] | None:
+    """`1:8:16` to (1, 8, 16), and `8` to (8, 8, 8)."""
+    if text is None:
+        return None
+    parts = text.split(":")
+    if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
+        raise UsageError(f"{option} is {text!r}; a number, or least:usual:most, was expected, such as 1:8:16.")
+    least, usual, most = (int(part) for part in (parts if len(parts) == 3 else parts * 3))
+    return least, usual, most
+
+
+def parse_sizes(text: str | None, option: str) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None:
+    """`512x512:768x512:768x768` to its three sizes, and `512x512` to three times that one."""
+    if text is None:
+        return None
+    sizes = [parse_size(part, option) or (0, 0) for part in text.split(":")]
+    if len(sizes) not in (1, 3):
+        raise UsageError(f"{option} is {text!r}; a size, or least:usual:largest, was expected, such as 512x512.")
+    least, usual, largest = sizes if len(sizes) == 3 else sizes * 3
+    return least, usual, largest
+
+
 def parse_list(text: str | None) -> tuple[str, ...]:
     """`coco, yolo` to ("coco", "yolo")."""
     return tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
+
+
+def parse_loras(texts: Sequence[str]) -> tuple[tuple[Path, float], ...]:
+    """`style.safetensors:0.8` to (style.safetensors, 0.8), and a file without a scale to (file, 1.0)."""
+    found = []
+    for text in texts:
+        file, _, scale = text.rpartition(":")
+        try:
+            found.append((Path(file), float(scale)) if file else (Path(text), 1.0))
+        except ValueError:  # a colon that belongs to the path
+            found.append((Path(text), 1.0))
+    return tuple(found)
 
 
 def parse_labels(text: str, names: Collection[str]) -> set[str] | None:

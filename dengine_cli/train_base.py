@@ -7,6 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import parse_labels, parse_list
+from engines.errors import UsageError
 
 EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"
 AFTER_INTERRUPT = "Run the same command with --resume to go on from the last checkpoint."
@@ -25,7 +26,12 @@ def command(
     ] = "none",
     split: Annotated[str | None, typer.Option(help="Part of the dataset, such as train.")] = None,
     continue_from: Annotated[
-        str | None, typer.Option(help="Go on from this base model: a diffusers folder or a hub name.")
+        str | None,
+        typer.Option(help="Go on from this base model: a diffusers folder, a .safetensors file, or a hub name."),
+    ] = None,
+    prediction_type: Annotated[
+        str | None,
+        typer.Option(help="What a single-file SD 2.x checkpoint predicts: epsilon or v_prediction."),
     ] = None,
     stages: Annotated[str, typer.Option(help="What is trained: vae, unet (with the text encoder).")] = "vae,unet",
     turns: Annotated[bool, typer.Option("--turns", help="Turned images are as likely as upright ones.")] = False,
@@ -43,6 +49,7 @@ def command(
     and as --model of train-adapter and export.
     """
     from engines.datasets.dataset import open_dataset
+    from engines.diffusion.base_model import local_folder
     from engines.training.base import BaseTrainOptions, train_base
 
     options = BaseTrainOptions(
@@ -56,18 +63,21 @@ def command(
         checkpoint_minutes=checkpoint_minutes,
         stages=parse_list(stages),
     )
+    if prediction_type is not None and continue_from is None:
+        raise UsageError("--prediction-type is about the model of --continue-from, which was not given.")
     dataset = open_dataset(data, split=split, skip_bad=skip_bad, require_boxes=False)
     if left_out := console.findings(dataset.dropped, dataset.skipped):
         console.note(left_out)
     labelled = parse_labels(labels, [record.name for record in dataset.records])
     console.echo(f"{len(dataset.records)} images from {data}")
+    base = None if continue_from is None else local_folder(continue_from, prediction_type, console.note)
     with console.ProgressBars() as bars:
         train_base(
             dataset,
             out,
             options,
             labelled=labelled,
-            continue_from=continue_from,
+            continue_from=base,
             resume=resume,
             report=console.training_report(bars),
         )

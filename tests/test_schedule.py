@@ -1,5 +1,6 @@
 """The coefficient tables against diffusers' own schedulers, step by step."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
+from engines.diffusion.checkpoints import CONFIGS
+from engines.diffusion.latents import step_noise
+from engines.diffusion.sampler import SlotSampler, Task
 from engines.diffusion.schedule import (
     SamplerName,
     Schedule,
@@ -85,6 +89,73 @@ def test_every_step_equals_diffusers(sampler: SamplerName, eta: float, spacing: 
                 start = steps - max(1, int(steps * strength))
                 worst = worst_step(schedule, peer_of(config, sampler, steps), start, eta)
                 assert worst < 1e-5, (steps, strength, to_one)
+
+
+class RandomNetwork:
+    """A call that answers noise, and keeps what each row was asked and answered. A row's text names its image."""
+
+    capturable = False
+
+    def __init__(self, rows: int) -> None:
+        self.inputs = {
+            "sample": torch.zeros(rows, 4, 6, 5),
+            "timesteps": torch.zeros(rows, dtype=torch.int64),
+            "encoder_hidden_states": torch.zeros(rows, 1, 1),
+        }
+        self.outputs: dict[str, torch.Tensor] = {}
+        self.seen: dict[int, list[tuple[int, torch.Tensor, torch.Tensor]]] = {}  # image to t, x, output of its steps
+        self.mixed = 0  # ticks whose rows were at different timesteps
+        self._generator = torch.Generator().manual_seed(4)
+
+    def run(self) -> None:
+        sample, timesteps, texts = self.inputs.values()
+        output = torch.randn(sample.shape, generator=self._generator)
+        images = [int(text) for text in texts.flatten()]
+        for row in {image: images.index(image) for image in images}.values():  # spare rows repeat the first
+            found = (int(timesteps[row]), sample[row].clone(), output[row].clone())
+            self.seen.setdefault(images[row], []).append(found)
+        self.mixed += len(set(timesteps.tolist())) > 1
+        self.outputs = {"model_output": output}
+
+
+def worst_in_a_mixed_batch(config: dict[str, Any], sampler: SamplerName, eta: float, steps: int) -> float:
+    """Images that begin at different steps, in one batch of the sampler, against a scheduler of diffusers for each.
+
+    The largest relative difference of any image after any step, every error of the steps before included.
+    """
+    schedule, call = make_schedule(config, sampler, steps, eta), RandomNetwork(4)
+    text = {image: torch.full((1, 1), float(image)) for image in range(7)}
+    starts = {image: image * (steps - 1) // 6 for image in text}
+    tasks = [Task(image, 11, latents_of(image)[0], start, text[image], text[image]) for image, start in starts.items()]
+    final = {task.index: latents for task, latents in SlotSampler(call, schedule, slots=4, rows=4).run(tasks)}
+    assert call.mixed > steps // 2
+    worst = 0.0
+    for image, start in starts.items():
+        peer = peer_of(config, sampler, steps)
+        if hasattr(peer, "set_begin_index"):
+            peer.set_begin_index(start)
+        seen = call.seen[image]
+        assert [t for t, _, _ in seen] == peer.timesteps.tolist()[start:]
+        after = [*(x for _, x, _ in seen[1:]), final[image]]
+        expected = seen[0][1]
+        for step, (t, _, output), found in zip(range(start, steps), seen, after, strict=True):
+            noise = step_noise((4, 6, 5), 11, image, step) if eta else None
+            more = {"eta": eta, "variance_noise": noise} if sampler == "ddim" else {}
+            expected = peer.step(output, t, expected, **more, return_dict=False)[0]
+            worst = max(worst, relative(found, expected))
+    return worst
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("model", ["sd1", "sd2", "sd2_v"])
+@pytest.mark.parametrize(("sampler", "eta"), [("ddim", 0.0), ("ddim", 0.3), ("dpmpp", 0.0)])
+def test_images_at_different_steps_of_one_batch_equal_diffusers_at_every_step(
+    sampler: SamplerName, eta: float, model: str, prediction: str
+) -> None:
+    published = json.loads((CONFIGS / model / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+    config = published | {"prediction_type": prediction}
+    for steps in (10, 25, 50):
+        assert worst_in_a_mixed_batch(config, sampler, eta, steps) < 1e-5, steps
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp"])
@@ -176,6 +247,31 @@ def test_guided_steps_are_those_inside_the_interval_with_its_ends() -> None:
 def test_a_config_that_cannot_be_honoured_is_refused(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ModelError, match=named):
         make_schedule(config_of(**changes), "ddim", 10)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp"])
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is true; zero terminal SNR"),
+        ({"trained_betas": [0.01] * 999 + [1.0]}, r"end at alphas_cumprod 0\.0e\+00, that is zero terminal SNR"),
+        ({"trained_betas": [0.02] * 1000}, r"end at alphas_cumprod 1\.7e-09, that is zero terminal SNR"),
+        ({"trained_betas": [float("nan")] * 1000}, "trained_betas must be a list of numbers from 0 to 1"),
+        ({"trained_betas": [1.5] * 1000}, "trained_betas must be a list of numbers from 0 to 1"),
+        ({"trained_betas": []}, "trained_betas must be a list of numbers from 0 to 1"),
+        ({"beta_end": 0.5}, "zero terminal SNR"),
+    ],
+)
+def test_zero_terminal_snr_is_refused_by_name(sampler: SamplerName, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ModelError, match=named):
+        make_schedule(config_of(**changes), sampler, 10)
+
+
+def test_trained_betas_that_end_above_zero_are_used() -> None:
+    betas = np.linspace(0.0001, 0.02, 1000).tolist()  # DDPM's own, the noisiest in use
+    named = config_of(beta_schedule="linear", beta_start=0.0001, beta_end=0.02)
+    given = make_schedule(config_of(trained_betas=betas), "dpmpp", 10)
+    assert np.allclose(given.later, make_schedule(named, "dpmpp", 10).later, rtol=1e-4)
 
 
 def test_clip_sample_left_out_means_what_the_class_of_the_file_means() -> None:

@@ -1,25 +1,38 @@
 """The base model: a latent diffusion model in the diffusers folder layout.
 
-Knows: how to load one (Stable Diffusion 1.x or 2.x, or a small one of our own) from a local folder or a hub, which
-numbers of it the rest of dengine needs, and a hash that names its weights.
-Knows nothing about sampling, adapters or exported graphs.
+Knows: how to load one (Stable Diffusion 1.x or 2.x, or a small one of our own) from a local folder, a single file or
+a hub, which numbers of it the rest of dengine needs, and a hash that names its weights.
+Knows nothing about sampling, adapters or exported graphs; what checkpoints look like inside is `checkpoints`' and
+`families`' to know.
 
 B batch, L text length, D text width.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from engines.errors import ModelError
+from engines.diffusion.checkpoints import PREDICTION_TYPES, checkpoint_folder
+from engines.diffusion.families import check_folder_family
+from engines.diffusion.libraries import first_line, silence_libraries
+from engines.diffusion.weights import (
+    PICKLES,
+    STEMS,
+    check_weights,
+    choose_weights,
+    find_weights,
+    pickle_message,
+)
+from engines.errors import ModelError, UsageError
 from engines.files import read_json, sha256_file
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 BASE_NOTES = "dengine.json"  # beside model_index.json, where dengine trained the base: its style, classes and scale
+SMALLEST_PRODUCT = 1e-6  # of alphas_cumprod; DDPM's own linear schedule ends at 4e-5
 _LAYOUT = "a diffusers folder with unet/, vae/, text_encoder/, tokenizer/ and scheduler/"
 
 
@@ -89,81 +102,115 @@ class BaseModel:
         return pixels
 
 
-def load_base(
-    folder: Path | str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> BaseModel:
-    """Load a base model from a local diffusers folder, or by its name on the Hugging Face hub.
+def load_base(name: Path | str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> BaseModel:
+    """Load a base model from a local diffusers folder, a single `.safetensors` file, or by its name on the hub.
 
     Safetensors only: weights in any other format are refused, no remote code runs. Raises ModelError, naming what is
     missing or unsupported.
     """
-    path = local_folder(folder)
+    path = local_folder(name)
     check_layout(path)
-    config = read_json(path / "scheduler" / "scheduler_config.json", ModelError)
-    if config.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
-        kind = config["prediction_type"]
-        raise ModelError(f'{path}/scheduler: prediction_type "{kind}"; epsilon or v_prediction was expected.')
+    config = _scheduler_config(path)
     from diffusers import AutoencoderKL, UNet2DConditionModel
+    from safetensors import SafetensorError
     from transformers import CLIPTextModel, CLIPTokenizer
 
     silence_libraries()
+    parts: dict[str, Any] = {}
+    kinds: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     try:
-        parts = {
+        for part, kind in kinds.items():
             # low_cpu_mem_usage needs a package more, and its absence is a warning to the user
-            name: kind.from_pretrained(path / name, use_safetensors=True, torch_dtype=dtype, low_cpu_mem_usage=False)
-            for name, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL))
-        }
-        text_encoder = CLIPTextModel.from_pretrained(path / "text_encoder", use_safetensors=True, dtype=dtype)
+            more = {"dtype": dtype} if part == "text_encoder" else {"torch_dtype": dtype, "low_cpu_mem_usage": False}
+            parts[part], found = kind.from_pretrained(
+                path / part,
+                use_safetensors=True,
+                variant=find_weights(path / part).variant,
+                output_loading_info=True,
+                **more,
+            )
+            if missing := sorted(found["missing_keys"]):
+                raise ModelError(
+                    f'{path}/{part} is not whole: its weights lack "{missing[0]}" ({len(missing)} are missing). '
+                    "Download it again."
+                )
         tokenizer = CLIPTokenizer.from_pretrained(path / "tokenizer")
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as cause:
-        raise ModelError(f"{path} does not load as {_LAYOUT}: {_first_line(cause)}") from cause
-    for network in (*parts.values(), text_encoder):
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as cause:
+        raise ModelError(f"{path} does not load as {_LAYOUT}: {first_line(cause)}") from cause
+    for network in parts.values():
         network.requires_grad_(False).eval().to(device)
-    return BaseModel(path, parts["unet"], parts["vae"], text_encoder, tokenizer, config)
+    return BaseModel(path, parts["unet"], parts["vae"], parts["text_encoder"], tokenizer, config)
 
 
-def local_folder(name: Path | str) -> Path:
-    """The local folder of a base model: `name` itself when it is one, else the hub's snapshot of that name."""
+def local_folder(
+    name: Path | str, prediction_type: str | None = None, note: Callable[[str], None] = lambda text: None
+) -> Path:
+    """The local diffusers folder of a base model.
+
+    `name` itself when it is a folder; for a `.safetensors` file, the folder it is converted to; else the hub's
+    snapshot of the model of that name. `prediction_type` says what a single file predicts ("epsilon" or
+    "v_prediction") where the file cannot tell; `note` is told before a conversion, which takes a minute. Raises
+    ModelError, and UsageError for a prediction type that contradicts a folder.
+    """
     path = Path(name)
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise ModelError(f"{path} is a file; {_LAYOUT} was expected.")
-    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
-        raise ModelError(f"{path} does not exist; give {_LAYOUT}, or a model's name on the Hugging Face hub.")
-    from huggingface_hub import snapshot_download
-
-    wanted = [f"{part}/*{suffix}" for part in PARTS for suffix in (".json", ".txt", ".safetensors")]
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=["model_index.json", *wanted]))
-    except Exception as cause:  # the hub's client raises its own, the network's and the file system's errors
-        raise ModelError(f'"{name}" is no local folder, and the hub did not give it: {_first_line(cause)}') from cause
+    if path.is_file():
+        if path.suffix in PICKLES:
+            raise ModelError(pickle_message(path))
+        if path.suffix != ".safetensors":
+            raise ModelError(f"{path} is a file; {_LAYOUT}, or a .safetensors checkpoint, was expected.")
+        return checkpoint_folder(path, prediction_type, note=note)
+    if not path.is_dir():
+        is_name = str(name).count("/") == 1 and not str(name).startswith((".", "/", "~"))
+        if not is_name or path.suffix in (*PICKLES, ".safetensors"):
+            raise ModelError(
+                f"{path} does not exist; give {_LAYOUT}, a .safetensors checkpoint, or a model's name on the Hugging "
+                "Face hub."
+            )
+        path = _hub_folder(str(name))
+    found = prediction_type and _scheduler_config(path).get("prediction_type", "epsilon")
+    if prediction_type != found:
+        raise UsageError(
+            f'--prediction-type is {prediction_type}, and {path}/scheduler says "{found}". Leave the option out (it is '
+            "for single files), or correct scheduler_config.json."
+        )
+    return path
 
 
 def check_layout(folder: Path) -> None:
-    """Raise ModelError unless `folder` has every part of a base model and no weights but safetensors are needed."""
+    """Raise ModelError unless `folder` is a whole base model of a supported family, judged without reading weights."""
+    check_folder_family(folder)
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
         raise ModelError(f"{folder} has no {', '.join(f'{part}/' for part in missing)}; {_LAYOUT} was expected.")
-    for part in ("unet", "vae", "text_encoder"):
-        if not list((folder / part).glob("*.safetensors")):
-            raise ModelError(
-                f"{folder}/{part} holds no .safetensors weights; other formats can run code and are refused."
-            )
+    for part in STEMS:
+        check_weights(folder / part)
 
 
 def base_hash(folder: Path) -> str:
-    """SHA-256 over the names and contents of a base model's weights, configurations and vocabulary."""
+    """SHA-256 over the names and contents of a base model's weights, configurations and vocabulary.
+
+    Weights are those that `load_base` reads: a second variant beside them changes nothing.
+    """
     digest = hashlib.sha256()
     for part in PARTS:
+        weights = find_weights(folder / part).files if part in STEMS else ()
         for path in sorted((folder / part).rglob("*")):
-            if path.is_file() and path.suffix in (".safetensors", ".json", ".txt"):
+            if path.is_file() and (path.suffix in (".json", ".txt") or path.name in weights):
                 digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()
 
 
 def alphas_cumprod(scheduler_config: dict[str, Any]) -> torch.Tensor:
-    """The cumulative products of 1 - beta, float64 [T], computed as diffusers' DDIMScheduler does (in float32)."""
+    """The cumulative products of 1 - beta, float64 [T], computed as diffusers' DDIMScheduler does (in float32).
+
+    Raises ModelError for betas that are no noise schedule, and for zero terminal SNR: a last product (almost) zero,
+    where noisy latents hold nothing of the clean ones and 1 / sqrt(product) in the samplers' updates has no use.
+    """
+    if scheduler_config.get("rescale_betas_zero_snr"):
+        raise ModelError(
+            "scheduler_config.json: rescale_betas_zero_snr is true; zero terminal SNR is not supported. If the base "
+            "model was not trained with it, set it to false."
+        )
     steps = int(scheduler_config.get("num_train_timesteps", 1000))
     start = float(scheduler_config.get("beta_start", 0.0001))
     end = float(scheduler_config.get("beta_end", 0.02))
@@ -176,7 +223,15 @@ def alphas_cumprod(scheduler_config: dict[str, Any]) -> torch.Tensor:
         betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2
     else:
         raise ModelError(f'beta_schedule "{kind}" is not supported; linear or scaled_linear was expected.')
-    return torch.cumprod(1.0 - betas, dim=0).double()
+    products = torch.cumprod(1.0 - betas, dim=0).double()
+    if products.ndim != 1 or len(products) == 0 or not bool(((betas >= 0) & (betas <= 1)).all()):
+        raise ModelError("scheduler_config.json: trained_betas must be a list of numbers from 0 to 1.")
+    if (last := float(products[-1])) < SMALLEST_PRODUCT:
+        raise ModelError(
+            f"scheduler_config.json: the betas end at alphas_cumprod {last:.1e}, that is zero terminal SNR, which is "
+            f"not supported; at least {SMALLEST_PRODUCT:.0e} was expected (Stable Diffusion's is 4.7e-03)."
+        )
+    return products
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str]) -> torch.Tensor:
@@ -192,14 +247,50 @@ def tokenize(tokenizer: Any, prompts: Sequence[str]) -> torch.Tensor:
     return ids
 
 
-def silence_libraries() -> None:
-    """No progress bars of diffusers and transformers: dengine shows its own."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
+def _scheduler_config(folder: Path) -> dict[str, Any]:
+    """The scheduler's configuration, checked for what dengine can sample."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = read_json(path, ModelError)
+    kind = config.get("prediction_type", "epsilon")
+    if kind not in PREDICTION_TYPES:
+        raise ModelError(f'{path}: prediction_type "{kind}"; {" or ".join(PREDICTION_TYPES)} was expected.')
+    try:
+        alphas_cumprod(config)
+    except ModelError as cause:
+        raise ModelError(f"{folder}: {cause}") from None
+    return config
 
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+
+def _hub_folder(name: str) -> Path:
+    """The snapshot of a model on the hub: its configurations first, then the weights that `load_base` reads.
+
+    Without a network, what an earlier call left in the hub's own cache.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    small = ["model_index.json", *(f"{part}/*{suffix}" for part in PARTS for suffix in (".json", ".txt"))]
+    try:
+        try:
+            names = HfApi().list_repo_files(name)
+        except HfHubHTTPError:
+            raise
+        except Exception:  # no network: each of its layers has errors of its own
+            return Path(snapshot_download(name, local_files_only=True))
+        folder = Path(snapshot_download(name, allow_patterns=small))
+        check_folder_family(folder)
+        return Path(snapshot_download(name, allow_patterns=[*small, *_hub_weights(names)]))
+    except ModelError:
+        raise
+    except Exception as cause:  # the hub's client raises its own, the network's and the file system's errors
+        raise ModelError(f'"{name}" is no local folder, and the hub did not give it: {first_line(cause)}') from cause
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _hub_weights(names: Sequence[str]) -> list[str]:
+    """Of all files of a model, the weights that are read: not every variant of several gigabytes."""
+    found = []
+    for part in STEMS:
+        inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
+        if weights := choose_weights(inside, part):
+            found += [f"{part}/{name}" for name in weights.files]
+    return found

@@ -128,7 +128,6 @@ def _check_config(config: Mapping[str, Any]) -> None:
     for key, found in (
         ("clip_sample", bool(config.get("clip_sample", clips_by_default))),
         ("thresholding", bool(config.get("thresholding", False))),
-        ("rescale_betas_zero_snr", bool(config.get("rescale_betas_zero_snr", False))),
     ):
         if found:
             raise ModelError(

@@ -29,9 +29,9 @@ from engines.diffusion.base_model import (
     base_hash,
     load_base,
     local_folder,
-    silence_libraries,
     tokenize,
 )
+from engines.diffusion.libraries import silence_libraries
 from engines.errors import TrainingError, UsageError
 from engines.files import sha256_file, sync_tree, write_json
 from engines.rng import generator

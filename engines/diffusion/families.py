@@ -1,0 +1,135 @@
+"""Families of diffusion models: what a checkpoint is, by the names and shapes in it.
+
+Knows: how single-file checkpoints and diffusers folders of the usual families are told apart without reading a
+weight, and which of them dengine can use. Knows nothing about loading them.
+
+The names are those that the families' own repositories gave their tensors; diffusers tells them apart in much the
+same way (diffusers/loaders/single_file_utils.py, version 0.42).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from engines.diffusion.weights import Header
+from engines.errors import ModelError
+from engines.files import read_json
+
+Family = Literal["sd1", "sd2"]
+SUPPORTED = "Stable Diffusion 1.x and 2.x text-to-image models are supported"
+UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
+CLIP_PREFIX, OPEN_CLIP_PREFIX = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
+
+_LORA_MARKS = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", "_lora.down.", ".hada_w1", ".lokr_w1")
+_MARKS = (  # text in a tensor's name, and what a file with such a name is; the first that fits
+    ("conditioner.embedders.1.", "a Stable Diffusion XL checkpoint"),
+    ("conditioner.embedders.0.model.", "a Stable Diffusion XL refiner"),
+    ("joint_blocks.", "a Stable Diffusion 3 checkpoint"),
+    ("single_stream_modulation.", "a Flux 2 checkpoint"),
+    ("double_blocks.0.img_attn", "a Flux checkpoint"),
+    ("double_stream_blocks.", "a HiDream checkpoint"),
+    ("double_layers.0.attn", "an AuraFlow checkpoint"),
+    ("control_model.", "a ControlNet"),
+    ("controlnet_cond_embedding.", "a ControlNet"),
+    ("emb_params", "a textual inversion embedding"),
+    ("motion_modules.", "an AnimateDiff motion module"),
+)
+_INPUT_CHANNELS = {  # of the UNet, where they are not the latents'
+    5: "a Stable Diffusion depth-to-image model",
+    7: "a Stable Diffusion upscaler",
+    8: "an InstructPix2Pix model",
+    9: "a Stable Diffusion inpainting model",
+}
+_PIPELINES = (  # beginnings of `_class_name` in model_index.json; the first that fits
+    ("StableDiffusionXL", "Stable Diffusion XL"),
+    ("StableDiffusion3", "Stable Diffusion 3"),
+    ("StableCascade", "Stable Cascade"),
+    ("Flux2", "Flux 2"),
+    ("Flux", "Flux"),
+    ("PixArt", "PixArt"),
+    ("Kandinsky", "Kandinsky"),
+    ("LatentConsistencyModel", "a latent consistency model"),
+)
+_USABLE_PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",  # often kept for a plain UNet; a real one is told by its input channels
+)
+
+
+def family_of_file(header: Header, path: Path) -> Family:
+    """The family of a single-file checkpoint, from its header alone.
+
+    Raises ModelError, saying what the file is and what is supported, for everything that is no whole Stable Diffusion
+    1.x or 2.x text-to-image model.
+    """
+    names = header.tensors.keys()
+    if any(mark in name for name in names for mark in _LORA_MARKS):
+        raise ModelError(f"{path} is a LoRA and not a base model. Give it with --lora, and its base with --model.")
+    for mark, what in _MARKS:
+        if any(mark in name for name in names):
+            raise _refused(path, what)
+    first = header.tensors.get(f"{UNET_PREFIX}input_blocks.0.0.weight")
+    if first is None:
+        raise _refused(path, _fragment(names))
+    channels = first.shape[1] if len(first.shape) == 4 else 0
+    if channels != 4:
+        raise _refused(path, _INPUT_CHANNELS.get(channels, f"a model with {channels} input channels"))
+    if "ztsnr" in names:
+        raise _refused(path, "a model trained to zero terminal SNR")
+    if any(name.startswith(f"{UNET_PREFIX}label_emb.") for name in names):
+        raise _refused(path, "a model with more conditions than the prompt (Stable Diffusion XL or unCLIP)")
+    if any(name.startswith(CLIP_PREFIX) for name in names):
+        return "sd1"
+    if any(name.startswith(OPEN_CLIP_PREFIX) for name in names):
+        return "sd2"
+    raise _refused(path, "a UNet without the text encoder that belongs to it")
+
+
+def check_folder_family(folder: Path) -> None:
+    """Raise ModelError, naming the family, for a diffusers folder of another one. Reads configurations only."""
+    index = folder / "model_index.json"
+    if index.is_file():
+        name = str(read_json(index, ModelError).get("_class_name"))
+        if name not in _USABLE_PIPELINES:
+            what = next((what for beginning, what in _PIPELINES if name.startswith(beginning)), "another model")
+            raise _refused(folder, f"{what} ({name} in model_index.json)")
+    for part, what in (
+        ("transformer", "a model with a transformer in place of the UNet, such as Stable Diffusion 3 or Flux"),
+        ("text_encoder_2", "a model with two text encoders, such as Stable Diffusion XL"),
+    ):
+        if (folder / part).is_dir():
+            raise _refused(folder, what)
+    unet, vae, text = (_config(folder, part) for part in ("unet", "vae", "text_encoder"))
+    for config, part, kind in ((unet, "unet", "UNet2DConditionModel"), (vae, "vae", "AutoencoderKL")):
+        if (found := config.get("_class_name", kind)) != kind:
+            raise _refused(folder, f"a model whose {part} is of the kind {found}, where {kind} was expected")
+    if (found := text.get("model_type", "clip_text_model")) != "clip_text_model":
+        raise _refused(folder, f"a model whose text_encoder is of the kind {found}, where clip_text_model was expected")
+    channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if unet and vae and channels != latents:
+        raise _refused(folder, _INPUT_CHANNELS.get(channels, f"a model with {channels} input channels"))
+    for key in ("addition_embed_type", "class_embed_type", "num_class_embeds", "time_cond_proj_dim"):
+        if unet.get(key) is not None:
+            raise _refused(folder, f"a model with more conditions than the prompt ({key} in unet/config.json)")
+
+
+def _config(folder: Path, part: str) -> Mapping[str, Any]:
+    """A part's config.json; empty where there is none, which its own library will name."""
+    path = folder / part / "config.json"
+    return read_json(path, ModelError) if path.is_file() else {}
+
+
+def _fragment(names: Any) -> str:
+    """What a file without a UNet in Stable Diffusion's own layout is."""
+    if any(name.startswith(("down_blocks.", "unet.down_blocks.")) for name in names):
+        return "one part of a diffusers folder (give the folder)"
+    if any(name.startswith((VAE_PREFIX, "encoder.down", "decoder.up")) for name in names):
+        return "an autoencoder (VAE) alone"
+    if any("text_model." in name or name.startswith(OPEN_CLIP_PREFIX) for name in names):
+        return "a text encoder alone"
+    return "no checkpoint of a kind that dengine knows"
+
+
+def _refused(path: Path, what: str) -> ModelError:
+    return ModelError(f"{path} is {what}; {SUPPORTED}.")

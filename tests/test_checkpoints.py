@@ -1,0 +1,383 @@
+"""Single-file checkpoints: conversion without a network, what is told apart, and what is refused."""
+
+import json
+import re
+import shlex
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engines.backends.cache import cache_folder
+from engines.diffusion import checkpoints
+from engines.diffusion.base_model import BaseModel, base_hash, load_base, local_folder
+from engines.diffusion.checkpoints import CONFIGS, checkpoint_folder, write_clip_tokenizer
+from engines.diffusion.weights import read_header
+from engines.errors import ModelError, UsageError
+
+Tensors = dict[str, torch.Tensor]
+
+
+def ldm_layout(base: BaseModel, *, open_clip: bool) -> Tensors:
+    """A base model's weights under the names that Stable Diffusion's own repositories gave them."""
+    found = {f"model.diffusion_model.{name}": value for name, value in _unet_names(base.unet).items()}
+    found |= {f"first_stage_model.{name}": value for name, value in _vae_names(base.vae).items()}
+    text = {name.removeprefix("text_model."): value for name, value in base.text_encoder.state_dict().items()}
+    if not open_clip:
+        return found | {f"cond_stage_model.transformer.text_model.{name}": value for name, value in text.items()}
+    return found | {f"cond_stage_model.model.{name}": value for name, value in _open_clip_names(text).items()}
+
+
+def _unet_names(unet: Any) -> Tensors:
+    per_block, last = unet.config.layers_per_block + 1, len(unet.config.block_out_channels) - 1
+
+    def renamed(name: str) -> str:
+        name = re.sub(r"^time_embedding\.linear_(\d)", lambda m: f"time_embed.{2 * int(m[1]) - 2}", name)
+        name = re.sub(r"^conv_in\.", "input_blocks.0.0.", name)
+        name = re.sub(r"^conv_norm_out\.", "out.0.", re.sub(r"^conv_out\.", "out.2.", name))
+        for kind, place in (("resnets", 0), ("attentions", 1)):
+            name = re.sub(
+                rf"^down_blocks\.(\d)\.{kind}\.(\d)",
+                lambda m, place=place: f"input_blocks.{1 + per_block * int(m[1]) + int(m[2])}.{place}",  # type: ignore[misc]
+                name,
+            )
+            name = re.sub(
+                rf"^up_blocks\.(\d)\.{kind}\.(\d)",
+                lambda m, place=place: f"output_blocks.{per_block * int(m[1]) + int(m[2])}.{place}",  # type: ignore[misc]
+                name,
+            )
+        name = re.sub(r"^mid_block\.attentions\.0", "middle_block.1", name)
+        name = re.sub(r"^mid_block\.resnets\.(\d)", lambda m: f"middle_block.{2 * int(m[1])}", name)
+        name = re.sub(
+            r"^down_blocks\.(\d)\.downsamplers\.0\.conv",
+            lambda m: f"input_blocks.{per_block * (int(m[1]) + 1)}.0.op",
+            name,
+        )
+        name = re.sub(
+            r"^up_blocks\.(\d)\.upsamplers\.0",
+            lambda m: f"output_blocks.{per_block * (int(m[1]) + 1) - 1}.{2 if attends(int(m[1])) else 1}",
+            name,
+        )
+        for new, old in (
+            ("norm1", "in_layers.0"),
+            ("conv1", "in_layers.2"),
+            ("norm2", "out_layers.0"),
+            ("conv2", "out_layers.3"),
+            ("time_emb_proj", "emb_layers.1"),
+            ("conv_shortcut", "skip_connection"),
+        ):
+            if "transformer_blocks" not in name:
+                name = name.replace(f".{new}.", f".{old}.")
+        return name
+
+    def attends(block: int) -> bool:
+        return "CrossAttn" in unet.config.up_block_types[block]
+
+    assert last < 10
+    return {renamed(name): value for name, value in unet.state_dict().items()}
+
+
+def _vae_names(vae: Any) -> Tensors:
+    last = len(vae.config.block_out_channels) - 1
+
+    def renamed(name: str) -> str:
+        name = re.sub(r"down_blocks\.(\d)\.resnets\.(\d)", r"down.\1.block.\2", name)
+        name = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", name)
+        name = re.sub(r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"up.{last - int(m[1])}.block.{m[2]}", name)
+        name = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{last - int(m[1])}.upsample", name)
+        name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
+        name = name.replace("mid_block.attentions.0", "mid.attn_1").replace("conv_shortcut", "nin_shortcut")
+        for new, old in (("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")):
+            name = name.replace(f"attn_1.{new}.", f"attn_1.{old}.")
+        return name.replace("conv_norm_out", "norm_out")
+
+    found = {renamed(name): value for name, value in vae.state_dict().items()}
+    matrices = re.compile(r"attn_1\.(q|k|v|proj_out)\.weight")
+    return {name: value[..., None, None] if matrices.search(name) else value for name, value in found.items()}
+
+
+def _open_clip_names(text: Mapping[str, torch.Tensor]) -> Tensors:
+    found: Tensors = {
+        "token_embedding.weight": text["embeddings.token_embedding.weight"],
+        "positional_embedding": text["embeddings.position_embedding.weight"],
+        "ln_final.weight": text["final_layer_norm.weight"],
+        "ln_final.bias": text["final_layer_norm.bias"],
+    }
+    layers = sorted({name.split(".")[2] for name in text if name.startswith("encoder.layers.")})
+    names = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+    for layer in layers:
+        old, new = f"encoder.layers.{layer}.", f"transformer.resblocks.{layer}."
+        for kind in ("weight", "bias"):
+            parts = [text[f"{old}self_attn.{part}_proj.{kind}"] for part in "qkv"]
+            found[f"{new}attn.in_proj_{kind}"] = torch.cat(parts)
+            found[f"{new}attn.out_proj.{kind}"] = text[f"{old}self_attn.out_proj.{kind}"]
+            found |= {f"{new}{to}.{kind}": text[f"{old}{name}.{kind}"] for name, to in names.items()}
+    return found
+
+
+@pytest.fixture(scope="module")
+def configs(toy_bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Configurations of the toy models, in the place of those of real ones."""
+    root = tmp_path_factory.mktemp("configs")
+    for name, kind in (("sd1", "sd1"), ("sd2", "sd2"), ("sd2_v", "sd2")):
+        shutil.copytree(toy_bases[kind], root / name, ignore=shutil.ignore_patterns("*.safetensors"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def files(toy_bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The toy models as single files. Read only."""
+    root = tmp_path_factory.mktemp("single files")
+    for kind, folder in toy_bases.items():
+        save_file(ldm_layout(load_base(folder), open_clip=kind == "sd2"), root / f"{kind}.safetensors")
+    return {kind: root / f"{kind}.safetensors" for kind in toy_bases}
+
+
+def changed(source: Path, target: Path, more: Mapping[str, torch.Tensor], less: str = "^$", **notes: str) -> Path:
+    """A copy of a single file with tensors added, and those left out whose names match `less`."""
+    tensors = {name: value for name, value in load_file(source).items() if not re.search(less, name)}
+    save_file({**tensors, **more}, target, metadata=notes or None)
+    return target
+
+
+@pytest.mark.parametrize(("kind", "prediction"), [("sd1", None), ("sd2", "v_prediction"), ("sd2", "epsilon")])
+def test_a_converted_file_is_the_model_it_was_made_of(
+    kind: str,
+    prediction: str | None,
+    files: dict[str, Path],
+    configs: Path,
+    toy_bases: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = load_base(checkpoint_folder(files[kind], prediction, configs=configs))
+    expected = load_base(toy_bases[kind])
+    for part in ("unet", "vae", "text_encoder"):
+        state = getattr(found, part).state_dict()
+        assert state.keys() == getattr(expected, part).state_dict().keys()
+        for name, value in getattr(expected, part).state_dict().items():
+            assert torch.equal(state[name], value), f"{part}.{name}"
+    assert found.prediction_type == (prediction or "epsilon")
+    assert torch.equal(
+        found.encode_prompts(["a photo with many rbc"]), expected.encode_prompts(["a photo with many rbc"])
+    )
+
+
+def test_a_file_is_converted_once_and_a_damaged_folder_again(
+    files: dict[str, Path], configs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoint_folder(files["sd1"], configs=configs)
+    before = base_hash(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_convert", lambda *_: pytest.fail("converted twice"))
+        assert checkpoint_folder(files["sd1"], configs=configs, note=pytest.fail) == folder
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    notes: list[str] = []
+    assert checkpoint_folder(files["sd1"], configs=configs, note=notes.append) == folder
+    assert len(notes) == 1
+    assert str(folder) in notes[0]
+    assert base_hash(folder) == before
+    assert checkpoint_folder(files["sd1"], "v_prediction", configs=configs) != folder
+
+
+def test_a_half_precision_file_stays_as_small_and_as_exact(
+    files: dict[str, Path], configs: Path, tmp_path: Path
+) -> None:
+    stored = {name: value.half() for name, value in load_file(files["sd1"]).items()}
+    save_file(stored, tmp_path / "half.safetensors")
+    folder = checkpoint_folder(tmp_path / "half.safetensors", configs=configs)
+    found = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in found.values()} == {torch.float16}
+    assert torch.equal(found["conv_in.weight"], stored["model.diffusion_model.input_blocks.0.0.weight"])
+    assert load_base(folder).unet.dtype == torch.float32
+
+
+def test_a_failed_conversion_leaves_nothing_behind(
+    files: dict[str, Path], configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(ModelError, match=r"sd1\.safetensors cannot be converted: No space left on device in .*cache"):
+        checkpoint_folder(files["sd1"], configs=configs)
+    assert list((cache_folder() / "checkpoints").iterdir()) == []
+
+
+def test_a_second_process_that_was_faster_is_no_error(
+    files: dict[str, Path], configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    convert = checkpoints._convert
+
+    def twice(path: Path, *rest: Any) -> None:
+        convert(path, *rest)
+        monkeypatch.setattr(checkpoints, "_convert", convert)
+        checkpoint_folder(path, configs=configs)
+
+    monkeypatch.setattr(checkpoints, "_convert", twice)
+    folder = checkpoint_folder(files["sd1"], configs=configs)
+    assert [path.name for path in (cache_folder() / "checkpoints").iterdir()] == [folder.name]
+    load_base(folder)
+
+
+def test_sd2_must_say_what_it_predicts_unless_its_notes_do(
+    files: dict[str, Path], configs: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=r"--prediction-type epsilon .* --prediction-type v_prediction"):
+        checkpoint_folder(files["sd2"], configs=configs)
+    with pytest.raises(UsageError, match='prediction type "sample"'):
+        checkpoint_folder(files["sd2"], "sample", configs=configs)
+    noted = changed(files["sd2"], tmp_path / "noted.safetensors", {}, **{"modelspec.prediction_type": "v"})
+    assert load_base(checkpoint_folder(noted, configs=configs)).prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize(
+    ("more", "less", "said"),
+    [
+        ({"conditioner.embedders.1.model.ln_final.weight": (8,)}, "cond_stage", "a Stable Diffusion XL checkpoint"),
+        ({"conditioner.embedders.0.model.ln_final.weight": (8,)}, "cond_stage", "a Stable Diffusion XL refiner"),
+        ({"model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight": (8,)}, "", "a Stable Diffusion 3 checkpoint"),
+        ({"double_blocks.0.img_attn.norm.key_norm.scale": (8,)}, "", "a Flux checkpoint"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": (32, 9, 3, 3)}, "", "a Stable Diffusion inpainting model"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": (32, 8, 3, 3)}, "", "an InstructPix2Pix model"),
+        ({"model.diffusion_model.label_emb.0.0.weight": (8, 8)}, "", "more conditions than the prompt"),
+        ({"ztsnr": (1,)}, "", "zero terminal SNR"),
+        ({"control_model.time_embed.0.weight": (8,)}, "", "a ControlNet"),
+        ({"lora_unet_mid_block.lora_down.weight": (8,)}, "", r"a LoRA and not a base model\. Give it with --lora"),
+        ({}, "cond_stage", "a UNet without the text encoder"),
+        ({}, "model.diffusion_model|cond_stage", r"an autoencoder \(VAE\) alone"),
+        ({}, "model.diffusion_model|first_stage", "a text encoder alone"),
+        ({"some.tensor": (8,)}, ".", "no checkpoint of a kind"),
+        ({"down_blocks.0.resnets.0.conv1.weight": (8,)}, ".", "one part of a diffusers folder"),
+    ],
+)
+def test_other_families_are_refused_by_name(
+    more: dict[str, tuple[int, ...]], less: str, said: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    tensors = {name: torch.zeros(shape) for name, shape in more.items()}
+    path = changed(files["sd1"], tmp_path / "other.safetensors", tensors, less or "^$")
+    with pytest.raises(ModelError, match=said) as caught:
+        load_base(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("less", "part"),
+    [
+        ("middle_block.1.norm.weight", "unet"),
+        ("first_stage_model.decoder.conv_in.bias", "vae"),
+        ("text_model.encoder.layers.1.mlp.fc1.weight", "text_encoder"),
+    ],
+)
+def test_a_file_that_lacks_a_weight_is_refused_before_it_is_read(
+    less: str, part: str, files: dict[str, Path], configs: Path, tmp_path: Path
+) -> None:
+    path = changed(files["sd1"], tmp_path / "part.safetensors", {}, re.escape(less))
+    with pytest.raises(ModelError, match=f"is not whole: its {part} lacks 1 of "):
+        checkpoint_folder(path, configs=configs)
+
+
+def test_weights_in_eight_bits_are_refused(files: dict[str, Path], configs: Path, tmp_path: Path) -> None:
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+    small = {name: load_file(files["sd1"])[name].to(torch.float8_e4m3fn)}
+    with pytest.raises(ModelError, match="holds F8_E4M3 weights; float32, float16 or bfloat16 was expected"):
+        checkpoint_folder(changed(files["sd1"], tmp_path / "f8.safetensors", small), configs=configs)
+
+
+def test_damaged_files_say_what_is_wrong(files: dict[str, Path], tmp_path: Path) -> None:
+    whole = files["sd1"].read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, "8"]}}'
+    cases = {
+        "is empty": b"",
+        "is no safetensors file": b"\x00" * 5,
+        "cut short: its header alone": whole[: 8 + length // 2],
+        "cut short: its header speaks of": whole[:-1000],
+        "is damaged: its header speaks of": whole + b"\0",
+        "its safetensors header is not readable": whole[:8] + b"x" * (len(whole) - 8),
+        "header is not readable": struct.pack("<Q", len(header)) + header + b"\0" * 8,
+        "is a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4265146304\n",
+        "is a web page": b"<!DOCTYPE html><html><body>Sign in to download</body></html>",
+        "is a pickle under another name": b"PK\x03\x04" + b"\0" * 100,
+    }
+    path = tmp_path / "damaged.safetensors"
+    for said, content in cases.items():
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match=said) as caught:
+            load_base(path)
+        assert "\n" not in str(caught.value), said
+
+
+def test_a_pickle_is_refused_with_a_command_that_converts_it(
+    files: dict[str, Path], configs: Path, tmp_path: Path
+) -> None:
+    pickled = tmp_path / "model.ckpt"
+    torch.save({"global_step": 7, "state_dict": load_file(files["sd1"])}, pickled)
+    with pytest.raises(ModelError, match="is a pickle, which can run code") as caught:
+        load_base(pickled)
+    command = shlex.split(str(caught.value).partition("Convert it with: ")[2])
+    assert command[0] == "python"
+    subprocess.run([sys.executable, *command[1:]], check=True, timeout=120)
+    assert base_hash(checkpoint_folder(tmp_path / "model.safetensors", configs=configs)) == base_hash(
+        checkpoint_folder(files["sd1"], configs=configs)
+    )
+
+
+def test_missing_files_and_other_kinds_of_files_say_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no/model\.safetensors does not exist"):
+        local_folder("no/model.safetensors")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ModelError, match=r"notes\.txt is a file; .* a \.safetensors checkpoint"):
+        local_folder(tmp_path / "notes.txt")
+
+
+def test_the_shipped_vocabulary_is_clips(tmp_path: Path) -> None:
+    from transformers import CLIPTokenizer
+
+    for family, padding in (("sd1", 49407), ("sd2", 0)):  # SD 2 pads with "!"
+        folder = tmp_path / family
+        shutil.copytree(CONFIGS / family / "tokenizer", folder)
+        write_clip_tokenizer(folder)
+        assert len(json.loads((folder / "vocab.json").read_text("utf-8"))) == 49408
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+        ids = tokenizer(["a photo of a cat"], padding="max_length", truncation=True).input_ids[0]
+        assert ids[:7] == [49406, 320, 1125, 539, 320, 2368, 49407]
+        assert ids[7:] == 70 * [padding]
+        assert tokenizer("A PHOTO, of café 10%").input_ids == [49406, 320, 1125, 267, 539, 15304, 272, 271, 260, 49407]
+
+
+def test_the_shipped_configurations_are_those_of_the_published_models() -> None:
+    parameters = {
+        "unet": (859_520_964, 865_910_724),
+        "vae": (83_653_863,) * 2,
+        "text_encoder": (123_060_480, 340_387_840),
+    }
+    for family, place in (("sd1", 0), ("sd2", 1), ("sd2_v", 1)):
+        for part, expected in parameters.items():
+            network = checkpoints._empty_network(CONFIGS / family, part)
+            assert sum(value.numel() for value in network.parameters()) == expected[place], (family, part)
+        scheduler = json.loads((CONFIGS / family / "scheduler" / "scheduler_config.json").read_text())
+        assert scheduler["prediction_type"] == ("v_prediction" if family == "sd2_v" else "epsilon")
+
+
+def test_a_header_gives_shapes_dtypes_and_notes(tmp_path: Path) -> None:
+    path = tmp_path / "two.safetensors"
+    save_file({"a": torch.zeros(2, 3), "b": torch.zeros(4).half()}, path, metadata={"made": "here"})
+    header = read_header(path)
+    assert {name: (info.dtype, info.shape) for name, info in header.tensors.items()} == {
+        "a": ("F32", (2, 3)),
+        "b": ("F16", (4,)),
+    }
+    assert header.metadata == {"made": "here"}
