@@ -9,13 +9,32 @@ from dengine_cli.generate import show_dataset
 from dengine_cli.options import parse_list
 
 EXAMPLE = "dengine finalize runs/first --score 0.5 --format coco,yolo"
-AFTER_INTERRUPT = "Run the same command again; the dataset files are the old ones until the new ones are whole."
+AFTER_INTERRUPT = "Run the same command again; where annotations.json is missing, the dataset waits for it."
 
 
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of dengine generate.")],
     score: Annotated[
-        float | None, typer.Option(help="Boxes below this score are left out.  [default: the run's]")
+        str | None,
+        typer.Option(
+            metavar="SCORE", help="Boxes below are left out: a number, or CLASS=NUMBER,...  [default: the run's]"
+        ),
+    ] = None,
+    uncertain: Annotated[
+        float | None,
+        typer.Option(help="Boxes from here up to --score become COCO crowds; 0: none.  [default: the run's]"),
+    ] = None,
+    min_quality: Annotated[
+        float | None,
+        typer.Option(help="Drop images whose boxes are less sure as a whole, 0 to 1.  [default: the run's]"),
+    ] = None,
+    near_duplicates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="Images that nearly repeat another or a reference: keep, drop, or a correlation.  "
+            "[default: the run's]",
+        ),
     ] = None,
     formats: Annotated[
         str | None,
@@ -27,10 +46,19 @@ def command(
         bool | None, typer.Option("--keep-empty/--drop-empty", help="Keep images without a box.  [default: the run's]")
     ] = None,
 ) -> None:
-    """Write a run's dataset again, with another threshold or other formats.
+    """Write a run's dataset again, with other thresholds or formats.
 
     Nothing is painted."""
     from engines.generation.finalize import finalize
+    from engines.generation.scores import parse_near_duplicates, parse_score
 
-    summary = finalize(run, score=score, formats=parse_list(formats) or None, keep_empty=keep_empty)
+    summary = finalize(
+        run,
+        score=parse_score(score),
+        uncertain=uncertain,
+        min_quality=min_quality,
+        near_duplicates=None if near_duplicates is None else parse_near_duplicates(near_duplicates),
+        formats=parse_list(formats) or None,
+        keep_empty=keep_empty,
+    )
     show_dataset(summary)

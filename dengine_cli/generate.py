@@ -51,8 +51,30 @@ def command(
         str | None, typer.Option(metavar="TEXT", help="Wording of prompts, with {style}, {classes}, {caption}.")
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What guidance leads away from.")] = None,
-    score: Annotated[float | None, typer.Option(help="Boxes below this score are left out.  [default: 0.3]")] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCORE",
+            help="Boxes below are left out: a number, or CLASS=NUMBER,...  [default: the adapter's own, else 0.3]",
+        ),
+    ] = None,
+    uncertain: Annotated[
+        float | None,
+        typer.Option(help="Boxes from here up to --score become COCO crowds, which detectors ignore.  [default: off]"),
+    ] = None,
+    min_quality: Annotated[
+        float | None, typer.Option(help="Drop images whose boxes are less sure as a whole, 0 to 1.  [default: 0]")
+    ] = None,
     keep_empty: Annotated[bool, typer.Option("--keep-empty", help="Keep images without a box.")] = False,
+    near_duplicates: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT", help="Images that nearly repeat another or a reference: keep, drop, or a correlation."
+        ),
+    ] = "keep",
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Draw references and prompts so that rare classes appear more often.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
     chunk: Annotated[
         int | None,
@@ -60,7 +82,7 @@ def command(
     ] = None,
     slots: Annotated[int | None, typer.Option(help="Images in work at once.  [default: by device]")] = None,
     rows: Annotated[int | None, typer.Option(help="Rows of a network call.  [default: what the slots need]")] = None,
-    engine: Annotated[str, typer.Option(help="auto, torch, openvino or onnxruntime.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, tensorrt, torch, openvino or onnxruntime.")] = "auto",
     precision: Annotated[
         str, typer.Option(help="f32, bf16, f16, or auto: the fastest that this machine has.")
     ] = "auto",
@@ -79,6 +101,7 @@ def command(
     again. Defaults in brackets are those of dengine; a bundle may bring its own.
     """
     from engines.generation.loop import generate
+    from engines.generation.scores import parse_near_duplicates, parse_score
     from engines.generation.settings import GenerateSettings, parse_shard
 
     settings = GenerateSettings(
@@ -99,8 +122,12 @@ def command(
         guidance_interval=parse_range(guidance_interval, "--guidance-interval"),
         prompt_template=prompt_template,
         negative_prompt=negative_prompt,
-        score=score,
+        score=parse_score(score),
+        uncertain=uncertain,
+        min_quality=min_quality,
         keep_empty=keep_empty,
+        near_duplicates=parse_near_duplicates(near_duplicates),
+        balance=balance,
         seed=seed,
         chunk=chunk,
         slots=slots,
@@ -157,6 +184,8 @@ def show_dataset(summary: "DatasetSummary") -> None:
     console.echo(f"{summary.images} images with {summary.boxes} boxes")
     if summary.boxes_by_class:
         console.echo(console.table([(name, str(n)) for name, n in summary.boxes_by_class.items()], ("class", "boxes")))
+    if summary.uncertain:
+        console.echo(f"{summary.uncertain} more regions are marked as uncertain (iscrowd)")
     for reason, number in summary.dropped.items():
         console.echo(f"{number} not in the dataset: {reason}")
     console.echo(f"images       {summary.folder / 'images'}")

@@ -24,17 +24,27 @@ def command(
     prompt: Annotated[
         str, typer.Option(help="generic, empty, or listing, which names the annotated classes.")
     ] = "generic",
-    engine: Annotated[str, typer.Option(help="auto, torch, openvino or onnxruntime.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, tensorrt, torch, openvino or onnxruntime.")] = "auto",
     precision: Annotated[str, typer.Option(help="f32, bf16, f16, or auto: the fastest here.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: the engine's choice]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.  [default: what suits the engine]")] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCORE",
+            help="Write labels to learn from: no box below a number, CLASS=NUMBER,... or, with adapter, its own "
+            "thresholds.  [default: all boxes]",
+        ),
+    ] = None,
+    uncertain: Annotated[float, typer.Option(help="Boxes from here up to --score become COCO crowds; 0: none.")] = 0.0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out and list them.")] = False,
 ) -> None:
     """Put the adapter's boxes on real images.
 
     Boxes are in the images' own pixels, all that score 0.05 or more, in a COCO file. Where the images have
-    annotations, the labels are measured against them, as average precision.
+    annotations, all boxes are measured against them, as average precision.
     """
+    from engines.generation.scores import parse_score
     from engines.labelling import LabelSettings, label
 
     settings = LabelSettings(
@@ -48,6 +58,8 @@ def command(
         threads=threads,
         device=device,
         skip_bad=skip_bad,
+        score=parse_score(score),
+        uncertain=uncertain,
     )
     with console.ProgressBars() as bars:
         show_labels(label(settings, report=_report(bars)))
@@ -78,6 +90,8 @@ def show_labels(summary: "LabelSummary") -> None:
             row += [_figure(summary.figures, f"{figure}/{name}") for figure in ("AP", "AP50")]
         rows.append(["all", str(summary.boxes), *(_figure(summary.figures, figure) for figure in ("AP", "AP50"))])
     console.echo(console.table(rows, header))
+    if summary.uncertain:
+        console.echo(f"{summary.uncertain} more regions are marked as uncertain (iscrowd)")
     if summary.unknown_classes:
         console.note(f"annotated, but unknown to the adapter, and not counted: {', '.join(summary.unknown_classes)}")
     console.echo(f"annotations  {summary.annotations}")

@@ -1,14 +1,17 @@
 """`dengine train-adapter`: train the Detection-Adapter on a labelled dataset."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import parse_size
+from dengine_cli.options import parse_loras, parse_size
 from engines.errors import UsageError
 from engines.files import read_json
+
+if TYPE_CHECKING:
+    from engines.adapter.info import AdapterInfo
 
 EXAMPLE = "dengine train-adapter my-dataset --split train --model bases/mine --out adapters/mine"
 AFTER_INTERRUPT = "Run the same command with --resume to go on from the last checkpoint."
@@ -16,9 +19,17 @@ AFTER_INTERRUPT = "Run the same command with --resume to go on from the last che
 
 def command(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled dataset: COCO, Pascal VOC or YOLO.")],
-    model: Annotated[str, typer.Option(help="Base model: a diffusers folder or a hub name.")],
+    model: Annotated[str, typer.Option(help="Base model: a diffusers folder, a .safetensors file, or a hub name.")],
     out: Annotated[Path, typer.Option(help="Folder for the adapter.")],
     split: Annotated[str | None, typer.Option(help="Part of the dataset, such as train.")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE:SCALE", help="LoRA to add to the base model; may be given again.  [default: none]"),
+    ] = None,
+    prediction_type: Annotated[
+        str | None,
+        typer.Option(help="What a single-file SD 2.x checkpoint predicts: epsilon or v_prediction."),
+    ] = None,
     head: Annotated[str | None, typer.Option(help="rt_detr or deformable_detr.  [default: rt_detr]")] = None,
     width: Annotated[int | None, typer.Option(help="Channels of the head.  [default: 128]")] = None,
     queries: Annotated[int | None, typer.Option(help="Most objects in an image.  [default: 100]")] = None,
@@ -39,6 +50,10 @@ def command(
     tune_fraction: Annotated[
         float | None, typer.Option(help="Share of the images that picks the best checkpoint.  [default: 0.1]")
     ] = None,
+    precision_goal: Annotated[
+        float | None,
+        typer.Option(help="Precision of labels that each class's score threshold is chosen for.  [default: 0.9]"),
+    ] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations.  [default: 500]")] = None,
     settings: Annotated[
         Path | None, typer.Option(help="JSON file with any of the training's settings; options go first.")
@@ -54,6 +69,7 @@ def command(
     The base model is frozen. A tenth of the images, chosen by their names, is held out to pick the best checkpoint.
     """
     from engines.datasets.dataset import open_dataset
+    from engines.diffusion.base_model import local_folder
     from engines.training.adapter import AdapterTrainOptions, train_adapter
 
     given: dict[str, Any] = {
@@ -65,6 +81,7 @@ def command(
         "style": style,
         "turns": turns or None,
         "tune_fraction": tune_fraction,
+        "precision_goal": precision_goal,
         "eval_every": eval_every,
         "seed": seed,
         "device": device,
@@ -83,15 +100,35 @@ def command(
     if left_out := console.findings(dataset.dropped, dataset.skipped):
         console.note(left_out)
     console.echo(f"{len(dataset.records)} images from {data}, classes {', '.join(dataset.class_names)}")
+    base = local_folder(model, prediction_type, console.note)
     with console.ProgressBars() as bars:
         report = console.training_report(bars)
-        info = train_adapter(dataset, model, out, options, resume=resume, report=report)
+        info = train_adapter(dataset, base, out, options, loras=parse_loras(lora or ()), resume=resume, report=report)
     tune = info.figures.get("tune", {})
     if tune:
         names = [name for name in next(iter(tune.values())) if isinstance(name, str)]
         rows = [(kind, *(f"{figures[name]:.3f}" for name in names)) for kind, figures in tune.items()]
         console.echo(console.table(rows, ("prompt", *names)))
+    if "thresholds" in info.figures:
+        show_thresholds(info)
     console.echo(f"adapter  {out}")
+
+
+def show_thresholds(info: "AdapterInfo") -> None:
+    """Print each class's score threshold, and why a class has none."""
+    from engines.generation.scores import FALLBACK
+
+    chosen, rows = info.figures["thresholds"], []
+    for name in info.class_names:
+        boxes = f"{chosen[name]['tune_boxes']} on the tune part"
+        if name in info.thresholds:
+            figures = (f"{chosen[name]['precision']:.3f}", f"{chosen[name]['recall']:.3f}")
+            rows.append((name, f"{info.thresholds[name]:.2f}", *figures, boxes))
+        else:
+            rows.append((name, f"{FALLBACK:.2f}", "-", "-", f"{boxes}: too few to choose"))
+    header = ("class", "score", "precision", "recall", "boxes")
+    console.echo(f"thresholds for a precision of {chosen['goal']:g}")
+    console.echo(console.table(rows, header))
 
 
 def _together(file: Path | None, given: dict[str, Any], network: dict[str, Any]) -> dict[str, Any]:

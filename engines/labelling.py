@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 
 from engines.adapter.inference import detections, prepare_frame, resized_size
+from engines.backends.plans import BUILT_AHEAD
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.images import read_image
 from engines.datasets.writers import Annotated, write_coco
@@ -31,8 +32,12 @@ from engines.errors import DatasetError, RunError, UsageError
 from engines.evaluation.detection import Detections, mean_average_precision
 from engines.files import write_json
 from engines.generation.events import Labelled, Report, Stage
+from engines.generation.filters import Rules
+from engines.generation.needs import label_needs
 from engines.generation.painter import LARGEST_BATCH, Labeller, TextEncoder, check_finite, fill, prepare
 from engines.generation.run_folder import run_errors
+from engines.generation.scores import Score
+from engines.pseudo_labels import choose, label_rules
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend, Call
@@ -58,10 +63,14 @@ class LabelSettings:
     threads: int | None = None  # of the backend, on a CPU; None: its own choice
     device: str | None = None  # cpu, cuda or cuda:N; None: what the engine is fastest on
     skip_bad: bool = False  # leave broken images out, instead of stopping
+    score: Score | None = None  # for pseudo-labels: a box below is left out; None: all boxes are in
+    uncertain: float = 0.0  # with a score: a box from this up to it marks its region as uncertain; 0: none does
 
     def __post_init__(self) -> None:
         if self.prompt not in PROMPT_KINDS:
             raise UsageError(f"--prompt is {self.prompt}; one of {', '.join(PROMPT_KINDS)} was expected.")
+        if self.uncertain and self.score is None:
+            raise UsageError("--uncertain without --score: it says which boxes below that are uncertain.")
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,9 @@ class LabelSummary:
 
     annotations: Path  # the COCO file
     images: int
-    boxes: int  # all that score at least `inference.SCORE_FLOOR`
+    boxes: int  # all that score at least `inference.SCORE_FLOOR`, or with a score the labels
     boxes_by_class: Mapping[str, int]  # every class, in the bundle's order
+    uncertain: int  # regions marked as uncertain, beside the boxes
     skipped: tuple[str, ...]  # broken images that were left out
     figures: Mapping[str, float]  # AP, AP50, AP75, AP/<class>, AP50/<class>; empty without annotations
     unknown_classes: tuple[str, ...]  # annotated, but not among the bundle's: counted nowhere
@@ -87,13 +97,21 @@ def label(settings: LabelSettings, *, report: Report = lambda event: None) -> La
     _check_out(settings.out)
     report(Stage("opening the bundle"))
     bundle = open_bundle(settings.bundle or default_bundle())
+    rules = None
+    if settings.score is not None:
+        thresholds = bundle.adapter_info.thresholds
+        rules = label_rules(settings.score, settings.uncertain, thresholds, bundle.class_names)
     report(Stage("reading the images' headers"))
     dataset = open_dataset(settings.images, split=settings.split, skip_bad=settings.skip_bad, require_boxes=False)
+    sizes = {_padded_size(record, bundle.short_side, bundle.size_multiple) for record in dataset.records}
     backend = open_backend(
-        bundle, settings.engine, precision=settings.precision, threads=settings.threads, device=settings.device
-    )
+        bundle, settings.engine, precision=settings.precision, threads=settings.threads, device=settings.device,
+        needs=label_needs(bundle, sizes), told=lambda line: report(Stage(line)),
+    )  # fmt: skip
     prompt: Any = settings.prompt
-    return label_images(bundle, backend, dataset, settings.out, prompt, skip_bad=settings.skip_bad, report=report)
+    return label_images(
+        bundle, backend, dataset, settings.out, prompt, rules=rules, skip_bad=settings.skip_bad, report=report
+    )
 
 
 def label_images(
@@ -103,13 +121,16 @@ def label_images(
     out: Path,
     prompt: Literal["generic", "listing", "empty"] = "generic",
     *,
+    rules: Rules | None = None,
     skip_bad: bool = False,
     report: Report = lambda event: None,
 ) -> LabelSummary:
     """Write `out/annotations.json`: boxes scoring at least 0.05, at most 100 an image, in the images' own pixels.
 
-    Where the dataset has boxes, `out/figures.json` holds AP against them, classes matched by name. An image's labels
-    depend on that image alone. Memory does not grow with the number of images, figures aside.
+    With `rules` it holds the boxes that are labels, and uncertain ones as crowds; every image stays in. Where the
+    dataset has boxes, `out/figures.json` holds AP of all boxes against them, classes matched by name. An image's
+    labels depend on that image alone. `annotations.json` comes last: a folder without it is begun anew.
+    Memory does not grow with the number of images, figures aside.
     Raises UsageError for "listing" without annotations, RunError for an `out` that has labels already, DatasetError
     for a broken image (unless `skip_bad`), NumericalError.
     """
@@ -121,28 +142,32 @@ def label_images(
     prompts = [_prompt(prompt, bundle.style, dataset, record) for record in dataset.records]
     with run_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        found = _Found(bundle.class_names, skipped=list(dataset.skipped))
+        found = _Found(rules, skipped=list(dataset.skipped))
         try:
             with (out / _SPOOL).open("w+b") as spool:
                 for index, boxes in _labels(bundle, backend, dataset.records, prompts, skip_bad, found, report):
                     found.keep(spool, index, boxes)
                 figures, unknown = _figures(spool, found, dataset, bundle) if annotated else ({}, ())
-                info = {
+                info: dict[str, Any] = {
                     "description": "labelled by dengine",
                     "bundle_sha256": bundle.digest,
                     "prompt": prompt,
                 }
-                images = (_annotated(dataset.records[index], boxes) for index, boxes in found.read(spool))
+                (out / FIGURES).unlink(missing_ok=True)  # of a start that was killed
+                if figures:
+                    write_json(out / FIGURES, {**info, "images": len(found.offsets), "figures": figures})
+                if rules is not None:
+                    info |= {"score": rules.score, "uncertain": rules.uncertain}
+                images = (_annotated(dataset.records[index], boxes, rules) for index, boxes in found.read(spool))
                 write_coco(out / ANNOTATIONS, images, bundle.class_names, info)
         finally:
             (out / _SPOOL).unlink(missing_ok=True)
-        if figures:
-            write_json(out / FIGURES, {**info, "images": len(found.offsets), "figures": figures})
     return LabelSummary(
         annotations=out / ANNOTATIONS,
         images=len(found.offsets),
         boxes=found.boxes.total(),
         boxes_by_class={name: found.boxes[label] for label, name in enumerate(bundle.class_names)},
+        uncertain=found.uncertain,
         skipped=tuple(found.skipped),
         figures=figures,
         unknown_classes=unknown,
@@ -155,14 +180,17 @@ def label_images(
 class _Found:
     """The detections so far: in a file, so that memory stays flat; here only where each image's line begins."""
 
-    class_names: Sequence[str]
+    rules: Rules | None = None
     offsets: dict[int, int] = field(default_factory=dict)  # record -> place in the spool
-    boxes: Counter[int] = field(default_factory=Counter)  # class -> boxes
+    boxes: Counter[int] = field(default_factory=Counter)  # class -> boxes that are labels
+    uncertain: int = 0
     skipped: list[str] = field(default_factory=list)
 
     def keep(self, spool: IO[bytes], index: int, found: Detections) -> None:
         self.offsets[index] = spool.tell()
-        self.boxes.update(found.labels.tolist())
+        labels, crowds = choose(found, self.rules)
+        self.boxes.update(found.labels[labels].tolist())
+        self.uncertain += int(crowds.sum())
         arrays = (found.boxes, found.scores, found.labels)
         spool.write(json.dumps([array.tolist() for array in arrays]).encode() + b"\n")
 
@@ -219,7 +247,8 @@ def _labels(
     for size, members in groupby(sorted(range(len(records)), key=sizes.__getitem__), key=sizes.__getitem__):
         indices = list(members)
         report(Stage(f"preparing for frames of {size[0]}x{size[1]}"))
-        reader = _Reader(bundle, backend, size, min(LARGEST_BATCH, len(indices)))
+        batch_size = LARGEST_BATCH if backend.name in BUILT_AHEAD else min(LARGEST_BATCH, len(indices))
+        reader = _Reader(bundle, backend, size, batch_size)
         for start in range(0, len(indices), reader.batch):
             batch = []
             for index in indices[start : start + reader.batch]:
@@ -278,8 +307,11 @@ def _noise_key(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
-def _annotated(record: Record, found: Detections) -> Annotated:
-    return Annotated(record.name, record.width, record.height, found.boxes, found.labels, found.scores)
+def _annotated(record: Record, found: Detections, rules: Rules | None) -> Annotated:
+    labels, crowds = choose(found, rules)
+    rows = labels | crowds
+    boxes, classes, scores = found.boxes[rows], found.labels[rows], found.scores[rows]
+    return Annotated(record.name, record.width, record.height, boxes, classes, scores, crowds[rows])
 
 
 def _figures(

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from engines.adapter.info import INFO_FILE, WEIGHTS_FILE
+from engines.adapter.info import INFO_FILE, WEIGHTS_FILE, AdapterInfo, read_info
 from engines.adapter.model import load_adapter
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion.base_model import base_hash, load_base
 from engines.errors import ModelError, TrainingError, UsageError
+from engines.evaluation.thresholds import Choice
 from engines.rng import generator
 from engines.training import pyramids
 from engines.training.adapter import AdapterTrainOptions, split_tune, train_adapter
@@ -95,10 +96,46 @@ def test_a_training_ends_in_an_adapter_folder_and_leaves_the_base_alone(
     assert info.figures["train_images"] + info.figures["tune_images"] == 12
     assert set(info.figures["tune"]) == {"generic", "listing", "empty"}
     assert all(sum(counts.values()) > 0 and set(counts) <= set(NAMES) for counts in info.class_statistics)
+    assert info.thresholds == {}, "three images of the tune part hold too few boxes"
+    assert info.figures["thresholds"]["goal"] == 0.9
+    assert sum(info.figures["thresholds"][name]["tune_boxes"] for name in NAMES) > 0
     assert seen[-1].step == 6
     assert "AP50" in seen[-1].details
     with pytest.raises(TrainingError, match="already holds a finished adapter"):
         _train(shapes, toy_bases["sd1"], tmp_path / "adapter")
+
+
+def test_thresholds_are_chosen_on_the_tune_part_for_the_goal(
+    shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[str], float]] = []
+
+    def choose(tune: Any, found: Any, names: Any, goal: float) -> dict[str, Choice]:
+        asked.append(([record.name for record in tune], goal))
+        assert len(found) == len(tune)
+        return {"square": Choice(25, 0.42, 0.96, 0.8), "bar": Choice(3, None)}
+
+    monkeypatch.setattr("engines.training.adapter.choose_thresholds", choose)
+    _train(shapes, toy_bases["sd1"], tmp_path / "adapter", replace(OPTIONS, steps=1, precision_goal=0.95))
+    _, info = load_adapter(tmp_path / "adapter")
+    assert asked == [([record.name for record in split_tune(shapes.records, 0.25)[1]], 0.95)]
+    assert info.thresholds == {"square": 0.42}
+    assert info.figures["thresholds"] == {
+        "goal": 0.95,
+        "square": {"tune_boxes": 25, "precision": 0.96, "recall": 0.8},
+        "bar": {"tune_boxes": 3},
+    }
+
+
+def test_adapter_files_of_before_thresholds_read_and_impossible_ones_do_not(
+    toy_adapters: dict[str, Path],
+) -> None:
+    value = read_info(toy_adapters["sd1"]).to_json()
+    del value["thresholds"]
+    assert AdapterInfo.from_json(value).thresholds == {}
+    for wrong in ({"nucleus": 0.5}, {"rbc": 1.5}, {"rbc": "high"}):
+        with pytest.raises(ModelError, match="thresholds"):
+            AdapterInfo.from_json(value | {"thresholds": wrong})
 
 
 def test_a_stopped_and_resumed_training_gives_the_same_weights(
@@ -222,6 +259,7 @@ def test_options_go_to_json_and_back() -> None:
         ({"prompt_probabilities": {"generic": 0.5}}, "adding up to 1"),
         ({"network": {"layers": 3}}, 'network has no setting "layers"'),
         ({"score": "mAP"}, "score must be AP, AP50 or AP75"),
+        ({"precision_goal": 1.1}, "precision_goal must be above 0"),
     ],
 )
 def test_impossible_options_are_usage_errors(changes: Mapping[str, Any], message: str) -> None:

@@ -1,6 +1,9 @@
 """`finalize`: other thresholds and formats from the journal alone, and nothing that points at nothing."""
 
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,15 @@ import pytest
 from fakes import tree
 from PIL import Image
 from test_settings import run_settings
+from typer.testing import CliRunner
 
+from dengine_cli import main as program
 from engines.errors import RunError, UsageError
 from engines.generation import preview as preview_module
 from engines.generation.finalize import ANNOTATIONS, PREVIEW, finalize
 from engines.generation.journal import IMAGES, JOURNAL, SPARE, Box, Entry, Journal, image_name
 from engines.generation.run_folder import locked, start_run
+from engines.generation.scores import highest
 
 SCORES = (0.9, 0.45, 0.1, 0.6, 0.31, 0.05, 0.8)  # the best box of each image
 
@@ -32,7 +38,7 @@ def make_run(folder: Path, **changes: Any) -> Path:
     with Journal(folder, 0) as journal:
         journal.begin(range(len(SCORES)))
         for index, score in enumerate(SCORES):
-            kept = settings.keep_empty or score >= settings.score
+            kept = settings.keep_empty or score >= highest(settings.score)
             name = image_name(index, "jpg") if kept else None
             if name:
                 Image.fromarray(np.full((24, 32, 3), 20 * index, np.uint8)).save(folder / IMAGES / name)
@@ -132,6 +138,154 @@ def test_an_interrupted_run_can_be_finalized_up_to_its_last_line(tmp_path: Path)
     assert finalize(run).images == 3
     assert images(run) == [0, 1, 3]
     assert sorted(path.name for path in run.iterdir() if path.name.startswith(".")) == [".lock"]
+
+
+def agrees(folder: Path) -> bool:
+    """Whether COCO, YOLO, imagefolder and the images folder name the same images."""
+    listed = {Path(image["file_name"]).stem for image in coco(folder)["images"]}
+    lines = (folder / IMAGES / "metadata.jsonl").read_text("utf-8").splitlines()
+    others = [
+        {path.stem for path in (folder / "labels").glob("*.txt")},
+        {Path(json.loads(line)["file_name"]).stem for line in lines},
+        {f"{index:08d}" for index in images(folder)},
+    ]
+    return (folder / "data.yaml").exists() and all(other == listed for other in others)
+
+
+def test_a_kill_at_any_moment_leaves_a_dataset_that_agrees_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run")
+    formats = ("yolo", "imagefolder")
+    finalize(run, formats=formats)
+    moments: list[Path] = []
+
+    def before(name: str) -> None:
+        real = getattr(os, name)
+
+        def told(*arguments: Any, **options: Any) -> Any:
+            moments.append(tmp_path / f"killed-{len(moments)}")
+            shutil.copytree(run, moments[-1])
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(os, name, told)
+
+    with monkeypatch.context():
+        for name in ("rename", "replace", "unlink", "fsync", "rmdir"):
+            before(name)
+        finalize(run, score=0.5, formats=formats)
+    monkeypatch.undo()
+    monkeypatch.setattr(preview_module, "_CELL", 16)
+    new = tree(run)
+    states = {"old": 0, "none": 0, "new": 0}
+    for folder in moments:
+        if not (folder / ANNOTATIONS).exists():
+            states["none"] += 1
+        else:
+            assert agrees(folder)
+            states["old" if len(coco(folder)["images"]) == 5 else "new"] += 1
+        finalize(folder, score=0.5, formats=formats)
+        assert tree(folder) == new
+    assert min(states.values()) > 0
+
+
+def test_a_full_disk_leaves_the_old_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run")
+    finalize(run)
+    before = tree(run)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("engines.generation.finalize.write_yolo", full)
+        with pytest.raises(RunError, match="No space left"):
+            finalize(run, score=0.5, formats=("yolo",))
+    assert tree(run) == before
+
+
+def test_each_class_may_have_its_own_threshold(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")  # even images show class a, odd ones class b
+    summary = finalize(run, score={"a": 0.7})
+    assert images(run) == [0, 1, 3, 6]
+    assert summary.dropped == {"no box scores what its class needs": 3}
+    assert coco(run)["info"]["score"] == {"a": 0.7, "b": 0.3}
+    with pytest.raises(UsageError, match=r"a=0\.7,b=0\.2 is below the run's own, 0\.3"):
+        finalize(run, score={"a": 0.7, "b": 0.2})
+    with pytest.raises(UsageError, match="names c; the classes are a, b"):
+        finalize(run, score={"c": 0.7})
+    with pytest.raises(UsageError, match="generate and label"):
+        finalize(run, score={})
+
+
+def test_weak_boxes_mark_their_regions_as_uncertain(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", keep_empty=True)
+    before = finalize(run, score=0.5)
+    summary = finalize(run, score=0.5, uncertain=0.1, formats=("yolo", "imagefolder"))
+    assert (summary.boxes, summary.uncertain, before.uncertain) == (3, 3, 0)
+    found = coco(run)["annotations"]
+    assert [(a["image_id"] - 1, a["iscrowd"]) for a in found] == [(0, 0), (1, 1), (2, 1), (3, 0), (4, 1), (6, 0)]
+    assert all((a["score"] < 0.5) == bool(a["iscrowd"]) for a in found)
+    assert (run / "labels" / "00000001.txt").read_text("utf-8") == "", "YOLO cannot say so"
+    line = (run / IMAGES / "metadata.jsonl").read_text("utf-8").splitlines()[1]
+    assert json.loads(line)["objects"]["iscrowd"] == [1]
+    with pytest.raises(UsageError, match="below --score"):
+        finalize(run, score=0.5, uncertain=0.5)
+
+
+def test_the_command_line_takes_every_rule(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", keep_empty=True)
+    rules = ["--score", "a=0.5,b=0.4", "--uncertain", "0.2", "--min-quality", "0.5", "--near-duplicates", "keep"]
+    result = CliRunner().invoke(program.app, ["finalize", str(run), *rules, "--drop-empty"])
+    assert result.exit_code == 0, result.output
+    assert "3 images with 3 boxes" in result.output
+    assert "not in the dataset: doubtful labels: quality below 0.5" in result.output
+
+
+def test_images_with_only_uncertain_boxes_are_empty(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", uncertain=0.2)
+    assert finalize(run, score=0.5).images == 3
+
+
+def test_doubtful_images_go_and_stricter_is_all_that_can_be_asked_for(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", min_quality=0.4)
+    summary = finalize(run, min_quality=0.6)  # quality is about the best box's score
+    assert images(run) == [0, 6]
+    assert summary.dropped == {"no box scores 0.3": 2, "doubtful labels: quality below 0.6": 3}
+    with pytest.raises(UsageError, match=r"--min-quality is 0\.3; a number from 0\.4"):
+        finalize(run, min_quality=0.3)
+
+
+def test_near_duplicates_go_before_the_count_is_cut(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", keep_empty=True, reference=None, reference_hash=None, count=3)
+    rough = np.random.default_rng(0).integers(0, 255, (5, 24, 32, 3), dtype=np.uint8)
+    for index, look in enumerate((0, 1, 0, 1, 2, 3, 4)):
+        Image.fromarray(rough[look]).save(run / IMAGES / image_name(index, "jpg"))
+    assert finalize(run).images == 3
+    summary = finalize(run, near_duplicates=0.95)
+    assert images(run) == [0, 1, 4]
+    assert summary.dropped == {"nearly repeats an earlier image": 2, "beyond the count": 2}
+    finalize(run)
+    assert images(run) == [0, 1, 2]
+    with pytest.raises(UsageError, match=r"--near-duplicates is 1\.5"):
+        finalize(run, near_duplicates=1.5)
+
+
+def test_a_run_of_before_these_rules_reads_as_if_they_were_off(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    finalize(run)
+    before = tree(run)
+    stored = json.loads((run / "run.json").read_text("utf-8"))
+    for name in ("uncertain", "min_quality", "near_duplicates", "balance", "reference_split", "short_side"):
+        del stored[name]
+    (run / "run.json").write_text(json.dumps(stored), "utf-8")
+    finalize(run)
+    assert {name: data for name, data in tree(run).items() if name != "run.json"} == {
+        name: data for name, data in before.items() if name != "run.json"
+    }
+    (run / "run.json").write_text(json.dumps(stored | {"score": {"a": 0.3}}), "utf-8")
+    with pytest.raises(RunError, match="the run's own classes"):
+        finalize(run)
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,11 @@ from engines.files import write_atomic
 from engines.generation import journal as journal_module
 from engines.generation import preview as preview_module
 from engines.generation.events import Event, Opened, Painted, RunSummary, Stage, Tick
-from engines.generation.finalize import ANNOTATIONS, PREVIEW
+from engines.generation.filters import quality
+from engines.generation.finalize import ANNOTATIONS, PREVIEW, finalize
 from engines.generation.journal import IMAGES, JOURNAL, SPARE, read_entries
 from engines.generation.loop import generate
+from engines.generation.repeats import REPEATS_IMAGE, REPEATS_REFERENCE
 from engines.generation.settings import GenerateSettings
 
 Generate = Callable[..., RunSummary]
@@ -240,17 +242,122 @@ def test_what_was_left_to_dengine_stays_at_a_resume(paint: Generate, tmp_path: P
     assert after == before | {"count": 90}
 
 
-def test_a_chunk_without_a_kept_image_stops_the_run_and_keeps_stopping_it(paint: Generate, tmp_path: Path) -> None:
+def test_many_jobs_without_a_kept_image_stop_the_run_and_keep_stopping_it(paint: Generate, tmp_path: Path) -> None:
     def blind(graph: str, call: FakeCall) -> None:
         if graph == "adapter":
             call.outputs["logits"] -= 20
 
-    for painted in (6, 0):
+    for painted in (36, 0):  # the first whole chunk from 32 on
         events: list[Event] = []
-        with pytest.raises(RunError, match="None of the 6 images"):
+        with pytest.raises(RunError, match=r"None of the last 36 images was kept.*no box scores 0\.3"):
             paint(tmp_path / "run", count=4, backend=FakeBackend(after=blind), events=events)
         assert sum(isinstance(event, Painted) for event in events) == painted
         check_consistent(tmp_path / "run")
+
+
+def test_a_chunk_of_one_unkept_image_does_not_end_a_run(paint: Generate, tmp_path: Path) -> None:
+    summary = paint(tmp_path / "run", count=8, chunk=1)
+    assert (summary.dataset.images, summary.interrupted) == (8, False)
+    assert summary.dataset.jobs > 8
+
+
+def test_a_long_way_between_two_kept_images_is_counted_across_chunks_and_starts(
+    paint: Generate, tmp_path: Path
+) -> None:
+    def blind(graph: str, call: FakeCall) -> None:
+        if graph == "adapter" and backend.calls["adapter"] > 4:
+            call.outputs["logits"] -= 20
+
+    backend = FakeBackend(after=blind)
+    with pytest.raises(RunError, match="None of the last"):
+        paint(tmp_path / "whole", count=90, backend=backend)
+    entries = list(read_entries(tmp_path / "whole" / JOURNAL))
+    last = max(entry.index for entry in entries if entry.reason is None)
+    assert 32 <= len(entries) - 1 - last < 32 + 6
+    with (tmp_path / "whole" / JOURNAL).open("rb+") as file:  # a kill in the last chunk
+        file.truncate(file.seek(0, os.SEEK_END) - 1)
+    events: list[Event] = []
+    with pytest.raises(RunError, match="None of the last"):
+        paint(tmp_path / "whole", count=90, backend=backend, events=events)
+    assert sum(isinstance(event, Painted) for event in events) == 6
+
+
+def _run(paint: Generate, folder: Path, **options: Any) -> Path:
+    paint(folder, **options)
+    return folder
+
+
+def test_the_adapters_own_thresholds_hold_unless_told_otherwise(paint: Generate, tmp_path: Path) -> None:
+    info = make_bundle(tmp_path).adapter_info
+    info.thresholds.update({"rbc": 0.6, "wbc": 0.2})
+    changes = {"adapter_info": info}
+    asked: dict[str, dict[str, Any]] = {"own": {}, "one": {"score": 0.4}, "some": {"score": {"RBC": 0.9}}}
+    found = {}
+    for name, options in asked.items():
+        folder = _run(paint, tmp_path / name, jobs=12, keep_empty=True, changes=changes, **options)
+        found[name] = json.loads((folder / "run.json").read_text("utf-8"))["score"]
+        coco = json.loads((folder / ANNOTATIONS).read_text("utf-8"))
+        lowest = found[name] if isinstance(found[name], dict) else dict.fromkeys(("rbc", "wbc", "platelets"), 0.4)
+        names = {category["id"]: category["name"] for category in coco["categories"]}
+        assert coco["annotations"]
+        assert all(a["score"] >= lowest[names[a["category_id"]]] for a in coco["annotations"])
+        assert coco["info"]["score"] == found[name]
+    assert found == {
+        "own": {"rbc": 0.6, "wbc": 0.2, "platelets": 0.3},
+        "one": 0.4,
+        "some": {"rbc": 0.9, "wbc": 0.2, "platelets": 0.3},
+    }
+    with pytest.raises(RunError, match=r"score is rbc=0\.6,wbc=0\.2,platelets=0\.3 in the run, 0\.3 was asked"):
+        paint(tmp_path / "own", jobs=12, keep_empty=True, changes=changes, score=0.3)
+
+
+def test_doubtful_images_do_not_count_and_are_not_written(paint: Generate, tmp_path: Path) -> None:
+    summary = paint(tmp_path / "run", count=6, min_quality=0.75)
+    entries = list(read_entries(tmp_path / "run" / JOURNAL))
+    assert summary.dataset.images == 6
+    assert summary.dataset.dropped["doubtful labels: quality below 0.75"] > 0
+    assert min(quality(entry.boxes) for entry in entries if entry.reason is None) >= 0.75
+    check_consistent(tmp_path / "run")
+    paint(tmp_path / "all", jobs=len(entries), keep_empty=True)
+    finalize(tmp_path / "all", min_quality=0.75, keep_empty=False)
+    kept = {entry.file for entry in entries if entry.file}
+    assert {path.name for path in (tmp_path / "all" / IMAGES).glob("*.jpg")} == kept, "finalize decides the same"
+
+
+def test_near_duplicates_are_dropped_and_the_count_is_made_up_from_the_rest(paint: Generate, tmp_path: Path) -> None:
+    def same(graph: str, call: FakeCall) -> None:
+        if graph == "vae_decoder":
+            call.outputs["pixels"][0] = torch.linspace(-1, 1, 48)
+
+    options: dict[str, Any] = {"count": 6, "near_duplicates": 0.95, "keep_empty": True, "slots": 2}
+    summary = paint(tmp_path / "run", backend=FakeBackend(after=same), **options | {"chunk": 12})
+    assert summary.dataset.dropped[REPEATS_IMAGE] > 1
+    assert summary.dataset.images == 6
+    check_consistent(tmp_path / "run")
+
+
+def test_a_low_strength_repeats_its_reference(paint: Generate, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "jobs": 6,
+        "keep_empty": True,
+        "steps": 10,
+        "reference": make_textured(tmp_path / "data"),
+    }
+    folder = _run(paint, tmp_path / "run", strength=(0.1, 0.1), near_duplicates=0.6, **options)
+    dropped = [e.file for e in read_entries(folder / JOURNAL) if not (folder / IMAGES / str(e.file)).exists()]
+    assert len(dropped) > 3
+    summary = finalize(folder, near_duplicates=0.0)
+    assert summary.images == 6
+    assert finalize(folder).dropped[REPEATS_REFERENCE] == len(dropped), "finalize finds the references again"
+
+
+def make_textured(folder: Path) -> Path:
+    """Three images of coarse coloured noise."""
+    folder.mkdir()
+    for i in range(3):
+        rough = np.random.default_rng(i).integers(0, 255, (4, 6, 3), dtype=np.uint8)
+        Image.fromarray(rough).resize((72, 48), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return folder
 
 
 def test_jobs_without_a_kept_image_are_an_empty_dataset(paint: Generate, tmp_path: Path) -> None:
@@ -421,7 +528,13 @@ def test_a_reference_that_breaks_during_the_run_stops_it_or_is_dropped_by_name(p
             continue
         summary = paint(tmp_path / "other", skip_bad=True, **options)
         assert summary.dataset.images == 6
-        assert [number for reason, number in summary.dataset.dropped.items() if "1.png" in reason] == [3]
+        assert len(summary.dataset.dropped) == 1
+        ((reason, number),) = summary.dataset.dropped.items()
+        assert (reason.startswith("broken reference: 1.png is "), number) == (True, 3)
+        assert str(tmp_path) not in (tmp_path / "other" / JOURNAL).read_text("utf-8")
+        make_references(tmp_path / "data", 3)
+        dropped = paint(tmp_path / "third", skip_bad=True, **options | {"keep_empty": False}).dataset.dropped
+        assert dropped[reason] == 3, "a count of its own where empty images are dropped, too"
         check_consistent(tmp_path / "other")
 
 

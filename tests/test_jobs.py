@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engines.datasets.dataset import Record
-from engines.generation.jobs import Job, Plan, chunk_ranges, make_job
+from engines.generation.jobs import Job, Plan, balanced_shares, chunk_ranges, make_job
 
 CLASSES = ("rbc", "wbc")
 
@@ -127,6 +127,55 @@ def test_without_references_classes_are_drawn_from_the_training_images() -> None
 def test_references_without_labels_take_drawn_classes_too() -> None:
     settings = replace(plan(record()), class_statistics=({"wbc": 5},))
     assert make_job(settings, 0, 3).prompt == "a photo with several wbc"
+
+
+RARE = (*({"rbc": 8 + i} for i in range(6)), {"rbc": 6, "wbc": 2}, {"rbc": 1, "wbc": 3})
+
+
+def labelled(counts: dict[str, int]) -> Record:
+    labels = [CLASSES.index(name) for name, n in counts.items() for _ in range(n)]
+    return record(boxes=[(20.0, 20.0, 30.0, 30.0)] * len(labels), labels=labels)
+
+
+def test_balanced_shares_give_every_class_the_same_and_leave_nobody_out() -> None:
+    shares = balanced_shares(RARE)
+    assert shares.sum() == pytest.approx(1.0)
+    assert shares.min() > 0
+    rbc = np.array([1.0] * 6 + [6 / 8, 1 / 4])
+    wbc = 1.0 - rbc
+    assert shares == pytest.approx((rbc / rbc.sum() + wbc / wbc.sum()) / 2)
+    with_empty = balanced_shares([*RARE, {}, {}])
+    assert with_empty[8:] == pytest.approx(0.1), "images without objects as often as ever"
+    assert with_empty[:8] == pytest.approx(0.8 * shares)
+    assert balanced_shares([{}, {}]) == pytest.approx(0.5)
+    assert len(balanced_shares([])) == 0
+
+
+def test_balance_draws_references_with_rare_classes_more_often_and_all_by_their_share() -> None:
+    settings = replace(plan(*(labelled(counts) for counts in RARE)), balance=True)
+    made = jobs(settings, 80)
+    used = Counter(job.reference for job in made)
+    shares = balanced_shares(RARE)
+    assert all(abs(used[i] - 80 * share) <= 10 for i, share in enumerate(shares)), "each of ten passes rounds"
+    assert used[7] > 2 * max(used[i] for i in range(6))
+    assert [make_job(settings, 0, index) for index in reversed(range(80))] == made[::-1]
+    plain = jobs(replace(settings, balance=False), 80)
+    assert set(Counter(job.reference for job in plain).values()) == {10}
+    assert sum("wbc" in job.prompt for job in made) > 1.5 * sum("wbc" in job.prompt for job in plain)
+
+
+@pytest.mark.parametrize("references", [(), (record(),)])
+def test_balance_draws_prompts_with_rare_classes_more_often(references: tuple[Record, ...]) -> None:
+    settings = replace(plan(*references), class_statistics=RARE)
+    plain, balanced = (
+        sum("wbc" in job.prompt for job in jobs(replace(settings, balance=balance), 200)) for balance in (False, True)
+    )
+    assert balanced > 1.5 * plain > 0
+
+
+def test_balance_changes_nothing_but_what_is_drawn() -> None:
+    settings = plan(record(size=(200, 100)))
+    assert jobs(replace(settings, balance=True), 10) == jobs(settings, 10)
 
 
 def test_without_statistics_the_prompt_is_generic() -> None:

@@ -76,7 +76,7 @@ def test_progress_counts_whole_chunks(tmp_path: Path) -> None:
     write(tmp_path, range(8), 4, dropped=(1, 4, 5, 6, 7))
     size = (tmp_path / JOURNAL).stat().st_size
     progress = read_progress(tmp_path / JOURNAL, chunk_ranges(4, 12))
-    assert progress == Progress(size=size, chunks=2, jobs=8, kept=3, last_kept=0, next_index=8)
+    assert progress == Progress(size=size, chunks=2, jobs=8, kept=3, unkept=4, next_index=8)
     assert read_progress(tmp_path / JOURNAL, chunk_ranges(4, 8)).next_index is None
 
 

@@ -1,13 +1,15 @@
 """`label`: boxes in the originals' pixels whatever their size, and figures that match classes by name."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fakes import CLASS_NAMES, FakeBackend, FakeCall, as_backend, make_bundle
+from fakes import CLASS_NAMES, FakeBackend, FakeCall, as_backend, make_bundle, tree
 from PIL import Image
 
 from engines.datasets.dataset import Dataset, open_dataset
@@ -15,6 +17,7 @@ from engines.datasets.writers import Annotated, write_coco
 from engines.errors import DatasetError, NumericalError, RunError, UsageError
 from engines.generation.events import Event, Labelled
 from engines.labelling import LabelSettings, LabelSummary, label, label_images
+from engines.pseudo_labels import label_rules
 
 SIZES = ((64, 48), (48, 64), (64, 48), (100, 50), (24, 20))  # the fake bundle's short side is 32, its multiple 8
 BOX = (0.25, 0.5, 0.5, 1.0)  # corners as shares of an image
@@ -170,6 +173,61 @@ def test_labels_that_are_there_are_not_overwritten(tmp_path: Path) -> None:
         label_images(bundle, as_backend(FakeBackend()), data, tmp_path / "data")
     with pytest.raises(RunError, match="is a file"):
         label_images(bundle, as_backend(FakeBackend()), data, tmp_path / "data" / "annotations.json")
+
+
+def test_with_a_score_the_labels_are_fewer_and_the_figures_the_same(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    every = run(tmp_path, data)
+    bundle = make_bundle(tmp_path / "bundle")
+    rules = label_rules({"wbc": 0.9}, 0.1, {"rbc": 0.5}, CLASS_NAMES)
+    assert rules.score == {"rbc": 0.5, "wbc": 0.9, "platelets": 0.3}
+    backend = as_backend(FakeBackend())
+    summary = label_images(bundle, backend, data, tmp_path / "pseudo", rules=rules)
+    assert summary.figures == every.figures
+    found = coco(tmp_path / "pseudo")
+    assert [image["file_name"] for image in found["images"]] == [f"{i}.png" for i in range(5)]
+    least = dict(enumerate(rules.scores, start=1))
+    labels = [a for a in found["annotations"] if not a["iscrowd"]]
+    crowds = [a for a in found["annotations"] if a["iscrowd"]]
+    assert labels
+    assert crowds
+    assert all(a["score"] >= least[a["category_id"]] for a in labels)
+    assert all(0.1 <= a["score"] < least[a["category_id"]] for a in crowds)
+    assert (len(labels), len(crowds)) == (summary.boxes, summary.uncertain)
+    assert summary.boxes < every.boxes
+    assert found["info"]["score"] == rules.score
+
+
+def test_uncertain_needs_a_score(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--uncertain without --score"):
+        LabelSettings(tmp_path, tmp_path / "out", uncertain=0.2)
+    with pytest.raises(UsageError, match=r"--score is 2.*0\.05 to 1"):
+        label_rules(2.0, 0.0, {}, CLASS_NAMES)
+
+
+def test_a_kill_at_any_moment_leaves_a_folder_that_can_be_labelled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_data(tmp_path / "data")
+    moments: list[Path] = []
+    real = os.replace
+
+    def told(*arguments: Any, **options: Any) -> None:
+        for _ in range(2):
+            moments.append(tmp_path / f"killed-{len(moments)}")
+            shutil.copytree(tmp_path / "out", moments[-1])
+            if len(moments) % 2:
+                real(*arguments, **options)
+
+    with monkeypatch.context() as watched:
+        watched.setattr(os, "replace", told)
+        run(tmp_path, data)
+    whole = tree(tmp_path / "out")
+    assert len(moments) == 4
+    for folder in moments[:-1]:
+        assert not (folder / "annotations.json").exists()
+        label_images(make_bundle(tmp_path / "bundle"), as_backend(FakeBackend()), data, folder)
+        assert tree(folder) == whole
 
 
 def test_nan_is_named_with_graph_and_image(tmp_path: Path) -> None:

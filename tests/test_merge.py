@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeBackend, make_bundle, tree
+import torch
+from fakes import FakeBackend, FakeCall, make_bundle, tree
 
 from engines.errors import RunError, UsageError
 from engines.generation import preview as preview_module
 from engines.generation.journal import JOURNAL
 from engines.generation.loop import generate
 from engines.generation.merge import merge
+from engines.generation.repeats import REPEATS_IMAGE
 from engines.generation.settings import GenerateSettings
 
 Paint = Callable[..., Path]
@@ -44,6 +46,24 @@ def test_merged_shards_equal_the_unsplit_run_byte_for_byte(paint: Paint, tmp_pat
     assert summary.jobs == 13
     assert summary.annotations.exists()
     assert [tree(shard) for shard in shards] == before
+
+
+def test_merged_shards_are_freed_of_near_duplicates_as_the_unsplit_run_is(
+    paint: Paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def alike(graph: str, call: FakeCall) -> None:
+        if graph == "vae_decoder":  # one of three looks, by what the picture is
+            for row in call.outputs["pixels"]:
+                row[:] = torch.linspace(-1, 1, row.shape[-1]).roll(16 * int(1000 * row[0, 0, 0]) % 48)
+
+    monkeypatch.setattr("engines.backends.open_backend", lambda *_, **__: FakeBackend(after=alike), raising=False)
+    options: dict[str, Any] = {"near_duplicates": 0.95, "keep_empty": True}
+    whole = paint("whole", **options)
+    shards = [paint(f"shard-{k}", shard=(k, 3), **options) for k in (1, 2, 3)]
+    summary = merge(shards, tmp_path / "merged")
+    assert tree(tmp_path / "merged") == tree(whole)
+    assert summary.images + summary.dropped[REPEATS_IMAGE] == 13
+    assert summary.images < sum(len(list((shard / "images").glob("*.jpg"))) for shard in shards)
 
 
 def test_what_is_not_all_the_shards_of_one_finished_run_is_refused(paint: Paint, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from engines.generation.settings import (
 )
 
 OUT = Path("run")
+CLASSES = ("a", "b")
 
 
 def run_settings(**changes: Any) -> RunSettings:
@@ -73,26 +74,26 @@ def test_all_mistakes_are_listed_at_once() -> None:
 
 def test_options_come_from_the_user_then_the_bundle_then_the_defaults() -> None:
     asked = GenerateSettings(out=OUT, count=1, steps=7)
-    options = resolve_options(asked, {"steps": 9, "guidance": 2.0})
+    options = resolve_options(asked, {"steps": 9, "guidance": 2.0}, {}, CLASSES)
     assert (options["steps"], options["guidance"], options["score"]) == (7, 2.0, 0.3)
     assert options["strength"] is None
     with_reference = GenerateSettings(out=OUT, count=1, reference=OUT)
-    assert resolve_options(with_reference, {})["strength"] == (0.4, 0.8)
-    assert resolve_options(with_reference, {"strength": [0.2, 0.3]})["strength"] == (0.2, 0.3)
+    assert resolve_options(with_reference, {}, {}, CLASSES)["strength"] == (0.4, 0.8)
+    assert resolve_options(with_reference, {"strength": [0.2, 0.3]}, {}, CLASSES)["strength"] == (0.2, 0.3)
 
 
 def test_what_the_bundle_adds_never_contradicts_what_was_asked() -> None:
     defaults = {"eta": 0.3, "negative_prompt": "blur", "guidance_interval": [0.1, 0.8]}
     dpmpp = GenerateSettings(out=OUT, count=1, sampler="dpmpp")
-    assert resolve_options(dpmpp, defaults)["eta"] == 0.0
-    unguided = resolve_options(GenerateSettings(out=OUT, count=1, guidance=1.0), defaults)
+    assert resolve_options(dpmpp, defaults, {}, CLASSES)["eta"] == 0.0
+    unguided = resolve_options(GenerateSettings(out=OUT, count=1, guidance=1.0), defaults, {}, CLASSES)
     assert (unguided["negative_prompt"], unguided["guidance_interval"]) == ("", None)
 
 
 @pytest.mark.parametrize("defaults", [{"step": 3}, {"steps": 0}, {"steps": "many"}, {"sampler": "euler"}])
 def test_a_bundle_with_impossible_defaults_is_refused(defaults: dict[str, Any]) -> None:
     with pytest.raises(BundleError, match=r"manifest\.json"):
-        resolve_options(GenerateSettings(out=OUT, count=1), defaults)
+        resolve_options(GenerateSettings(out=OUT, count=1), defaults, {}, CLASSES)
 
 
 def test_run_json_keeps_every_setting() -> None:

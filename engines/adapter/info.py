@@ -89,6 +89,7 @@ class AdapterInfo:
     base_hash: str  # `base_model.base_hash` of the base it was trained on
     config: AdapterConfig  # shape of the network
     class_statistics: tuple[dict[str, int], ...] = ()  # objects by class in frames of training images
+    thresholds: dict[str, float] = field(default_factory=dict)  # class -> lowest score of a label; the rest: a default
     figures: dict[str, Any] = field(default_factory=dict)  # AP on the tune part, and how training went
     format: int = FORMAT  # version of this file
 
@@ -108,6 +109,11 @@ class AdapterInfo:
             raise ModelError(
                 f"{where}: {len(info.class_names)} class names, but the network has {info.config.num_classes} classes."
             )
+        for name, score in info.thresholds.items():
+            if name not in info.class_names or not 0.0 < score <= 1.0:
+                raise ModelError(
+                    f'{where}: "thresholds" holds {name} = {score}; a class and a score up to 1 were expected.'
+                )
         return info
 
 
@@ -145,7 +151,14 @@ def _convert(hint: Any, value: Any, name: str, mistakes: list[str]) -> Any:
         return _build(hint, value, f"{name}.", mistakes)
     if origin in (typing.Union, types.UnionType):
         options = [option for option in arguments if option is not type(None)]
-        return None if value is None and len(options) < len(arguments) else _convert(options[0], value, name, mistakes)
+        if value is None and len(options) < len(arguments):
+            return None
+        for option in options[:-1]:
+            wrong: list[str] = []
+            result = _convert(option, value, name, wrong)
+            if not wrong:
+                return result
+        return _convert(options[-1], value, name, mistakes)
     if origin is tuple and isinstance(value, list | tuple):
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(kinds) == len(value):

@@ -68,6 +68,7 @@ class DatasetSummary:
     boxes_by_class: Mapping[str, int]  # every class, in the bundle's order
     jobs: int  # journal lines: images painted, kept or not
     dropped: Mapping[str, int] = field(default_factory=dict)  # why not in the dataset -> how many
+    uncertain: int = 0  # regions marked as uncertain, beside the boxes
 
 
 @dataclass(frozen=True)

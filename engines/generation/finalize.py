@@ -1,7 +1,7 @@
 """The dataset files of a run, made from its journal: COCO always, YOLO and imagefolder on request, and a preview.
 
-Knows: which of the painted images are in the dataset (a threshold, a count, whether empty images stay), and how the
-files on disk come to say so. Knows nothing about networks: nothing is painted here, and it can be done again.
+Knows: which of the painted images are in the dataset (`filters`, `repeats`, a count), and how the files on disk come
+to say so, all at once. Knows nothing about networks: nothing is painted here, and it can be done again.
 
 An image that the dataset does not use is moved to `spare/`, from where a later `finalize`, or a larger count, brings
 it back: so no image is without its label, and no label without its image.
@@ -10,13 +10,13 @@ it back: so no image is without its label, and no label without its image.
 import contextlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from engines.adapter.inference import SCORE_FLOOR
 from engines.datasets.writers import (
     DATA_YAML,
     LABELS,
@@ -29,106 +29,136 @@ from engines.datasets.writers import (
 from engines.errors import RunError, UsageError
 from engines.files import sync_folder
 from engines.generation.events import DatasetSummary
-from engines.generation.filters import drop_reason
-from engines.generation.journal import (
-    IMAGES,
-    JOURNAL,
-    SPARE,
-    Box,
-    Entry,
-    boxes_above,
-    read_entries,
-    remove_images_from,
-)
+from engines.generation.filters import Rules, drop_reason, is_rule, labels_of, uncertain_of
+from engines.generation.jobs import Plan
+from engines.generation.journal import IMAGES, JOURNAL, SPARE, Box, Entry, read_entries, remove_images_from
 from engines.generation.preview import PREVIEW_IMAGES, Sample, write_preview
+from engines.generation.repeats import Candidate, find_repeats, reference_plan
 from engines.generation.run_folder import RUN, locked, require_run, run_errors
+from engines.generation.scores import EXPECTED_SCORE, Score, check_uncertain, full_score, in_range, shown
 from engines.generation.settings import DATASET_FORMATS, RunSettings
 
 ANNOTATIONS = "annotations.json"
 PREVIEW = "preview.png"
+STAGE = ".dataset.tmp"  # where new dataset files are made
 _BEYOND = "beyond the count"
 
 
 def finalize(
     folder: Path,
     *,
-    score: float | None = None,
+    score: Score | None = None,
+    uncertain: float | None = None,
+    min_quality: float | None = None,
+    near_duplicates: float | None = None,
     formats: Sequence[str] | None = None,
     keep_empty: bool | None = None,
 ) -> DatasetSummary:
-    """Write the dataset files of a run again, with another threshold, other formats, or without empty images.
+    """Write the dataset files of a run again, by other rules, in other formats, or without empty images.
 
-    What is None is as the run itself has it. COCO is always written; files of formats that are not asked for are
-    removed. Raises RunError for a folder that is no run, is in use or lacks an image, UsageError for a threshold below
-    the run's own, unless the run kept its empty images: images that only now would have a box were never written.
+    What is None is as the run itself has it, and so are classes that `score` does not name. COCO is always written;
+    files of formats that are not asked for are removed. The old dataset stays until the new one is whole.
+    Raises RunError for a folder that is no run, is in use or lacks an image or its references, UsageError for values
+    out of range, or below the run's own where images that only now would be in the dataset were never written.
     """
     run = require_run(folder)
-    score = run.score if score is None else score
-    if not SCORE_FLOOR <= score <= 1.0:
-        raise UsageError(f"--score is {score}; a number from {SCORE_FLOOR} to 1 was expected.")
-    if score < run.score and not run.keep_empty:
-        raise UsageError(
-            f"--score {score} is below the run's own, {run.score}: images without a box above that were not kept. "
-            "Run `dengine generate` into a new folder with the lower score, or with --keep-empty."
-        )
+    rules = _other_rules(run, score, uncertain, min_quality, keep_empty)
+    repeats_from = run.near_duplicates if near_duplicates is None else near_duplicates
+    if not 0.0 <= repeats_from <= 1.0:
+        raise UsageError(f"--near-duplicates is {repeats_from}; keep, drop, or a number from 0 to 1 was expected.")
     unknown = [name for name in formats or () if name not in DATASET_FORMATS]
     if unknown:
         raise UsageError(f"--format {', '.join(unknown)} is unknown; {', '.join(DATASET_FORMATS)} are known.")
     with locked(folder), run_errors(folder):
-        return write_dataset(
-            folder,
-            run,
-            score,
-            run.formats if formats is None else tuple(formats),
-            run.keep_empty if keep_empty is None else keep_empty,
+        run = replace(run, near_duplicates=repeats_from, formats=run.formats if formats is None else tuple(formats))
+        return write_dataset(folder, run, rules)
+
+
+def _other_rules(
+    run: RunSettings,
+    score: Score | None,
+    uncertain: float | None,
+    min_quality: float | None,
+    keep_empty: bool | None,
+) -> Rules:
+    """The rules of a run with changes. Raises UsageError for what cannot be had without painting again."""
+    own = dict(zip(run.class_names, rules_of(run).scores, strict=True))
+    if score == {}:
+        raise UsageError("--score adapter is for generate and label: a run's own scores are what finalize starts from.")
+    full = run.score if score is None else full_score(score, own, run.class_names)
+    rules = Rules(
+        score=full,
+        class_names=run.class_names,
+        uncertain=run.uncertain if uncertain is None else uncertain,
+        min_quality=run.min_quality if min_quality is None else min_quality,
+        keep_empty=run.keep_empty if keep_empty is None else keep_empty,
+    )
+    again = "Run `dengine generate` into a new folder with the lower"
+    if not in_range(full):
+        raise UsageError(f"--score is {shown(full)}; {EXPECTED_SCORE} was expected.")
+    if any(new < old for new, old in zip(rules.scores, own.values(), strict=True)) and not run.keep_empty:
+        raise UsageError(
+            f"--score {shown(full)} is below the run's own, {shown(run.score)}: images without a box above that were "
+            f"not kept. {again} score, or with --keep-empty."
         )
+    if not run.min_quality <= rules.min_quality <= 1.0:
+        raise UsageError(
+            f"--min-quality is {rules.min_quality:g}; a number from {run.min_quality:g}, the run's own, to 1 was "
+            f"expected: images below were not kept. {again} quality."
+        )
+    check_uncertain(rules.uncertain, full)
+    return rules
+
+
+def rules_of(run: RunSettings) -> Rules:
+    """What a run's own dataset takes from its journal."""
+    return Rules(run.score, run.class_names, run.uncertain, run.min_quality, run.keep_empty)
 
 
 def write_dataset(
-    folder: Path, run: RunSettings, score: float, formats: Sequence[str], keep_empty: bool
+    folder: Path, run: RunSettings, rules: Rules | None = None, plan: Plan | None = None
 ) -> DatasetSummary:
-    """Make the dataset files of a run whose folder is locked. Memory does not grow with the number of images."""
+    """Make the dataset files of a run whose folder is locked, by its own rules or others.
+
+    plan: with the references, for the search for near duplicates; None: they are opened where that needs them.
+    The new files are made beside the old ones. Then `annotations.json` goes, images and files change places, and the
+    new one comes: while it is there, everything agrees, whenever a kill came.
+    Memory does not grow with the number of images, near duplicates aside.
+    """
     _remove_leftovers(folder)
+    rules = rules or rules_of(run)
+    repeats = _repeats(folder, run, rules, plan)
 
     def choose() -> Iterator[_Choice]:
-        return _choices(folder / JOURNAL, run, score, keep_empty)
+        return _choices(folder / JOURNAL, run, rules, repeats)
 
-    tally = _bring_back(folder, choose(), run.class_names)
+    tally = _count(folder, choose(), rules)
     remove_images_from(folder, tally.next_index)
-    info = {
-        "description": "painted and labelled by dengine",
-        "bundle_sha256": run.bundle_hash,
-        "seed": run.seed,
-        "score": score,
-    }
-    write_coco(folder / ANNOTATIONS, _annotated(choose(), run), run.class_names, info)
-    if "yolo" in formats:
-        write_yolo(folder, _annotated(choose(), run), run.class_names)
-    else:
-        _remove_yolo(folder)
-    if "imagefolder" in formats:
-        write_imagefolder(folder, _annotated(choose(), run), run.class_names)
-    else:
-        (folder / IMAGES / METADATA).unlink(missing_ok=True)
-    preview = _write_preview(folder, choose, run)
-    _put_away(folder, choose())
+    stage = folder / STAGE
+    try:
+        _write_files(stage, folder, run, rules, choose)
+        preview = (stage / PREVIEW).exists()
+        _take_over(folder, stage, choose)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
     return DatasetSummary(
         folder=folder,
         annotations=folder / ANNOTATIONS,
-        preview=preview,
+        preview=folder / PREVIEW if preview else None,
         images=tally.images,
         boxes=sum(tally.boxes.values()),
         boxes_by_class={name: tally.boxes[label] for label, name in enumerate(run.class_names)},
         jobs=tally.jobs,
         dropped=dict(tally.dropped),
+        uncertain=tally.uncertain,
     )
 
 
 def remove_dataset_files(folder: Path) -> None:
     """Remove what `write_dataset` wrote, images aside: a run that goes on would leave it out of date."""
-    for name in (ANNOTATIONS, PREVIEW, f"{IMAGES}/{METADATA}"):
-        (folder / name).unlink(missing_ok=True)
-    _remove_yolo(folder)
+    (folder / ANNOTATIONS).unlink(missing_ok=True)
+    _remove_other_formats(folder)
     _remove_leftovers(folder)
 
 
@@ -137,7 +167,7 @@ class _Choice:
     """A journal line, and what the dataset makes of it."""
 
     entry: Entry
-    boxes: list[Box]  # that score enough
+    boxes: list[Box]  # its labels
     reason: str | None  # why the image is not in the dataset; None when it is
 
 
@@ -147,25 +177,49 @@ class _Tally:
     jobs: int = 0
     next_index: int = 0  # after the last line
     boxes: Counter[int] = field(default_factory=Counter)
+    uncertain: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def _choices(journal: Path, run: RunSettings, score: float, keep_empty: bool) -> Iterator[_Choice]:
-    """What the dataset makes of every line: images with a box, and no more of them than were asked for."""
+def _choices(journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int, str]) -> Iterator[_Choice]:
+    """What the dataset makes of every line: images with a label, and no more of them than were asked for."""
     images = 0
     for entry in read_entries(journal):
-        boxes = boxes_above(entry.boxes, score)
-        if any(not 0 <= box.label < len(run.class_names) for box in boxes):
+        if any(not 0 <= box.label < len(run.class_names) for box in entry.boxes):
             raise RunError(f"{journal}: image {entry.index} has a box of a class that {RUN} does not name.")
-        reason = drop_reason(boxes, score, keep_empty) or entry.reason
+        painted = entry.reason is None or is_rule(entry.reason)
+        reason = (drop_reason(entry.boxes, rules) if painted else None) or entry.reason or repeats.get(entry.index)
         if reason is None and run.count is not None and images == run.count:
             reason = _BEYOND
         images += reason is None
-        yield _Choice(entry, boxes, reason)
+        yield _Choice(entry, labels_of(entry.boxes, rules), reason)
 
 
-def _bring_back(folder: Path, choices: Iterator[_Choice], class_names: Sequence[str]) -> _Tally:
-    """See every image of the dataset in its place, and count."""
+def _repeats(folder: Path, run: RunSettings, rules: Rules, plan: Plan | None) -> Mapping[int, str]:
+    """The images that the dataset would have, but for what they repeat."""
+    if not run.near_duplicates:
+        return {}
+    everything = _choices(folder / JOURNAL, replace(run, count=None), rules, {})
+    candidates = (
+        Candidate(choice.entry.index, _place(folder, choice.entry)) for choice in everything if choice.reason is None
+    )
+    plan = plan or reference_plan(run)
+    return find_repeats(candidates, run, plan if plan and plan.references else None)
+
+
+def _place(folder: Path, entry: Entry) -> Path:
+    """Where the image of a kept entry is, in the dataset or put away."""
+    for part in (IMAGES, SPARE):
+        if (path := folder / part / str(entry.file)).exists():
+            return path
+    raise RunError(
+        f"{folder / IMAGES / str(entry.file)} is missing, but {JOURNAL} has its labels: put it back, or generate into "
+        "a new folder."
+    )
+
+
+def _count(folder: Path, choices: Iterator[_Choice], rules: Rules) -> _Tally:
+    """See that every image of the dataset is there, and count."""
     tally = _Tally()
     for choice in choices:
         tally.jobs += 1
@@ -173,42 +227,75 @@ def _bring_back(folder: Path, choices: Iterator[_Choice], class_names: Sequence[
         if choice.reason is not None:
             tally.dropped[choice.reason] += 1
             continue
+        _place(folder, choice.entry)
         tally.images += 1
         tally.boxes.update(box.label for box in choice.boxes)
-        image = folder / IMAGES / str(choice.entry.file)
-        if image.exists():
-            continue
-        try:
-            (folder / SPARE / image.name).rename(image)
-        except FileNotFoundError:
-            raise RunError(
-                f"{image} is missing, but {JOURNAL} has its labels: put it back, or generate into a new folder."
-            ) from None
+        tally.uncertain += len(uncertain_of(choice.entry.boxes, rules))
     return tally
 
 
-def _put_away(folder: Path, choices: Iterator[_Choice]) -> None:
-    """Move the images that were kept, but are not in the dataset, to the spare ones."""
+def _write_files(
+    stage: Path, folder: Path, run: RunSettings, rules: Rules, choose: Callable[[], Iterator[_Choice]]
+) -> None:
+    """Make all dataset files in the new folder `stage`."""
+    (stage / IMAGES).mkdir(parents=True)
+    chosen = (choice for choice in choose() if choice.reason is None)
+    samples = [Sample(_place(folder, choice.entry), choice.boxes) for choice in islice(chosen, PREVIEW_IMAGES)]
+    if samples:
+        write_preview(stage / PREVIEW, samples, run.class_names)
+    if "yolo" in run.formats:
+        write_yolo(stage, _annotated(choose(), run, rules), run.class_names)
+    if "imagefolder" in run.formats:
+        write_imagefolder(stage, _annotated(choose(), run, rules), run.class_names)
+    info = {
+        "description": "painted and labelled by dengine",
+        "bundle_sha256": run.bundle_hash,
+        "seed": run.seed,
+        "score": rules.score,
+    }
+    write_coco(stage / ANNOTATIONS, _annotated(choose(), run, rules), run.class_names, info)
+
+
+def _take_over(folder: Path, stage: Path, choose: Callable[[], Iterator[_Choice]]) -> None:
+    """Put the new dataset in the place of the old one, `annotations.json` last."""
+    (folder / ANNOTATIONS).unlink(missing_ok=True)
+    sync_folder(folder)
+    _remove_other_formats(folder)
+    _move_images(folder, choose())
+    for name in (PREVIEW, LABELS, DATA_YAML, f"{IMAGES}/{METADATA}"):
+        if (stage / name).exists():
+            (stage / name).rename(folder / name)
+    for part in (folder / IMAGES, folder):
+        sync_folder(part)
+    (stage / ANNOTATIONS).rename(folder / ANNOTATIONS)
+    sync_folder(folder)
+    shutil.rmtree(stage)
+
+
+def _move_images(folder: Path, choices: Iterator[_Choice]) -> None:
+    """Bring the images of the dataset back, and put the others that were kept away."""
     spare = folder / SPARE
     for choice in choices:
-        if choice.reason is None or choice.entry.file is None:
+        if choice.entry.file is None:
             continue
-        image = folder / IMAGES / choice.entry.file
-        if image.exists():
+        home, away = folder / IMAGES / choice.entry.file, spare / choice.entry.file
+        if choice.reason is None and not home.exists():
+            away.rename(home)
+        elif choice.reason is not None and home.exists():
             spare.mkdir(exist_ok=True)
-            image.rename(spare / image.name)
+            home.rename(away)
     if spare.is_dir():
         sync_folder(spare)
         with contextlib.suppress(OSError):  # not empty
             spare.rmdir()
-    sync_folder(folder / IMAGES)
 
 
-def _annotated(choices: Iterator[_Choice], run: RunSettings) -> Iterator[Annotated]:
+def _annotated(choices: Iterator[_Choice], run: RunSettings, rules: Rules) -> Iterator[Annotated]:
     width, height = run.frame
     for choice in choices:
         if choice.reason is None:
-            rows = np.array(choice.boxes, dtype=np.float64).reshape(-1, 6)
+            crowds = uncertain_of(choice.entry.boxes, rules)
+            rows = np.array([*choice.boxes, *crowds], dtype=np.float64).reshape(-1, 6)
             yield Annotated(
                 file_name=str(choice.entry.file),
                 width=width,
@@ -216,27 +303,15 @@ def _annotated(choices: Iterator[_Choice], run: RunSettings) -> Iterator[Annotat
                 boxes=rows[:, :4].astype(np.float32),
                 labels=rows[:, 5].astype(np.int64),
                 scores=rows[:, 4].astype(np.float32),
+                iscrowd=np.arange(len(rows)) >= len(choice.boxes),
                 prompt=choice.entry.prompt,
             )
 
 
-def _write_preview(folder: Path, choose: Callable[[], Iterator[_Choice]], run: RunSettings) -> Path | None:
-    path = folder / PREVIEW
-    samples = []
-    for choice in choose():
-        if choice.reason is None:
-            samples.append(Sample(folder / IMAGES / str(choice.entry.file), choice.boxes))
-        if len(samples) == PREVIEW_IMAGES:
-            break
-    if not samples:
-        path.unlink(missing_ok=True)
-        return None
-    write_preview(path, samples, run.class_names)
-    return path
-
-
-def _remove_yolo(folder: Path) -> None:
-    (folder / DATA_YAML).unlink(missing_ok=True)
+def _remove_other_formats(folder: Path) -> None:
+    """Remove everything of a dataset but its images and `annotations.json`."""
+    for name in (DATA_YAML, PREVIEW, f"{IMAGES}/{METADATA}"):
+        (folder / name).unlink(missing_ok=True)
     if (folder / LABELS).exists():
         shutil.rmtree(folder / LABELS)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from engines.diffusion.prompts import MAX_LISTED, class_words, count_word, generic_prompt, listing_prompt
 from engines.rng import generator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # Last part of the keys (seed, index, part); `engines.diffusion.latents` holds those of the noise, all below 2**21.
 _JOB_STREAM = 2**21
 _ORDER_STREAM = 2**21 + 1
+_BALANCE_STREAM = 2**21 + 2
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,18 @@ class Plan:
     flip: bool = True  # mirror references half of the time
     template: str | None = None  # of the prompt, with {style}, {classes}, {caption}
     class_statistics: Sequence[Mapping[str, int]] = ()  # objects by class in training images
+    balance: bool = False  # draw references, and classes of training images, by `balanced_shares`
+
+    @functools.cached_property
+    def reference_places(self) -> npt.NDArray[np.float64]:
+        """Where in 0..1 the share of each reference ends, when they are balanced."""
+        names = [[self.class_names[label] for label in r.labels[~r.iscrowd].tolist()] for r in self.references]
+        return np.cumsum(balanced_shares([Counter(found) for found in names]))
+
+    @functools.cached_property
+    def statistics_places(self) -> npt.NDArray[np.float64]:
+        """The same of the training images."""
+        return np.cumsum(balanced_shares(self.class_statistics))
 
 
 @dataclass(frozen=True)
@@ -58,13 +72,17 @@ class Job:
 def make_job(plan: Plan, run_seed: int, index: int) -> Job:
     """Job number `index`, a pure function of its arguments.
 
-    References are taken in passes, each in a random order of its own, so that all are used equally often.
+    References are taken in passes, each in a random order of its own, so that all are used equally often; balanced
+    ones as often as their share says, rounded up or down in each pass.
     """
     rng = generator(run_seed, index, _JOB_STREAM)
     if not plan.references:
         return Job(index, run_seed, _prompt(plan, _drawn_counts(plan, rng), None, rng))
     number, place = divmod(index, len(plan.references))
-    reference = int(_order(run_seed, number, len(plan.references))[place])
+    reference = _order(run_seed, number, len(plan.references))[place]
+    if plan.balance:
+        offset = float(generator(run_seed, number, _BALANCE_STREAM).random())
+        reference = _at(plan.reference_places, (reference + offset) / len(plan.references))
     record = plan.references[reference]
     crop = _draw_crop(plan, record.width, record.height, rng)
     flip = bool(rng.random() < 0.5) and plan.flip
@@ -74,6 +92,27 @@ def make_job(plan: Plan, run_seed: int, index: int) -> Job:
     if record.caption is None and len(record.labels) == 0:
         counts = _drawn_counts(plan, rng)
     return Job(index, run_seed, _prompt(plan, counts, record.caption, rng), reference, crop, flip, strength)
+
+
+def balanced_shares(counts: Sequence[Mapping[str, int]]) -> npt.NDArray[np.float64]:
+    """How often each image is drawn, from its objects by class, so that rare classes appear more often: adds up to 1.
+
+    Every class gets the same share of the draws, and deals it out to its images by the part of their objects that it
+    makes up. Images without objects are drawn as often as if nothing were balanced.
+    """
+    named = {name: column for column, name in enumerate(sorted({name for found in counts for name in found}))}
+    objects = np.zeros((len(counts), len(named)))
+    for row, found in enumerate(counts):
+        for name, number in found.items():
+            objects[row, named[name]] = number
+    totals = objects.sum(axis=1, keepdims=True)
+    filled = totals[:, 0] > 0
+    parts = objects / np.maximum(totals, 1)
+    parts = parts[:, parts.any(axis=0)]
+    shares = np.full(len(counts), 1 / max(len(counts), 1))
+    if filled.any():
+        shares[filled] = filled.mean() * (parts / parts.sum(axis=0)).mean(axis=1)[filled]
+    return shares
 
 
 def chunk_ranges(chunk: int, jobs: int | None, shard: tuple[int, int] | None = None) -> Iterator[range]:
@@ -87,6 +126,11 @@ def chunk_ranges(chunk: int, jobs: int | None, shard: tuple[int, int] | None = N
         if jobs is not None and first >= jobs:
             return
         yield range(first, first + chunk if jobs is None else min(first + chunk, jobs))
+
+
+def _at(places: npt.NDArray[np.float64], point: float) -> int:
+    """The index whose share holds `point`, in 0..1."""
+    return min(int(np.searchsorted(places, point, side="right")), len(places) - 1)
 
 
 @functools.lru_cache(maxsize=2)
@@ -121,6 +165,8 @@ def _drawn_counts(plan: Plan, rng: np.random.Generator) -> dict[str, int]:
     """The classes of one training image of the adapter, drawn at random; none where there are no statistics."""
     if not plan.class_statistics:
         return {}
+    if plan.balance:
+        return dict(plan.class_statistics[_at(plan.statistics_places, float(rng.random()))])
     return dict(plan.class_statistics[int(rng.integers(len(plan.class_statistics)))])
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -94,7 +94,7 @@ class Progress:
     chunks: int = 0  # whole chunks
     jobs: int = 0  # their lines
     kept: int = 0  # their kept images
-    last_kept: int | None = None  # kept images of the last whole chunk; None before the first
+    unkept: int = 0  # their lines since the last kept image
     next_index: int | None = None  # first index after them; None when no chunk is left
 
 
@@ -112,15 +112,15 @@ def read_progress(path: Path, chunks: Iterable[range]) -> Progress:
         return Progress(next_index=current.start if current else None)
     with path.open("rb") as file:
         while current is not None:
-            size, kept = progress.size, 0
+            size, kept, unkept = progress.size, progress.kept, progress.unkept
             for index in current:
                 entry = _whole_line(line := file.readline())
                 if entry is None or entry.index != index:
-                    return Progress(*_counts(progress), next_index=current.start)
+                    return replace(progress, next_index=current.start)
                 size += len(line)
                 kept += entry.reason is None
-            jobs = progress.jobs + len(current)
-            progress = Progress(size, progress.chunks + 1, jobs, progress.kept + kept, kept)
+                unkept = unkept + 1 if entry.reason is not None else 0
+            progress = Progress(size, progress.chunks + 1, progress.jobs + len(current), kept, unkept)
             current = next(source, None)
     return progress
 
@@ -227,10 +227,6 @@ def _whole_line(line: bytes) -> Entry | None:
         return Entry.from_line(line)
     except ValueError:
         return None
-
-
-def _counts(progress: Progress) -> tuple[int, int, int, int, int | None]:
-    return progress.size, progress.chunks, progress.jobs, progress.kept, progress.last_kept
 
 
 def boxes_above(boxes: Iterable[Box], score: float) -> list[Box]:

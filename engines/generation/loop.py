@@ -16,21 +16,22 @@ from typing import TYPE_CHECKING
 from engines.datasets.dataset import open_dataset
 from engines.errors import RunError
 from engines.generation.events import Event, Opened, Painted, Report, RunSummary, Stage, Tick
-from engines.generation.filters import drop_reason
-from engines.generation.finalize import remove_dataset_files, write_dataset
+from engines.generation.filters import Rules, drop_reason, labels_of
+from engines.generation.finalize import remove_dataset_files, rules_of, write_dataset
 from engines.generation.jobs import Plan, chunk_ranges, make_job
 from engines.generation.journal import (
     IMAGES,
     JOURNAL,
     Entry,
     Journal,
-    boxes_above,
     image_name,
     read_progress,
     remove_images_from,
 )
+from engines.generation.needs import generate_needs
 from engines.generation.painter import Outcome, Painter
 from engines.generation.prepare import make_plan, resolve
+from engines.generation.repeats import REPEATS
 from engines.generation.run_folder import check_folder, locked, read_run, run_errors, start_run
 from engines.generation.settings import GenerateSettings, RunSettings
 from engines.generation.writer import ImageWriter, Written
@@ -72,10 +73,16 @@ def generate(
         engine = stored.engine if stored and settings.engine == "auto" else settings.engine
         precision = stored.precision if stored and settings.precision == "auto" else settings.precision
         threads = stored.threads if stored and settings.threads is None else settings.threads
-        backend = open_backend(bundle, engine, precision=precision, threads=threads, device=settings.device)
+        backend = open_backend(
+            bundle, engine, precision=precision, threads=threads, device=settings.device,
+            needs=generate_needs(settings, bundle, stored), told=lambda line: report(Stage(line)),
+        )  # fmt: skip
         wanted = resolve(settings, bundle, backend, references, stored)
         plan = make_plan(wanted, bundle, references)
         return run(settings.out, wanted, stored, bundle, backend, plan, report=report, stop=stop, started=started)
+
+
+HOPELESS = 32  # so many jobs in a row without a kept image, or a whole chunk of more, end a run that counts images
 
 
 @dataclass
@@ -84,8 +91,11 @@ class _State:
 
     target: int
     counts_kept: bool
+    hopeless: int  # jobs without a kept image that say that a count is never reached
+    rules: Rules  # by which images are kept
     jobs: int  # journal lines of whole chunks, and images of the chunk in work
     kept: int
+    unkept: int  # journal lines since the last kept image
     painted: int = 0  # by this start
     cut_short: bool = False  # stopped inside a chunk
     first_image: float | None = None  # monotonic seconds
@@ -94,6 +104,15 @@ class _State:
     @property
     def done(self) -> int:
         return self.kept if self.counts_kept else self.jobs
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether so many jobs came to nothing that a count is out of reach."""
+        return self.counts_kept and self.kept < self.target and self.unkept >= self.hopeless
+
+    @property
+    def over(self) -> bool:
+        return self.done >= self.target or self.gave_up
 
 
 def run(
@@ -111,9 +130,16 @@ def run(
     """Go on with (or begin) a run whose folder is locked, and write its dataset. See `generate`."""
     start_run(folder, wanted, stored)
     progress = read_progress(folder / JOURNAL, _chunks(wanted))
-    state = _State(_target(wanted), wanted.count is not None, progress.jobs, progress.kept)
-    last_kept, painting = progress.last_kept, 0.0
-    painting_on = not _is_over(state, last_kept)
+    state = _State(
+        target=_target(wanted),
+        counts_kept=wanted.count is not None,
+        hopeless=max(HOPELESS, wanted.chunk),
+        rules=rules_of(wanted),
+        jobs=progress.jobs,
+        kept=progress.kept,
+        unkept=progress.unkept,
+    )
+    painting, painting_on = 0.0, not state.over
     if painting_on:
         remove_dataset_files(folder)
     with Journal(folder, progress.size) as journal:
@@ -126,19 +152,20 @@ def run(
             begun = time.monotonic()
             report(Opened(backend.description, state.target, state.counts_kept, state.done))
             for chunk in itertools.islice(_chunks(wanted), progress.chunks, None):
-                if _is_over(state, last_kept) or state.cut_short or stop():
+                if state.over or state.cut_short or stop():
                     break
-                last_kept = _paint_chunk(folder, chunk, wanted, plan, painter, journal, state, report, stop)
+                _paint_chunk(folder, chunk, wanted, plan, painter, journal, state, report, stop)
             painting = time.monotonic() - begun
         else:
             report(Stage("this run is complete: nothing is left to paint"))
             report(Opened(backend.description, state.target, state.counts_kept, state.done))
     report(Stage("writing the dataset files"))
-    dataset = write_dataset(folder, wanted, wanted.score, wanted.formats, wanted.keep_empty)
-    if state.counts_kept and last_kept == 0 and state.kept < state.target:
+    dataset = write_dataset(folder, wanted, plan=plan)
+    if state.gave_up:
+        reason = max(set(dataset.dropped) - set(REPEATS), key=lambda reason: dataset.dropped[reason])
         raise RunError(
-            f"None of the {wanted.chunk} images of the last chunk was kept: none has a box that scores {wanted.score}. "
-            f"{state.kept} of {state.target} are in {folder}. In a new folder, lower --score, or keep images without "
+            f"None of the last {state.unkept} images was kept, most often because: {reason}. {state.kept} of "
+            f"{state.target} are in {folder}. In a new folder, lower --score or --min-quality, or keep images without "
             "boxes with --keep-empty; or use a bundle whose adapter knows such images."
         )
     return RunSummary(
@@ -162,19 +189,20 @@ def _paint_chunk(
     state: _State,
     report: Report,
     stop: Callable[[], bool],
-) -> int | None:
-    """Paint one chunk and see it on the disk; returns how many of its images were kept, None where it was cut short.
+) -> None:
+    """Paint one chunk and see it on the disk.
 
     Where it ends early, lines and images up to the first missing one stay, and later images are removed.
     """
     journal.begin(chunk)
-    kept_before = state.kept
+    last_kept = chunk.start - 1 - state.unkept
     jobs = (make_job(plan, wanted.seed, index) for index in chunk)
     quality = wanted.jpeg_quality
     try:
         with ImageWriter(folder / IMAGES, image_format=wanted.image_format, jpeg_quality=quality) as writer:
             for outcome in painter.paint(jobs, stop):
-                _take(outcome, wanted, plan, writer, journal, state, report)
+                if _take(outcome, wanted, plan, writer, journal, state, report):
+                    last_kept = max(last_kept, outcome.job.index)
                 _note_written(writer.finished(), journal, state)
             _note_written(writer.drain(), journal, state)
     except BaseException:
@@ -186,8 +214,8 @@ def _paint_chunk(
     if journal.next_index < chunk.stop:
         state.cut_short = True
         remove_images_from(folder, journal.next_index)
-        return None
-    return state.kept - kept_before
+    else:
+        state.unkept = chunk.stop - 1 - last_kept
 
 
 def _take(
@@ -198,10 +226,10 @@ def _take(
     journal: Journal,
     state: _State,
     report: Report,
-) -> None:
-    """Decide whether an image is kept; have it written, or its line."""
+) -> bool:
+    """Decide whether an image is kept, and say so; have it written, or its line."""
     job = outcome.job
-    reason = outcome.problem or drop_reason(outcome.boxes, wanted.score, wanted.keep_empty)
+    reason = outcome.problem or drop_reason(outcome.boxes, state.rules)
     entry = Entry(
         index=job.index,
         prompt=job.prompt,
@@ -221,8 +249,8 @@ def _take(
     state.jobs += 1
     state.painted += 1
     state.kept += reason is None
-    boxes = len(boxes_above(outcome.boxes, wanted.score))
-    report(Painted(job.index, state.done, state.target, boxes, reason))
+    report(Painted(job.index, state.done, state.target, len(labels_of(outcome.boxes, state.rules)), reason))
+    return reason is None
 
 
 def _note_written(written: Iterator[Written], journal: Journal, state: _State) -> None:
@@ -239,11 +267,6 @@ def _chunks(settings: RunSettings) -> Iterator[range]:
 def _target(settings: RunSettings) -> int:
     """Kept images, or jobs, at which the run is over."""
     return settings.count if settings.count is not None else sum(map(len, _chunks(settings)))
-
-
-def _is_over(state: _State, last_kept: int | None) -> bool:
-    """Whether the target is reached, or, for a count, a whole chunk without a kept image says that it never will."""
-    return state.done >= state.target or (state.counts_kept and last_kept == 0)
 
 
 def _ticker(report: Callable[[Event], None]) -> Callable[[], None]:

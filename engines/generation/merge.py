@@ -41,7 +41,7 @@ def merge(folders: Sequence[Path], out: Path) -> DatasetSummary:
                 (part / IMAGES).mkdir()
                 write_json(part / RUN, settings.to_json())
                 _join(list(shards), settings, part)
-                summary = write_dataset(part, settings, settings.score, settings.formats, settings.keep_empty)
+                summary = write_dataset(part, settings)
                 part.replace(out)
             except BaseException:
                 _empty(part)

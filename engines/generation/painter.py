@@ -212,7 +212,7 @@ class Painter:
             except DatasetError as cause:
                 if not self._settings.skip_bad:
                     raise DatasetError(f"{cause} Or leave broken references out with --skip-bad.") from cause
-                bad.append(Outcome(job, None, (), str(cause)))
+                bad.append(Outcome(job, None, (), _without_folder(str(cause), self._plan, job)))
         if not jobs:
             return []
         fill(self._encoder.inputs["pixels"], crops)
@@ -240,6 +240,12 @@ class Painter:
             Outcome(job, picture, rounded_boxes(logits[i], boxes[i], self._frame))
             for i, (job, picture) in enumerate(zip(jobs, pictures, strict=True))
         ]
+
+
+def _without_folder(message: str, plan: Plan, job: Job) -> str:
+    """What is wrong with a job's reference, in words that do not depend on where the dataset lies."""
+    record = plan.references[job.reference or 0]
+    return f"broken reference: {message.replace(str(record.file), record.name)}"
 
 
 _ADVICE = "Take a wider precision (--precision f32), or another --engine."

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from engines.backends.plans import BUILT_AHEAD
 from engines.datasets.dataset import Dataset
 from engines.diffusion.schedule import Schedule, guided_steps, make_schedule, start_index
 from engines.errors import UsageError
@@ -40,8 +41,7 @@ def resolve(
     Raises UsageError for a size that the networks cannot divide, and for steps that do not fit the base model or leave
     nothing to do at the lowest strength.
     """
-    options = resolve_options(asked, bundle.generate_defaults)
-    schedule = make_schedule(bundle.scheduler_config, options["sampler"], options["steps"], options["eta"])
+    options, schedule = painting_options(asked, bundle)
     if options["strength"] is not None:
         start_index(schedule, options["strength"][0])
     frame = asked.size or bundle.frame
@@ -59,9 +59,10 @@ def resolve(
             f"give a larger size, such as {bundle.frame[0]}x{bundle.frame[1]}."
         )
     target = asked.count or asked.jobs or 1
-    usual = GPU_SLOTS if backend.device.type == "cuda" else CPU_SLOTS
-    slots = asked.slots or (stored.slots if stored else min(usual, target))
-    rows = asked.rows or (stored.rows if stored and stored.slots == slots else _needed_rows(schedule, slots, options))
+    usual = min(GPU_SLOTS if backend.device.type == "cuda" else CPU_SLOTS, target)
+    if backend.name in BUILT_AHEAD:
+        usual = GPU_SLOTS  # whatever the target: this is what its plans are built for
+    slots, rows = slots_and_rows(asked, stored, usual, schedule, options)
     quality = None if asked.image_format == "png" else asked.jpeg_quality or JPEG_QUALITY
     return RunSettings(
         bundle=None if asked.bundle is None else str(asked.bundle),
@@ -76,6 +77,10 @@ def resolve(
         flip=asked.flip,
         frame=frame,
         keep_empty=asked.keep_empty,
+        near_duplicates=asked.near_duplicates,
+        balance=asked.balance,
+        reference_split=asked.reference_split,
+        short_side=bundle.short_side,
         chunk=asked.chunk or (stored.chunk if stored else default_chunk(target, slots)),
         slots=slots,
         rows=rows,
@@ -91,6 +96,14 @@ def resolve(
     )
 
 
+def painting_options(asked: GenerateSettings, bundle: "Bundle") -> tuple[dict[str, Any], Schedule]:
+    """The options of `resolve_options`, and the schedule they make."""
+    thresholds = bundle.adapter_info.thresholds
+    options = resolve_options(asked, bundle.generate_defaults, thresholds, bundle.class_names)
+    schedule = make_schedule(bundle.scheduler_config, options["sampler"], options["steps"], options["eta"])
+    return options, schedule
+
+
 def make_plan(settings: RunSettings, bundle: "Bundle", references: Dataset | None) -> Plan:
     """What the jobs of a run have in common."""
     return Plan(
@@ -103,6 +116,7 @@ def make_plan(settings: RunSettings, bundle: "Bundle", references: Dataset | Non
         flip=settings.flip,
         template=settings.prompt_template,
         class_statistics=bundle.adapter_info.class_statistics,
+        balance=settings.balance,
     )
 
 
@@ -117,7 +131,16 @@ def dataset_hash(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _needed_rows(schedule: Schedule, slots: int, options: Mapping[str, Any]) -> int:
+def slots_and_rows(
+    asked: GenerateSettings, stored: RunSettings | None, usual: int, schedule: Schedule, options: Mapping[str, Any]
+) -> tuple[int, int]:
+    """Images in work at once and rows of a network call: as asked, else as in the stored run, else `usual`."""
+    slots = asked.slots or (stored.slots if stored else usual)
+    rows = asked.rows or (stored.rows if stored and stored.slots == slots else needed_rows(schedule, slots, options))
+    return slots, rows
+
+
+def needed_rows(schedule: Schedule, slots: int, options: Mapping[str, Any]) -> int:
     """Rows of a network call that keep all slots moving: two a slot for the share of steps that is guided, else one."""
     if options["guidance"] <= 1.0:
         return slots

@@ -8,14 +8,16 @@ Knows nothing about folders, networks or images.
 import dataclasses
 import math
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from engines.adapter.inference import SCORE_FLOOR
 from engines.adapter.info import from_object
+from engines.datasets.duplicates import NEAR
 from engines.errors import BundleError, RunError, UsageError
+from engines.generation.scores import EXPECTED_SCORE, Score, check_uncertain, full_score, highest, in_range, shown
 
 FORMAT = 1  # version of run.json
 Sampler = Literal["ddim", "dpmpp"]
@@ -33,7 +35,9 @@ DEFAULTS: Mapping[str, Any] = {
     "sampler": "ddim",
     "eta": 0.0,
     "strength": (0.4, 0.8),
-    "score": 0.3,
+    "score": {},
+    "uncertain": 0.0,
+    "min_quality": 0.0,
     "prompt_template": None,
     "negative_prompt": "",
 }
@@ -64,8 +68,12 @@ class GenerateSettings:
     guidance_interval: tuple[float, float] | None = None  # of t / T, where guidance acts; None: everywhere
     prompt_template: str | None = None  # with {style}, {classes}, {caption}; None: the wording of training
     negative_prompt: str | None = None  # what guidance leads away from
-    score: float | None = None  # a box below this is not in the dataset
-    keep_empty: bool = False  # keep images without a box
+    score: Score | None = None  # a box below this is no label; classes it does not name take the adapter's own
+    uncertain: float | None = None  # a box from this up to `score` marks its region as uncertain; 0: none does
+    min_quality: float | None = None  # an image is dropped when its boxes are less sure as a whole; 0: none is
+    keep_empty: bool = False  # keep images without a label
+    near_duplicates: float = 0.0  # correlation from which an image repeats another or a reference and goes; 0: stays
+    balance: bool = False  # references and prompts with rare classes are drawn more often
     seed: int = 0  # decides everything that is drawn
     chunk: int | None = None  # jobs painted between two safe points; None: grows with the count
     slots: int | None = None  # images in work at once; None: by device
@@ -108,7 +116,7 @@ class RunSettings:
     guidance_interval: tuple[float, float] | None
     prompt_template: str | None
     negative_prompt: str
-    score: float
+    score: Score  # a number, or a number for every class
     keep_empty: bool
     chunk: int
     slots: int
@@ -121,6 +129,12 @@ class RunSettings:
     image_format: str
     jpeg_quality: int | None  # None for png
     skip_bad: bool
+    uncertain: float = 0.0
+    min_quality: float = 0.0
+    near_duplicates: float = 0.0
+    balance: bool = False
+    reference_split: str | None = None  # part of the reference dataset
+    short_side: int | None = None  # the bundle's; with the references, it gives each job's crop back
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -134,7 +148,10 @@ class RunSettings:
             raise RunError(
                 f"{where}: run format {value.get('format')!r} was found; this version reads format {FORMAT}."
             )
-        return from_object(cls, value, RunError, where)
+        settings = from_object(cls, value, RunError, where)
+        if isinstance(settings.score, dict) and tuple(settings.score) != settings.class_names:
+            raise RunError(f"{where}: score names {', '.join(settings.score)}; the run's own classes were expected.")
+        return settings
 
     @property
     def suffix(self) -> str:
@@ -142,9 +159,15 @@ class RunSettings:
         return IMAGE_SUFFIXES[self.image_format]
 
 
-def resolve_options(asked: GenerateSettings, bundle_defaults: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_options(
+    asked: GenerateSettings,
+    bundle_defaults: Mapping[str, Any],
+    thresholds: Mapping[str, float],
+    class_names: Sequence[str],
+) -> dict[str, Any]:
     """The painting options of DEFAULTS' keys with every None filled in: from the bundle, then from DEFAULTS.
 
+    A score is full: it names every class or none, and classes left out take the adapter's `thresholds`.
     Raises BundleError for a bundle whose defaults are unknown or out of range, UsageError where an option that was
     given contradicts one that was filled in.
     """
@@ -164,6 +187,11 @@ def resolve_options(asked: GenerateSettings, bundle_defaults: Mapping[str, Any])
     for key, default in DEFAULTS.items():
         given = getattr(asked, key)
         options[key] = given if given is not None else own.get(key, default)
+    options["score"] = full_score(options["score"], thresholds, class_names)
+    if asked.uncertain is not None:
+        check_uncertain(asked.uncertain, options["score"])
+    elif options["uncertain"] >= highest(options["score"]):
+        options["uncertain"] = 0.0
     if options["sampler"] != "ddim" and asked.eta is None:
         options["eta"] = 0.0
     if options["guidance"] <= 1.0:
@@ -177,7 +205,7 @@ def resolve_options(asked: GenerateSettings, bundle_defaults: Mapping[str, Any])
 
 
 # Settings that may change between two starts of a run: no byte of an image depends on them.
-_FREE = ("bundle", "reference", "skip_bad")
+_FREE = ("bundle", "reference", "skip_bad", "reference_split", "short_side")
 
 
 def differences(stored: RunSettings, wanted: RunSettings) -> list[str]:
@@ -226,7 +254,12 @@ def _range_mistakes(s: GenerateSettings) -> list[str]:
         (s.seed, "seed", 0 <= s.seed < 2**63, "a whole number from 0 to 2^63 - 1"),
         (s.eta, "eta", s.eta is None or 0.0 <= s.eta <= 1.0, "a number from 0 to 1"),
         (s.guidance, "guidance", s.guidance is None or 1.0 <= s.guidance < math.inf, "1 (off) or more"),
-        (s.score, "score", s.score is None or SCORE_FLOOR <= s.score <= 1.0, f"a number from {SCORE_FLOOR} to 1"),
+        (s.score, "score", s.score is None or in_range(s.score), EXPECTED_SCORE),
+        (s.uncertain, "uncertain", not s.uncertain or SCORE_FLOOR <= s.uncertain < 1.0,
+         f"0 (off), or a number from {SCORE_FLOOR} to below 1"),
+        (s.min_quality, "min-quality", s.min_quality is None or 0.0 <= s.min_quality <= 1.0, "a number from 0 to 1"),
+        (s.near_duplicates, "near-duplicates", 0.0 <= s.near_duplicates <= 1.0,
+         f"keep, drop (from a correlation of {NEAR} on), or a correlation from 0 (keep) to 1"),
         (s.sampler, "sampler", s.sampler is None or s.sampler in SAMPLERS, " or ".join(SAMPLERS)),
         (s.image_format, "image-format", s.image_format in IMAGE_SUFFIXES, " or ".join(IMAGE_SUFFIXES)),
         (s.size, "size", s.size is None or min(s.size) > 0, "width x height in pixels"),
@@ -288,4 +321,6 @@ def _template_mistakes(template: str | None) -> list[str]:
 def _shown(value: Any) -> str:
     if value is None:
         return "not set"
+    if isinstance(value, dict):
+        return shown(value)
     return ":".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -25,7 +25,9 @@ from engines.adapter.pyramid import pyramid_channels
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
+from engines.diffusion.lora import fuse_loras, fused_hash
 from engines.errors import ModelError, TrainingError, UsageError
+from engines.evaluation.thresholds import Choice, choose_thresholds
 from engines.files import read_json
 from engines.training.augment import FrameOptions
 from engines.training.pyramids import BatchSource, FrozenPyramid, SourceOptions, TunePart
@@ -67,6 +69,7 @@ class AdapterTrainOptions:
     tune_fraction: float = 0.1  # share of the images held out to pick the best checkpoint; 0: none, the last is kept
     eval_every: int = 500  # steps between evaluations on them
     score: str = "AP50"  # the figure that picks: AP, AP50 or AP75
+    precision_goal: float = 0.9  # of the labels: on the tune part, each class's score threshold is chosen to reach it
     network: dict[str, Any] = field(default_factory=dict)  # AdapterConfig fields, but for channels and num_classes
     # Where and how fast
     device: str = "cpu"  # a torch device
@@ -103,6 +106,7 @@ class AdapterTrainOptions:
             ("tune_fraction", "at least 0 and below 1", 0 <= self.tune_fraction < 1),
             ("eval_every", "positive", self.eval_every > 0),
             ("score", "AP, AP50 or AP75", self.score in ("AP", "AP50", "AP75")),
+            ("precision_goal", "above 0 and at most 1", 0 < self.precision_goal <= 1),
             ("cache_views", "0 or more", self.cache_views >= 0),
             ("cache_gb", "0 or more", self.cache_gb >= 0),
             ("workers", "0 or more", self.workers >= 0),
@@ -126,12 +130,21 @@ def _are_probabilities(value: Mapping[str, float]) -> bool:
 
 
 def train_adapter(
-    dataset: Dataset, base_folder: Path | str, out: Path, options: AdapterTrainOptions, *, resume: bool, report: Report
+    dataset: Dataset,
+    base_folder: Path | str,
+    out: Path,
+    options: AdapterTrainOptions,
+    *,
+    loras: Sequence[tuple[Path, float]] = (),
+    resume: bool,
+    report: Report,
 ) -> AdapterInfo:
     """Train an adapter on `dataset` for the base model in `base_folder`, and save it in the folder `out`.
 
-    Checkpoints lie in `out`/training until it is done. Returns what was written to adapter.json; its figures hold AP
-    on the tune part with generic, listing and empty prompts. Raises TrainingError, UsageError, ModelError.
+    `loras` are LoRA files and their scales, added to the base's weights first; the adapter is then for that base with
+    these LoRAs. Checkpoints lie in `out`/training until it is done. Returns what was written to adapter.json; its
+    figures hold AP on the tune part with generic, listing and empty prompts. Raises TrainingError, UsageError,
+    ModelError.
     """
     if (out / INFO_FILE).exists():
         raise TrainingError(f"{out} already holds a finished adapter; choose another folder, or remove it.")
@@ -139,6 +152,7 @@ def train_adapter(
         raise TrainingError(f"{dataset.root} has no boxes to learn from.")
     train, tune = split_tune(dataset.records, options.tune_fraction)
     base = load_base(base_folder, device=options.device)
+    names = fuse_loras(base, loras)
     model = _build(base, len(dataset.class_names), options)
     size_multiple = base.vae_stride * 2 ** (model.config.levels - 1)
     style, short_side = _scene(base, options)
@@ -149,7 +163,7 @@ def train_adapter(
     source = BatchSource(train, dataset.class_names, frozen, source_options)
     tune_part = TunePart(tune, dataset.class_names, frozen, source_options, size_multiple)
     model.calibrate([source.at(step).pyramid for step in range(CALIBRATION_BATCHES)])
-    hashed = base_hash(base.folder)
+    hashed = fused_hash(base_hash(base.folder), names)
 
     def loss_at(step: int) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
         batch = source.at(step)
@@ -168,6 +182,7 @@ def train_adapter(
         evaluate=(lambda step: tune_part.evaluate(model)) if tune else None,
         score=options.score if tune else "",
     )
+    choices = choose_thresholds(tune, tune_part.detect(model), dataset.class_names, options.precision_goal)
     info = AdapterInfo(
         class_names=tuple(dataset.class_names),
         timestep=options.timestep,
@@ -184,7 +199,10 @@ def train_adapter(
         base_hash=hashed,
         config=model.config,
         class_statistics=source.statistics(STATISTICS_IMAGES),
-        figures=_figures(model, tune_part, train, tune, options, best),
+        thresholds={name: choice.score for name, choice in choices.items() if choice.score is not None},
+        figures=_figures(model, tune_part, train, tune, options, best)
+        | _threshold_figures(choices, options)
+        | ({"loras": list(names)} if names else {}),
     )
     save_adapter(out, model, info)
     finished(out / "training")
@@ -294,7 +312,7 @@ def _to(level: torch.Tensor, device: str, precision: str) -> torch.Tensor:
 
 def _identity(dataset: Dataset, options: AdapterTrainOptions, hashed: str) -> dict[str, Any]:
     """Everything that decides the weights, for the check at `--resume`."""
-    free = ("checkpoint_minutes", "device", "cache_gb", "workers")
+    free = ("checkpoint_minutes", "device", "cache_gb", "workers", "precision_goal")
     digest = hashlib.sha256()
     for record in dataset.records:
         digest.update(f"{record.name}\0{record.width}\0{record.height}\0".encode())
@@ -330,3 +348,13 @@ def _figures(
             kind: {name: round(value, 4) for name, value in tune_part.evaluate(model, kind).items()} for kind in kinds
         }
     return figures
+
+
+def _threshold_figures(choices: Mapping[str, Choice], options: AdapterTrainOptions) -> dict[str, Any]:
+    """How each class's score threshold came about; a class with too few boxes has its number of boxes alone."""
+    found: dict[str, Any] = {"goal": options.precision_goal}
+    for name, choice in choices.items():
+        found[name] = {"tune_boxes": choice.boxes}
+        if choice.score is not None:
+            found[name] |= {"precision": round(choice.precision, 4), "recall": round(choice.recall, 4)}
+    return {"thresholds": found}

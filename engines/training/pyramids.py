@@ -192,9 +192,13 @@ class TunePart:
         self._kept: dict[int, tuple[Tensor, ...]] = {}
         self._room = int(options.cache_gb * 2**30)
 
-    @torch.no_grad()
     def evaluate(self, model: DetectionAdapter, kind: prompts.PromptKind = "generic") -> dict[str, float]:
-        """`mean_average_precision` with prompts of that kind; a listing names what the annotations hold."""
+        """`mean_average_precision` with prompts of that kind."""
+        return mean_average_precision(self._records, self.detect(model, kind), self._class_names)
+
+    @torch.no_grad()
+    def detect(self, model: DetectionAdapter, kind: prompts.PromptKind = "generic") -> list[Detections]:
+        """The detections on every image, with prompts of that kind; a listing names what the annotations hold."""
         device = next(model.parameters()).device
         found = []
         for index, record in enumerate(self._records):
@@ -212,7 +216,7 @@ class TunePart:
                     *detections(logits[0].float().cpu().numpy(), boxes[0].float().cpu().numpy(), padded, scale, size)
                 )
             )
-        return mean_average_precision(self._records, found, self._class_names)
+        return found
 
     def _keep(self, index: int, pyramid: tuple[Tensor, ...]) -> None:
         size = sum(level.nbytes for level in pyramid)

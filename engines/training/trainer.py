@@ -244,9 +244,9 @@ class _State:
         if not (folder / _INDEX).exists():
             return
         index = read_json(folder / _INDEX, TrainingError)
-        differences = _differences(index["identity"], identity)
-        if differences:
-            raise TrainingError(f"{folder} was started with other settings: {'; '.join(differences)}.")
+        changed = differences(index["identity"], identity)
+        if changed:
+            raise TrainingError(f"{folder} was started with other settings: {'; '.join(changed)}.")
         tensors = load_file(folder / Path(index["file"]).name, device=self.options.device)
         self.step, self.best = int(index["step"]), dict(index["best"])
         self._install({name: tensors[f"weight.{name}"] for name in self.named})
@@ -284,12 +284,13 @@ def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     sync_folder(path.parent)
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two JSON-like objects, a line a key: "options.lr was 0.001, is 0.002"."""
     found = []
     for key in sorted({*old, *new}):
         before, now = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(now, Mapping):
-            found += _differences(before, now, f"{prefix}{key}.")
+            found += differences(before, now, f"{prefix}{key}.")
         elif _plain(before) != _plain(now):
             found.append(f"{prefix}{key} was {before}, is {now}")
     return found

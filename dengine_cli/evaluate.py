@@ -1,0 +1,126 @@
+"""`dengine evaluate`: what generated data is worth to a detector."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dengine_cli import console
+from dengine_cli.options import parse_list
+
+if TYPE_CHECKING:
+    from engines.evaluation.worth import WorthSummary
+
+EXAMPLE = "dengine evaluate --real train-set --synthetic runs/first --val val-set --out worth"
+AFTER_INTERRUPT = "Run the same command with --resume to go on; finished trainings are not repeated."
+
+
+def command(
+    real: Annotated[Path, typer.Option(metavar="DATA", help="Labelled dataset to train on: COCO, Pascal VOC or YOLO.")],
+    synthetic: Annotated[
+        list[Path], typer.Option(metavar="RUN", help="Folder of a run, or any labelled dataset; may be repeated.")
+    ],
+    val: Annotated[Path, typer.Option(metavar="DATA", help="Labelled dataset to measure on.")],
+    out: Annotated[Path, typer.Option(help="Folder for detectors and figures.")],
+    split: Annotated[str | None, typer.Option(help="Part of the real dataset, such as train.")] = None,
+    val_split: Annotated[str | None, typer.Option(help="Part of the validation dataset, such as val.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text file of image names: train on these real images only.")
+    ] = None,
+    detector: Annotated[str, typer.Option(help="rt_detr, retinanet or faster_rcnn.")] = "rt_detr",
+    preset: Annotated[str, typer.Option(help="Size of detector and training: quick, small or paper.")] = "small",
+    seeds: Annotated[int | None, typer.Option(help="Trainings of each arm.  [default: the preset's]")] = None,
+    seed: Annotated[int, typer.Option(help="The first of them.")] = 0,
+    mix: Annotated[float, typer.Option(help="Probability of drawing a generated image.")] = 0.5,
+    amounts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST", help="Generated images: numbers, or multiples of DATA such as 0,1x,2x.  [default: all]"
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Checkpoint to begin with.  [default: random weights]")
+    ] = None,
+    short_side: Annotated[
+        int | None, typer.Option(help="Pixels of the short side that the detector sees.  [default: the runs']")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of a training.  [default: the preset's]")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step.  [default: the preset's]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.  [default: the preset's]")] = None,
+    turns: Annotated[bool, typer.Option("--turns", help="Turned images are as likely as upright ones.")] = False,
+    device: Annotated[str | None, typer.Option(help="A torch device.  [default: cpu]")] = None,
+    precision: Annotated[str | None, typer.Option(help="f32, bf16 or auto.  [default: auto]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what OUT holds.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and boxes out; list them.")] = False,
+) -> None:
+    """Measure what generated data is worth.
+
+    Trains the same detector from the same start on the real images, and on real and generated ones, with the same
+    number of steps, and compares them on validation images that neither has seen.
+    """
+    from engines.evaluation.worth import evaluate
+    from engines.evaluation.worth_data import EvaluateSettings
+
+    changes = {"steps": steps, "batch": batch, "lr": lr, "turns": turns or None, "device": device}
+    changes["precision"] = precision
+    settings = EvaluateSettings(
+        real=real,
+        synthetic=tuple(synthetic),
+        val=val,
+        out=out,
+        split=split,
+        val_split=val_split,
+        images=images,
+        detector=detector,
+        preset=preset,
+        seeds=seeds,
+        seed=seed,
+        mix=mix,
+        amounts=parse_list(amounts),
+        weights=weights,
+        short_side=short_side,
+        changes=tuple((name, value) for name, value in changes.items() if value is not None),
+        resume=resume,
+        skip_bad=skip_bad,
+    )
+    with console.ProgressBars() as bars:
+        show_worth(evaluate(settings, report=_report(bars)))
+
+
+def _report(bars: console.ProgressBars) -> Any:
+    from engines.evaluation.worth import TrainingStep
+    from engines.generation.events import Stage
+
+    show_training = console.training_report(bars)
+
+    def report(event: Any) -> None:
+        if isinstance(event, Stage):
+            bars.line(event.text)
+        elif isinstance(event, TrainingStep):
+            show_training(event.progress)
+            bars.update("all trainings", event.done, event.total)
+
+    return report
+
+
+def show_worth(summary: "WorthSummary") -> None:
+    """Print the table of figures, what was left out, and where everything is."""
+    from engines.evaluation.worth_figures import table
+
+    data = summary.data
+    if left_out := console.findings(*data.findings):
+        console.note(left_out)
+    for line in data.left_out:
+        console.note(f"left out of the validation images: {line}")
+    header, rows = table(summary.arms, data.split_images)
+    console.echo(console.table(rows, header))
+    if len(summary.seeds) > 1:
+        console.echo(f"Means and standard deviations over {len(summary.seeds)} trainings of each arm; in brackets, the")
+    else:
+        console.echo("One training of each arm: its own luck is not measured (--seeds); in brackets, the")
+    console.echo(f"95% interval of the difference over draws of the {len(data.val)} validation images.")
+    console.echo(f"figures  {summary.comparison}")
+    if summary.picture is None:
+        console.note("no picture was drawn, since matplotlib is not installed: pip install 'dengine[detectors]'")
+    else:
+        console.echo(f"picture  {summary.picture}")

@@ -1,0 +1,97 @@
+"""The score from which a detector's boxes are good enough to be labels, class by class.
+
+Knows: how detections are matched with annotations, and which threshold reaches a wanted precision. Knows nothing
+about models, files or images.
+
+N boxes, M annotated boxes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.adapter.inference import SCORE_FLOOR, iou_matrix
+from engines.evaluation.detection import Annotations, Detections
+
+MATCH_IOU = 0.5  # a detection that overlaps an annotated box of its class so much has found it
+LEAST_BOXES = 10  # annotated boxes, and detections above a threshold, that a precision is believed from
+GRID = np.round(np.arange(SCORE_FLOOR, 1.0, 0.01), 2)  # thresholds that are tried
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for one class."""
+
+    boxes: int  # annotated boxes of the class; crowds aside
+    score: float | None  # the threshold; None where too few boxes speak for one
+    precision: float = 0.0  # share of the boxes scoring at least that which are right
+    recall: float = 0.0  # share of the annotated boxes that these find
+
+
+def choose_thresholds(
+    annotations: Sequence[Annotations], detections: Sequence[Detections], class_names: Sequence[str], goal: float
+) -> dict[str, Choice]:
+    """The threshold of each class that gives `detections[i]` on `annotations[i]` a precision of `goal`, and finds most.
+
+    Thresholds are whole hundredths. One is believed where at least LEAST_BOXES detections score so much; where none
+    of these reaches the goal, the most precise is taken. Of thresholds that find the same boxes, the middle one is,
+    furthest from the boxes on both sides. A class with fewer than LEAST_BOXES annotated boxes gets no threshold.
+    """
+    chosen = {}
+    for label, name in enumerate(class_names):
+        boxes = sum(int(((found.labels == label) & ~found.iscrowd).sum()) for found in annotations)
+        pairs = zip(annotations, detections, strict=True)
+        outcomes = [matched(truth, found, label) for truth, found in pairs]
+        scores = np.concatenate([score for score, _ in outcomes] or [np.zeros(0)])
+        right = np.concatenate([hit for _, hit in outcomes] or [np.zeros(0, dtype=bool)])
+        chosen[name] = _choose(scores, right, boxes, goal)
+    return chosen
+
+
+def matched(truth: Annotations, found: Detections, label: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Scores [N] of one image's detections of a class, best first, and whether each is right [N].
+
+    A detection takes the annotated box of its class that it overlaps most, if that is by MATCH_IOU or more and no
+    better detection took it. Detections inside a crowd are neither right nor wrong, and left out.
+    """
+    own = found.labels == label
+    order = np.argsort(-found.scores[own], kind="stable")
+    boxes, scores = found.boxes[own][order], found.scores[own][order].astype(np.float64).round(4)  # as in a journal
+    single = (truth.labels == label) & ~truth.iscrowd
+    overlaps = iou_matrix(boxes, truth.boxes[single])
+    right = np.zeros(len(boxes), dtype=bool)
+    for row in range(len(boxes)):
+        if overlaps.shape[1] and overlaps[row].max() >= MATCH_IOU:
+            right[row] = True
+            overlaps[:, overlaps[row].argmax()] = 0.0  # taken
+    counts = right | ~_in_crowds(boxes, truth.boxes[(truth.labels == label) & truth.iscrowd])
+    return scores[counts], right[counts]
+
+
+def _in_crowds(boxes: npt.NDArray[np.float32], crowds: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Whether at least MATCH_IOU of a box's own area lies in one of the crowds, [N]."""
+    top_left = np.maximum(boxes[:, None, :2], crowds[None, :, :2])
+    bottom_right = np.minimum(boxes[:, None, 2:], crowds[None, :, 2:])
+    inside = np.clip(bottom_right - top_left, 0.0, None).prod(axis=-1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)
+    return np.asarray((inside >= MATCH_IOU * areas[:, None]).any(axis=1))
+
+
+def _choose(scores: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], boxes: int, goal: float) -> Choice:
+    if boxes < LEAST_BOXES:
+        return Choice(boxes, None)
+    tried: list[Choice] = []
+    for threshold in GRID.tolist():
+        above = scores >= threshold
+        if above.sum() < LEAST_BOXES:
+            break
+        hits = int(right[above].sum())
+        tried.append(Choice(boxes, threshold, hits / int(above.sum()), hits / boxes))
+    if not tried:
+        return Choice(boxes, None)
+    lowest = next((choice for choice in tried if choice.precision >= goal), None)
+    lowest = lowest or max(tried, key=lambda choice: choice.precision)
+    same = [choice for choice in tried if choice.recall == lowest.recall and choice.precision >= lowest.precision]
+    return same[(len(same) - 1) // 2]

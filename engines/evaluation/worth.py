@@ -1,0 +1,225 @@
+"""What generated data is worth: `dengine evaluate`.
+
+Knows: the order (check everything, train the same detector from the same start with and without generated images,
+measure each on the validation images once, compare), and what lies in the folder of a comparison.
+Knows nothing about how a detector learns, or how figures are compared.
+
+    OUT/trainings/real-seed0/            a detector (detector.json, detector.safetensors), and result.json
+    OUT/trainings/generated820-seed0/    the same of an arm with 820 generated images
+    OUT/comparison.json, comparison.png  what they say together
+
+A finished training is never repeated: the same command with --resume goes on behind it, and more seeds, amounts or
+runs add trainings to those there.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engines.adapter.info import from_object
+from engines.errors import RunError, UsageError
+from engines.evaluation.detection import Detections, mean_average_precision
+from engines.evaluation.worth_data import EvaluateSettings, WorthData, open_data
+from engines.evaluation.worth_figures import Arm, Result, compare
+from engines.evaluation.worth_plot import plot
+from engines.files import read_json, write_atomic, write_json
+from engines.generation.events import Stage
+from engines.generation.run_folder import LOCK, locked, run_errors
+from engines.training.detector import TrainingSet, annotations_digest, detect, train_detector, weights_digest
+from engines.training.detectors.config import INFO_FILE, DetectorOptions, preset
+from engines.training.detectors.model import check_library, load_detector
+from engines.training.trainer import Progress, differences
+
+FORMAT = 1
+TRAININGS, RESULT = "trainings", "result.json"
+COMPARISON, PLOT = "comparison.json", "comparison.png"
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """How far one training is, and all of them."""
+
+    progress: Progress  # of the one in work
+    done: int  # steps of all trainings, done
+    total: int  # steps of all trainings
+
+
+Report = Callable[[Stage | TrainingStep], None]
+
+
+@dataclass(frozen=True)
+class WorthSummary:
+    """What came out."""
+
+    arms: tuple[Arm, ...]  # the real images alone first
+    data: WorthData
+    seeds: tuple[int, ...]
+    comparison: Path  # JSON with all figures
+    picture: Path | None  # None where matplotlib is not installed
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Training:
+    generated: int  # images of its arm beside the real ones
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{f'generated{self.generated}' if self.generated else 'real'}-seed{self.seed}"
+
+
+def evaluate(settings: EvaluateSettings, *, report: Report = lambda event: None) -> WorthSummary:
+    """Train every arm with every seed, compare, and write it down in `settings.out`.
+
+    Deterministic: `settings` and the images decide every figure. Raises DengineError of every kind before anything
+    is written where the data cannot be compared.
+    """
+    started = time.monotonic()
+    options, seeds = _options(settings)
+    _check_out(settings)
+    check_library(options.network.kind)
+    data = open_data(settings, options.short_side, report)
+    for note in data.notes:
+        report(Stage(note))
+    chosen = tuple(range(settings.seed, settings.seed + seeds))
+    # Seed by seed, so that a comparison that is stopped early has whole pairs.
+    trainings = [_Training(generated, seed) for seed in chosen for generated in data.arms]
+    with locked(settings.out), run_errors(settings.out):
+        results = []
+        for number, training in enumerate(trainings):
+            reached = _totals(report, number * options.steps, len(trainings) * options.steps)
+            results.append(_result(training, data, options, settings, reached))
+        report(Stage(f"comparing on {len(data.val)} validation images"))
+        arms = compare(results, data.val, data.class_names, resamples=settings.resamples)
+        write_json(settings.out / COMPARISON, _comparison(arms, data, options, settings, chosen))
+        drawn = plot(settings.out / PLOT, arms, data.split_images)
+    return WorthSummary(
+        arms=tuple(arms),
+        data=data,
+        seeds=chosen,
+        comparison=settings.out / COMPARISON,
+        picture=settings.out / PLOT if drawn else None,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
+    """The preset's training with the changes that were asked for, and the number of seeds."""
+    options, seeds = preset(settings.preset, settings.detector)
+    value = json.loads(json.dumps(dataclasses.asdict(options))) | dict(settings.changes)
+    return from_object(DetectorOptions, value, UsageError, "options"), settings.seeds or seeds
+
+
+def _check_out(settings: EvaluateSettings) -> None:
+    out = settings.out
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file; give a folder for the comparison.")
+    if (out / TRAININGS).exists():
+        if not settings.resume:
+            raise RunError(f"{out} holds a comparison already: go on with it with --resume, or give another folder.")
+    elif out.is_dir() and any(item.name != LOCK for item in out.iterdir()):
+        raise RunError(f"{out} is not empty, and holds no comparison: give a new folder.")
+
+
+def _totals(report: Report, before: int, total: int) -> Callable[[Progress], None]:
+    return lambda progress: report(TrainingStep(progress, before + progress.step, total))
+
+
+def _result(
+    training: _Training,
+    data: WorthData,
+    options: DetectorOptions,
+    settings: EvaluateSettings,
+    report: Callable[[Progress], None],
+) -> Result:
+    """The result of a training: read, where it is there, else trained and measured, and written."""
+    folder = settings.out / TRAININGS / training.name
+    known = TrainingSet(data.class_names, data.real, data.generated[: training.generated], settings.mix)
+    identity: dict[str, Any] = {
+        "options": options.decisive(),
+        "data": known.digest(),
+        "val": annotations_digest(data.val),
+        "pixels": data.pixels_with(training.generated),
+        "short_side": data.short_side,
+        "weights": weights_digest(settings.weights),
+        "seed": training.seed,
+    }
+    path = folder / RESULT
+    if path.exists():
+        stored = read_json(path, RunError)
+        if changed := differences(stored.get("identity", {}), json.loads(json.dumps(identity))):
+            raise RunError(f"{folder} was made with other settings: {'; '.join(changed)}. Give another folder.")
+        return Result(training.generated, training.seed, [_from_lists(item) for item in stored["detections"]])
+    started = time.monotonic()
+    if (folder / INFO_FILE).exists():  # trained, but stopped before it was measured
+        detector = load_detector(folder, options.device)
+    else:
+        detector = train_detector(
+            known,
+            options,
+            folder,
+            short_side=data.short_side,
+            seed=training.seed,
+            resume=settings.resume,
+            report=report,
+            stage=training.name,
+            weights=settings.weights,
+        )
+    found = detect(detector, data.val)
+    value = {
+        "format": FORMAT,
+        "identity": identity,
+        "seconds": round(time.monotonic() - started, 1),
+        "figures": mean_average_precision(data.val, found, data.class_names),
+        "images": [record.name for record in data.val],
+        "detections": [_to_lists(item) for item in found],
+    }
+    write_atomic(path, (json.dumps(value, allow_nan=False) + "\n").encode())
+    return Result(training.generated, training.seed, found)
+
+
+def _comparison(
+    arms: Sequence[Arm], data: WorthData, options: DetectorOptions, settings: EvaluateSettings, seeds: Sequence[int]
+) -> dict[str, Any]:
+    """The content of `comparison.json`."""
+    return {
+        "format": FORMAT,
+        "detector": dataclasses.asdict(options),
+        "weights": str(settings.weights) if settings.weights else None,
+        "mix": settings.mix,
+        "seeds": list(seeds),
+        "resamples": settings.resamples,
+        "data": {
+            "real": str(settings.real),
+            "real_images": len(data.real),
+            "synthetic": [str(folder) for folder in settings.synthetic],
+            "generated_images": len(data.generated),
+            "val": str(settings.val),
+            "val_images": len(data.val),
+            "left_out_of_val": list(data.left_out),
+            "class_names": list(data.class_names),
+            "short_side": data.short_side,
+            "notes": list(data.notes),
+        },
+        "arms": [dataclasses.asdict(arm) for arm in arms],
+    }
+
+
+def _to_lists(found: Detections) -> list[Any]:
+    return [found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()]
+
+
+def _from_lists(value: Sequence[Any]) -> Detections:
+    boxes, scores, labels = value
+    return Detections(
+        np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        np.array(scores, dtype=np.float32),
+        np.array(labels, dtype=np.int64),
+    )

@@ -1,0 +1,234 @@
+"""The images of a comparison: real and generated ones to train on, and those that measure, checked against each other.
+
+Knows: which options there are, whose class list holds, how real and generated images come to one scale, how much
+generated data each arm gets, and what to do when training and validation share images. Knows nothing about detectors.
+
+Scale: a run's images were painted at the scale that its bundle learned, real images with their short side at
+`short_side` pixels (`run.json`). The detector sees real images with their short side at its own short side; a
+generated image is resized by the quotient of the two, whatever its frame is. So an object is equally large in both.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from engines.datasets.dataset import Dataset, Record, open_dataset
+from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, near_pairs
+from engines.errors import DatasetError, RunError, UsageError
+from engines.generation.events import Stage
+from engines.generation.finalize import ANNOTATIONS
+from engines.generation.run_folder import RUN, require_run
+from engines.training.detectors.batches import Sample
+from engines.training.detectors.config import MULTIPLE
+
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)(x?)")
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """What `dengine evaluate` was asked for. Raises UsageError that lists every mistake at once."""
+
+    real: Path  # labelled dataset to train on
+    synthetic: tuple[Path, ...]  # runs; or labelled datasets, which are taken at the real images' scale
+    val: Path  # labelled dataset to measure on
+    out: Path  # folder of the comparison
+    split: str | None = None  # of the real dataset
+    val_split: str | None = None  # of the validation dataset
+    images: Path | None = None  # text file with the names of the real images to train on; None: all of them
+    detector: str = "rt_detr"  # one of config.KINDS
+    preset: str = "small"  # one of config.PRESETS
+    seeds: int | None = None  # trainings of each arm; None: the preset's
+    seed: int = 0  # the first of them
+    mix: float = 0.5  # probability of drawing a generated image
+    amounts: tuple[str, ...] = ()  # of generated images, "2x" for multiples of the real dataset; empty: all there are
+    weights: Path | None = None  # checkpoint folder to begin with; None: random weights
+    short_side: int | None = None  # pixels at which the detector sees images; None: the runs', at most the preset's
+    changes: tuple[tuple[str, Any], ...] = ()  # DetectorOptions fields in place of the preset's
+    resamples: int = 1000  # draws of the bootstrap
+    resume: bool = False  # go on with what OUT holds
+    skip_bad: bool = False  # leave broken images and annotations out
+
+    def __post_init__(self) -> None:
+        checks = (
+            (bool(self.synthetic), "--synthetic is missing; give the folder of a run"),
+            (0 < self.mix <= 1, f"--mix is {self.mix}; a number above 0, at most 1, was expected"),
+            (self.seeds is None or self.seeds > 0, f"--seeds is {self.seeds}; 1 or more was expected"),
+            (0 <= self.seed < 2**31, f"--seed is {self.seed}; a whole number from 0 to 2^31 - 1 was expected"),
+            (self.resamples > 0, f"the number of resamples is {self.resamples}; 1 or more was expected"),
+            (
+                self.short_side is None or self.short_side >= MULTIPLE,
+                f"--short-side is {self.short_side}; {MULTIPLE} pixels or more were expected",
+            ),
+            *(
+                (_AMOUNT.fullmatch(text), f"--amounts holds {text!r}; multiples such as 2x, or numbers, were expected")
+                for text in self.amounts
+            ),
+        )
+        if mistakes := [message for fits, message in checks if not fits]:
+            raise UsageError("; ".join(mistakes) + ".")
+
+
+@dataclass(frozen=True, eq=False)
+class WorthData:
+    """Everything that is trained and measured on."""
+
+    class_names: tuple[str, ...]
+    real: list[Sample]
+    generated: list[Sample]
+    val: list[Record]
+    short_side: int  # pixels at which the detector sees images
+    arms: tuple[int, ...]  # generated images in each arm, beginning with 0
+    split_images: int  # of the real dataset before `images` chose among them: what "2x" counts in
+    left_out: tuple[str, ...]  # validation images that nearly repeat a training image
+    notes: tuple[str, ...]  # what a reader of the figures should know
+    findings: tuple[tuple[str, ...], tuple[str, ...]]  # degenerate boxes dropped, bad items skipped
+    hashes: tuple[tuple[str, ...], ...]  # `pixel_hash` of every image: real, generated, validation
+
+    def pixels_with(self, generated: int) -> str:
+        """A short hash of all pixels that decide the result of an arm."""
+        real, painted, val = self.hashes
+        return hashlib.sha256("".join((*real, *painted[:generated], *val)).encode()).hexdigest()[:16]
+
+
+def open_data(settings: EvaluateSettings, most: int, report: Callable[[Stage], None]) -> WorthData:
+    """Open and check all datasets. `most`: pixels of the short side that the detector sees, at most.
+
+    Raises DatasetError, RunError, UsageError; nothing is written.
+    """
+    report(Stage("reading annotations"))
+    skip = settings.skip_bad
+    real = open_dataset(settings.real, split=settings.split, skip_bad=skip)
+    names = real.class_names
+    chosen = _chosen(real, settings.images)
+    runs = [_open_synthetic(folder, real, skip) for folder in settings.synthetic]
+    val = open_dataset(settings.val, split=settings.val_split, class_names=names, skip_bad=skip)
+    scales = [scale for _, scale, _ in runs if scale is not None]
+    short_side = settings.short_side or min([most, *scales])
+    generated = [
+        Sample(record, round(min(record.width, record.height) * short_side / scale) if scale else short_side)
+        for dataset, scale, _ in runs
+        for record in dataset.records
+    ]
+    arms = _arms(settings.amounts, len(real.records), len(generated))
+    generated = generated[: arms[-1]]
+    report(Stage("looking for copies among training and validation images"))
+    prints = [fingerprints(record.file for record in records) for records in (
+        real.records, [sample.record for sample in generated], val.records
+    )]  # fmt: skip
+    left_out = _near_copies(real.records, [sample.record for sample in generated], val.records, prints)
+    kept = [record for index, record in enumerate(val.records) if index not in left_out]
+    if not any((~record.iscrowd).any() for record in kept):
+        raise DatasetError(f"{val.root}: no validation image with boxes is left that repeats no training image.")
+    return WorthData(
+        class_names=names,
+        real=[Sample(record, short_side) for record in chosen],
+        generated=generated,
+        val=kept,
+        short_side=short_side,
+        arms=arms,
+        split_images=len(real.records),
+        left_out=tuple(left_out[index] for index in sorted(left_out)),
+        notes=tuple(note for _, _, note in runs if note),
+        findings=_findings(real, val, *(dataset for dataset, _, _ in runs)),
+        hashes=tuple(tuple(found.hashes) for found in prints),
+    )
+
+
+def _open_synthetic(folder: Path, real: Dataset, skip_bad: bool) -> tuple[Dataset, int | None, str]:
+    """(images, pixels of the short side that real images have at its scale, or None for the real ones' own, a note)."""
+    is_run = (folder / RUN).exists()
+    scale, note = None, ""
+    if is_run:
+        run = require_run(folder)
+        _check_classes(folder, run.class_names, real)
+        if not (folder / ANNOTATIONS).exists():
+            raise RunError(
+                f"{folder} has no {ANNOTATIONS}: go on with the run (the same `dengine generate` command), "
+                "or write its dataset with `dengine finalize`."
+            )
+        scale = run.short_side
+        if scale is None:
+            scale = min(run.frame)
+            note = (
+                f"{folder} does not say its scale: real images are taken to have a short side of {scale} pixels there"
+            )
+    elif not folder.is_dir():
+        raise RunError(f"{folder} {'is a file' if folder.exists() else 'does not exist'}; give the folder of a run.")
+    else:
+        _check_classes(folder, open_dataset(folder, skip_bad=skip_bad).class_names, real)
+    dataset = open_dataset(folder, class_names=real.class_names, skip_bad=skip_bad, require_boxes=not is_run)
+    if not any(len(record.boxes) for record in dataset.records):
+        raise RunError(f"{folder} has {len(dataset.records)} images and no box to learn from: give another run.")
+    return dataset, scale, note
+
+
+def _check_classes(folder: Path, names: Sequence[str], real: Dataset) -> None:
+    if set(names) != set(real.class_names):
+        raise DatasetError(
+            f"{folder} has the classes {', '.join(names)}, but {real.root} has {', '.join(real.class_names)}: "
+            "both must have the same. Generate with a bundle that was trained on these classes."
+        )
+
+
+def _chosen(real: Dataset, file: Path | None) -> list[Record]:
+    """The real images that a list names: by path in the image folder, by file name, or by that without its suffix."""
+    if file is None:
+        return list(real.records)
+    try:
+        wanted = {line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()}
+    except (OSError, UnicodeDecodeError) as cause:
+        raise UsageError(f"--images: {file} cannot be read as a list of image names: {cause}.") from cause
+    spellings = [{record.name, Path(record.name).name, PurePosixPath(record.name).stem} for record in real.records]
+    if unknown := sorted(wanted - set().union(*spellings)):
+        raise UsageError(f"--images: {file} names {len(unknown)} images that {real.root} lacks, {unknown[0]!r} first.")
+    chosen = [record for record, names in zip(real.records, spellings, strict=True) if names & wanted]
+    if not any(len(record.boxes) for record in chosen):
+        raise UsageError(f"--images: {file} names {len(chosen)} images, and none of them has a box.")
+    return chosen
+
+
+def _arms(amounts: Sequence[str], real: int, generated: int) -> tuple[int, ...]:
+    """Generated images in each arm, in order, beginning with none."""
+    if not amounts:
+        return 0, generated
+    counts = {0}
+    for text in amounts:
+        number, times = re.fullmatch(_AMOUNT, text).groups()  # type: ignore[union-attr]  # EvaluateSettings checked it
+        count = round(float(number) * (real if times else 1))
+        if count > generated:
+            raise UsageError(
+                f"--amounts {text} is {count} images, but the runs hold {generated}: generate more, or ask for less."
+            )
+        counts.add(count)
+    if counts == {0}:
+        raise UsageError("--amounts holds 0 alone: there is nothing to compare; add an amount such as 1x.")
+    return tuple(sorted(counts))
+
+
+def _near_copies(
+    real: Sequence[Record], generated: Sequence[Record], val: Sequence[Record], prints: Sequence[Fingerprints]
+) -> dict[int, str]:
+    """Validation images that nearly repeat a training image, and which; DatasetError for exact copies."""
+    training = [*real, *generated]
+    owner = dict(zip([*prints[0].hashes, *prints[1].hashes], training, strict=True))
+    copies = [(record, owner[own]) for record, own in zip(val, prints[2].hashes, strict=True) if own in owner]
+    if copies:
+        record, other = copies[0]
+        raise DatasetError(
+            f"{len(copies)} validation images are copies of training images, {record.file} of {other.file} first: "
+            "what was trained on cannot measure. Name other splits, or take the copies out."
+        )
+    found: dict[int, str] = {}
+    for offset, part in ((0, prints[0]), (len(real), prints[1])):
+        for pair in near_pairs(prints[2].thumbnails, part.thumbnails, NEAR):
+            name = training[offset + pair.second].name
+            found.setdefault(pair.first, f"{val[pair.first].name} nearly repeats {name} ({pair.correlation:.3f})")
+    return found
+
+
+def _findings(*datasets: Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    dropped = tuple(item for dataset in datasets for item in dataset.dropped)
+    return dropped, tuple(item for dataset in datasets for item in dataset.skipped)

@@ -1,0 +1,77 @@
+"""Which graphs a run will prepare, and at which sizes, for the engine whose plans are built beforehand.
+
+Knows: what `painter` and `labelling` prepare, before they do, and the options of `dengine export --engine tensorrt`
+that make it build for that. Does not know what a plan is, or whether there is one (`engines.backends.plans`).
+
+B batch, R rows, h/w latents.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.backends.plans import Needs
+from engines.generation.painter import LARGEST_BATCH
+from engines.generation.prepare import GPU_SLOTS, needed_rows, painting_options, slots_and_rows
+from engines.generation.settings import GenerateSettings, RunSettings
+
+if TYPE_CHECKING:
+    from engines.bundle import Bundle
+
+Size = tuple[int, int]  # width, height in pixels
+Graphs = tuple[tuple[str, dict[str, int]], ...]
+
+
+def generate_needs(asked: GenerateSettings, bundle: "Bundle", stored: RunSettings | None) -> Needs:
+    """What `generate` prepares with these settings; nothing for a size that `prepare.resolve` refuses anyway."""
+    frame = asked.size or bundle.frame
+    if any(side % bundle.size_multiple for side in frame):
+        return Needs(())
+    options, schedule = painting_options(asked, bundle)
+    slots, rows = slots_and_rows(asked, stored, GPU_SLOTS, schedule, options)
+    batch = "" if slots == GPU_SLOTS else f"--batch {slots}"
+    if rows != default_rows(bundle, slots):
+        batch = f"--batch 1:{slots}:{max(slots, rows)}"
+    size = "" if frame == bundle.frame else f"--size {frame[0]}x{frame[1]}"
+    graphs = painted_graphs(bundle, slots, rows, frame, references=asked.reference is not None)
+    return Needs(graphs, f"{batch} {size}".strip())
+
+
+def label_needs(bundle: "Bundle", frames: Collection[Size]) -> Needs:
+    """What `label` prepares for images of these padded sizes."""
+    graphs: dict[tuple[str, tuple[int, ...]], tuple[str, dict[str, int]]] = {}
+    for frame in sorted(set(frames)):
+        for graph, sizes in painted_graphs(bundle, LARGEST_BATCH, LARGEST_BATCH, frame, references=True):
+            if graph != "vae_decoder":
+                graphs[graph, tuple(sizes.values())] = (graph, sizes)
+    widths, heights = zip(*(frames or [bundle.frame]), strict=True)
+    least, most = (min(widths), min(heights)), (max(widths), max(heights))
+    size = f"--size {_text(least)}"
+    if least != most:
+        size += f":{_text(most)}:{_text(most)}"
+    return Needs(tuple(graphs.values()), "" if set(frames) <= {bundle.frame} else size)
+
+
+def painted_graphs(bundle: "Bundle", slots: int, rows: int, frame: Size, *, references: bool) -> Graphs:
+    """Every graph that `painter.Painter` prepares, with its sizes: `unet` for the sampler, then for the label pass."""
+    w, h = (side // bundle.vae_stride for side in frame)
+    batch = {"B": min(slots, LARGEST_BATCH), "h": h, "w": w}
+    encoder: Graphs = (("vae_encoder", batch),) if references else ()
+    return (
+        ("text_encoder", {"B": 1}),
+        *encoder,
+        ("unet", {"B": rows, "h": h, "w": w}),
+        ("unet", batch),
+        ("adapter", batch),
+        ("vae_decoder", batch),
+    )
+
+
+def default_rows(bundle: "Bundle", slots: int) -> int:
+    """R of a `generate` with this many slots and the bundle's own settings."""
+    options, schedule = painting_options(GenerateSettings(out=Path(), count=1), bundle)
+    return needed_rows(schedule, slots, options)
+
+
+def _text(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"

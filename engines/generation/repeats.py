@@ -1,0 +1,139 @@
+"""Painted images that nearly repeat an earlier one, or the reference that they were painted from.
+
+Knows: which images a dataset drops for it, in index order, and how a run's references are found again. What "nearly"
+means is `engines.datasets.duplicates`' correlation of thumbnails. Knows nothing about journals or dataset files.
+
+A repainted image is compared with the very crop it was painted from (at low strength it is that crop again), and with
+every reference as a whole (a network may have learned one by heart). The images of the dataset so far are compared as
+thumbnails, 2 KB each: the only thing here that grows with their number.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.datasets.dataset import open_dataset
+from engines.datasets.duplicates import Thumbnails, near_pairs, thumbnail
+from engines.datasets.images import read_image
+from engines.errors import DatasetError, RunError
+from engines.generation.jobs import Plan, make_job
+from engines.generation.settings import RunSettings
+
+REPEATS_IMAGE = "nearly repeats an earlier image"
+REPEATS_REFERENCE = "nearly repeats a reference"
+REPEATS = (REPEATS_IMAGE, REPEATS_REFERENCE)
+_BLOCK = 256  # images looked at together
+_THREADS = 4  # that read images; Pillow decodes outside Python's lock
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An image that would be in the dataset."""
+
+    index: int  # of its job
+    file: Path
+
+
+def find_repeats(candidates: Iterable[Candidate], run: RunSettings, plan: Plan | None) -> dict[int, str]:
+    """The indices of the images that repeat something by `run.near_duplicates` or more -> what.
+
+    candidates: in index order; no more are read than the run's count needs. plan: with the references; None without.
+    An image that is dropped itself is nothing that a later one could repeat.
+    Raises DatasetError for an image that cannot be read, references aside where the run skips bad ones.
+    """
+    threshold = run.near_duplicates
+    found: dict[int, str] = {}
+    kept: list[Thumbnails] = []
+    source = iter(candidates)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        wholes = _stacked(pool.map(partial(_whole, run), [r.file for r in plan.references])) if plan else None
+        while block := list(islice(source, _BLOCK)):
+            thumbs = _stacked(pool.map(lambda one: thumbnail(read_image(one.file)), block))
+            if plan is not None and wholes is not None:
+                crops = _stacked(pool.map(partial(_crop, run, plan), [one.index for one in block]))
+                again = {pair.first for pair in near_pairs(thumbs, wholes, threshold)}
+                again |= set(np.flatnonzero((thumbs * crops).sum(axis=1) >= threshold).tolist())
+                found |= {block[row].index: REPEATS_REFERENCE for row in again}
+            _drop_repeats(block, thumbs, kept, threshold, found)
+            new = [row for row, one in enumerate(block) if one.index not in found]
+            kept.append(thumbs[new])
+            if run.count is not None and sum(map(len, kept)) >= run.count:
+                break
+    return found
+
+
+def reference_plan(run: RunSettings) -> Plan | None:
+    """The references of a run, and how its jobs cropped them; None where there are none to compare with.
+
+    Raises RunError where they are gone, or are no longer those that the run was painted from.
+    """
+    from engines.generation.prepare import dataset_hash
+
+    if run.reference is None:
+        return None
+    mend = "put them back, or take --near-duplicates keep."
+    if run.short_side is None:
+        raise RunError(
+            "This run does not say how its references were cropped: give its `dengine generate` command once more, or "
+            "take --near-duplicates keep."
+        )
+    try:
+        dataset = open_dataset(run.reference, split=run.reference_split, skip_bad=run.skip_bad, require_boxes=False)
+    except DatasetError as cause:
+        raise RunError(f"--near-duplicates compares with the references: {cause} Or take keep.") from cause
+    if dataset_hash(dataset) != run.reference_hash:
+        raise RunError(f"{run.reference} does not hold the references that the run was painted from: {mend}")
+    return Plan(
+        frame=run.frame,
+        short_side=run.short_side,
+        style="",
+        references=dataset.records,
+        class_names=dataset.class_names,
+        strength=run.strength or (1.0, 1.0),
+        flip=run.flip,
+        balance=run.balance,
+    )
+
+
+def _drop_repeats(
+    block: Sequence[Candidate], thumbs: Thumbnails, kept: Sequence[Thumbnails], threshold: float, found: dict[int, str]
+) -> None:
+    """Note the images of a block that repeat one of those kept so far, or an earlier one of the block that stays."""
+    for earlier in kept:
+        for pair in near_pairs(thumbs, earlier, threshold):
+            found.setdefault(block[pair.first].index, REPEATS_IMAGE)
+    for pair in sorted(near_pairs(thumbs, None, threshold), key=lambda pair: (pair.second, pair.first)):
+        if block[pair.first].index not in found:
+            found.setdefault(block[pair.second].index, REPEATS_IMAGE)
+
+
+def _whole(run: RunSettings, file: Path) -> Thumbnails:
+    """The thumbnail of a whole reference."""
+    return _unless_broken(run, lambda: read_image(file))
+
+
+def _crop(run: RunSettings, plan: Plan, index: int) -> Thumbnails:
+    """The thumbnail of what job `index` repainted, mirrored where it was."""
+    from engines.generation.painter import read_crop
+
+    return _unless_broken(run, lambda: read_crop(plan, make_job(plan, run.seed, index)))
+
+
+def _unless_broken(run: RunSettings, read: Callable[[], npt.NDArray[np.uint8]]) -> Thumbnails:
+    """The thumbnail of what `read` gives; all 0, which is like nothing, for a broken image that may be skipped."""
+    try:
+        return thumbnail(read())
+    except DatasetError:
+        if not run.skip_bad:
+            raise
+        return thumbnail(np.zeros((1, 1, 3), dtype=np.uint8))
+
+
+def _stacked(rows: Iterator[Thumbnails]) -> Thumbnails:
+    return np.stack(list(rows))

@@ -1,0 +1,43 @@
+"""Which of an adapter's boxes on a real image are labels that a detector may learn from.
+
+Knows: how the rules of a generated dataset (`generation.filters`) are applied to detections. Knows nothing about
+images or files.
+
+N detections of one image.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.errors import UsageError
+from engines.evaluation.detection import Detections
+from engines.generation.filters import Rules, labels_of, uncertain_of
+from engines.generation.journal import make_box
+from engines.generation.scores import EXPECTED_SCORE, Score, check_uncertain, full_score, in_range, shown
+
+Chosen = npt.NDArray[np.bool_]
+
+
+def label_rules(score: Score, uncertain: float, thresholds: Mapping[str, float], class_names: Sequence[str]) -> Rules:
+    """The rules for `--score` and `--uncertain`; classes that `score` does not name take the adapter's `thresholds`.
+
+    Raises UsageError for classes that are none of `class_names`, and for numbers out of range.
+    """
+    full = full_score(score, thresholds, class_names)
+    if not in_range(full):
+        raise UsageError(f"--score is {shown(full)}; {EXPECTED_SCORE} was expected.")
+    check_uncertain(uncertain, full)
+    return Rules(full, tuple(class_names), uncertain)
+
+
+def choose(found: Detections, rules: Rules | None) -> tuple[Chosen, Chosen]:
+    """Which detections are labels, and which mark their region as uncertain, [N] each; without rules all are labels."""
+    if rules is None:
+        return np.ones(len(found.scores), dtype=bool), np.zeros(len(found.scores), dtype=bool)
+    arrays = (found.boxes.tolist(), found.scores.tolist(), found.labels.tolist())
+    boxes = [make_box(*box) for box in zip(*arrays, strict=True)]
+    labels, crowds = set(labels_of(boxes, rules)), set(uncertain_of(boxes, rules))
+    is_label, is_uncertain = ([box in chosen for box in boxes] for chosen in (labels, crowds))
+    return np.array(is_label, dtype=bool), np.array(is_uncertain, dtype=bool)

@@ -1,0 +1,190 @@
+"""Training an object detector on real images, and on generated ones among them.
+
+Knows: the order (build, train with the project's one loop, save), and what decides the result. Networks and batches
+come from `detectors`, the loop from `trainer`. Knows nothing about datasets on disk, or about what is compared.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engines.datasets.dataset import Record
+from engines.datasets.images import read_image
+from engines.errors import TrainingError
+from engines.evaluation.detection import Detections, mean_average_precision
+from engines.files import sha256_file
+from engines.training.augment import FrameOptions
+from engines.training.detectors.batches import MixedBatches, Sample, frame_size
+from engines.training.detectors.config import INFO_FILE, DetectorOptions
+from engines.training.detectors.model import Detector, new_detector, save_detector, start_from
+from engines.training.detectors.parts import renew_statistics
+from engines.training.trainer import FitOptions, Report, finished, fit
+
+_TRAINING = "training"  # folder of the checkpoints
+_RENEWAL = 32  # batches that batch norm's last statistics are measured on
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What one detector is trained on."""
+
+    class_names: tuple[str, ...]
+    real: Sequence[Sample]
+    generated: Sequence[Sample] = ()
+    mix: float = 0.5  # probability of drawing a generated image at each draw, where there are any
+
+    def digest(self) -> dict[str, Any]:
+        """What it holds, in short: equal for equal images' names, sizes, scales and annotations."""
+        return {
+            "classes": list(self.class_names),
+            "real": _digest(self.real),
+            "generated": _digest(self.generated),
+            "mix": self.mix if self.generated else 0.0,
+        }
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Images that a training is measured on as it goes; they decide nothing."""
+
+    records: Sequence[Record]
+    every: int  # steps
+
+
+def train_detector(
+    data: TrainingSet,
+    options: DetectorOptions,
+    folder: Path,
+    *,
+    short_side: int,
+    seed: int,
+    resume: bool,
+    report: Report,
+    stage: str = "detector",
+    weights: Path | None = None,
+    curve: Curve | None = None,
+) -> Detector:
+    """Train a detector, save it in `folder`, and return it. Checkpoints lie in `folder`/training until it is done.
+
+    short_side: pixels that images are resized to when the detector is asked; see `Sample.short_side` for training.
+    seed: decides the first weights and every draw.
+    weights: a checkpoint folder to begin with, in place of random weights.
+    curve: AP on these images is reported as the training goes (in `Progress.details`).
+
+    The last averaged weights are kept: no image but the training's own has a say. Raises TrainingError, ModelError,
+    BackendError where the detector's library is missing.
+    """
+    if (folder / INFO_FILE).exists():
+        raise TrainingError(f"{folder} already holds a finished detector; choose another folder, or remove it.")
+    if not data.real and not data.generated:
+        raise TrainingError("There are no images to train a detector on.")
+    if weights is None:
+        detector = new_detector(data.class_names, options, short_side, seed)
+    else:
+        detector = start_from(weights, data.class_names, options, short_side, seed)
+    width, height = frame_size([sample.record for sample in data.real or data.generated], short_side)
+    batches = MixedBatches(
+        data.real,
+        data.generated,
+        mix=data.mix if data.real else 1.0,
+        frame=_frame(options, width, height),
+        batch=options.batch,
+        steps=options.steps,
+        seed=seed,
+    )
+
+    def loss_at(step: int) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
+        pixels, targets = batches.at(step)
+        moved = [{name: value.to(options.device) for name, value in target.items()} for target in targets]
+        return detector.detection.loss(pixels.to(options.device), moved)
+
+    def renew() -> None:
+        torch.manual_seed(seed)
+        renew_statistics(detector.network, loss_at, min(_RENEWAL, options.steps))
+
+    def evaluate(step: int) -> dict[str, float]:
+        renew()
+        return measure(detector, curve.records if curve else ())
+
+    training = {"options": options.decisive(), "data": data.digest(), "short_side": short_side, "seed": seed}
+    fit(
+        detector.network,
+        loss_at,
+        _fit_options(options, seed, curve),
+        folder / _TRAINING,
+        stage=stage,
+        identity=training | {"weights": weights_digest(weights)},
+        resume=resume,
+        report=report,
+        evaluate=evaluate if curve else None,
+    )
+    renew()
+    detector.info = replace(detector.info, training=training)
+    save_detector(folder, detector)
+    finished(folder / _TRAINING)
+    return detector
+
+
+def detect(detector: Detector, records: Sequence[Record]) -> list[Detections]:
+    """What a detector finds on the images of `records`."""
+    return detector.predict(read_image(record.file) for record in records)
+
+
+def measure(detector: Detector, records: Sequence[Record]) -> dict[str, float]:
+    """`mean_average_precision` of a detector on annotated images."""
+    return mean_average_precision(records, detect(detector, records), detector.info.class_names)
+
+
+def annotations_digest(records: Sequence[Record], short_sides: Sequence[int] = ()) -> str:
+    """A short hash of images' names, sizes and annotations, and of the scales they are trained at, where given."""
+    hashed = hashlib.sha256(repr(list(short_sides)).encode())
+    for record in records:
+        hashed.update(f"{record.name}\0{record.width}\0{record.height}\0".encode())
+        hashed.update(record.boxes.tobytes() + record.labels.tobytes() + record.iscrowd.tobytes())
+    return hashed.hexdigest()[:16]
+
+
+def weights_digest(folder: Path | None) -> str | None:
+    """A short hash of the weights in a checkpoint folder; None where there is none."""
+    if folder is None:
+        return None
+    hashes = "".join(sha256_file(file) for file in sorted(folder.glob("*.safetensors")))
+    return hashlib.sha256(hashes.encode()).hexdigest()[:16]
+
+
+def _digest(samples: Sequence[Sample]) -> str:
+    return annotations_digest([sample.record for sample in samples], [sample.short_side for sample in samples])
+
+
+def _frame(options: DetectorOptions, width: int, height: int) -> FrameOptions:
+    return FrameOptions(
+        width=width,
+        height=height,
+        short_side=min(width, height),
+        scale=options.scale,
+        flips=options.flips,
+        turns=options.turns,
+        colour=options.colour,
+        min_visible=options.min_visible,
+    )
+
+
+def _fit_options(options: DetectorOptions, seed: int, curve: Curve | None) -> FitOptions:
+    return FitOptions(
+        steps=options.steps,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        warmup=options.warmup,
+        final_lr=options.final_lr,
+        grad_clip=options.grad_clip,
+        ema_decay=options.ema_decay,
+        seed=seed,
+        precision=options.precision,
+        device=options.device,
+        checkpoint_minutes=options.checkpoint_minutes,
+        evaluate_every=curve.every if curve else 0,
+    )

@@ -1,0 +1,117 @@
+"""What detectors are trained on: frames of real images, some of the time replaced by frames of generated ones.
+
+Knows: how the two kinds are mixed, how both come to one scale, how they are augmented (both alike), and what happens
+to crowds. Knows nothing about networks. Every batch is a pure function of (seed, step).
+
+Scale: each image is scaled by a factor of its own before the common augmentation, so that an object of a real image
+is as large as its likeness in a generated one: see `Sample.short_side`.
+Crowds: the libraries' losses have no regions that count neither way. So where an image has crowd boxes, what they
+cover, but for what single boxes cover, is painted over with the image's mean colour: nothing is left there to find.
+
+B batch, N boxes, H/W pixels.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from engines.adapter.inference import resized_size
+from engines.datasets.dataset import Record
+from engines.rng import generator
+from engines.training.augment import FrameOptions, draw_frame
+from engines.training.detectors.config import MULTIPLE
+from engines.training.views import ImageStore
+
+_MIX, _ORDER, _VIEW = range(40, 43)  # what a random stream is for
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An image to train on."""
+
+    record: Record
+    short_side: int  # pixels of its short side where the augmentation's factor is 1
+
+
+class MixedBatches:
+    """Training batches by step: real images, and generated ones with probability `mix` at each draw.
+
+    Either kind is gone through in passes, each in an order of its own. Without generated images every draw is real.
+    """
+
+    def __init__(
+        self,
+        real: Sequence[Sample],
+        generated: Sequence[Sample],
+        *,
+        mix: float,
+        frame: FrameOptions,
+        batch: int,
+        steps: int,
+        seed: int,
+    ) -> None:
+        self._kinds = (real, generated)
+        self._stores = tuple(ImageStore([sample.record for sample in samples]) for samples in self._kinds)
+        self._frame, self._batch, self._seed = frame, batch, seed
+        share = mix if generated else 0.0
+        self._is_generated = generator(seed, _MIX).random(steps * batch) < share
+        # How many images of the same kind were drawn before each draw.
+        drawn = np.cumsum(self._is_generated)
+        self._before = np.where(self._is_generated, drawn - 1, np.arange(steps * batch) - drawn)
+
+    def at(self, step: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """(frames float32 [B, 3, H, W] in 0..1, for each `boxes` [N, 4] in its pixels and `labels` int64 [N])."""
+        pixels, targets = [], []
+        for draw in range(step * self._batch, (step + 1) * self._batch):
+            kind, place = self.drawn(draw)
+            sample = self._kinds[kind][place]
+            rng = generator(self._seed, _VIEW, draw, kind)
+            single = ~sample.record.iscrowd
+            view = draw_frame(
+                without_crowds(self._stores[kind][place], sample.record),
+                sample.record.boxes[single],
+                sample.record.labels[single],
+                replace(self._frame, short_side=sample.short_side),
+                rng,
+            )
+            pixels.append(torch.from_numpy(view.pixels))
+            targets.append({"boxes": torch.from_numpy(view.boxes), "labels": torch.from_numpy(view.labels)})
+        return torch.stack(pixels).permute(0, 3, 1, 2).float() / 255.0, targets
+
+    def drawn(self, draw: int) -> tuple[int, int]:
+        """(0 for real or 1 for generated, index in its list) of draw number `draw`, counted over all steps."""
+        kind = int(self._is_generated[draw])
+        epoch, place = divmod(int(self._before[draw]), len(self._kinds[kind]))
+        return kind, _order(self._seed, kind, epoch, len(self._kinds[kind]))[place]
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, kind: int, epoch: int, images: int) -> tuple[int, ...]:
+    return tuple(generator(seed, _ORDER, epoch, kind + 1).permutation(images).tolist())
+
+
+def without_crowds(pixels: npt.NDArray[np.uint8], record: Record) -> npt.NDArray[np.uint8]:
+    """The image uint8 [H, W, 3] with its crowds painted over; the same array where it has none."""
+    if not record.iscrowd.any():
+        return pixels
+    hidden = np.zeros(pixels.shape[:2], dtype=np.bool_)
+    for crowds in (True, False):
+        for x0, y0, x1, y1 in record.boxes[record.iscrowd == crowds]:
+            area = np.s_[int(np.floor(y0)) : int(np.ceil(y1)), int(np.floor(x0)) : int(np.ceil(x1))]
+            hidden[area] = crowds
+    shown = pixels.copy()
+    shown[hidden] = np.rint(pixels.mean(axis=(0, 1))).astype(np.uint8)
+    return shown
+
+
+def frame_size(records: Sequence[Record], short_side: int) -> tuple[int, int]:
+    """(width, height) of training frames: the most common image at that scale, cut to what networks can divide."""
+    shapes = Counter((record.width, record.height) for record in records)
+    width, height, _ = resized_size(*max(shapes, key=lambda shape: (shapes[shape], shape)), short_side)
+    return max(MULTIPLE, width // MULTIPLE * MULTIPLE), max(MULTIPLE, height // MULTIPLE * MULTIPLE)

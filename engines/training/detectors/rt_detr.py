@@ -1,0 +1,146 @@
+"""RT-DETRv2 (arXiv 2407.17140), as transformers has it: a transformer that gives boxes without anchors or NMS.
+
+Knows: its settings at any size, how to start it from scratch or from a checkpoint folder in transformers' layout,
+and its boxes in pixels. Knows nothing about data or training loops.
+
+B batch, H/W pixels, Q queries, K classes, N boxes.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import RTDetrV2Config, RTDetrV2ForObjectDetection
+
+from engines.errors import ModelError
+from engines.files import read_json
+from engines.training.detectors.config import MAX_DETECTIONS, NetworkConfig
+from engines.training.detectors.parts import (
+    Autocast,
+    Found,
+    Target,
+    resnet_config,
+    start_fresh,
+    sums_by_kind,
+)
+
+_PRIOR = 0.01  # share of queries that hold an object, before anything is learned
+_LIBRARY_START = ("sampling_offsets", "attention_weights")  # layers whose first weights have a meaning
+_LAST_OF_BOX_HEAD = "layers.2"
+_IN_BF16 = ("model.backbone", "model.encoder")  # convolutions, most of the work
+
+
+class RtDetr(nn.Module):
+    """The detector behind `DetectionNetwork`."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+        self._autocast = Autocast(network, _IN_BF16)
+
+    def loss(self, pixels: Tensor, targets: Sequence[Target]) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Varifocal, L1 and GIoU losses of every layer and of the denoising queries."""
+        height, width = pixels.shape[2:]
+        size = torch.tensor([width, height, width, height], dtype=torch.float32, device=pixels.device)
+        labels = []
+        for target in targets:
+            boxes = target["boxes"] / size
+            centred = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1)
+            labels.append({"class_labels": target["labels"], "boxes": centred})
+        output = self._autocast.run(self.network, pixels, labels=labels)
+        return output.loss, sums_by_kind(output.loss_dict)
+
+    def detect(self, pixels: Tensor) -> list[Found]:
+        """The best pairs of query and class of every frame."""
+        output = self._autocast.run(self.network, pixels)
+        height, width = pixels.shape[2:]
+        size = torch.tensor([width, height, width, height], dtype=torch.float32, device=pixels.device)
+        centre, half = output.pred_boxes[..., :2], output.pred_boxes[..., 2:] / 2
+        corners = torch.cat([centre - half, centre + half], dim=-1) * size
+        scores = output.logits.sigmoid()
+        classes = scores.shape[-1]
+        found = []
+        for image_scores, image_boxes in zip(scores.flatten(1), corners, strict=True):
+            best = torch.topk(image_scores, min(MAX_DETECTIONS, image_scores.numel()))
+            boxes = image_boxes[torch.div(best.indices, classes, rounding_mode="floor")]
+            found.append(Found(boxes, best.values, best.indices % classes))
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        """transformers' own settings, from which `from_settings` builds the same shape."""
+        settings: dict[str, Any] = json.loads(self.network.config.to_json_string())
+        return settings
+
+
+def from_settings(settings: Mapping[str, Any], num_classes: int) -> RtDetr:
+    """A network of the shape that `RtDetr.settings` described; ModelError where transformers refuses it."""
+    known = {name: value for name, value in settings.items() if name not in ("id2label", "label2id")}
+    try:
+        config = RTDetrV2Config(**known | {"num_labels": num_classes, "attn_implementation": "eager"})
+        return RtDetr(RTDetrV2ForObjectDetection(config))
+    except Exception as cause:  # transformers raises many kinds for settings that do not fit
+        raise ModelError(f"The detector's settings cannot be used: {cause}.") from cause
+
+
+def build(network: NetworkConfig, num_classes: int) -> RtDetr:
+    """Random weights, drawn from torch's global generator."""
+    model = RTDetrV2ForObjectDetection(_config(network, num_classes))
+    start_fresh(model)
+    for name, part in model.named_modules():
+        if not isinstance(part, nn.Linear) or name.endswith(_LIBRARY_START):
+            continue
+        if name.endswith(_LAST_OF_BOX_HEAD):
+            nn.init.zeros_(part.weight)
+            nn.init.zeros_(part.bias)
+        else:
+            nn.init.xavier_uniform_(part.weight)
+    return RtDetr(model)
+
+
+def load_checkpoint(folder: Path, num_classes: int) -> RtDetr:
+    """A checkpoint folder of transformers (config.json and safetensors), with new class heads where K differs.
+
+    Nothing is fetched and no code is read from it. Raises ModelError for a folder that holds something else.
+    """
+    kind = read_json(folder / "config.json", ModelError).get("model_type")
+    if kind != "rt_detr_v2":
+        raise ModelError(f'{folder} holds a "{kind}"; a "rt_detr_v2" was expected.')
+    try:
+        model = RTDetrV2ForObjectDetection.from_pretrained(
+            folder,
+            num_labels=num_classes,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            local_files_only=True,
+            attn_implementation="eager",
+        )
+    except Exception as cause:  # transformers raises many kinds for a folder that does not fit
+        raise ModelError(f"{folder} is no RT-DETRv2 checkpoint that can be read: {cause}.") from cause
+    return RtDetr(model)
+
+
+def _config(network: NetworkConfig, num_classes: int) -> RTDetrV2Config:
+    width = network.width
+    return RTDetrV2Config(
+        backbone_config=resnet_config(network, (2, 3, 4)),
+        freeze_backbone_batch_norms=False,
+        num_labels=num_classes,
+        initializer_bias_prior_prob=_PRIOR,
+        d_model=width,
+        encoder_hidden_dim=width,
+        encoder_in_channels=[0, 0, 0],
+        decoder_in_channels=[width] * 3,
+        hidden_expansion=network.expansion,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        encoder_attention_heads=network.heads,
+        decoder_attention_heads=network.heads,
+        decoder_layers=network.decoder_layers,
+        num_queries=network.queries,
+        num_denoising=network.denoising,
+        # Plain attention: its backward pass is the faster one on CPUs.
+        attn_implementation="eager",
+    )

@@ -1,0 +1,246 @@
+"""RetinaNet and Faster R-CNN: how they are put together, with the real torchvision where it imports.
+
+Elsewhere a stand-in takes its place: it has torchvision's names and signatures and enough behaviour to train one
+step, so that a wrong argument, label or box shows on any machine.
+"""
+
+import importlib.util
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engines.training.detectors.config import DetectorOptions, NetworkConfig
+from engines.training.detectors.model import new_detector
+
+REAL = importlib.util.find_spec("torchvision") is not None
+KINDS = ("retinanet", "faster_rcnn")
+
+
+class FeaturePyramid(nn.Module):
+    """torchvision.ops.FeaturePyramidNetwork, without the way down."""
+
+    def __init__(
+        self,
+        in_channels_list: list[int],
+        out_channels: int,
+        extra_blocks: nn.Module | None = None,
+        norm_layer: Callable[..., nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        assert norm_layer is not None
+        self.inner = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, out_channels, 1), norm_layer(out_channels))
+            for channels in in_channels_list
+        )
+        self.extra_blocks = extra_blocks
+
+    def forward(self, x: "OrderedDict[str, Tensor]") -> "OrderedDict[str, Tensor]":
+        levels = OrderedDict((name, inner(x[name])) for name, inner in zip(x, self.inner, strict=True))
+        if self.extra_blocks is not None:
+            levels |= self.extra_blocks(list(levels.values()))
+        return levels
+
+
+class ExtraLevels(nn.Module):
+    """LastLevelP6P7 and LastLevelMaxPool: further levels at half the size each."""
+
+    def __init__(self, in_channels: int = 0, out_channels: int = 0) -> None:
+        super().__init__()
+        self.names = ("p6", "p7") if in_channels else ("pool",)
+
+    def forward(self, levels: list[Tensor]) -> dict[str, Tensor]:
+        added = {}
+        for name in self.names:
+            levels = [*levels, nn.functional.max_pool2d(levels[-1], 2, ceil_mode=True)]
+            added[name] = levels[-1]
+        return added
+
+
+class AnchorGenerator(nn.Module):
+    def __init__(self, sizes: Sequence[Sequence[int]], aspect_ratios: Sequence[Sequence[float]]) -> None:
+        super().__init__()
+        assert len(sizes) == len(aspect_ratios)
+        self.sizes, self.aspect_ratios = sizes, aspect_ratios
+
+    def num_anchors_per_location(self) -> list[int]:
+        return [len(s) * len(a) for s, a in zip(self.sizes, self.aspect_ratios, strict=True)]
+
+
+class RetinaNetHead(nn.Module):
+    def __init__(
+        self, in_channels: int, num_anchors: int, num_classes: int, norm_layer: Callable[..., nn.Module] | None = None
+    ) -> None:
+        super().__init__()
+        self.score = nn.Conv2d(in_channels, num_anchors * num_classes, 1)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        return torch.cat([self.score(level).flatten(2) for level in levels], dim=2)
+
+
+class Transform:
+    def resize(self, image: Tensor, target: Any = None) -> tuple[Tensor, Any]:
+        raise AssertionError("frames must keep their size")
+
+
+class StandIn(nn.Module):
+    """What both detectors do from outside: a dict of losses in training, a list of dicts otherwise."""
+
+    def __init__(self, backbone: nn.Module, levels: int, labels: range) -> None:
+        super().__init__()
+        self.backbone, self.levels, self.labels = backbone, levels, labels
+        self.transform = Transform()
+
+    def scores(self, levels: list[Tensor]) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
+        assert isinstance(images, list)
+        for image in images:
+            self.transform.resize(image)
+        levels = list(self.backbone(torch.stack(images)).values())
+        assert len(levels) == self.levels
+        assert all(level.dtype == torch.float32 for level in levels)
+        value = self.scores(levels).mean()
+        if not self.training:
+            label = torch.tensor([self.labels[-1]])
+            found = {"boxes": torch.tensor([[4.0, 4.0, 20.0, 20.0]]), "scores": torch.tensor([0.5]), "labels": label}
+            return [found for _ in images]
+        assert targets is not None
+        for target in targets:
+            assert set(target) == {"boxes", "labels"}
+            assert all(label in self.labels for label in target["labels"].tolist())
+        return {"classification": value**2, "bbox_regression": value.abs()}
+
+
+class RetinaNet(StandIn):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        image_mean: list[float],
+        image_std: list[float],
+        anchor_generator: AnchorGenerator,
+        head: RetinaNetHead,
+        score_thresh: float,
+        detections_per_img: int,
+    ) -> None:
+        assert [sizes[0] for sizes in anchor_generator.sizes] == [16, 32, 64, 128, 256]
+        super().__init__(backbone, len(anchor_generator.sizes), range(num_classes))
+        self.head = head
+
+    def scores(self, levels: list[Tensor]) -> Tensor:
+        return torch.as_tensor(self.head(levels))
+
+
+class TwoMLPHead(nn.Module):
+    def __init__(self, in_channels: int, representation_size: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(in_channels, representation_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.layer(x.flatten(1)))
+
+
+class FastRCNNPredictor(nn.Module):
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(in_channels, num_classes)
+        self.num_classes = num_classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.layer(x))
+
+
+class FasterRCNN(StandIn):
+    def __init__(
+        self,
+        backbone: Any,
+        *,
+        rpn_anchor_generator: AnchorGenerator,
+        box_roi_pool: Any,
+        box_head: TwoMLPHead,
+        box_predictor: FastRCNNPredictor,
+        **settings: Any,
+    ) -> None:
+        assert all(name.startswith(("rpn_", "box_", "image_")) for name in settings)
+        super().__init__(backbone, len(rpn_anchor_generator.sizes), range(1, box_predictor.num_classes))
+        self.rpn = nn.ModuleDict({"head": nn.Conv2d(backbone.out_channels, 1, 1)})
+        self.roi_heads = nn.ModuleDict({"box_head": box_head, "box_predictor": box_predictor})
+
+    def scores(self, levels: list[Tensor]) -> Tensor:
+        proposals = torch.cat([self.rpn["head"](level).flatten(2) for level in levels], dim=2)
+        boxes = nn.functional.adaptive_avg_pool2d(levels[0], 7)
+        return torch.as_tensor(proposals.mean() + self.roi_heads["box_predictor"](self.roi_heads["box_head"](boxes)))
+
+
+def stand_in() -> dict[str, ModuleType]:
+    """torchvision's modules, as far as the detectors use them."""
+    contents: dict[str, dict[str, Any]] = {
+        "torchvision": {},
+        "torchvision.models": {},
+        "torchvision.models.detection": {"RetinaNet": RetinaNet, "FasterRCNN": FasterRCNN},
+        "torchvision.models.detection.anchor_utils": {"AnchorGenerator": AnchorGenerator},
+        "torchvision.models.detection.retinanet": {"RetinaNetHead": RetinaNetHead},
+        "torchvision.models.detection.faster_rcnn": {
+            "FastRCNNPredictor": FastRCNNPredictor, "TwoMLPHead": TwoMLPHead,
+        },
+        "torchvision.ops": {"FeaturePyramidNetwork": FeaturePyramid, "MultiScaleRoIAlign": lambda **_: None},
+        "torchvision.ops.feature_pyramid_network": {"LastLevelP6P7": ExtraLevels, "LastLevelMaxPool": ExtraLevels},
+    }  # fmt: skip
+    modules = {name: ModuleType(name) for name in contents}
+    for name, content in contents.items():
+        modules[name].__dict__.update(content)
+        if "." in name:
+            parent, _, child = name.rpartition(".")
+            setattr(modules[parent], child, modules[name])
+    return modules
+
+
+@pytest.fixture(params=[pytest.param(False, id="stand-in"), pytest.param(True, id="torchvision")])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """True where the real torchvision is under test."""
+    if request.param and not REAL:
+        pytest.skip("torchvision is not installed")
+    if not request.param:
+        for name, module in stand_in().items():
+            monkeypatch.setitem(sys.modules, name, module)
+    return bool(request.param)
+
+
+def options(kind: Any) -> DetectorOptions:
+    return DetectorOptions(NetworkConfig(kind=kind, backbone_width=16, depths=(1, 1, 1, 1), width=32))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_of_training_moves_every_weight(library: bool, kind: str) -> None:
+    detector = new_detector(("a", "b"), options(kind), 64, seed=0)
+    targets = [
+        {"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "labels": torch.tensor([1])},
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+    ]
+    detector.network.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, parts = detector.detection.loss(torch.rand(2, 3, 64, 96), targets)
+    torch.autograd.backward(loss)
+    assert loss.dtype == torch.float32
+    assert float(loss.detach()) == pytest.approx(sum(float(part) for part in parts.values()), rel=1e-5)
+    still = [name for name, weight in detector.network.named_parameters() if weight.grad is None]
+    assert still == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_come_back_as_they_went_in(library: bool, kind: str) -> None:
+    detector = new_detector(("a", "b"), options(kind), 64, seed=0)
+    found = detector.predict([torch.randint(0, 256, (64, 96, 3), dtype=torch.uint8).numpy() for _ in range(2)])
+    for one in found:
+        assert set(one.labels.tolist()) <= {0, 1}
+        assert len(one.boxes) <= 100
+        if not library:
+            assert one.labels.tolist() == [1]
+            assert one.boxes.tolist() == [[4.0, 4.0, 20.0, 20.0]]

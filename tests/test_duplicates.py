@@ -1,0 +1,89 @@
+"""Copies and near-copies among images."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from engines.datasets import duplicates
+from engines.datasets.duplicates import (
+    fingerprints,
+    mirrored,
+    near_pairs,
+    pixel_hash,
+    thumbnail,
+    thumbnails,
+)
+from engines.errors import DatasetError
+from engines.rng import generator
+
+
+def picture(number: int, size: tuple[int, int] = (96, 72)) -> npt.NDArray[np.uint8]:
+    """Coloured blobs; every number has its own."""
+    small = generator(3, number).integers(0, 256, size=(9, 12, 3)).astype(np.uint8)
+    return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
+
+
+def save(folder: Path, name: str, pixels: npt.NDArray[np.uint8]) -> Path:
+    Image.fromarray(pixels).save(folder / name)
+    return folder / name
+
+
+def test_equal_pixels_have_one_hash_whatever_the_file(tmp_path: Path) -> None:
+    files = [save(tmp_path, name, picture(0)) for name in ("a.png", "b.bmp")]
+    other = save(tmp_path, "c.png", picture(1))
+    hashes = fingerprints([*files, other]).hashes
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_the_hash_knows_the_size() -> None:
+    flat = np.zeros((4, 6, 3), dtype=np.uint8)
+    assert pixel_hash(flat) != pixel_hash(flat.reshape(6, 4, 3))
+
+
+@pytest.mark.parametrize("change", ["scaled", "compressed", "brighter", "mirrored"])
+def test_a_changed_copy_is_near_its_original_alone(tmp_path: Path, change: str) -> None:
+    originals = [save(tmp_path, f"{number}.png", picture(number)) for number in range(6)]
+    pixels = picture(4)
+    if change == "scaled":
+        pixels = np.asarray(Image.fromarray(pixels).resize((160, 120), Image.Resampling.BILINEAR))
+    elif change == "brighter":
+        pixels = np.clip(pixels * 0.6 + 70, 0, 255).astype(np.uint8)
+    elif change == "mirrored":
+        pixels = np.ascontiguousarray(pixels[:, ::-1])
+    file = tmp_path / "changed.jpg"
+    Image.fromarray(pixels).save(file, quality=40)
+    found = near_pairs(thumbnails([file]), thumbnails(originals))
+    assert [(pair.first, pair.second) for pair in found] == [(0, 4)]
+    assert 0.95 <= found[0].correlation <= 1.0
+
+
+def test_a_mirror_image_counts_only_where_it_is_asked_for() -> None:
+    images = np.stack([thumbnail(picture(2)), thumbnail(np.ascontiguousarray(picture(2)[:, ::-1]))])
+    assert near_pairs(images, mirror=False) == []
+    assert [(pair.first, pair.second) for pair in near_pairs(images)] == [(0, 1)]
+    np.testing.assert_allclose(mirrored(images)[0], images[1], atol=1e-2)
+
+
+def test_pairs_within_one_set_are_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "_BLOCK", 2)
+    images = np.stack([thumbnail(picture(number)) for number in (0, 1, 0, 2, 0)])
+    assert [(pair.first, pair.second) for pair in near_pairs(images)] == [(0, 2), (0, 4), (2, 4)]
+
+
+def test_pictures_of_one_colour_are_near_nothing() -> None:
+    flat = thumbnail(np.full((20, 20, 3), 90, dtype=np.uint8))
+    assert not flat.any()
+    assert near_pairs(np.stack([flat, flat])) == []
+
+
+def test_no_images_have_no_pairs() -> None:
+    assert near_pairs(thumbnails([]), thumbnails([])) == []
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    with pytest.raises(DatasetError, match=r"broken\.png"):
+        thumbnails([tmp_path / "broken.png"])

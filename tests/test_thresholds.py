@@ -1,0 +1,79 @@
+"""Thresholds that labels reach a wanted precision with, chosen on annotated images."""
+
+import numpy as np
+import pytest
+
+from engines.evaluation.detection import Detections
+from engines.evaluation.thresholds import LEAST_BOXES, choose_thresholds, matched
+
+WIDTH = 10.0
+
+
+class Truth:
+    """Boxes in a row, ten pixels wide, twenty apart."""
+
+    def __init__(self, places: list[int], labels: list[int] | None = None, crowds: list[bool] | None = None) -> None:
+        self.boxes = at(places)
+        self.labels = np.array(labels or [0] * len(places), dtype=np.int64)
+        self.iscrowd = np.array(crowds or [False] * len(places), dtype=bool)
+
+
+def at(places: list[int], shift: float = 0.0) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    left = 20.0 * np.array(places, dtype=np.float32).reshape(-1, 1) + shift
+    return np.concatenate([left, 0 * left, left + WIDTH, 0 * left + WIDTH], axis=1).astype(np.float32)
+
+
+def found(places: list[int], scores: list[float], label: int = 0, shift: float = 0.0) -> Detections:
+    return Detections(at(places, shift), np.array(scores, dtype=np.float32), np.full(len(places), label))
+
+
+def test_the_lowest_threshold_that_reaches_the_goal_is_taken() -> None:
+    truth = Truth(list(range(20)))
+    right = found(list(range(20)), [0.9] * 12 + [0.4] * 8)
+    wrong = found([50, 51, 52, 53, 54, 55], [0.45, 0.41, 0.35, 0.3, 0.2, 0.1])
+    both = Detections(
+        np.concatenate([right.boxes, wrong.boxes]),
+        np.concatenate([right.scores, wrong.scores]),
+        np.concatenate([right.labels, wrong.labels]),
+    )
+    choice = choose_thresholds([truth], [both], ("a",), 0.9)["a"]
+    assert (choice.boxes, choice.score) == (20, 0.38)  # 20 of 22 are right from 0.36 to 0.40; at 0.35 20 of 23
+    assert choice.precision == pytest.approx(20 / 22)
+    assert choice.recall == 1.0
+    strict = choose_thresholds([truth], [both], ("a",), 0.95)["a"]
+    assert (strict.score, strict.recall) == (0.68, 12 / 20)  # in the middle of 0.46 to 0.90
+
+
+def test_classes_are_chosen_apart_and_too_few_boxes_choose_nothing() -> None:
+    few = LEAST_BOXES - 1
+    truth = [Truth(list(range(20))), Truth(list(range(few)), [1] * few)]
+    detections = [found(list(range(20)), [0.6] * 20), found(list(range(few)), [0.9] * few, label=1)]
+    chosen = choose_thresholds(truth, detections, ("a", "b", "c"), 0.9)
+    assert chosen["a"].score == 0.32  # in the middle of 0.05 to 0.60
+    assert (chosen["b"].boxes, chosen["b"].score) == (few, None)
+    assert (chosen["c"].boxes, chosen["c"].score) == (0, None)
+
+
+def test_where_the_goal_is_out_of_reach_the_most_precise_threshold_with_enough_boxes_is_taken() -> None:
+    truth = Truth(list(range(20)))
+    places, scores = [*range(10), *range(50, 60)], [0.8] * 5 + [0.5] * 5 + [0.6] * 5 + [0.2] * 5
+    choice = choose_thresholds([truth], [found(places, scores)], ("a",), 0.9)["a"]
+    assert choice.score == 0.35  # 10 of 15 from 0.21 to 0.50; then 5 of 10, and above 0.6 too few to believe
+    assert choice.precision == pytest.approx(10 / 15)
+    assert choose_thresholds([truth], [found([], [])], ("a",), 0.9)["a"].score is None
+
+
+def test_no_images_choose_nothing() -> None:
+    assert choose_thresholds([], [], ("a",), 0.9)["a"].score is None
+
+
+def test_an_annotated_box_is_found_once_by_the_better_detection() -> None:
+    scores, right = matched(Truth([0, 1]), found([0, 0, 1], [0.5, 0.9, 0.3], shift=1.0), 0)
+    assert scores.tolist() == pytest.approx([0.9, 0.5, 0.3])
+    assert right.tolist() == [True, False, True]
+
+
+def test_boxes_that_overlap_too_little_or_have_another_class_are_wrong_and_crowds_are_neither() -> None:
+    assert matched(Truth([0]), found([0], [0.9], shift=4.0), 0)[1].tolist() == [False]
+    assert matched(Truth([0], [1]), found([0], [0.9]), 0)[1].tolist() == [False]
+    assert matched(Truth([0], [0], [True]), found([0, 0, 5], [0.9, 0.8, 0.7]), 0)[1].tolist() == [False]

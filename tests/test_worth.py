@@ -1,0 +1,430 @@
+"""What generated data is worth: matching, intervals, the images that go in, and whole comparisons."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+from test_settings import run_settings
+
+from engines.datasets.writers import Annotated, write_coco
+from engines.errors import DatasetError, DengineError, RunError, UsageError
+from engines.evaluation import worth
+from engines.evaluation.detection import Detections, mean_average_precision
+from engines.evaluation.worth import COMPARISON, PLOT, RESULT, TRAININGS, TrainingStep, evaluate
+from engines.evaluation.worth_data import EvaluateSettings, WorthData, open_data
+from engines.evaluation.worth_figures import Arm, Difference, Result, Spread, arm_name, compare, table
+from engines.evaluation.worth_matching import average_precision, figures, match
+from engines.evaluation.worth_plot import plot
+from engines.generation.finalize import ANNOTATIONS
+from engines.generation.journal import IMAGES, JOURNAL
+from engines.generation.run_folder import start_run
+from engines.rng import generator
+from engines.training import detector as training
+from engines.training.trainer import Progress
+
+NAMES = ("a", "b")
+TINY: dict[str, Any] = {
+    "network": {
+        "kind": "rt_detr", "backbone_width": 16, "depths": [1, 1, 1, 1], "bottleneck": False, "width": 32, "heads": 2,
+        "decoder_layers": 2, "queries": 8, "denoising": 4, "expansion": 0.5, "anchor_cells": 2.0,
+    },
+    "steps": 3, "batch": 2, "precision": "f32",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Annotations of one image."""
+
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    iscrowd: npt.NDArray[np.bool_]
+
+
+def random_truth(number: int, crowds: bool = True) -> Truth:
+    rng = generator(11, number)
+    count = int(rng.integers(0, 7))
+    corners = rng.uniform(0, 60, size=(count, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(5, 40, size=(count, 2))], axis=1).astype(np.float32)
+    crowd = rng.random(count) < (0.3 if crowds else 0.0)
+    return Truth(boxes, rng.integers(0, 2, size=count), crowd)
+
+
+def random_found(truth: Truth, number: int, noise: float) -> Detections:
+    """The boxes of `truth`, moved about, some twice, and a few more."""
+    rng = generator(12, number)
+    boxes = np.concatenate([truth.boxes, truth.boxes[::2], rng.uniform(0, 90, size=(4, 4)).astype(np.float32)])
+    boxes = (boxes + rng.normal(0, noise, size=boxes.shape)).astype(np.float32)
+    boxes = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:] - 1), boxes[:, 2:]], axis=1)
+    labels = np.concatenate([truth.labels, truth.labels[::2], rng.integers(0, 2, size=4)])
+    scores = np.round(rng.uniform(0.05, 1.0, size=len(boxes)), 2).astype(np.float32)  # rounded, so that some tie
+    return Detections(boxes, scores, labels)
+
+
+def scene(images: int, noise: float, seed: int = 0, crowds: bool = True) -> tuple[list[Truth], list[Detections]]:
+    truths = [random_truth(number, crowds) for number in range(images)]
+    return truths, [random_found(truth, 100 * seed + number, noise) for number, truth in enumerate(truths)]
+
+
+@pytest.mark.parametrize("noise", [0.5, 3.0, 8.0])
+def test_the_matching_gives_the_measures_own_figures(noise: float) -> None:
+    truths, found = scene(40, noise)
+    expected = mean_average_precision(truths, found, NAMES)
+    own = figures(average_precision(match(truths, found, 2), np.ones(40, dtype=np.int64)), NAMES)
+    assert own == pytest.approx(expected, abs=1e-6)
+    assert 0.0 < own["AP"] < 1.0
+
+
+def test_an_image_that_counts_twice_is_there_twice() -> None:
+    truths, found = scene(12, 3.0)
+    weights = generator(5).integers(0, 3, size=12)
+    chosen = np.repeat(np.arange(12), weights)
+    expected = mean_average_precision([truths[i] for i in chosen], [found[i] for i in chosen], NAMES)
+    own = figures(average_precision(match(truths, found, 2), weights), NAMES)
+    assert own == pytest.approx(expected, abs=5e-3)  # ties between copies fall differently
+
+
+def test_a_class_without_boxes_counts_nowhere() -> None:
+    truths, found = scene(10, 1.0)
+    only = [Truth(t.boxes[t.labels == 0], t.labels[t.labels == 0], t.iscrowd[t.labels == 0]) for t in truths]
+    own = figures(average_precision(match(only, found, 2), np.ones(10, dtype=np.int64)), NAMES)
+    assert set(own) == {"AP", "AP50", "AP75", "AP/a", "AP50/a"}
+    assert own == pytest.approx(mean_average_precision(only, found, NAMES), abs=1e-6)
+    nothing = [Truth(t.boxes[:0], t.labels[:0], t.iscrowd[:0]) for t in truths]
+    assert figures(average_precision(match(nothing, found, 2), np.ones(10, dtype=np.int64)), NAMES)["AP"] == 0.0
+
+
+def test_equal_detections_differ_by_nothing() -> None:
+    truths, found = scene(15, 3.0)
+    arms = compare([Result(g, s, found) for g in (0, 9) for s in (0, 1)], truths, NAMES, resamples=20)
+    assert [arm.generated for arm in arms] == [0, 9]
+    assert arms[0].differences == {}
+    for change in arms[1].differences.values():
+        assert (change.mean, change.sd, change.low, change.high) == (0.0, 0.0, 0.0, 0.0)
+
+
+def test_a_better_arm_lies_above_with_its_interval() -> None:
+    truths, _ = scene(40, 1.0)
+    results = [
+        Result(generated, seed, scene(40, noise, seed)[1])
+        for generated, noise in ((0, 6.0), (50, 1.0))
+        for seed in range(3)
+    ]
+    real, mixed = compare(results, truths, NAMES, resamples=100)
+    change = mixed.differences["AP"]
+    assert 0 < change.low < change.mean < change.high
+    values = [mean_average_precision(truths, result.detections, NAMES)["AP"] for result in results]
+    assert real.figures["AP"].values == pytest.approx(values[:3])
+    assert real.figures["AP"].mean == pytest.approx(np.mean(values[:3]))
+    assert real.figures["AP"].sd == pytest.approx(np.std(values[:3], ddof=1))
+    assert change.values == pytest.approx(np.subtract(values[3:], values[:3]))
+    assert change.mean == pytest.approx(np.mean(np.subtract(values[3:], values[:3])))
+
+
+def test_the_interval_is_that_of_pairs_and_repeats() -> None:
+    """Two arms whose figures rise and fall together from image to image differ by little, whatever is drawn."""
+    truths, good = scene(30, 1.0, crowds=False)
+    nearly = [Detections(f.boxes, f.scores, f.labels) for f in good]
+    nearly[0] = Detections(good[0].boxes[:0], good[0].scores[:0], good[0].labels[:0])
+    results = [Result(0, 0, good), Result(5, 0, nearly)]
+    one, again, other = (compare(results, truths, NAMES, resamples=60, seed=seed)[1] for seed in (0, 0, 1))
+    change = one.differences["AP"]
+    assert change == again.differences["AP"] != other.differences["AP"]
+    assert change.sd is None
+    classes, alone = match(truths, good, 2), []
+    for number in range(60):
+        weights = np.bincount(generator(0, 50, number + 1).integers(30, size=30), minlength=30)
+        alone.append(figures(average_precision(classes, weights), NAMES)["AP"])
+    assert change.high - change.low < (np.quantile(alone, 0.975) - np.quantile(alone, 0.025)) / 2
+
+
+def make_arms(sd: float | None = 0.01) -> list[Arm]:
+    spread = {name: Spread(0.5, sd, (0.5,)) for name in ("AP", "AP50", "AP75", "AP/a")}
+    change = {name: Difference(0.021, sd, (0.021,), -0.01, 0.05) for name in spread}
+    return [Arm(0, spread, {}), Arm(20, spread, change), Arm(40, spread, change)]
+
+
+def test_the_table_has_a_row_a_figure_and_a_column_an_arm() -> None:
+    header, rows = table(make_arms()[:2], real=10)
+    assert header == ["figure", "real", "real + 20 generated (2x)", "difference"]
+    assert rows[0] == ["AP", "0.500 ± 0.010", "0.500 ± 0.010", "+0.021 [-0.010, +0.050]"]
+    assert table(make_arms(None)[:2], real=10)[1][0][1] == "0.500"
+    assert arm_name(7, 30) == "real + 7 generated"
+
+
+@pytest.mark.parametrize("arms", [2, 3])
+def test_the_picture_is_a_png_and_repeats(tmp_path: Path, arms: int) -> None:
+    for name in ("a.png", "b.png"):
+        assert plot(tmp_path / name, make_arms(None if arms == 2 else 0.02)[:arms], 10)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width == (1000 if arms > 2 else 600)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_without_matplotlib_there_is_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert not plot(tmp_path / "a.png", make_arms(), 10)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Whole comparisons, from folders.
+
+
+def picture(number: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    small = generator(13, number).integers(0, 256, size=(6, 8, 3)).astype(np.uint8)
+    return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
+
+
+def make_dataset(
+    folder: Path, numbers: Sequence[int], size: tuple[int, int] = (64, 48), names: Sequence[str] = NAMES, boxes: int = 2
+) -> Path:
+    """A COCO dataset of pictures with a few boxes each."""
+    (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+    images = []
+    for number in numbers:
+        Image.fromarray(picture(number, size)).save(folder / IMAGES / f"{number}.png")
+        corners = np.array([[4, 4, 20, 24], [30, 10, 60, 40]][:boxes], dtype=np.float32).reshape(-1, 4)
+        images.append(Annotated(f"{number}.png", *size, corners, np.arange(boxes) % len(names)))
+    write_coco(folder / ANNOTATIONS, images, names, {})
+    return folder
+
+
+def make_run(folder: Path, numbers: Sequence[int], names: Sequence[str] = NAMES, **changes: Any) -> Path:
+    """The folder of a run, with its dataset."""
+    folder.mkdir()
+    settings = run_settings(**{"class_names": tuple(names), "frame": (64, 48), "short_side": 48} | changes)
+    start_run(folder, settings, None)
+    (folder / JOURNAL).touch()
+    return make_dataset(folder, numbers, settings.frame, names, boxes=changes.pop("boxes", 2))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> EvaluateSettings:
+    """Four real images, six generated ones, three to measure on."""
+    return EvaluateSettings(
+        real=make_dataset(tmp_path / "real", range(4), (128, 96)),
+        synthetic=(make_run(tmp_path / "run", range(10, 16)),),
+        val=make_dataset(tmp_path / "val", range(20, 23)),
+        out=tmp_path / "out",
+        preset="quick",
+        changes=tuple(TINY.items()),
+        resamples=10,
+    )
+
+
+def opened(settings: EvaluateSettings, most: int = 256) -> WorthData:
+    return open_data(settings, most, lambda event: None)
+
+
+def refused(settings: EvaluateSettings, kind: type[DengineError], *words: str) -> None:
+    """`evaluate` stops with one line that holds `words`, and nothing is written."""
+    with pytest.raises(kind) as caught:
+        evaluate(settings)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+    assert not settings.out.exists()
+
+
+def test_real_and_generated_images_come_to_one_scale(settings: EvaluateSettings, tmp_path: Path) -> None:
+    data = opened(settings)
+    assert data.short_side == 48  # the run's
+    assert {sample.short_side for sample in data.real} == {48}
+    assert {sample.short_side for sample in data.generated} == {48}
+    wide = make_run(tmp_path / "wide", range(30, 33), frame=(96, 64), short_side=32)
+    data = opened(replace(settings, synthetic=(wide,), short_side=64))
+    assert {sample.short_side for sample in data.real} == {64}
+    assert {sample.short_side for sample in data.generated} == {128}  # 64 pixels of frame, painted at half the scale
+    assert opened(settings, most=32).short_side == 32
+    old = make_run(tmp_path / "old", range(40, 43), frame=(96, 64), short_side=None)
+    data = opened(replace(settings, synthetic=(old,)))
+    assert data.short_side == 64
+    assert "does not say its scale" in data.notes[0]
+
+
+def test_a_labelled_dataset_can_stand_for_a_run(settings: EvaluateSettings, tmp_path: Path) -> None:
+    pseudo = make_dataset(tmp_path / "pseudo", range(50, 53), (128, 96))
+    data = opened(replace(settings, synthetic=(pseudo,)))
+    assert [sample.record.name for sample in data.generated] == ["50.png", "51.png", "52.png"]
+    assert {sample.short_side for sample in data.generated} == {256}
+
+
+def test_classes_are_matched_by_name(settings: EvaluateSettings, tmp_path: Path) -> None:
+    turned = make_run(tmp_path / "turned", range(60, 62), ("b", "a"))
+    data = opened(replace(settings, synthetic=(turned,)))
+    assert data.class_names == NAMES
+    assert data.generated[0].record.labels.tolist() == [1, 0]
+
+
+def test_a_list_chooses_real_images_but_amounts_count_in_all(settings: EvaluateSettings, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("1\n3.png\n")
+    data = opened(replace(settings, images=tmp_path / "list.txt", amounts=("0", "1x", "6")))
+    assert [sample.record.name for sample in data.real] == ["1.png", "3.png"]
+    assert data.arms == (0, 4, 6)
+    assert data.split_images == 4
+    (tmp_path / "list.txt").write_text("1\n77\n")
+    refused(replace(settings, images=tmp_path / "list.txt"), UsageError, "names 1 images", "'77' first")
+    refused(replace(settings, images=tmp_path / "none.txt"), UsageError, "none.txt cannot be read")
+
+
+def test_amounts_beyond_the_runs_are_refused(settings: EvaluateSettings) -> None:
+    refused(replace(settings, amounts=("2x",)), UsageError, "2x is 8 images, but the runs hold 6")
+    refused(replace(settings, amounts=("0",)), UsageError, "nothing to compare")
+    assert opened(replace(settings, amounts=("0.5x",))).arms == (0, 2)
+
+
+def test_wrong_options_are_listed_together(settings: EvaluateSettings) -> None:
+    with pytest.raises(UsageError, match=r"--mix is 0.*--seeds is 0.*--amounts holds 'many'"):
+        replace(settings, mix=0.0, seeds=0, amounts=("many",))
+    refused(replace(settings, preset="huge"), UsageError, "quick, small, paper")
+    refused(replace(settings, changes=(("steps", 0),)), UsageError, "steps must be positive")
+
+
+def test_different_class_lists_are_refused(settings: EvaluateSettings, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other", range(60, 62), ("a", "c"))
+    refused(replace(settings, synthetic=(other,)), DatasetError, "has the classes a, c", "has a, b")
+    wrong = make_dataset(tmp_path / "wrong", range(70, 72), names=("a", "z"))
+    refused(replace(settings, val=wrong), DatasetError, 'class "z"')
+
+
+def test_runs_without_anything_to_learn_from_are_refused(settings: EvaluateSettings, tmp_path: Path) -> None:
+    empty = make_run(tmp_path / "empty", [])
+    refused(replace(settings, synthetic=(empty,)), DatasetError, "empty", "no images")
+    bare = make_dataset(make_run(tmp_path / "bare", []), range(2), boxes=0)
+    refused(replace(settings, synthetic=(bare,)), RunError, "2 images and no box")
+    unfinished = make_run(tmp_path / "unfinished", range(60, 62))
+    (unfinished / ANNOTATIONS).unlink()
+    refused(replace(settings, synthetic=(unfinished,)), RunError, "dengine finalize")
+    refused(replace(settings, synthetic=(tmp_path / "nowhere",)), RunError, "does not exist")
+
+
+def test_validation_images_without_boxes_are_refused(settings: EvaluateSettings, tmp_path: Path) -> None:
+    bare = make_dataset(tmp_path / "bare", range(70, 72), boxes=0)
+    refused(replace(settings, val=bare), DatasetError, "has no boxes")
+
+
+def test_copies_of_training_images_among_the_validation_images_are_refused(
+    settings: EvaluateSettings, tmp_path: Path
+) -> None:
+    refused(replace(settings, val=settings.real), DatasetError, "4 validation images are copies", "0.png first")
+    painted = make_dataset(tmp_path / "painted", [20, 12])
+    refused(replace(settings, val=painted), DatasetError, "1 validation images are copies", "12.png")
+
+
+def test_near_copies_are_named_and_left_out(settings: EvaluateSettings, tmp_path: Path) -> None:
+    val = make_dataset(tmp_path / "near", [20, 2, 21])  # image 2 at half its size
+    data = opened(replace(settings, val=val))
+    assert [record.name for record in data.val] == ["20.png", "21.png"]
+    assert len(data.left_out) == 1
+    assert data.left_out[0].startswith("2.png nearly repeats 2.png (0.9")
+    refused(replace(settings, val=make_dataset(tmp_path / "all", [2])), DatasetError, "no validation image")
+
+
+def test_a_comparison_leaves_detectors_figures_and_a_picture(settings: EvaluateSettings) -> None:
+    events: list[Any] = []
+    short = tuple((TINY | {"steps": 1}).items())
+    summary = evaluate(replace(settings, seeds=2, amounts=("1x", "6"), changes=short), report=events.append)
+    assert [arm.generated for arm in summary.arms] == [0, 4, 6]
+    assert summary.seeds == (0, 1)
+    assert {len(arm.figures["AP"].values) for arm in summary.arms} == {2}
+    names = {f"{arm}-seed{seed}" for arm in ("real", "generated4", "generated6") for seed in (0, 1)}
+    assert {path.name for path in (settings.out / TRAININGS).iterdir()} == names
+    steps = [event for event in events if isinstance(event, TrainingStep)]
+    assert (steps[-1].done, steps[-1].total) == (6, 6)
+    value = json.loads((settings.out / COMPARISON).read_text())
+    assert [arm["generated"] for arm in value["arms"]] == [0, 4, 6]
+    assert value["arms"][1]["differences"]["AP"]["mean"] == summary.arms[1].differences["AP"].mean
+    assert value["data"]["val_images"] == 3
+    assert summary.picture == settings.out / PLOT
+    assert (settings.out / PLOT).exists()
+
+
+def test_both_arms_begin_with_the_same_weights_and_take_as_many_steps(
+    settings: EvaluateSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[list[npt.NDArray[np.float32]]] = []
+    steps: list[int] = []
+
+    def fit(module: Any, loss_at: Any, options: Any, *_: Any, **__: Any) -> dict[str, float]:
+        starts.append([weight.detach().numpy().copy() for weight in module.parameters()])
+        steps.append(options.steps)
+        return {}
+
+    monkeypatch.setattr(training, "fit", fit)
+    evaluate(settings)
+    assert steps == [3, 3]
+    assert all(np.array_equal(one, other) for one, other in zip(*starts, strict=True))
+
+
+def test_an_interrupted_comparison_resumes_to_the_same_figures(
+    settings: EvaluateSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluate(replace(settings, out=tmp_path / "whole"))
+    seen: list[Progress] = []
+
+    def stop(event: Any) -> None:
+        if isinstance(event, TrainingStep):
+            seen.append(event.progress)
+            if event.progress.stage.startswith("generated"):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(settings, report=stop)
+    assert not (settings.out / COMPARISON).exists()
+    with pytest.raises(RunError, match="--resume"):
+        evaluate(settings)
+    first = (settings.out / TRAININGS / "real-seed0" / RESULT).read_bytes()
+    trained: list[str] = []
+    resumed = evaluate(
+        replace(settings, resume=True),
+        report=lambda event: trained.append(event.progress.stage) if isinstance(event, TrainingStep) else None,
+    )
+    assert set(trained) <= {"generated6-seed0"}
+    assert (settings.out / TRAININGS / "real-seed0" / RESULT).read_bytes() == first
+    assert resumed.arms == whole.arms
+    assert (settings.out / PLOT).read_bytes() == (tmp_path / "whole" / PLOT).read_bytes()
+    more: list[str] = []
+    evaluate(
+        replace(settings, resume=True, seeds=2),
+        report=lambda event: more.append(event.progress.stage) if isinstance(event, TrainingStep) else None,
+    )
+    assert set(more) == {"real-seed1", "generated6-seed1"}
+    with pytest.raises(RunError, match=r"other settings: options\.steps was 3, is 4"):
+        evaluate(replace(settings, resume=True, changes=tuple((TINY | {"steps": 4}).items())))
+    assert not (settings.out / ".lock").is_dir()
+
+
+def test_a_detector_that_was_not_measured_yet_is_not_trained_again(
+    settings: EvaluateSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detect = training.detect
+
+    def stopped(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worth, "detect", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(settings)
+    monkeypatch.setattr(worth, "detect", detect)
+    seen: list[str] = []
+    evaluate(
+        replace(settings, resume=True),
+        report=lambda event: seen.append(event.progress.stage) if isinstance(event, TrainingStep) else None,
+    )
+    assert set(seen) == {"generated6-seed0"}
+
+
+def test_a_folder_with_other_things_is_left_alone(settings: EvaluateSettings) -> None:
+    settings.out.mkdir()
+    (settings.out / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="not empty"):
+        evaluate(settings)
+    assert [path.name for path in settings.out.iterdir()] == ["notes.txt"]
