@@ -9,19 +9,25 @@ NEEDED := 3.11
 # A Python to prefer: make demo PYTHON=/path/to/python3.12
 PYTHON ?=
 
+# The vendor's Python bindings of TensorRT, one version a folder: what the tests check our calls against. The libraries
+# themselves are not needed; a version that is not there for this machine or Python leaves its tests skipped.
+TENSORRT := 11 10
+build/tensorrt/11/.installed: BINDINGS := tensorrt-cu13-bindings==11.4.0.106
+build/tensorrt/10/.installed: BINDINGS := tensorrt-cu13-bindings==10.16.1.11
+
 .PHONY: demo test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dengine generate --count 32 --out demo
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev $(TENSORRT:%=build/tensorrt/%/.installed)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict
 	$(BIN)/pytest
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo build/tensorrt
 
 # The stamps keep a second `make` from installing again. The test set-up holds the demo's.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
@@ -33,6 +39,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing dengine, what it needs and its tests' tools into $(VENV) (some minutes the first time)."
 	$(PIP) -e ".[dev]"
 	@touch $@ $(VENV)/.installed
+
+build/tensorrt/%/.installed: Makefile | $(VENV)/.installed-dev
+	@rm -rf $(@D)
+	@if $(PIP) --no-deps --target $(@D) "$(BINDINGS)"; then touch $@; else \
+		echo "$(BINDINGS) is not to be had here: the tests of TensorRT $* will be skipped."; fi
 
 $(BIN)/python:
 	@for candidate in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \

@@ -1,4 +1,4 @@
-"""`dengine export`: make a bundle."""
+"""`dengine export`: make a bundle, and TensorRT plans of one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,27 +6,49 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import parse_list, parse_size
+from dengine_cli.options import parse_batches, parse_list, parse_loras, parse_size, parse_sizes
 from engines.errors import UsageError
 from engines.files import read_json
 
 if TYPE_CHECKING:
     from export.assemble import ExportSummary
+    from export.plan_profiles import Batches, Frames
+    from export.to_tensorrt import BuildSummary
 
 EXAMPLE = "dengine export --model bases/mine --adapter adapters/mine --out bundles/mine"
-AFTER_INTERRUPT = "Run the same command again; the bundle appears whole or not at all."
+AFTER_INTERRUPT = "Run the same command again; a bundle or a plan appears whole or not at all."
+_SHOWN_RANGES = 2  # blocks of each graph
+_SHOWN_ISLANDS = 4  # of each graph
 
 
 def command(
-    model: Annotated[str, typer.Option(help="Base model: a diffusers folder, a bundle, or a hub name.")],
-    adapter: Annotated[Path, typer.Option(help="Adapter that was trained on this base model.")],
-    out: Annotated[Path, typer.Option(help="Folder for the bundle; it must not exist yet.")],
+    model: Annotated[
+        str | None, typer.Option(help="Base model: a diffusers folder, a .safetensors file, a bundle, or a hub name.")
+    ] = None,
+    adapter: Annotated[Path | None, typer.Option(help="Adapter that was trained on this base model.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the bundle; it must not exist yet.")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE:SCALE", help="LoRA to add to the base model; may be given again.  [default: none]"),
+    ] = None,
+    prediction_type: Annotated[
+        str | None,
+        typer.Option(help="What a single-file SD 2.x checkpoint predicts: epsilon or v_prediction."),
+    ] = None,
     frame: Annotated[
         str | None, typer.Option(metavar="WxH", help="Usual size of painted images.  [default: the adapter's]")
     ] = None,
     weights_dtype: Annotated[
         str, typer.Option(help="How weights are stored: float16, bfloat16 or float32.")
     ] = "float16",
+    graph_dtype: Annotated[
+        str, typer.Option(help="What the graphs compute in: float32, or float16 for GPUs (TensorRT needs it).")
+    ] = "float32",
+    ranges: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Images like yours, to measure on where float16 would overflow."),
+    ] = None,
+    opset: Annotated[int, typer.Option(help="ONNX opset of the graphs: 23, or 18 for TensorRT before 10.14.")] = 23,
     defaults: Annotated[
         Path | None, typer.Option(help="JSON file with this bundle's defaults of generate, such as steps.")
     ] = None,
@@ -34,29 +56,105 @@ def command(
         str | None, typer.Option(metavar="LIST", help="Engines to check on.  [default: all that are installed]")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the checks.  [default: all]")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="tensorrt: build plans for this machine's GPU from the bundle's float16 graphs.")
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="With --engine, in place of --model: the bundle to build plans for.")
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Plans for N images in work at once, or for least:usual:most.  [default: 8]"),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="WxH", help="Plans for this size, or for least:usual:largest.  [default: the bundle's]"),
+    ] = None,
+    workspace: Annotated[
+        float | None, typer.Option(metavar="GB", help="GPU memory for a plan's intermediates.  [default: no limit]")
+    ] = None,
 ) -> None:
     """Make a bundle of a base model and its adapter.
 
     A bundle is one folder with all that generate and label need. Every graph in it was checked against PyTorch with
     the same stored weights, on every engine that is installed; then a few images are painted on each, and compared.
     A bundle that fails a check is not written.
+
+    Plans are built for this machine, checked against PyTorch on its GPU, and kept in the cache folder, where generate
+    and label find them.
     """
+    plans = (parse_batches(batch, "--batch"), parse_sizes(size, "--size"), workspace)
+    if engine is None and (bundle is not None or any(option is not None for option in plans)):
+        raise UsageError("--bundle, --batch, --size and --workspace are for --engine tensorrt.")
+    if engine not in (None, "tensorrt"):
+        raise UsageError(f'Unknown engine "{engine}"; only tensorrt needs anything built beforehand.')
+    if bundle is not None:
+        if (model, adapter, out) != (None, None, None):
+            raise UsageError("--bundle takes a bundle as it is: leave out --model, --adapter and --out.")
+        build(bundle, *plans)
+        return
+    if model is None or adapter is None or out is None:
+        raise UsageError("--model, --adapter and --out are needed to make a bundle (--bundle for the plans of one).")
+    if engine is not None:
+        if graph_dtype != "float16":
+            raise UsageError("--engine tensorrt needs graphs in half precision: add --graph-dtype float16.")
+        from export.to_tensorrt import check_ready
+
+        check_ready()  # now, and not when all else is done
+    from engines.diffusion.base_model import local_folder
     from export.assemble import export_bundle
 
-    size = parse_size(frame, "--frame")
+    base = local_folder(model, prediction_type, console.note)
     with console.ProgressBars() as bars:
         summary = export_bundle(
-            model,
+            base,
             adapter,
             out,
-            frame=size,
+            loras=parse_loras(lora or ()),
+            frame=parse_size(frame, "--frame"),
             weights_dtype=weights_dtype,
+            graph_dtype=graph_dtype,
+            ranges=ranges,
+            opset=opset,
             generate=read_json(defaults, UsageError) if defaults else None,
             engines=parse_list(check_on) or None,
             threads=threads,
             report=lambda progress: bars.step("export", progress.done, progress.total, progress.text),
         )
     show_export(summary)
+    if engine is not None:
+        build(summary.folder, *plans)
+
+
+def build(bundle: Path, batches: "Batches | None", sizes: "Frames | None", workspace: float | None) -> None:
+    """Build a bundle's plans, with a bar for each."""
+    from export.to_tensorrt import build_plans
+
+    with console.ProgressBars() as bars:
+        summary = build_plans(
+            bundle,
+            batches=batches,
+            sizes=sizes,
+            workspace=workspace,
+            report=lambda now: bars.update(now.stage, now.done, now.total, now.text, now.seconds_left),
+        )
+    show_plans(summary)
+
+
+def show_plans(summary: "BuildSummary") -> None:
+    """Print what plans there are, and how closely they follow PyTorch."""
+    rows = [
+        (
+            plan.graph,
+            console.duration(plan.seconds) if plan.seconds else "found",
+            f"{plan.bytes / 1e6:.1f}",
+            f"{plan.error:.1e}",
+        )
+        for plan in summary.plans
+    ]
+    console.echo(console.table(rows, ("plan of", "built in", "MB", "relative error")))
+    console.echo(f"labels  {summary.boxes - summary.boxes_missing} of {summary.boxes} boxes as PyTorch's")
+    console.echo(f"plans   {summary.folder}  (TensorRT {summary.tensorrt}, {summary.gpu})")
 
 
 def show_export(summary: "ExportSummary") -> None:
@@ -69,4 +167,37 @@ def show_export(summary: "ExportSummary") -> None:
     ]
     console.echo()
     console.echo(console.table(loops, ("same jobs on", "precision", "PSNR", "AP50 of the labels")))
+    if summary.measured is not None:
+        show_ranges(summary)
+    if summary.unseen_loras:
+        console.note(
+            "The adapter was trained without the LoRA: its labels may be worse. train-adapter --lora makes one for it."
+        )
+    for line in summary.operators.lines() if summary.operators else ():
+        console.echo(line)
     console.echo(f"bundle  {summary.folder}  ({summary.bytes / 1e6:.1f} MB)")
+
+
+def show_ranges(summary: "ExportSummary") -> None:
+    """Print how large the numbers in float16 graphs get, and what stays in float32 for it."""
+    from export.ranges import figures
+
+    assert summary.measured is not None
+    rows = [
+        (graph, block or "(the whole graph)", f"{magnitude:.1f}")
+        for graph, blocks in figures(summary.measured).items()
+        for block, magnitude in list(blocks.items())[:_SHOWN_RANGES]
+    ]
+    console.echo()
+    console.echo(console.table(rows, ("graph", "block", "largest magnitude")))
+    console.echo(f"measured on {summary.measured.source}; float16 ends at 65504")
+    for graph, islands in summary.islands.items():
+        shown = ", ".join(name or "the whole graph" for name in islands[:_SHOWN_ISLANDS])
+        more = f" and {len(islands) - _SHOWN_ISLANDS} more" if len(islands) > _SHOWN_ISLANDS else ""
+        console.echo(f"in float32: {graph}: {shown}{more}")
+    if not summary.islands:
+        console.echo("in float32: nothing; no number comes near that")
+    console.echo(
+        "A CPU computes these graphs partly in float32: only dengine doctor --gpu shows that nothing overflows."
+    )
+    console.echo()

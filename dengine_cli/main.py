@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from dengine_cli import doctor, export, finalize, generate, label, merge, train_adapter, train_base
+from dengine_cli import doctor, evaluate, export, finalize, generate, label, merge, train_adapter, train_base
 from engines.errors import DengineError
 
 EXIT_USAGE = 2
@@ -29,6 +29,7 @@ VERBS = {
     "label": label,
     "finalize": finalize,
     "merge": merge,
+    "evaluate": evaluate,
     "doctor": doctor,
 }
 

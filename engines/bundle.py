@@ -12,7 +12,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,9 @@ _AGAIN = "Export the bundle again, or get a fresh copy."
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says. Keys in the file are these names; none may be missing, none added."""
+    """What `manifest.json` says. Keys in the file are these names; only those with a default may be missing, none may
+    be added.
+    """
 
     format: int  # version of this layout: FORMAT
     class_names: tuple[str, ...]  # what the adapter tells apart, in the order of its logits
@@ -63,6 +65,10 @@ class Manifest:
     made_with: dict[str, str]  # package -> version at export (information only)
     figures: dict[str, Any]  # what export measured (information only)
     files: dict[str, str]  # POSIX path relative to the folder -> SHA-256, for every file but the manifest
+    opset: int = 23  # of the graphs (ONNX); what older manifests, which do not say, have
+    islands: dict[str, tuple[str, ...]] = field(default_factory=dict)  # graph -> parts that a float16 graph computes in
+    # float32, as `engines.precision` names them; ("",) is the whole graph. Graphs without any are left out.
+    loras: tuple[str, ...] = ()  # LoRA files fused into the base before export, as "name:scale"
 
     @property
     def size_multiple(self) -> int:
@@ -97,6 +103,9 @@ class Manifest:
         yield "class_names", "different names", len(names) > 0 and all(names) and len(set(names)) == len(names)
         yield "weights_dtype", f"one of {', '.join(WEIGHTS_DTYPES)}", self.weights_dtype in WEIGHTS_DTYPES
         yield "graph_dtype", f"one of {', '.join(GRAPH_DTYPES)}", self.graph_dtype in GRAPH_DTYPES
+        half = self.graph_dtype == "float16"
+        yield "opset", "positive", self.opset > 0
+        yield "islands", "names by graph, in a float16 bundle", set(self.islands) <= set(GRAPH_NAMES if half else ())
         yield "timestep", "0 or more", self.timestep >= 0
         for name in ("short_side", "latent_channels", "vae_stride", "latent_multiple", "text_length", "hidden_size"):
             yield name, "positive", getattr(self, name) > 0
@@ -220,6 +229,8 @@ def open_bundle(folder: Path, *, verify: bool = True) -> Bundle:
         info = AdapterInfo.from_json(read_json(info_path, BundleError), str(info_path))
     except DengineError as cause:
         raise BundleError(f"{path}: {cause}") from cause
+    if wrong := [name for name, spec in specs.items() if spec.dtype != manifest.graph_dtype]:
+        raise BundleError(f"{path}: the specs of {', '.join(wrong)} are not in {manifest.graph_dtype}. {_AGAIN}")
     if (info.class_names, info.timestep) != (manifest.class_names, manifest.timestep):
         raise BundleError(f"{path} and adapter/adapter.json differ in class names or timestep. {_AGAIN}")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json", BundleError)

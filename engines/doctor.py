@@ -1,35 +1,61 @@
 """What this machine can run, and what is missing for the rest: the facts behind `dengine doctor`.
 
-Knows: processor, runtimes, their devices and precisions, what `--engine auto` takes, and where things are kept.
-Does not know: how it is shown.
+Knows: processor, memory, GPUs and their driver, versions, what `--engine auto` takes, where things are kept. It asks
+each backend's own `probe()` what its runtime can do, which really runs a tiny graph.
+Does not know: any runtime (`engines.backends`), or how a diagnosis is shown. Nothing here raises, or takes long.
 """
 
+import dataclasses
+import importlib
+import importlib.metadata
 import os
 import platform
-import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.errors import BackendError, BundleError
+from engines.backends.probe import Probe, one_line
+from engines.errors import BundleError
+
+BACKENDS = {  # engine -> the module with its `probe`, in the order that auto tries them
+    "tensorrt": "engines.backends.tensorrt_backend",
+    "torch": "engines.backends.torch_backend",
+    "openvino": "engines.backends.openvino_backend",
+    "onnxruntime": "engines.backends.ort_backend",
+}
+FEATURES = {  # what PyTorch calls a feature of the processor -> its name; those that matter to speed
+    "avx2": "AVX2",
+    "avx512_f": "AVX-512",
+    "avx512_bf16": "AVX-512 BF16",
+    "amx_tile": "AMX",
+    "amx_bf16": "AMX BF16",
+    "amx_int8": "AMX INT8",
+    "amx_fp16": "AMX FP16",
+}
+PACKAGES = (
+    "torch", "torchvision", "diffusers", "transformers", "safetensors", "onnx", "onnxruntime-gpu", "onnxruntime",
+    "openvino", "tensorrt", "polygraphy",
+)  # fmt: skip
+KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
+_QUERY = ("name", "memory.total", "driver_version", "compute_cap")
+_PATIENCE = 3.0  # seconds for nvidia-smi; a sleeping driver takes one or two
 
 
 @dataclass(frozen=True)
-class Runtime:
-    """One library that executes graphs."""
+class Gpu:
+    """One NVIDIA GPU, whether or not a runtime can use it."""
 
-    name: str  # the engine's name
-    version: str  # empty where it is not installed
-    ready: bool  # whether `--engine <name>` works here
-    devices: tuple[str, ...]  # what it can compute on, by name
-    precisions: tuple[str, ...]  # what --precision may be, beside auto; those that need a GPU only where there is one
-    advice: str  # what to install or do to get more out of it; empty where there is nothing
+    name: str
+    memory: int  # bytes; 0 where unknown
+    capability: str  # compute capability, such as 9.0; empty where unknown
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """What `examine` found."""
 
+    dengine: str  # version
     system: str  # operating system and machine
     python: str  # version
     processor: str  # model name
@@ -37,32 +63,44 @@ class Diagnosis:
     threads: int  # that a graph runs on unless --threads says otherwise
     memory: int  # bytes of main memory; 0 where the system does not say
     bf16: bool  # whether the processor multiplies bfloat16 itself
-    features: tuple[str, ...]  # of the processor, those that matter to speed
-    runtimes: tuple[Runtime, ...]  # in the order that auto tries them
-    engine: str  # what --engine auto takes
+    features: tuple[str, ...]  # of the processor: those of FEATURES that it has
+    gpus: tuple[Gpu, ...]  # NVIDIA
+    driver: str  # of the GPUs; empty where there is none
+    cuda: str  # that PyTorch was built for; empty for a CPU build
+    packages: dict[str, str]  # package -> version, those that are installed
+    runtimes: tuple[Probe, ...]  # in the order that auto tries them
+    engine: str  # what --engine auto takes; tensorrt comes before it where a bundle's plans are built
     precision: str  # what --precision auto becomes with it
     bundle: Path | None  # the bundled model; None where this copy of dengine has none
-    cache: Path  # where compiled models are kept
+    cache: Path  # where compiled models and plans are kept
     cache_bytes: int  # size of what is there
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object: the fields, and whether each runtime is ready."""
+        value = dataclasses.asdict(self)
+        for entry, probe in zip(value["runtimes"], self.runtimes, strict=True):
+            entry["ready"] = probe.ready
+        return value | {"bundle": None if self.bundle is None else str(self.bundle), "cache": str(self.cache)}
 
 
 def examine() -> Diagnosis:
     """Look at this machine. Raises nothing: what is missing or broken is said in the diagnosis."""
     import torch
 
-    from engines.backends import auto_engine
     from engines.backends.base import cpu_has_bf16, cpu_name, resolve_threads
     from engines.backends.cache import cache_folder
     from engines.bundle import default_bundle
 
-    features = torch.cpu.get_capabilities()
-    engine = auto_engine()
+    capabilities = torch.cpu.get_capabilities()
     try:
         bundle = default_bundle()
     except BundleError:
         bundle = None
-    cpu_precision = "bf16" if cpu_has_bf16() and engine != "onnxruntime" else "f32"
+    gpus, driver = _gpus()
+    runtimes = tuple(_probe(name) for name in BACKENDS)
+    engine, precision = _auto(runtimes)
     return Diagnosis(
+        dengine=_versions(("dengine",)).get("dengine", "not installed, run from its sources"),
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         processor=cpu_name(),
@@ -70,70 +108,88 @@ def examine() -> Diagnosis:
         threads=resolve_threads(None),
         memory=_memory(),
         bf16=cpu_has_bf16(),
-        features=tuple(name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if features.get(name)),
-        runtimes=(_tensorrt(), _torch(), _openvino(), _onnxruntime()),
+        features=tuple(name for key, name in FEATURES.items() if capabilities.get(key)),
+        gpus=gpus,
+        driver=driver,
+        cuda=torch.version.cuda or "",
+        packages=_versions(PACKAGES),
+        runtimes=runtimes,
         engine=engine,
-        precision="f16" if engine == "torch" and torch.cuda.is_available() else cpu_precision,
+        precision=precision,
         bundle=bundle,
         cache=cache_folder(),
         cache_bytes=_folder_bytes(cache_folder()),
     )
 
 
-def _torch() -> Runtime:
-    import torch
-
-    from engines.backends.base import cpu_has_bf16
-
-    gpus = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    precisions = ["f32", *(["bf16"] if gpus or cpu_has_bf16() else []), *(["f16"] if gpus else [])]
-    advice = "" if gpus or not _has_nvidia() else "an NVIDIA GPU is here; install a CUDA build of torch to use it"
-    return Runtime("torch", torch.__version__, True, ("CPU", *gpus), tuple(precisions), advice)
-
-
-def _openvino() -> Runtime:
-    from engines.backends.base import cpu_has_bf16
-
-    precisions = ("f32", "bf16") if cpu_has_bf16() else ("f32",)
-    module, missing = _runtime("openvino", "openvino")
-    if module is None:
-        return Runtime("openvino", "", False, (), (), missing)
-    return Runtime("openvino", module.__version__.split("-")[0], True, ("CPU",), precisions, "")
-
-
-def _onnxruntime() -> Runtime:
-    import torch
-
-    from engines.backends.ort_backend import CUDA_PROVIDER
-
-    module, missing = _runtime("onnxruntime", "onnxruntime-gpu")
-    if module is None:
-        return Runtime("onnxruntime", "", False, (), (), missing)
-    gpus = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    advice = ""
-    if gpus and CUDA_PROVIDER not in module.get_available_providers():
-        gpus, advice = (), 'for the GPU: "pip install onnxruntime-gpu"'
-    return Runtime("onnxruntime", module.__version__, True, ("CPU", *gpus), ("f32",), advice)
-
-
-def _tensorrt() -> Runtime:
-    module, _ = _runtime("tensorrt", "tensorrt")
-    version = "" if module is None else str(module.__version__)
-    return Runtime("tensorrt", version, False, (), (), "this version of dengine has no TensorRT engine")
-
-
-def _runtime(name: str, install: str) -> tuple[Any, str]:
-    """(the package, "") or (None, what is missing)."""
-    from engines.backends.base import import_runtime
-
+def _probe(name: str) -> Probe:
+    """What a backend says of itself; what its import or its probe raises, if either does, becomes the advice."""
     try:
-        return import_runtime(name, install), ""
-    except BackendError as cause:
-        return None, str(cause)
+        found: Probe = importlib.import_module(BACKENDS[name]).probe()
+    except Exception as cause:  # a half-installed native library may raise anything
+        return Probe(name, advice=f"it cannot be asked: {one_line(cause)}")
+    return found
 
 
-def _has_nvidia() -> bool:
-    return shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia").is_dir()
+def _auto(runtimes: tuple[Probe, ...]) -> tuple[str, str]:
+    """What --engine auto and --precision auto mean here."""
+    import torch
+
+    from engines.backends import auto_engine
+    from engines.backends.base import cpu_has_bf16
+
+    engine = auto_engine()
+    if engine == "tensorrt" or (engine == "torch" and torch.cuda.is_available()):
+        return engine, "f16"
+    return engine, "bf16" if cpu_has_bf16() and engine != "onnxruntime" else "f32"
+
+
+def _gpus() -> tuple[tuple[Gpu, ...], str]:
+    """(NVIDIA GPUs, version of their driver): as nvidia-smi says, else as PyTorch does."""
+    import torch
+
+    rows = [line.split(", ") for line in _nvidia_smi().splitlines()]
+    rows = [row for row in rows if len(row) == len(_QUERY)]
+    if rows:
+        return tuple(Gpu(name, _mebibytes(memory), capability) for name, memory, _, capability in rows), rows[0][2]
+    try:
+        found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    except (RuntimeError, AssertionError):  # a driver that does not start, a build that has no CUDA
+        found = []
+    gpus = tuple(Gpu(gpu.name, gpu.total_memory, f"{gpu.major}.{gpu.minor}") for gpu in found)
+    return gpus, _kernel_driver()
+
+
+def _nvidia_smi() -> str:
+    """What the driver's own tool prints of the GPUs; nothing where it is not there, or does not answer."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _kernel_driver() -> str:
+    """The version that the kernel module gives; empty without one."""
+    try:
+        line = KERNEL_DRIVER.read_text("utf-8").splitlines()[0]
+    except (OSError, IndexError):
+        return ""
+    return next((word for word in line.split() if word[0].isdigit() and "." in word), "")
+
+
+def _mebibytes(text: str) -> int:
+    return int(text) << 20 if text.isdecimal() else 0
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def _memory() -> int:
@@ -144,7 +200,12 @@ def _memory() -> int:
 
 
 def _folder_bytes(folder: Path) -> int:
-    try:
-        return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    except OSError:
-        return 0
+    """Size of all files in a folder and those below; what cannot be read counts nothing."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(parent, name)).st_size
+            except OSError:
+                continue
+    return total

@@ -7,6 +7,7 @@ Does not know: axes and tolerances (`engines.graphs`), or how anything is loaded
 B batch, R rows, L tokens, D text width, Z latent channels, H/W pixels, h/w latents.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class VaeEncoder(nn.Module):
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
-        self.vae = vae
+        self.vae = _part(vae, "encoder", "quant_conv")
 
     def forward(self, pixels: Tensor) -> Tensor:
         latents: Tensor = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
@@ -45,15 +46,24 @@ class VaeDecoder(nn.Module):
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
-        self.vae = vae
+        self.vae = _part(vae, "post_quant_conv", "decoder")
 
     def forward(self, latents: Tensor) -> Tensor:
         pixels: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
         return pixels
 
 
+def _part(network: Any, *names: str) -> Any:
+    """A network with these of its parts and no others: the two halves of a VAE may be cast on their own."""
+    part = copy.copy(network)
+    part._modules = {name: child for name, child in network._modules.items() if name in names}
+    return part
+
+
 def graph_modules(base: BaseModel, adapter: nn.Module) -> dict[str, nn.Module]:
-    """The module of every graph by name, in evaluation mode; weights are shared with `base` and `adapter`."""
+    """The module of every graph by name, in evaluation mode; weights are shared with `base` and `adapter`, and with no
+    other graph's module.
+    """
     modules: dict[str, nn.Module] = {
         "text_encoder": TextEncoder(base.text_encoder),
         "vae_encoder": VaeEncoder(base.vae),

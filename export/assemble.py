@@ -14,45 +14,36 @@ import importlib.metadata
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from engines.adapter.info import WEIGHTS_FILE, AdapterInfo
-from engines.adapter.model import DetectionAdapter, load_adapter, save_adapter
+from engines.adapter.info import AdapterInfo
+from engines.adapter.model import load_adapter
 from engines.adapter.pyramid import pyramid_channels
-from engines.bundle import FORMAT, MANIFEST, WEIGHTS_DTYPES, Manifest, open_bundle
-from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
+from engines.bundle import FORMAT, GRAPH_DTYPES, MANIFEST, WEIGHTS_DTYPES, Manifest, open_bundle
+from engines.diffusion.base_model import BaseModel, base_hash, load_base
+from engines.diffusion.lora import fuse_loras, fused_hash
 from engines.errors import BundleError, ExportError, ModelError, UsageError
-from engines.files import read_json, sha256_file, sync_folder, write_json
-from engines.graphs import GRAPH_NAMES, ModelShape, graph_specs
+from engines.files import sha256_file, sync_folder, write_json
+from engines.graphs import GRAPH_NAMES, GraphSpec, ModelShape, graph_specs
 from engines.modules import graph_modules
-from export.agreement import Agreement, check_agreement, compare_engines, variants
+from engines.precision import apply_islands
+from export.agreement import Agreement, check_agreement, compare_engines, gate_size, variants
 from export.agreement import figures as agreement_figures
+from export.memory import release_memory
+from export.operators import OperatorCheck, inspect_operators
 from export.progress import Report, Steps
-from export.to_onnx import export_graph
+from export.ranges import Measured, choose_islands, count_pictures, measure_graphs, picture_files
+from export.ranges import figures as range_figures
+from export.store import GRAPH_WEIGHTS, store_model
+from export.to_onnx import OPSETS, export_graph
 from export.verify import GraphCheck, count_steps, figures, installed_engines, verify_bundle
 
-GRAPH_WEIGHTS = {  # the file that each graph's initializers point into
-    "text_encoder": "text_encoder/model.safetensors",
-    "vae_encoder": "vae/diffusion_pytorch_model.safetensors",
-    "vae_decoder": "vae/diffusion_pytorch_model.safetensors",
-    "unet": "unet/diffusion_pytorch_model.safetensors",
-    "adapter": f"adapter/{WEIGHTS_FILE}",
-}
 PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "openvino")
-
-_PARTS = {
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
-_ABSENT = ("feature_extractor", "image_encoder", "safety_checker")  # parts of a pipeline that dengine has no use for
 
 
 @dataclass(frozen=True)
@@ -63,6 +54,22 @@ class ExportSummary:
     bytes: int  # of all its files
     checks: tuple[GraphCheck, ...]  # every graph on every engine
     agreements: tuple[Agreement, ...]  # the same jobs on every engine
+    islands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of float16 graphs, as in the manifest
+    measured: Measured | None = None  # how large the numbers get; None for float32 graphs
+    unseen_loras: bool = False  # whether LoRAs were added that the adapter was trained without
+    operators: OperatorCheck | None = None  # whether TensorRT's parser has all operators of the graphs
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """How the graphs of a bundle are to be."""
+
+    dtype: str  # what they compute in: one of GRAPH_DTYPES
+    weights_dtype: str  # what their weights are stored as: one of WEIGHTS_DTYPES
+    opset: int  # one of the values of OPSETS
+    pictures: list[Path] | None  # image files to measure ranges on; None for the checks' own inputs
+    generate: Mapping[str, Any]  # defaults of `dengine generate`, by setting
+    loras: tuple[str, ...] = ()  # LoRA files in the weights, as `fuse_loras` names them
 
 
 def export_bundle(
@@ -70,8 +77,12 @@ def export_bundle(
     adapter: Path,
     out: Path,
     *,
+    loras: Sequence[tuple[Path, float]] = (),
     frame: tuple[int, int] | None = None,
     weights_dtype: str = "float16",
+    graph_dtype: str = "float32",
+    opset: int = OPSETS["default"],
+    ranges: Path | None = None,
     generate: Mapping[str, Any] | None = None,
     engines: Sequence[str] | None = None,
     threads: int | None = None,
@@ -83,8 +94,15 @@ def export_bundle(
         base: a base model's folder, a bundle's folder, or a name on the Hugging Face hub.
         adapter: an adapter's folder, trained on that base.
         out: the bundle's folder. It appears when every check has passed, and not before.
+        loras: LoRA files and their scales, added to the base's weights first. The adapter may be one that was trained
+            on the base alone, or with these LoRAs.
         frame: usual (width, height) of painted images in pixels; None for the frame the adapter was trained on.
         weights_dtype: how weights are stored: float32, float16 or bfloat16.
+        graph_dtype: what the graphs compute in: float32, or float16 with islands of float32 where it would overflow.
+            Their weights are the stored ones, so float16 graphs need weights stored as float16.
+        opset: of the graphs, one of the values of `export.to_onnx.OPSETS`.
+        ranges: a folder of images like those to be painted, to measure on where float16 would overflow; None for
+            the checks' own inputs.
         generate: defaults of `dengine generate` for this bundle, by setting.
         engines: what to check on (`export.verify.ENGINES`); None for all that are installed.
         threads: CPU threads of the checks; None for each runtime's own choice.
@@ -95,17 +113,22 @@ def export_bundle(
         ModelError: a folder that is not what it should be, or a base and an adapter that do not fit each other.
         ExportError: a graph that cannot be exported, or differs from PyTorch.
     """
-    if weights_dtype not in WEIGHTS_DTYPES:
-        raise UsageError(f'Unknown weights dtype "{weights_dtype}"; one of {", ".join(WEIGHTS_DTYPES)} was expected.')
+    _check_dtypes(weights_dtype, graph_dtype, opset, ranges)
     _check_out(out)
+    asked = Graphs(graph_dtype, weights_dtype, opset, picture_files(ranges), generate or {})
     checked_on = installed_engines() if engines is None else tuple(engines)
     if not checked_on:
         raise ExportError('No runtime to check the graphs on. Install one with "pip install onnxruntime openvino".')
-    steps = Steps(3 + len(GRAPH_NAMES) + count_steps(checked_on) + len(variants(checked_on)), report)
+    compared = variants(checked_on, graph_dtype)
+    pictures = count_pictures(asked.pictures) if graph_dtype == "float16" else 0
+    steps = Steps(3 + pictures + len(GRAPH_NAMES) + count_steps(checked_on) + len(compared), report)
     steps("reading the models")
     source = load_base(base)
     network, info = load_adapter(adapter)
-    check_fit(source, info)
+    names = fuse_loras(source, loras)
+    check_fit(source, info, names)
+    unseen = bool(names) and info.base_hash in known_hashes(source.folder)
+    asked = replace(asked, loras=_earlier_loras(source.folder) + names)
     resolved = _resolve_frame(frame, source, info)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -114,16 +137,20 @@ def export_bundle(
         raise ExportError(f"{out.parent} cannot be written: {cause.strerror}. Give another --out.") from cause
     try:
         steps(f"storing weights as {weights_dtype}")
-        _store(source, network, info, work, getattr(torch, weights_dtype))
+        store_model(source, network, info, work, getattr(torch, weights_dtype))
         del source, network  # the stored ones take their place
-        manifest = _export_graphs(work, info, resolved, weights_dtype, generate or {}, steps)
+        manifest, measured = _export_graphs(work, info, resolved, asked, steps)
         write_json(work / MANIFEST, manifest.to_json())
         bundle = open_bundle(work)
+        operators = inspect_operators(work)
         checks = verify_bundle(bundle, checked_on, steps, threads=threads)
-        agreements = compare_engines(bundle, variants(checked_on), steps, threads=threads)
+        jobs, loop_steps = gate_size(bundle)
+        agreements = compare_engines(bundle, compared, steps, jobs=jobs, steps=loop_steps, threads=threads)
         check_agreement(agreements)
-        measured = {"relative_error": figures(checks), "agreement": agreement_figures(agreements)}
-        write_json(work / MANIFEST, manifest.to_json() | {"figures": measured})
+        found = {"relative_error": figures(checks), "agreement": agreement_figures(agreements)}
+        if measured is not None:
+            found |= {"ranges": range_figures(measured), "ranges_measured_on": measured.source}
+        write_json(work / MANIFEST, manifest.to_json() | {"figures": found})
         size = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
         _move(work, out)
     except OSError as cause:
@@ -132,12 +159,21 @@ def export_bundle(
         raise ExportError(f"{out} cannot be written: {cause}.") from cause
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return ExportSummary(out, size, tuple(checks), tuple(agreements))
+    return ExportSummary(out, size, tuple(checks), tuple(agreements), manifest.islands, measured, unseen, operators)
 
 
-def check_fit(base: BaseModel, info: AdapterInfo) -> None:
-    """Raise ModelError unless the adapter was trained on this base, and reads what its UNet gives."""
-    if info.base_hash not in (names := known_hashes(base.folder)):
+def check_fit(base: BaseModel, info: AdapterInfo, loras: Sequence[str] = ()) -> None:
+    """Raise ModelError unless the adapter was trained on this base, and reads what its UNet gives.
+
+    With `loras` (as `fuse_loras` names them), an adapter of the base alone fits, and one trained with these.
+    """
+    names = known_hashes(base.folder)
+    if info.base_hash not in (*names, *(fused_hash(name, loras) for name in names)):
+        if trained_with := info.figures.get("loras"):
+            raise ModelError(
+                f"The adapter was trained on a base model with {', '.join(map(str, trained_with))}, and this is not "
+                "that. Give the base it was trained on, and the same --lora."
+            )
         raise ModelError(
             f"The adapter was trained on another base model: adapter.json has base_hash {info.base_hash[:12]}..., "
             f"{base.folder} has {' or '.join(f'{name[:12]}...' for name in names)}. Give the base it was trained on."
@@ -168,6 +204,16 @@ def known_hashes(folder: Path) -> tuple[str, ...]:
         return (own,)
 
 
+def _earlier_loras(folder: Path) -> tuple[str, ...]:
+    """The LoRAs that a bundle's weights, when they serve as a base, have in them already."""
+    if not (folder / MANIFEST).is_file():
+        return ()
+    try:
+        return open_bundle(folder).manifest.loras
+    except BundleError:
+        return ()
+
+
 def model_shape(base: BaseModel, info: AdapterInfo) -> ModelShape:
     """The numbers that decide the graphs' tensors."""
     return ModelShape(
@@ -181,6 +227,23 @@ def model_shape(base: BaseModel, info: AdapterInfo) -> ModelShape:
         queries=info.config.queries,
         classes=info.config.num_classes,
     )
+
+
+def _check_dtypes(weights_dtype: str, graph_dtype: str, opset: int, ranges: Path | None) -> None:
+    if weights_dtype not in WEIGHTS_DTYPES:
+        raise UsageError(f'Unknown weights dtype "{weights_dtype}"; one of {", ".join(WEIGHTS_DTYPES)} was expected.')
+    if graph_dtype not in GRAPH_DTYPES:
+        raise UsageError(f'Unknown graph dtype "{graph_dtype}"; one of {", ".join(GRAPH_DTYPES)} was expected.')
+    if graph_dtype == "float16" and weights_dtype != "float16":
+        raise UsageError(
+            f"float16 graphs read their weights as they are stored, and {weights_dtype} was asked for. "
+            f"Use --weights-dtype float16, or --graph-dtype float32."
+        )
+    if opset not in OPSETS.values():
+        known = " or ".join(f"{number} ({what})" for what, number in OPSETS.items())
+        raise UsageError(f"Opset {opset} is not one that was checked; {known} was expected.")
+    if ranges is not None and graph_dtype == "float32":
+        raise UsageError("--ranges measures for float16 graphs. Add --graph-dtype float16, or leave it out.")
 
 
 def _check_out(out: Path) -> None:
@@ -204,82 +267,57 @@ def _resolve_frame(frame: tuple[int, int] | None, base: BaseModel, info: Adapter
     return width, height
 
 
-def _store(base: BaseModel, adapter: DetectionAdapter, info: AdapterInfo, work: Path, dtype: torch.dtype) -> None:
-    """Write the diffusers folder and the adapter to `work`, weights cast to `dtype`."""
-    for part, module in (("unet", base.unet), ("vae", base.vae), ("text_encoder", base.text_encoder)):
-        torch.nn.Module.to(module, dtype)  # diffusers' own `to` warns about casts, whatever is cast
-        _check_finite(module, part, dtype)
-        module.save_pretrained(work / part, safe_serialization=True, max_shard_size="1TB")
-        config = read_json(work / part / "config.json", ModelError)
-        config.pop("_name_or_path", None)  # a path of the machine that exported
-        if "dtype" in config:  # transformers would compute as weights are stored, and diffusers' parts in float32
-            config["dtype"] = "float32"
-        write_json(work / part / "config.json", config)
-        expected = Path(GRAPH_WEIGHTS.get(part, GRAPH_WEIGHTS["vae_encoder"])).name
-        if [path.name for path in (work / part).glob("*.safetensors")] != [expected]:
-            raise ExportError(f"{part}: its library did not write one {expected}; its version is not one we know.")
-    for part in ("tokenizer", "scheduler"):
-        (work / part).mkdir()
-        for path in sorted((base.folder / part).iterdir()):
-            if path.is_file() and path.suffix in (".json", ".txt"):
-                shutil.copyfile(path, work / part / path.name)
-    if (base.folder / BASE_NOTES).is_file():
-        shutil.copyfile(base.folder / BASE_NOTES, work / BASE_NOTES)
-    write_json(work / "model_index.json", _model_index(base))
-    _check_finite(adapter.to(dtype), "adapter", dtype)
-    save_adapter(work / "adapter", adapter, info)
-
-
-def _check_finite(module: torch.nn.Module, part: str, dtype: torch.dtype) -> None:
-    for name, value in module.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ModelError(
-                f'{part}: "{name}" is not finite when stored as {str(dtype).removeprefix("torch.")}. '
-                f"Use --weights-dtype float32 (or bfloat16), unless the model itself is broken."
-            )
-
-
-def _model_index(base: BaseModel) -> dict[str, Any]:
-    """What makes the folder load with StableDiffusionPipeline and StableDiffusionImg2ImgPipeline.from_pretrained."""
-    scheduler = ["diffusers", str(base.scheduler_config.get("_class_name", "DDIMScheduler"))]
-    return {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": importlib.metadata.version("diffusers"),
-        "requires_safety_checker": False,
-        **{part: [None, None] for part in _ABSENT},
-        **(_PARTS | {"scheduler": scheduler}),
-    }
-
-
 def _export_graphs(
-    work: Path,
-    info: AdapterInfo,
-    frame: tuple[int, int],
-    weights_dtype: str,
-    generate: Mapping[str, Any],
-    steps: Steps,
-) -> Manifest:
-    """Export every graph from the weights stored in `work`, and say what `work` then holds."""
+    work: Path, info: AdapterInfo, frame: tuple[int, int], asked: Graphs, steps: Steps
+) -> tuple[Manifest, Measured | None]:
+    """Export every graph from the weights stored in `work`, and say what `work` then holds, and how large the numbers
+    in float16 graphs are.
+
+    Memory: a graph's network is gone when its graph is written.
+    """
     base = load_base(work)
     adapter, _ = load_adapter(work / "adapter")
-    specs = graph_specs(model_shape(base, info), frame)
+    specs = graph_specs(model_shape(base, info), frame, asked.dtype)
     modules = graph_modules(base, adapter)
+    measured, islands = None, {}
+    if asked.dtype == "float16":
+        measured = measure_graphs(modules, base, info, frame, asked.pictures, steps)
+        islands = {name: choose_islands(name, modules[name], measured.ranges[name]) for name in specs}
+    manifest = _manifest(base, info, frame, asked, specs, {name: found for name, found in islands.items() if found})
+    del base, adapter
     for name, spec in specs.items():
         steps(f"exporting {name}")
-        export_graph(modules[name], spec, work / f"{name}.onnx", GRAPH_WEIGHTS[name])
+        module = modules.pop(name)
+        if asked.dtype == "float16":
+            apply_islands(module, islands[name])
+        export_graph(module, spec, work / f"{name}.onnx", GRAPH_WEIGHTS[name], opset=asked.opset)
+        del module
+        release_memory()
     files = sorted(path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file())
+    return replace(manifest, files={name: sha256_file(work / name) for name in files}), measured
+
+
+def _manifest(
+    base: BaseModel,
+    info: AdapterInfo,
+    frame: tuple[int, int],
+    asked: Graphs,
+    specs: Mapping[str, GraphSpec],
+    islands: dict[str, tuple[str, ...]],
+) -> Manifest:
+    """What the bundle's manifest says, but for its files and figures."""
     return Manifest(
         format=FORMAT,
         class_names=info.class_names,
-        weights_dtype=weights_dtype,
-        graph_dtype="float32",
+        weights_dtype=asked.weights_dtype,
+        graph_dtype=asked.dtype,
         timestep=info.timestep,
         short_side=info.short_side,
         frame=frame,
         base_hash=info.base_hash,
         style=info.style,
         prompts=info.prompts,
-        generate=dict(generate),
+        generate=dict(asked.generate),
         latent_channels=base.latent_channels,
         vae_stride=base.vae_stride,
         latent_multiple=base.latent_multiple,
@@ -288,7 +326,10 @@ def _export_graphs(
         graphs={name: spec.to_json() for name, spec in specs.items()},
         made_with=_versions(),
         figures={},
-        files={name: sha256_file(work / name) for name in files},
+        files={},
+        opset=asked.opset,
+        islands=islands,
+        loras=asked.loras,
     )
 
 

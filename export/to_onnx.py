@@ -4,9 +4,17 @@ Knows: how to export a module by its spec, and how to point the graph's initiali
 file, so that a bundle stores every weight once. Does not know what a graph computes, or whether it is right
 (`export.verify`).
 
-Opset 23 keeps GroupNormalization and Attention whole, which TensorRT 10.14 and later read. Measured on a 16 M parameter
-UNet (one thread, 8 rows of 24x32 latents), 23 and 18 are equally exact and equally fast on ONNX Runtime CPU 1.31 and
-OpenVINO 2026.4, within the noise of 5 runs; the graph of 23 has half the nodes.
+Precision is in the graph: a module in half (`engines.precision`) becomes a graph in half. Nothing downstream is asked
+to choose; TensorRT 11 has no flag for it any more.
+
+Opset 23 is the default: it keeps GroupNormalization and Attention whole, so that a runtime can put its fused kernels
+in their place, and its GroupNormalization says that statistics are float32 in a half graph (stash_type). TensorRT
+reads it from 10.14, and ONNX Runtime 1.31 and OpenVINO 2026.4 do. Opset 18 is for older TensorRT: both are decomposed
+there, into plain operators and InstanceNormalization, of whose precision the standard says nothing. Measured on a 16
+M parameter UNet (one thread, 8 rows of 24x32 latents, float32), 23 and 18 are equally exact and equally fast on ONNX
+Runtime CPU and OpenVINO, within the noise of 5 runs; the graph of 23 has half the nodes. In half, on random models of
+both Stable Diffusion shapes, every output before a top-k is within 6e-4 of float32 at either opset (ONNX Runtime
+CPU).
 """
 
 import contextlib
@@ -30,7 +38,7 @@ from onnxscript import optimizer
 from engines.errors import ExportError
 from engines.graphs import GraphSpec
 
-OPSET = 23
+OPSETS = {"default": 23, "TensorRT before 10.14": 18}
 INLINE_LIMIT = 1 << 20  # bytes of constants that a graph may hold itself; weights belong into the weights file
 # safetensors dtype -> torch dtype and ONNX dtype
 _STORED = {
@@ -81,21 +89,25 @@ class _Positional(torch.nn.Module):
         return self.module(*inputs)
 
 
-def export_graph(module: torch.nn.Module, spec: GraphSpec, path: Path, weights: str) -> None:
+def export_graph(
+    module: torch.nn.Module, spec: GraphSpec, path: Path, weights: str, *, opset: int = OPSETS["default"]
+) -> None:
     """Export `module` to the ONNX file `path`, its initializers pointing into a weights file beside it.
 
     Args:
-        module: on the CPU in float32, holding exactly the values that the weights file stores; its `forward` takes
-            the spec's inputs in order and returns its outputs in order.
+        module: on the CPU, in float32 or as `engines.precision.apply_islands` left it, holding exactly the values
+            that the weights file stores; its `forward` takes the spec's inputs in order and returns its outputs in
+            order.
         spec: names, axes and dtypes; batch, height and width stay dynamic.
         path: the .onnx file to write.
         weights: the safetensors file, a POSIX path relative to the folder of `path`, and inside it.
+        opset: one of the values of OPSETS.
 
     Raises ExportError when the module cannot be exported, or its weights are not those in the file.
     """
     wrapper = _Positional(module)
     parameters = {name for name, _ in (*wrapper.named_parameters(), *wrapper.named_buffers())}
-    model = _trace(wrapper, spec)
+    model = _trace(wrapper, spec, opset)
     _simplify(model, parameters)
     _clean(model, spec)
     _point_at_weights(model, parameters, path.parent, weights)
@@ -109,8 +121,8 @@ def export_graph(module: torch.nn.Module, spec: GraphSpec, path: Path, weights: 
     ir.save(model, path)
 
 
-def _trace(wrapper: _Positional, spec: GraphSpec) -> ir.Model:
-    """The module as an onnx_ir model: every parameter an initializer under its own name, float32."""
+def _trace(wrapper: _Positional, spec: GraphSpec, opset: int) -> ir.Model:
+    """The module as an onnx_ir model: every parameter an initializer under its own name, in its own dtype."""
     arguments = tuple(torch.from_numpy(array) for array in spec.example(_example_sizes(spec)).values())
     # Plain dynamic axes: named ones (Dim("B")) are refused where a kernel's choice in PyTorch bounds the batch.
     dynamic = tuple(
@@ -124,7 +136,7 @@ def _trace(wrapper: _Positional, spec: GraphSpec) -> ir.Model:
                 arguments,
                 input_names=[tensor.name for tensor in spec.inputs],
                 output_names=[tensor.name for tensor in spec.outputs],
-                opset_version=OPSET,
+                opset_version=opset,
                 dynamic_shapes=(dynamic,),
                 dynamo=True,
                 optimize=False,
@@ -186,49 +198,47 @@ def _clean(model: ir.Model, spec: GraphSpec) -> None:
 
 
 def _point_at_weights(model: ir.Model, parameters: Set[str], folder: Path, weights: str) -> None:
-    """Replace each float32 parameter by the stored tensor of the same shape and value, cast to float32 if need be.
+    """Replace each float parameter by the stored tensor of the same shape and value, with a Cast where the graph
+    computes in another dtype than is stored: float32 from stored halves, in a float32 graph or an island.
 
     Tensors are found by content and not by name, so that what a graph reads is by construction what it was exported
     with, whatever prefixes the two sides use.
     """
     graph = model.graph
     stored = _Contents(folder / weights)
-    casts: list[ir.Node] = []
-    replaced: dict[str, ir.Value] = {}
+    sources: dict[str, ir.Value] = {}
+    casts: dict[tuple[str, ir.DataType], ir.Node] = {}
     for name in sorted(parameters & set(graph.initializers)):
         value = graph.initializers[name]
-        if value.dtype != ir.DataType.FLOAT or value.const_value is None:
+        if value.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16) or value.const_value is None:
             continue
         found = stored.find(torch.from_numpy(np.array(value.const_value.numpy())))
         if found is None:
             continue
-        if found.name not in replaced:
-            dtype = getattr(ir.DataType, _STORED[found.dtype][1])
-            tensor = ir.ExternalTensor(
-                weights,
-                found.offset,
-                found.length,
-                dtype,
-                shape=ir.Shape(found.shape),
-                name=found.name,
-                base_dir=str(folder),
-            )
-            source = ir.Value(name=found.name, type=ir.TensorType(dtype), shape=tensor.shape, const_value=tensor)
-            replaced[found.name] = source
-            if dtype != ir.DataType.FLOAT:
-                cast = ir.node("Cast", [source], {"to": ir.DataType.FLOAT.value})
-                cast.outputs[0].name = f"{found.name}.float32"
-                cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-                casts.append(cast)
-                replaced[found.name] = cast.outputs[0]
-        ir.convenience.replace_all_uses_with(value, replaced[found.name])
+        source = sources.setdefault(found.name, _external(found, weights, folder))
+        replacement = source
+        if source.dtype != value.dtype:
+            key = (found.name, value.dtype)
+            if key not in casts:
+                casts[key] = ir.node("Cast", [source], {"to": value.dtype.value})
+                casts[key].outputs[0].name = f"{found.name}.{value.dtype.name.lower()}"
+                casts[key].outputs[0].type = ir.TensorType(value.dtype)
+            replacement = casts[key].outputs[0]
+        ir.convenience.replace_all_uses_with(value, replacement)
         graph.initializers.pop(name)
-    for value in replaced.values():
-        producer = value.producer()
-        source = producer.inputs[0] if producer is not None else value
-        assert source is not None
+    for source in sources.values():
         graph.register_initializer(source)
-    graph.insert_before(graph[0], casts)
+    graph.insert_before(graph[0], tuple(casts.values()))
+
+
+def _external(found: StoredTensor, weights: str, folder: Path) -> ir.Value:
+    """A stored tensor as a value of a graph."""
+    dtype = getattr(ir.DataType, _STORED[found.dtype][1])
+    shape = ir.Shape(found.shape)
+    tensor = ir.ExternalTensor(
+        weights, found.offset, found.length, dtype, shape=shape, name=found.name, base_dir=str(folder)
+    )
+    return ir.Value(name=found.name, type=ir.TensorType(dtype), shape=shape, const_value=tensor)
 
 
 class _Contents:
@@ -245,11 +255,11 @@ class _Contents:
         self._dtypes = {dtype for dtype, _, _ in self._by_content}
 
     def find(self, tensor: torch.Tensor) -> StoredTensor | None:
-        """The stored tensor that, read as float32, equals `tensor` bit for bit."""
+        """The stored tensor that, read in the dtype of `tensor`, equals it bit for bit."""
         for dtype in sorted(self._dtypes):
-            narrow = tensor.to(_STORED[dtype][0])
-            if torch.equal(narrow.float(), tensor):
-                digest = hashlib.sha256(narrow.contiguous().flatten().view(torch.uint8).numpy().tobytes()).digest()
+            stored = tensor.to(_STORED[dtype][0])
+            if torch.equal(stored.to(tensor.dtype), tensor):
+                digest = hashlib.sha256(stored.contiguous().flatten().view(torch.uint8).numpy().tobytes()).digest()
                 if found := self._by_content.get((dtype, tuple(tensor.shape), digest)):
                     return found
         return None

@@ -54,6 +54,24 @@ def toy_bundle_sd2(
     return _export("sd2", tmp_path_factory, toy_bases, toy_adapters)
 
 
+@pytest.fixture(scope="session")
+def overflowing_toy(tmp_path_factory: pytest.TempPathFactory, toy_bases: dict[str, Path]) -> tuple[Path, Path]:
+    """The random sd1 base with a block that overflows float16, and an adapter of it. Read only."""
+    root = tmp_path_factory.mktemp("overflowing")
+    base = toy.make_overflowing_base(root / "base", toy_bases["sd1"])
+    return base, toy.make_toy_adapter(root / "adapter", base)
+
+
+@pytest.fixture(scope="session")
+def toy_bundle_fp16(tmp_path_factory: pytest.TempPathFactory, overflowing_toy: tuple[Path, Path]) -> Path:
+    """A bundle of `overflowing_toy` whose graphs compute in half precision, checked on every runtime. Read only."""
+    from export.assemble import export_bundle
+
+    base, adapter = overflowing_toy
+    out = tmp_path_factory.mktemp("bundles") / "fp16"
+    return export_bundle(base, adapter, out, graph_dtype="float16", threads=1).folder
+
+
 def _export(kind: str, factory: pytest.TempPathFactory, bases: dict[str, Path], adapters: dict[str, Path]) -> Path:
     from export.assemble import export_bundle
 

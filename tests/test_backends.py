@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 import torch
+import toy
 from onnx import TensorProto, helper, numpy_helper
 
 from engines.backends import auto_engine, cache, open_backend
@@ -135,7 +136,7 @@ def small(tmp_path: Path) -> Bundle:
     parts = SimpleNamespace(
         folder=tmp_path,
         specs=small_specs(),
-        manifest=SimpleNamespace(graph_dtype="float32", files={"unet.onnx": "0" * 64}),
+        manifest=SimpleNamespace(graph_dtype="float32", weights_dtype="float16", files={"unet.onnx": "0" * 64}),
         graph_path=lambda graph: tmp_path / f"{graph}.onnx",
     )
     return cast(Bundle, parts)
@@ -360,7 +361,7 @@ def test_bf16_is_refused_where_the_processor_has_none(small: Bundle, monkeypatch
 @pytest.mark.parametrize(
     ("engine", "options", "message"),
     [
-        ("tensorflow", {}, 'Unknown engine "tensorflow"; one of auto, torch'),
+        ("tensorflow", {}, 'Unknown engine "tensorflow"; one of auto, tensorrt, torch'),
         ("openvino", {"precision": "f64"}, 'Unknown precision "f64"'),
         ("openvino", {"threads": 0}, "threads is 0"),
         ("openvino", {"device": "tpu"}, 'Unknown device "tpu"'),
@@ -481,3 +482,45 @@ def test_bf16_is_close_to_f32_and_leaves_text_and_boxes_alone(bundle: Bundle, re
             assert error < 1e-5, graph
         else:
             assert 1e-4 < error < 0.05, graph
+
+
+# --- half precision ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def half(toy_bundle_fp16: Path) -> Bundle:
+    return open_bundle(toy_bundle_fp16, verify=False)
+
+
+@pytest.mark.parametrize("engine", GRAPH_ENGINES)
+def test_every_backend_runs_a_float16_bundle_in_float16_buffers(half: Bundle, engine: str) -> None:
+    torch_f32 = open_backend(half, "torch", precision="f32", threads=1, device="cpu")
+    backend = open_backend(half, engine, precision="auto" if engine == "onnxruntime" else "f32", threads=1)
+    assert backend.precision == ("f16" if engine == "onnxruntime" else "f32")
+    side = 8 * half.manifest.latent_multiple
+    for graph in GRAPH_NAMES:
+        inputs = graph_inputs(half, torch_f32, {"B": 2, "h": side, "w": side}, graph)
+        expected, found = run_graph(torch_f32, graph, inputs), run_graph(backend, graph, inputs)
+        for name in [name for name in expected if name not in ("logits", "boxes")]:
+            assert found[name].dtype == expected[name].dtype == torch.float16
+            assert relative_error(found[name].float(), expected[name].float()) < 5e-3, (graph, name)
+
+
+def test_onnxruntime_runs_float16_graphs_in_nothing_but_float16(half: Bundle) -> None:
+    with pytest.raises(UsageError, match="f16 in this bundle, not f32"):
+        open_backend(half, "onnxruntime", precision="f32")
+
+
+def test_torch_in_half_keeps_the_islands_of_the_bundle(half: Bundle) -> None:
+    from engines.backends.torch_backend import _load_modules
+    from engines.modules import run_module
+
+    modules = _load_modules(half, torch.float16, torch.device("cpu"))
+    dtypes = {name: value.dtype for name, value in modules["unet"].named_parameters()}
+    kept = {name for name, dtype in dtypes.items() if dtype == torch.float32}
+    assert kept == {name for name in dtypes if name.startswith(f"{toy.OVERFLOWING}.")}
+    assert {value.dtype for value in modules["vae_decoder"].parameters()} == {torch.float16}
+    assert {value.dtype for value in modules["text_encoder"].parameters()} == {torch.float32}
+    inputs = half.specs["unet"].example({"B": 1, "h": 4, "w": 4}, 7)
+    outputs = run_module(modules["unet"], tuple(torch.from_numpy(array) for array in inputs.values()))
+    assert all(bool(output.isfinite().all()) for output in outputs)

@@ -156,11 +156,14 @@ def option_defaults(verb: str) -> dict[str, str]:
 
 
 def test_help_of_generate_writes_the_defaults_that_are_used() -> None:
+    from engines.generation.scores import FALLBACK
     from engines.generation.settings import DEFAULTS, JPEG_QUALITY
 
     shown = option_defaults("generate")
-    for name in ("steps", "sampler", "eta", "guidance", "score"):
+    for name in ("steps", "sampler", "eta", "guidance"):
         assert type(DEFAULTS[name])(shown[name]) == DEFAULTS[name]
+    assert shown["score"] == f"the adapter's own, else {FALLBACK}"
+    assert float(shown["min_quality"]) == DEFAULTS["min_quality"]
     assert shown["strength"] == ":".join(map(str, DEFAULTS["strength"]))
     assert int(shown["jpeg_quality"]) == JPEG_QUALITY
 
@@ -170,7 +173,7 @@ def test_help_of_train_adapter_writes_the_defaults_that_are_used() -> None:
     from engines.training.adapter import AdapterTrainOptions
 
     shown, options, network = option_defaults("train-adapter"), AdapterTrainOptions(), AdapterConfig((8,), 1)
-    for name in ("steps", "batch", "lr", "tune_fraction", "eval_every", "seed"):
+    for name in ("steps", "batch", "lr", "tune_fraction", "precision_goal", "eval_every", "seed"):
         assert float(shown[name]) == getattr(options, name)
     for name in ("head", "width", "queries", "encoder_layers", "decoder_layers", "extra_levels"):
         assert shown[name] == str(getattr(network, name))
@@ -309,7 +312,9 @@ def test_doctor_names_every_engine() -> None:
         assert re.search(rf"^{runtime['name']} ", text, re.MULTILINE)
 
 
-def test_train_base_hands_on_what_was_asked(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_base_hands_on_what_was_asked(
+    labelled: Path, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from engines.training import base
 
     asked: dict[str, Any] = {}
@@ -320,35 +325,38 @@ def test_train_base_hands_on_what_was_asked(labelled: Path, tmp_path: Path, monk
     monkeypatch.setattr(base, "train_base", remember)
     listed = tmp_path / "list.txt"
     listed.write_text("1.png\n", "utf-8")
-    options = ("--style", "blood", "--labels", listed, "--stages", "unet", "--continue-from", "sd", "--turns")
-    result = dengine("train-base", labelled, "--out", tmp_path / "base", *options, "--steps-scale", "0.5", "--resume")
+    options = ("--style", "blood", "--labels", listed, "--stages", "unet", "--turns")
+    more = ("--continue-from", toy_bases["sd1"], "--steps-scale", "0.5", "--resume")
+    result = dengine("train-base", labelled, "--out", tmp_path / "base", *options, *more)
     assert result.exit_code == 0, result.output
     assert asked["options"] == base.BaseTrainOptions(style="blood", stages=("unet",), turns=True, steps_scale=0.5)
     assert (asked["images"], asked["out"], asked["labelled"]) == (2, tmp_path / "base", {"1.png"})
-    assert (asked["continue_from"], asked["resume"]) == ("sd", True)
+    assert (asked["continue_from"], asked["resume"]) == (toy_bases["sd1"], True)
     assert "degenerate boxes dropped: 1" in result.stderr
 
 
 def test_train_adapter_lets_options_go_before_a_settings_file(
-    labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    labelled: Path, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engines.training import adapter
 
     asked: list[Any] = []
 
     def remember(dataset: Any, base: str, out: Path, options: Any, **more: Any) -> Any:
-        asked.extend((base, out, options, more["resume"]))
+        asked.extend((base, out, options, more["resume"], more["loras"]))
         return type("Info", (), {"figures": {"tune": {"generic": {"AP": 0.25, "AP50": 0.5}}}})()
 
     monkeypatch.setattr(adapter, "train_adapter", remember)
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"steps": 10, "colour": 0.5, "network": {"width": 64, "queries": 30}}), "utf-8")
     options = ("--settings", settings, "--steps", 20, "--queries", 40, "--frame", "64x48", "--head", "deformable_detr")
-    result = dengine("train-adapter", labelled, "--model", "sd", "--out", tmp_path / "adapter", *options)
+    base = ("--model", toy_bases["sd1"], "--lora", "style.safetensors:0.5", "--lora", "c:/other.safetensors")
+    result = dengine("train-adapter", labelled, *base, "--out", tmp_path / "adapter", *options)
     assert result.exit_code == 0, result.output
     network = {"width": 64, "queries": 40, "head": "deformable_detr"}
     wanted = adapter.AdapterTrainOptions(steps=20, colour=0.5, frame=(64, 48), network=network)
-    assert asked == ["sd", tmp_path / "adapter", wanted, False]
+    loras = ((Path("style.safetensors"), 0.5), (Path("c:/other.safetensors"), 1.0))
+    assert asked == [toy_bases["sd1"], tmp_path / "adapter", wanted, False, loras]
     assert re.search(r"^generic +0\.250 +0\.500$", result.stdout, re.MULTILINE)
 
 
@@ -359,7 +367,9 @@ def test_a_training_setting_that_does_not_exist_is_named(labelled: Path, tmp_pat
     assert_fails(dengine(*command), 2, "stepps", "settings.json")
 
 
-def test_export_hands_on_what_was_asked_and_prints_the_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_hands_on_what_was_asked_and_prints_the_checks(
+    toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from export import assemble
     from export.agreement import Agreement
     from export.progress import Progress
@@ -371,15 +381,19 @@ def test_export_hands_on_what_was_asked_and_prints_the_checks(tmp_path: Path, mo
         asked.update(more, base=base, adapter=adapter)
         report(Progress(0, 2, "exporting unet"))
         check = GraphCheck("unet", "openvino", {"model_output": 2e-6, "div1": 1e-6})
-        return assemble.ExportSummary(out, 12_345_678, (check,), (Agreement("openvino", "bf16", 4, 41.5, 0.97),))
+        agreed = (Agreement("openvino", "bf16", 4, 41.5, 0.97),)
+        return assemble.ExportSummary(out, 12_345_678, (check,), agreed, unseen_loras=True)
 
     monkeypatch.setattr(assemble, "export_bundle", remember)
     defaults = tmp_path / "defaults.json"
     defaults.write_text('{"steps": 12}', "utf-8")
     options = ("--frame", "64x48", "--defaults", defaults, "--check-on", "openvino", "--weights-dtype", "float32")
-    result = dengine("export", "--model", "sd", "--adapter", "a", "--out", tmp_path / "b", *options)
+    base = ("--model", toy_bases["sd1"], "--lora", "style.safetensors:0.5")
+    result = dengine("export", *base, "--adapter", "a", "--out", tmp_path / "b", *options)
     assert result.exit_code == 0, result.output
-    assert (asked["base"], asked["adapter"], asked["frame"]) == ("sd", Path("a"), (64, 48))
+    assert (asked["base"], asked["adapter"], asked["frame"]) == (toy_bases["sd1"], Path("a"), (64, 48))
+    assert asked["loras"] == ((Path("style.safetensors"), 0.5),)
+    assert "trained without the LoRA" in result.stderr
     assert (asked["generate"], asked["engines"], asked["weights_dtype"]) == ({"steps": 12}, ("openvino",), "float32")
     assert "export: 1/2, exporting unet" in result.stderr
     assert re.search(r"^unet +openvino +2\.0e-06$", result.stdout, re.MULTILINE)

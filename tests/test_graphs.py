@@ -90,6 +90,19 @@ def test_examples_repeat_and_integers_stay_in_range() -> None:
     assert str(first["timesteps"].dtype) == "int64"
 
 
+def test_half_precision_changes_floats_and_tolerance_and_nothing_else() -> None:
+    half = graph_specs(SHAPE, (64, 96), "float16")
+    for graph, spec in half.items():
+        tensors = (*spec.inputs, *spec.outputs)
+        assert {tensor.dtype for tensor in tensors if tensor.below is None} == {"float16"}
+        assert {tensor.dtype for tensor in tensors if tensor.below is not None} <= {"int64"}
+        assert (spec.dtype, SPECS[graph].dtype) == ("float16", "float32")
+        assert (spec.tolerance, SPECS[graph].tolerance) == (5e-3, 1e-4)
+        assert spec.as_dtype("float32") == SPECS[graph]
+        assert GraphSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+    assert str(half["unet"].example({"B": 1, "h": 4, "w": 4}, 1)["sample"].dtype) == "float16"
+
+
 @pytest.mark.parametrize("graph", GRAPH_NAMES)
 def test_a_spec_survives_json(graph: str) -> None:
     assert GraphSpec.from_json(json.loads(json.dumps(SPECS[graph].to_json()))) == SPECS[graph]

@@ -10,16 +10,19 @@ Attention is in fewer blocks than real models have it, since the time to export 
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 
 Kind = Literal["sd1", "sd2"]
 KINDS: tuple[Kind, ...] = ("sd1", "sd2")
 CLASS_NAMES = ("rbc", "wbc", "platelets")
 TEXT_LENGTH = 32
 TEXT_WIDTH = 32
+OVERFLOWING = "unet.down_blocks.1.resnets.0"  # in the `unet` graph's module
 WORDS = ("a", "photo", "microscope", "with", "of", "few", "several", "many", "and", *CLASS_NAMES)
 
 _UNET: dict[Kind, dict[str, Any]] = {
@@ -137,6 +140,20 @@ def make_toy_base(folder: Path, kind: Kind = "sd1") -> Path:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder)
+    return folder
+
+
+def make_overflowing_base(folder: Path, base: Path) -> Path:
+    """Copy a base model, but one convolution of its UNet gives numbers beyond float16, in the block OVERFLOWING.
+
+    A group norm follows the convolution, so that the network computes about the same in float32.
+    """
+    shutil.copytree(base, folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    name = f"{OVERFLOWING.removeprefix('unet.')}.conv1.weight"
+    tensors[name] = (tensors[name] * 2**18).clamp(-60_000, 60_000)
+    save_file(tensors, weights, {"format": "pt"})
     return folder
 
 

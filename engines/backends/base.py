@@ -53,7 +53,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """torch, onnxruntime or openvino."""
+        """torch, onnxruntime, openvino or tensorrt."""
 
     @property
     def description(self) -> str:

@@ -19,6 +19,7 @@ from engines.backends.base import (
     Shapes,
     Tensors,
     counted,
+    cpu_has_bf16,
     cpu_name,
     cpu_precision,
     import_runtime,
@@ -26,6 +27,7 @@ from engines.backends.base import (
     resolve_threads,
     wanted_outputs,
 )
+from engines.backends.probe import Probe, tiny_input, tiny_onnx, try_device
 from engines.bundle import Bundle
 from engines.errors import BackendError
 from engines.graphs import GraphSpec, TensorSpec
@@ -186,3 +188,23 @@ def _first_product_input(model: Any, timesteps: str) -> Any | None:
             if any(source in from_timesteps for source in feeding):
                 from_timesteps.add(name)
     return None
+
+
+def probe() -> Probe:
+    """What OpenVINO can do here: a tiny graph is really compiled and run on the CPU. Raises nothing."""
+    try:
+        ov: Any = import_runtime("openvino", "openvino")
+    except BackendError as cause:
+        return Probe("openvino", advice=str(cause))
+
+    def run(precision: str) -> Any:
+        core = ov.Core()
+        config = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+        compiled = core.compile_model(core.read_model(io.BytesIO(tiny_onnx())), "CPU", config)
+        return compiled(tiny_input())[0]
+
+    device = try_device("CPU", ("f32", "bf16") if cpu_has_bf16() else ("f32",), run)
+    advice = (
+        "" if device.works else f"it fails ({device.problem}); reinstall it: pip install --force-reinstall openvino"
+    )
+    return Probe("openvino", ov.__version__.split("-")[0], (device,), advice)

@@ -6,7 +6,7 @@ On a CPU, bf16 converts the weights: as fast as autocast and the same numbers to
 11 M parameters), in half the memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from engines.backends.base import (
     Shapes,
     Tensors,
     counted,
+    cpu_has_bf16,
     cpu_name,
     cpu_precision,
     known_shapes,
@@ -26,9 +27,11 @@ from engines.backends.base import (
     resolve_threads,
     wanted_outputs,
 )
+from engines.backends.probe import Device, Probe, has_nvidia, tiny_input, tiny_weights, try_device
 from engines.bundle import Bundle
 from engines.graphs import TensorSpec
 from engines.modules import graph_modules, run_module
+from engines.precision import apply_islands, upcast_scores
 
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
@@ -116,15 +119,59 @@ def _run(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Ten
 
 
 def _load_modules(bundle: Bundle, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
-    """The module of every graph, from the stored weights: first to f32, which is exact, then to `dtype`."""
-    from diffusers.models.attention_processor import AttnProcessor
+    """The module of every graph, from the stored weights: first to f32, which is exact, then to `dtype`.
 
+    In half, a float16 bundle's islands stay in float32, and the attention scores that a configuration asks for.
+    """
     from engines.adapter.model import load_adapter
     from engines.diffusion.base_model import load_base
 
     base = load_base(bundle.folder)
     adapter, _ = load_adapter(bundle.folder / "adapter")
-    if dtype == torch.float16 and base.unet.config.upcast_attention:
-        base.unet.set_attn_processor(AttnProcessor())  # the only one that honours upcast_attention
     modules = graph_modules(base, adapter.requires_grad_(False))
-    return {name: module.to(device, torch.float32 if name in ALWAYS_F32 else dtype) for name, module in modules.items()}
+    for name, module in modules.items():
+        if name in ALWAYS_F32:
+            module.to(device)
+        elif dtype == torch.float16:
+            islands = (*bundle.manifest.islands.get(name, ()), *upcast_scores(module))
+            apply_islands(module, islands).to(device)
+        else:
+            module.to(device, dtype)
+    return modules
+
+
+def probe() -> Probe:
+    """What PyTorch can do here: a tiny module really runs on the CPU and on every GPU. Raises nothing."""
+    devices = [try_device("CPU", ("f32", "bf16") if cpu_has_bf16() else ("f32",), _tiny_on(torch.device("cpu")))]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for index in range(count):
+        place = torch.device("cuda", index)
+        devices.append(try_device(torch.cuda.get_device_name(place), ("f32", "bf16", "f16"), _tiny_on(place)))
+    details = {"cuDNN": str(torch.backends.cudnn.version())} if count else {}
+    return Probe("torch", torch.__version__, tuple(devices), _advice(devices), details)
+
+
+def _tiny_on(device: torch.device) -> Callable[[str], Any]:
+    def run(precision: str) -> Any:
+        x, w = (torch.from_numpy(array).to(device, _DTYPES[precision]) for array in (tiny_input(), tiny_weights()))
+        with torch.no_grad():
+            return torch.nn.functional.conv2d(x, w).relu().float().cpu().numpy()
+
+    return run
+
+
+def _advice(devices: Sequence[Device]) -> str:
+    """What would let PyTorch use an NVIDIA GPU that is here and that it does not use."""
+    broken = next((device for device in devices if not device.works), None)
+    if broken is not None:
+        return f"{broken.name} fails ({broken.problem}); reinstall PyTorch: pip install --force-reinstall torch"
+    if len(devices) > 1 or not has_nvidia():
+        return ""
+    if torch.version.cuda is None:
+        return (
+            "an NVIDIA GPU is here, but this is a CPU build; install a CUDA build: pip install --force-reinstall torch"
+        )
+    return (
+        f"an NVIDIA GPU is here, but CUDA does not start: a driver for CUDA {torch.version.cuda} or later is needed, "
+        f"and CUDA_VISIBLE_DEVICES must not hide the GPU; nvidia-smi shows both"
+    )

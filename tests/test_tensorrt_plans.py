@@ -1,0 +1,492 @@
+"""TensorRT plans as far as they go without TensorRT: their files and keys, which are needed, how a build is watched."""
+
+import ctypes
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from fakes import SPECS, FakeBackend, FakeBundle, make_bundle
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from dengine_cli import main as program
+from dengine_cli.options import parse_batches, parse_sizes
+from engines.backends import gpu as gpu_module
+from engines.backends import open_backend, plans
+from engines.backends.gpu import find_gpu
+from engines.backends.plans import Bounds, Machine, Needs, PlanStore, missing_plans, plan_key, plans_folder
+from engines.backends.tensorrt_backend import check_bundle, import_tensorrt, probe, version_of
+from engines.bundle import Bundle, open_bundle
+from engines.errors import BackendError, UsageError
+from engines.generation.loop import generate
+from engines.generation.needs import default_rows, generate_needs, label_needs
+from engines.generation.settings import GenerateSettings
+from engines.labelling import LabelSettings, label
+from export import assemble, to_tensorrt
+from export.assemble import ExportSummary
+from export.build_progress import BuildProgress, Phases, Report, run_cancellable
+from export.check_plans import PlanCheck
+from export.plan_profiles import wanted_profiles
+from export.to_tensorrt import BuildSummary, PlanSummary
+
+MACHINE = Machine("11.4.0", "Some GPU", "9.0", "580.1")
+STATIC: Bounds = {"B": (8, 8, 8), "h": (8, 8, 8), "w": (12, 12, 12)}
+RANGE: Bounds = {"B": (1, 4, 16), "h": (8, 8, 16), "w": (8, 12, 16)}
+KEY = {"graph": "unet", "tensorrt": "11.4.0"}
+SIZES = {"B": 8, "h": 8, "w": 12}
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache folder for every test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def half_bundle(folder: Path) -> Bundle:
+    """As much of a bundle as a plan's key reads."""
+    folder.mkdir(exist_ok=True)
+    (folder / "unet.onnx").write_bytes(b"reads unet/weights.safetensors")
+    files = {"unet.onnx": "a", "vae.onnx": "b", "unet/weights.safetensors": "c", "vae/weights.safetensors": "d"}
+    parts = SimpleNamespace(
+        folder=folder,
+        vae_stride=8,
+        manifest=SimpleNamespace(files=files, graph_dtype="float16", weights_dtype="float16"),
+        graph_path=lambda graph: folder / f"{graph}.onnx",
+    )
+    return cast(Bundle, parts)
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_comes_back_whole_and_only_for_its_key_and_shapes() -> None:
+    store = PlanStore()
+    path = store.write(KEY, [STATIC], b"the plan")
+    assert path.parent == plans_folder()
+    found = PlanStore().find(KEY, SIZES)
+    assert found is not None
+    with found[0].data() as data:
+        assert bytes(data) == b"the plan"
+    assert (found[0].path, found[0].bytes, found[1]) == (path, 8, 0)
+    assert PlanStore().find(KEY | {"tensorrt": "11.5.0"}, SIZES) is None
+    assert PlanStore().find(KEY, SIZES | {"B": 7}) is None
+    assert PlanStore().find(KEY | {"graph": "adapter"}, SIZES) is None
+    assert [file.name for file in plans_folder().iterdir()] == [path.name]
+
+
+def test_a_static_plan_comes_before_a_range_and_a_profile_before_a_wider_one() -> None:
+    store = PlanStore()
+    wide = store.write(KEY, [RANGE], b"range")
+    narrow = store.write(KEY, [RANGE, STATIC], b"both")
+    found = store.find(KEY, SIZES)
+    assert found is not None
+    assert (found[0].path, found[1]) == (narrow, 1)
+    other = store.find(KEY, SIZES | {"B": 3})
+    assert other is not None
+    assert other[1] == 0
+    held = store.holding(KEY, STATIC)
+    assert held is not None
+    assert held.path == narrow
+    only = PlanStore(only=[wide]).find(KEY, SIZES)
+    assert only is not None
+    assert only[0].path == wide
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "header", "empty", "no header"])
+def test_a_damaged_plan_is_not_found_and_is_noted(damage: str) -> None:
+    path = PlanStore().write(KEY, [STATIC], b"the plan, of some length")
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "cut": whole[:-5],
+            "changed": whole[:-1] + b"x",
+            "header": whole.replace(b"[8, 8, 8]", b"[1, 8, 9]", 1),
+            "empty": b"",
+            "no header": b"\x00\xff" * 50,
+        }[damage]
+    )
+    store = PlanStore()
+    assert store.find(KEY, SIZES) is None
+    assert store.damaged == [path]
+
+
+def test_a_plan_that_cannot_be_written_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        PlanStore().write(KEY, [STATIC], b"the plan")
+    assert list(plans_folder().iterdir()) == []
+
+
+def test_the_plans_that_were_not_used_for_longest_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    store = PlanStore()
+    paths = [store.write(KEY | {"n": n}, [STATIC], bytes(100)) for n in range(3)]
+    for age, path in enumerate(paths):
+        os.utime(path, (1000 + age, 1000 + age))
+    assert store.find(KEY | {"n": 0}, SIZES) is not None  # used now
+    monkeypatch.setattr(plans, "LIMIT_BYTES", sum(path.stat().st_size for path in paths) - 1)
+    plans.remove_unused(plans_folder(), keep=[paths[2]])
+    assert [path.exists() for path in paths] == [True, False, True]
+
+
+def test_a_key_holds_the_graph_its_weights_and_the_machine(tmp_path: Path) -> None:
+    bundle = half_bundle(tmp_path / "b")
+    key = plan_key(bundle, "unet", MACHINE)
+    assert key["files"] == {"unet.onnx": "a", "unet/weights.safetensors": "c"}
+    assert (key["precision"], key["tensorrt"], key["gpu"]) == ("float16", "11.4.0", "Some GPU")
+    assert (key["capability"], key["driver"]) == ("9.0", "580.1")
+
+
+def test_what_is_missing_is_one_line_with_the_command(tmp_path: Path) -> None:
+    bundle = half_bundle(tmp_path / "my bundle")
+    needs = Needs((("unet", SIZES), ("unet", SIZES | {"B": 16})), "--batch 8")
+    PlanStore().write(plan_key(bundle, "unet", MACHINE), [STATIC], b"x")
+    text = missing_plans(PlanStore(), bundle, MACHINE, needs)
+    assert text == (
+        "There is no TensorRT plan of unet (batch 16, 96x64) for this machine (TensorRT 11.4.0, Some GPU, driver "
+        f"580.1). Build what is missing with \"dengine export --bundle '{bundle.folder}' --engine tensorrt --batch 8\"."
+    )
+    assert missing_plans(PlanStore(), bundle, MACHINE, Needs(needs.graphs[:1])) is None
+
+
+# --- which are needed --------------------------------------------------------------------------------------------
+
+
+def as_prepared(needs: Needs) -> set[tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]]:
+    return {(graph, tuple(SPECS[graph].input_shapes(sizes).items())) for graph, sizes in needs.graphs}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"slots": 3}, {"rows": 5}, {"size": (64, 48)}, {"guidance": 1.0}, {"guidance_interval": (0.2, 0.7)}],
+    ids=str,
+)
+@pytest.mark.parametrize("references", [False, True])
+def test_generate_needs_what_it_then_prepares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], references: bool
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    backend, asked = FakeBackend(name="tensorrt"), {}
+    if references:
+        (tmp_path / "images").mkdir()
+        Image.fromarray(np.full((40, 60, 3), 99, dtype=np.uint8)).save(tmp_path / "images" / "a.png")
+        options = options | {"reference": tmp_path / "images"}
+
+    def opened(*_: Any, **given: Any) -> FakeBackend:
+        asked.update(given)
+        return backend
+
+    monkeypatch.setattr("engines.bundle.open_bundle", lambda folder: bundle)
+    monkeypatch.setattr("engines.backends.open_backend", opened)
+    generate(GenerateSettings(out=tmp_path / "run", bundle=bundle.folder, count=1, keep_empty=True, **options))
+    prepared = {(graph, tuple(shapes.items())) for graph, shapes in backend.prepared}
+    assert as_prepared(asked["needs"]) == prepared
+
+
+def test_label_needs_what_it_then_prepares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, backend, asked = make_bundle(tmp_path / "bundle"), FakeBackend(name="tensorrt"), {}
+    (tmp_path / "images").mkdir()
+    for name, width in (("a", 48), ("b", 48), ("c", 70)):
+        Image.fromarray(np.full((32, width, 3), 99, dtype=np.uint8)).save(tmp_path / "images" / f"{name}.png")
+
+    def opened(*_: Any, **given: Any) -> FakeBackend:
+        asked.update(given)
+        return backend
+
+    monkeypatch.setattr("engines.bundle.open_bundle", lambda folder: bundle)
+    monkeypatch.setattr("engines.backends.open_backend", opened)
+    label(LabelSettings(images=tmp_path / "images", out=tmp_path / "out", bundle=bundle.folder))
+    assert as_prepared(asked["needs"]) == {(graph, tuple(shapes.items())) for graph, shapes in backend.prepared}
+    assert asked["needs"].options == "--size 48x32:72x32:72x32"
+
+
+def test_options_are_named_only_where_the_defaults_do_not_serve(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+
+    def options(**asked: Any) -> str:
+        return generate_needs(GenerateSettings(out=tmp_path, count=1, **asked), bundle, None).options
+
+    assert options() == ""
+    assert options(slots=4) == "--batch 4"
+    assert options(rows=9, size=(64, 48)) == "--batch 1:8:9 --size 64x48"
+    assert options(slots=20, rows=7) == "--batch 1:20:20"
+    assert generate_needs(GenerateSettings(out=tmp_path, count=1, size=(9, 9)), bundle, None) == Needs(())
+    assert label_needs(bundle, {bundle.frame}).options == ""
+    assert label_needs(bundle, {(40, 32)}).options == "--size 40x32"
+    assert label_needs(bundle, set()).graphs == ()
+
+
+def test_profiles_are_made_of_the_bundles_own_settings(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, generate_defaults={"steps": 4, "guidance": 1.0})
+    assert default_rows(bundle, 8) == 8
+    assert [profile["B"] for profile in wanted_profiles(bundle)["unet"]] == [(8, 8, 8)]  # one serves both
+    assert [profile["B"] for profile in wanted_profiles(bundle, (20, 20, 20))["unet"]] == [(20,) * 3, (8,) * 3]
+    (unet,) = wanted_profiles(bundle, (2, 20, 30))["unet"]
+    assert unet["B"] == (2, 20, 30)
+    assert wanted_profiles(bundle)["text_encoder"] == ({"B": (1, 1, 1)},)
+
+
+@pytest.mark.parametrize(
+    ("batches", "frames", "message"),
+    [
+        ((4, 2, 8), None, r"--batch is 4:2:8; a number from 1, or smallest:usual:largest"),
+        ((0, 0, 0), None, r"--batch is 0; a number from 1"),
+        (None, ((64, 64), (48, 96), (96, 96)), r"--size is 64x64:48x96:96x96; a size, or smallest"),
+        (None, ((50, 32),) * 3, r"--size is 50x32; all sides must be multiples of 8"),
+    ],
+)
+def test_ranges_that_make_no_sense_are_refused(batches: Any, frames: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        wanted_profiles(make_bundle(tmp_path), batches, frames)
+
+
+def test_a_size_too_small_for_the_adapter_is_refused(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    cast(Any, cast(FakeBundle, bundle)).adapter_info.config = SimpleNamespace(queries=99, cells=lambda h, w: h * w)
+    with pytest.raises(UsageError, match="--size begins at 32x32, which has 64 cells for the adapter's 99 queries"):
+        wanted_profiles(bundle, None, ((32, 32), (64, 64), (64, 64)))
+
+
+def test_ranges_are_read_from_text() -> None:
+    assert (parse_batches("8", "--batch"), parse_batches("1:8:16", "--batch")) == ((8, 8, 8), (1, 8, 16))
+    assert (parse_batches(None, "--batch"), parse_sizes(None, "--size")) == (None, None)
+    assert parse_sizes("64x32", "--size") == ((64, 32),) * 3
+    assert parse_sizes("64x32:64X64:96x64", "--size") == ((64, 32), (64, 64), (96, 64))
+    for wrong in ("1:2", "a", "", "1:2:3:4", "-1"):
+        with pytest.raises(UsageError, match=r"--batch is .*least:usual:most"):
+            parse_batches(wrong, "--batch")
+    for wrong in ("64x32:64x32", "64", "1x2:3x4:5x"):
+        with pytest.raises(UsageError, match="--size is"):
+            parse_sizes(wrong, "--size")
+
+
+# --- against the real networks, and from the command line ------------------------------------------------------
+
+
+def test_plans_are_compared_with_the_real_networks_at_every_shape(toy_bundle_fp16: Path) -> None:
+    bundle = open_bundle(toy_bundle_fp16)
+    width, height = bundle.frame
+    profiles = wanted_profiles(bundle, (1, 1, 3), ((width, height), (width, height), (width + width, height)))
+    tested = open_backend(bundle, "onnxruntime", threads=1, device="cpu")  # in place of TensorRT
+    check = PlanCheck(bundle, tested)
+    for graph, bounds in profiles.items():
+        assert 0 < check.check(graph, bounds) < 5e-3, graph
+    boxes, missing = check.labels(profiles["adapter"][0])
+    assert boxes > 0
+    assert missing <= 0.05 * boxes
+
+
+def dengine(*arguments: object) -> Result:
+    """Run a command line in this process."""
+    return CliRunner().invoke(program.app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bundle", "b"], "--bundle, --batch, --size and --workspace are for --engine tensorrt"),
+        (["--engine", "openvino", "--bundle", "b"], 'Unknown engine "openvino"; only tensorrt'),
+        (["--engine", "tensorrt", "--bundle", "b", "--out", "x"], "leave out --model, --adapter and --out"),
+        (["--engine", "tensorrt"], "--model, --adapter and --out are needed"),
+        (["--engine", "tensorrt", "--model", "m", "--adapter", "a", "--out", "o"], "add --graph-dtype float16"),
+    ],
+)
+def test_options_of_plans_that_contradict_each_other_are_refused(arguments: list[str], message: str) -> None:
+    result = dengine("export", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("in_one_go", [False, True])
+def test_export_builds_plans_as_asked_and_prints_how_close_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_one_go: bool
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def build(folder: Path, *, report: Report, **options: Any) -> BuildSummary:
+        asked.update(options, folder=folder)
+        report(BuildProgress("unet", 25.0, 100.0, "Timing kernels", 30.0))
+        plans = (PlanSummary("unet", (), 75.0, 1_700_000_000, 1.5e-3), PlanSummary("adapter", (), 0.0, 9_000_000, 1e-4))
+        return BuildSummary(plans, 40, 1, "11.4.0", "Some GPU", tmp_path / "plans")
+
+    made = ExportSummary(tmp_path / "made", 1, (), (), {}, None)
+    monkeypatch.setattr(to_tensorrt, "build_plans", build)
+    monkeypatch.setattr(to_tensorrt, "check_ready", lambda: None)
+    monkeypatch.setattr(assemble, "export_bundle", lambda *_, **__: made)
+    monkeypatch.setattr("engines.diffusion.base_model.local_folder", lambda *_: tmp_path)
+    source: list[object] = ["--bundle", tmp_path / "b"]
+    if in_one_go:
+        source = ["--model", "m", "--adapter", "a", "--out", tmp_path / "made", "--graph-dtype", "float16"]
+    options = ["--batch", "1:8:16", "--size", "512x512", "--workspace", "8"]
+    result = dengine("export", *source, "--engine", "tensorrt", *options)
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / ("made" if in_one_go else "b")
+    assert asked == {"folder": folder, "batches": (1, 8, 16), "sizes": ((512, 512),) * 3, "workspace": 8.0}
+    assert "unet: 25/100, Timing kernels, 30 s left" in result.stderr
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert {"plan of built in MB relative error", "unet 75 s 1700.0 1.5e-03", "adapter found 9.0 1.0e-04"} <= set(lines)
+    assert "labels 39 of 40 boxes as PyTorch's" in lines
+    assert f"plans {tmp_path / 'plans'} (TensorRT 11.4.0, Some GPU)" in lines
+
+
+# --- a build, watched --------------------------------------------------------------------------------------------
+
+
+def test_shares_follow_from_nested_steps_and_never_go_back() -> None:
+    told: list[BuildProgress] = []
+    now = [0.0]
+    phases = Phases("unet", told.append, clock=lambda: now[0])
+    phases.start("Building", None, 2)
+    phases.start("Tactics", "Building", 4)
+    now[0] = 10.0
+    phases.step("Tactics", 0)
+    assert (told[-1].done, told[-1].text) == (12.5, "Tactics")
+    assert told[-1].seconds_left == pytest.approx(70.0)
+    phases.start("Other", "Building", 10)  # another thread's, less far
+    assert told[-1].done == 12.5
+    phases.finish("Tactics")
+    phases.step("Other", 0)
+    assert told[-1].done == 12.5  # 5.0 by its own, which would be a step back
+    phases.step("Building", 0)
+    assert told[-1].done == 55.0
+    phases.finish("Other")
+    phases.finish("Building")
+    assert told[-1].done == 100
+    phases.start("Serializing", None, 1)
+    assert told[-1].done == 0
+    phases.step("unheard of", 3)
+    phases.finish("unheard of")
+
+
+def test_phases_may_be_told_from_many_threads() -> None:
+    told: list[BuildProgress] = []
+    phases = Phases("unet", told.append)
+    phases.start("Building", None, 8)
+
+    def work(number: int) -> None:
+        for _ in range(50):
+            phases.start(f"part {number}", "Building", 5)
+            for step in range(5):
+                phases.step(f"part {number}", step)
+            phases.finish(f"part {number}")
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    shares = [progress.done for progress in told]
+    assert shares == sorted(shares)
+    assert len(shares) == 1 + 4 * 50 * 6
+
+
+def test_work_that_can_be_cancelled_gives_its_result_or_its_error() -> None:
+    assert run_cancellable(lambda cancel: 5, lambda: False) == 5
+
+    def fail(cancel: threading.Event) -> None:
+        raise ValueError("of the work")
+
+    with pytest.raises(ValueError, match="of the work"):
+        run_cancellable(fail, lambda: False)
+
+
+@pytest.mark.parametrize("how", ["stop", "Ctrl-C"])
+def test_work_is_cancelled_and_waited_for(how: str) -> None:
+    ended: list[bool] = []
+
+    def work(cancel: threading.Event) -> None:
+        if how == "Ctrl-C":
+            signal.raise_signal(signal.SIGINT)
+        ended.append(cancel.wait(10))
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cancellable(work, lambda: how == "stop")
+    assert ended == [True]
+
+
+# --- without a GPU -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_tensorrt_without_a_gpu_says_what_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"TensorRT needs an NVIDIA GPU .* or take another --engine"):
+        open_backend(half_bundle(tmp_path), "tensorrt")
+    with pytest.raises(BackendError, match="NVIDIA GPU"):
+        find_gpu()
+    found = probe()
+    assert not found.ready
+    assert found.advice
+
+
+def test_tensorrt_on_the_cpu_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="tensorrt runs on NVIDIA GPUs, not on the CPU"):
+        open_backend(half_bundle(tmp_path), "tensorrt", device="cpu")
+
+
+def test_a_missing_tensorrt_comes_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    monkeypatch.setattr("importlib.import_module", absent)
+    with pytest.raises(BackendError, match=r'tensorrt is not installed\. Install it with "pip install tensorrt"'):
+        import_tensorrt()
+
+
+def test_auto_is_silent_where_tensorrt_was_never_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = half_bundle(tmp_path)
+    told: list[str] = []
+    monkeypatch.setattr("engines.backends.openvino_backend.OpenVinoBackend", lambda *_, **__: "openvino")
+    assert cast(Any, open_backend(bundle, "auto", device="cpu", needs=Needs(()), told=told.append)) == "openvino"
+    bundle.manifest.graph_dtype = "float32"  # type: ignore[misc]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr("engines.backends.torch_backend.TorchBackend", lambda *_, **__: "torch")
+    assert cast(Any, open_backend(bundle, "auto", needs=Needs(()), told=told.append)) == "torch"
+    assert told == []
+    with pytest.raises(BackendError, match=r"are in float32; .* --graph-dtype float16"):
+        check_bundle(bundle)
+
+
+def test_versions_are_compared_as_numbers() -> None:
+    assert version_of("10.9.0.34") < version_of("10.12.0.36") < version_of("10.14.1.48.post1") < version_of("11.0")
+
+
+def test_the_drivers_version_is_read_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Management:
+        def nvmlInit_v2(self) -> int:  # noqa: N802  the library's own name
+            return 0
+
+        def nvmlSystemGetDriverVersion(self, text: Any, length: int) -> int:  # noqa: N802
+            text.value = b"580.65.06"
+            return 0
+
+    class Cuda:
+        def cuDriverGetVersion(self, number: Any) -> int:  # noqa: N802
+            number._obj.value = 13010
+            return 0
+
+    def library(present: dict[str, Callable[[], Any]]) -> Callable[[str], Any]:
+        def load(name: str) -> Any:
+            if name not in present:
+                raise OSError(f"{name}: cannot open shared object file")
+            return present[name]()
+
+        return load
+
+    monkeypatch.setattr(ctypes, "CDLL", library({"libnvidia-ml.so.1": Management, "libcuda.so.1": Cuda}))
+    assert gpu_module._driver_version() == "580.65.06"
+    monkeypatch.setattr(ctypes, "CDLL", library({"libcuda.so.1": Cuda}))
+    assert gpu_module._driver_version() == "CUDA 13.1"
+    monkeypatch.setattr(ctypes, "CDLL", library({}))
+    with pytest.raises(BackendError, match="driver does not say its version"):
+        gpu_module._driver_version()
