@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +76,18 @@ def run_shape(work: Path, shape: str, dtypes: Sequence[str], toy: bool) -> None:
     """Every step of one shape that is not done yet."""
     work.mkdir(parents=True, exist_ok=True)
     base, adapter = work / "base", work / "adapter"
-    do(work, "models", lambda: make_models(work, shape, toy), [base, adapter])
+    do(work, "models", partial(make_models, work, shape, toy), [base, adapter])
     for dtype in dtypes:
         bundle = work / dtype
         export = ["export", "--model", base, "--adapter", adapter, "--out", bundle, "--graph-dtype", dtype]
-        do(work, f"export {dtype}", lambda c=export, b=bundle: measured(c, work) | exported(b), [bundle])
+        do(work, f"export {dtype}", partial(run_and_read, export, work, exported, bundle), [bundle])
         for size in TOY_SIZES if toy else SIZES:
             out = work / f"{dtype}-{size}"
             generate = [
                 *("generate", "--bundle", bundle, "--out", out, "--count", COUNT, "--keep-empty", "--min-quality", 0),
                 *("--steps", STEPS, "--size", size, "--image-format", "png"),
             ]
-            do(work, f"generate {dtype} {size}", lambda c=generate, o=out: measured(c, work) | painted(o), [out])
+            do(work, f"generate {dtype} {size}", partial(run_and_read, generate, work, painted, out), [out])
 
 
 def do(work: Path, name: str, action: Callable[[], Record], outputs: Sequence[Path]) -> None:
@@ -131,22 +132,30 @@ def _make_models(work: Path, name: str, toy: bool) -> None:
     (work / "parameters.json").write_text(json.dumps(record), "utf-8")
 
 
+def run_and_read(arguments: Sequence[object], work: Path, read: Callable[[Path], Record], made: Path) -> Record:
+    """Run a command (`measured`), then `read` what it made."""
+    return measured(arguments, work) | read(made)
+
+
 def measured(arguments: Sequence[object], work: Path) -> Record:
     """Run `dengine` with these arguments; what it says goes to WORK/SHAPE/log too, with the seconds since its start.
 
     Returns minutes, peak_gb, and of an export its steps, each with its seconds and what was resident at most.
     """
     words = [str(argument) for argument in arguments]
-    started = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
-    )
     peaks: list[float] = [0.0]  # GB resident, of every step so far
     steps: list[tuple[float, str]] = [(0.0, "starting")]
-    watcher = threading.Thread(target=_watch, args=(process, peaks), daemon=True)
-    watcher.start()
     lines: list[str] = []
-    with (work / "log").open("a", encoding="utf-8") as log:
+    started = time.monotonic()
+    with (
+        (work / "log").open("a", encoding="utf-8") as log,
+        subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, *words],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+        ) as process,
+    ):  # fmt: skip
+        watcher = threading.Thread(target=_watch, args=(process, peaks), daemon=True)
+        watcher.start()
         log.write(f"dengine {' '.join(words)}\n")
         assert process.stdout is not None
         for line in process.stdout:
@@ -157,9 +166,10 @@ def measured(arguments: Sequence[object], work: Path) -> Record:
             if match := _STEP.match(line):
                 steps.append((seconds, match[3]))
                 peaks.append(0.0)
-    watcher.join()
+        process.wait()
+        watcher.join()
     seconds = time.monotonic() - started
-    if process.wait() != 0:
+    if process.returncode != 0:
         sys.exit(f"dengine {' '.join(words)} failed: {lines[-1] if lines else 'it said nothing'}")
     ends = [begin for begin, _ in steps[1:]] + [seconds]
     return {

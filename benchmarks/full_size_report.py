@@ -108,4 +108,5 @@ def _steps(shapes: Mapping[str, Mapping[str, Any]]) -> Iterator[list[object]]:
 def _islands(shapes: Mapping[str, Mapping[str, Any]]) -> Iterator[list[object]]:
     for shape, dtype, record in _exports(shapes):
         for graph, names in record["islands"].items() if dtype == "float16" else ():
-            yield [shape, graph, f"{len(names)}: {', '.join(name or 'the whole graph' for name in names)}"]
+            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            yield [shape, graph, f"{names[0] or 'the whole graph'}{others}"]

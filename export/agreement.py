@@ -36,8 +36,9 @@ JOBS, STEPS = 4, 8  # of the gate: enough for differences to show
 FULL_SIZE_JOBS, FULL_SIZE_STEPS = 1, 2
 TRUE_SCORE = 0.3  # the reference's boxes that score this are what the other engine has to find
 # What an engine must reach against PyTorch in f32, by its precision: PSNR in dB (8-bit rounding alone is 59 dB), and
-# AP50 of its labels. Steps and guidance amplify the 1e-3 by which half precision is off. bf16 is only reported.
-LEAST = {"f32": (40.0, 0.9), "f16": (20.0, 0.8)}
+# AP50 of its labels. Steps and guidance amplify the few 1e-4 by which half precision is off; 60 dB and 0.98 were
+# measured on SD 2.1's shape, 65 dB and 1.0 on the bundled model. bf16 is only reported.
+LEAST = {"f32": (40.0, 0.9), "f16": (30.0, 0.9)}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engines.evaluation.worth_figures import Arm, arm_name
+from engines.evaluation.worth_figures import Arm, Spread, arm_name
 from engines.files import write_atomic
 
 _FIGURES = ("AP", "AP50", "AP75")
@@ -43,9 +43,8 @@ def _bars(axes: Any, arms: Sequence[Arm], real: int) -> None:
     for place, arm in enumerate(arms):
         spreads = [arm.figures[name] for name in _FIGURES]
         middle = [index + (place - (len(arms) - 1) / 2) * width for index in range(len(_FIGURES))]
-        errors = [spread.sd or 0.0 for spread in spreads]
         heights = [spread.mean for spread in spreads]
-        axes.bar(middle, heights, width, yerr=errors, capsize=3, label=arm_name(arm.generated, real))
+        axes.bar(middle, heights, width, yerr=_errors(spreads), capsize=3, label=arm_name(arm.generated, real))
     axes.set_xticks(range(len(_FIGURES)), _FIGURES)
     axes.set_ylabel("on the validation images")
     axes.set_ylim(0, 1)
@@ -56,9 +55,15 @@ def _bars(axes: Any, arms: Sequence[Arm], real: int) -> None:
 def _curve(axes: Any, arms: Sequence[Arm]) -> None:
     amounts = [arm.generated for arm in arms]
     for name in _FIGURES[:2]:
-        means = [arm.figures[name].mean for arm in arms]
-        axes.errorbar(amounts, means, [arm.figures[name].sd or 0.0 for arm in arms], marker="o", capsize=3, label=name)
+        spreads = [arm.figures[name] for arm in arms]
+        means = [spread.mean for spread in spreads]
+        axes.errorbar(amounts, means, _errors(spreads), marker="o", capsize=3, label=name)
     axes.set_xlabel("generated images beside the real ones")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
+
+
+def _errors(spreads: Sequence[Spread]) -> list[float] | None:
+    """Deviations over the seeds; None, not a bar of no length, where there is one seed."""
+    return None if any(spread.sd is None for spread in spreads) else [spread.sd or 0.0 for spread in spreads]
