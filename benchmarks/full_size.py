@@ -53,7 +53,10 @@ def main() -> int:
         run_shape(given.work / shape, shape, dtypes, given.toy)
     found = {shape: read_records(given.work / shape) for shape in SHAPES}
     found = {shape: records for shape, records in found.items() if records}
-    result = {"machine": machine(), "versions": versions(), "toy": given.toy, "shapes": found}
+    told = {
+        shape: {name: _without_text(record) for name, record in records.items()} for shape, records in found.items()
+    }
+    result = {"machine": machine(), "versions": versions(), "toy": given.toy, "shapes": told}
     if given.out is not None:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(markdown(result), "utf-8")
@@ -109,6 +112,11 @@ def read_records(work: Path) -> dict[str, Record]:
     """What was done in a shape's folder, by step."""
     path = work / "steps.json"
     return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+
+
+def _without_text(record: Record) -> Record:
+    """A record without what the command printed, which WORK/SHAPE/steps.json keeps."""
+    return {key: value for key, value in record.items() if key != "said"}
 
 
 def make_models(work: Path, shape: str, toy: bool) -> Record:

@@ -24,6 +24,7 @@ def report(result: Mapping[str, Any], *, most_gb: float, most_minutes: float, co
         f"An export may take {most_minutes:.0f} minutes and {most_gb:.0f} GB. Memory is what was resident at most. "
         f"A `generate` paints {count} images in {steps} steps each.",
         table(("shape", "command", "minutes", "peak GB", "on"), _commands(shapes)),
+        *_missing(shapes),
         "## Every graph against PyTorch",
         "Largest relative norm error of any output against PyTorch fp32 with the same stored weights, at two batch "
         "sizes and two image sizes. CPU runtimes compute float16 graphs partly in float32, so these figures do not "
@@ -74,6 +75,14 @@ def _commands(shapes: Mapping[str, Mapping[str, Any]]) -> Iterator[list[object]]
         for name, record in records.items():
             if "peak_gb" in record:
                 yield [NAMES[shape], name, record["minutes"], record["peak_gb"], record.get("backend", "")]
+
+
+def _missing(shapes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A line for every shape of which a bundle was not made."""
+    for shape, records in shapes.items():
+        absent = [dtype for dtype in ("float32", "float16") if f"export {dtype}" not in records]
+        if absent:
+            yield f"{NAMES[shape]}: {' and '.join(absent)} graphs were not exported in this run."
 
 
 def _errors(shapes: Mapping[str, Mapping[str, Any]]) -> Iterator[list[object]]:

@@ -52,7 +52,9 @@ def main() -> None:
         print(f"VAE, encode and decode of {count} images: PSNR {mean:.2f} dB on average, {lowest:.2f} dB at the lowest")
         result["vae_psnr"] = {"images": count, "mean": round(mean, 2), "lowest": round(lowest, 2)}
     if given.jobs:
-        found = compare_engines(bundle, variants(installed_engines()), print, jobs=given.jobs, steps=None)
+        found = compare_engines(
+            bundle, variants(installed_engines(), bundle.manifest.graph_dtype), print, jobs=given.jobs, steps=None
+        )
         for row in found:
             labels = "no boxes" if row.ap50 is None else f"AP50 {row.ap50:.3f}"
             print(f"{row.engine} {row.precision} against torch f32, {row.jobs} jobs: PSNR {row.psnr:.1f} dB, {labels}")

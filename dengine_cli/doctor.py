@@ -26,8 +26,8 @@ def command(
 ) -> None:
     """Say what this machine can run.
 
-    For every engine: its version, the devices on which it computed a tiny graph rightly, and what to install or do for
-    the rest.
+    For every engine: its version, the devices on which it computed a tiny graph rightly (TensorRT: started), and what
+    to install or do for the rest.
 
     With --gpu it checks a bundle on the GPU: half precision against the CPU's f32, captured ticks, TensorRT plans,
     labels, and speed. The report is for pasting into an issue. Exit code 1 if a check fails.

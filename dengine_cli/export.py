@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "dengine export --model bases/mine --adapter adapters/mine --out bundles/mine"
 AFTER_INTERRUPT = "Run the same command again; a bundle or a plan appears whole or not at all."
+_MADE_AS = ("float16", "float32", 23)  # defaults of --weights-dtype, --graph-dtype and --opset
 _SHOWN_RANGES = 2  # blocks of each graph
 _SHOWN_ISLANDS = 4  # of each graph
 
@@ -89,8 +90,11 @@ def command(
     if engine not in (None, "tensorrt"):
         raise UsageError(f'Unknown engine "{engine}"; only tensorrt needs anything built beforehand.')
     if bundle is not None:
-        if (model, adapter, out) != (None, None, None):
-            raise UsageError("--bundle takes a bundle as it is: leave out --model, --adapter and --out.")
+        making = (model, adapter, out, lora, prediction_type, frame, ranges, defaults, check_on, threads)
+        if any(option is not None for option in making) or (weights_dtype, graph_dtype, opset) != _MADE_AS:
+            raise UsageError(
+                "--bundle takes a bundle as it is: leave out --model, --adapter, --out and all that shapes a new one."
+            )
         build(bundle, *plans)
         return
     if model is None or adapter is None or out is None:
@@ -100,7 +104,7 @@ def command(
             raise UsageError("--engine tensorrt needs graphs in half precision: add --graph-dtype float16.")
         from export.to_tensorrt import check_ready
 
-        check_ready()  # now, and not when all else is done
+        check_ready(opset, workspace)  # now, and not when all else is done
     from engines.diffusion.base_model import local_folder
     from export.assemble import export_bundle
 

@@ -38,6 +38,8 @@ def parse_batches(text: str | None, option: str) -> tuple[int, int, int] | None:
     if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
         raise UsageError(f"{option} is {text!r}; a number, or least:usual:most, was expected, such as 1:8:16.")
     least, usual, most = (int(part) for part in (parts if len(parts) == 3 else parts * 3))
+    if not 1 <= least <= usual <= most:
+        raise UsageError(f"{option} is {text!r}; three rising numbers from 1 on were expected, such as 1:8:16.")
     return least, usual, most
 
 

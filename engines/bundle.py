@@ -68,7 +68,7 @@ class Manifest:
     opset: int = 23  # of the graphs (ONNX); what older manifests, which do not say, have
     islands: dict[str, tuple[str, ...]] = field(default_factory=dict)  # graph -> parts that a float16 graph computes in
     # float32, as `engines.precision` names them; ("",) is the whole graph. Graphs without any are left out.
-    loras: tuple[str, ...] = ()  # LoRA files fused into the base before export, as "name:scale"
+    loras: tuple[str, ...] = ()  # LoRA files fused into the base before export, as "name:scale sha256:..."
 
     @property
     def size_multiple(self) -> int:

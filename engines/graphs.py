@@ -1,7 +1,7 @@
 """One spec for each exported graph: what goes in, what comes out, and how exactly it must match PyTorch.
 
-Knows: tensor names, dtypes and axes of the five graphs of a bundle, which sizes they accept, example inputs, the
-TensorRT profile and the tolerance. Everything that runs, exports or checks a graph reads it here.
+Knows: tensor names, dtypes and axes of the five graphs of a bundle, which sizes they accept, example inputs and
+the tolerance. Everything that runs, exports or checks a graph reads it here, the shapes of TensorRT's profiles too.
 Does not know: how a graph is computed (`engines.modules`), where it is stored, or which runtime executes it.
 
 An axis is a number, or a size, possibly scaled: "B", "h", "8*h", "h/2". Sizes:
@@ -54,7 +54,6 @@ class GraphSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     multiples: Mapping[str, int]  # size -> what it must divide by
-    profile: Mapping[str, tuple[int, int, int]]  # size -> (smallest, usual, largest) of a TensorRT plan
     tolerance: float = TOLERANCE  # largest relative norm error of an output
 
     @property
@@ -116,9 +115,8 @@ class GraphSpec:
         value = asdict(self)
         for tensor in (*value["inputs"], *value["outputs"]):
             tensor["axes"] = list(tensor["axes"])
-        profile = {size: list(bounds) for size, bounds in self.profile.items()}
         lists = {"inputs": list(value["inputs"]), "outputs": list(value["outputs"])}
-        return value | lists | {"multiples": dict(self.multiples), "profile": profile}
+        return value | lists | {"multiples": dict(self.multiples)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "GraphSpec":
@@ -129,7 +127,6 @@ class GraphSpec:
                 inputs=tuple(_tensor(tensor) for tensor in value["inputs"]),
                 outputs=tuple(_tensor(tensor) for tensor in value["outputs"]),
                 multiples={str(size): int(n) for size, n in value["multiples"].items()},
-                profile={str(size): _bounds(bounds) for size, bounds in value["profile"].items()},
                 tolerance=float(value["tolerance"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as cause:
@@ -158,12 +155,11 @@ class ModelShape:
     classes: int  # K
 
 
-def graph_specs(shape: ModelShape, frame: tuple[int, int], graph_dtype: str = "float32") -> dict[str, GraphSpec]:
+def graph_specs(shape: ModelShape, graph_dtype: str = "float32") -> dict[str, GraphSpec]:
     """The spec of every graph of a bundle, by name, in the order of GRAPH_NAMES.
 
     Args:
         shape: the numbers of the base model and the adapter.
-        frame: usual (width, height) of an image in pixels, which the TensorRT profiles are centred on.
         graph_dtype: of every float tensor, float32 or float16; token ids and timesteps stay int64.
     """
     z, d, length, stride = shape.latent_channels, shape.hidden_size, shape.text_length, shape.vae_stride
@@ -199,10 +195,8 @@ def graph_specs(shape: ModelShape, frame: tuple[int, int], graph_dtype: str = "f
     specs = {}
     for name, (inputs, outputs) in tensors.items():
         multiple = deepest if name in ("unet", "adapter") else 1
-        spatial = {} if name == "text_encoder" else {"h": frame[1] // stride, "w": frame[0] // stride}
-        # The text encoder sees one prompt at a time, more often than not; the others see full slots.
-        profile = {"B": (1, 8, 64)} | {size: (multiple, n, 2 * n) for size, n in spatial.items()}
-        spec = GraphSpec(name, inputs, outputs, {"B": 1} | dict.fromkeys(spatial, multiple), profile)
+        spatial = () if name == "text_encoder" else ("h", "w")
+        spec = GraphSpec(name, inputs, outputs, {"B": 1} | dict.fromkeys(spatial, multiple))
         specs[name] = spec.as_dtype(graph_dtype)
     return specs
 
@@ -259,8 +253,3 @@ def _tensor(value: Mapping[str, Any]) -> TensorSpec:
         raise ValueError(f"dtype {value['dtype']!r}")
     below = value["below"]
     return TensorSpec(str(value["name"]), str(value["dtype"]), axes, None if below is None else int(below))
-
-
-def _bounds(value: Any) -> tuple[int, int, int]:
-    smallest, usual, largest = (int(n) for n in value)
-    return smallest, usual, largest

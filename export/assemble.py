@@ -277,7 +277,7 @@ def _export_graphs(
     """
     base = load_base(work)
     adapter, _ = load_adapter(work / "adapter")
-    specs = graph_specs(model_shape(base, info), frame, asked.dtype)
+    specs = graph_specs(model_shape(base, info), asked.dtype)
     modules = graph_modules(base, adapter)
     measured, islands = None, {}
     if asked.dtype == "float16":

@@ -19,7 +19,6 @@ import torch
 from engines.backends.base import Backend, Call
 from engines.bundle import Bundle
 from engines.diffusion.capture import Step, capture
-from engines.diffusion.latents import to_uint8
 from engines.diffusion.sampler import SlotSampler, Task, UNetCall
 from engines.diffusion.schedule import make_schedule
 from engines.errors import DengineError
@@ -28,6 +27,7 @@ from engines.generation.prepare import GPU_SLOTS, resolve
 from engines.generation.settings import GenerateSettings, RunSettings
 from engines.graphs import GRAPH_NAMES, TOLERANCES
 from export.agreement import LEAST, compare_engines
+from export.check_plans import is_black
 from export.matching import MATCHINGS, match_boxes
 from export.verify import MATCHED, Chain, reference_backend, relative_error, run_graph
 
@@ -36,7 +36,6 @@ WARM_UP, RUNS = 3, 20  # calls of a timing: the first are not counted, the media
 CASE = 7  # key of the graphs' inputs, others than those an export is checked with
 BATCH = 2  # of the graphs' inputs
 CAPTURED = 1e-3  # largest relative error of captured latents; the same kernels should give the same bits
-_BLACK = 1  # no value of a picture above this: black
 
 Report = Callable[[str], None]
 Record = Callable[[Step, torch.device], Step]
@@ -99,7 +98,7 @@ def compare_outputs(name: str, found: Tensors, expected: Tensors, precision: str
         output = max(overflow, key=lambda key: overflow[key])
         share = f"{overflow[output]} of {found[output].numel()}"
         return Check(name, FAILED, f"{share} values of {output} are NaN or infinite: {precision} overflows", overflow)
-    if "pixels" in found and _is_black(found["pixels"]) and not _is_black(expected["pixels"]):
+    if "pixels" in found and is_black(found["pixels"]) and not is_black(expected["pixels"]):
         return Check(name, FAILED, "the image is black, and PyTorch's on the CPU is not")
     half = precision == "f16" or any(value.dtype == torch.float16 for value in found.values())
     dtype = "float16" if half else "float32"
@@ -112,10 +111,6 @@ def compare_outputs(name: str, found: Tensors, expected: Tensors, precision: str
         text += f"; {total - missing} of {total} boxes agree"
         fails = fails or missing > MATCHINGS[dtype].missing * total
     return Check(name, FAILED if fails else OK, text, errors)
-
-
-def _is_black(pixels: torch.Tensor) -> bool:
-    return any(int(picture.max()) <= _BLACK for picture in to_uint8(pixels.float()))
 
 
 def check_ticks(

@@ -23,6 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from engines.backends import cache
 from engines.backends.base import ALWAYS_F32
 from engines.backends.gpu import Gpu, find_gpu
@@ -34,20 +36,23 @@ from engines.backends.tensorrt_backend import (
     last_error,
     log,
     machine_of,
+    version_of,
 )
 from engines.bundle import Bundle, open_bundle
-from engines.errors import DengineError, ExportError, UsageError
+from engines.errors import BackendError, DengineError, ExportError, UsageError
 from engines.files import sync_folder
 from engines.graphs import GRAPH_NAMES, GraphSpec
 from export.build_progress import BuildProgress, Phases, Report, make_monitor, run_cancellable
 from export.check_plans import PlanCheck
 from export.operators import check_operators
 from export.plan_profiles import Batches, Frames, Profiles, wanted_profiles
+from export.to_onnx import OPSETS
 
 GB = 10**9
 _STALE_SECONDS = 2 * 24 * 3600.0  # an unfinished build's folder of this age belongs to a process that was killed
 _MEMORY = re.compile(r"out ?of ?memory|insufficient (memory|workspace)|could not be allocated|bad_alloc", re.IGNORECASE)
 _REQUEST = re.compile(r"(?:size (?:of|was) |memory \()(\d+)")
+WHOLE_ATTENTION = (10, 14)  # the first TensorRT that reads opset 23's Attention
 _SHOWN = 3  # parser errors that are named
 
 
@@ -74,10 +79,19 @@ class BuildSummary:
     folder: Path  # where the plans are
 
 
-def check_ready() -> None:
-    """Raise BackendError unless this machine can build plans."""
+def check_ready(opset: int | None = None, workspace: float | None = None) -> None:
+    """Raise BackendError unless this machine can build plans, and of graphs at `opset` where one is named.
+
+    Raises UsageError for a workspace that is none. Made before an export, which takes long.
+    """
+    _check_workspace(workspace)
     find_gpu()
-    import_tensorrt()
+    version = str(import_tensorrt().__version__)
+    if opset == OPSETS["default"] and version_of(version) < WHOLE_ATTENTION:
+        raise BackendError(
+            f"TensorRT {version} does not read Attention at opset {opset}; {'.'.join(map(str, WHOLE_ATTENTION))} does. "
+            f"Export with --opset 18, or upgrade TensorRT."
+        )
 
 
 def build_plans(
@@ -103,8 +117,7 @@ def build_plans(
     A plan is kept once it has passed its check, and not before. Raises BackendError without GPU or TensorRT or for a
     bundle in float32, UsageError, ExportError; KeyboardInterrupt when stopped, with nothing half finished left.
     """
-    if workspace is not None and not workspace > 0:
-        raise UsageError(f"--workspace is {workspace:g}; a number of GB above 0 was expected.")
+    _check_workspace(workspace)
     bundle = open_bundle(bundle_folder)
     check_bundle(bundle)
     gpu = gpu or find_gpu()
@@ -176,12 +189,23 @@ class _Builder:
                     path.unlink(missing_ok=True)
                 failures.append(f"{cause} The plan of {graph} was removed.")
                 continue
+            except torch.OutOfMemoryError:
+                failures.append(
+                    f"{graph}: the GPU's memory does not suffice to compare its plan with PyTorch. Lower --batch or "
+                    f"--size, or end other programs on the GPU. The plan was not kept."
+                )
+                for path in plans[graph]:
+                    path.unlink(missing_ok=True)
+                continue
             size = sum(plan.bytes for plan in plans[graph].values())
             summaries.append(PlanSummary(graph, wanted[graph], seconds[graph], size, error))
         boxes = missing = 0
         if not failures:
             self.report(BuildProgress("checking", total - 1, total, "labels against PyTorch's"))
-            boxes, missing = check.labels(wanted["adapter"][0])
+            try:
+                boxes, missing = check.labels(wanted["adapter"][0])
+            except DengineError as cause:  # every plan has passed: they are kept, and this is said
+                failures.append(f"labels: {cause}")
         self._keep()
         if failures:
             raise ExportError(" ".join(failures))
@@ -265,8 +289,10 @@ class _Builder:
 
     def _build_error(self, graph: str) -> ExportError:
         """Why a build gave no plan, as far as TensorRT's log says."""
+        warning = self.trt.ILogger.WARNING  # an ordinary build warns of tactics that it has no memory for
+        errors = [text for severity, text in log().messages if severity != warning]
         about_memory = [text for _, text in log().messages if _MEMORY.search(text)]
-        if not about_memory:
+        if not any(_MEMORY.search(text) for text in errors):
             return ExportError(f"{graph}: TensorRT built no plan: {last_error()}.")
         asked = max((int(size) for text in about_memory for size in _REQUEST.findall(text)), default=0)
         amount = f"asked for {asked / GB:.1f} GB" if asked else "does not say how much it asked for"
@@ -286,6 +312,11 @@ def _add_profile(builder: Any, config: Any, spec: GraphSpec, profile: Bounds) ->
         optimization.set_shape(tensor.name, *(each[tensor.name] for each in shapes))
     if config.add_optimization_profile(optimization) < 0:
         raise ExportError(f"{spec.name}: TensorRT does not take the shapes {shapes}: {last_error()}.")
+
+
+def _check_workspace(workspace: float | None) -> None:
+    if workspace is not None and not workspace > 0:
+        raise UsageError(f"--workspace is {workspace:g}; a number of GB above 0 was expected.")
 
 
 def _remove_stale(folder: Path) -> None:

@@ -22,7 +22,7 @@ from engines.graphs import GraphSpec, ModelShape, graph_specs
 Z, STRIDE, LENGTH, WIDTH, QUERIES = 4, 4, 8, 6, 3
 CLASS_NAMES = ("rbc", "wbc", "platelets")
 FRAME = (48, 32)
-SPECS = graph_specs(ModelShape(Z, STRIDE, (Z, 2 * Z), LENGTH, WIDTH, 256, 1000, QUERIES, len(CLASS_NAMES)), FRAME)
+SPECS = graph_specs(ModelShape(Z, STRIDE, (Z, 2 * Z), LENGTH, WIDTH, 256, 1000, QUERIES, len(CLASS_NAMES)))
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "beta_start": 0.00085,

@@ -41,7 +41,6 @@ def small_specs() -> dict[str, GraphSpec]:
 
     div1 = tensor("div1", "B", 2, "h", "w")
     multiples = {"B": 1, "h": 2, "w": 2}
-    profile = dict.fromkeys(multiples, (1, 2, 4))
     unet_inputs = (
         tensor("sample", "B", 2, "h", "w"),
         tensor("timesteps", "B", dtype="int64", below=1000),
@@ -50,8 +49,8 @@ def small_specs() -> dict[str, GraphSpec]:
     unet_outputs = (tensor("model_output", "B", 2, "h", "w"), div1, tensor("div2", "B", 2, "h/2", "w/2"))
     tokens = (tensor("logits", "B", 2), tensor("encoder_logits", "B", "S", 2))
     return {
-        "unet": GraphSpec("unet", unet_inputs, unet_outputs, multiples, profile),
-        "adapter": GraphSpec("adapter", (div1,), tokens, multiples, profile),
+        "unet": GraphSpec("unet", unet_inputs, unet_outputs, multiples),
+        "adapter": GraphSpec("adapter", (div1,), tokens, multiples),
     }
 
 

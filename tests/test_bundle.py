@@ -82,7 +82,7 @@ def write_manifest(folder: Path, **changes: Any) -> None:
         latent_multiple=2,
         text_length=8,
         hidden_size=16,
-        graphs={name: spec.to_json() for name, spec in graph_specs(SHAPE, (128, 64)).items()},
+        graphs={name: spec.to_json() for name, spec in graph_specs(SHAPE).items()},
         made_with={"torch": "2.13.0"},
         figures={"AP50": 0.8},
         files=files,
@@ -123,7 +123,7 @@ def test_a_whole_bundle_opens_and_says_what_it_is(folder: Path) -> None:
     assert bundle.scheduler_config == {"beta_start": 0.001}
     assert bundle.generate_defaults == {"steps": 20}
     assert bundle.adapter_info.config.queries == 100
-    assert bundle.specs == graph_specs(SHAPE, (128, 64))
+    assert bundle.specs == graph_specs(SHAPE)
     assert bundle.graph_path("unet").is_file()
 
 

@@ -318,7 +318,6 @@ LINEAR = GraphSpec(
     (TensorSpec("latents", "float32", AXES),),
     (TensorSpec("pixels", "float32", AXES),),
     {"B": 1, "h": 1, "w": 1},
-    {},
 )
 
 
@@ -394,7 +393,7 @@ def test_upcast_attention_goes_through_float32_scores_in_a_half_graph(tmp_path: 
     module = torch.nn.Sequential(attention).requires_grad_(False).half().float()
     save_file({name: value.half() for name, value in module.state_dict().items()}, tmp_path / "w.safetensors")
     states = (TensorSpec("states", "float16", ("B", 5, 16)),)
-    spec = GraphSpec("text_encoder", states, (TensorSpec("found", "float16", ("B", 5, 16)),), {"B": 1}, {})
+    spec = GraphSpec("text_encoder", states, (TensorSpec("found", "float16", ("B", 5, 16)),), {"B": 1})
     x = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(5)).half()
     expected = module(x.float())
     apply_islands(module, upcast_scores(module))

@@ -296,7 +296,29 @@ def dengine(*arguments: object) -> Result:
     [
         (["--bundle", "b"], "--bundle, --batch, --size and --workspace are for --engine tensorrt"),
         (["--engine", "openvino", "--bundle", "b"], 'Unknown engine "openvino"; only tensorrt'),
-        (["--engine", "tensorrt", "--bundle", "b", "--out", "x"], "leave out --model, --adapter and --out"),
+        (["--engine", "tensorrt", "--bundle", "b", "--out", "x"], "all that shapes a new one"),
+        (["--engine", "tensorrt", "--bundle", "b", "--lora", "style.safetensors"], "all that shapes a new one"),
+        (["--engine", "tensorrt", "--bundle", "b", "--opset", "18"], "all that shapes a new one"),
+        (["--engine", "tensorrt", "--bundle", "b", "--batch", "9:3:1"], "three rising numbers"),
+        (
+            [
+                *[
+                    "--engine",
+                    "tensorrt",
+                    "--model",
+                    "m",
+                    "--adapter",
+                    "a",
+                    "--out",
+                    "o",
+                    "--graph-dtype",
+                    "float16",
+                    "--workspace",
+                    "0",
+                ]
+            ],
+            "a number of GB above 0",
+        ),
         (["--engine", "tensorrt"], "--model, --adapter and --out are needed"),
         (["--engine", "tensorrt", "--model", "m", "--adapter", "a", "--out", "o"], "add --graph-dtype float16"),
     ],
@@ -321,7 +343,7 @@ def test_export_builds_plans_as_asked_and_prints_how_close_they_are(
 
     made = ExportSummary(tmp_path / "made", 1, (), (), {}, None)
     monkeypatch.setattr(to_tensorrt, "build_plans", build)
-    monkeypatch.setattr(to_tensorrt, "check_ready", lambda: None)
+    monkeypatch.setattr(to_tensorrt, "check_ready", lambda *_: None)
     monkeypatch.setattr(assemble, "export_bundle", lambda *_, **__: made)
     monkeypatch.setattr("engines.diffusion.base_model.local_folder", lambda *_: tmp_path)
     source: list[object] = ["--bundle", tmp_path / "b"]

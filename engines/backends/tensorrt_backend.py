@@ -144,6 +144,7 @@ class TensorRtBackend:
         if plan.path not in self._engines:
             if self._runtime is None:
                 self._runtime = self._trt.Runtime(log())
+            log().messages.clear()
             with plan.data() as data:
                 engine = self._runtime.deserialize_cuda_engine(data)
             if engine is None:
@@ -214,7 +215,10 @@ def check_bundle(bundle: Bundle) -> None:
 
 
 def probe(device: torch.device | None = None) -> Probe:
-    """What `dengine doctor` says of TensorRT on this machine; raises nothing."""
+    """What `dengine doctor` says of TensorRT on this machine: whether it starts there; raises nothing.
+
+    No tiny graph is run, as the other engines do: a plan would have to be built first. `doctor --gpu` does that.
+    """
     try:
         trt = import_tensorrt()
     except BackendError as cause:
@@ -222,15 +226,15 @@ def probe(device: torch.device | None = None) -> Probe:
     version = str(trt.__version__)
     try:
         gpu = find_gpu(device)
+    except Exception as cause:  # a driver that is broken raises errors of PyTorch's
+        return Probe("tensorrt", version, advice=one_line(cause))
+    try:
         with gpu.active():
             trt.Runtime(log())
             trt.Builder(log())
-    except BackendError as cause:
-        return Probe("tensorrt", version, advice=str(cause))
     except Exception as cause:  # what the bindings raise where the libraries do not start
-        return Probe(
-            "tensorrt", version, (Device(gpu.name, False, (), one_line(cause)),), f"it does not start: {last_error()}"
-        )
+        problem = one_line(cause)
+        return Probe("tensorrt", version, (Device(gpu.name, False, (), problem),), f"it does not start: {problem}")
     return Probe("tensorrt", version, (Device(gpu.name, True, ("f16",)),), details={"driver": gpu.driver})
 
 
