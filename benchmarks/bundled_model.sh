@@ -22,7 +22,7 @@ fi
 
 echo '{"guidance": 3.0}' > "$work/defaults.json"
 if [ ! -e "$work/bundle/manifest.json" ]; then
-    dengine export --model "$work/base" --adapter "$work/adapter" --frame 320x256 --defaults "$work/defaults.json" \
+    dengine export --model "$work/base" --adapter "$work/adapter" --frame 320x256 --defaults "$work/defaults.json" --int8 \
         --out "$work/bundle"
 fi
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import parse_batches, parse_list, parse_loras, parse_size, parse_sizes
+from dengine_cli.options import Loras, PredictionType, parse_batches, parse_list, parse_loras, parse_size, parse_sizes
 from engines.errors import UsageError
 from engines.files import read_json
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "dengine export --model bases/mine --adapter adapters/mine --out bundles/mine"
 AFTER_INTERRUPT = "Run the same command again; a bundle or a plan appears whole or not at all."
-_MADE_AS = ("float16", "float32", 23)  # defaults of --weights-dtype, --graph-dtype and --opset
+_MADE_AS = ("float16", "float32", 23, False)  # defaults of --weights-dtype, --graph-dtype, --opset and --int8
 _SHOWN_RANGES = 2  # blocks of each graph
 _SHOWN_ISLANDS = 4  # of each graph
 
@@ -28,14 +28,8 @@ def command(
     ] = None,
     adapter: Annotated[Path | None, typer.Option(help="Adapter that was trained on this base model.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the bundle; it must not exist yet.")] = None,
-    lora: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE:SCALE", help="LoRA to add to the base model; may be given again.  [default: none]"),
-    ] = None,
-    prediction_type: Annotated[
-        str | None,
-        typer.Option(help="What a single-file SD 2.x checkpoint predicts: epsilon or v_prediction."),
-    ] = None,
+    lora: Loras = None,
+    prediction_type: PredictionType = None,
     frame: Annotated[
         str | None, typer.Option(metavar="WxH", help="Usual size of painted images.  [default: the adapter's]")
     ] = None,
@@ -49,6 +43,9 @@ def command(
         Path | None,
         typer.Option(metavar="FOLDER", help="Images like yours, to measure on where float16 would overflow."),
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Measure what generate --precision int8 needs (OpenVINO on a CPU).")
+    ] = False,
     opset: Annotated[int, typer.Option(help="ONNX opset of the graphs: 23, or 18 for TensorRT before 10.14.")] = 23,
     defaults: Annotated[
         Path | None, typer.Option(help="JSON file with this bundle's defaults of generate, such as steps.")
@@ -91,7 +88,7 @@ def command(
         raise UsageError(f'Unknown engine "{engine}"; only tensorrt needs anything built beforehand.')
     if bundle is not None:
         making = (model, adapter, out, lora, prediction_type, frame, ranges, defaults, check_on, threads)
-        if any(option is not None for option in making) or (weights_dtype, graph_dtype, opset) != _MADE_AS:
+        if any(option is not None for option in making) or (weights_dtype, graph_dtype, opset, int8) != _MADE_AS:
             raise UsageError(
                 "--bundle takes a bundle as it is: leave out --model, --adapter, --out and all that shapes a new one."
             )
@@ -122,6 +119,7 @@ def command(
             opset=opset,
             generate=read_json(defaults, UsageError) if defaults else None,
             engines=parse_list(check_on) or None,
+            int8=int8,
             threads=threads,
             report=lambda progress: bars.step("export", progress.done, progress.total, progress.text),
         )

@@ -1,12 +1,23 @@
-"""Values of options that are written as text: ranges, sizes, lists, names in a file.
+"""Options that several verbs have, and values written as text: ranges, sizes, lists, names in a file.
 
 Knows: their spelling, and what to say about a wrong one. Knows nothing about which values make sense.
 """
 
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import typer
 
 from engines.errors import UsageError
+
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILE:SCALE", help="LoRA to add to the base model; may be given again.  [default: none]"),
+]
+PredictionType = Annotated[
+    str | None, typer.Option(help="What a single-file SD 2.x checkpoint predicts: epsilon or v_prediction.")
+]
 
 
 def parse_range(text: str | None, option: str) -> tuple[float, float] | None:

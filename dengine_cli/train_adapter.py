@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import parse_loras, parse_size
+from dengine_cli.options import Loras, PredictionType, parse_loras, parse_size
 from engines.errors import UsageError
 from engines.files import read_json
 
@@ -22,14 +22,8 @@ def command(
     model: Annotated[str, typer.Option(help="Base model: a diffusers folder, a .safetensors file, or a hub name.")],
     out: Annotated[Path, typer.Option(help="Folder for the adapter.")],
     split: Annotated[str | None, typer.Option(help="Part of the dataset, such as train.")] = None,
-    lora: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE:SCALE", help="LoRA to add to the base model; may be given again.  [default: none]"),
-    ] = None,
-    prediction_type: Annotated[
-        str | None,
-        typer.Option(help="What a single-file SD 2.x checkpoint predicts: epsilon or v_prediction."),
-    ] = None,
+    lora: Loras = None,
+    prediction_type: PredictionType = None,
     head: Annotated[str | None, typer.Option(help="rt_detr or deformable_detr.  [default: rt_detr]")] = None,
     width: Annotated[int | None, typer.Option(help="Channels of the head.  [default: 128]")] = None,
     queries: Annotated[int | None, typer.Option(help="Most objects in an image.  [default: 100]")] = None,

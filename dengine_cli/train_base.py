@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import parse_labels, parse_list
+from dengine_cli.options import PredictionType, parse_labels, parse_list
 from engines.errors import UsageError
 
 EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"
@@ -29,10 +29,7 @@ def command(
         str | None,
         typer.Option(help="Go on from this base model: a diffusers folder, a .safetensors file, or a hub name."),
     ] = None,
-    prediction_type: Annotated[
-        str | None,
-        typer.Option(help="What a single-file SD 2.x checkpoint predicts: epsilon or v_prediction."),
-    ] = None,
+    prediction_type: PredictionType = None,
     stages: Annotated[str, typer.Option(help="What is trained: vae, unet (with the text encoder).")] = "vae,unet",
     turns: Annotated[bool, typer.Option("--turns", help="Turned images are as likely as upright ones.")] = False,
     steps_scale: Annotated[float, typer.Option(help="Factor on the preset's training length.")] = 1.0,

@@ -9,6 +9,7 @@ refused, since a library might load it unasked; hidden files, `*.md` and `LICENS
 """
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -69,6 +70,8 @@ class Manifest:
     islands: dict[str, tuple[str, ...]] = field(default_factory=dict)  # graph -> parts that a float16 graph computes in
     # float32, as `engines.precision` names them; ("",) is the whole graph. Graphs without any are left out.
     loras: tuple[str, ...] = ()  # LoRA files fused into the base before export, as "name:scale sha256:..."
+    activations: dict[str, tuple[float, float]] = field(default_factory=dict)  # weight of the UNet -> lowest and highest
+    # number that its product reads (`export.activations`), for int8; empty where they were not measured
 
     @property
     def size_multiple(self) -> int:
@@ -106,6 +109,8 @@ class Manifest:
         half = self.graph_dtype == "float16"
         yield "opset", "positive", self.opset > 0
         yield "islands", "names by graph, in a float16 bundle", set(self.islands) <= set(GRAPH_NAMES if half else ())
+        spans = self.activations.values()
+        yield "activations", "finite, lowest first", all(-math.inf < low <= high < math.inf for low, high in spans)
         yield "timestep", "0 or more", self.timestep >= 0
         for name in ("short_side", "latent_channels", "vae_stride", "latent_multiple", "text_length", "hidden_size"):
             yield name, "positive", getattr(self, name) > 0

@@ -6,6 +6,7 @@ compared in `export.verify`; here their small differences go through all steps, 
 Memory: one engine at a time, opened for its jobs and gone before the next.
 """
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from engines.adapter.inference import SCORE_FLOOR
 from engines.backends import open_backend
-from engines.backends.base import cpu_has_bf16
+from engines.backends.base import Backend, cpu_has_bf16, cpu_has_int8
 from engines.backends.rows import is_full_size
 from engines.bundle import Bundle
 from engines.datasets.images import read_image
@@ -37,7 +38,7 @@ FULL_SIZE_JOBS, FULL_SIZE_STEPS = 1, 2
 TRUE_SCORE = 0.3  # the reference's boxes that score this are what the other engine has to find
 # What an engine must reach against PyTorch in f32, by its precision: PSNR in dB (8-bit rounding alone is 59 dB), and
 # AP50 of its labels. Steps and guidance amplify the few 1e-4 by which half precision is off; 60 dB and 0.98 were
-# measured on SD 2.1's shape, 65 dB and 1.0 on the bundled model. bf16 is only reported.
+# measured on SD 2.1's shape, 65 dB and 1.0 on the bundled model. bf16 and int8 are only reported.
 LEAST = {"f32": (40.0, 0.9), "f16": (30.0, 0.9)}
 
 
@@ -61,12 +62,13 @@ class _Boxes:
     iscrowd: npt.NDArray[np.bool_]
 
 
-def variants(engines: Sequence[str], graph_dtype: str = "float32") -> list[tuple[str, str]]:
-    """Engine and precision of every comparison: each in its `check_precision`, and OpenVINO in bf16 too where the
-    processor has it.
+def variants(engines: Sequence[str], graph_dtype: str = "float32", *, int8: bool = False) -> list[tuple[str, str]]:
+    """Engine and precision of every comparison: each in its `check_precision`, and OpenVINO in bf16 too, and in `int8`
+    if asked for, where the processor has them.
     """
     found = [(engine, check_precision(engine, graph_dtype)) for engine in engines]
-    return [*found, ("openvino", "bf16")] if "openvino" in engines and cpu_has_bf16() else found
+    narrow = [name for name, there in (("bf16", cpu_has_bf16()), ("int8", int8 and cpu_has_int8())) if there]
+    return [*found, *(("openvino", name) for name in narrow)] if "openvino" in engines else found
 
 
 def gate_size(bundle: Bundle) -> tuple[int, int]:
@@ -90,11 +92,11 @@ def compare_engines(
     PNG, labels as they are in the journal.
     """
     with tempfile.TemporaryDirectory(prefix="dengine-") as name:
-        root = Path(name)
+        outs = (Path(name) / str(number) for number in itertools.count())  # a folder for each painting
 
         def paint(engine: str, precision: str) -> list[tuple[npt.NDArray[np.uint8], Entry]]:
             report(f"painting {jobs} image{'s' * (jobs > 1)} on {engine} in {precision}")
-            out = root / f"{engine}-{precision}"
+            out = next(outs)
             asked = GenerateSettings(
                 out=out, bundle=bundle.folder, jobs=jobs, chunk=jobs, steps=steps, keep_empty=True, score=SCORE_FLOOR,
                 min_quality=0.0, image_format="png", engine=engine, precision=precision, threads=threads, device=device,
@@ -137,6 +139,13 @@ def _paint(bundle: Bundle, asked: GenerateSettings) -> None:
     backend = open_backend(
         bundle, asked.engine, precision=asked.precision, threads=asked.threads, device=asked.device, keep_compiled=False
     )
+    paint_jobs(bundle, backend, asked)
+    del backend
+    release_memory()
+
+
+def paint_jobs(bundle: Bundle, backend: Backend, asked: GenerateSettings) -> None:
+    """The same on a backend that is open already."""
     wanted = resolve(asked, bundle, backend, None, None)
     plan = make_plan(wanted, bundle, None)
     asked.out.mkdir(parents=True)
@@ -144,8 +153,6 @@ def _paint(bundle: Bundle, asked: GenerateSettings) -> None:
         asked.out, wanted, None, bundle, backend, plan,
         report=lambda event: None, stop=lambda: False, started=time.monotonic(),
     )  # fmt: skip
-    del backend
-    release_memory()
 
 
 def _agreement(

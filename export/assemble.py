@@ -1,7 +1,8 @@
 """A base model and an adapter become a bundle.
 
-Knows: which files a bundle holds and where they come from, whether base and adapter fit each other, and that a bundle
-appears whole or not at all. Does not know how a graph is exported (`export.to_onnx`) or checked (`export.verify`).
+Knows: which files a bundle holds and where they come from, and that a bundle appears whole or not at all. Does not
+know which base and adapter fit each other (`export.fit`), or how a graph is exported (`export.to_onnx`) or checked
+(`export.verify`).
 
 Weights are stored once, in the diffusers layout, cast to `weights_dtype`. The networks are then loaded again from
 those files, so that the graphs hold, and the checks compare, what is stored and not what it was rounded from.
@@ -10,7 +11,6 @@ Two hashes name a base: that of the folder an adapter was trained on, and that o
 manifest keeps the first. A bundle's own folder may stand as a base too: its adapters are known by either.
 """
 
-import importlib.metadata
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,15 +25,18 @@ from engines.adapter.info import AdapterInfo
 from engines.adapter.model import load_adapter
 from engines.adapter.pyramid import pyramid_channels
 from engines.bundle import FORMAT, GRAPH_DTYPES, MANIFEST, WEIGHTS_DTYPES, Manifest, open_bundle
-from engines.diffusion.base_model import BaseModel, base_hash, load_base
-from engines.diffusion.lora import fuse_loras, fused_hash
-from engines.errors import BundleError, ExportError, ModelError, UsageError
+from engines.diffusion.base_model import BaseModel, load_base
+from engines.diffusion.lora import fuse_loras
+from engines.errors import ExportError, UsageError
 from engines.files import sha256_file, sync_folder, write_json
 from engines.graphs import GRAPH_NAMES, GraphSpec, ModelShape, graph_specs
 from engines.modules import graph_modules
 from engines.precision import apply_islands
+from engines.versions import installed_versions
+from export.activations import measure_activations
 from export.agreement import Agreement, check_agreement, compare_engines, gate_size, variants
 from export.agreement import figures as agreement_figures
+from export.fit import check_fit, read_origin
 from export.memory import release_memory
 from export.operators import OperatorCheck, inspect_operators
 from export.progress import Report, Steps
@@ -85,6 +88,7 @@ def export_bundle(
     ranges: Path | None = None,
     generate: Mapping[str, Any] | None = None,
     engines: Sequence[str] | None = None,
+    int8: bool = False,
     threads: int | None = None,
     report: Report = lambda progress: None,
 ) -> ExportSummary:
@@ -105,6 +109,8 @@ def export_bundle(
             the checks' own inputs.
         generate: defaults of `dengine generate` for this bundle, by setting.
         engines: what to check on (`export.verify.ENGINES`); None for all that are installed.
+        int8: measure how large the UNet's numbers get while images are painted, so that the bundle can be executed in
+            int8; for float32 graphs.
         threads: CPU threads of the checks; None for each runtime's own choice.
         report: told of every step.
 
@@ -113,22 +119,23 @@ def export_bundle(
         ModelError: a folder that is not what it should be, or a base and an adapter that do not fit each other.
         ExportError: a graph that cannot be exported, or differs from PyTorch.
     """
-    _check_dtypes(weights_dtype, graph_dtype, opset, ranges)
+    _check_dtypes(weights_dtype, graph_dtype, opset, ranges, int8)
     _check_out(out)
     asked = Graphs(graph_dtype, weights_dtype, opset, picture_files(ranges), generate or {})
     checked_on = installed_engines() if engines is None else tuple(engines)
     if not checked_on:
         raise ExportError('No runtime to check the graphs on. Install one with "pip install onnxruntime openvino".')
-    compared = variants(checked_on, graph_dtype)
+    compared = variants(checked_on, graph_dtype, int8=int8)
     pictures = count_pictures(asked.pictures) if graph_dtype == "float16" else 0
-    steps = Steps(3 + pictures + len(GRAPH_NAMES) + count_steps(checked_on) + len(compared), report)
+    steps = Steps(3 + int8 + pictures + len(GRAPH_NAMES) + count_steps(checked_on) + len(compared), report)
     steps("reading the models")
     source = load_base(base)
     network, info = load_adapter(adapter)
     names = fuse_loras(source, loras)
-    check_fit(source, info, names)
-    unseen = bool(names) and info.base_hash in known_hashes(source.folder)
-    asked = replace(asked, loras=_earlier_loras(source.folder) + names)
+    origin = read_origin(source.folder)
+    check_fit(source, origin, info, names)
+    unseen = bool(names) and info.base_hash in origin.hashes()
+    asked = replace(asked, loras=origin.loras + names)
     resolved = _resolve_frame(frame, source, info)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -142,6 +149,11 @@ def export_bundle(
         manifest, measured = _export_graphs(work, info, resolved, asked, steps)
         write_json(work / MANIFEST, manifest.to_json())
         bundle = open_bundle(work)
+        if int8:
+            steps("measuring the numbers for int8")
+            manifest = replace(manifest, activations=measure_activations(bundle, threads))
+            write_json(work / MANIFEST, manifest.to_json())
+            bundle = open_bundle(work, verify=False)
         operators = inspect_operators(work)
         checks = verify_bundle(bundle, checked_on, steps, threads=threads)
         jobs, loop_steps = gate_size(bundle)
@@ -162,58 +174,6 @@ def export_bundle(
     return ExportSummary(out, size, tuple(checks), tuple(agreements), manifest.islands, measured, unseen, operators)
 
 
-def check_fit(base: BaseModel, info: AdapterInfo, loras: Sequence[str] = ()) -> None:
-    """Raise ModelError unless the adapter was trained on this base, and reads what its UNet gives.
-
-    With `loras` (as `fuse_loras` names them), an adapter of the base alone fits, and one trained with these.
-    """
-    names = known_hashes(base.folder)
-    if info.base_hash not in (*names, *(fused_hash(name, loras) for name in names)):
-        if trained_with := info.figures.get("loras"):
-            raise ModelError(
-                f"The adapter was trained on a base model with {', '.join(map(str, trained_with))}, and this is not "
-                "that. Give the base it was trained on, and the same --lora."
-            )
-        raise ModelError(
-            f"The adapter was trained on another base model: adapter.json has base_hash {info.base_hash[:12]}..., "
-            f"{base.folder} has {' or '.join(f'{name[:12]}...' for name in names)}. Give the base it was trained on."
-        )
-    channels = pyramid_channels(base.unet.config)
-    steps = int(base.scheduler_config.get("num_train_timesteps", 1000))
-    mistakes = [
-        f"{what} {found} where the base has {expected}"
-        for what, found, expected, fits in (
-            ("pyramid channels", list(info.config.channels), list(channels), info.config.channels == channels),
-            ("timestep", info.timestep, f"0 to {steps - 1}", 0 <= info.timestep < steps),
-            ("size_multiple", info.size_multiple, base.size_multiple, info.size_multiple == base.size_multiple),
-        )
-        if not fits
-    ]
-    if mistakes:
-        raise ModelError(f"The adapter does not fit {base.folder}: it has {'; '.join(mistakes)}.")
-
-
-def known_hashes(folder: Path) -> tuple[str, ...]:
-    """The hashes a base goes by: its folder's own and, for an unchanged bundle, that of the base it was made of."""
-    own = base_hash(folder)
-    if not (folder / MANIFEST).is_file():
-        return (own,)
-    try:
-        return own, open_bundle(folder).manifest.base_hash
-    except BundleError:
-        return (own,)
-
-
-def _earlier_loras(folder: Path) -> tuple[str, ...]:
-    """The LoRAs that a bundle's weights, when they serve as a base, have in them already."""
-    if not (folder / MANIFEST).is_file():
-        return ()
-    try:
-        return open_bundle(folder).manifest.loras
-    except BundleError:
-        return ()
-
-
 def model_shape(base: BaseModel, info: AdapterInfo) -> ModelShape:
     """The numbers that decide the graphs' tensors."""
     return ModelShape(
@@ -229,7 +189,7 @@ def model_shape(base: BaseModel, info: AdapterInfo) -> ModelShape:
     )
 
 
-def _check_dtypes(weights_dtype: str, graph_dtype: str, opset: int, ranges: Path | None) -> None:
+def _check_dtypes(weights_dtype: str, graph_dtype: str, opset: int, ranges: Path | None, int8: bool) -> None:
     if weights_dtype not in WEIGHTS_DTYPES:
         raise UsageError(f'Unknown weights dtype "{weights_dtype}"; one of {", ".join(WEIGHTS_DTYPES)} was expected.')
     if graph_dtype not in GRAPH_DTYPES:
@@ -242,6 +202,8 @@ def _check_dtypes(weights_dtype: str, graph_dtype: str, opset: int, ranges: Path
     if opset not in OPSETS.values():
         known = " or ".join(f"{number} ({what})" for what, number in OPSETS.items())
         raise UsageError(f"Opset {opset} is not one that was checked; {known} was expected.")
+    if int8 and graph_dtype != "float32":
+        raise UsageError("--int8 is for CPUs and float32 graphs. Leave it or --graph-dtype float16 out.")
     if ranges is not None and graph_dtype == "float32":
         raise UsageError("--ranges measures for float16 graphs. Add --graph-dtype float16, or leave it out.")
 
@@ -324,24 +286,13 @@ def _manifest(
         text_length=base.text_length,
         hidden_size=int(base.text_encoder.config.hidden_size),
         graphs={name: spec.to_json() for name, spec in specs.items()},
-        made_with=_versions(),
+        made_with=installed_versions(PACKAGES),
         figures={},
         files={},
         opset=asked.opset,
         islands=islands,
         loras=asked.loras,
     )
-
-
-def _versions() -> dict[str, str]:
-    """Versions of the packages that made the bundle, where installed."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _move(work: Path, out: Path) -> None:

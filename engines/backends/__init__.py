@@ -30,6 +30,7 @@ def open_backend(
     threads: int | None = None,
     device: str | None = None,
     keep_compiled: bool = True,
+    compiled: bool = False,
     whole: bool = False,
     needs: "Needs | None" = None,
     told: Callable[[str], None] = lambda line: None,
@@ -40,12 +41,13 @@ def open_backend(
         bundle: an opened bundle.
         engine: one of ENGINES; auto takes tensorrt where all plans in `needs` are there, else torch where CUDA is, else
             openvino, onnxruntime or torch on the CPU.
-        precision: auto, f32, bf16 or f16 (`base.PRECISIONS`); auto is f16 on CUDA with torch, bf16 where a CPU runtime
-            and the processor have it, else f32. `Backend.precision` says what it became.
+        precision: auto, f32, bf16, f16 or int8 (`base.PRECISIONS`); auto is f16 on CUDA with torch, bf16 where a CPU
+            runtime and the processor have it, else f32. int8 is for openvino. `Backend.precision` says what it became.
         threads: CPU threads; None for as many as PyTorch takes. They decide the last bits of the results.
         device: cpu, cuda or cuda:N; None for what the engine is fastest on.
         keep_compiled: whether compiled models come from and go to the user's cache folder (openvino); off for checks
             that use each shape once. A bundle of full size keeps none: its UNet compiles in 10 seconds into 3.5 GB.
+        compiled: pass the UNet and the VAE decoder through torch.compile (torch on CUDA; refused elsewhere).
         whole: run batches as they are, even where a CPU would run a bundle of full size row by row (`rows`).
         needs: what is going to be prepared. With it, a missing TensorRT plan is known of now, and not halfway.
         told: told, in one line, why auto passes over tensorrt, where it is installed and the bundle is one for it.
@@ -62,6 +64,12 @@ def open_backend(
         raise UsageError(f'Unknown precision "{precision}"; one of {", ".join(base.PRECISIONS)} was expected.')
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; 1 or more was expected.")
+    if engine == "auto" and compiled:
+        engine = "torch"
+    if compiled and engine != "torch":
+        raise UsageError(
+            f"--compile is for --engine torch on CUDA, not for {engine}, which compiles its graphs itself."
+        )
     if engine == "auto":
         if needs is not None and _may_have_plans(bundle, precision, device):
             found, reason = _try_tensorrt(bundle, precision, threads, device, needs)
@@ -69,18 +77,26 @@ def open_backend(
                 return found
             told(f"tensorrt is passed over: {reason}")
         engine = auto_engine(device)
+    if precision == "int8" and engine != "openvino":
+        raise UsageError(f"int8 is for --engine openvino, not for {engine}. Use --precision auto there.")
     place = _place(engine, device)
     if engine == "tensorrt":
         return _open_tensorrt(bundle, precision, threads, place, needs)
     from engines.backends.rows import RowBackend, is_full_size
 
     full_size = place.type == "cpu" and is_full_size(bundle)
-    backend = _open_plain(bundle, engine, precision, threads, place, keep_compiled and not full_size)
+    backend = _open_plain(bundle, engine, precision, threads, place, keep_compiled and not full_size, compiled)
     return RowBackend(backend, bundle.specs) if full_size and not whole else backend
 
 
 def _open_plain(
-    bundle: "Bundle", engine: str, precision: str, threads: int | None, place: "torch.device", keep: bool
+    bundle: "Bundle",
+    engine: str,
+    precision: str,
+    threads: int | None,
+    place: "torch.device",
+    keep: bool,
+    compiled: bool,
 ) -> "Backend":
     """The backend of an engine that needs no plans."""
     if engine == "openvino":
@@ -93,7 +109,7 @@ def _open_plain(
         return OrtBackend(bundle, precision=precision, threads=threads, device=place)
     from engines.backends.torch_backend import TorchBackend
 
-    return TorchBackend(bundle, precision=precision, threads=threads, device=place)
+    return TorchBackend(bundle, precision=precision, threads=threads, device=place, compiled=compiled)
 
 
 def _open_tensorrt(

@@ -20,7 +20,7 @@ import torch
 from engines.errors import BackendError
 from engines.graphs import GraphSpec, TensorSpec
 
-PRECISIONS = ("auto", "f32", "bf16", "f16")  # how a graph is executed; f16 is for `torch` on CUDA
+PRECISIONS = ("auto", "f32", "bf16", "f16", "int8")  # how a graph is executed; f16 is for GPUs, int8 for `openvino`
 # The text encoder runs once a prompt and decides what is painted. The adapter is small, so that bf16 saves nothing one
 # can measure, while rounded scores let its top-k pick other queries. Both stay in f32, whatever the rest computes in.
 ALWAYS_F32 = ("text_encoder", "adapter")
@@ -121,6 +121,12 @@ def cpu_has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 itself (AMX or AVX-512), which is when bf16 is faster than f32."""
     features = torch.cpu.get_capabilities()
     return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
+
+
+def cpu_has_int8() -> bool:
+    """Whether the processor multiplies 8-bit integers four at a time (AMX or VNNI), which is when int8 is fast."""
+    features = torch.cpu.get_capabilities()
+    return any(features.get(name) for name in ("amx_int8", "avx512_vnni", "avx_vnni"))
 
 
 def cpu_precision(precision: str, engine: str) -> str:

@@ -7,6 +7,17 @@ for a UNet of 11 M parameters), and each would hold the weights again. Arithmeti
 
 On a CPU, what a session allocated for one run is given back after it where the bundle is of full size: sessions keep
 it otherwise, 4.2 GB for a VAE decoder at 768x768 while the UNet runs. It took no longer (35 s a decode at 384x384).
+
+On CUDA every graph at every shape has a session of its own, with that shape as constants, and so weights of its own:
+then no node is left that computes shapes on the CPU, and nothing moves between the two. Each session has a stream of
+its own. A run waits on the GPU for what PyTorch's current stream held before it, and what that stream gets after it
+waits for the run; the host waits for neither. The sampler's UNet is recorded by ONNX Runtime into a CUDA graph of its
+own when it is prepared, and replayed after that. ONNX Runtime keeps a recording for the thread that made it, and takes
+a graph apart from PyTorch's: hence only this call, and `capturable` is False. Where it cannot record, the same kernels
+run one by one. Convolutions are chosen by rule, not by trying them out, so that bytes repeat.
+
+Sources: ONNX Runtime's pages on its CUDA provider and on I/O binding; `cuda_execution_provider.cc`,
+`inference_session.cc` and `onnxruntime_run_options_config_keys.h` of microsoft/onnxruntime.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,6 +46,7 @@ from engines.errors import BackendError, UsageError
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 _ERRORS_ONLY = 3  # ONNX Runtime's log level
+_NO_RECORDING = "graph capture"  # what ONNX Runtime says of a session that it cannot record
 _SILENT = 4  # fatal errors only: what goes wrong is said in the probe
 
 
@@ -61,7 +73,7 @@ class OrtBackend:
         self._folder = bundle.folder
         self._gives_back = device.type == "cpu" and is_full_size(bundle)
         self._specs = bundle.specs
-        self._sessions: dict[str, Any] = {}
+        self._sessions: dict[str, _Session] = {}
         place = f"CPU ({cpu_name()}), {counted(self.threads, 'thread')}"
         if device.type == "cuda":
             if CUDA_PROVIDER not in self._ort.get_available_providers():
@@ -78,10 +90,11 @@ class OrtBackend:
         spec = self._specs[graph]
         sizes = spec.sizes(shapes)
         wanted = wanted_outputs(spec, outputs)
-        session = self._session(graph)
         inputs = new_buffers(spec.inputs, shapes, self.device)
-        results = new_buffers(wanted, known_shapes(wanted, sizes) or _observed(session, inputs), self.device)
-        binding = session.io_binding()
+        session = self._session(graph, shapes, record=graph == "unet" and wanted == spec.outputs[:1])
+        known = known_shapes(wanted, sizes) or _observed(session.runs, inputs)
+        results = new_buffers(wanted, known, self.device)
+        binding = session.runs.io_binding()
         for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, results)):
             for name, tensor in tensors.items():
                 dtype = np.dtype(str(tensor.dtype).removeprefix("torch.")).type
@@ -90,29 +103,68 @@ class OrtBackend:
         options.only_execute_path_to_fetches = True
         if self._gives_back:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        return _OrtCall(inputs, results, session, binding, options)
+        if session.stream is None:
+            return _OrtCall(inputs, results, session.runs, binding, options)
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        options.add_run_config_entry("gpu_graph_id", "1" if session.recorded else "-1")
+        call = _CudaCall(inputs, results, session, binding, options, self.device)
+        if session.recorded:
+            call.run()  # this is when it is recorded
+            session.stream.synchronize()
+        return call
 
-    def _session(self, graph: str) -> Any:
-        if graph not in self._sessions:
-            options = self._ort.SessionOptions()
-            options.intra_op_num_threads = self.threads
-            options.inter_op_num_threads = 1
-            options.log_severity_level = _ERRORS_ONLY
-            providers: list[Any] = ["CPUExecutionProvider"]
-            if self.device.type == "cuda":
-                settings = {"device_id": self.device.index or 0, "use_tf32": int(self._tf32)}
-                providers.insert(0, (CUDA_PROVIDER, settings))
-            path = self._folder / f"{graph}.onnx"
+    def _session(self, graph: str, shapes: Shapes, record: bool) -> "_Session":
+        """The session of a graph: on a CPU one for all shapes, on CUDA one for each use."""
+        if self.device.type == "cpu":
+            if graph not in self._sessions:
+                self._sessions[graph] = _Session(self._open(graph, self._options(), ["CPUExecutionProvider"]))
+            return self._sessions[graph]
+        stream = torch.cuda.Stream(self.device)
+        options = self._options()
+        options.use_deterministic_compute = True
+        for tensor in self._specs[graph].inputs:
+            for axis, length in zip(tensor.axes, shapes[tensor.name], strict=True):
+                if isinstance(axis, str):  # graphs name their axes as the specs do
+                    options.add_free_dimension_override_by_name(axis, length)
+        settings = {
+            "device_id": self.device.index or 0,
+            "use_tf32": int(self._tf32),
+            "user_compute_stream": str(stream.cuda_stream),
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "arena_extend_strategy": "kSameAsRequested",
+        }
+        if record:
             try:
-                session = self._ort.InferenceSession(str(path), options, providers=providers)
-            except Exception as cause:  # ONNX Runtime's errors share no base class of their own
-                raise BackendError(f"onnxruntime does not load {path}: {cause}") from cause
-            if session.get_providers()[0] != (CUDA_PROVIDER if self.device.type == "cuda" else providers[0]):
-                raise BackendError(
-                    "onnxruntime could not start its CUDA provider. Use --device cpu, or another --engine."
-                )
-            self._sessions[graph] = session
-        return self._sessions[graph]
+                providers = [(CUDA_PROVIDER, settings | {"enable_cuda_graph": 1}), "CPUExecutionProvider"]
+                return _Session(self._open(graph, options, providers), stream, recorded=True)
+            except BackendError as cause:
+                if _NO_RECORDING not in str(cause):
+                    raise
+        return _Session(self._open(graph, options, [(CUDA_PROVIDER, settings), "CPUExecutionProvider"]), stream)
+
+    def _options(self) -> Any:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        return options
+
+    def _open(self, graph: str, options: Any, providers: list[Any]) -> Any:
+        path = self._folder / f"{graph}.onnx"
+        try:
+            session = self._ort.InferenceSession(str(path), options, providers=providers)
+        except Exception as cause:  # ONNX Runtime's errors share no base class of their own
+            raise BackendError(f"onnxruntime does not load {path}: {cause}") from cause
+        if self.device.type == "cuda" and session.get_providers()[0] != CUDA_PROVIDER:
+            raise BackendError("onnxruntime could not start its CUDA provider. Use --device cpu, or another --engine.")
+        return session
+
+
+@dataclass(frozen=True)
+class _Session:
+    runs: Any  # onnxruntime.InferenceSession
+    stream: Any = None  # the torch.cuda.Stream that it computes on; None on a CPU
+    recorded: bool = False  # whether it replays a CUDA graph of its own
 
 
 def _observed(session: Any, inputs: Tensors) -> Shapes:
@@ -132,13 +184,30 @@ class _OrtCall:
 
     @property
     def capturable(self) -> bool:
-        return False  # the runtime synchronises with the host
+        return False
 
     def run(self) -> None:
-        if next(iter(self.inputs.values())).is_cuda:
-            torch.cuda.current_stream().synchronize()  # what PyTorch still writes into the inputs
         self.session.run_with_iobinding(self.binding, self.options)
-        self.binding.synchronize_outputs()
+
+
+@dataclass(frozen=True)
+class _CudaCall:
+    inputs: Tensors
+    outputs: Tensors
+    session: _Session
+    binding: Any
+    options: Any
+    device: torch.device
+
+    @property
+    def capturable(self) -> bool:
+        return False
+
+    def run(self) -> None:
+        current = torch.cuda.current_stream(self.device)
+        self.session.stream.wait_stream(current)  # what PyTorch still writes into the inputs
+        self.session.runs.run_with_iobinding(self.binding, self.options)
+        current.wait_stream(self.session.stream)
 
 
 def probe() -> Probe:

@@ -10,6 +10,7 @@ sampler's rows and one for the label pass; a single row serves both. And what is
 rows: at 768x768 ONNX Runtime's attention scores alone are 1.7 GB a row.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,8 @@ class RowBackend:
 
     def __init__(self, backend: Backend, specs: Mapping[str, GraphSpec]) -> None:
         self._backend, self._specs = backend, specs
-        self._rows: dict[tuple[str, tuple[tuple[int, ...], ...]], Call] = {}
+        self._rows: dict[tuple[str, tuple[tuple[int, ...], ...], tuple[str, ...] | None], Call] = {}
+        self._preparing = threading.Lock()  # two threads that ask for one row get the same
         self.name = backend.name
         self.description = f"{backend.description}, row by row"
         self.device = backend.device
@@ -42,15 +44,19 @@ class RowBackend:
         self.threads = backend.threads
 
     def prepare(self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None) -> Call:
-        """See `Backend.prepare`. The row has every output, so that it serves whoever comes next."""
+        """See `Backend.prepare`. The row has every output, so that it serves whoever comes next; but in int8, which is
+        for the sampler's calls alone.
+        """
         spec = self._specs[graph]
         batch = spec.sizes(shapes)["B"]
         wanted = [tensor.name for tensor in wanted_outputs(spec, outputs)]
         single = {tensor.name: (1, *shapes[tensor.name][1:]) for tensor in spec.inputs}
-        key = (graph, tuple(single.values()))
-        if key not in self._rows:
-            self._rows[key] = self._backend.prepare(graph, single)
-        row = self._rows[key]
+        alone = wanted if self.precision == "int8" and graph == "unet" else None
+        key = (graph, tuple(single.values()), None if alone is None else tuple(alone))
+        with self._preparing:
+            if key not in self._rows:
+                self._rows[key] = self._backend.prepare(graph, single, alone)
+            row = self._rows[key]
         inputs = {name: value.new_zeros((batch, *value.shape[1:])) for name, value in row.inputs.items()}
         results = {name: row.outputs[name].new_zeros((batch, *row.outputs[name].shape[1:])) for name in wanted}
         return _RowCall(inputs, results, row)

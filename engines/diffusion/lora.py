@@ -24,9 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engines.bundle import MANIFEST, open_bundle
 from engines.diffusion.base_model import BaseModel
 from engines.diffusion.weights import PICKLES, Header, pickle_message, read_header
-from engines.errors import ModelError, UsageError
+from engines.errors import BundleError, ModelError, UsageError
 from engines.files import sha256_file
 
 _DOWN, _UP, _ALPHA = "down", "up", "alpha"
@@ -82,11 +83,12 @@ def fuse_loras(base: BaseModel, loras: Sequence[tuple[Path, float]]) -> tuple[st
     """Add LoRA files, each times its scale, to the weights of the base's UNet and text encoder, in place.
 
     Returns the files' names as `name:scale sha256:...`, for the manifest. Raises ModelError, before any weight has
-    changed, for a file that is no LoRA, is of another kind, or does not fit this base; UsageError for a scale that is
-    no number.
+    changed, for a file that is no LoRA, is of another kind, does not fit this base, or is in the weights of a bundle
+    that serves as the base already; UsageError for a scale that is no number.
     """
     found = [_match(base, path, scale) for path, scale in loras]
     names = tuple(f"{lora.path.name}:{lora.scale:g} sha256:{sha256_file(lora.path)}" for lora in found)
+    _check_new(names, base.folder)
     for lora in found:
         _add(lora)
     return names
@@ -99,8 +101,27 @@ def fused_hash(base_hash: str, names: Sequence[str]) -> str:
     """
     if not names:
         return base_hash
-    parts = sorted(f"{name.rpartition(' ')[2]}:{name.rpartition(' ')[0].rpartition(':')[2]}" for name in names)
+    parts = sorted(f"{_content(name)}:{name.rpartition(' ')[0].rpartition(':')[2]}" for name in names)
     return hashlib.sha256("\n".join([base_hash, *parts]).encode()).hexdigest()
+
+
+def _check_new(names: Sequence[str], folder: Path) -> None:
+    """Raise ModelError for a file that the base in `folder`, a bundle, was exported with."""
+    if not names or not (folder / MANIFEST).is_file():
+        return
+    try:
+        earlier = {_content(name) for name in open_bundle(folder, verify=False).manifest.loras}
+    except BundleError:
+        return  # a base like any other
+    if again := [name.rpartition(" ")[0] for name in names if _content(name) in earlier]:
+        raise ModelError(
+            f"{', '.join(again)} is in the weights of {folder} already. Leave it out, or give the base without it."
+        )
+
+
+def _content(name: str) -> str:
+    """The hash in a LoRA's name."""
+    return name.rpartition(" ")[2]
 
 
 def _match(base: BaseModel, path: Path, scale: float) -> _Lora:

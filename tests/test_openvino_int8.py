@@ -1,0 +1,184 @@
+"""Int8 on OpenVINO, and batches cut into streams."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engines.backends import open_backend
+from engines.backends.base import Backend, cpu_has_int8
+from engines.backends.openvino_backend import count_streams, samples
+from engines.backends.openvino_int8 import grid, quantize, quantized_weight
+from engines.backends.rows import RowBackend
+from engines.bundle import Bundle, open_bundle
+from engines.errors import BackendError, UsageError
+from export.activations import measure_activations, watched
+
+needs_int8 = pytest.mark.skipif(not cpu_has_int8(), reason="this processor has no VNNI")
+
+
+@pytest.mark.parametrize("span", [(-0.28, 7.9), (-6.0, 5.3), (0.0, 3.0), (-0.1, 0.11), (-2.0, -1.0), (0.0, 0.0)])
+def test_zero_is_on_the_grid_and_the_range_within_a_step_of_it(span: tuple[float, float]) -> None:
+    lowest, highest = grid(*span)
+    step = (highest - lowest) / 255
+    unsigned = round(-lowest / step) != 128
+    assert abs(lowest / step - round(lowest / step)) < 1e-9
+    assert lowest - step <= min(span[0], 0)
+    assert highest + step >= max(span[1], 0)
+    assert unsigned == (span in [(-0.28, 7.9), (0.0, 3.0)])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_quantized_weight_is_within_half_a_step_of_its_channels_own_scale(axis: int) -> None:
+    weight = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
+    weight *= np.array([[1], [10], [0.1], [0]], dtype=np.float32)
+    whole, scale = quantized_weight(weight, axis)
+    assert whole.dtype == np.int8
+    assert scale.shape == ((4, 1) if axis == 0 else (1, 6))
+    assert np.all(np.abs(whole * scale - weight) <= scale / 2 + 1e-7)
+
+
+def _product(kind: str, weight: np.ndarray[Any, Any], transpose_b: bool = False) -> tuple[Any, Any]:
+    """OpenVINO, and a model of one product with the weight "w"."""
+    ov = pytest.importorskip("openvino")
+    operations = ov.opset13
+    stored = operations.constant(weight)
+    stored.set_friendly_name("w")
+    if kind == "conv":
+        x = operations.parameter([2, weight.shape[1], 6, 6], np.float32, name="x")
+        node = operations.convolution(x, stored, [1, 1], [0, 0], [0, 0], [1, 1])
+    else:
+        x = operations.parameter([2, 5, weight.shape[1 if transpose_b else 0]], np.float32, name="x")
+        node = operations.matmul(x, stored, False, transpose_b)
+    return ov, ov.Model([operations.result(node)], [x], "product")
+
+
+@needs_int8
+@pytest.mark.parametrize(("kind", "transpose_b"), [("conv", False), ("matmul", False), ("matmul", True)])
+def test_a_quantized_product_is_that_of_its_rounded_numbers(kind: str, transpose_b: bool) -> None:
+    random = np.random.default_rng(2)
+    shape = (8, 16, 3, 3) if kind == "conv" else ((8, 16) if transpose_b else (16, 8))
+    weight = random.normal(size=shape).astype(np.float32)
+    x = random.uniform(-1, 1, size=(2, 16, 6, 6) if kind == "conv" else (2, 5, 16)).astype(np.float32)
+    ov, model = _product(kind, weight, transpose_b)
+    quantize(ov, model, {"w": (-1.0, 1.0)})
+    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    kinds = {node.get_rt_info()["primitiveType"].astype(str) for node in compiled.get_runtime_model().get_ops()}
+    assert any("I8" in name or "i8" in name for name in kinds), kinds  # it really is an int8 kernel
+
+    whole, scale = quantized_weight(weight, 1 if (kind, transpose_b) == ("matmul", False) else 0)
+    read, rounded = torch.from_numpy(np.rint(x * 127) / 127).float(), torch.from_numpy(whole * scale)
+    if kind == "conv":
+        expected = nn.functional.conv2d(read, rounded)
+    else:
+        expected = read @ (rounded.T if transpose_b else rounded)
+    assert np.allclose(compiled([x])[0], expected.numpy(), atol=2e-3)
+
+
+def test_ranges_of_another_graph_are_refused_by_name() -> None:
+    ov, model = _product("matmul", np.ones((4, 4), np.float32))
+    with pytest.raises(BackendError, match=r"no product reads other\.weight \(1 of 1 are missing\)"):
+        quantize(ov, model, {"other.weight": (0.0, 1.0)})
+
+
+def test_what_products_read_is_kept_by_weight_but_not_of_the_ends_and_the_conditions() -> None:
+    unet = nn.ModuleDict({"conv_in": nn.Conv2d(1, 1, 1), "body": nn.Conv2d(1, 2, 1), "time_embedding": nn.Linear(1, 1)})
+    with watched(unet) as ranges:
+        for value in (2.0, -3.0):
+            for name in ("conv_in", "body"):
+                unet[name](torch.full((1, 1, 2, 2), value))
+            unet["time_embedding"](torch.zeros(1))
+    unet["body"](torch.full((1, 1, 2, 2), 9.0))
+    assert ranges == {"body.weight": (-3.0, 2.0)}
+
+
+# --- on a whole bundle -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plain(toy_bundle: Path) -> Bundle:
+    return open_bundle(toy_bundle, verify=False)
+
+
+@pytest.fixture(scope="module")
+def measured(plain: Bundle) -> Bundle:
+    """The toy bundle with the ranges that an export with --int8 measures."""
+    manifest = dataclasses.replace(plain.manifest, activations=measure_activations(plain, 1))
+    return dataclasses.replace(plain, manifest=type(manifest).from_json(manifest.to_json()))
+
+
+def run_unet(backend: Backend, bundle: Bundle, batch: int, outputs: list[str] | None) -> dict[str, torch.Tensor]:
+    side = 8 * bundle.manifest.latent_multiple
+    sizes = {"B": batch, "h": side, "w": side}
+    spec = bundle.specs["unet"]
+    call = backend.prepare("unet", spec.input_shapes(sizes), outputs)
+    for name, array in spec.example({**sizes, "B": 8}, 7).items():
+        call.inputs[name].copy_(torch.from_numpy(array[:batch]))
+    call.run()
+    return {name: value.clone() for name, value in call.outputs.items()}
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@needs_int8
+def test_the_sampler_is_in_int8_and_the_label_pass_is_not(plain: Bundle, measured: Bundle) -> None:
+    exact = run_unet(open_backend(plain, "openvino", precision="f32", threads=1), plain, 2, None)
+    backend = open_backend(measured, "openvino", precision="int8", threads=1, keep_compiled=False)
+    assert backend.precision == "int8"
+    assert "int8 (the sampler's unet; the rest" in backend.description
+    sampled = run_unet(backend, measured, 2, ["model_output"])["model_output"]
+    labelled = run_unet(backend, measured, 2, None)["model_output"]
+    assert 1e-3 < error(sampled, exact["model_output"]) < 0.2
+    assert error(labelled, exact["model_output"]) < error(sampled, exact["model_output"]) / 2
+
+
+@needs_int8
+def test_row_by_row_the_sampler_is_in_int8_too(measured: Bundle) -> None:
+    backend = open_backend(measured, "openvino", precision="int8", threads=1, keep_compiled=False)
+    rows = RowBackend(backend, measured.specs)
+    for outputs in (["model_output"], None):
+        whole = run_unet(backend, measured, 2, outputs)["model_output"]
+        assert error(run_unet(rows, measured, 2, outputs)["model_output"], whole) < 1e-5
+
+
+def test_int8_without_ranges_or_on_another_engine_is_refused(plain: Bundle, measured: Bundle) -> None:
+    with pytest.raises(UsageError, match="int8 is for --engine openvino, not for torch"):
+        open_backend(measured, "torch", precision="int8")
+    if cpu_has_int8():
+        with pytest.raises(BackendError, match=r"no ranges for int8\. Export it again with --int8"):
+            open_backend(plain, "openvino", precision="int8")
+
+
+def test_int8_is_refused_on_a_processor_without_it(measured: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    with pytest.raises(BackendError, match="no int8 arithmetic"):
+        open_backend(measured, "openvino", precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("batch", "threads", "streams"), [(16, 2, 2), (2, 2, 1), (5, 2, 1), (16, 1, 1), (16, 6, 2), (64, 32, 32), (1, 8, 1)]
+)
+def test_a_batch_is_cut_into_equal_parts_of_some_rows(batch: int, threads: int, streams: int) -> None:
+    assert count_streams(batch, threads) == streams
+
+
+def test_a_batch_in_streams_gives_what_one_in_a_piece_gives(plain: Bundle) -> None:
+    together, apart = (open_backend(plain, "openvino", precision="f32", threads=n, keep_compiled=False) for n in (1, 2))
+    for outputs in (["model_output"], None):
+        expected, found = (run_unet(backend, plain, 8, outputs) for backend in (together, apart))
+        assert list(found) == list(expected)
+        for name, value in expected.items():
+            assert found[name].shape == value.shape
+            assert error(found[name], value) < 1e-5, name
+
+
+def test_a_sampler_wants_the_prediction_without_the_pyramid(plain: Bundle) -> None:
+    spec = plain.specs["unet"]
+    assert samples(spec, spec.outputs[:1])
+    assert not samples(spec, spec.outputs)
