@@ -7,7 +7,6 @@ Does not know: any runtime (`engines.backends`), or how a diagnosis is shown. No
 
 import dataclasses
 import importlib
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 
 from engines.backends.probe import Probe, one_line
 from engines.errors import BundleError
+from engines.versions import installed_versions
 
 BACKENDS = {  # engine -> the module with its `probe`, in the order that auto tries them
     "tensorrt": "engines.backends.tensorrt_backend",
@@ -100,7 +100,7 @@ def examine() -> Diagnosis:
     runtimes = tuple(_probe(name) for name in BACKENDS)
     engine, precision = _auto(runtimes)
     return Diagnosis(
-        dengine=_versions(("dengine",)).get("dengine", "not installed, run from its sources"),
+        dengine=installed_versions(("dengine",)).get("dengine", "not installed, run from its sources"),
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         processor=cpu_name(),
@@ -112,7 +112,7 @@ def examine() -> Diagnosis:
         gpus=gpus,
         driver=driver,
         cuda=torch.version.cuda or "",
-        packages=_versions(PACKAGES),
+        packages=installed_versions(PACKAGES),
         runtimes=runtimes,
         engine=engine,
         precision=precision,
@@ -180,16 +180,6 @@ def _kernel_driver() -> str:
 
 def _mebibytes(text: str) -> int:
     return int(text) << 20 if text.isdecimal() else 0
-
-
-def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _memory() -> int:

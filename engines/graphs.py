@@ -27,7 +27,6 @@ DTYPES = ("float32", "float16", "int64")
 # precision rounds every tensor to 11 bits; through whole networks that was measured at 2e-4 to 2e-3 (ONNX Runtime on a
 # CPU: the UNet of the bundled model 1.7e-3, its other graphs 3e-4, random small models 5e-4).
 TOLERANCES = {"float32": 1e-4, "float16": 5e-3}
-TOLERANCE = TOLERANCES["float32"]
 SIZES = ("B", "h", "w")  # sizes that inputs decide; any other symbol is the graph's own
 _AXIS = re.compile(r"(?:(?P<times>\d+)\*)?(?P<size>[A-Za-z]\w*)(?:/(?P<over>\d+))?")
 
@@ -54,7 +53,7 @@ class GraphSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     multiples: Mapping[str, int]  # size -> what it must divide by
-    tolerance: float = TOLERANCE  # largest relative norm error of an output
+    tolerance: float = TOLERANCES["float32"]  # largest relative norm error of an output
 
     @property
     def dtype(self) -> str:

@@ -34,7 +34,7 @@ from engines.files import write_json
 from engines.generation.events import Labelled, Report, Stage
 from engines.generation.filters import Rules
 from engines.generation.needs import label_needs
-from engines.generation.painter import LARGEST_BATCH, Labeller, TextEncoder, check_finite, fill, prepare
+from engines.generation.networks import LARGEST_BATCH, Labeller, TextEncoder, check_finite, fill, prepare
 from engines.generation.run_folder import run_errors
 from engines.generation.scores import Score
 from engines.pseudo_labels import choose, label_rules

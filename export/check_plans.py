@@ -18,7 +18,7 @@ from engines.backends.plans import Bounds
 from engines.bundle import Bundle
 from engines.diffusion.latents import to_uint8
 from engines.errors import ExportError
-from engines.generation.painter import Labeller
+from engines.generation.networks import Labeller
 from engines.graphs import GRAPH_NAMES
 from export.matching import MATCHINGS, match_boxes
 from export.verify import Chain, check_graph, run_graph

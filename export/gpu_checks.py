@@ -22,7 +22,7 @@ from engines.diffusion.capture import Step, capture
 from engines.diffusion.sampler import SlotSampler, Task, UNetCall
 from engines.diffusion.schedule import make_schedule
 from engines.errors import DengineError
-from engines.generation.painter import TextEncoder, prepare
+from engines.generation.networks import TextEncoder, prepare
 from engines.generation.prepare import GPU_SLOTS, resolve
 from engines.generation.settings import GenerateSettings, RunSettings
 from engines.graphs import GRAPH_NAMES, TOLERANCES

@@ -42,7 +42,6 @@ class OperatorList:
     """The parser's list of supported operators."""
 
     tensorrt: str  # the version it was published with
-    source: str  # where
     opsets: tuple[int, int]  # smallest, largest
     operators: Mapping[str, Operator]
 
@@ -93,9 +92,7 @@ def operator_list() -> OperatorList:
         )
         for name, entry in value["operators"].items()
     }
-    return OperatorList(
-        value["tensorrt"], value["source"], (value["smallest_opset"], value["largest_opset"]), operators
-    )
+    return OperatorList(value["tensorrt"], (value["smallest_opset"], value["largest_opset"]), operators)
 
 
 def unsupported_operators(bundle_folder: Path, version: str | None = None) -> list[Unsupported]:

@@ -61,9 +61,8 @@ class PlanSummary:
     """One graph's plans."""
 
     graph: str
-    profiles: tuple[Bounds, ...]  # asked for
     seconds: float  # of the build; 0 where all plans were found
-    bytes: int  # of the plan files that serve the profiles
+    bytes: int  # of the plan files that serve the shapes asked for
     error: float  # largest relative error against PyTorch
 
 
@@ -198,7 +197,7 @@ class _Builder:
                     path.unlink(missing_ok=True)
                 continue
             size = sum(plan.bytes for plan in plans[graph].values())
-            summaries.append(PlanSummary(graph, wanted[graph], seconds[graph], size, error))
+            summaries.append(PlanSummary(graph, seconds[graph], size, error))
         boxes = missing = 0
         if not failures:
             self.report(BuildProgress("checking", total - 1, total, "labels against PyTorch's"))

@@ -37,6 +37,7 @@ from engines.adapter.geometry import (
     sine_positions,
     split_levels,
 )
+from engines.losses import sums_by_kind
 
 PRIOR = 0.01  # share of queries that hold an object, before anything is learned
 _BATCH_NORM_MOMENTUM = 0.01  # slow, as the averaged weights are that meet these statistics
@@ -250,7 +251,7 @@ class DetrHead(nn.Module):
                 enc_topk_bboxes=chosen_boxes.float().sigmoid(),
                 denoising_meta_values=meta,
             )
-        return total, _by_kind(parts)
+        return total, sums_by_kind(parts)
 
     def _encode(self, levels: list[Tensor]) -> tuple[Tensor, Shapes, Tensor, Tensor, Tensor]:
         """Memory [B, S, W], level shapes, cells [B, S, W], their logits [B, S, K] and boxes' logits [B, S, 4]."""
@@ -297,12 +298,3 @@ def _reset(module: nn.Module) -> None:
 def _take(cells: Tensor, index: Tensor) -> Tensor:
     """Rows of [B, S, C] at index [B, Q]: [B, Q, C]."""
     return cells.gather(1, index.unsqueeze(-1).expand(-1, -1, cells.shape[-1]))
-
-
-def _by_kind(parts: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
-    """Losses of all layers added up by kind: vfl, bbox, giou, and the denoising queries' share as one."""
-    sums: dict[str, float | Tensor] = {}
-    for name, value in parts.items():
-        kind = "denoising" if "_dn_" in name else name.removeprefix("loss_").split("_")[0]
-        sums[kind] = sums.get(kind, 0.0) + value.detach()
-    return sums

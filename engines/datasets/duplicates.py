@@ -8,12 +8,16 @@ scaled, compressed again or recoloured scores 0.97 and more, as do two shots of 
 pictures of one kind stay below 0.75 (blood cells under one microscope: 0.979 for the one near pair, then 0.667).
 What it does not see: a small cut-out of a larger picture, or a turned one.
 
-N, M images; D values of a thumbnail.
+Every thumbnail is compared with every other. A few numbers of each, its sketch, bound how alike two can be: what the
+bound rules out needs no closer look. So the time still grows with the square of the number of images, but little.
+
+N, M images; D values of a thumbnail; E, O values of a sketch.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +31,10 @@ Thumbnails = npt.NDArray[np.float32]
 
 SIDE = 24  # pixels of a thumbnail's sides
 NEAR = 0.95  # correlation from which two pictures are nearly one
-_BLOCK = 1024  # thumbnails compared at once with all others
+_BLOCK = 1024  # thumbnails compared at once with as many others
+_WAVES = 8  # cosines of a sketch, each way
+_SLACK = 1e-3  # on the bound: roots of what rounding leaves
+_MANY = 0.05  # share of a block's pairs from which all of them are compared at once
 
 
 class Pair(NamedTuple):
@@ -77,7 +84,31 @@ def fingerprints(files: Iterable[Path]) -> Fingerprints:
 
 def mirrored(images: Thumbnails) -> Thumbnails:
     """Thumbnails [N, D] of the same pictures mirrored left to right."""
-    return np.ascontiguousarray(images.reshape(-1, SIDE, SIDE)[:, :, ::-1]).reshape(len(images), -1)
+    return np.ascontiguousarray(images.reshape(-1, SIDE, SIDE)[:, :, ::-1]).reshape(images.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Sketches:
+    """Thumbnails made ready to be compared with many others."""
+
+    thumbnails: Thumbnails  # [N, D]
+    even: npt.NDArray[np.float32]  # [N, E]: slow cosines that a mirror leaves as they are, and the length of the rest
+    odd: npt.NDArray[np.float32]  # [N, O]: slow cosines that a mirror turns round
+
+    def __len__(self) -> int:
+        return len(self.thumbnails)
+
+    def part(self, rows: slice | Sequence[int]) -> "Sketches":
+        """Those of some of the images."""
+        return Sketches(self.thumbnails[rows], self.even[rows], self.odd[rows])
+
+
+def sketch(images: Thumbnails) -> Sketches:
+    """The sketches of thumbnails [N, D]."""
+    even, odd = (images @ waves.T for waves in _slow_waves())
+    held = np.square(even).sum(axis=1) + np.square(odd).sum(axis=1)
+    rest = np.sqrt(np.maximum(np.square(images).sum(axis=1) - held, 0.0))
+    return Sketches(images, np.concatenate([even, rest[:, None]], axis=1), odd)
 
 
 def near_pairs(
@@ -88,15 +119,55 @@ def near_pairs(
     first: [N, D]; second: [M, D], or None for the pairs within `first`, each named once, the lower index first.
     mirror: a picture and its mirror image count as nearly one, too.
     """
+    return near_sketches(sketch(first), None if second is None else sketch(second), threshold, mirror=mirror)
+
+
+def near_sketches(
+    first: Sketches, second: Sketches | None = None, threshold: float = NEAR, *, mirror: bool = True
+) -> list[Pair]:
+    """`near_pairs` of thumbnails that were sketched before."""
     return sorted(_pairs(first, first if second is None else second, threshold, mirror, within=second is None))
 
 
-def _pairs(first: Thumbnails, second: Thumbnails, threshold: float, mirror: bool, within: bool) -> Iterator[Pair]:
+def _pairs(first: Sketches, second: Sketches, threshold: float, mirror: bool, within: bool) -> Iterator[Pair]:
     for start in range(0, len(first), _BLOCK):
-        block = first[start : start + _BLOCK]
-        alike = block @ second.T
+        block = first.part(slice(start, start + _BLOCK))
+        for other in range(start if within else 0, len(second), _BLOCK):
+            found = _near(block, second.part(slice(other, other + _BLOCK)), threshold, mirror)
+            for row, column, correlation in zip(*found, strict=True):
+                if not within or start + row < other + column:
+                    yield Pair(start + row, other + column, min(1.0, correlation))
+
+
+def _near(
+    first: Sketches, second: Sketches, threshold: float, mirror: bool
+) -> tuple[list[int], list[int], list[float]]:
+    """Rows, columns and correlations of the pairs that reach the threshold.
+
+    With u = e + o + r (even cosines, odd ones, the rest), and r v never above |r| |v|:
+    u v is at most e e' + o o' + |r| |r'|, and u times v mirrored at most e e' - o o' + |r| |r'|.
+    """
+    odd = first.odd @ second.odd.T
+    bound = first.even @ second.even.T + (np.abs(odd) if mirror else odd)
+    rows, columns = np.nonzero(bound >= threshold - _SLACK)
+    if len(rows) > _MANY * bound.size:
+        alike = first.thumbnails @ second.thumbnails.T
         if mirror:
-            alike = np.maximum(alike, mirrored(block) @ second.T)
-        for row, column in np.argwhere(alike >= threshold).tolist():
-            if not within or start + row < column:
-                yield Pair(start + row, column, min(1.0, float(alike[row, column])))
+            alike = np.maximum(alike, mirrored(first.thumbnails) @ second.thumbnails.T)
+        correlations = alike[rows, columns]
+    else:
+        ours, theirs = first.thumbnails[rows], second.thumbnails[columns]
+        correlations = np.einsum("nd,nd->n", ours, theirs)
+        if mirror:
+            correlations = np.maximum(correlations, np.einsum("nd,nd->n", mirrored(ours), theirs))
+    near = correlations >= threshold
+    return rows[near].tolist(), columns[near].tolist(), correlations[near].tolist()
+
+
+@cache
+def _slow_waves() -> tuple[Thumbnails, Thumbnails]:
+    """The slowest cosines of a thumbnail, of length 1 and at right angles, float32: even [_, D] and odd ones [_, D]."""
+    waves, places = np.arange(_WAVES)[:, None], np.arange(SIDE) + 0.5
+    lines = np.cos(np.pi / SIDE * waves * places) * np.where(waves, np.sqrt(2 / SIDE), np.sqrt(1 / SIDE))
+    pictures = np.einsum("vy,hx->hvyx", lines, lines).reshape(_WAVES, _WAVES, -1).astype(np.float32)
+    return pictures[::2].reshape(-1, SIDE * SIDE), pictures[1::2].reshape(-1, SIDE * SIDE)

@@ -9,7 +9,7 @@ B batch, L text length, D text width.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,6 @@ class BaseModel:
     def scaling_factor(self) -> float:
         """What the VAE's latents are multiplied by before the UNet sees them."""
         return float(self.vae.config.scaling_factor)
-
-    @property
-    def prediction_type(self) -> str:
-        """`epsilon` or `v_prediction`."""
-        return str(self.scheduler_config.get("prediction_type", "epsilon"))
 
     @property
     def text_length(self) -> int:
@@ -186,17 +181,19 @@ def check_layout(folder: Path) -> None:
         check_weights(folder / part)
 
 
-def base_hash(folder: Path) -> str:
+def base_hash(folder: Path, known: Mapping[str, str] | None = None) -> str:
     """SHA-256 over the names and contents of a base model's weights, configurations and vocabulary.
 
-    Weights are those that `load_base` reads: a second variant beside them changes nothing.
+    Weights are those that `load_base` reads: a second variant beside them changes nothing. `known` are SHA-256 of
+    files, by POSIX path relative to the folder, that need not be read again.
     """
     digest = hashlib.sha256()
     for part in PARTS:
         weights = find_weights(folder / part).files if part in STEMS else ()
         for path in sorted((folder / part).rglob("*")):
             if path.is_file() and (path.suffix in (".json", ".txt") or path.name in weights):
-                digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
+                name = path.relative_to(folder).as_posix()
+                digest.update(f"{name}\0{(known or {}).get(name) or sha256_file(path)}\n".encode())
     return digest.hexdigest()
 
 

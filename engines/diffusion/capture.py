@@ -17,11 +17,12 @@ def capture(step: Step, device: torch.device) -> Step:
     """Record `step` on a CUDA device, and return what replays it; recording itself computes nothing.
 
     `step` must have run before, so that libraries have made their handles and chosen their kernels. What it allocates
-    lives in a pool of the recording's own, and is valid until the next replay.
+    lives in a pool of the recording's own, and is valid until the next replay. Other threads may go on using the device
+    meanwhile: only this thread's calls are watched for what a recording cannot hold.
     """
     with torch.cuda.device(device):
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             step()
 
     def replay() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from engines.backends.streams import fetch, send
 from engines.rng import normal
 
 # The last part of a noise key (seed, index, part). Steps of a schedule come first, from 1: part 0 is left
@@ -23,10 +24,15 @@ def to_pixels(image: npt.NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float().div(255.0).mul(2.0).sub(1.0)
 
 
-def to_uint8(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """Finite pixels [..., 3, H, W], about [-1, 1], to uint8 [..., H, W, 3]; rounded as in diffusers."""
+def quantise(pixels: torch.Tensor) -> torch.Tensor:
+    """Finite pixels [..., 3, H, W], about [-1, 1], to uint8 [..., H, W, 3] where they are; rounded as in diffusers."""
     scaled = (pixels.float() / 2.0 + 0.5).clamp(0.0, 1.0).mul(255.0).round()
-    image: npt.NDArray[np.uint8] = scaled.to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
+    return scaled.to(torch.uint8).movedim(-3, -1).contiguous()
+
+
+def to_uint8(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """The same, as an array of the host: what a GPU sends is a quarter of float32."""
+    image: npt.NDArray[np.uint8] = fetch(quantise(pixels))[0].numpy()
     return image
 
 
@@ -61,7 +67,8 @@ def label_latents(
 ) -> torch.Tensor:
     """What the label pass of image `index` reads: clean latents [Z, h, w] with the noise of `timestep` added.
 
-    The noise is a function of (seed, index) alone, whatever sampler painted the image and on what device.
+    The noise is a function of (seed, index) alone, whatever sampler painted the image and on what device; it is drawn
+    on the CPU and mixed in where the latents are.
     """
-    noise = torch.from_numpy(normal(tuple(latents.shape), seed, index, _LABEL_NOISE))
+    noise = send(torch.from_numpy(normal(tuple(latents.shape), seed, index, _LABEL_NOISE)), latents.device)
     return add_noise(latents, noise, alphas_cumprod, timestep)

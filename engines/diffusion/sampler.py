@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from engines.backends.streams import send
 from engines.diffusion.capture import Step, capture
 from engines.diffusion.latents import initial_noise, step_noise
 from engines.diffusion.schedule import Schedule, guided_steps
@@ -154,9 +155,9 @@ class SlotSampler:
         """Yield each task with its final latents, float32 [Z, h, w] on the call's device, as slots finish.
 
         Tasks are taken from the iterable one at a time, as slots fall free, and what was taken is finished.
-        The order of the results is a function of the tasks alone. Raises NumericalError, naming the image,
-        if its latents come out NaN or infinite; UsageError for a task that does not fit the schedule or the
-        call.
+        The order of the results is a function of the tasks alone, and nothing here waits for the device: whoever
+        takes the latents checks them (`check_latents`). Raises UsageError for a task that does not fit the schedule
+        or the call.
         """
         source = iter(tasks)
         for tensor in (self._state.x, self._state.h_prev, self._state.noise, self._state.text):
@@ -177,9 +178,7 @@ class SlotSampler:
             for slot in chosen:
                 busy[slot].step += 1
                 (finished if busy[slot].step == self._schedule.steps else waiting).append(slot)
-            results = [(busy.pop(slot).task, self._state.x[slot].clone()) for slot in finished]
-            _check_finite(results)
-            yield from results
+            yield from [(busy.pop(slot).task, self._state.x[slot].clone()) for slot in finished]
 
     def _new_state(self) -> _State:
         text = self._call.inputs["encoder_hidden_states"]
@@ -195,7 +194,7 @@ class SlotSampler:
         if task.latents is not None:
             signal, share = self._schedule.start[task.start].tolist()
             start = signal * torch.as_tensor(task.latents).to(start) + share * start
-        state.x[slot] = self._to_device(start)
+        state.x[slot] = send(start, self._device)
         state.text[slot] = task.cond.to(state.text)
         state.text[self._slots + slot] = task.uncond.to(state.text)
 
@@ -235,8 +234,8 @@ class SlotSampler:
             step, task = busy[slot].step, busy[slot].task
             if self._adds_noise[step]:
                 noise = step_noise(self._shape, task.seed, task.index, step)
-                self._state.noise[slot] = self._to_device(noise)
-        self._numbers.copy_(self._to_device(self._plan(busy, chosen)))
+                self._state.noise[slot] = send(noise, self._device)
+        self._numbers.copy_(send(self._plan(busy, chosen), self._device))
         if self._replay is not None:
             self._replay()
         else:
@@ -291,19 +290,13 @@ class SlotSampler:
         rows += rows[:1] * (R - len(rows))
         return torch.tensor([*chain(*zip(*rows, strict=True)), *cond_row, *uncond_row, *table_row, *active])
 
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Copy from the CPU to the call's device, without waiting for the device."""
-        if self._device.type == "cuda":
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor.to(self._device)
 
-
-def _check_finite(results: Sequence[tuple[Task, torch.Tensor]]) -> None:
-    """Raise NumericalError naming the first image whose latents are not all finite."""
-    if not results:
+def check_latents(tasks: Sequence[Task], latents: Sequence[torch.Tensor]) -> None:
+    """Raise NumericalError naming the first task whose final latents [Z, h, w] are not all finite; waits for them."""
+    if not latents:
         return
-    finite = torch.stack([latents for _, latents in results]).isfinite().flatten(1).all(1).tolist()
-    for (task, _), good in zip(results, finite, strict=True):
+    finite = torch.stack(list(latents)).isfinite().flatten(1).all(1).tolist()
+    for task, good in zip(tasks, finite, strict=True):
         if not good:
             raise NumericalError(
                 f"graph unet: the latents of image {task.index} (seed {task.seed}) came out NaN or infinite. "

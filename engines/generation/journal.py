@@ -8,7 +8,7 @@ Knows nothing about how images are painted or which dataset files are made from 
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -150,6 +150,7 @@ class Journal:
     """The journal of a run that is being written; a context manager.
 
     Entries come in any order within a chunk and are written in index order, each only after its image is in place.
+    Only a chunk that is given up has gaps: what counts as done ends before it (`read_progress`).
     """
 
     def __init__(self, folder: Path, size: int) -> None:
@@ -183,8 +184,16 @@ class Journal:
         if len(self._ready) >= _BATCH:
             self.flush()
 
-    def flush(self) -> None:
-        """Write all entries that no earlier one is missing for, and see them on the disk."""
+    @property
+    def waiting(self) -> frozenset[int]:
+        """The indices of entries that came and that an earlier one is missing for."""
+        return frozenset(self._waiting)
+
+    def flush(self, *, gaps: bool = False) -> None:
+        """Write all entries that no earlier one is missing for, and see them on the disk; with `gaps` the others too,
+        after which no more entries of this chunk are taken."""
+        if gaps:
+            self._ready += [self._waiting.pop(index) for index in sorted(self._waiting)]
         if not self._ready:
             return
         data = b"".join(entry.to_line().encode() + b"\n" for entry in self._ready)
@@ -204,8 +213,8 @@ class Journal:
         os.lseek(self._fd, self._size, os.SEEK_SET)
 
 
-def remove_images_from(folder: Path, index: int | None) -> None:
-    """Remove temporary files, and the images from `index` on, that no journal line stands for.
+def remove_images_from(folder: Path, index: int | None, but: Collection[int] = ()) -> None:
+    """Remove temporary files, and the images from `index` on, that no journal line stands for; those of `but` stay.
 
     Only files named as a run names them are touched, in the images folder and among the spare ones.
     """
@@ -214,10 +223,15 @@ def remove_images_from(folder: Path, index: int | None) -> None:
             continue
         with os.scandir(part) as found:
             for item in found:
-                ours = index is not None and _IMAGE_NAME.fullmatch(item.name)
                 unfinished = item.name.startswith(".") and item.name.endswith(".tmp")
-                if unfinished or (ours and int(item.name.partition(".")[0]) >= (index or 0)):
+                if unfinished or (_IMAGE_NAME.fullmatch(item.name) and _goes(item.name, index, but)):
                     os.unlink(item.path)
+
+
+def _goes(name: str, index: int | None, but: Collection[int]) -> bool:
+    """Whether the image of this name is one from `index` on, and not in `but`."""
+    number = int(name.partition(".")[0])
+    return index is not None and number >= index and number not in but
 
 
 def _whole_line(line: bytes) -> Entry | None:

@@ -18,6 +18,7 @@ from engines.errors import RunError
 from engines.generation.events import Event, Opened, Painted, Report, RunSummary, Stage, Tick
 from engines.generation.filters import Rules, drop_reason, labels_of
 from engines.generation.finalize import remove_dataset_files, rules_of, write_dataset
+from engines.generation.finisher import Outcome
 from engines.generation.jobs import Plan, chunk_ranges, make_job
 from engines.generation.journal import (
     IMAGES,
@@ -29,7 +30,8 @@ from engines.generation.journal import (
     remove_images_from,
 )
 from engines.generation.needs import generate_needs
-from engines.generation.painter import Outcome, Painter
+from engines.generation.networks import cores_for_graphs
+from engines.generation.painter import Painter
 from engines.generation.prepare import make_plan, resolve
 from engines.generation.repeats import REPEATS
 from engines.generation.run_folder import check_folder, locked, read_run, run_errors, start_run
@@ -46,11 +48,13 @@ def generate(
     *,
     report: Report = lambda event: None,
     stop: Callable[[], bool] = lambda: False,
+    wrap: Callable[["Backend"], "Backend"] = lambda backend: backend,
 ) -> RunSummary:
     """Paint a labelled dataset into `settings.out`, or go on with the run that is there.
 
     `report` is told of everything that happens. Once `stop` returns True no new image is begun: those in work are
-    finished, the dataset is written from what is complete, and the summary says `interrupted`.
+    finished, the dataset is written from what is complete, and the summary says `interrupted`. `wrap` is given the
+    backend as it was opened and returns what stands in for it: how `engines.measure` times its calls.
     Raises UsageError, DatasetError, BundleError, BackendError, RunError, NumericalError; whatever ends it, the same
     command goes on from the last whole chunk.
     """
@@ -75,8 +79,10 @@ def generate(
         threads = stored.threads if stored and settings.threads is None else settings.threads
         backend = open_backend(
             bundle, engine, precision=precision, threads=threads, device=settings.device,
+            compiled=settings.compiled,
             needs=generate_needs(settings, bundle, stored), told=lambda line: report(Stage(line)),
         )  # fmt: skip
+        backend = wrap(backend)
         wanted = resolve(settings, bundle, backend, references, stored)
         plan = make_plan(wanted, bundle, references)
         return run(settings.out, wanted, stored, bundle, backend, plan, report=report, stop=stop, started=started)
@@ -142,7 +148,7 @@ def run(
     painting, painting_on = 0.0, not state.over
     if painting_on:
         remove_dataset_files(folder)
-    with Journal(folder, progress.size) as journal:
+    with Journal(folder, progress.size) as journal, cores_for_graphs(backend):
         remove_images_from(folder, progress.next_index)  # after the files and lines that name them
         if painting_on:
             painter = Painter(
@@ -190,10 +196,7 @@ def _paint_chunk(
     report: Report,
     stop: Callable[[], bool],
 ) -> None:
-    """Paint one chunk and see it on the disk.
-
-    Where it ends early, lines and images up to the first missing one stay, and later images are removed.
-    """
+    """Paint one chunk and see it on the disk. Where it ends early, images that are in place stay, with their lines."""
     journal.begin(chunk)
     last_kept = chunk.start - 1 - state.unkept
     jobs = (make_job(plan, wanted.seed, index) for index in chunk)
@@ -207,15 +210,21 @@ def _paint_chunk(
             _note_written(writer.drain(), journal, state)
     except BaseException:
         with contextlib.suppress(OSError):
-            journal.flush()
-            remove_images_from(folder, journal.next_index)
+            _settle(folder, journal)
         raise
     journal.flush()
     if journal.next_index < chunk.stop:
         state.cut_short = True
-        remove_images_from(folder, journal.next_index)
+        _settle(folder, journal)
     else:
         state.unkept = chunk.stop - 1 - last_kept
+
+
+def _settle(folder: Path, journal: Journal) -> None:
+    """End a chunk of which jobs are missing: images without a line go first, then come the lines of those that stay."""
+    journal.flush()
+    remove_images_from(folder, journal.next_index, but=journal.waiting)
+    journal.flush(gaps=True)
 
 
 def _take(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.backends.plans import Needs
-from engines.generation.painter import LARGEST_BATCH
+from engines.generation.networks import LARGEST_BATCH
 from engines.generation.prepare import GPU_SLOTS, needed_rows, painting_options, slots_and_rows
 from engines.generation.settings import GenerateSettings, RunSettings
 

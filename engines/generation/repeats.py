@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.datasets.dataset import open_dataset
-from engines.datasets.duplicates import Thumbnails, near_pairs, thumbnail
+from engines.datasets.duplicates import Sketches, Thumbnails, near_sketches, sketch, thumbnail
 from engines.datasets.images import read_image
 from engines.errors import DatasetError, RunError
 from engines.generation.jobs import Plan, make_job
@@ -49,20 +49,22 @@ def find_repeats(candidates: Iterable[Candidate], run: RunSettings, plan: Plan |
     """
     threshold = run.near_duplicates
     found: dict[int, str] = {}
-    kept: list[Thumbnails] = []
+    kept: list[Sketches] = []
     source = iter(candidates)
     with ThreadPoolExecutor(_THREADS) as pool:
-        wholes = _stacked(pool.map(partial(_whole, run), [r.file for r in plan.references])) if plan else None
+        wholes = None
+        if plan is not None:
+            wholes = sketch(_stacked(pool.map(partial(_whole, run), [r.file for r in plan.references])))
         while block := list(islice(source, _BLOCK)):
-            thumbs = _stacked(pool.map(lambda one: thumbnail(read_image(one.file)), block))
+            thumbs = sketch(_stacked(pool.map(lambda one: thumbnail(read_image(one.file)), block)))
             if plan is not None and wholes is not None:
                 crops = _stacked(pool.map(partial(_crop, run, plan), [one.index for one in block]))
-                again = {pair.first for pair in near_pairs(thumbs, wholes, threshold)}
-                again |= set(np.flatnonzero((thumbs * crops).sum(axis=1) >= threshold).tolist())
+                again = {pair.first for pair in near_sketches(thumbs, wholes, threshold)}
+                again |= set(np.flatnonzero((thumbs.thumbnails * crops).sum(axis=1) >= threshold).tolist())
                 found |= {block[row].index: REPEATS_REFERENCE for row in again}
             _drop_repeats(block, thumbs, kept, threshold, found)
             new = [row for row, one in enumerate(block) if one.index not in found]
-            kept.append(thumbs[new])
+            kept.append(thumbs.part(new))
             if run.count is not None and sum(map(len, kept)) >= run.count:
                 break
     return found
@@ -102,13 +104,13 @@ def reference_plan(run: RunSettings) -> Plan | None:
 
 
 def _drop_repeats(
-    block: Sequence[Candidate], thumbs: Thumbnails, kept: Sequence[Thumbnails], threshold: float, found: dict[int, str]
+    block: Sequence[Candidate], thumbs: Sketches, kept: Sequence[Sketches], threshold: float, found: dict[int, str]
 ) -> None:
     """Note the images of a block that repeat one of those kept so far, or an earlier one of the block that stays."""
     for earlier in kept:
-        for pair in near_pairs(thumbs, earlier, threshold):
+        for pair in near_sketches(thumbs, earlier, threshold):
             found.setdefault(block[pair.first].index, REPEATS_IMAGE)
-    for pair in sorted(near_pairs(thumbs, None, threshold), key=lambda pair: (pair.second, pair.first)):
+    for pair in sorted(near_sketches(thumbs, None, threshold), key=lambda pair: (pair.second, pair.first)):
         if block[pair.first].index not in found:
             found.setdefault(block[pair.second].index, REPEATS_IMAGE)
 

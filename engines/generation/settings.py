@@ -19,7 +19,8 @@ from engines.datasets.duplicates import NEAR
 from engines.errors import BundleError, RunError, UsageError
 from engines.generation.scores import EXPECTED_SCORE, Score, check_uncertain, full_score, highest, in_range, shown
 
-FORMAT = 1  # version of run.json
+FORMAT = 2  # version of run.json, and of the order in which a chunk's jobs are painted
+OLDER = (1,)  # formats of runs that can be read, but not gone on with
 Sampler = Literal["ddim", "dpmpp"]
 SAMPLERS = ("ddim", "dpmpp")
 DATASET_FORMATS = ("coco", "yolo", "imagefolder")
@@ -80,6 +81,7 @@ class GenerateSettings:
     rows: int | None = None  # rows of a network call; None: what the slots need
     engine: str = "auto"  # a backend's name
     precision: str = "auto"  # of the backend's arithmetic
+    compiled: bool = False  # pass the networks through torch.compile (torch on CUDA)
     threads: int | None = None  # of the backend, on a CPU; None: its own choice
     device: str | None = None  # cpu, cuda or cuda:N; None: what the engine is fastest on
     formats: tuple[str, ...] = ("coco",)  # of DATASET_FORMATS; COCO is always written
@@ -144,9 +146,9 @@ class RunSettings:
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> "RunSettings":
         """Read what `to_json` wrote. Raises RunError that lists every mistake at once, prefixed with `where`."""
-        if value.get("format") != FORMAT:
+        if value.get("format") not in (FORMAT, *OLDER):
             raise RunError(
-                f"{where}: run format {value.get('format')!r} was found; this version reads format {FORMAT}."
+                f"{where}: run format {value.get('format')!r} was found; this version reads formats up to {FORMAT}."
             )
         settings = from_object(cls, value, RunError, where)
         if isinstance(settings.score, dict) and tuple(settings.score) != settings.class_names:
@@ -226,8 +228,8 @@ def differences(stored: RunSettings, wanted: RunSettings) -> list[str]:
 def default_chunk(target: int, slots: int) -> int:
     """Jobs in a chunk for `target` images: about sqrt(target x slots), a multiple of the slots, at most 512.
 
-    At a chunk's end the slots drain, which costs about half of them; at the run's end half a chunk is painted
-    beyond the count. The square root makes both small.
+    At a chunk's end the slots drain, which costs up to half of them (little, where the longest jobs come first); at the
+    run's end half a chunk is painted beyond the count. The square root makes both small.
     """
     return min(512, math.ceil(math.sqrt(target * slots) / slots) * slots)
 

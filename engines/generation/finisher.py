@@ -1,0 +1,154 @@
+"""From finished latents to labelled images: decode, label pass, adapter, and what the host makes of their numbers.
+
+Knows: in which order that happens, and what of it goes on beside the next ticks of the sampler. One thread works
+through the batches in the order they were handed over, so that what comes out is a function of what went in:
+    on a GPU it runs the networks too, on a stream of its own;
+    on a CPU the networks run where they are handed over, since two on the same cores gain nothing, and the thread takes
+    the rest: checks, pixels to bytes, boxes.
+Knows nothing about jobs to come, slots, files or chunks.
+
+B batch, Z/h/w latents, L tokens, D text width, H/W pixels, Q queries, K classes.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from engines.adapter.inference import detections
+from engines.backends.streams import Lane, Mark
+from engines.diffusion.latents import to_uint8
+from engines.diffusion.sampler import Task, check_latents
+from engines.errors import NumericalError
+from engines.generation.jobs import Job
+from engines.generation.journal import Box, make_box
+from engines.generation.networks import ADVICE, Labeller, check_finite, fill, prepare
+
+if TYPE_CHECKING:
+    from engines.backends.base import Backend
+    from engines.bundle import Bundle
+
+_AHEAD = 2  # batches handed over and not yet taken back, at most
+_BLACK = 1  # no value of a picture above this: black
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a job came to."""
+
+    job: Job
+    pixels: npt.NDArray[np.uint8] | None  # [H, W, 3]; None where its reference cannot be read
+    boxes: tuple[Box, ...]  # best first
+    problem: str | None = None  # why there are no pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A job whose latents the sampler is done with."""
+
+    job: Job
+    task: Task
+    latents: torch.Tensor  # clean, [Z, h, w], on the backend's device
+
+
+@dataclass(frozen=True, eq=False)
+class _Numbers:
+    """What the networks gave for n images. Nothing here is written again."""
+
+    pixels: torch.Tensor  # [n, 3, H, W], on the backend's device
+    logits: npt.NDArray[np.float32]  # [n, Q, K]
+    boxes: npt.NDArray[np.float32]  # [n, Q, 4]
+
+
+class Finisher:
+    """Decoder, label pass and adapter at one size and a fixed batch; a context manager that ends its thread.
+
+    An error in the thread is raised where the outcomes of that batch would have come.
+    """
+
+    def __init__(self, bundle: "Bundle", backend: "Backend", batch: int, frame: tuple[int, int]) -> None:
+        """Prepare the graphs for images of `frame`, (width, height) in pixels."""
+        w, h = (side // bundle.vae_stride for side in frame)
+        self._frame = frame
+        self._labeller = Labeller(bundle, backend, batch, h, w)
+        self._decoder = prepare(bundle, backend, "vae_decoder", {"B": batch, "h": h, "w": w})
+        self._lane = Lane(backend.device)
+        self._networks_beside = backend.device.type == "cuda"
+        self._handed: deque[Future[list[Outcome]]] = deque()
+        self.batch = batch
+
+    def __enter__(self) -> Self:
+        self._thread = ThreadPoolExecutor(1, "finisher")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)
+        self._handed.clear()
+
+    def submit(self, batch: Sequence[Finished]) -> Iterator[Outcome]:
+        """Hand over n <= B images; the outcomes of earlier ones, as far as that must be waited for."""
+        while len(self._handed) >= _AHEAD:
+            yield from self._handed.popleft().result()
+        mark = self._lane.mark()
+        if self._networks_beside:
+            self._handed.append(self._thread.submit(lambda: self._outcomes(batch, self._networks(batch, mark))))
+        else:
+            self._handed.append(self._thread.submit(self._outcomes, batch, self._networks(batch, mark)))
+
+    def ready(self) -> Iterator[Outcome]:
+        """The outcomes that are there by now, in the order of submission; does not wait."""
+        while self._handed and self._handed[0].done():
+            yield from self._handed.popleft().result()
+
+    def drain(self) -> Iterator[Outcome]:
+        """Wait for all outcomes that were not given yet."""
+        while self._handed:
+            yield from self._handed.popleft().result()
+
+    def _networks(self, batch: Sequence[Finished], mark: Mark) -> _Numbers:
+        """Decode and label, after what `mark` holds. Raises NumericalError for latents and labels."""
+        with self._lane.after(mark):
+            latents = [one.latents for one in batch]
+            check_latents([one.task for one in batch], latents)
+            fill(self._decoder.inputs["latents"], latents)
+            self._decoder.run()
+            pixels = self._decoder.outputs["pixels"][: len(batch)].clone()
+            keys = [(one.job.seed, one.job.index) for one in batch]
+            logits, boxes = self._labeller(latents, [one.task.cond for one in batch], keys, _names(batch))
+        return _Numbers(pixels, logits, boxes)
+
+    def _outcomes(self, batch: Sequence[Finished], numbers: _Numbers) -> list[Outcome]:
+        """Numbers to pictures and boxes. Raises NumericalError for pixels that are not finite, or black."""
+        with self._lane.after():
+            check_finite("vae_decoder", numbers.pixels, _names(batch))
+            pictures = to_uint8(numbers.pixels)
+        outcomes = []
+        for i, one in enumerate(batch):
+            if pictures[i].max() <= _BLACK:
+                raise NumericalError(f"graph vae_decoder: image {one.job.index} came out black. {ADVICE}")
+            boxes = rounded_boxes(numbers.logits[i], numbers.boxes[i], self._frame)
+            outcomes.append(Outcome(one.job, pictures[i], boxes))
+        return outcomes
+
+
+def rounded_boxes(
+    logits: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32], frame: tuple[int, int]
+) -> tuple[Box, ...]:
+    """Detections of one painted frame, best first, rounded as the journal holds them, so that what is decided by the
+    numbers is the same before and after they were written."""
+    corners, scores, labels = detections(logits, boxes, frame, 1.0, frame)
+    rows = zip(np.round(corners.astype(np.float64), 2).tolist(), scores.tolist(), labels.tolist(), strict=True)
+    found = (make_box(corner, round(score, 4), label) for corner, score, label in rows)
+    return tuple(box for box in found if box.x1 > box.x0 and box.y1 > box.y0)
+
+
+def _names(batch: Sequence[Finished]) -> list[str]:
+    return [f"image {one.job.index}" for one in batch]

@@ -1,0 +1,178 @@
+"""The networks of a bundle at fixed batches, as `generate` and `label` call them.
+
+Knows: how items are laid into a call of a fixed batch, the text encoder with the embeddings it keeps, the label pass
+with the adapter, and which numbers are refused. Knows nothing about jobs, slots or files.
+
+B batch, L tokens, D text width, Z/h/w latents, Q queries, K classes.
+"""
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from engines.backends.streams import Lane, fetch, hand_over, send
+from engines.diffusion.base_model import alphas_cumprod, tokenize
+from engines.diffusion.latents import label_latents
+from engines.errors import NumericalError
+
+if TYPE_CHECKING:
+    from engines.backends.base import Backend, Call
+    from engines.bundle import Bundle
+
+LARGEST_BATCH = 8  # images decoded and labelled in one call, at most
+ADVICE = "Take a wider precision (--precision f32), or another --engine."
+_PREPARES_BESIDE = ("openvino",)  # engines that make several graphs ready at once in less time
+_PROMPTS_KEPT = 128  # embeddings kept; a run's prompts repeat
+T = TypeVar("T")
+
+
+class TextEncoder:
+    """Prompts to embeddings, one at a time, so that an embedding depends on its prompt alone."""
+
+    def __init__(self, bundle: "Bundle", backend: "Backend") -> None:
+        """Ready the network; the tokenizer, whose libraries take a second to import, loads in a thread meanwhile."""
+        loader = ThreadPoolExecutor(1, "tokenizer")
+        self._tokenizer = loader.submit(bundle.tokenizer)
+        loader.shutdown(wait=False)
+        self._call = prepare(bundle, backend, "text_encoder", {"B": 1})
+        self._lane = Lane(backend.device)
+        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    def __call__(self, prompt: str) -> torch.Tensor:
+        """encoder_hidden_states [L, D] of a prompt; the last used ones are kept."""
+        if prompt in self._kept:
+            self._kept.move_to_end(prompt)
+            return self._kept[prompt]
+        tokens = tokenize(self._tokenizer.result(), [prompt])
+        with self._lane.after():
+            buffer = self._call.inputs["input_ids"]
+            buffer.copy_(send(tokens, buffer.device))
+            self._call.run()
+            states = self._call.outputs["encoder_hidden_states"][0].clone()
+            check_finite("text_encoder", states[None], [f'prompt "{prompt}"'])
+            hand_over(states)
+        self._kept[prompt] = states
+        if len(self._kept) > _PROMPTS_KEPT:
+            self._kept.popitem(last=False)
+        return states
+
+
+class Labeller:
+    """The label pass and the adapter on clean latents, at one size and a fixed batch."""
+
+    def __init__(self, bundle: "Bundle", backend: "Backend", batch: int, h: int, w: int) -> None:
+        sizes = {"B": batch, "h": h, "w": w}
+        pyramid = [spec.name for spec in bundle.specs["adapter"].inputs]
+        self._unet = prepare(bundle, backend, "unet", sizes, pyramid)
+        self._adapter = prepare(bundle, backend, "adapter", sizes, ["logits", "boxes"])
+        self._pyramid = pyramid
+        self._abar = alphas_cumprod(bundle.scheduler_config)
+        self._timestep = bundle.timestep
+        self.batch = batch
+
+    def __call__(
+        self,
+        latents: Sequence[torch.Tensor],
+        states: Sequence[torch.Tensor],
+        keys: Sequence[tuple[int, int]],
+        names: Sequence[str],
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Logits [n, Q, K] and boxes [n, Q, 4] (centre, size; shares of the frame) of n <= batch images.
+
+        latents: clean, scaled, [Z, h, w] each. states: embeddings [L, D]. keys: (seed, index) of the noise.
+        names: what an error calls each image.
+        """
+        noisy = [
+            label_latents(clean.float(), seed, index, self._abar, self._timestep)
+            for clean, (seed, index) in zip(latents, keys, strict=True)
+        ]
+        fill(self._unet.inputs["sample"], noisy)
+        self._unet.inputs["timesteps"].fill_(self._timestep)
+        fill(self._unet.inputs["encoder_hidden_states"], states)
+        self._unet.run()
+        for name in self._pyramid:
+            self._adapter.inputs[name].copy_(self._unet.outputs[name])
+        self._adapter.run()
+        count = len(names)
+        found = fetch(*(self._adapter.outputs[name][:count].float() for name in ("logits", "boxes")))
+        if not all(bool(tensor.isfinite().all()) for tensor in found):
+            for name in self._pyramid:  # the adapter was handed it, or made it
+                check_finite("unet", self._unet.outputs[name][:count], names)
+            for tensor in found:
+                check_finite("adapter", tensor, names)
+        return found[0].numpy().copy(), found[1].numpy().copy()  # on a CPU these were the call's own buffers
+
+
+def fill(buffer: torch.Tensor, items: Sequence[torch.Tensor]) -> None:
+    """Write n <= B items into a call's input [B, ...]; spare rows repeat the last one."""
+    spare = buffer.shape[0] - len(items)
+    buffer.copy_(send(torch.stack([*items, *[items[-1]] * spare]), buffer.device))
+
+
+def check_finite(graph: str, values: torch.Tensor, names: Sequence[str]) -> None:
+    """Raise NumericalError, naming the graph and the first image whose values [n, ...] are not all finite."""
+    finite = values.isfinite().flatten(1).all(dim=1).tolist()
+    for name, good in zip(names, finite, strict=True):
+        if not good:
+            raise NumericalError(f"graph {graph}: the output for {name} is NaN or infinite. {ADVICE}")
+
+
+def prepare(
+    bundle: "Bundle", backend: "Backend", graph: str, sizes: Mapping[str, int], outputs: Sequence[str] | None = None
+) -> "Call":
+    """Ready a graph at these sizes, for the named outputs (all for None)."""
+    return backend.prepare(graph, bundle.specs[graph].input_shapes(sizes), outputs)
+
+
+class Preparing:
+    """Makes graphs ready side by side where the engine gains by that, else one by one; a context manager.
+
+    OpenVINO reads a compiled model back, or compiles one, on a single core, and lets other threads go on meanwhile.
+    """
+
+    def __init__(self, backend: "Backend", stage: Callable[[str], None]) -> None:
+        """`stage` is told what is begun."""
+        self._stage = stage
+        self._threads = ThreadPoolExecutor(2, "prepare") if backend.name in _PREPARES_BESIDE else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+
+    def __call__(self, what: str, make: Callable[[], T]) -> Callable[[], T]:
+        """Begin to make something ready; what comes back gives it, or raises the error that came of it."""
+        self._stage(f"preparing {what}")
+        if self._threads is not None:
+            return self._threads.submit(make).result
+        made = make()
+        return lambda: made
+
+
+@contextlib.contextmanager
+def cores_for_graphs(backend: "Backend") -> Iterator[None]:
+    """Leave the cores to the runtime while this lasts: PyTorch's operations between the graphs take one thread.
+
+    They are small, but a large one would wake PyTorch's own threads, which then wait for more by spinning, on the cores
+    where the runtime is at work again. Where PyTorch runs the graphs itself, nothing changes.
+    """
+    if backend.name == "torch":
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
