@@ -84,8 +84,11 @@ def command(
     rows: Annotated[int | None, typer.Option(help="Rows of a network call.  [default: what the slots need]")] = None,
     engine: Annotated[str, typer.Option(help="auto, tensorrt, torch, openvino or onnxruntime.")] = "auto",
     precision: Annotated[
-        str, typer.Option(help="f32, bf16, f16, or auto: the fastest that this machine has.")
+        str, typer.Option(help="f32, bf16, f16, int8, or auto: the widest that is fast here.")
     ] = "auto",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the networks first (torch on CUDA; takes minutes).")
+    ] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: the engine's choice]")] = None,
     formats: Annotated[
         str, typer.Option("--format", metavar="LIST", help="Of coco (always written), yolo, imagefolder.")
@@ -134,6 +137,7 @@ def command(
         rows=rows,
         engine=engine,
         precision=precision,
+        compiled=compiled,
         threads=threads,
         formats=parse_list(formats),
         image_format=image_format,

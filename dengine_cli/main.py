@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from dengine_cli import doctor, evaluate, export, finalize, generate, label, merge, train_adapter, train_base
+from dengine_cli import bench, doctor, evaluate, export, finalize, generate, label, merge, train_adapter, train_base
 from engines.errors import DengineError
 
 EXIT_USAGE = 2
@@ -30,6 +30,7 @@ VERBS = {
     "finalize": finalize,
     "merge": merge,
     "evaluate": evaluate,
+    "bench": bench,
     "doctor": doctor,
 }
 

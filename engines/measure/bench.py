@@ -1,0 +1,264 @@
+"""`dengine bench`: a bundle on every engine here, beside the plain diffusers pipeline and the machine's own limit.
+
+Knows: what is measured in which order, each in a process of its own, and the figures that only follow from several of
+them: speed-ups and shares of the matmul rate. An engine that fails is listed with its error, and the others go on.
+Does not know how anything is measured (`run`, `baseline`, `roofline`), or how it is shown.
+"""
+
+import importlib.util
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from engines.backends import ENGINES
+from engines.backends.base import PRECISIONS
+from engines.bundle import Bundle, default_bundle, open_bundle
+from engines.errors import DengineError, UsageError
+from engines.measure.alone import run_alone
+from engines.measure.baseline import BATCHES, BaselineSettings, best_batch
+from engines.measure.machine import machine, versions
+from engines.measure.pipeline import torch_device
+from engines.measure.roofline import SIZES, rate_of
+from engines.measure.workload import Workload, jobs_of
+
+FORMAT = 1  # of the report
+COUNT = 32  # images, unless the user says otherwise
+_ENGINES = tuple(name for name in ENGINES if name != "auto")  # each is called as the package it needs
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What is measured."""
+
+    bundle: Path | None = None  # None: the bundled model
+    references: Path | None = None  # images to repaint; None: text to image
+    engines: tuple[str, ...] = ()  # empty: all that are installed
+    count: int = COUNT  # images
+    size: tuple[int, int] | None = None  # (width, height) in pixels; None: the bundle's frame
+    steps: int = 25  # of the schedule
+    seed: int = 0
+    precision: str = "auto"  # of the engines
+    compiled: bool = False  # the engines' networks through torch.compile (torch on CUDA)
+    threads: int | None = None  # of engines, baseline and matmul; None: PyTorch's choice
+    slots: int | None = None  # images in work at once; None: as `generate` has it
+    device: str | None = None  # cpu, cuda or cuda:N; None: what each engine is fastest on
+    baseline: bool = True  # measure the diffusers pipeline too
+    matmul_sizes: tuple[int, ...] = SIZES  # sides of the matrices that the machine's rate is measured with
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a bench is."""
+
+    done: int  # measurements
+    total: int
+    text: str  # what is being measured, and how far that is
+
+
+Report = Callable[[Progress], None]
+
+
+def bench(settings: BenchSettings, report: Report = lambda progress: None) -> Figures:
+    """Measure, and return the report as a JSON object.
+
+    `machine`, `versions`, `settings`; `engines`: of each engine, `run.engine_task`'s figures, `first_start` (load and
+    first image of an earlier process, which found the cache of compiled models as it was), `roofline_share` and
+    `speedup` over each row of the baseline, or `error`; `baseline`: `baseline.run_baseline`'s figures by
+    `role` (batch 1, best batch, torch.compile), or `error`; `roofline`: `roofline.roofline_task`'s, by device.
+    Raises UsageError, BundleError and DatasetError for what cannot be measured at all.
+    """
+    bundle = open_bundle(settings.bundle or default_bundle())
+    workload = workload_of(settings, bundle)
+    engines = _engines(settings)
+    jobs_of(workload, bundle, settings.references)
+    steps = _Steps(2 * len(engines) + 4 * settings.baseline + 1, report)
+    measured = [_engine(name, settings, workload, steps) for name in engines]
+    baseline = _baseline(settings, workload, steps) if settings.baseline else []
+    rooflines = _rooflines(settings, workload, measured, steps)
+    steps.over()
+    return {
+        "format": FORMAT,
+        "machine": machine(),
+        "versions": versions(),
+        "settings": _settings_json(settings, workload, bundle),
+        "engines": [derived(figures, rooflines, baseline) for figures in measured],
+        "baseline": baseline,
+        "roofline": rooflines,
+    }
+
+
+def workload_of(settings: BenchSettings, bundle: Bundle) -> Workload:
+    """The committed workload at this size. Raises UsageError for what is out of range, BackendError without the GPU."""
+    workload = Workload(
+        frame=settings.size or bundle.frame, steps=settings.steps, jobs=settings.count, seed=settings.seed
+    )
+    if settings.count < 1:
+        raise UsageError(f"--count is {settings.count}; 1 or more was expected.")
+    if settings.precision not in PRECISIONS:
+        raise UsageError(f"--precision is {settings.precision}; one of {', '.join(PRECISIONS)} was expected.")
+    torch_device(settings.device)
+    workload.generate_settings(Path(), references=settings.references, **_options(settings))
+    return workload
+
+
+def derived(figures: Figures, rooflines: Mapping[str, Figures], baseline: Sequence[Figures]) -> Figures:
+    """An engine's figures with those that follow from other measurements.
+
+    `roofline_share` of a graph, and of a tick: operations of its rows, over the median of its seconds, over the matmul
+    rate of its precision. Of the whole run: the seconds that all its calls would take at that rate, spare rows
+    included, over the run's. A row that a backend does not compute, because it repeats another, counts as computed.
+    """
+    if "error" in figures:
+        return figures
+    speeds = {row["role"]: row["images_per_second"] for row in baseline if "error" not in row}
+    result = figures | {"speedup": {role: figures["images_per_second"] / speed for role, speed in speeds.items()}}
+    roofline = rooflines.get(figures["device"])
+    if roofline is None:
+        return result
+    flops, best = roofline["flops"], roofline["best"]
+    graphs, ideal = {}, 0.0
+    for name, entry in figures["graphs"].items():
+        work = flops[entry["graph"]] * entry["batch"]
+        rate = rate_of(best, entry["precision"])
+        share = None if rate is None else work / entry["seconds"]["median"] / rate
+        ideal += 0.0 if rate is None else work * entry["calls"] / rate
+        graphs[name] = entry | {"flops": work, "roofline_share": share}
+    tick = figures["tick"]
+    rate = rate_of(best, figures["precision"])
+    tick_share = None if rate is None else flops["unet"] * tick["rows"] / tick["seconds"]["median"] / rate
+    return result | {
+        "graphs": graphs,
+        "tick": tick | {"roofline_share": tick_share},
+        "roofline_share": ideal / figures["seconds"] if ideal else None,
+    }
+
+
+class _Steps:
+    """Counts the measurements, and says what each is doing."""
+
+    def __init__(self, total: int, report: Report) -> None:
+        self._done, self._total, self._report = -1, total, report
+        self._name = ""
+
+    def begin(self, name: str) -> Callable[[str], None]:
+        """The next measurement begins; what is returned takes what it says."""
+        self._done, self._name = self._done + 1, name
+        self._report(Progress(self._done, self._total, name))
+        return lambda line: self._report(Progress(self._done, self._total, f"{name}: {line}"))
+
+    def skip(self) -> None:
+        """A measurement is not made."""
+        self._done += 1
+
+    def over(self) -> None:
+        """All are done."""
+        self._report(Progress(self._total, self._total, "done"))
+
+
+def _engines(settings: BenchSettings) -> tuple[str, ...]:
+    """The engines that were asked for, or those whose package is installed."""
+    if unknown := [name for name in settings.engines if name not in _ENGINES]:
+        raise UsageError(f"--engine {', '.join(unknown)} is unknown; {', '.join(_ENGINES)} are known.")
+    present = tuple(name for name in _ENGINES if importlib.util.find_spec(name) is not None)
+    return tuple(dict.fromkeys(settings.engines)) or present
+
+
+def _options(settings: BenchSettings) -> dict[str, Any]:
+    """The fields of GenerateSettings that are an engine's own."""
+    return {name: getattr(settings, name) for name in ("precision", "compiled", "threads", "slots", "device")}
+
+
+def _engine(name: str, settings: BenchSettings, workload: Workload, steps: _Steps) -> Figures:
+    """Load and first image in one process, everything in a second one; or the error of either."""
+    arguments = {
+        "workload": workload.to_json(),
+        "bundle": _text(settings.bundle),
+        "references": _text(settings.references),
+        "engine": name,
+        "options": _options(settings),
+    }
+    task = "engines.measure.run:engine_task"
+    tell = steps.begin(f"{name}, first start")
+    try:
+        first = run_alone(task, arguments | {"first_image": True}, tell)
+        tell = steps.begin(name)
+        figures = run_alone(task, arguments, tell)
+    except DengineError as cause:
+        return {"engine": name, "error": str(cause)}
+    return figures | {"first_start": {key: first[key] for key in ("load_seconds", "first_image_seconds")}}
+
+
+def _baseline(settings: BenchSettings, workload: Workload, steps: _Steps) -> list[Figures]:
+    """The diffusers pipeline at batch 1, at its best batch, and there with torch.compile."""
+    with tempfile.TemporaryDirectory(prefix="dengine-bench-") as folder:
+        asked = BaselineSettings(
+            out=Path(folder),
+            workload=workload,
+            bundle=settings.bundle,
+            references=settings.references,
+            threads=settings.threads,
+            device=settings.device,
+        )
+        task = "engines.measure.baseline:baseline_task"
+        rows = [_row("batch 1", task, asked, steps)]
+        if "error" in rows[0]:
+            return rows
+        tell = steps.begin("baseline, batch sizes")
+        try:
+            sizes = [size for size in BATCHES if size <= workload.jobs]
+            rates = run_alone("engines.measure.baseline:batches_task", asked.to_json() | {"batches": sizes}, tell)
+        except DengineError as cause:
+            return [*rows, {"role": "best batch", "error": str(cause)}]
+        rows[0]["tried"] = rates
+        best = replace(asked, batch=best_batch(rates))
+        if best.batch == 1:
+            steps.skip()
+        else:
+            rows.append(_row("best batch", task, best, steps))
+        rows.append(_row("torch.compile", task, replace(best, compiled=True), steps))
+    return rows
+
+
+def _row(role: str, task: str, asked: BaselineSettings, steps: _Steps) -> Figures:
+    tell = steps.begin(f"baseline, {role}")
+    try:
+        return {"role": role} | run_alone(task, asked.to_json(), tell)
+    except DengineError as cause:
+        return {"role": role, "error": str(cause)}
+
+
+def _rooflines(
+    settings: BenchSettings, workload: Workload, measured: Sequence[Figures], steps: _Steps
+) -> dict[str, Figures]:
+    """The matmul rates of every device that an engine ran on."""
+    found = {}
+    tell = steps.begin("matmul rate")
+    for device in sorted({figures["device"] for figures in measured if "error" not in figures}):
+        asked = settings.device if (settings.device or "").startswith(device) else device
+        arguments = {
+            "bundle": _text(settings.bundle),
+            "frame": workload.frame,
+            "threads": settings.threads,
+            "device": asked,
+            "sizes": settings.matmul_sizes,
+        }
+        found[device] = run_alone("engines.measure.roofline:roofline_task", arguments, tell)
+    return found
+
+
+def _settings_json(settings: BenchSettings, workload: Workload, bundle: Bundle) -> Figures:
+    return {
+        "bundle": _text(settings.bundle) or "the bundled model",
+        "bundle_hash": bundle.digest,
+        "references": _text(settings.references),
+        "workload": workload.to_json(),
+        **_options(settings),
+    }
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())

@@ -1,0 +1,55 @@
+"""How much memory this process holds, and held at most.
+
+Knows: what the kernel says of main memory, and PyTorch and the driver of a GPU's. Knows nothing about what uses it.
+
+Resident memory counts weights that are mapped from files, and pages that several processes share.
+"""
+
+import re
+import resource
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes, of this process unless a field says otherwise."""
+
+    rss: int | None  # resident in main memory now; None where the system does not say
+    rss_peak: int  # resident at most, since the process began
+    vram_peak: int  # of a GPU, reserved by PyTorch at most; 0 where PyTorch uses none
+    vram_device: int  # of the same GPU, taken by all processes and runtimes now, as the driver says; 0 without one
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return asdict(self)
+
+
+def read_memory() -> Memory:
+    """What this process holds now, and held at most."""
+    rss, peak = _resident()
+    vram_peak, vram_device = _vram()
+    return Memory(rss, peak, vram_peak, vram_device)
+
+
+def _resident() -> tuple[int | None, int]:
+    """(resident now, at most): the kernel's VmRSS and VmHWM on Linux, else what getrusage says of the peak."""
+    try:
+        found = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB$", STATUS.read_text("ascii"), re.MULTILINE))
+        return int(found["VmRSS"]) << 10, int(found["VmHWM"]) << 10
+    except (OSError, KeyError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return None, peak if sys.platform == "darwin" else peak << 10  # macOS counts bytes, others KiB
+
+
+def _vram() -> tuple[int, int]:
+    """(PyTorch's peak, taken on the device); zeros where no GPU is in use. Never imports PyTorch itself."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return 0, 0
+    free, total = torch.cuda.mem_get_info()
+    return int(torch.cuda.max_memory_reserved()), int(total - free)

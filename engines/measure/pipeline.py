@@ -1,0 +1,182 @@
+"""The plain diffusers pipeline with the adapter behind it: what the baseline paints with.
+
+Knows: diffusers' own pipelines, the adapter in PyTorch, and how a job becomes a call of theirs. Knows nothing about
+files or clocks (`baseline`), nor of dengine's backends and sampler, which are what it is compared with.
+
+What is done, and how it is kept fair:
+- A bundle is a diffusers folder, so `from_pretrained(bundle)` loads it: StableDiffusionImg2ImgPipeline where there are
+  references, StableDiffusionPipeline otherwise. float32 on a CPU, float16 on a GPU, the adapter in float32; DDIM as the
+  bundle has it.
+- Jobs are `workload.jobs_of`: the very references, crops, prompts and strengths of `generate`.
+- The pipeline takes one strength a call, and turns it into a number of steps, floor(steps x strength). So jobs of equal
+  steps share a call, and nothing of a job is changed: batches are as full as they can be (`batches_of`), and none is
+  padded. It is the best a user can do.
+- One generator a call, so that the pipeline encodes its references in one batch; its noise is therefore another than
+  dengine's, and so are the pictures.
+- Prompts are embedded once a batch, and the embeddings serve the pipeline and the label pass.
+- The label pass is the baseline's own: noise of the bundle's timestep added to the final latents, one conditional UNet
+  call with hooks for the pyramid, then the adapter. That noise is the one dengine takes for the same job.
+- torch.compile, where asked for, compiles the pipeline's UNet in its default mode; the label pass stays eager, since
+  its hooks would have to be compiled in.
+
+B batch, Q queries, K classes, N boxes, Z/h/w latents.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from engines.adapter.inference import detections
+from engines.adapter.model import load_adapter
+from engines.adapter.pyramid import PyramidUNet
+from engines.bundle import Bundle
+from engines.diffusion.base_model import alphas_cumprod
+from engines.diffusion.latents import label_latents
+from engines.diffusion.libraries import silence_libraries
+from engines.errors import BackendError, UsageError
+from engines.generation.jobs import Job
+from engines.generation.painter import read_crop
+from engines.generation.scores import by_label
+from engines.measure.workload import WorkloadJobs
+from engines.rng import generator
+
+_STREAM = 2**21 + 3  # last part of the pipelines' noise keys (seed, index, part), beside those of `jobs`
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """What a job came to."""
+
+    job: Job
+    image: Image.Image
+    boxes: npt.NDArray[np.float32]  # [N, 4] corners in pixels, best first
+    scores: npt.NDArray[np.float32]  # [N], each at least what its class needs for a label
+    labels: npt.NDArray[np.int64]  # [N]
+
+
+class Baseline:
+    """The pipeline and the adapter, loaded."""
+
+    def __init__(self, bundle: Bundle, work: WorkloadJobs, *, device: str | None, compiled: bool) -> None:
+        """Load both. `device` is cpu, cuda or cuda:N; None takes a GPU where there is one.
+
+        Raises UsageError for a device that is none, BackendError for one that is not here.
+        """
+        self.device = torch_device(device)
+        self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        self._bundle, self._work = bundle, work
+        self.pipe = _load(bundle, self.dtype, references=bool(work.plan.references)).to(self.device)
+        self.pipe.set_progress_bar_config(disable=True)
+        self._network = PyramidUNet(self.pipe.unet)
+        self._adapter = load_adapter(bundle.folder / "adapter", device=self.device)[0]
+        self._abar = alphas_cumprod(bundle.scheduler_config)
+        self._thresholds = np.array(by_label(work.options["score"], bundle.class_names))
+        if compiled:
+            self.pipe.unet = torch.compile(self.pipe.unet)
+
+    @torch.no_grad()
+    def paint(self, jobs: Sequence[Job]) -> list[Picture]:
+        """Paint and label jobs that run equally many steps, in one call of the pipeline."""
+        options = self._work.options
+        guided = options["guidance"] > 1.0
+        negative = [options["negative_prompt"]] * len(jobs) if guided else None
+        states, uncond = self.pipe.encode_prompt(
+            [job.prompt for job in jobs], self.device, 1, guided, negative_prompt=negative
+        )
+        latents = self.pipe(
+            prompt_embeds=states,
+            negative_prompt_embeds=uncond if guided else None,
+            num_inference_steps=options["steps"],
+            guidance_scale=options["guidance"],
+            eta=options["eta"],
+            generator=_torch_generator(jobs[0]),
+            output_type="latent",
+            **self._begin(jobs),
+        ).images
+        decoded = self.pipe.vae.decode(latents / self.pipe.vae.config.scaling_factor).sample
+        images = self.pipe.image_processor.postprocess(decoded, output_type="pil")
+        logits, boxes = self._label(jobs, latents, states)
+        return [
+            self._picture(job, image, logits[i], boxes[i])
+            for i, (job, image) in enumerate(zip(jobs, images, strict=True))
+        ]
+
+    def _begin(self, jobs: Sequence[Job]) -> dict[str, Any]:
+        """What the pipeline begins from: crops of references and a strength, or a size."""
+        plan = self._work.plan
+        if not plan.references:
+            return {"width": plan.frame[0], "height": plan.frame[1]}
+        crops = [Image.fromarray(read_crop(plan, job)) for job in jobs]
+        return {"image": crops, "strength": jobs[0].strength}
+
+    def _label(
+        self, jobs: Sequence[Job], latents: torch.Tensor, states: torch.Tensor
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Logits [B, Q, K] and boxes [B, Q, 4] of clean latents [B, Z, h, w]."""
+        timestep = self._bundle.timestep
+        clean = latents.float().cpu()
+        noisy = torch.stack(
+            [
+                label_latents(clean[i], job.seed, job.index, self._abar, timestep).to(self.device, self.dtype)
+                for i, job in enumerate(jobs)
+            ]
+        )
+        timesteps = torch.full((len(jobs),), timestep, dtype=torch.int64, device=self.device)
+        pyramid = self._network(noisy, timesteps, states)[1:]
+        logits, boxes = self._adapter(*(level.float() for level in pyramid))[:2]
+        return logits.cpu().numpy(), boxes.cpu().numpy()
+
+    def _picture(
+        self, job: Job, image: Image.Image, logits: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32]
+    ) -> Picture:
+        corners, scores, labels = detections(logits, boxes, image.size, 1.0, image.size)
+        good = scores >= self._thresholds[labels]
+        return Picture(job, image, corners[good], scores[good], labels[good])
+
+
+def batches_of(work: WorkloadJobs, batch: int) -> list[list[Job]]:
+    """All jobs in batches of up to `batch` that run equally many steps, those with the fewest steps first."""
+    groups: defaultdict[int, list[Job]] = defaultdict(list)
+    for job in work.jobs:
+        groups[work.steps(job)].append(job)
+    return [jobs[first : first + batch] for _, jobs in sorted(groups.items()) for first in range(0, len(jobs), batch)]
+
+
+def _load(bundle: Bundle, dtype: torch.dtype, references: bool) -> Any:
+    from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+
+    silence_libraries()
+    kind: Any = StableDiffusionImg2ImgPipeline if references else StableDiffusionPipeline
+    pipe = kind.from_pretrained(
+        bundle.folder,
+        dtype=dtype,
+        use_safetensors=True,
+        low_cpu_mem_usage=False,
+        safety_checker=None,
+        requires_safety_checker=False,
+    )
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    return pipe
+
+
+def torch_device(name: str | None) -> torch.device:
+    """Where the pipeline runs: `name`, or for None a GPU where there is one. Raises UsageError or BackendError."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise UsageError(f'Unknown device "{name}"; cpu, cuda or cuda:N was expected.') from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BackendError("There is no CUDA device that PyTorch can use. Use --device cpu.")
+    return device
+
+
+def _torch_generator(job: Job) -> torch.Generator:
+    """The source of a call's noise, on the CPU, keyed by its first job."""
+    seed = int(generator(job.seed, job.index, _STREAM).integers(2**63))
+    return torch.Generator().manual_seed(seed)

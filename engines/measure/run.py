@@ -1,0 +1,240 @@
+"""One engine's figures: a real `generate` with its calls timed, then each graph and the sampler's tick on their own.
+
+Knows: how to run `generate` so that what its calls took is seen, and which figures come of it. Does not know other
+engines, the machine's limit (`roofline`), or how figures are shown. Meant for a process of its own (`alone`): peak
+memory and thread pools are the process's.
+
+R rows of a network call, S slots, Z/h/w latents, L text length, D text width.
+"""
+
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from engines.backends.base import ALWAYS_F32, Call, cpu_has_bf16
+from engines.bundle import Bundle, default_bundle, open_bundle
+from engines.diffusion.sampler import SlotSampler, Task
+from engines.diffusion.schedule import make_schedule
+from engines.generation.events import Event, Opened, Painted, RunSummary, Tick
+from engines.generation.loop import generate
+from engines.generation.run_folder import require_run
+from engines.measure.memory import read_memory
+from engines.measure.timing import (
+    CALLS,
+    LIMIT,
+    WARM_UP,
+    Spread,
+    TimedBackend,
+    Use,
+    outside_share,
+    spread,
+    synchronise,
+    time_calls,
+)
+from engines.measure.workload import Workload
+
+if TYPE_CHECKING:
+    from engines.backends.base import Backend
+    from engines.generation.settings import GenerateSettings, RunSettings
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """One `generate`, and the clock beside it (`time.perf_counter`)."""
+
+    summary: RunSummary
+    settings: "RunSettings"  # as resolved
+    backend: TimedBackend
+    started: float  # `generate` was called
+    opened: float  # everything was ready to paint
+    ended: float  # `generate` returned: every file in place
+    ticks: int  # network calls of the sampler
+
+
+def engine_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
+    """For `alone`: all figures of one engine.
+
+    Arguments: `workload` (`Workload.to_json`), `bundle` and `references` (folders or None), `engine`, and `options`,
+    further fields of GenerateSettings: precision, threads, slots, device ... With `first_image`, only load and first
+    image are measured: the run stops once there is one.
+
+    Returns, in seconds: `import_seconds`; `load_seconds`, from the call of `generate` until it begins to paint;
+    `first_image_seconds`, from the same moment to the first image in place; `seconds`, from the beginning of painting
+    until every image, journal line and dataset file is on the disk. `images_per_second` is images over `seconds`.
+    `outside_share` is `timing.outside_share` of that time; None on a GPU, where calls return before their work is done.
+    `memory` is that of the run, before anything else was measured. `graphs` has, by `use_name`, the `graph`, its
+    `batch`, `calls` in the run and the `run_seconds` that these took together (None on a GPU), `precision` of its
+    arithmetic, and `seconds` a call on its own (`timing.Spread`); `tick` has the seconds of a tick of the sampler.
+    """
+    begun = time.perf_counter()
+    import diffusers  # noqa: F401  so that load_seconds does not hold what `import_seconds` is
+    import transformers  # noqa: F401
+
+    imported = time.perf_counter() - begun
+    folder = None if arguments["bundle"] is None else Path(arguments["bundle"])
+    references = None if arguments["references"] is None else Path(arguments["references"])
+    workload = Workload.from_json(arguments["workload"])
+    only_first = bool(arguments.get("first_image"))
+    with tempfile.TemporaryDirectory(prefix="dengine-bench-") as name:
+        settings = workload.generate_settings(
+            Path(name) / "run",
+            bundle=folder,
+            references=references,
+            engine=arguments["engine"],
+            **arguments["options"],
+        )
+        watched = _watch(settings, tell, only_first)
+    memory = read_memory()
+    run = watched.settings
+    figures: dict[str, Any] = {
+        "engine": run.engine,
+        "precision": run.precision,
+        "threads": run.threads,
+        "backend": run.backend,
+        "device": watched.backend.device.type,
+        "slots": run.slots,
+        "rows": run.rows,
+        "import_seconds": imported,
+        "load_seconds": watched.opened - watched.started,
+        "first_image_seconds": watched.summary.first_image_seconds,
+    }
+    if only_first:
+        return figures
+    bundle = open_bundle(folder or default_bundle(), verify=False)
+    seconds = watched.ended - watched.opened
+    on_cpu = watched.backend.device.type == "cpu"
+    return figures | {
+        "images": watched.summary.painted,
+        "seconds": seconds,
+        "images_per_second": watched.summary.painted / seconds,
+        "outside_share": outside_share(watched.backend.intervals, watched.opened, watched.ended) if on_cpu else None,
+        "memory": memory.to_json(),
+        "graphs": _graphs(bundle, watched, tell),
+        "tick": _tick(bundle, watched, tell),
+    }
+
+
+def use_name(bundle: Bundle, use: Use) -> str:
+    """What readers of a figure call a graph as it was prepared: its name, or "label pass" for a UNet without output."""
+    first = bundle.specs[use.graph].outputs[0].name
+    pyramid_alone = use.graph == "unet" and use.outputs is not None and first not in use.outputs
+    return "label pass" if pyramid_alone else use.graph
+
+
+def precision_of(graph: str, name: str, precision: str) -> str:
+    """What a graph (`name` is its `use_name`) computes in where its backend's precision is `precision`."""
+    if graph in ALWAYS_F32:
+        return "f32"
+    if precision == "int8" and name != "unet":
+        return "bf16" if cpu_has_bf16() else "f32"  # int8 is for the sampler's calls alone
+    return precision
+
+
+def _watch(settings: "GenerateSettings", tell: Tell, only_first: bool) -> _Watched:
+    """Run `generate` on a timed backend."""
+    timed: list[TimedBackend] = []
+    opened: list[float] = []
+    ticks, painted = Counter[str](), Counter[str]()
+
+    def wrap(backend: "Backend") -> TimedBackend:
+        timed.append(TimedBackend(backend))
+        return timed[-1]
+
+    def report(event: Event) -> None:
+        if isinstance(event, Opened):
+            opened.append(time.perf_counter())
+            tell(event.backend)
+        elif isinstance(event, Tick):
+            ticks["all"] += 1
+        elif isinstance(event, Painted):
+            painted["all"] += 1
+            tell(f"painting {event.done}/{event.target}")
+
+    started = time.perf_counter()
+    summary = generate(settings, report=report, stop=lambda: only_first and painted["all"] > 0, wrap=wrap)
+    ended = time.perf_counter()
+    return _Watched(summary, require_run(settings.out), timed[0], started, opened[0], ended, ticks["all"])
+
+
+def _graphs(bundle: Bundle, watched: _Watched, tell: Tell) -> dict[str, Any]:
+    """Seconds a call of every graph as the run prepared it, by `use_name`, and how often the run called it."""
+    timed = watched.backend
+    called: Counter[Use] = Counter()
+    taken: defaultdict[Use, float] = defaultdict(float)
+    for interval in timed.intervals:
+        if interval.start >= watched.opened:
+            called[interval.use] += 1
+            taken[interval.use] += interval.end - interval.start
+    found: dict[str, Any] = {}
+    for use, call in timed.calls.items():
+        name = use_name(bundle, use)
+        name = f"{name} at batch {use.batch}" if name in found else name
+        tell(f"timing {name}")
+        _randomise(call)
+        seconds = time_calls(call.run, timed.device)
+        calls = watched.ticks if use_name(bundle, use) == "unet" and timed.device.type == "cuda" else called[use]
+        found[name] = {
+            "graph": use.graph,
+            "batch": use.batch,
+            "calls": calls,
+            "run_seconds": taken[use] if timed.device.type == "cpu" else None,
+            "precision": precision_of(use.graph, use_name(bundle, use), timed.precision),
+            "seconds": seconds.to_json(),
+        }
+    return found
+
+
+@torch.no_grad()
+def _randomise(call: Call) -> None:
+    """Fill a call's float inputs with noise: rows that repeat each other might be computed once."""
+    random = torch.Generator().manual_seed(0)
+    for tensor in call.inputs.values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.randn(tensor.shape, generator=random))
+
+
+def _tick(bundle: Bundle, watched: _Watched, tell: Tell) -> dict[str, Any]:
+    """Seconds a tick of the sampler with every slot busy: UNet, guidance and update, captured where the call allows it.
+
+    The call, slots, rows and guidance are the run's. Images begin from noise. The schedule has as many steps as are to
+    be timed, which changes nothing in a tick.
+    """
+    run, timed = watched.settings, watched.backend
+    use = next(use for use in timed.calls if use_name(bundle, use) == "unet")
+    call = timed.calls[use]
+    tell(f"timing a tick of {run.slots} slots")
+    unet_seconds = max(time_calls(call.run, timed.device, warm_up=1, calls=1).median, 1e-6)
+    ticks = WARM_UP + max(3, min(CALLS, int(LIMIT / unet_seconds)))
+    times: list[float] = []
+
+    def told() -> None:
+        synchronise(timed.device)
+        times.append(time.perf_counter())
+
+    sampler = SlotSampler(
+        call,
+        make_schedule(bundle.scheduler_config, run.sampler, ticks, run.eta),
+        slots=run.slots,
+        rows=run.rows,
+        guidance_scale=run.guidance,
+        guidance_interval=run.guidance_interval or (0.0, 1.0),
+        told=told,
+    )
+    states = torch.randn(
+        tuple(call.inputs["encoder_hidden_states"].shape[1:]), generator=torch.Generator().manual_seed(0)
+    )
+    tasks = [Task(index, run.seed, None, 0, states, -states) for index in range(run.slots)]
+    for _ in sampler.run(tasks):
+        pass
+    seconds: Spread = spread(
+        [after - before for before, after in zip(times[WARM_UP - 1 :], times[WARM_UP:], strict=False)]
+    )
+    return {"slots": run.slots, "rows": run.rows, "seconds": seconds.to_json()}

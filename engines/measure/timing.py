@@ -1,0 +1,189 @@
+"""How long calls take, and how much of a run is spent inside them.
+
+Knows: statistics of repeated calls, and a backend that notes when each of its calls ran.
+Does not know: which backend that is, what its graphs compute, or what a run is.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from engines.backends.base import Backend, Call, Shapes, Tensors
+
+WARM_UP = 3  # calls that are not counted
+CALLS = 20  # calls that are
+LIMIT = 10.0  # seconds after which no further call is begun, once there are LEAST
+LEAST = 3
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What repeated calls took, in seconds a call."""
+
+    median: float
+    p10: float  # a tenth of the calls took no longer
+    p90: float  # nine tenths of them
+    calls: int  # that were counted
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return asdict(self)
+
+
+def spread(seconds: Sequence[float]) -> Spread:
+    """Median, 10th and 90th percentile, between neighbours by their distance; at least one number is needed."""
+    p10, median, p90 = np.percentile(seconds, (10, 50, 90)).tolist()
+    return Spread(median, p10, p90, len(seconds))
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done all that it was given; nothing on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def time_calls(
+    run: Callable[[], object],
+    device: torch.device,
+    *,
+    warm_up: int = WARM_UP,
+    calls: int = CALLS,
+    limit: float = LIMIT,
+) -> Spread:
+    """Time `calls` calls of `run` one after the other, each from an idle device to an idle device.
+
+    The first `warm_up` calls are not counted. Slow calls are made fewer times: none is begun when `limit` seconds have
+    passed and LEAST of them (or `calls`, where that is less) are there; the warm-up has a limit of its own.
+    """
+    begun = time.perf_counter()
+    for _ in range(warm_up):
+        run()
+        synchronise(device)
+        if time.perf_counter() - begun > limit:
+            break
+    seconds: list[float] = []
+    begun = time.perf_counter()
+    while len(seconds) < calls and (len(seconds) < LEAST or time.perf_counter() - begun < limit):
+        start = time.perf_counter()
+        run()
+        synchronise(device)
+        seconds.append(time.perf_counter() - start)
+    return spread(seconds)
+
+
+@dataclass(frozen=True)
+class Use:
+    """A graph as it was prepared: what tells its calls apart."""
+
+    graph: str
+    batch: int  # of its first input
+    outputs: tuple[str, ...] | None  # that were asked for; None for all
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One call, on `time.perf_counter`'s clock."""
+
+    use: Use
+    start: float
+    end: float
+    thread: int  # `threading.get_ident` of the one who called
+
+
+def covered(intervals: Iterable[tuple[float, float]], start: float, end: float) -> float:
+    """Seconds between `start` and `end` in which at least one of the intervals (start, end) was running."""
+    total, reached = 0.0, start
+    for begin, stop in sorted(intervals):
+        begin, stop = max(begin, reached), min(stop, end)
+        if stop > begin:
+            total += stop - begin
+            reached = stop
+    return total
+
+
+def outside_share(intervals: Iterable[Interval], start: float, end: float) -> float:
+    """Share of the time from `start` to `end` in which no graph ran: 1 - union of the calls' intervals / (end - start).
+
+    Calls may overlap, since threads may run graphs side by side; what two of them cover counts once. Work of the host
+    that another thread does while a graph runs is therefore not counted: it costs no wall time of its own. (That it
+    may slow the graph down shows in the graph's seconds.) A call's interval is that of `Call.run` on the host, waiting
+    included. On a GPU a call that only enqueues its work ends before the work does, and a captured tick makes no call:
+    there this share means nothing.
+    """
+    return 1.0 - covered(((one.start, one.end) for one in intervals), start, end) / (end - start)
+
+
+@dataclass
+class _TimedCall:
+    """A call that notes when it ran."""
+
+    call: Call
+    use: Use
+    intervals: list[Interval]
+
+    @property
+    def inputs(self) -> Tensors:
+        return self.call.inputs
+
+    @property
+    def outputs(self) -> Tensors:
+        return self.call.outputs
+
+    @property
+    def capturable(self) -> bool:
+        return self.call.capturable
+
+    def run(self) -> None:
+        start = time.perf_counter()
+        self.call.run()
+        self.intervals.append(Interval(self.use, start, time.perf_counter(), threading.get_ident()))
+
+
+@dataclass
+class TimedBackend:
+    """A backend in front of another, whose calls note when they ran and are otherwise the other's.
+
+    Nothing is synchronised that was not before, and the buffers are the other's own: a run takes as long as without
+    it. Calls of several threads are noted together; a list's `append` needs no lock.
+    """
+
+    backend: Backend
+    intervals: list[Interval] = field(default_factory=list)  # in the order in which calls ended
+    calls: dict[Use, Call] = field(default_factory=dict)  # what was prepared, untimed; the last one of equal uses
+
+    @property
+    def name(self) -> str:
+        """See `Backend`."""
+        return self.backend.name
+
+    @property
+    def description(self) -> str:
+        """See `Backend`."""
+        return self.backend.description
+
+    @property
+    def device(self) -> torch.device:
+        """See `Backend`."""
+        return self.backend.device
+
+    @property
+    def precision(self) -> str:
+        """See `Backend`."""
+        return self.backend.precision
+
+    @property
+    def threads(self) -> int:
+        """See `Backend`."""
+        return self.backend.threads
+
+    def prepare(self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None) -> Call:
+        """See `Backend.prepare`."""
+        batch = next(iter(shapes.values()))[0]
+        use = Use(graph, batch, None if outputs is None else tuple(outputs))
+        self.calls[use] = self.backend.prepare(graph, shapes, outputs)
+        return _TimedCall(self.calls[use], use, self.intervals)
