@@ -33,7 +33,7 @@ from engines.evaluation.detection import Detections, mean_average_precision
 from engines.evaluation.thresholds import matched
 from engines.files import sha256_file, write_atomic
 from engines.generation.finalize import rules_of
-from engines.generation.journal import IMAGES, JOURNAL, read_entries
+from engines.generation.journal import IMAGES, JOURNAL, Entry, read_entries
 from engines.generation.loop import generate
 from engines.generation.run_folder import require_run
 from engines.generation.scores import parse_score
@@ -62,9 +62,13 @@ class Truth:
     iscrowd: npt.NDArray[np.bool_]  # [N], all False
 
 
-def variants(references: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, changed settings of `generate`), the bundle's own settings first."""
+def variants(references: bool, only: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, changed settings of `generate`), the bundle's own settings first; of the others those `only` begins."""
     yield "as it comes", {}
+    yield from (variant for variant in _changes(references) if not only or variant[0].startswith(tuple(only)))
+
+
+def _changes(references: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from ((f"steps {steps}", {"steps": steps}) for steps in STEPS)
     yield from ((f"guidance {guidance:g}", {"guidance": guidance}) for guidance in GUIDANCE)
     for low, high in INTERVALS:
@@ -73,35 +77,52 @@ def variants(references: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from ((f"strength {strength:g}", {"strength": (strength, strength)}) for strength in STRENGTHS)
 
 
-def agreement(folder: Path, detector: Detector, least: float) -> dict[str, float]:
-    """How far the labels of a run agree with the detector's boxes scoring at least `least`, classes by name."""
-    run = require_run(folder)
-    own = {class_words(name): label for label, name in enumerate(run.class_names)}
+def found_by(detector: Detector, files: Sequence[Path], class_names: Sequence[str], least: float) -> list[Truth]:
+    """What the detector finds on images with a score of at least `least`; its classes are matched by name."""
+    own = {class_words(name): label for label, name in enumerate(class_names)}
     mapping = np.array([own.get(class_words(name), -1) for name in detector.info.class_names], dtype=np.int64)
     if set(mapping.tolist()) != set(own.values()):
         raise UsageError(
-            f"The detector knows {', '.join(detector.info.class_names)}, the bundle {', '.join(run.class_names)}."
+            f"The detector knows {', '.join(detector.info.class_names)}, the bundle {', '.join(class_names)}."
         )
-    entries = [entry for entry in read_entries(folder / JOURNAL) if entry.file]
     truth = []
-    for found in detector.predict(read_image(folder / IMAGES / str(entry.file)) for entry in entries):
+    for found in detector.predict(read_image(file) for file in files):
         sure = found.scores >= least
         truth.append(Truth(found.boxes[sure], mapping[found.labels[sure]], np.zeros(int(sure.sum()), dtype=bool)))
+    return truth
+
+
+def read_labels(folder: Path) -> tuple[list[Entry], list[Detections], list[Detections]]:
+    """The entries of a run's images, all their boxes, and those that are labels by the run's own rules."""
+    rules = rules_of(require_run(folder))
+    entries = [entry for entry in read_entries(folder / JOURNAL) if entry.file]
     rows = [np.array(entry.boxes, dtype=np.float32).reshape(-1, 6) for entry in entries]
     boxes = [Detections(row[:, :4], row[:, 4], row[:, 5].astype(np.int64)) for row in rows]
     labels = []
     for every in boxes:
-        chosen, _ = choose(every, rules_of(run))
+        chosen, _ = choose(every, rules)
         labels.append(Detections(every.boxes[chosen], every.scores[chosen], every.labels[chosen]))
+    return entries, boxes, labels
+
+
+def agreement(folder: Path, detector: Detector, least: float) -> dict[str, float]:
+    """How far the labels of a run agree with the detector's boxes scoring at least `least`, classes by name.
+
+    `ap50` is of all boxes in the journal, `label_ap50` of the labels alone.
+    """
+    run = require_run(folder)
+    entries, boxes, labels = read_labels(folder)
+    truth = found_by(detector, [folder / IMAGES / str(entry.file) for entry in entries], run.class_names, least)
     right = sum(
         int(matched(there, here, label)[1].sum())
         for there, here in zip(truth, labels, strict=True)
-        for label in own.values()
+        for label in range(len(run.class_names))
     )
     given, wanted = sum(len(one.scores) for one in labels), sum(len(one.labels) for one in truth)
     return {
         "images": len(entries),
         "ap50": mean_average_precision(truth, boxes, run.class_names)["AP50"],
+        "label_ap50": mean_average_precision(truth, labels, run.class_names)["AP50"],
         "precision": right / max(given, 1),
         "recall": right / max(wanted, 1),
         "f1": 2 * right / max(given + wanted, 1),
@@ -140,7 +161,7 @@ def main() -> None:
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     known = {value["setting"]: value for value in map(json.loads, lines) if value["same"] == same}
     results = []
-    for name, changes in variants(given.reference is not None):
+    for name, changes in variants(given.reference is not None, given.only):
         if name not in known:
             folder = given.work / name.replace(" ", "-").replace(":", "-")
             summary = generate(dataclasses.replace(base, out=folder, **changes))
@@ -167,6 +188,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=64, help="images of every variant")
     parser.add_argument("--score", default=None, help="threshold of the labels, as for generate")
     parser.add_argument("--detector-score", type=float, default=0.5, help="a box of the detector counts from here on")
+    parser.add_argument("--only", nargs="*", default=(), metavar="WORD", help="settings to change, such as strength")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--threads", type=int, default=None)

@@ -59,6 +59,10 @@ def test_every_variant_is_one_that_generate_takes(ablation: ModuleType) -> None:
     for changes in made.values():
         GenerateSettings(out=Path(), jobs=1, reference=Path(), **changes)
     assert not any("strength" in changes for changes in dict(ablation.variants(False)).values())
+    chosen = dict(ablation.variants(True, ("steps", "guidance in")))
+    assert set(chosen) < set(made)
+    assert {name.partition(" ")[0] for name in chosen} == {"as", "steps", "guidance"}
+    assert "guidance 2" not in chosen
 
 
 def test_the_table_has_a_row_for_each_setting_and_a_dash_for_what_is_unknown(ablation: ModuleType) -> None:

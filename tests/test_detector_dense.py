@@ -4,8 +4,10 @@ Elsewhere a stand-in takes its place: it has torchvision's names and signatures 
 step, so that a wrong argument, label or box shows on any machine.
 """
 
+import importlib
 import importlib.util
 import sys
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -88,7 +90,7 @@ class Transform:
         raise AssertionError("frames must keep their size")
 
 
-class StandIn(nn.Module):
+class StandIn(nn.Module, ABC):
     """What both detectors do from outside: a dict of losses in training, a list of dicts otherwise."""
 
     def __init__(self, backbone: nn.Module, levels: int, labels: range) -> None:
@@ -96,8 +98,9 @@ class StandIn(nn.Module):
         self.backbone, self.levels, self.labels = backbone, levels, labels
         self.transform = Transform()
 
+    @abstractmethod
     def scores(self, levels: list[Tensor]) -> Tensor:
-        raise NotImplementedError
+        """What its heads say of the pyramid's levels."""
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         assert isinstance(images, list)
@@ -208,6 +211,8 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param and not REAL:
         pytest.skip("torchvision is not installed")
     if not request.param:
+        # transformers looks for torchvision when it is first imported: it must not find the stand-in.
+        importlib.import_module("engines.training.detectors.dense")
         for name, module in stand_in().items():
             monkeypatch.setitem(sys.modules, name, module)
     return bool(request.param)

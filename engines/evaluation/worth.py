@@ -15,7 +15,7 @@ runs add trainings to those there.
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,11 @@ def _check_out(settings: EvaluateSettings) -> None:
         raise RunError(f"{out} is not empty, and holds no comparison: give a new folder.")
 
 
+def detections_of(stored: Mapping[str, Any]) -> list[Detections]:
+    """What a training found on each of its `images`, of the content of its result.json."""
+    return [_from_lists(item) for item in stored["detections"]]
+
+
 def _totals(report: Report, before: int, total: int) -> Callable[[Progress], None]:
     return lambda progress: report(TrainingStep(progress, before + progress.step, total))
 
@@ -156,7 +161,7 @@ def _result(
         stored = read_json(path, RunError)
         if changed := differences(stored.get("identity", {}), json.loads(json.dumps(identity))):
             raise RunError(f"{folder} was made with other settings: {'; '.join(changed)}. Give another folder.")
-        return Result(training.generated, training.seed, [_from_lists(item) for item in stored["detections"]])
+        return Result(training.generated, training.seed, detections_of(stored))
     started = time.monotonic()
     if (folder / INFO_FILE).exists():  # trained, but stopped before it was measured
         detector = load_detector(folder, options.device)

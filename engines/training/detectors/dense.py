@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from transformers.models.rt_detr.modeling_rt_detr_resnet import RTDetrResNetBackbone
 
 from engines.errors import BackendError
+from engines.losses import sums_by_kind
 from engines.training.detectors.config import MAX_DETECTIONS, NetworkConfig
-from engines.training.detectors.parts import Autocast, Found, Target, resnet_config, start_fresh, sums_by_kind
+from engines.training.detectors.parts import Autocast, Found, Target, resnet_config, start_fresh
 
 _SCORE_FLOOR = 0.01  # detections below this are never kept
 _GROUPS = 32  # of group norm

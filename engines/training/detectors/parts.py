@@ -125,12 +125,3 @@ def _to_float(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_to_float(item) for item in value)
     return value
-
-
-def sums_by_kind(parts: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
-    """Losses of all layers added up by kind; those of denoising queries as one."""
-    sums: dict[str, float | Tensor] = {}
-    for name, value in parts.items():
-        kind = "denoising" if "_dn_" in name else name.removeprefix("loss_").split("_aux")[0]
-        sums[kind] = sums.get(kind, 0.0) + value.detach()
-    return sums

@@ -17,15 +17,9 @@ from transformers import RTDetrV2Config, RTDetrV2ForObjectDetection
 
 from engines.errors import ModelError
 from engines.files import read_json
+from engines.losses import sums_by_kind
 from engines.training.detectors.config import MAX_DETECTIONS, NetworkConfig
-from engines.training.detectors.parts import (
-    Autocast,
-    Found,
-    Target,
-    resnet_config,
-    start_fresh,
-    sums_by_kind,
-)
+from engines.training.detectors.parts import Autocast, Found, Target, resnet_config, start_fresh
 
 _PRIOR = 0.01  # share of queries that hold an object, before anything is learned
 _LIBRARY_START = ("sampling_offsets", "attention_weights")  # layers whose first weights have a meaning

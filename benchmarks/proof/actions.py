@@ -1,0 +1,297 @@
+"""What each kind of stage does: the commands it runs, and the figures it keeps.
+
+Knows: every command of the proof. Each function takes the workplace and the stage's own words, and returns the figures
+of its record. Knows nothing about the order of stages, or about what is already done.
+
+A list's name may carry a variant of the adapter: `10-0-narrow` is list 10-0 with another head.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.proof import choices
+from benchmarks.proof.draws import draws
+from benchmarks.proof.lists import fraction_of, prepare
+from benchmarks.proof.plan import FULL
+from benchmarks.proof.tuning import RESULT as TUNED
+from benchmarks.proof.workplace import ROOT, ProofError, Workplace
+from engines.bundle import default_bundle
+from engines.datasets.dataset import Record, open_dataset
+from engines.evaluation.detection import Detections
+from engines.evaluation.thresholds import choose_thresholds
+from engines.evaluation.worth import COMPARISON, RESULT, TRAININGS, detections_of
+from engines.files import read_json, write_json
+from engines.generation.scores import FALLBACK
+
+BASE = "base-nolabels"
+VAL = "val-kept"
+Figures = dict[str, Any]
+
+
+def list_of(name: str) -> str:
+    """`10-0` of `10-0` and of `10-0-narrow`."""
+    return name if name == FULL else "-".join(name.split("-")[:2])
+
+
+def seed_of(name: str) -> int:
+    """The seed that belongs to a list: its number."""
+    return 0 if name == FULL else int(name.split("-")[1])
+
+
+def bundle_of(place: Workplace, name: str) -> Path:
+    """The bundle that paints and labels for a list; for the whole train split the one that dengine brings."""
+    return default_bundle() if name == FULL else place.folder(f"bundle-{name}")
+
+
+def make_lists(place: Workplace) -> Figures:
+    """Check the lists, and lay out the data."""
+    return dict(prepare(place.dataset, place.work, place.plan, place.lists))
+
+
+def train_base(place: Workplace) -> Figures:
+    """The base model of the label-scarce setting: all train images, no labels, no class words."""
+    out = place.folder(BASE)
+    found = (out / "model_index.json").exists()
+    words = ["train-base", place.folder("train-images"), "--style", place.plan.style, "--turns", "--preset", "small"]
+    if place.plan.base_scale != 1.0:
+        words += ["--steps-scale", str(place.plan.base_scale)]
+    command = [*words, "--resume", "--out", out]
+    if found:
+        place.commands.append(" ".join(["dengine", *map(place.shown, command)]))
+    else:
+        place.dengine(*command)
+    return {"trained_before": found}
+
+
+def train_adapter(place: Workplace, name: str, variant: tuple[str, ...]) -> Figures:
+    """An adapter on one list's labels; its tune part picks the checkpoint and the thresholds."""
+    plan, out = place.plan, place.folder(f"adapter-{name}")
+    settings = place.work / f"adapter-{name}.settings.json"
+    write_json(settings, {"cache_views": plan.cache_views, "checkpoint_minutes": 2.0})
+    if not (out / "adapter.json").exists():
+        place.dengine(
+            *("train-adapter", place.data, "--split", list_of(name), "--model", place.folder(BASE), "--turns"),
+            *("--steps", plan.adapter_steps, "--eval-every", plan.adapter_eval_every, "--lr", plan.adapter_lr),
+            *(
+                "--tune-fraction",
+                repr(fraction_of(list_of(name), plan, place.lists)),
+                "--precision-goal",
+                plan.precision_goal,
+            ),
+            *("--seed", seed_of(name), *variant, "--settings", settings, "--resume", "--out", out),
+        )
+    info = read_json(out / "adapter.json", ProofError)
+    figures = dict(info["figures"])
+    return {"thresholds": info.get("thresholds", {}), "choice": figures.pop("thresholds", {}), **figures}
+
+
+def export_bundle(place: Workplace, name: str) -> Figures:
+    """The bundle of a list's adapter, with the settings that suit a base that has seen no class word."""
+    plan, out = place.plan, place.folder(f"bundle-{name}")
+    defaults = place.work / f"bundle-{name}.defaults.json"
+    write_json(defaults, {"guidance": plan.guidance, "prompt_template": plan.template, "uncertain": plan.uncertain})
+    shutil.rmtree(out, ignore_errors=True)
+    place.dengine(
+        *("export", "--model", place.folder(BASE), "--adapter", place.folder(f"adapter-{name}")),
+        *("--frame", plan.frame, "--defaults", defaults, "--out", out),
+    )
+    return {"bytes": sum(file.stat().st_size for file in out.rglob("*") if file.is_file())}
+
+
+def label_rest(place: Workplace, name: str) -> Figures:
+    """The adapter's labels on the train images that the list leaves out, by the rules of the generated images."""
+    folder = place.folder(f"pseudo-{name}")
+    annotations = folder / "annotations.json"
+    annotations.unlink(missing_ok=True)
+    place.dengine(
+        *("label", folder / "images", "--bundle", bundle_of(place, name), "--score", "adapter"),
+        *("--uncertain", place.plan.uncertain, "--out", folder),
+    )
+    return labels_in(annotations)
+
+
+def labels_in(annotations: Path) -> Figures:
+    """Images, labels by class and uncertain regions of a COCO file."""
+    content = read_json(annotations, ProofError)
+    names = {one["id"]: one["name"] for one in content["categories"]}
+    labels = dict.fromkeys(names.values(), 0)
+    for found in content["annotations"]:
+        labels[names[found["category_id"]]] += not found["iscrowd"]
+    crowds = sum(found["iscrowd"] for found in content["annotations"])
+    return {"images": len(content["images"]), "labels": labels, "uncertain": crowds}
+
+
+def choose_full_thresholds(place: Workplace) -> Figures:
+    """Thresholds of the bundled adapter on the tune part of train, which it never learned from."""
+    out = place.folder("thresholds-full")
+    shutil.rmtree(out, ignore_errors=True)
+    place.dengine("label", place.data, "--split", f"{FULL}-tune", "--out", out)
+    dataset = open_dataset(place.data, split=f"{FULL}-tune")
+    found = labelled(out / "annotations.json", dataset.records, dataset.class_names)
+    chosen = choose_thresholds(dataset.records, found, dataset.class_names, place.plan.precision_goal)
+    return {
+        "score": choices.score_text({name: one.score for name, one in chosen.items()}, FALLBACK),
+        "classes": {name: vars(one) for name, one in chosen.items()},
+    }
+
+
+def ablate(place: Workplace, name: str, detector: str) -> Figures:
+    """What painting settings do to the labels, held against a detector that was trained on real pixels alone."""
+    out = place.folder(f"ablation-{name}")
+    words: list[object] = ["--detector", place.folder(detector) / "detector", "--work", out]
+    words += ["--bundle", bundle_of(place, name), "--jobs", place.plan.ablation_jobs]
+    if name == FULL:
+        words += ["--reference", place.data, "--split", f"{FULL}-tune", "--score", score_of(place, name)]
+    else:
+        words += ["--reference", place.folder(f"pseudo-{name}") / "images", "--score", "adapter"]
+        words += ["--only", "steps", "strength"]
+    place.script(ROOT / "benchmarks" / "ablation.py", *words)
+    rows = [json.loads(line) for line in (out / "ablation.jsonl").read_text("utf-8").splitlines()]
+    return {
+        "rows": [{key: value for key, value in row.items() if key != "same"} for row in rows],
+        "strength": choices.strength(rows, place.plan.least_strength, place.plan.slack),
+        "detector": detector,
+    }
+
+
+def score_of(place: Workplace, name: str) -> str:
+    """The `--score` of labels for a list: the adapter's own thresholds, or those chosen for the bundled one."""
+    return str(place.figures("thresholds-full")["score"]) if name == FULL else "adapter"
+
+
+def generate(place: Workplace, name: str) -> Figures:
+    """The generated images of a list."""
+    plan, out = place.plan, place.folder(f"generated-{name}")
+    low, high = place.figures(f"ablation-{FULL if name == FULL else plan.lists[0]}")["strength"]
+    words: list[object] = ["generate", "--count", plan.count, "--bundle", bundle_of(place, name)]
+    if name == FULL:
+        words += ["--reference", place.data, "--reference-split", "train", "--guidance", plan.guidance_full]
+        words += ["--score", score_of(place, name), "--uncertain", plan.uncertain]
+    else:
+        words += ["--reference", place.folder("train-images")]
+    place.dengine(*words, "--strength", f"{low}:{high}", "--seed", seed_of(name), "--out", out)
+    return labels_in(out / "annotations.json") | {"strength": [low, high]}
+
+
+def tune(
+    place: Workplace,
+    stage: str,
+    kind: str,
+    name: str,
+    *,
+    lr: float,
+    share: float = 1.0,
+    arm: str = "",
+    mix: float = 0.5,
+) -> Figures:
+    """A training on a list without its tune part, measured there; `arm` is `pseudo`, `generated`, or none."""
+    plan, out = place.plan, place.folder(stage)
+    spec = {
+        "data": str(place.data),
+        "fit": f"{list_of(name)}-fit",
+        "tune": f"{list_of(name)}-tune",
+        "kind": kind,
+        "steps": max(2, round(plan.detector(kind).steps * share)),
+        "lr": lr,
+        "batch": plan.batch,
+        "short_side": plan.short_side,
+        "seed": seed_of(name),
+        "points": plan.curve_points,
+        "synthetic": str(place.folder(f"{arm}-{name}")) if arm else None,
+        "mix": mix,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "spec.json", spec)
+    script = ROOT / "benchmarks" / "proof" / "tuning.py"
+    place.script(script, out / "spec.json", out, torchvision=kind != "rt_detr")
+    told = {key: value for key, value in spec.items() if key != "data"} | {"synthetic": arm or None}
+    return read_json(out / TUNED, ProofError) | {"spec": told}
+
+
+def read_adapter(place: Workplace, name: str) -> Figures:
+    """The adapter itself as the detector: its one reading of the validation images."""
+    out = place.folder(f"adapter-val-{name}")
+    shutil.rmtree(out, ignore_errors=True)
+    place.dengine("label", place.data, "--split", VAL, "--bundle", bundle_of(place, name), "--out", out)
+    val = open_dataset(place.data, split=VAL)
+    found = labelled(out / "annotations.json", val.records, val.class_names)
+    return {
+        "results": {
+            "adapter": {
+                "figures": read_json(out / "figures.json", ProofError)["figures"],
+                "draws": draws(val.records, found, val.class_names, place.plan.resamples),
+            }
+        }
+    }
+
+
+def labelled(annotations: Path, records: list[Record] | Any, class_names: tuple[str, ...]) -> list[Detections]:
+    """The boxes of a file of `dengine label` as detections on `records`, with the labels of `class_names`."""
+    import numpy as np
+
+    content = read_json(annotations, ProofError)
+    labels = {one["id"]: class_names.index(one["name"]) for one in content["categories"]}
+    names = {one["id"]: one["file_name"] for one in content["images"]}
+    rows: dict[str, list[list[float]]] = {name: [] for name in names.values()}
+    for one in content["annotations"]:
+        x, y, width, height = one["bbox"]
+        row = [x, y, x + width, y + height, one["score"], labels[one["category_id"]]]
+        rows[names[one["image_id"]]].append(row)
+    arrays = [np.array(rows[record.name], dtype=np.float64).reshape(-1, 6) for record in records]
+    return [
+        Detections(a[:, :4].astype(np.float32), a[:, 4].astype(np.float32), a[:, 5].astype(np.int64)) for a in arrays
+    ]
+
+
+def compare(place: Workplace, stage: str, kind: str, name: str, settings: Mapping[str, Any]) -> Figures:
+    """`dengine evaluate`: the same detector on the real images, and on real and other ones; measured on val.
+
+    settings: `synthetic` (folder), `lr`, `mix`, `seed`, and `amounts` or none; `known`: a stage whose trainings are
+    the same as some of these, and are taken from there.
+    """
+    plan, out = place.plan, place.folder(stage)
+    _take_over(place.folder(settings["known"]) / TRAININGS if settings.get("known") else None, out / TRAININGS)
+    words: list[object] = ["evaluate", "--real", place.data, "--split", "train"]
+    if name != FULL:
+        words += ["--images", place.lists / f"{list_of(name)}.txt"]
+    words += ["--synthetic", place.folder(settings["synthetic"]), "--val", place.data, "--val-split", "val"]
+    words += ["--detector", kind, "--preset", "small", "--seeds", 1, "--seed", settings["seed"]]
+    words += ["--mix", settings["mix"], "--short-side", plan.short_side, "--steps", plan.detector(kind).steps]
+    words += ["--batch", plan.batch, "--lr", settings["lr"], "--turns"]
+    if settings.get("amounts"):
+        words += ["--amounts", settings["amounts"]]
+    place.dengine(*words, "--resume", "--out", out, torchvision=kind != "rt_detr")
+    data = read_json(out / COMPARISON, ProofError)["data"]
+    results = {}
+    for folder in sorted((out / TRAININGS).iterdir()):
+        generated = folder.name.removesuffix(f"-seed{settings['seed']}")
+        arm = "real" if generated == "real" else settings["arm"]
+        if settings.get("amounts") and arm != "real":
+            arm = generated
+        results[arm] = _read_training(place, folder / RESULT)
+    shown = {key: value for key, value in settings.items() if key != "known"}
+    return {"results": results, "settings": shown, "left_out_of_val": data["left_out_of_val"]}
+
+
+def _take_over(source: Path | None, target: Path) -> None:
+    """Copy finished trainings that are not there yet: the same command would make the same."""
+    for folder in source.iterdir() if source is not None and source.is_dir() else ():
+        if (folder / RESULT).exists() and not (target / folder.name / RESULT).exists():
+            shutil.rmtree(target / folder.name, ignore_errors=True)
+            shutil.copytree(folder, target / folder.name)
+
+
+def _read_training(place: Workplace, path: Path) -> Figures:
+    """Figures, cost and draws of one training."""
+    value = read_json(path, ProofError)
+    val = open_dataset(place.data, split="val")
+    by_name = {record.name: record for record in val.records}
+    records = [by_name[name] for name in value["images"]]
+    return {
+        "figures": value["figures"],
+        "seconds": value["seconds"],
+        "draws": draws(records, detections_of(value), val.class_names, place.plan.resamples),
+    }

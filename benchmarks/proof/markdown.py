@@ -1,0 +1,47 @@
+"""Tables in markdown, and the document that is little else: ablation.md.
+
+Knows: how a table is written, and the columns of the ablation. Knows nothing about what the figures mean for the proof.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.proof.plan import FULL
+
+_HEAD = """# What painting settings do to the accuracy of the labels
+
+`benchmarks/ablation.py` on images of BCCD's train split: the labels of generated images against what an independent
+detector, trained on real pixels alone, finds on the same pictures. It errs too: figures tell settings apart, and are no
+accuracy by themselves. Every setting paints the same jobs.
+"""
+_COLUMNS = {
+    "AP50": "ap50",
+    "AP50 of the labels": "label_ap50",
+    "precision": "precision",
+    "recall": "recall",
+    "F1": "f1",
+    "labels an image": "labels",
+    "images/s": "images_per_second",
+}
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A markdown table."""
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def ablations(records: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    """ablation.md, part by part, of the records by stage: nothing where there are none of an ablation."""
+    found = {stage.removeprefix("ablation-"): record for stage, record in records.items() if "ablation-" in stage}
+    if found:
+        yield _HEAD
+    for name, record in found.items():
+        what = "the bundled model, references from the tune part" if name == FULL else f"the bundle of list {name}"
+        yield f"## {what}\n"
+        yield f"Detector: `{record['figures']['detector']}`. Command: `{record['commands'][0]}`\n"
+        rows = [
+            (row["setting"], *("-" if row.get(key) is None else f"{row[key]:.3f}" for key in _COLUMNS.values()))
+            for row in record["figures"]["rows"]
+        ]
+        yield table(("setting", *_COLUMNS), rows)

@@ -1,0 +1,108 @@
+"""What the proof does, in numbers: everything that was chosen beforehand, in one frozen dataclass.
+
+Knows: sizes, lengths, what is tried on tune parts, which arms and lists there are. Knows nothing about files or how a
+stage is run. What is chosen by measuring (learning rate, mix, strength, thresholds) is in `choices`.
+
+How the sizes came about: a training may take some 12 minutes on two cores. A step of four 256x192 frames costs the
+rt_detr of the preset `small` 0.33 s and its RetinaNet 0.27 s of one core (bf16, one thread, while others worked on the
+machine): 2700 steps are some 10 minutes on two cores.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+FULL = "full"  # stands for the whole train split where a list is named
+BARS = {"scarce": 5.0, "full": 2.0, "baseline_ap50": 75.0}  # in points of AP: what has to be reached
+PAPER = {"COCO": 3.1, "VOC": 7.6, "Clipart": 11.5}  # arXiv 2309.03893: gains in points of AP
+
+
+@dataclass(frozen=True)
+class DetectorPlan:
+    """How every detector of one kind is trained, in every arm."""
+
+    kind: str  # of `dengine evaluate --detector`
+    steps: int  # optimiser steps
+    lrs: tuple[float, ...]  # learning rates that the baseline is tried with, on tune
+    seeds_full: tuple[int, ...]  # seeds in the setting with all labels
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole proof."""
+
+    seed: int = 2309  # draws the lists
+    lists: tuple[str, ...] = ("10-0", "10-1", "10-2")  # 10% of train; list n takes seed n
+    extra_lists: tuple[str, ...] = ("5-0", "25-0")  # for the first detector, as time allows
+    shares: Mapping[str, float] = field(default_factory=lambda: {"5": 0.05, "10": 0.10, "25": 0.25})  # of train
+    tune_images: Mapping[str, int] = field(default_factory=lambda: {"5": 3, "10": 5, "25": 8})  # cut out of a list
+    tune_full: float = 0.1  # share of train, by the rule that the bundled adapter's tune part follows
+    style: str = "microscope photo"
+    # Painting
+    base_scale: float = 1.0  # factor on the length of train-base
+    frame: str = "320x256"  # pixels of painted images
+    count: int = 820  # generated images in every setting: 4 for each of the 205 train images
+    template: str = "a {style}"  # the label-free base has never seen a class word
+    guidance: float = 1.0  # off: with that one prompt there is nothing to lead towards, and it halves the cost
+    guidance_full: float = 3.0  # the bundled model's own
+    least_strength: float = 0.3
+    slack: float = 0.03  # F1 of labels that more strength may cost: see choices.strength
+    uncertain: float = 0.15  # boxes from here up to the threshold mark their region
+    ablation_jobs: int = 64  # images of each setting in the ablation
+    # The adapter
+    adapter_steps: int = 1600
+    adapter_eval_every: int = 200
+    adapter_lr: float = 4e-4
+    cache_views: int = 64  # kept pyramids of each image: 15 images' fit in 1 GB
+    precision_goal: float = 0.8  # of labels, where the tune part has boxes enough to say
+    variants: Mapping[str, tuple[str, ...]] = field(  # other heads and sizes, compared on the first list
+        default_factory=lambda: {
+            "narrow": ("--width", "64", "--decoder-layers", "2"),
+            "deformable": ("--head", "deformable_detr"),
+        }
+    )
+    # Detectors
+    short_side: int = 192  # pixels: frames of 256x192
+    batch: int = 4
+    detectors: tuple[DetectorPlan, ...] = (
+        DetectorPlan("rt_detr", 2700, (5e-4, 1e-3, 2e-3), (0, 1, 2)),
+        DetectorPlan("retinanet", 2700, (2.5e-4, 5e-4, 1e-3), (0,)),
+    )
+    curve_points: int = 10  # measurements on tune during a training there
+    mixes: tuple[float, ...] = (0.5, 0.8)  # tried on tune, for either arm of the label-scarce setting
+    mixes_full: tuple[float, ...] = (0.3, 0.5)
+    mix_share: float = 1 / 3  # length of these trainings, as a share of `steps`
+    amounts: tuple[str, ...] = ("1x", "2x")  # of generated images on the first list, beside 4x
+    resamples: int = 1000  # draws of the validation images
+    versions: int = 1  # raise it when stages mean something else, so that old records are refused
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return dataclasses.asdict(self)
+
+    def detector(self, kind: str) -> DetectorPlan:
+        """The one of a kind."""
+        return next(one for one in self.detectors if one.kind == kind)
+
+
+# Every stage in a few seconds or minutes, to see that all of it runs; its figures mean nothing.
+TOY = Plan(
+    extra_lists=(),
+    base_scale=0.002,
+    count=12,
+    ablation_jobs=4,
+    adapter_steps=6,
+    adapter_eval_every=3,
+    cache_views=2,
+    variants={"narrow": ("--width", "64", "--decoder-layers", "2")},
+    detectors=(
+        DetectorPlan("rt_detr", 6, (5e-4, 1e-3), (0,)),
+        DetectorPlan("retinanet", 6, (5e-4,), (0,)),
+    ),
+    curve_points=2,
+    mixes=(0.5,),
+    mixes_full=(0.5,),
+    amounts=("1",),
+    resamples=20,
+)

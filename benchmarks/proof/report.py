@@ -1,0 +1,274 @@
+"""proof.md: what the records say, as text for a reader who trusts nothing.
+
+Knows: the sections and their wording. Every figure comes from a record; what was not run is said to be not run, and a
+bar that is not reached is said to be not met. Knows nothing about how the figures came to be.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.proof import pictures
+from benchmarks.proof.markdown import ablations, table
+from benchmarks.proof.plan import BARS, FULL, PAPER, Plan
+from benchmarks.proof.stages import build, chosen_lr, chosen_mix
+from benchmarks.proof.summary import (
+    FIGURES,
+    FULL_ARMS,
+    SCARCE_ARMS,
+    Bar,
+    Gain,
+    Records,
+    Runs,
+    bars,
+    baseline,
+    deviation,
+    full,
+    gain,
+    scarce,
+)
+from benchmarks.proof.workplace import ProofError, Workplace
+from engines.files import read_json, write_atomic
+
+NAMES = {"real": "real", "pseudo": "real + pseudo", "generated": "real + generated", "adapter": "the adapter itself"}
+NOT_RUN, NOT_MET, MET = "not run yet", "**not met**", "met"
+_HEAD = """# What generated images are worth: the proof on BCCD
+
+Written by `benchmarks/proof/run.py` from the records in `{folder}/`; nothing in it was typed. Everything was trained
+from random weights: no pretrained weights of anybody. How to repeat it: `benchmarks/proof/README.md`.
+
+BCCD: 205 train and 87 val images of blood smears, three classes. The val images are read once, by the runs below.
+{left_out}AP is COCO's, in points (0 to 100). ± is the standard deviation over the lists or seeds; brackets hold the 95%
+interval over draws of the val images, paired: the same draws for every run.
+"""
+
+
+def write(place: Workplace) -> Path:
+    """Write proof.md and ablation.md beside the records' folder, and the pictures into it; returns the first."""
+    records = read_records(place.results)
+    place.results.mkdir(parents=True, exist_ok=True)
+    target = place.results.parent / "proof.md"
+    drawn = pictures.write(place.results, place.work, records, place.plan)
+    write_atomic(target, "\n".join(sections(place, records, drawn)).encode())
+    if ablation := list(ablations(records)):
+        write_atomic(place.results.parent / "ablation.md", "\n".join(ablation).encode())
+    return target
+
+
+def read_records(folder: Path) -> Records:
+    """Every record by its stage."""
+    return {path.stem: read_json(path, ProofError) for path in sorted(folder.glob("*.json"))}
+
+
+def sections(place: Workplace, records: Records, drawn: Sequence[tuple[str, str]]) -> Iterable[str]:
+    """The document, part by part. `drawn`: file and caption of each picture."""
+    plan = place.plan
+    out = records.get("lists", {}).get("figures", {}).get("left_out_of_val", [])
+    left_out = f"Left out of it, as nearly the same picture as a train image: {', '.join(out)}.\n" if out else ""
+    yield _HEAD.format(folder=place.results.name, left_out=left_out)
+    yield from _bars(bars(records, plan), {one.kind: baseline(records, one) for one in plan.detectors})
+    yield from _settings(records, plan)
+    yield from _adapters(records, plan)
+    yield from _amounts(records, plan)
+    yield from _chosen(place, records)
+    for file, caption in drawn:
+        yield f"![{caption}]({place.results.name}/{file})\n\n{caption}\n"
+    yield from _costs(records, plan)
+
+
+def verdict(bar: Bar, ap50: float | None) -> str:
+    """Met, not met, or not run; a gain without a good baseline (its AP50, in points) is not met, whatever it is."""
+    if bar.reached is None:
+        return NOT_RUN
+    if isinstance(bar.found, Gain) and (ap50 is None or ap50 < BARS["baseline_ap50"]):
+        why = "the baseline was not run" if ap50 is None else f"the baseline's AP50 is {ap50:.1f}"
+        return f"{NOT_MET}: no gain counts yet, since {why}" if bar.reached else NOT_MET
+    return MET if bar.reached else NOT_MET
+
+
+def shown(change: Gain | float | None) -> str:
+    """A difference with its spread and interval, or a plain figure."""
+    if change is None:
+        return "-"
+    if isinstance(change, float):
+        return f"{change:.1f}"
+    spread = "" if change.sd is None else f" ± {change.sd:.1f}"
+    return f"{change.mean:+.1f}{spread} [{change.low:+.1f}, {change.high:+.1f}]"
+
+
+def _bars(found: Sequence[Bar], ap50: Mapping[str, float | None]) -> Iterable[str]:
+    yield "## The bars\n"
+    rows = [(bar.what, bar.kind, f"{bar.least:g}", shown(bar.found), verdict(bar, ap50[bar.kind])) for bar in found]
+    rows += [
+        (f"the paper's gain on {name}, for comparison", "DINO", "", f"+{value}", "") for name, value in PAPER.items()
+    ]
+    yield table(("what", "detector", "at least", "found", ""), rows)
+    for bar in found:
+        if isinstance(bar.found, Gain) and bar.least == 0.0 and not bar.reached:
+            yield (
+                f"{bar.kind}: painting gives no more than labels on the other real images do ({shown(bar.found)}). "
+                "The generated images show what those images show, repainted, and their labels come from the same "
+                "adapter: that may be why.\n"
+            )
+
+
+def _settings(records: Records, plan: Plan) -> Iterable[str]:
+    for detector in plan.detectors:
+        yield f"## 10% of the labels, {detector.kind}\n"
+        yield from _arms(scarce(records, detector.kind, plan.lists), SCARCE_ARMS, "list")
+    for detector in plan.detectors:
+        yield f"## All labels, {detector.kind}\n"
+        yield from _arms(full(records, detector), FULL_ARMS, "seed")
+    for name in plan.extra_lists:
+        kind = plan.detectors[0].kind
+        yield f"## {name.partition('-')[0]}% of the labels, {kind}, one list\n"
+        yield from _arms(scarce(records, kind, (name,)), SCARCE_ARMS, "list")
+
+
+def _arms(arms: Mapping[str, Runs], order: Sequence[str], unit: str) -> Iterable[str]:
+    if not arms:
+        yield f"{NOT_RUN}\n"
+        return
+    classes = sorted({name for runs in arms.values() for one in runs.figures for name in one if name.startswith("AP/")})
+    header = ["trained on", *FIGURES, *(name.replace("AP/", "AP ") for name in classes), f"AP by {unit}", "over real"]
+    rows = []
+    for arm in order:
+        if arm not in arms:
+            rows.append([NAMES[arm], *[NOT_RUN] * (len(header) - 1)])
+            continue
+        runs = arms[arm]
+        each = ", ".join(f"{value:.1f}" for value in runs.values("AP"))
+        change = None if arm == "real" else gain(arms, arm, "real")
+        rows.append([NAMES[arm], *(_spread(runs.values(name)) for name in (*FIGURES, *classes)), each, shown(change)])
+    yield table(header, rows)
+    if (change := gain(arms, "generated", "pseudo")) is not None:
+        yield f"real + generated over real + pseudo: {shown(change)}\n"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    sd = deviation(values)
+    return f"{statistics.fmean(values):.1f}" + ("" if sd is None else f" ± {sd:.1f}")
+
+
+def _adapters(records: Records, plan: Plan) -> Iterable[str]:
+    """Heads and sizes: their AP, and what the data they label is worth."""
+    first, kind = plan.lists[0], plan.detectors[0].kind
+    real = scarce(records, kind, (first,), ("real",))
+    rows = []
+    for name in (first, *(f"{first}-{variant}" for variant in plan.variants)):
+        own = scarce(records, kind, (name,), ("generated",))
+        arms = real | own
+        tuned = records.get(f"adapter-{name}", {}).get("figures", {}).get("tune", {}).get("generic", {})
+        read = records.get(f"adapter-val-{name}", {}).get("figures", {}).get("results", {}).get("adapter", {})
+        rows.append(
+            (
+                "rt_detr, 128 wide" if name == first else " ".join(plan.variants[name.removeprefix(f"{first}-")]),
+                f"{100 * tuned['AP']:.1f}" if tuned else NOT_RUN,
+                f"{100 * read['figures']['AP']:.1f}" if read else NOT_RUN,
+                _spread(own["generated"].values("AP")) if own else NOT_RUN,
+                shown(gain(arms, "generated", "real")),
+            )
+        )
+    yield f"## The adapter's head (list {first})\n"
+    header = ("head", "AP on tune", "AP on val", f"{kind} with the images it labelled", "over real")
+    yield table(header, rows)
+
+
+def _amounts(records: Records, plan: Plan) -> Iterable[str]:
+    first, kind = plan.lists[0], plan.detectors[0].kind
+    if f"{kind}-{first}-amounts" not in records:
+        return
+    results = dict(records[f"{kind}-{first}-amounts"]["figures"]["results"])
+    whole = records.get(f"{kind}-{first}-generated", {}).get("figures", {}).get("results", {})
+    if "generated" in whole:
+        results[f"generated{plan.count}"] = whole["generated"]
+    yield f"## Amounts of generated images ({kind}, list {first})\n"
+    order = sorted(results, key=lambda name: int(name.removeprefix("generated") or 0) if name != "real" else 0)
+    rows = []
+    for name in order:
+        figures = results[name]["figures"]
+        shown_name = "none" if name == "real" else name.removeprefix("generated")
+        rows.append((shown_name, *(f"{100 * figures[one]:.1f}" for one in FIGURES)))
+    yield table(("generated images", *FIGURES), rows)
+
+
+def _chosen(place: Workplace, records: Records) -> Iterable[str]:
+    """What was chosen on tune parts, and the plateau of the baseline."""
+    plan = place.plan
+    yield "## What was chosen, on tune parts alone\n"
+    rows = []
+    for detector in plan.detectors:
+        for name in (plan.lists[0], FULL):
+            tried = {lr: records.get(f"tune-{detector.kind}-{name}-lr{lr:g}") for lr in detector.lrs}
+            if not all(tried.values()):
+                continue
+            lr = chosen_lr(place, detector=detector, name=name)
+            each = ", ".join(f"{one:g}: {100 * _ap(record):.1f}" for one, record in tried.items() if record)
+            long = records.get(f"tune-{detector.kind}-{name}-long")
+            half = tried[lr]
+            after = f"{100 * _ap(long):.1f} ({100 * (_ap(long) - _ap(half)):+.1f})" if long and half else NOT_RUN
+            rows.append((detector.kind, name, f"{lr:g}", each, after))
+    header = ("baseline", "list", "learning rate", "AP of each after half of the steps", "AP after all steps (change)")
+    yield table(header, rows)
+    yield "A change of about nothing from half of the steps to all of them is what is meant by a plateau.\n"
+    for arm, names, mixes in (
+        ("generated", plan.lists, plan.mixes),
+        ("pseudo", plan.lists, plan.mixes),
+        ("generated", (FULL,), plan.mixes_full),
+    ):
+        stages = [f"mix-{arm}-{name}-{mix:g}" for mix in mixes for name in names]
+        if all(stage in records for stage in stages):
+            mix = chosen_mix(place, arm=arm, names=names, mixes=mixes)
+            each = ", ".join(f"{one:g}: {_mean_ap(records, arm, names, one):.1f}" for one in mixes)
+            yield f"- mix of {NAMES[arm]} ({', '.join(names)}): {mix:g}, of AP {each}"
+    for name in (plan.lists[0], FULL):
+        if found := records.get(f"ablation-{name}"):
+            low, high = found["figures"]["strength"]
+            yield f"- strength ({name}): {low:g} to {high:g}; the table is in `ablation.md`"
+    for name in (*plan.lists, *plan.extra_lists):
+        if found := records.get(f"adapter-{name}"):
+            scores = ", ".join(f"{key} {value:g}" for key, value in found["figures"]["thresholds"].items()) or "none"
+            yield f"- score thresholds of the adapter of {name}: {scores}; 0.3 for every other class"
+    if found := records.get("thresholds-full"):
+        yield f"- score thresholds of the bundled adapter: {found['figures']['score']}"
+    yield (
+        f"- chosen beforehand: prompt template `{plan.template}` and guidance {plan.guidance:g} for the base that has "
+        f"seen no class word; regions from score {plan.uncertain:g} up to the threshold are marked as uncertain; "
+        f"adapters of {plan.adapter_steps} steps; no image is dropped for its quality\n"
+    )
+
+
+def _ap(record: Mapping[str, Any]) -> float:
+    return float(record["figures"]["figures"]["AP"])
+
+
+def _mean_ap(records: Records, arm: str, names: Sequence[str], mix: float) -> float:
+    return 100 * statistics.fmean(_ap(records[f"mix-{arm}-{name}-{mix:g}"]) for name in names)
+
+
+def _costs(records: Records, plan: Plan) -> Iterable[str]:
+    yield "## Every stage: its cost and its command\n"
+    rows = []
+    for stage in build(plan):
+        record = records.get(stage.name)
+        if record is None:
+            rows.append((stage.name, NOT_RUN, ""))
+            continue
+        before = record["figures"].get("trained_before")
+        minutes = "made beforehand" if before else f"{record['seconds'] / 60:.1f}"
+        rows.append((stage.name, minutes, "<br>".join(f"`{line}`" for line in record["commands"])))
+    total = sum(record["seconds"] for record in records.values()) / 3600
+    yield table(("stage", "minutes", "command"), rows)
+    yield f"In all {total:.1f} hours so far, attempts that were broken off included.\n"
+    if records:
+        machine = next(iter(records.values()))["machine"]
+        versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+        yield f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}, {versions}\n"
+    if other := next(
+        (record["other_environment"] for record in records.values() if "other_environment" in record), None
+    ):
+        versions = ", ".join(f"{name} {version}" for name, version in other.items())
+        yield f"The environment of the RetinaNet: {versions}\n"

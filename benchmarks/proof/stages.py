@@ -1,0 +1,301 @@
+"""The stages of the proof: what each needs, what it leaves, and the order they are run in.
+
+Knows: the graph of stages for a plan. Knows nothing about commands or figures, or about what is done.
+
+The order puts what decides later stages first, then one detector's label-scarce setting on every list, the setting
+with all labels, the second detector, and what is run as time allows. A stage whose record is there is done; one that
+another reads is done again, from its seed, where its files are gone.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from benchmarks.proof import actions, choices
+from benchmarks.proof.actions import BASE, Figures
+from benchmarks.proof.plan import FULL, DetectorPlan, Plan
+from benchmarks.proof.workplace import Workplace
+
+Action = Callable[[Workplace], Figures]
+_TRAINING = 10.0  # minutes of one training of a detector, about
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage."""
+
+    name: str
+    group: str  # what --only may name in place of it
+    action: Action
+    needs: tuple[str, ...] = ()  # stages whose records it reads
+    reads: tuple[str, ...] = ()  # stages whose files it reads
+    leaves: tuple[str, ...] = ()  # files under WORK that are there when it is whole
+    minutes: float = 5.0  # about, on two cores
+    resumes: bool = True  # goes on where it was stopped; one that doesn't is not begun without time for all of it
+    torchvision: bool = False  # needs the other environment
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the plan: a record of others is refused
+
+
+def build(plan: Plan) -> list[Stage]:
+    """Every stage of a plan, in the order they are run in."""
+    return [*_ready(plan), *_scarce(plan), *_full(plan), *_second(plan), *_extras(plan)]
+
+
+def _ready(plan: Plan) -> Iterator[Stage]:
+    """Lists, base, and the learning rate of the first detector, which judges the painting settings."""
+    first, detector = plan.lists[0], plan.detectors[0]
+    settings = {"seed": plan.seed, "shares": dict(plan.shares), "tune": dict(plan.tune_images)}
+    laid_out = ("data/ImageSets/Main/val-kept.txt",)
+    yield Stage("lists", "lists", actions.make_lists, leaves=laid_out, minutes=0.5, settings=settings)
+    yield Stage(
+        BASE, "base", actions.train_base, reads=("lists",), leaves=(f"{BASE}/model_index.json",), minutes=120.0,
+        settings={"scale": plan.base_scale},
+    )  # fmt: skip
+    yield from _tuned(plan, detector, first)
+    for name in plan.lists:
+        yield from _labels(plan, name)
+    yield _ablation(plan, first)
+    for name in plan.lists:
+        yield _generated(plan, name)
+    yield from _mixes(plan, detector, plan.lists, ("pseudo", "generated"), plan.mixes)
+
+
+def _scarce(plan: Plan) -> Iterator[Stage]:
+    for name in plan.lists:
+        yield _read(name)
+        yield from _arms(plan, plan.detectors[0], name)
+
+
+def _full(plan: Plan) -> Iterator[Stage]:
+    detector = plan.detectors[0]
+    yield from _tuned(plan, detector, FULL)
+    yield Stage(
+        "thresholds-full", "thresholds", actions.choose_full_thresholds, reads=("lists",), minutes=1.0,
+        settings={"goal": plan.precision_goal, "tune": plan.tune_full},
+    )  # fmt: skip
+    yield _ablation(plan, FULL)
+    yield _generated(plan, FULL)
+    yield from _mixes(plan, detector, (FULL,), ("generated",), plan.mixes_full)
+    yield _read(FULL)
+    yield from _full_arms(plan, detector)
+
+
+def _second(plan: Plan) -> Iterator[Stage]:
+    for detector in plan.detectors[1:]:
+        yield from _tuned(plan, detector, plan.lists[0])
+        for name in plan.lists:
+            yield from _arms(plan, detector, name)
+        yield from _tuned(plan, detector, FULL)
+        yield from _full_arms(plan, detector)
+
+
+def _extras(plan: Plan) -> Iterator[Stage]:
+    """Other heads, other amounts of generated images, other numbers of labels."""
+    first, detector = plan.lists[0], plan.detectors[0]
+    for variant in plan.variants:
+        name = f"{first}-{variant}"
+        yield from _labels(plan, name, plan.variants[variant])
+        yield _generated(plan, name)
+        yield _read(name)
+        yield _compared(plan, detector, name, "generated", f"generated-{name}", first)
+    if plan.amounts:
+        yield _compared(plan, detector, first, "amounts", f"generated-{first}", first, ",".join(plan.amounts))
+    for name in plan.extra_lists:
+        yield from _labels(plan, name)
+        yield _generated(plan, name)
+        yield _read(name)
+        yield from _arms(plan, detector, name)
+
+
+def _labels(plan: Plan, name: str, variant: tuple[str, ...] = ()) -> Iterator[Stage]:
+    """The adapter of a list, its bundle, and (not for variants) its labels on the other train images."""
+    adapter, bundle = f"adapter-{name}", f"bundle-{name}"
+    settings = {"steps": plan.adapter_steps, "lr": plan.adapter_lr, "goal": plan.precision_goal, "variant": variant}
+    action = partial(actions.train_adapter, name=name, variant=variant)
+    yield Stage(
+        adapter, "adapter", action, reads=("lists", BASE), leaves=(f"{adapter}/adapter.json",), minutes=12.0,
+        settings=settings,
+    )  # fmt: skip
+    settings = {"guidance": plan.guidance, "template": plan.template, "uncertain": plan.uncertain, "frame": plan.frame}
+    yield Stage(
+        bundle, "bundle", partial(actions.export_bundle, name=name), reads=(BASE, adapter),
+        leaves=(f"{bundle}/manifest.json",), minutes=2.0, resumes=False, settings=settings,
+    )  # fmt: skip
+    if not variant:
+        yield Stage(
+            f"pseudo-{name}", "pseudo", partial(actions.label_rest, name=name), reads=("lists", bundle),
+            leaves=(f"pseudo-{name}/annotations.json",), minutes=1.0, resumes=False,
+            settings={"uncertain": plan.uncertain},
+        )  # fmt: skip
+
+
+def _ablation(plan: Plan, name: str) -> Stage:
+    """It is judged by a detector that learned from the list's labels on real pixels, and nothing else."""
+    judge = f"tune-{plan.detectors[0].kind}-{name}-long"
+    needs = ("thresholds-full",) if name == FULL else ()
+    reads = ("lists", judge) if name == FULL else (judge, f"bundle-{name}", f"pseudo-{name}")
+    action = partial(actions.ablate, name=name, detector=judge)
+    settings = {"jobs": plan.ablation_jobs, "slack": plan.slack, "least": plan.least_strength}
+    return Stage(f"ablation-{name}", "ablation", action, needs, reads, minutes=12.0, settings=settings)
+
+
+def _generated(plan: Plan, name: str) -> Stage:
+    ablation = f"ablation-{FULL if name == FULL else plan.lists[0]}"
+    needs = (ablation, "thresholds-full") if name == FULL else (ablation,)
+    reads = ("lists",) if name == FULL else ("lists", f"bundle-{name}")
+    stage = f"generated-{name}"
+    settings = {"count": plan.count, "guidance": plan.guidance_full if name == FULL else plan.guidance}
+    action = partial(actions.generate, name=name)
+    leaves = (f"{stage}/annotations.json",)
+    return Stage(stage, "generated", action, needs, reads, leaves, 12.0, settings=settings)
+
+
+def _read(name: str) -> Stage:
+    reads = ("lists",) if name == FULL else ("lists", f"bundle-{name}")
+    action = partial(actions.read_adapter, name=name)
+    return Stage(f"adapter-val-{name}", "detectors", action, reads=reads, minutes=1.0, resumes=False)
+
+
+def _tuned(plan: Plan, detector: DetectorPlan, name: str) -> Iterator[Stage]:
+    """The baseline with each learning rate at half length, then with the best of them at full length."""
+    tried = []
+    for lr in detector.lrs:
+        tried.append(f"tune-{detector.kind}-{name}-lr{lr:g}")
+        yield _training(plan, detector, tried[-1], name, share=0.5, lr=partial(_given, lr))
+    long = f"tune-{detector.kind}-{name}-long"
+    best = partial(chosen_lr, detector=detector, name=name)
+    yield _training(plan, detector, long, name, needs=tuple(tried), share=1.0, lr=best)
+
+
+def _mixes(
+    plan: Plan, detector: DetectorPlan, names: tuple[str, ...], arms: tuple[str, ...], mixes: tuple[float, ...]
+) -> Iterator[Stage]:
+    for arm in arms:
+        for mix in mixes:
+            for name in names:
+                needs = (f"tune-{detector.kind}-{_tuned_on(plan, name)}-long",)
+                lr = partial(chosen_lr, detector=detector, name=_tuned_on(plan, name))
+                stage = f"mix-{arm}-{name}-{mix:g}"
+                yield _training(plan, detector, stage, name, needs=needs, share=plan.mix_share, lr=lr, arm=arm, mix=mix)
+
+
+def _training(
+    plan: Plan,
+    detector: DetectorPlan,
+    stage: str,
+    name: str,
+    *,
+    needs: tuple[str, ...] = (),
+    share: float,
+    lr: Callable[[Workplace], float],
+    arm: str = "",
+    mix: float = 0.5,
+) -> Stage:
+    def action(place: Workplace) -> Figures:
+        return actions.tune(place, stage, detector.kind, name, lr=lr(place), share=share, arm=arm, mix=mix)
+
+    settings = {"steps": detector.steps, "share": share, "short_side": plan.short_side, "batch": plan.batch}
+    leaves = (f"{stage}/detector/detector.json",)
+    torchvision = detector.kind != "rt_detr"
+    reads = ("lists", f"{arm}-{name}") if arm else ("lists",)
+    minutes = _TRAINING * share
+    return Stage(stage, "tune", action, needs, reads, leaves, minutes, torchvision=torchvision, settings=settings)
+
+
+def _arms(plan: Plan, detector: DetectorPlan, name: str) -> Iterator[Stage]:
+    """Real and generated, then real and pseudo: the training on the real images alone is made once."""
+    yield _compared(plan, detector, name, "generated", f"generated-{name}", None)
+    yield _compared(plan, detector, name, "pseudo", f"pseudo-{name}", name)
+
+
+def _compared(
+    plan: Plan, detector: DetectorPlan, name: str, arm: str, synthetic: str, known: str | None, amounts: str = ""
+) -> Stage:
+    stage = f"{detector.kind}-{name}-{arm}"
+    tuned = f"tune-{detector.kind}-{plan.lists[0]}-long"
+    before = f"{detector.kind}-{known}-generated" if known else None
+    drawn = "generated" if arm == "amounts" else arm
+    mixed = tuple(f"mix-{drawn}-{one}-{mix:g}" for one in plan.lists for mix in plan.mixes)
+
+    def action(place: Workplace) -> Figures:
+        chosen = {
+            "synthetic": synthetic,
+            "arm": arm,
+            "lr": chosen_lr(place, detector=detector, name=plan.lists[0]),
+            "mix": chosen_mix(place, arm=drawn, names=plan.lists, mixes=plan.mixes),
+            "seed": actions.seed_of(name),
+            "known": before,
+            "amounts": amounts,
+        }
+        return actions.compare(place, stage, detector.kind, name, chosen)
+
+    trainings = len(plan.amounts) if amounts else 1 if known else 2
+    return _final(plan, detector, stage, action, (tuned, *mixed), ("lists", synthetic), trainings)
+
+
+def _full_arms(plan: Plan, detector: DetectorPlan) -> Iterator[Stage]:
+    tuned = f"tune-{detector.kind}-{FULL}-long"
+    mixed = tuple(f"mix-generated-{FULL}-{mix:g}" for mix in plan.mixes_full)
+    for seed in detector.seeds_full:
+        stage = f"{detector.kind}-{FULL}-{seed}"
+
+        def action(place: Workplace, stage: str = stage, seed: int = seed) -> Figures:
+            chosen = {
+                "synthetic": f"generated-{FULL}",
+                "arm": "generated",
+                "lr": chosen_lr(place, detector=detector, name=FULL),
+                "mix": chosen_mix(place, arm="generated", names=(FULL,), mixes=plan.mixes_full),
+                "seed": seed,
+            }
+            return actions.compare(place, stage, detector.kind, FULL, chosen)
+
+        yield _final(plan, detector, stage, action, (tuned, *mixed), ("lists", f"generated-{FULL}"), 2)
+
+
+def _final(
+    plan: Plan,
+    detector: DetectorPlan,
+    stage: str,
+    action: Action,
+    needs: tuple[str, ...],
+    reads: tuple[str, ...],
+    trainings: int,
+) -> Stage:
+    settings = {"steps": detector.steps, "short_side": plan.short_side, "batch": plan.batch}
+    settings["resamples"] = plan.resamples
+    torchvision = detector.kind != "rt_detr"
+    return Stage(
+        stage,
+        "detectors",
+        action,
+        needs,
+        reads,
+        minutes=_TRAINING * trainings,
+        torchvision=torchvision,
+        settings=settings,
+    )
+
+
+def _given(value: float, place: Workplace) -> float:
+    """A learning rate that nobody has to choose."""
+    return value
+
+
+def _tuned_on(plan: Plan, name: str) -> str:
+    """The list whose learning rate holds for a list."""
+    return FULL if name == FULL else plan.lists[0]
+
+
+def chosen_lr(place: Workplace, *, detector: DetectorPlan, name: str) -> float:
+    """The learning rate whose half-length baseline has the highest AP on the list's tune part."""
+    return choices.best(
+        {lr: [place.figures(f"tune-{detector.kind}-{name}-lr{lr:g}")["figures"]["AP"]] for lr in detector.lrs}
+    )
+
+
+def chosen_mix(place: Workplace, *, arm: str, names: tuple[str, ...], mixes: tuple[float, ...]) -> float:
+    """The share of an arm's images whose trainings have the highest mean AP over the lists' tune parts."""
+    return choices.best(
+        {mix: [place.figures(f"mix-{arm}-{name}-{mix:g}")["figures"]["AP"] for name in names] for mix in mixes}
+    )
