@@ -12,7 +12,6 @@ holds every shape that WORK has figures of. Prints one JSON line last.
 """
 
 import argparse
-import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -253,13 +252,9 @@ def machine() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that took part, where installed."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    from engines.versions import installed_versions
+
+    return {"python": platform.python_version()} | installed_versions(PACKAGES)
 
 
 def markdown(result: Mapping[str, Any]) -> str:

@@ -32,6 +32,12 @@ def test_the_same_jobs_agree_on_another_engine(
     assert not list(tmp_path.iterdir())
 
 
+def test_pytorch_itself_may_be_compared_too(toy_bundle: Path) -> None:
+    bundle = open_bundle(toy_bundle)
+    found = compare_engines(bundle, [("torch", "f32")] * 2, lambda text: None, jobs=1, steps=2, threads=1)
+    assert [(agreement.engine, agreement.psnr) for agreement in found] == [("torch", 99.0)] * 2
+
+
 @pytest.mark.parametrize(("psnr", "ap50"), [(19.0, 1.0), (60.0, 0.5), (19.0, None)])
 def test_an_engine_that_differs_is_refused_and_bf16_is_not(psnr: float, ap50: float | None) -> None:
     for precision in ("f32", "f16"):

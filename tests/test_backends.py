@@ -1,124 +1,26 @@
-"""Backends: the same numbers from every runtime, in buffers that stay, and compiled models that come back whole."""
+"""Backends: the same numbers from every runtime, in buffers that stay, and which one is taken."""
 
 import importlib
 import importlib.util
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnx
 import pytest
 import torch
 import toy
-from onnx import TensorProto, helper, numpy_helper
+from small_graphs import SIZES, expected_unet, fill, open_small, prepare_unet, small_bundle, small_specs
 
-from engines.backends import auto_engine, cache, open_backend
-from engines.backends.base import Backend, Call, Tensors, cpu_has_bf16
-from engines.backends.openvino_backend import OpenVinoBackend
+from engines.backends import auto_engine, open_backend
+from engines.backends.base import Backend, Tensors, cpu_has_bf16
 from engines.bundle import Bundle, open_bundle
 from engines.errors import BackendError, UsageError
-from engines.graphs import GRAPH_NAMES, GraphSpec, TensorSpec
+from engines.graphs import GRAPH_NAMES
 from engines.rng import generator
 
-Float = npt.NDArray[np.float32]
 GRAPH_ENGINES = ("openvino", "onnxruntime")
-SIZES = ({"B": 2, "h": 4, "w": 6}, {"B": 3, "h": 8, "w": 4})
-FREQUENCIES = np.array([[1.0, 0.1, 0.01, 0.001]], dtype=np.float32)
-PROJECTION = np.linspace(-1, 1, 16, dtype=np.float32).reshape(8, 2)
-
 needs_bf16 = pytest.mark.skipif(not cpu_has_bf16(), reason="this processor has no bf16 arithmetic")
-
-
-def small_specs() -> dict[str, GraphSpec]:
-    """A UNet and an adapter in name: what they compute is `expected_unet`, and the cells of div1 as tokens."""
-
-    def tensor(name: str, *axes: int | str, dtype: str = "float32", below: int | None = None) -> TensorSpec:
-        return TensorSpec(name, dtype, axes, below)
-
-    div1 = tensor("div1", "B", 2, "h", "w")
-    multiples = {"B": 1, "h": 2, "w": 2}
-    unet_inputs = (
-        tensor("sample", "B", 2, "h", "w"),
-        tensor("timesteps", "B", dtype="int64", below=1000),
-        tensor("encoder_hidden_states", "B", 3, 4),
-    )
-    unet_outputs = (tensor("model_output", "B", 2, "h", "w"), div1, tensor("div2", "B", 2, "h/2", "w/2"))
-    tokens = (tensor("logits", "B", 2), tensor("encoder_logits", "B", "S", 2))
-    return {
-        "unet": GraphSpec("unet", unet_inputs, unet_outputs, multiples),
-        "adapter": GraphSpec("adapter", (div1,), tokens, multiples),
-    }
-
-
-def write_small_graphs(folder: Path) -> None:
-    """The graphs of `small_specs` as ONNX; the UNet makes its timestep embedding as diffusers does."""
-
-    def value(spec: TensorSpec) -> Any:
-        dtype = TensorProto.INT64 if spec.dtype == "int64" else TensorProto.FLOAT
-        return helper.make_tensor_value_info(spec.name, dtype, spec.axes)
-
-    def save(name: str, nodes: list[Any], constants: Mapping[str, npt.NDArray[Any]]) -> None:
-        spec = small_specs()[name]
-        initializers = [numpy_helper.from_array(array, key) for key, array in constants.items()]
-        inputs, outputs = [value(x) for x in spec.inputs], [value(x) for x in spec.outputs]
-        graph = helper.make_graph(nodes, name, inputs, outputs, initializers)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-        onnx.save(model, str(folder / f"{name}.onnx"))
-
-    node = helper.make_node
-    save(
-        "unet",
-        [
-            node("Cast", ["timesteps"], ["t"], to=TensorProto.FLOAT),
-            node("Unsqueeze", ["t", "one"], ["column"]),
-            node("Mul", ["column", "frequencies"], ["angle"]),
-            node("Sin", ["angle"], ["sin"]),
-            node("Cos", ["angle"], ["cos"]),
-            node("Concat", ["sin", "cos"], ["embedding"], axis=1),
-            node("MatMul", ["embedding", "projection"], ["projected"]),
-            node("Unsqueeze", ["projected", "two_three"], ["shift"]),
-            node("Add", ["sample", "shift"], ["model_output"]),
-            node("ReduceMean", ["encoder_hidden_states", "one_two"], ["mean"], keepdims=1),
-            node("Unsqueeze", ["mean", "three"], ["scale"]),
-            node("Mul", ["sample", "scale"], ["div1"]),
-            node("AveragePool", ["sample"], ["div2"], kernel_shape=[2, 2], strides=[2, 2]),
-        ],
-        {
-            "frequencies": FREQUENCIES,
-            "projection": PROJECTION,
-            "one": np.array([1]),
-            "three": np.array([3]),
-            "one_two": np.array([1, 2]),
-            "two_three": np.array([2, 3]),
-        },
-    )
-    save(
-        "adapter",
-        [
-            node("Reshape", ["div1", "tokens"], ["rows"]),
-            node("Transpose", ["rows"], ["encoder_logits"], perm=[0, 2, 1]),
-            node("ReduceMax", ["encoder_logits", "one"], ["logits"], keepdims=0),
-        ],
-        {"tokens": np.array([0, 2, -1]), "one": np.array([1])},
-    )
-
-
-def expected_unet(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, Float]:
-    """What the small UNet computes, in numpy."""
-    sample, states = inputs["sample"], inputs["encoder_hidden_states"]
-    angle = inputs["timesteps"].astype(np.float32)[:, None] * FREQUENCIES
-    shift = np.concatenate([np.sin(angle), np.cos(angle)], axis=1) @ PROJECTION
-    batch, channels, height, width = sample.shape
-    quarters = sample.reshape(batch, channels, height // 2, 2, width // 2, 2)
-    return {
-        "model_output": sample + shift[:, :, None, None],
-        "div1": sample * states.mean(axis=(1, 2))[:, None, None, None],
-        "div2": quarters.mean(axis=(3, 5)),
-    }
 
 
 @pytest.fixture(autouse=True)
@@ -130,32 +32,11 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Bundle:
-    """As much of a bundle as a backend reads, with the small graphs."""
-    write_small_graphs(tmp_path)
-    parts = SimpleNamespace(
-        folder=tmp_path,
-        specs=small_specs(),
-        manifest=SimpleNamespace(graph_dtype="float32", weights_dtype="float16", files={"unet.onnx": "0" * 64}),
-        graph_path=lambda graph: tmp_path / f"{graph}.onnx",
-    )
-    return cast(Bundle, parts)
-
-
-def open_small(bundle: Bundle, engine: str = "openvino", precision: str = "f32", **options: Any) -> Backend:
-    return open_backend(bundle, engine, precision=precision, threads=1, device="cpu", **options)
-
-
-def fill(call: Call, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
-    for name, array in inputs.items():
-        call.inputs[name].copy_(torch.from_numpy(array))
+    return small_bundle(tmp_path)
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.double() - expected.double()).norm() / expected.double().norm())
-
-
-def prepare_unet(backend: Backend, sizes: Mapping[str, int], outputs: list[str] | None = None) -> Call:
-    return backend.prepare("unet", small_specs()["unet"].input_shapes(sizes), outputs)
 
 
 # --- one graph, two runtimes -------------------------------------------------------------------------------------
@@ -239,99 +120,6 @@ def test_bf16_does_not_round_timesteps(small: Bundle) -> None:
         np.testing.assert_allclose(
             call.outputs["model_output"].numpy(), expected_unet(inputs)["model_output"], atol=0.03
         )
-
-
-# --- compiled models ---------------------------------------------------------------------------------------------
-
-
-def run_once(bundle: Bundle) -> Float:
-    """The small UNet's outputs for fixed inputs, from a fresh OpenVINO backend."""
-    call = prepare_unet(open_small(bundle), SIZES[0])
-    fill(call, small_specs()["unet"].example(SIZES[0], 1))
-    call.run()
-    return np.concatenate([tensor.numpy().ravel() for tensor in call.outputs.values()])
-
-
-def no_compiling(*_: Any, **__: Any) -> Any:
-    raise AssertionError("compiled again")
-
-
-def test_a_cached_model_is_not_compiled_again_and_gives_the_same_bytes(
-    small: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = run_once(small)
-    monkeypatch.setattr(OpenVinoBackend, "_compile", no_compiling)
-    assert run_once(small).tobytes() == first.tobytes()
-
-
-@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "foreign"])
-def test_a_damaged_entry_is_made_again(small: Bundle, cache_home: Path, damage: str) -> None:
-    first = run_once(small)
-    (entry,) = cache_home.iterdir()
-    whole = entry.read_bytes()
-    if damage == "foreign":
-        assert cache.store(entry.stem, b"whole, but no compiled model")
-    else:
-        changed = whole[:-1] + bytes([whole[-1] ^ 1])
-        entry.write_bytes({"cut": whole[: len(whole) // 2], "changed": changed, "empty": b""}[damage])
-    assert run_once(small).tobytes() == first.tobytes()
-    assert len(entry.read_bytes()) == len(whole)
-
-
-def test_everything_that_matters_makes_another_entry(small: Bundle, cache_home: Path) -> None:
-    backend = open_small(small)
-    prepare_unet(backend, SIZES[0])
-    prepare_unet(backend, SIZES[0])
-    assert len(list(cache_home.iterdir())) == 1
-    prepare_unet(backend, SIZES[1])
-    prepare_unet(backend, SIZES[0], ["div1"])
-    prepare_unet(open_backend(small, "openvino", precision="f32", threads=2), SIZES[0])
-    cast(Any, small.manifest).files = {"unet.onnx": "1" * 64}
-    prepare_unet(backend, SIZES[0])
-    assert len(list(cache_home.iterdir())) == 5
-
-
-def test_nothing_is_kept_when_told_so(small: Bundle, cache_home: Path) -> None:
-    prepare_unet(open_small(small, keep_compiled=False), SIZES[0])
-    assert not cache_home.exists()
-
-
-def test_a_cache_folder_that_cannot_be_written_stops_nothing(
-    small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert np.isfinite(run_once(small)).all()
-    assert not cache.store("key", b"value")
-
-
-def test_the_cache_gives_back_what_was_stored_and_nothing_else(cache_home: Path) -> None:
-    assert cache.load("key") is None
-    assert cache.store("key", b"value")
-    assert cache.load("key") == b"value"
-    assert cache.store("key", b"other")
-    assert cache.load("key") == b"other"
-    assert [path.name for path in cache_home.iterdir()] == ["key.blob"]
-
-
-def test_the_cache_forgets_what_was_not_used_for_longest(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "LIMIT_BYTES", 2 * (32 + 10))
-    for age, key in enumerate(("b", "a")):
-        cache.store(key, bytes(10))
-        path = cache_home / f"{key}.blob"
-        os.utime(path, (1000 + age, 1000 + age))
-    assert cache.load("b") is not None  # used now, so a is the older one
-    cache.store("c", bytes(10))
-    assert sorted(path.stem for path in cache_home.iterdir()) == ["b", "c"]
-
-
-@pytest.mark.parametrize("value", ["", "relative/folder"])
-def test_the_cache_is_in_the_home_folder_unless_told_otherwise(
-    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", value)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.cache_folder() == tmp_path / ".cache" / "dengine"
 
 
 # --- choosing ----------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def folder(toy_bases: dict[str, Path], tmp_path: Path) -> Path:
 
 def test_both_stable_diffusion_shapes_load_and_know_their_numbers(toy_bases: dict[str, Path]) -> None:
     first, second = load_base(toy_bases["sd1"]), load_base(toy_bases["sd2"])
-    assert (first.prediction_type, second.prediction_type) == ("epsilon", "v_prediction")
+    assert [base.scheduler_config["prediction_type"] for base in (first, second)] == ["epsilon", "v_prediction"]
     assert (first.vae_stride, first.latent_multiple, first.size_multiple) == (8, 2, 16)
     assert (second.vae_stride, second.latent_multiple, second.size_multiple) == (4, 4, 16)
     assert first.encode_prompts(["a photo", ""]).shape == (2, first.text_length, 32)

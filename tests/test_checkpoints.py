@@ -164,7 +164,7 @@ def test_a_converted_file_is_the_model_it_was_made_of(
         assert state.keys() == getattr(expected, part).state_dict().keys()
         for name, value in getattr(expected, part).state_dict().items():
             assert torch.equal(state[name], value), f"{part}.{name}"
-    assert found.prediction_type == (prediction or "epsilon")
+    assert found.scheduler_config["prediction_type"] == (prediction or "epsilon")
     assert torch.equal(
         found.encode_prompts(["a photo with many rbc"]), expected.encode_prompts(["a photo with many rbc"])
     )
@@ -239,7 +239,7 @@ def test_sd2_must_say_what_it_predicts_unless_its_notes_do(
     with pytest.raises(UsageError, match='prediction type "sample"'):
         checkpoint_folder(files["sd2"], "sample", configs=configs)
     noted = changed(files["sd2"], tmp_path / "noted.safetensors", {}, **{"modelspec.prediction_type": "v"})
-    assert load_base(checkpoint_folder(noted, configs=configs)).prediction_type == "v_prediction"
+    assert load_base(checkpoint_folder(noted, configs=configs)).scheduler_config["prediction_type"] == "v_prediction"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from PIL import Image
 
 from engines.datasets import duplicates
 from engines.datasets.duplicates import (
+    Thumbnails,
     fingerprints,
     mirrored,
     near_pairs,
@@ -71,6 +72,58 @@ def test_pairs_within_one_set_are_named_once(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(duplicates, "_BLOCK", 2)
     images = np.stack([thumbnail(picture(number)) for number in (0, 1, 0, 2, 0)])
     assert [(pair.first, pair.second) for pair in near_pairs(images)] == [(0, 2), (0, 4), (2, 4)]
+
+
+def some_pictures() -> Thumbnails:
+    """Blobs, noise, and both together; near copies of them, some mirrored; and a picture of one colour."""
+    rng = generator(5)
+    blobs = np.stack([thumbnail(picture(number)) for number in range(40)])
+    noise = rng.normal(size=(40, blobs.shape[1])).astype(np.float32)
+    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+    originals = np.concatenate([blobs, noise, blobs + noise])
+    strength = rng.uniform(0.0, 0.05, size=(len(originals), 1)).astype(np.float32)
+    copies = originals + strength * rng.normal(size=originals.shape).astype(np.float32)
+    images = np.concatenate([originals, copies, mirrored(copies[::3]), np.zeros_like(blobs[:1])])
+    images -= images.mean(axis=1, keepdims=True)
+    return np.asarray(images / np.maximum(np.linalg.norm(images, axis=1, keepdims=True), 1e-12), dtype=np.float32)
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+@pytest.mark.parametrize("threshold", [0.05, 0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize(("block", "many"), [(1024, 0.05), (32, 0.0), (32, 1.0)])
+def test_pairs_are_those_of_every_comparison(
+    monkeypatch: pytest.MonkeyPatch, mirror: bool, threshold: float, block: int, many: float
+) -> None:
+    """Whatever the sketches rule out, and whether a block is compared pair by pair or as a whole."""
+    monkeypatch.setattr(duplicates, "_BLOCK", block)
+    monkeypatch.setattr(duplicates, "_MANY", many)
+    images = some_pictures()
+    exact = images.astype(np.float64)
+    alike = exact @ exact.T
+    if mirror:
+        alike = np.maximum(alike, mirrored(images).astype(np.float64) @ exact.T)
+    assert (abs(alike - threshold) > 1e-6)[np.triu_indices(len(images), 1)].all()
+    between = {(int(i), int(j)) for i, j in np.argwhere(alike >= threshold)}
+    found = near_pairs(images, None, threshold, mirror=mirror)
+    assert [(pair.first, pair.second) for pair in found] == sorted(pair for pair in between if pair[0] < pair[1])
+    assert all(abs(pair.correlation - min(1.0, alike[pair[:2]])) < 1e-5 for pair in found)
+    across = near_pairs(images[:50], images, threshold, mirror=mirror)
+    assert [(pair.first, pair.second) for pair in across] == sorted(pair for pair in between if pair[0] < 50)
+
+
+def test_few_pairs_of_different_pictures_are_looked_at_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What makes the search fast: the sketches rule nearly everything out."""
+    monkeypatch.setattr(duplicates, "_MANY", 1.0)
+    images = np.stack([thumbnail(picture(number)) for number in range(100)])
+    looked_at: list[int] = []
+
+    def look(rows: Thumbnails) -> Thumbnails:
+        looked_at.append(len(rows))
+        return mirrored(rows)
+
+    monkeypatch.setattr(duplicates, "mirrored", look)
+    assert near_pairs(images) == []
+    assert sum(looked_at) == len(images)  # each with itself
 
 
 def test_pictures_of_one_colour_are_near_nothing() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import assert_fails, dengine
+from command_line import assert_fails, dengine
 from test_worth import TINY, make_arms, make_dataset, make_run
 
 from engines.evaluation import worth, worth_data

@@ -13,7 +13,7 @@ import torch
 
 from engines.adapter.model import load_adapter
 from engines.diffusion.base_model import load_base
-from export.assemble import check_fit
+from export.fit import check_fit, read_origin
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 PARAMETERS = {  # as published
@@ -68,14 +68,14 @@ def test_reduced_models_load_fit_each_other_and_repeat(
     for folder in ("one", "two"):
         models.make_base(tmp_path / folder, shape)
     base = load_base(tmp_path / "one")
-    assert base.prediction_type == prediction
+    assert base.scheduler_config.get("prediction_type", "epsilon") == prediction
     assert (base.text_length, base.vae_stride) == (77, 8)
     assert base.text_encoder.config.vocab_size == 49_408
     weights = "unet/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "one" / weights).read_bytes() == (tmp_path / "two" / weights).read_bytes()
     models.make_adapter(tmp_path / "adapter", tmp_path / "one", shape)
     adapter, info = load_adapter(tmp_path / "adapter")
-    check_fit(base, info)
+    check_fit(base, read_origin(base.folder), info)
     assert (info.config.head, info.config.extra_levels) == ("deformable_detr", 1)
     with torch.no_grad():
         logits, boxes, _, _ = adapter(

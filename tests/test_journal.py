@@ -64,6 +64,22 @@ def test_lines_are_in_index_order_whatever_the_order_of_arrival(tmp_path: Path) 
     assert [e.index for e in read_entries(tmp_path / JOURNAL)] == [0, 1, 2, 3]
 
 
+def test_a_chunk_that_is_given_up_keeps_the_lines_it_has_and_does_not_count(tmp_path: Path) -> None:
+    write(tmp_path, range(3), 3)
+    with Journal(tmp_path, (tmp_path / JOURNAL).stat().st_size) as journal:
+        journal.begin(range(3, 9))
+        for index in (7, 3, 5):
+            journal.add(entry(index))
+        assert journal.waiting == {5, 7}
+        journal.flush()
+        assert [e.index for e in read_entries(tmp_path / JOURNAL)] == [0, 1, 2, 3]
+        journal.flush(gaps=True)
+        assert journal.waiting == frozenset()
+    assert [e.index for e in read_entries(tmp_path / JOURNAL)] == [0, 1, 2, 3, 5, 7]
+    progress = read_progress(tmp_path / JOURNAL, chunk_ranges(3, None))
+    assert (progress.chunks, progress.next_index) == (1, 3)
+
+
 def test_a_journal_grows_on_disk_batch_by_batch(tmp_path: Path) -> None:
     with Journal(tmp_path, 0) as journal:
         journal.begin(range(100))
@@ -168,3 +184,12 @@ def test_images_without_a_line_and_unfinished_files_are_removed_and_others_are_n
     remove_images_from(tmp_path, 7)
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert left == sorted(stay)
+
+
+def test_images_that_are_to_stay_stay(tmp_path: Path) -> None:
+    (tmp_path / IMAGES).mkdir()
+    for index in range(6):
+        (tmp_path / IMAGES / f"{index:08d}.jpg").touch()
+    remove_images_from(tmp_path, 2, but={3, 5})
+    left = sorted(int(path.stem) for path in (tmp_path / IMAGES).iterdir())
+    assert left == [0, 1, 3, 5]

@@ -132,16 +132,16 @@ def test_an_images_labels_do_not_depend_on_the_others(tmp_path: Path) -> None:
 def test_the_prompt_is_the_one_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompt: str, wanted: set[str]
 ) -> None:
-    from engines.generation import painter
+    from engines.generation.networks import TextEncoder
 
     seen = set()
-    real = painter.TextEncoder.__call__
+    real = TextEncoder.__call__
 
-    def note(encoder: painter.TextEncoder, text: str) -> torch.Tensor:
+    def note(encoder: TextEncoder, text: str) -> torch.Tensor:
         seen.add(text)
         return real(encoder, text)
 
-    monkeypatch.setattr(painter.TextEncoder, "__call__", note)
+    monkeypatch.setattr(TextEncoder, "__call__", note)
     run(tmp_path, make_data(tmp_path / "data"), prompt=prompt)
     assert seen == wanted
     assert coco(tmp_path / "out")["info"]["prompt"] == prompt

@@ -2,8 +2,8 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from torch import nn
 
 from dengine_cli.options import parse_loras
 from engines.adapter.info import AdapterInfo
-from engines.adapter.model import load_adapter
-from engines.diffusion.base_model import BaseModel, base_hash, load_base
+from engines.diffusion.base_model import BaseModel, load_base
 from engines.diffusion.lora import fuse_loras, fused_hash
 from engines.errors import ExportError, ModelError, UsageError
+from engines.files import sha256_file
 from export import assemble
 
 Tensors = dict[str, torch.Tensor]
@@ -267,19 +267,20 @@ def test_export_stores_the_sum_and_names_the_files(
         )
 
 
-def test_an_adapter_trained_with_a_lora_fits_with_that_lora_alone(
-    toy_bases: dict[str, Path], toy_adapters: dict[str, Path], sd1: BaseModel
-) -> None:
-    names, others = ("a.safetensors:1 sha256:11",), ("a.safetensors:0.5 sha256:11",)
-    _, of_the_base = load_adapter(toy_adapters["sd1"])
-    trained: AdapterInfo = replace(
-        of_the_base, base_hash=fused_hash(base_hash(toy_bases["sd1"]), names), figures={"loras": list(names)}
-    )
-    assemble.check_fit(sd1, trained, names)
-    assemble.check_fit(sd1, of_the_base, names)
-    for given in ((), others):
-        with pytest.raises(ModelError, match=r"trained on a base model with a\.safetensors:1 .* the same --lora"):
-            assemble.check_fit(sd1, trained, given)
+def test_a_lora_that_a_bundle_was_exported_with_is_not_added_again(toy_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(toy_bundle, tmp_path / "bundle"))
+    base = load_base(bundle)
+    save_file(kohya(some_changes(base)), tmp_path / "style.safetensors")
+    save_file(peft(some_changes(base)), tmp_path / "other.safetensors")
+    noted = json.loads((bundle / "manifest.json").read_text("utf-8"))
+    noted["loras"] = [f"older name.safetensors:0.5 sha256:{sha256_file(tmp_path / 'style.safetensors')}"]
+    (bundle / "manifest.json").write_text(json.dumps(noted), "utf-8")
+    expected = expected_weights(base, {}, 1.0)
+    both = [(tmp_path / "other.safetensors", 1.0), (tmp_path / "style.safetensors", 0.25)]
+    with pytest.raises(ModelError, match=r"^style\.safetensors:0\.25 is in the weights of .*bundle already"):
+        fuse_loras(base, both)
+    assert_weights(base, expected)
+    assert len(fuse_loras(base, both[:1])) == 1
 
 
 def test_train_adapter_learns_on_the_sum(

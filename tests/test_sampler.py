@@ -9,7 +9,7 @@ import torch
 import toy
 
 from engines.diffusion.latents import initial_noise, step_noise
-from engines.diffusion.sampler import SlotSampler, Task
+from engines.diffusion.sampler import SlotSampler, Task, check_latents
 from engines.diffusion.schedule import Schedule, make_schedule
 from engines.errors import NumericalError, UsageError
 
@@ -244,7 +244,7 @@ def test_half_precision_buffers_are_written_and_read_with_latents_kept_in_float3
     assert (half - exact).norm() / exact.norm() < 0.05
 
 
-def test_nan_names_the_graph_and_the_image_and_reaches_no_other_image() -> None:
+def test_nan_is_named_with_graph_and_image_and_reaches_no_other_image() -> None:
     def broken(sample: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         output = formula(sample, timesteps, text)
         output[text[:, 0, 0] > 500] = torch.nan
@@ -252,12 +252,15 @@ def test_nan_names_the_graph_and_the_image_and_reaches_no_other_image() -> None:
 
     schedule = make_schedule(CONFIG, "ddim", 4)
     bad = Task(41, 3, None, 0, torch.full(TEXT, 999.0), torch.zeros(TEXT))
-    tasks = [task(0, start=2), bad, task(2, start=1)]
+    tasks = [task(0, start=2), bad, task(2, start=1), task(3)]
     loop = SlotSampler(FakeCall(3, broken), schedule, slots=3, rows=3, guidance_scale=2.0)
-    good: list[int] = []
-    with pytest.raises(NumericalError, match=r"unet.*image 41"):
-        good.extend(done.index for done, latents in loop.run(tasks) if latents.isfinite().all())
-    assert 0 in good
+    results = painted(loop, tasks)
+    assert [index for index, latents in results.items() if not latents.isfinite().all()] == [41]
+    latents = [results[one.index] for one in tasks]
+    check_latents([], [])
+    check_latents(tasks[2:], latents[2:])
+    with pytest.raises(NumericalError, match=r"unet.*image 41 \(seed 3\)"):
+        check_latents(tasks, latents)
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,13 @@ def test_a_changed_run_json_is_refused_with_every_mistake() -> None:
         RunSettings.from_json(value, "run.json")
     for name in ("run.json", '"seed"', '"colour"', '"chunk"'):
         assert name in str(error.value)
-    with pytest.raises(RunError, match="format 2"):
-        RunSettings.from_json(value | {"format": 2}, "run.json")
+    with pytest.raises(RunError, match="format 3"):
+        RunSettings.from_json(value | {"format": 3}, "run.json")
+
+
+def test_a_run_of_an_older_version_is_read_but_not_gone_on_with() -> None:
+    older = RunSettings.from_json(run_settings().to_json() | {"format": 1}, "run.json")
+    assert differences(older, run_settings()) == ["format is 1 in the run, 2 was asked for"]
 
 
 def test_only_growth_and_places_are_no_difference() -> None:

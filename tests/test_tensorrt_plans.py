@@ -1,22 +1,15 @@
-"""TensorRT plans as far as they go without TensorRT: their files and keys, which are needed, how a build is watched."""
+"""TensorRT plans as far as they go without TensorRT: their files and keys, how they are checked, and what is said."""
 
 import ctypes
-import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
-from fakes import SPECS, FakeBackend, FakeBundle, make_bundle
-from PIL import Image
-from typer.testing import CliRunner, Result
+from command_line import dengine
 
-from dengine_cli import main as program
-from dengine_cli.options import parse_batches, parse_sizes
 from engines.backends import gpu as gpu_module
 from engines.backends import open_backend, plans
 from engines.backends.gpu import find_gpu
@@ -24,13 +17,9 @@ from engines.backends.plans import Bounds, Machine, Needs, PlanStore, missing_pl
 from engines.backends.tensorrt_backend import check_bundle, import_tensorrt, probe, version_of
 from engines.bundle import Bundle, open_bundle
 from engines.errors import BackendError, UsageError
-from engines.generation.loop import generate
-from engines.generation.needs import default_rows, generate_needs, label_needs
-from engines.generation.settings import GenerateSettings
-from engines.labelling import LabelSettings, label
 from export import assemble, to_tensorrt
 from export.assemble import ExportSummary
-from export.build_progress import BuildProgress, Phases, Report, run_cancellable
+from export.build_progress import BuildProgress, Report
 from export.check_plans import PlanCheck
 from export.plan_profiles import wanted_profiles
 from export.to_tensorrt import BuildSummary, PlanSummary
@@ -159,117 +148,6 @@ def test_what_is_missing_is_one_line_with_the_command(tmp_path: Path) -> None:
     assert missing_plans(PlanStore(), bundle, MACHINE, Needs(needs.graphs[:1])) is None
 
 
-# --- which are needed --------------------------------------------------------------------------------------------
-
-
-def as_prepared(needs: Needs) -> set[tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]]:
-    return {(graph, tuple(SPECS[graph].input_shapes(sizes).items())) for graph, sizes in needs.graphs}
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"slots": 3}, {"rows": 5}, {"size": (64, 48)}, {"guidance": 1.0}, {"guidance_interval": (0.2, 0.7)}],
-    ids=str,
-)
-@pytest.mark.parametrize("references", [False, True])
-def test_generate_needs_what_it_then_prepares(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], references: bool
-) -> None:
-    bundle = make_bundle(tmp_path / "bundle")
-    backend, asked = FakeBackend(name="tensorrt"), {}
-    if references:
-        (tmp_path / "images").mkdir()
-        Image.fromarray(np.full((40, 60, 3), 99, dtype=np.uint8)).save(tmp_path / "images" / "a.png")
-        options = options | {"reference": tmp_path / "images"}
-
-    def opened(*_: Any, **given: Any) -> FakeBackend:
-        asked.update(given)
-        return backend
-
-    monkeypatch.setattr("engines.bundle.open_bundle", lambda folder: bundle)
-    monkeypatch.setattr("engines.backends.open_backend", opened)
-    generate(GenerateSettings(out=tmp_path / "run", bundle=bundle.folder, count=1, keep_empty=True, **options))
-    prepared = {(graph, tuple(shapes.items())) for graph, shapes in backend.prepared}
-    assert as_prepared(asked["needs"]) == prepared
-
-
-def test_label_needs_what_it_then_prepares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle, backend, asked = make_bundle(tmp_path / "bundle"), FakeBackend(name="tensorrt"), {}
-    (tmp_path / "images").mkdir()
-    for name, width in (("a", 48), ("b", 48), ("c", 70)):
-        Image.fromarray(np.full((32, width, 3), 99, dtype=np.uint8)).save(tmp_path / "images" / f"{name}.png")
-
-    def opened(*_: Any, **given: Any) -> FakeBackend:
-        asked.update(given)
-        return backend
-
-    monkeypatch.setattr("engines.bundle.open_bundle", lambda folder: bundle)
-    monkeypatch.setattr("engines.backends.open_backend", opened)
-    label(LabelSettings(images=tmp_path / "images", out=tmp_path / "out", bundle=bundle.folder))
-    assert as_prepared(asked["needs"]) == {(graph, tuple(shapes.items())) for graph, shapes in backend.prepared}
-    assert asked["needs"].options == "--size 48x32:72x32:72x32"
-
-
-def test_options_are_named_only_where_the_defaults_do_not_serve(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "bundle")
-
-    def options(**asked: Any) -> str:
-        return generate_needs(GenerateSettings(out=tmp_path, count=1, **asked), bundle, None).options
-
-    assert options() == ""
-    assert options(slots=4) == "--batch 4"
-    assert options(rows=9, size=(64, 48)) == "--batch 1:8:9 --size 64x48"
-    assert options(slots=20, rows=7) == "--batch 1:20:20"
-    assert generate_needs(GenerateSettings(out=tmp_path, count=1, size=(9, 9)), bundle, None) == Needs(())
-    assert label_needs(bundle, {bundle.frame}).options == ""
-    assert label_needs(bundle, {(40, 32)}).options == "--size 40x32"
-    assert label_needs(bundle, set()).graphs == ()
-
-
-def test_profiles_are_made_of_the_bundles_own_settings(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path, generate_defaults={"steps": 4, "guidance": 1.0})
-    assert default_rows(bundle, 8) == 8
-    assert [profile["B"] for profile in wanted_profiles(bundle)["unet"]] == [(8, 8, 8)]  # one serves both
-    assert [profile["B"] for profile in wanted_profiles(bundle, (20, 20, 20))["unet"]] == [(20,) * 3, (8,) * 3]
-    (unet,) = wanted_profiles(bundle, (2, 20, 30))["unet"]
-    assert unet["B"] == (2, 20, 30)
-    assert wanted_profiles(bundle)["text_encoder"] == ({"B": (1, 1, 1)},)
-
-
-@pytest.mark.parametrize(
-    ("batches", "frames", "message"),
-    [
-        ((4, 2, 8), None, r"--batch is 4:2:8; a number from 1, or smallest:usual:largest"),
-        ((0, 0, 0), None, r"--batch is 0; a number from 1"),
-        (None, ((64, 64), (48, 96), (96, 96)), r"--size is 64x64:48x96:96x96; a size, or smallest"),
-        (None, ((50, 32),) * 3, r"--size is 50x32; all sides must be multiples of 8"),
-    ],
-)
-def test_ranges_that_make_no_sense_are_refused(batches: Any, frames: Any, message: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=message):
-        wanted_profiles(make_bundle(tmp_path), batches, frames)
-
-
-def test_a_size_too_small_for_the_adapter_is_refused(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path)
-    cast(Any, cast(FakeBundle, bundle)).adapter_info.config = SimpleNamespace(queries=99, cells=lambda h, w: h * w)
-    with pytest.raises(UsageError, match="--size begins at 32x32, which has 64 cells for the adapter's 99 queries"):
-        wanted_profiles(bundle, None, ((32, 32), (64, 64), (64, 64)))
-
-
-def test_ranges_are_read_from_text() -> None:
-    assert (parse_batches("8", "--batch"), parse_batches("1:8:16", "--batch")) == ((8, 8, 8), (1, 8, 16))
-    assert (parse_batches(None, "--batch"), parse_sizes(None, "--size")) == (None, None)
-    assert parse_sizes("64x32", "--size") == ((64, 32),) * 3
-    assert parse_sizes("64x32:64X64:96x64", "--size") == ((64, 32), (64, 64), (96, 64))
-    for wrong in ("1:2", "a", "", "1:2:3:4", "-1"):
-        with pytest.raises(UsageError, match=r"--batch is .*least:usual:most"):
-            parse_batches(wrong, "--batch")
-    for wrong in ("64x32:64x32", "64", "1x2:3x4:5x"):
-        with pytest.raises(UsageError, match="--size is"):
-            parse_sizes(wrong, "--size")
-
-
 # --- against the real networks, and from the command line ------------------------------------------------------
 
 
@@ -284,11 +162,6 @@ def test_plans_are_compared_with_the_real_networks_at_every_shape(toy_bundle_fp1
     boxes, missing = check.labels(profiles["adapter"][0])
     assert boxes > 0
     assert missing <= 0.05 * boxes
-
-
-def dengine(*arguments: object) -> Result:
-    """Run a command line in this process."""
-    return CliRunner().invoke(program.app, [str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize(
@@ -338,7 +211,7 @@ def test_export_builds_plans_as_asked_and_prints_how_close_they_are(
     def build(folder: Path, *, report: Report, **options: Any) -> BuildSummary:
         asked.update(options, folder=folder)
         report(BuildProgress("unet", 25.0, 100.0, "Timing kernels", 30.0))
-        plans = (PlanSummary("unet", (), 75.0, 1_700_000_000, 1.5e-3), PlanSummary("adapter", (), 0.0, 9_000_000, 1e-4))
+        plans = (PlanSummary("unet", 75.0, 1_700_000_000, 1.5e-3), PlanSummary("adapter", 0.0, 9_000_000, 1e-4))
         return BuildSummary(plans, 40, 1, "11.4.0", "Some GPU", tmp_path / "plans")
 
     made = ExportSummary(tmp_path / "made", 1, (), (), {}, None)
@@ -359,81 +232,6 @@ def test_export_builds_plans_as_asked_and_prints_how_close_they_are(
     assert {"plan of built in MB relative error", "unet 75 s 1700.0 1.5e-03", "adapter found 9.0 1.0e-04"} <= set(lines)
     assert "labels 39 of 40 boxes as PyTorch's" in lines
     assert f"plans {tmp_path / 'plans'} (TensorRT 11.4.0, Some GPU)" in lines
-
-
-# --- a build, watched --------------------------------------------------------------------------------------------
-
-
-def test_shares_follow_from_nested_steps_and_never_go_back() -> None:
-    told: list[BuildProgress] = []
-    now = [0.0]
-    phases = Phases("unet", told.append, clock=lambda: now[0])
-    phases.start("Building", None, 2)
-    phases.start("Tactics", "Building", 4)
-    now[0] = 10.0
-    phases.step("Tactics", 0)
-    assert (told[-1].done, told[-1].text) == (12.5, "Tactics")
-    assert told[-1].seconds_left == pytest.approx(70.0)
-    phases.start("Other", "Building", 10)  # another thread's, less far
-    assert told[-1].done == 12.5
-    phases.finish("Tactics")
-    phases.step("Other", 0)
-    assert told[-1].done == 12.5  # 5.0 by its own, which would be a step back
-    phases.step("Building", 0)
-    assert told[-1].done == 55.0
-    phases.finish("Other")
-    phases.finish("Building")
-    assert told[-1].done == 100
-    phases.start("Serializing", None, 1)
-    assert told[-1].done == 0
-    phases.step("unheard of", 3)
-    phases.finish("unheard of")
-
-
-def test_phases_may_be_told_from_many_threads() -> None:
-    told: list[BuildProgress] = []
-    phases = Phases("unet", told.append)
-    phases.start("Building", None, 8)
-
-    def work(number: int) -> None:
-        for _ in range(50):
-            phases.start(f"part {number}", "Building", 5)
-            for step in range(5):
-                phases.step(f"part {number}", step)
-            phases.finish(f"part {number}")
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    shares = [progress.done for progress in told]
-    assert shares == sorted(shares)
-    assert len(shares) == 1 + 4 * 50 * 6
-
-
-def test_work_that_can_be_cancelled_gives_its_result_or_its_error() -> None:
-    assert run_cancellable(lambda cancel: 5, lambda: False) == 5
-
-    def fail(cancel: threading.Event) -> None:
-        raise ValueError("of the work")
-
-    with pytest.raises(ValueError, match="of the work"):
-        run_cancellable(fail, lambda: False)
-
-
-@pytest.mark.parametrize("how", ["stop", "Ctrl-C"])
-def test_work_is_cancelled_and_waited_for(how: str) -> None:
-    ended: list[bool] = []
-
-    def work(cancel: threading.Event) -> None:
-        if how == "Ctrl-C":
-            signal.raise_signal(signal.SIGINT)
-        ended.append(cancel.wait(10))
-
-    with pytest.raises(KeyboardInterrupt):
-        run_cancellable(work, lambda: how == "stop")
-    assert ended == [True]
 
 
 # --- without a GPU -----------------------------------------------------------------------------------------------

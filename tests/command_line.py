@@ -1,0 +1,20 @@
+"""Runs a command line in the test's own process."""
+
+from typer.testing import CliRunner, Result
+
+from dengine_cli import main as program
+
+
+def dengine(*arguments: object) -> Result:
+    """Run a command line in this process."""
+    return CliRunner().invoke(program.app, [str(argument) for argument in arguments])
+
+
+def assert_fails(result: Result, code: int, *words: str) -> None:
+    """One line on stderr that begins with "error:" and holds `words`, this exit code, and no traceback."""
+    assert result.exit_code == code, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.output
+    for word in words:
+        assert word in lines[0]

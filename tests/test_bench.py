@@ -1,0 +1,231 @@
+"""`dengine bench`: what follows from several measurements, engines that fail, and what the command prints."""
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from dengine_cli import main as program
+from engines.errors import BackendError
+from engines.measure import bench as module
+from engines.measure.bench import BenchSettings, Progress, bench, derived
+
+Figures = dict[str, Any]
+
+
+def dengine(*arguments: object) -> Result:
+    """Run a command line in this process."""
+    return CliRunner().invoke(program.app, [str(argument) for argument in arguments])
+
+
+def engine_figures(**changes: Any) -> Figures:
+    """What `run.engine_task` returns of one engine."""
+    seconds = {"median": 0.5, "p10": 0.4, "p90": 0.6, "calls": 20}
+    graph = {"calls": 10, "seconds": seconds, "precision": "bf16", "graph": "unet", "batch": 8}
+    return {
+        "engine": "openvino",
+        "precision": "bf16",
+        "threads": 2,
+        "backend": "openvino 1 on CPU",
+        "device": "cpu",
+        "slots": 4,
+        "rows": 8,
+        "load_seconds": 1.0,
+        "first_image_seconds": 3.0,
+        "images": 32,
+        "seconds": 16.0,
+        "images_per_second": 2.0,
+        "outside_share": 0.03,
+        "memory": {"rss": 1, "rss_peak": 2 * 10**9, "vram_peak": 0, "vram_device": 0},
+        "graphs": {"unet": graph, "adapter": graph | {"graph": "adapter", "precision": "f32", "batch": 4}},
+        "tick": {"slots": 4, "rows": 8, "seconds": seconds | {"median": 0.8}},
+    } | changes
+
+
+def baseline_figures(role: str, speed: float) -> Figures:
+    """What `baseline.run_baseline` returns."""
+    memory = {"rss": 1, "rss_peak": 10**9, "vram_peak": 0, "vram_device": 0}
+    figures = {"load_seconds": 2.0, "first_image_seconds": 9.0, "images_per_second": speed, "memory": memory}
+    return {"role": role, "batch": 1, "precision": "f32", **figures}
+
+
+ROOFLINE: Figures = {
+    "flops": {"unet": 10**9, "adapter": 10**8},
+    "best": {
+        "f32": {"precision": "f32", "runtime": "torch", "size": 2048, "flops_per_second": 4e10},
+        "bf16": {"precision": "bf16", "runtime": "openvino", "size": 4096, "flops_per_second": 1e11},
+    },
+}
+
+
+def test_shares_and_speedups_follow_from_the_other_measurements() -> None:
+    baseline = [baseline_figures("batch 1", 0.5), baseline_figures("best batch", 0.8), {"role": "x", "error": "no"}]
+    found = derived(engine_figures(), {"cpu": ROOFLINE}, baseline)
+    assert found["speedup"] == {"batch 1": 4.0, "best batch": 2.5}
+    assert found["graphs"]["unet"]["flops"] == 8 * 10**9
+    assert found["graphs"]["unet"]["roofline_share"] == pytest.approx(8e9 / 0.5 / 1e11)
+    assert found["graphs"]["adapter"]["roofline_share"] == pytest.approx(4e8 / 0.5 / 4e10)
+    assert found["tick"]["roofline_share"] == pytest.approx(8e9 / 0.8 / 1e11)
+    assert found["roofline_share"] == pytest.approx((8e9 * 10 / 1e11 + 4e8 * 10 / 4e10) / 16)
+
+
+def test_without_a_rate_there_is_no_share() -> None:
+    found = derived(engine_figures(), {"cpu": ROOFLINE | {"best": {}}}, [])
+    assert found["graphs"]["unet"]["roofline_share"] is None
+    assert found["tick"]["roofline_share"] is None
+    assert found["roofline_share"] is None
+    assert found["speedup"] == {}
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Measurements in this process, where starting them costs no seconds; the tasks that were run, by name.
+
+    OpenVINO fails, and so does torch.compile.
+    """
+    tasks: list[str] = []
+
+    def run(task: str, arguments: Mapping[str, Any], tell: Callable[[str], None]) -> Figures:
+        name, _, function = task.partition(":")
+        tasks.append(function)
+        given = json.loads(json.dumps(arguments))
+        if given.get("engine") == "openvino" or given.get("compiled") is True:
+            raise BackendError("it does not load here.")
+        return dict(getattr(importlib.import_module(name), function)(given, tell))
+
+    monkeypatch.setattr(module, "run_alone", run)
+    return tasks
+
+
+def test_an_engine_that_fails_is_listed_and_the_others_go_on(toy_bundle: Path, alone: list[str]) -> None:
+    told: list[Progress] = []
+    settings = BenchSettings(
+        bundle=toy_bundle, engines=("openvino", "torch"), count=2, size=(64, 48), steps=2, threads=1, slots=2,
+        precision="f32", matmul_sizes=(32,),
+    )  # fmt: skip
+    report = json.loads(json.dumps(bench(settings, told.append)))
+    failed, measured = report["engines"]
+    assert failed == {"engine": "openvino", "error": "it does not load here."}
+    assert measured["images"] == 2
+    assert 0 < measured["graphs"]["unet"]["roofline_share"] < 1
+    assert measured["first_start"]["load_seconds"] > 0
+    roles = {row["role"]: row for row in report["baseline"]}
+    assert roles["batch 1"]["images"] == 2
+    assert roles["torch.compile"] == {"role": "torch.compile", "error": "it does not load here."}
+    speed = measured["images_per_second"] / roles["batch 1"]["images_per_second"]
+    assert measured["speedup"]["batch 1"] == pytest.approx(speed)
+    assert report["roofline"]["cpu"]["best"]["f32"]["flops_per_second"] > 0
+    assert report["settings"]["workload"]["frame"] == [64, 48]
+    assert alone[:4] == ["engine_task", "engine_task", "engine_task", "baseline_task"]
+    assert alone[-1] == "roofline_task"
+    assert [told[0].text, told[-1].text] == ["openvino, first start", "done"]
+    assert told[-1].done == told[-1].total
+
+
+def test_every_installed_engine_is_measured_unless_named(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fail(task: str, arguments: Mapping[str, Any], tell: object) -> Figures:
+        asked.append(arguments["engine"])
+        raise BackendError("no")
+
+    monkeypatch.setattr(module, "run_alone", fail)
+    report = bench(BenchSettings(bundle=toy_bundle, baseline=False))
+    assert set(asked) >= {"torch", "openvino", "onnxruntime"}
+    assert report["baseline"] == []
+    assert report["roofline"] == {}
+
+
+def fake_report(**changes: Any) -> Figures:
+    """A whole report."""
+    baseline = [baseline_figures("batch 1", 0.5), {"role": "torch.compile", "error": "no compiler"}]
+    workload = {"frame": [64, 48], "jobs": 32, "steps": 25, "guidance": 4.0}
+    return {
+        "format": 1,
+        "machine": {"processor": "a processor", "cores": 2, "memory_gib": 24.0, "gpus": []},
+        "versions": {},
+        "settings": {"references": None, "workload": workload},
+        "engines": [derived(engine_figures(), {"cpu": ROOFLINE}, baseline), {"engine": "torch", "error": "no torch"}],
+        "baseline": baseline,
+        "roofline": {"cpu": ROOFLINE},
+    } | changes
+
+
+def test_the_command_prints_tables_and_one_json_line_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[BenchSettings] = []
+
+    def measure(settings: BenchSettings, report: Callable[[Progress], None]) -> Figures:
+        asked.append(settings)
+        report(Progress(0, 1, "torch"))
+        return fake_report()
+
+    monkeypatch.setattr(module, "bench", measure)
+    out = tmp_path / "report.json"
+    result = dengine(
+        *("bench", "a-bundle", "--engine", "torch", "--engine", "openvino", "--count", 8, "--size", "64x48"),
+        *("--no-baseline", "--threads", 2, "--slots", 3, "--precision", "bf16", "--steps", 7, "--out", out),
+    )
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert json.loads(lines[-1]) == fake_report() == json.loads(out.read_text("utf-8"))
+    assert "a processor, 2 cores, 24 GiB" in lines
+    assert "torch was not measured: no torch" in lines
+    assert "baseline, torch.compile was not measured: no compiler" in lines
+    (speed,) = [line.split() for line in lines if line.startswith("openvino  ")]
+    assert speed == ["openvino", "bf16", "4", "1.0", "3.0", "2.000", "4.00", "4.00", "2.00", "0.00", "3.0%", "5.6%"]
+    assert asked == [
+        BenchSettings(
+            Path("a-bundle"), engines=("torch", "openvino"), count=8, size=(64, 48), baseline=False, threads=2,
+            slots=3, precision="bf16", steps=7,
+        )
+    ]  # fmt: skip
+
+    faster = fake_report(machine=fake_report()["machine"] | {"cores": 4})
+    faster["engines"][0]["images_per_second"] = 3.0
+    monkeypatch.setattr(module, "bench", lambda settings, report: faster)
+    result = dengine("bench", "--compare", out)
+    assert "openvino / images_per_second" in result.stdout
+    assert "+50.0%" in result.stdout
+    assert "machine differ: cores was 2, and is 4" in result.stdout.splitlines()
+    assert json.loads(result.stdout.splitlines()[-1]) == faster
+
+
+def test_when_nothing_could_be_measured_the_command_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = fake_report(engines=[{"engine": "torch", "error": "no torch"}], baseline=[], roofline={})
+    monkeypatch.setattr(module, "bench", lambda settings, report: nothing)
+    result = dengine("bench")
+    assert result.exit_code == 1
+    assert "torch was not measured: no torch" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--engine", "cuda"), "--engine cuda is unknown; tensorrt, torch, openvino, onnxruntime are known."),
+        (("--count", "0"), "--count is 0; 1 or more was expected."),
+        (("--precision", "f8"), "--precision is f8; one of auto, f32"),
+        (("--device", "gpu"), 'Unknown device "gpu"'),
+        (("--size", "50x48"), "size 50x48: both must be multiples of 16"),
+        (("--steps", "0"), "--steps is 0"),
+        (("--references", "/nowhere"), "/nowhere does not exist"),
+        (("--compare", "/nowhere.json"), "/nowhere.json is missing"),
+        (("--out", "/nowhere/report.json"), "its folder does not exist"),
+    ],
+)
+def test_bad_input_is_one_clear_line(toy_bundle: Path, options: tuple[str, ...], words: str) -> None:
+    result = dengine("bench", toy_bundle, *options)
+    assert result.exit_code in (1, 2)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert words in errors[0]
+    assert result.stdout == ""
+
+
+def test_a_bundle_that_is_none_is_refused(tmp_path: Path) -> None:
+    result = dengine("bench", tmp_path)
+    assert result.exit_code == 1
+    assert "has no manifest.json" in result.stderr

@@ -1,0 +1,180 @@
+"""`generate` when something is wrong: settings, folders, the disk, numbers, and images that nothing keeps."""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakes import FakeBackend, FakeCall, tree
+from painting import Generate, check_consistent, make_paint, make_references
+
+from engines.errors import NumericalError, RunError, UsageError
+from engines.files import write_atomic
+from engines.generation.events import Event, Painted
+from engines.generation.journal import IMAGES, JOURNAL, read_entries
+
+
+@pytest.fixture
+def paint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generate:
+    return make_paint(tmp_path, monkeypatch)
+
+
+def test_other_settings_are_refused_and_shown(paint: Generate, tmp_path: Path) -> None:
+    paint(tmp_path / "run", count=4)
+    before = tree(tmp_path / "run")
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"seed": 1}, "seed is 0 in the run, 1 was asked for"),
+        ({"steps": 3, "guidance": 1.0}, "steps is 4 in the run, 3 was asked for; guidance is 2.0 in the run, 1.0"),
+        ({"count": 2}, "count is 4 in the run, 2"),
+        ({"count": None, "jobs": 8}, "jobs is not set in the run, 8"),
+        ({"chunk": 7}, "chunk is 6 in the run, 7"),
+        ({"size": (40, 40)}, "frame is 48:32 in the run, 40:40"),
+        ({"backend": FakeBackend(threads=2)}, "threads is 1 in the run, 2"),
+        ({"changes": {"timestep": 1}}, "bundle-hash"),
+    ]
+    for change, shown in refused:
+        with pytest.raises(RunError, match="other settings") as error:
+            paint(tmp_path / "run", **{"count": 4} | change)
+        assert shown in str(error.value)
+    assert tree(tmp_path / "run") == before
+
+
+def test_many_jobs_without_a_kept_image_stop_the_run_and_keep_stopping_it(paint: Generate, tmp_path: Path) -> None:
+    def blind(graph: str, call: FakeCall) -> None:
+        if graph == "adapter":
+            call.outputs["logits"] -= 20
+
+    for painted in (36, 0):  # the first whole chunk from 32 on
+        events: list[Event] = []
+        with pytest.raises(RunError, match=r"None of the last 36 images was kept.*no box scores 0\.3"):
+            paint(tmp_path / "run", count=4, backend=FakeBackend(after=blind), events=events)
+        assert sum(isinstance(event, Painted) for event in events) == painted
+        check_consistent(tmp_path / "run")
+
+
+def test_a_chunk_of_one_unkept_image_does_not_end_a_run(paint: Generate, tmp_path: Path) -> None:
+    summary = paint(tmp_path / "run", count=8, chunk=1)
+    assert (summary.dataset.images, summary.interrupted) == (8, False)
+    assert summary.dataset.jobs > 8
+
+
+def test_a_long_way_between_two_kept_images_is_counted_across_chunks_and_starts(
+    paint: Generate, tmp_path: Path
+) -> None:
+    def blind(graph: str, call: FakeCall) -> None:
+        if graph == "adapter" and backend.calls["adapter"] > 4:
+            call.outputs["logits"] -= 20
+
+    backend = FakeBackend(after=blind)
+    with pytest.raises(RunError, match="None of the last"):
+        paint(tmp_path / "whole", count=90, backend=backend)
+    entries = list(read_entries(tmp_path / "whole" / JOURNAL))
+    last = max(entry.index for entry in entries if entry.reason is None)
+    assert 32 <= len(entries) - 1 - last < 32 + 6
+    with (tmp_path / "whole" / JOURNAL).open("rb+") as file:  # a kill in the last chunk
+        file.truncate(file.seek(0, os.SEEK_END) - 1)
+    events: list[Event] = []
+    with pytest.raises(RunError, match="None of the last"):
+        paint(tmp_path / "whole", count=90, backend=backend, events=events)
+    assert sum(isinstance(event, Painted) for event in events) == 6
+
+
+def test_jobs_without_a_kept_image_are_an_empty_dataset(paint: Generate, tmp_path: Path) -> None:
+    summary = paint(tmp_path / "run", jobs=12, score=1.0)
+    assert (summary.dataset.images, summary.dataset.jobs) == (0, 12)
+    assert list((tmp_path / "run" / IMAGES).iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("graph", "output"),
+    [
+        ("text_encoder", "encoder_hidden_states"),
+        ("vae_encoder", "latents"),
+        ("unet", "model_output"),
+        ("unet", "div1"),
+        ("adapter", "logits"),
+        ("adapter", "boxes"),
+        ("vae_decoder", "pixels"),
+    ],
+)
+def test_nan_is_named_with_its_graph_and_never_written(
+    paint: Generate, tmp_path: Path, graph: str, output: str
+) -> None:
+    references = make_references(tmp_path / "data", 3)
+
+    def spoil(name: str, call: FakeCall) -> None:
+        if name == graph and backend.calls[name] >= (4 if graph != "text_encoder" else 2):
+            call.outputs[output].view(-1)[0] = torch.nan
+
+    backend = FakeBackend(after=spoil)
+    with pytest.raises(NumericalError, match=graph):
+        paint(tmp_path / "run", jobs=24, reference=references, backend=backend)
+    lines = {entry.file for entry in read_entries(tmp_path / "run" / JOURNAL)} - {None}
+    assert {path.name for path in (tmp_path / "run" / IMAGES).iterdir()} == lines
+
+
+def test_a_black_picture_is_named_with_the_decoder(paint: Generate, tmp_path: Path) -> None:
+    def spoil(graph: str, call: FakeCall) -> None:
+        if graph == "vae_decoder":
+            call.outputs["pixels"][0] = -1.0
+
+    with pytest.raises(NumericalError, match=r"vae_decoder.*black"):
+        paint(tmp_path / "run", jobs=6, backend=FakeBackend(after=spoil))
+    assert list((tmp_path / "run" / IMAGES).iterdir()) == []
+
+
+def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_afterwards(
+    paint: Generate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+
+    def until_full(path: Path, data: bytes) -> None:
+        written.append(path)
+        if len(written) > 9:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_atomic(path, data)
+
+    with monkeypatch.context() as disk:
+        disk.setattr("engines.generation.writer.write_atomic", until_full)
+        with pytest.raises(RunError, match="No space left on the disk"):
+            paint(tmp_path / "run", jobs=18, keep_empty=True)
+    paint(tmp_path / "run", jobs=18, keep_empty=True)
+    paint(tmp_path / "whole", jobs=18, keep_empty=True)
+    assert tree(tmp_path / "run") == tree(tmp_path / "whole")
+
+
+def test_a_folder_in_use_is_refused(paint: Generate, tmp_path: Path) -> None:
+    paint(tmp_path / "run", count=2)
+    with (tmp_path / "run" / ".lock").open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="in use"):
+            paint(tmp_path / "run", count=20)
+    assert paint(tmp_path / "run", count=20).dataset.images == 20
+
+
+def test_folders_that_cannot_be_a_run_are_refused(paint: Generate, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError, match="is a file"):
+        paint(tmp_path / "file", count=1)
+    with pytest.raises(RunError, match="file where a folder"):
+        paint(tmp_path / "file" / "run", count=1)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.doc").write_text("x")
+    with pytest.raises(RunError, match="not empty"):
+        paint(tmp_path / "full", count=1)
+
+
+def test_a_refused_option_leaves_no_folder_behind(paint: Generate, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--size 50x32.*multiples of 8.*48x32"):
+        paint(tmp_path / "run", count=1, size=(50, 32))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_strength_that_leaves_no_step_is_refused_at_the_start(paint: Generate, tmp_path: Path) -> None:
+    references = make_references(tmp_path / "data", 2)
+    with pytest.raises(UsageError, match="leaves no step"):
+        paint(tmp_path / "run", count=1, reference=references, strength=(0.1, 0.9))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,75 @@
+"""One engine's figures, of a real run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.backends.base import cpu_has_bf16
+from engines.bundle import open_bundle
+from engines.measure import run
+from engines.measure.run import engine_task, precision_of, use_name
+from engines.measure.timing import Use
+from engines.measure.workload import Workload
+
+WORKLOAD = Workload(frame=(64, 48), steps=4, jobs=5)
+
+
+def arguments(bundle: Path, **changes: Any) -> dict[str, Any]:
+    """Of a run on PyTorch with two slots."""
+    options = {"precision": "f32", "threads": 1, "slots": 2}
+    return {
+        "workload": WORKLOAD.to_json(),
+        "bundle": str(bundle),
+        "references": None,
+        "engine": "torch",
+        "options": options,
+    } | changes
+
+
+def test_figures_of_a_run_add_up(toy_bundle: Path) -> None:
+    told: list[str] = []
+    found = engine_task(arguments(toy_bundle), told.append)
+    assert (found["engine"], found["precision"], found["slots"], found["rows"]) == ("torch", "f32", 2, 4)
+    assert found["images"] == 5
+    assert found["images_per_second"] == pytest.approx(5 / found["seconds"])
+    assert 0 < found["load_seconds"] < found["first_image_seconds"]
+    assert 0 < found["outside_share"] < 1
+    graphs = found["graphs"]
+    assert set(graphs) == {"text_encoder", "unet", "label pass", "adapter", "vae_decoder"}
+    assert graphs["unet"]["calls"] >= 5 * 4 / 2  # images x steps over slots, and what the draining of slots adds
+    assert graphs["label pass"]["calls"] == graphs["vae_decoder"]["calls"] == graphs["adapter"]["calls"] == 3
+    assert (graphs["unet"]["batch"], graphs["label pass"]["batch"]) == (4, 2)
+    inside = sum(graph["run_seconds"] for graph in graphs.values())
+    assert inside >= (1 - found["outside_share"]) * found["seconds"] * 0.999  # calls of threads may overlap
+    for entry in (*graphs.values(), found["tick"]):
+        assert 0 < entry["seconds"]["p10"] <= entry["seconds"]["median"] <= entry["seconds"]["p90"]
+    assert found["tick"]["seconds"]["calls"] >= 3
+    assert "painting 5/5" in told
+
+
+def test_the_first_image_alone_ends_the_run(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_graphs", None)  # nothing else is measured
+    many = Workload(frame=(64, 48), steps=2, jobs=1000).to_json()
+    told: list[str] = []
+    found = engine_task(arguments(toy_bundle, workload=many, first_image=True), told.append)
+    assert 0 < found["load_seconds"] < found["first_image_seconds"]
+    assert "images_per_second" not in found
+    assert len(told) < 100
+
+
+def test_the_label_pass_is_the_unet_without_its_output(toy_bundle: Path) -> None:
+    bundle = open_bundle(toy_bundle, verify=False)
+    assert use_name(bundle, Use("unet", 4, ("model_output",))) == "unet"
+    assert use_name(bundle, Use("unet", 4, None)) == "unet"
+    assert use_name(bundle, Use("unet", 4, ("div1", "div2"))) == "label pass"
+    assert use_name(bundle, Use("adapter", 4, ("boxes",))) == "adapter"
+
+
+def test_only_the_samplers_unet_is_in_int8() -> None:
+    wide = "bf16" if cpu_has_bf16() else "f32"
+    assert precision_of("unet", "unet", "int8") == "int8"
+    assert precision_of("unet", "label pass", "int8") == wide
+    assert precision_of("vae_decoder", "vae_decoder", "int8") == wide
+    assert precision_of("adapter", "adapter", "int8") == precision_of("text_encoder", "text_encoder", "bf16") == "f32"
+    assert precision_of("unet", "label pass", "bf16") == "bf16"

@@ -1,0 +1,96 @@
+"""Statistics of calls, unions of intervals, and the backend that notes when its calls ran."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import fakes
+import pytest
+import torch
+
+from engines.generation.networks import prepare
+from engines.measure import timing
+from engines.measure.timing import Interval, TimedBackend, Use, covered, outside_share, spread, time_calls
+
+CPU = torch.device("cpu")
+USE = Use("unet", 8, None)
+
+
+@dataclass
+class Clock:
+    """A clock that moves only when told."""
+
+    now: float = 0.0
+    calls: list[float] = field(default_factory=list)  # how long each coming call takes
+
+    def run(self) -> None:
+        """A call."""
+        self.now += self.calls.pop(0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr("engines.measure.timing.time.perf_counter", lambda: found.now)
+    return found
+
+
+def test_the_spread_of_eleven_even_numbers() -> None:
+    found = spread([float(number) for number in (10, 0, 9, 1, 8, 2, 7, 3, 6, 4, 5)])
+    assert (found.median, found.p10, found.p90, found.calls) == (5.0, 1.0, 9.0, 11)
+
+
+def test_warm_up_is_not_counted(clock: Clock) -> None:
+    clock.calls = [9.0, 1.0, 2.0, 3.0]
+    found = time_calls(clock.run, CPU, warm_up=1, calls=3, limit=100.0)
+    assert (found.median, found.calls) == (2.0, 3)
+    assert clock.calls == []
+
+
+def test_slow_calls_are_made_fewer_times(clock: Clock) -> None:
+    clock.calls = [4.0] * 30
+    found = time_calls(clock.run, CPU, warm_up=3, calls=20, limit=5.0)
+    assert found.calls == timing.LEAST
+    assert len(clock.calls) == 30 - 2 - timing.LEAST  # the warm-up stopped after its own 5 seconds
+
+
+def test_intervals_that_overlap_count_once_and_end_with_the_window() -> None:
+    assert covered([(5.0, 6.0), (1.0, 3.0), (2.0, 4.0), (2.5, 2.6)], 0.0, 10.0) == pytest.approx(4.0)
+    assert covered([(-5.0, 1.0), (9.0, 20.0)], 0.0, 10.0) == pytest.approx(2.0)
+    assert covered([], 0.0, 10.0) == 0.0
+
+
+def test_the_share_outside_the_graphs() -> None:
+    two_threads = [Interval(USE, 0.0, 6.0, 1), Interval(USE, 4.0, 8.0, 2)]
+    assert outside_share(two_threads, 0.0, 10.0) == pytest.approx(0.2)
+
+
+def test_a_timed_backend_computes_the_same_and_notes_every_call(tmp_path: Path) -> None:
+    backend = fakes.FakeBackend()
+    timed = TimedBackend(fakes.as_backend(backend))
+    bundle = fakes.make_bundle(tmp_path)
+    call = prepare(bundle, timed, "vae_decoder", {"B": 2, "h": 8, "w": 12}, ["pixels"])
+    call.inputs["latents"].fill_(0.5)
+    call.run()
+    assert torch.equal(call.outputs["pixels"], torch.full((2, 3, 32, 48), 0.5).tanh())
+    worker = threading.Thread(target=call.run)
+    worker.start()
+    worker.join()
+    first, second = timed.intervals
+    assert first.use == second.use == Use("vae_decoder", 2, ("pixels",))
+    assert first.start <= first.end <= second.start <= second.end
+    assert first.thread == threading.get_ident() != second.thread
+    assert backend.calls["vae_decoder"] == 2
+    timed.calls[first.use].run()
+    assert len(timed.intervals) == 2  # what it keeps for later is not timed
+
+
+@pytest.mark.parametrize("capturable", [True, False])
+def test_whether_a_call_may_be_captured_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capturable: bool
+) -> None:
+    monkeypatch.setattr(fakes.FakeCall, "capturable", capturable)
+    timed = TimedBackend(fakes.as_backend(fakes.FakeBackend()))
+    call = prepare(fakes.make_bundle(tmp_path), timed, "unet", {"B": 2, "h": 8, "w": 12})
+    assert call.capturable is capturable
+    assert (timed.name, timed.precision, timed.threads, timed.device.type) == ("fake", "f32", 1, "cpu")

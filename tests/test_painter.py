@@ -1,0 +1,90 @@
+"""The painter: in which order jobs are begun, how far ahead references are read, and what that saves."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import FRAME, FakeBackend, as_backend, make_bundle
+from PIL import Image
+
+from engines.datasets.dataset import open_dataset
+from engines.generation import painter as painter_module
+from engines.generation.jobs import Job, Plan, make_job
+from engines.generation.painter import Painter, longest_first
+from engines.generation.prepare import make_plan, resolve
+from engines.generation.settings import GenerateSettings
+
+STEPS = 10
+
+
+def make_painter(folder: Path, backend: FakeBackend, **options: Any) -> tuple[Painter, Plan]:
+    """A painter of repaintings of three images."""
+    data = folder / "data"
+    data.mkdir(exist_ok=True)
+    for i in range(3):
+        Image.fromarray(np.full((40, 60, 3), 80 * i, dtype=np.uint8)).save(data / f"{i}.png")
+    bundle, references = make_bundle(folder), open_dataset(data, require_boxes=False)
+    choices: dict[str, Any] = {"jobs": 40, "steps": STEPS, "reference": data, "strength": (0.2, 0.9)} | options
+    asked = GenerateSettings(out=folder / "run", **choices)
+    settings = resolve(asked, bundle, as_backend(backend), references, None)
+    plan = make_plan(settings, bundle, references)
+    return Painter(bundle, as_backend(backend), settings, plan, stage=lambda text: None, tick=lambda: None), plan
+
+
+def test_jobs_with_the_most_steps_come_first_and_equal_ones_in_their_own_order() -> None:
+    first_steps = {0: 5, 1: 2, 2: 5, 3: 0, 4: 2}
+    jobs = [Job(index, 0, "") for index in first_steps]
+    assert [job.index for job in longest_first(jobs, lambda job: first_steps[job.index])] == [3, 1, 4, 0, 2]
+    assert list(longest_first(jobs, lambda job: 0)) == jobs
+
+
+def test_a_chunk_of_any_size_is_taken_up_512_jobs_at_a_time() -> None:
+    taken: list[int] = []
+
+    def source() -> Iterator[Job]:
+        for index in range(1200):
+            taken.append(index)
+            yield Job(index, 0, "")
+
+    ordered = longest_first(source(), lambda job: -job.index)
+    assert next(ordered).index == 511
+    assert len(taken) == 512
+    assert sorted(job.index for job in ordered) == [*range(511), *range(512, 1200)]
+
+
+def test_the_slots_of_a_chunk_empty_nearly_together(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    painter, plan = make_painter(tmp_path, backend, slots=4)
+    jobs = [make_job(plan, 0, index) for index in range(32)]
+    outcomes = list(painter.paint(jobs, lambda: False))
+    assert sorted(outcome.job.index for outcome in outcomes) == list(range(32))
+    steps = sum(int(STEPS * (job.strength or 1.0)) for job in jobs)
+    ticks = backend.calls["unet"] - 8  # one label pass for each batch of 4
+    assert ticks <= -(-steps // 4) + 2
+
+
+def test_references_are_read_one_batch_ahead_and_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    real = painter_module.read_crop
+
+    def note(plan: Plan, job: Job) -> Any:
+        read.append(job.index)
+        return real(plan, job)
+
+    monkeypatch.setattr(painter_module, "read_crop", note)
+    painter, plan = make_painter(tmp_path, FakeBackend(), slots=2, strength=(0.5, 0.5))
+    outcomes = painter.paint((make_job(plan, 0, index) for index in range(40)), lambda: False)
+    next(outcomes)
+    assert read == list(range(len(read)))
+    # Two that are done, two that took their slots, two encoded beside them, and two more with the one just asked for.
+    assert len(read) <= 2 + 2 + 2 + 2 + 1
+    assert len(list(outcomes)) == 39
+
+
+def test_pictures_have_the_size_of_the_frame(tmp_path: Path) -> None:
+    painter, plan = make_painter(tmp_path, FakeBackend(), slots=2)
+    (outcome,) = painter.paint([make_job(plan, 0, 0)], lambda: False)
+    assert outcome.pixels is not None
+    assert outcome.pixels.shape == (FRAME[1], FRAME[0], 3)

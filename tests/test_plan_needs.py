@@ -1,0 +1,129 @@
+"""Which TensorRT plans a run needs, and the shapes they are built for."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from fakes import SPECS, FakeBackend, FakeBundle, make_bundle
+from PIL import Image
+
+from dengine_cli.options import parse_batches, parse_sizes
+from engines.backends.plans import Needs
+from engines.errors import UsageError
+from engines.generation.loop import generate
+from engines.generation.needs import default_rows, generate_needs, label_needs
+from engines.generation.settings import GenerateSettings
+from engines.labelling import LabelSettings, label
+from export.plan_profiles import wanted_profiles
+
+# --- which are needed --------------------------------------------------------------------------------------------
+
+
+def as_prepared(needs: Needs) -> set[tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]]:
+    return {(graph, tuple(SPECS[graph].input_shapes(sizes).items())) for graph, sizes in needs.graphs}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"slots": 3}, {"rows": 5}, {"size": (64, 48)}, {"guidance": 1.0}, {"guidance_interval": (0.2, 0.7)}],
+    ids=str,
+)
+@pytest.mark.parametrize("references", [False, True])
+def test_generate_needs_what_it_then_prepares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], references: bool
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    backend, asked = FakeBackend(name="tensorrt"), {}
+    if references:
+        (tmp_path / "images").mkdir()
+        Image.fromarray(np.full((40, 60, 3), 99, dtype=np.uint8)).save(tmp_path / "images" / "a.png")
+        options = options | {"reference": tmp_path / "images"}
+
+    def opened(*_: Any, **given: Any) -> FakeBackend:
+        asked.update(given)
+        return backend
+
+    monkeypatch.setattr("engines.bundle.open_bundle", lambda folder: bundle)
+    monkeypatch.setattr("engines.backends.open_backend", opened)
+    generate(GenerateSettings(out=tmp_path / "run", bundle=bundle.folder, count=1, keep_empty=True, **options))
+    prepared = {(graph, tuple(shapes.items())) for graph, shapes in backend.prepared}
+    assert as_prepared(asked["needs"]) == prepared
+
+
+def test_label_needs_what_it_then_prepares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, backend, asked = make_bundle(tmp_path / "bundle"), FakeBackend(name="tensorrt"), {}
+    (tmp_path / "images").mkdir()
+    for name, width in (("a", 48), ("b", 48), ("c", 70)):
+        Image.fromarray(np.full((32, width, 3), 99, dtype=np.uint8)).save(tmp_path / "images" / f"{name}.png")
+
+    def opened(*_: Any, **given: Any) -> FakeBackend:
+        asked.update(given)
+        return backend
+
+    monkeypatch.setattr("engines.bundle.open_bundle", lambda folder: bundle)
+    monkeypatch.setattr("engines.backends.open_backend", opened)
+    label(LabelSettings(images=tmp_path / "images", out=tmp_path / "out", bundle=bundle.folder))
+    assert as_prepared(asked["needs"]) == {(graph, tuple(shapes.items())) for graph, shapes in backend.prepared}
+    assert asked["needs"].options == "--size 48x32:72x32:72x32"
+
+
+def test_options_are_named_only_where_the_defaults_do_not_serve(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+
+    def options(**asked: Any) -> str:
+        return generate_needs(GenerateSettings(out=tmp_path, count=1, **asked), bundle, None).options
+
+    assert options() == ""
+    assert options(slots=4) == "--batch 4"
+    assert options(rows=9, size=(64, 48)) == "--batch 1:8:9 --size 64x48"
+    assert options(slots=20, rows=7) == "--batch 1:20:20"
+    assert generate_needs(GenerateSettings(out=tmp_path, count=1, size=(9, 9)), bundle, None) == Needs(())
+    assert label_needs(bundle, {bundle.frame}).options == ""
+    assert label_needs(bundle, {(40, 32)}).options == "--size 40x32"
+    assert label_needs(bundle, set()).graphs == ()
+
+
+def test_profiles_are_made_of_the_bundles_own_settings(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, generate_defaults={"steps": 4, "guidance": 1.0})
+    assert default_rows(bundle, 8) == 8
+    assert [profile["B"] for profile in wanted_profiles(bundle)["unet"]] == [(8, 8, 8)]  # one serves both
+    assert [profile["B"] for profile in wanted_profiles(bundle, (20, 20, 20))["unet"]] == [(20,) * 3, (8,) * 3]
+    (unet,) = wanted_profiles(bundle, (2, 20, 30))["unet"]
+    assert unet["B"] == (2, 20, 30)
+    assert wanted_profiles(bundle)["text_encoder"] == ({"B": (1, 1, 1)},)
+
+
+@pytest.mark.parametrize(
+    ("batches", "frames", "message"),
+    [
+        ((4, 2, 8), None, r"--batch is 4:2:8; a number from 1, or smallest:usual:largest"),
+        ((0, 0, 0), None, r"--batch is 0; a number from 1"),
+        (None, ((64, 64), (48, 96), (96, 96)), r"--size is 64x64:48x96:96x96; a size, or smallest"),
+        (None, ((50, 32),) * 3, r"--size is 50x32; all sides must be multiples of 8"),
+    ],
+)
+def test_ranges_that_make_no_sense_are_refused(batches: Any, frames: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        wanted_profiles(make_bundle(tmp_path), batches, frames)
+
+
+def test_a_size_too_small_for_the_adapter_is_refused(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    cast(Any, cast(FakeBundle, bundle)).adapter_info.config = SimpleNamespace(queries=99, cells=lambda h, w: h * w)
+    with pytest.raises(UsageError, match="--size begins at 32x32, which has 64 cells for the adapter's 99 queries"):
+        wanted_profiles(bundle, None, ((32, 32), (64, 64), (64, 64)))
+
+
+def test_ranges_are_read_from_text() -> None:
+    assert (parse_batches("8", "--batch"), parse_batches("1:8:16", "--batch")) == ((8, 8, 8), (1, 8, 16))
+    assert (parse_batches(None, "--batch"), parse_sizes(None, "--size")) == (None, None)
+    assert parse_sizes("64x32", "--size") == ((64, 32),) * 3
+    assert parse_sizes("64x32:64X64:96x64", "--size") == ((64, 32), (64, 64), (96, 64))
+    for wrong in ("1:2", "a", "", "1:2:3:4", "-1"):
+        with pytest.raises(UsageError, match=r"--batch is .*least:usual:most"):
+            parse_batches(wrong, "--batch")
+    for wrong in ("64x32:64x32", "64", "1x2:3x4:5x"):
+        with pytest.raises(UsageError, match="--size is"):
+            parse_sizes(wrong, "--size")
