@@ -1,0 +1,263 @@
+"""Paints jobs on one of optimum's pipelines; runs inside that peer's own environment, without anything of dengine.
+
+    PEER_PYTHON peer_runner.py --peer openvino --jobs JOBS.json --work WORK --out RESULT.json
+
+`peers.py` writes JOBS.json and starts this. It exports the model once into WORK (not timed), times one full batch of
+every batch size and setting, and paints the whole workload with what promises to be fastest. Jobs that take the same
+number of steps share batches, since a pipeline has one strength a call. Every image is written as a JPEG before the
+clock stops. A setting that does not run is listed with its error.
+
+Knows: the two pipelines and their settings. Does not know: where jobs come from, boxes, or other engines.
+"""
+
+import argparse
+import gc
+import importlib
+import importlib.metadata
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "optimum", "optimum-intel", "optimum-onnx", "torch", "diffusers", "transformers", "openvino", "onnxruntime",
+)  # fmt: skip
+JPEG_QUALITY = 95
+SEARCH_RUNS = 2  # timed calls of a batch in the search; the faster counts
+FALLEN = 0.95  # share of the best images/s below which no larger batch is tried, as in the search of the baseline
+
+Job = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to run a peer."""
+
+    precision: str  # f32 or bf16
+    static: bool  # whether the graphs are compiled for one batch and size
+    batch: int  # images a call
+
+
+def settings_of(peer: str, batches: Sequence[int], bf16: bool) -> list[Setting]:
+    """Every setting that is tried. ONNX Runtime's pipeline has no static shapes, and its CPU kernels no bf16."""
+    if peer == "onnxruntime":
+        return [Setting("f32", False, batch) for batch in batches]
+    precisions = ("bf16", "f32") if bf16 else ("f32",)
+    return [Setting(p, static, batch) for p in precisions for static in (True, False) for batch in batches]
+
+
+def groups_of(jobs: Sequence[Job]) -> dict[int, list[Job]]:
+    """Jobs by the number of steps they take, longest first."""
+    groups: dict[int, list[Job]] = {}
+    for job in sorted(jobs, key=lambda job: (-job["steps"], job["index"])):
+        groups.setdefault(job["steps"], []).append(job)
+    return groups
+
+
+def batches_of(jobs: Sequence[Job], setting: Setting) -> Iterator[tuple[list[Job], int]]:
+    """Batches of equal steps, each with how many of it are wanted: static graphs get a short last batch filled up."""
+    for group in groups_of(jobs).values():
+        for first in range(0, len(group), setting.batch):
+            batch = group[first : first + setting.batch]
+            spare = setting.batch - len(batch) if setting.static else 0
+            yield batch + batch[-1:] * spare, len(batch)
+
+
+def predicted_seconds(jobs: Sequence[Job], setting: Setting, seconds: float, steps: int) -> float:
+    """What the whole workload should take, from the `seconds` of one full batch of `steps` steps."""
+    calls: float = sum(
+        group[0]["steps"] * (math.ceil(len(group) / setting.batch) if setting.static else len(group) / setting.batch)
+        for group in groups_of(jobs).values()
+    )
+    return calls * seconds / steps
+
+
+def versions() -> dict[str, str]:
+    """Versions of what takes part, where installed."""
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def export(peer: str, model: Path, folder: Path) -> None:
+    """Have optimum export the model, unless that was done before."""
+    done = folder / "exported"
+    if done.exists():
+        return
+    if peer == "openvino":
+        pipeline = _pipeline_class(peer).from_pretrained(str(model), export=True, compile=False, load_in_8bit=False)
+    else:
+        pipeline = _pipeline_class(peer).from_pretrained(str(model), export=True)
+    pipeline.save_pretrained(folder)
+    done.touch()
+
+
+def _pipeline_class(peer: str) -> Any:
+    if peer == "openvino":
+        return importlib.import_module("optimum.intel").OVStableDiffusionImg2ImgPipeline
+    return importlib.import_module("optimum.onnxruntime").ORTStableDiffusionImg2ImgPipeline
+
+
+def load(peer: str, folder: Path, setting: Setting, frame: tuple[int, int]) -> Any:
+    """The pipeline, ready for a setting: a function of the pipeline's own arguments."""
+    from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+
+    if peer == "openvino":
+        pipeline = _pipeline_class(peer).from_pretrained(
+            str(folder), compile=False, ov_config={"INFERENCE_PRECISION_HINT": setting.precision}
+        )
+        if setting.static:
+            pipeline.reshape(setting.batch, frame[1], frame[0], 1)
+            # optimum gives the decoder the images of one prompt; in one call it gets those of all.
+            decoder = pipeline.vae_decoder.model
+            shape = decoder.inputs[0].get_partial_shape()
+            shape[0] = setting.batch
+            decoder.reshape({decoder.inputs[0]: shape})
+        pipeline.compile()
+    else:
+        pipeline = _pipeline_class(peer).from_pretrained(str(folder))
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    if not setting.static:
+        return pipeline
+    # With static shapes optimum passes height and width on, which img2img does not take: its wrapper is left out.
+    return lambda **arguments: StableDiffusionImg2ImgPipeline.__call__(pipeline, **arguments)
+
+
+def paint(pipeline: Any, batch: Sequence[Job], known: Mapping[str, Any], folder: Path) -> list[Any]:
+    """The images of one batch, whose jobs take equally many steps.
+
+    One generator a call, so that the pipeline encodes its crops in one batch.
+    """
+    import torch
+    from PIL import Image
+
+    crops = [Image.open(folder / job["crop"]).convert("RGB") for job in batch]
+    return list(
+        pipeline(
+            prompt=[job["prompt"] for job in batch],
+            negative_prompt=[known["negative_prompt"]] * len(batch),
+            image=crops,
+            strength=batch[0]["strength"],
+            num_inference_steps=known["steps"],
+            guidance_scale=known["guidance"],
+            eta=known["eta"],
+            generator=torch.Generator().manual_seed(batch[0]["index"]),
+        ).images
+    )
+
+
+def search(
+    peer: str, exported: Path, known: Mapping[str, Any], folder: Path, settings: Sequence[Setting]
+) -> list[dict[str, Any]]:
+    """Seconds of a full batch of every setting, and what the workload should then take; or its error.
+
+    Batch sizes go up, in each precision and shape, until one is slower than FALLEN of the best before it.
+    """
+    frame: tuple[int, int] = tuple(known["frame"])
+    middle = sorted(known["jobs"], key=lambda job: job["steps"])[len(known["jobs"]) // 2]
+    alike = groups_of(known["jobs"])[middle["steps"]]
+    found: list[dict[str, Any]] = []
+    best: dict[tuple[str, bool], float] = {}  # images/s so far
+    over: set[tuple[str, bool]] = set()
+    for setting in settings:
+        kind = (setting.precision, setting.static)
+        if kind in over:
+            continue
+        entry: dict[str, Any] = asdict(setting)
+        try:
+            pipeline = load(peer, exported, setting, frame)
+            batch = [alike[place % len(alike)] for place in range(setting.batch)]
+            paint(pipeline, batch, known, folder)
+            seconds = min(_timed(pipeline, batch, known, folder) for _ in range(SEARCH_RUNS))
+            rate = setting.batch / seconds
+            if rate < FALLEN * best.get(kind, 0.0):
+                over.add(kind)
+            best[kind] = max(rate, best.get(kind, 0.0))
+            entry["batch_seconds"] = seconds
+            entry["predicted_seconds"] = predicted_seconds(known["jobs"], setting, seconds, middle["steps"])
+        except Exception as error:  # whatever the peer raises is what the table says of it
+            entry["error"] = one_line(error)
+        found.append(entry)
+        print(json.dumps(entry), file=sys.stderr, flush=True)
+        pipeline = None
+        gc.collect()
+    return found
+
+
+def _timed(pipeline: Any, batch: Sequence[Job], known: Mapping[str, Any], folder: Path) -> float:
+    begun = time.perf_counter()
+    paint(pipeline, batch, known, folder)
+    return time.perf_counter() - begun
+
+
+def run(
+    peer: str, exported: Path, known: Mapping[str, Any], folder: Path, setting: Setting, images: Path
+) -> dict[str, Any]:
+    """Paint the whole workload after one warm-up batch; seconds from the first call to the last file."""
+    pipeline = load(peer, exported, setting, tuple(known["frame"]))
+    batches = list(batches_of(known["jobs"], setting))
+    paint(pipeline, batches[0][0], known, folder)
+    images.mkdir(parents=True, exist_ok=True)
+    begun = time.perf_counter()
+    for batch, wanted in batches:
+        for job, image in zip(batch[:wanted], paint(pipeline, batch, known, folder), strict=False):
+            image.save(images / f"{job['index']:08d}.jpg", quality=JPEG_QUALITY, subsampling=0)
+    seconds = time.perf_counter() - begun
+    count = len(known["jobs"])
+    return {**asdict(setting), "images": count, "seconds": seconds, "images_per_second": count / seconds}
+
+
+def one_line(error: Exception) -> str:
+    """An error's kind and words."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    """Export, search and paint; what went wrong as text."""
+    known = json.loads(given.jobs.read_text("utf-8"))
+    folder = given.jobs.parent
+    exported = given.work / "exported"
+    result: dict[str, Any] = {"peer": given.peer, "versions": versions()}
+    try:
+        export(given.peer, folder / known["model"], exported)
+    except Exception as error:  # see `search`
+        return result | {"error": f"export: {one_line(error)}"}
+    settings = settings_of(given.peer, [int(text) for text in given.batches.split(",")], given.bf16)
+    result["search"] = search(given.peer, exported, known, folder, settings)
+    ranked = sorted((e for e in result["search"] if "error" not in e), key=lambda e: float(e["predicted_seconds"]))
+    if not ranked:
+        return result | {"error": result["search"][0]["error"]}
+    best = Setting(ranked[0]["precision"], ranked[0]["static"], ranked[0]["batch"])
+    try:
+        return result | run(given.peer, exported, known, folder, best, given.work / "images")
+    except Exception as error:  # see `search`
+        return result | {"error": one_line(error)}
+
+
+def main() -> None:
+    """Measure, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", choices=("openvino", "onnxruntime"), required=True)
+    parser.add_argument("--jobs", type=Path, required=True, help="what peers.py wrote")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the export and the images")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file for the result")
+    parser.add_argument("--batches", default="1,2,4,8,16", help="batch sizes to try")
+    parser.add_argument("--bf16", action="store_true", help="the processor multiplies bf16: try it")
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    result = measure(given)
+    given.out.write_text(json.dumps(result, indent=1), "utf-8")
+    print(json.dumps({key: value for key, value in result.items() if key != "search"}))
+
+
+if __name__ == "__main__":
+    main()

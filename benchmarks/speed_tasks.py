@@ -1,0 +1,110 @@
+"""What `speed.py` has done in processes of their own, beside the tasks of `engines.measure` and `sd2_tick`.
+
+Knows: how labels are judged (by an independent detector, and against the float32 reference), the time from load to a
+first image, and the peers. Each function takes and returns a JSON object (`engines.measure.alone`). Does not know in
+which order, or what a figure has to reach.
+"""
+
+import importlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ablation
+import numpy as np
+
+from engines.bundle import default_bundle, open_bundle
+from engines.evaluation.detection import Detections, mean_average_precision
+from engines.generation.journal import IMAGES
+from engines.generation.run_folder import require_run
+from engines.measure.workload import Workload
+from engines.training.detectors.model import load_detector
+
+Tell = Callable[[str], None]
+LEAST = 0.5  # score of the detector's boxes that count, as in ablation.py
+# What `generate` imports on its way to a first image.
+IMPORTS = (
+    "torch", "diffusers", "transformers", "onnx", "openvino", "PIL.Image", "engines.backends.openvino_backend",
+    "engines.generation.finalize", "engines.generation.loop", "engines.generation.painter",
+)  # fmt: skip
+
+
+def judge_run_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
+    """Agreement of the labels of a `run` of ours with the `detector` (`ablation.agreement`)."""
+    tell("asking the detector")
+    return dict(ablation.agreement(Path(arguments["run"]), load_detector(arguments["detector"]), LEAST))
+
+
+def judge_baseline_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
+    """The same of the baseline's images and annotations in `run`: `label_ap50`, `labels` an image, `images`."""
+    tell("asking the detector")
+    folder = Path(arguments["run"])
+    files, labels, class_names = read_coco_labels(folder)
+    truth = ablation.found_by(load_detector(arguments["detector"]), files, class_names, LEAST)
+    return {
+        "images": len(files),
+        "label_ap50": mean_average_precision(truth, labels, class_names)["AP50"],
+        "labels": sum(len(one.scores) for one in labels) / max(len(labels), 1),
+    }
+
+
+def read_coco_labels(folder: Path) -> tuple[list[Path], list[Detections], tuple[str, ...]]:
+    """The images of `folder`/annotations.json, their labels with their scores, and the class names."""
+    value = json.loads((folder / "annotations.json").read_text("utf-8"))
+    names = tuple(category["name"] for category in value["categories"])
+    rows: dict[int, list[list[float]]] = {image["id"]: [] for image in value["images"]}
+    for found in value["annotations"]:
+        x, y, width, height = found["bbox"]
+        rows[found["image_id"]].append([x, y, x + width, y + height, found["score"], found["category_id"] - 1])
+    labels = []
+    for every in rows.values():
+        table = np.array(every, dtype=np.float32).reshape(-1, 6)
+        labels.append(Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.int64)))
+    return [folder / IMAGES / image["file_name"] for image in value["images"]], labels, names
+
+
+def same_labels_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
+    """AP50 of the boxes of `run` against the labels of `reference`, over the jobs that both did."""
+    tell("comparing labels")
+    run, reference = Path(arguments["run"]), Path(arguments["reference"])
+    here, boxes, _ = ablation.read_labels(run)
+    there, _, labels = ablation.read_labels(reference)
+    own = {entry.index: found for entry, found in zip(here, boxes, strict=True)}
+    pairs = [(label, own[entry.index]) for entry, label in zip(there, labels, strict=True) if entry.index in own]
+    truth = [ablation.Truth(one.boxes, one.labels, np.zeros(len(one.labels), dtype=bool)) for one, _ in pairs]
+    figures = mean_average_precision(truth, [found for _, found in pairs], require_run(run).class_names)
+    return {"images": len(pairs), "ap50": figures["AP50"]}
+
+
+def first_image_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
+    """Load and first image, as `engines.measure.run:engine_task` has it, once everything is imported."""
+    from engines.measure.run import engine_task
+
+    begun = time.perf_counter()
+    for name in IMPORTS:
+        importlib.import_module(name)
+    imported = time.perf_counter() - begun
+    return engine_task({**arguments, "first_image": True}, tell) | {"import_seconds": imported}
+
+
+def used_rows_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
+    """UNet rows that the workload's jobs need, two a step where guided, and their steps."""
+    from engines.measure.workload import jobs_of
+
+    workload = Workload.from_json(arguments["workload"])
+    bundle = open_bundle(Path(arguments["bundle"]) if arguments["bundle"] else default_bundle(), verify=False)
+    made = jobs_of(workload, bundle, Path(arguments["references"]))
+    steps = sum(made.steps(job) for job in made.jobs)
+    return {"steps": steps, "rows": steps * (2 if workload.guidance > 1.0 else 1)}
+
+
+def peers_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
+    """`peers.measure` in `work`."""
+    import peers
+
+    tell("painting with the peers")
+    bundle = None if arguments["bundle"] is None else Path(arguments["bundle"])
+    workload = Workload.from_json(arguments["workload"])
+    return peers.measure(Path(arguments["work"]), workload, Path(arguments["references"]), bundle)
