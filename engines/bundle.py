@@ -70,7 +70,9 @@ class Manifest:
     islands: dict[str, tuple[str, ...]] = field(default_factory=dict)  # graph -> parts that a float16 graph computes in
     # float32, as `engines.precision` names them; ("",) is the whole graph. Graphs without any are left out.
     loras: tuple[str, ...] = ()  # LoRA files fused into the base before export, as "name:scale sha256:..."
-    activations: dict[str, tuple[float, float]] = field(default_factory=dict)  # weight of the UNet -> lowest and highest
+    activations: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # weight of the UNet -> lowest and highest
     # number that its product reads (`export.activations`), for int8; empty where they were not measured
 
     @property

@@ -3,8 +3,9 @@
 Knows: how a list is drawn from the train split by a seed, which of its images are its tune part, and how the dataset is
 laid out with one split a list. Knows nothing about models.
 
-The lists lie in `lists/`, one image name a line: 10-0, 10-1 and 10-2 are disjoint tenths of train, 5-0 is the first
-half of 10-0, and 25-0 holds 10-0. Drawing them again must give the same files: `check` holds both against each other.
+The lists lie in `label_lists/`, one image name a line: 10-0, 10-1 and 10-2 are disjoint tenths of train, 5-0 is the
+first half of 10-0, and 25-0 holds 10-0. Drawing them again must give the same files: `check` holds both against each
+other.
 
     WORK/data/                 a copy of the dataset (Pascal VOC), with these splits in ImageSets/Main beside its own:
         <list>, <list>-fit, <list>-tune     all of a list, what is trained on for choices, and its tune part
@@ -26,7 +27,7 @@ from engines.errors import DatasetError
 from engines.files import write_atomic
 from engines.rng import generator
 
-LISTS = Path(__file__).parent / "lists"
+LISTS = Path(__file__).parent / "label_lists"
 SPLITS = Path("ImageSets") / "Main"
 
 

@@ -117,7 +117,7 @@ class Workplace:
     def shown(self, word: object) -> str:
         """A word of a command as records have it, without the machine's own folders."""
         text = str(word)
-        ours = ((self.work, "WORK"), (self.dataset, "BCCD"), (self.lists, "benchmarks/proof/lists"), (ROOT, "."))
+        ours = ((self.work, "WORK"), (self.dataset, "BCCD"), (self.lists, "benchmarks/proof/label_lists"), (ROOT, "."))
         for folder, name in ours:
             text = text.replace(str(folder), name)
         return f"'{text}'" if " " in text else text
