@@ -21,7 +21,7 @@ from typing import Any
 
 import full_size_models as models
 import torch
-from gpu_reference import GUIDANCE, Diffusers
+from gpu_reference import COMPILE_MODE, GUIDANCE, Diffusers
 
 from engines.adapter.info import read_info
 from engines.adapter.pyramid import pyramid_channels
@@ -128,26 +128,31 @@ def unexported(work: Path, size: Size) -> Bundle:
 
 
 def peak(device: torch.device, size: Size, precision: str) -> dict[str, Any]:
-    """The matmul rate of a precision here, and how many operations one image takes in each graph."""
+    """The best matmul rate of a precision here, in operations a second, and the side that had it."""
     rates = matmul_rates(device, torch.get_num_threads(), sizes=size.peak_sizes, patience=size.patience)
     best = best_rates(rates)[precision]
     return {"precision": precision, "flops_per_second": best.flops_per_second, "size": best.size}
 
 
-def eager_rows(work: Path, size: Size, device: torch.device) -> Iterator[tuple[str, Callable[[], Row]]]:
-    """(name, what measures it) of every row without torch.compile, the most telling first."""
+def diffusers_rows(work: Path, size: Size, device: torch.device) -> Iterator[tuple[str, Callable[[], Row]]]:
+    """(name, what measures it) of the reference's rows without torch.compile, the most telling first."""
     bundle = unexported(work, size)
-    ours = _Loaded(lambda: TorchBackend(bundle, precision="auto", threads=None, device=device))
     theirs = _Loaded(lambda: Diffusers(bundle, size.steps, device))
     batch = size.equal_batch
     yield row_name("reference's way", 1), lambda: diffusers_row(theirs(), 1)
+    yield row_name("reference's way", batch), lambda: diffusers_row(theirs(), batch)
+
+
+def dengine_rows(work: Path, size: Size, device: torch.device) -> Iterator[tuple[str, Callable[[], Row]]]:
+    """The same of dengine."""
+    bundle = unexported(work, size)
+    ours = _Loaded(lambda: TorchBackend(bundle, precision="auto", threads=None, device=device))
     first, *others = size.slots
     yield row_name("dengine", first), lambda: dengine_row(bundle, ours(), size, first)
     own = size.own_steps
     yield row_name(f"dengine, {own} steps", first), lambda: dengine_row(bundle, ours(), size, first, steps=own)
     for slots in others:
         yield row_name("dengine", slots), lambda slots=slots: dengine_row(bundle, ours(), size, slots)  # type: ignore[misc]
-    yield row_name("reference's way", batch), lambda: diffusers_row(theirs(), batch)
 
 
 def compiled_dengine_rows(work: Path, size: Size, device: torch.device) -> Iterator[tuple[str, Callable[[], Row]]]:
@@ -162,16 +167,17 @@ def compiled_dengine_rows(work: Path, size: Size, device: torch.device) -> Itera
 
 
 def compiled_diffusers_rows(work: Path, size: Size, device: torch.device) -> Iterator[tuple[str, Callable[[], Row]]]:
-    """The same of diffusers with torch.compile."""
+    """The same of the reference with torch.compile."""
 
     def measure() -> Row:
         return diffusers_row(Diffusers(unexported(work, size), size.steps, device, compiled=True), size.equal_batch)
 
-    yield row_name("diffusers, compiled", size.equal_batch), measure
+    yield row_name(f"diffusers, compiled ({COMPILE_MODE})", size.equal_batch), measure
 
 
-STAGES = {
-    "eager": eager_rows,
+STAGES = {  # each in a process of its own: a side's settings of PyTorch and its memory are not the other's
+    "diffusers": diffusers_rows,
+    "dengine": dengine_rows,
     "diffusers-compiled": compiled_diffusers_rows,
     "dengine-compiled": compiled_dengine_rows,
 }
@@ -199,7 +205,7 @@ def dengine_row(bundle: Bundle, backend: TorchBackend, size: Size, slots: int, s
     asked = GenerateSettings(
         out=Path(), jobs=1, slots=slots, steps=steps or size.steps, guidance=GUIDANCE, keep_empty=True
     )
-    begin_row()
+    begin_row(backend.device)
     timed = TimedBackend(backend)
     settings = resolve(asked, bundle, timed, None, None)
     plan = make_plan(settings, bundle, None)
@@ -221,7 +227,7 @@ def dengine_row(bundle: Bundle, backend: TorchBackend, size: Size, slots: int, s
 
 def diffusers_row(pipeline: Diffusers, batch: int) -> Row:
     """Paint `batch` images in each call of the pipeline, and time the UNet call of these rows alone."""
-    begin_row()
+    begin_row(pipeline.device)
     row = measured(lambda count: pipeline.paint_all(count, batch), batch, pipeline.device)
     seconds = time_calls(pipeline.unet_call(2 * batch), pipeline.device, warm_up=2, calls=10, limit=3.0).median
     return row | unet_figures(seconds, 2 * batch) | {
@@ -254,9 +260,9 @@ def image_flops(work: Path, size: Size) -> dict[str, int]:
     return graph_flops(unexported(work, size), size.shape.frame)
 
 
-def begin_row() -> None:
+def begin_row(device: torch.device) -> None:
     """Give back what earlier rows held on the GPU, and forget how much it was."""
     gc.collect()
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(device)

@@ -98,14 +98,18 @@ def say(text: str) -> None:
 
 def measure(asked: Asked, work: Path, shards: int) -> Record:
     """Every step of the benchmark, and what came out."""
-    from large_checks import different_files, find_mistakes, read_hashes
+    from large_checks import SHOWN, different_files, find_mistakes, read_hashes
     from large_report import bars
 
+    from engines.generation.finalize import finalize
     from engines.measure.machine import machine, versions
 
     whole = work / "whole"
     result: Record = {"machine": machine(), "versions": versions(), "images": asked.images, "shards": shards}
-    result |= done_once(whole, asked, lambda: paint_whole(asked, whole, work / "painted.json"))
+    result |= done_once(
+        whole, asked, lambda: paint_whole(asked, whole, work / "painted.json"),
+        put_back=lambda: finalize(whole, near_duplicates=0.0),  # an earlier start may have ended in `finalize_again`
+    )  # fmt: skip
     say("checking the dataset")
     result["mistakes"] = find_mistakes(whole, asked.images)
     expected = read_hashes(whole)
@@ -119,14 +123,19 @@ def measure(asked: Asked, work: Path, shards: int) -> Record:
     result["files"] = len(expected)
     result["different"] = different_files(expected, read_hashes(merged))
     result["bars"] = bars(result)
+    for found in ("mistakes", "finalize_changed", "different"):
+        del result[found][SHOWN:]
     return result | {"met": all(bar["met"] for bar in result["bars"])}
 
 
-def done_once(folder: Path, asked: Asked, action: Callable[[], Record]) -> Record:
-    """What `action`, which makes `folder`, found: now, or before where the same was asked for."""
+def done_once(
+    folder: Path, asked: Asked, action: Callable[[], Record], put_back: Callable[[], object] = lambda: None
+) -> Record:
+    """What `action`, which makes `folder`, found: now, or before where the same was asked for; `put_back` follows."""
     key, path = {name: str(value) for name, value in vars(asked).items()}, folder.with_suffix(".json")
     if folder.is_dir() and path.exists() and (stored := json.loads(path.read_text("utf-8")))["asked"] == key:
         say(f"{folder.name} is done")
+        put_back()
         return dict(stored["found"])
     found = action()
     path.write_text(json.dumps({"asked": key, "found": found}), "utf-8")
@@ -169,14 +178,14 @@ def paint(asked: Asked, folder: Path, shard: tuple[int, int] | None, notes: Path
     from engines.generation.settings import GenerateSettings
     from engines.measure.memory import read_memory
 
-    found: list[tuple[int, float, int]] = []  # images, seconds, bytes
+    found: list[tuple[int, float, int | None]] = []  # images, seconds, bytes where they are known
     painted = 0
 
     def note(event: Event) -> None:
         nonlocal painted
         painted += isinstance(event, Painted)
         if isinstance(event, Opened) or (isinstance(event, Painted) and painted % asked.part == 0):
-            found.append((painted, time.monotonic(), read_memory().rss or 0))
+            found.append((painted, time.monotonic(), read_memory().rss))
 
     settings = GenerateSettings(
         out=folder, bundle=asked.bundle, jobs=asked.images, shard=shard, steps=asked.steps, keep_empty=True,
@@ -194,13 +203,13 @@ def paint(asked: Asked, folder: Path, shard: tuple[int, int] | None, notes: Path
     notes.write_text(json.dumps(record), "utf-8")
 
 
-def parts_of(notes: Sequence[tuple[int, float, int]]) -> list[Record]:
-    """Speed and memory of each part, from what was noted at its beginning and end."""
+def parts_of(notes: Sequence[tuple[int, float, int | None]]) -> list[Record]:
+    """Speed and memory (None: unknown) of each part, from what was noted at its beginning and end."""
     return [
         {
             "images": images,
             "images_per_second": round((images - before) / (seconds - begun), 2),
-            "rss_mb": round(rss / 1e6, 1),
+            "rss_mb": None if rss is None else round(rss / 1e6, 1),
         }
         for (before, begun, _), (images, seconds, rss) in itertools.pairwise(notes)
     ]

@@ -7,28 +7,26 @@ would, so that a mistake of the code that wrote them shows. Knows nothing about 
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from engines.files import sha256_file
 
-SHOWN = 5  # mistakes and files that are named
+SHOWN = 5  # mistakes and files that a report names; all are counted
 
 
 def find_mistakes(folder: Path, jobs: int) -> list[str]:
-    """What is wrong with the dataset of a run of so many jobs whose kept images are all in it; the first few."""
+    """What is wrong with the dataset of a run of so many jobs whose kept images are all in it."""
     lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text("utf-8").splitlines()]
     coco = json.loads((folder / "annotations.json").read_text("utf-8"))
     run = json.loads((folder / "run.json").read_text("utf-8"))
     on_disk = {path.name: path for path in (folder / "images").iterdir()}
-    found = [
+    return [
         *_wrong_lines(lines, jobs, on_disk),
         *_wrong_images(coco["images"], [line["file"] for line in lines if line["outcome"] == "kept"], on_disk),
         *_wrong_boxes(coco),
         *_wrong_labels(lines, coco, run["score"]),
     ]
-    return found[:SHOWN]
 
 
 def read_hashes(folder: Path) -> dict[str, str]:
@@ -37,9 +35,9 @@ def read_hashes(folder: Path) -> dict[str, str]:
 
 
 def different_files(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """Names of files that are missing, new or changed; the first few."""
+    """Names of files that are missing, new or changed."""
     names = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-    return [f"{name} differs" for name in islice(names, SHOWN)]
+    return [f"{name} differs" for name in names]
 
 
 def _wrong_lines(lines: list[dict[str, Any]], jobs: int, on_disk: Mapping[str, Path]) -> Iterator[str]:

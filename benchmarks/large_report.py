@@ -16,13 +16,14 @@ Record = dict[str, Any]
 def bars(result: Mapping[str, Any]) -> list[Record]:
     """What was asked for, what was found, and whether that will do."""
     first, last = result["parts"][0], result["parts"][-1]
-    growth = round(last["rss_mb"] - first["rss_mb"], 1)
+    known = first["rss_mb"] is not None and last["rss_mb"] is not None
+    growth = round(last["rss_mb"] - first["rss_mb"], 1) if known else "unknown"
     speed = round(last["images_per_second"] / first["images_per_second"], 3)
     mistakes, different = len(result["mistakes"]), len(result["different"])
     changed = len(result["finalize_changed"])
     rows: list[tuple[str, Any, str, bool]] = [
         (f"memory after {last['images']} images against {first['images']}, MB", growth,
-         f"<= {MOST_GROWTH:g}", growth <= MOST_GROWTH),
+         f"<= {MOST_GROWTH:g}", known and growth <= MOST_GROWTH),
         ("speed of the last part against the first", speed, f">= {LEAST_SPEED:g}", speed >= LEAST_SPEED),
         ("mistakes in journal, COCO file and images", mistakes, "0", mistakes == 0),
         ("finalize, seconds", result["finalize_seconds"], f"<= {MOST_SECONDS:g}",
@@ -53,7 +54,10 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
         "| after images | images/s of the part | resident, MB |",
         "|---|---|---|",
-        *(f"| {part['images']} | {part['images_per_second']} | {part['rss_mb']} |" for part in result["parts"]),
+        *(
+            f"| {part['images']} | {part['images_per_second']} | {'-' if part['rss_mb'] is None else part['rss_mb']} |"
+            for part in result["parts"]
+        ),
         "",
         f"Painted in {result['paint_seconds']} s with {result['boxes']} boxes, {result['rss_peak_mb']} MB resident at "
         f"most; in {result['shards']} processes side by side in {result['shard_seconds']} s, merged in "

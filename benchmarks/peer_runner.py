@@ -202,10 +202,11 @@ def _timed(pipeline: Any, batch: Sequence[Job], known: Mapping[str, Any], folder
 def run(
     peer: str, exported: Path, known: Mapping[str, Any], folder: Path, setting: Setting, images: Path
 ) -> dict[str, Any]:
-    """Paint the whole workload after one warm-up batch; seconds from the first call to the last file."""
+    """Paint the whole workload after a warm-up batch of every size; seconds from the first call to the last file."""
     pipeline = load(peer, exported, setting, tuple(known["frame"]))
     batches = list(batches_of(known["jobs"], setting))
-    paint(pipeline, batches[0][0], known, folder)
+    for batch in {len(batch): batch for batch, _ in batches}.values():
+        paint(pipeline, batch, known, folder)
     images.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
     for batch, wanted in batches:

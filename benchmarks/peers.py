@@ -1,4 +1,5 @@
-"""The committed workload on optimum's pipelines: OpenVINO and ONNX Runtime, each at its own best batch and precision.
+"""The committed workload on optimum's pipelines: OpenVINO and ONNX Runtime, each at its own best batch and precision,
+of float32 and bf16 (their own int8 was not tried).
 
     python benchmarks/peers.py --work WORK --references FOLDER --jobs 256 --out peers.json
 

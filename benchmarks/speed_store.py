@@ -19,10 +19,12 @@ from typing import Any
 from engines.backends import ENGINES
 from engines.bundle import default_bundle, open_bundle
 from engines.errors import BackendError, DengineError
-from engines.files import write_json
+from engines.files import sha256_file, write_json
 from engines.generation.settings import GenerateSettings
 from engines.measure.alone import ROOT
+from engines.measure.machine import versions
 from engines.measure.workload import WORKLOAD, Workload
+from engines.training.detectors.config import WEIGHTS_FILE
 
 Result = dict[str, Any]
 PROFILE = "profile-"  # what the names of profiles begin with
@@ -53,6 +55,9 @@ class Speed:
         return {
             "workload": json.loads(json.dumps(self.workload.to_json())),
             "bundle": open_bundle(folder, verify=False).digest,
+            "versions": versions(),
+            "detector": None if self.detector is None else sha256_file(self.detector / WEIGHTS_FILE),
+            "search_jobs": self.search_jobs,
             "toy": self.toy,
         }
 

@@ -119,6 +119,9 @@ def describe(report: Mapping[str, Any]) -> str:
     errors = [
         (row.get("engine") or f"baseline, {row['role']}", row["error"]) for row in _rows(report) if "error" in row
     ]
+    errors += [
+        (f"matmul rate on {device}", found["error"]) for device, found in report["roofline"].items() if "error" in found
+    ]
     lines += ["", *(f"{name} was not measured: {error}" for name, error in errors)] if errors else []
     return "\n".join(lines)
 
@@ -159,10 +162,10 @@ def _speeds(report: Mapping[str, Any]) -> str:
                 _number(row["images_per_second"], 3),
                 _number(speedups.get("batch 1"), 2),
                 _number(min(speedups.values(), default=None), 2),
-                _number(row["memory"]["rss_peak"] / 1e9, 2),
-                _number(row["memory"]["vram_peak"] / 1e9, 2),
+                _gigabytes(row["memory"]["rss_peak"]),
+                _gigabytes(row["memory"]["vram_peak"]),
                 _percent(row.get("outside_share")),
-                _percent(row.get("roofline_share")),
+                _share(row, row["precision"]),
             )
         )
     header = (
@@ -174,17 +177,19 @@ def _speeds(report: Mapping[str, Any]) -> str:
 
 def _graphs(row: Mapping[str, Any]) -> str:
     """Seconds of an engine's graphs and of a tick."""
-    entries = [(name, entry["batch"], entry["calls"], entry) for name, entry in row["graphs"].items()]
-    entries.append(("tick", row["tick"]["rows"], None, row["tick"]))
+    entries = [
+        (name, entry["batch"], entry["calls"], entry, entry["precision"]) for name, entry in row["graphs"].items()
+    ]
+    entries.append(("tick", row["tick"]["rows"], None, row["tick"], row["precision"]))
     rows = [
         (
             name,
             str(batch),
             "-" if calls is None else str(calls),
             *(f"{1000 * entry['seconds'][key]:.2f}" for key in ("median", "p10", "p90")),
-            _percent(entry.get("roofline_share")),
+            _share(entry, precision),
         )
-        for name, batch, calls, entry in entries
+        for name, batch, calls, entry, precision in entries
     ]
     return console.table(rows, ("graph", "batch", "calls", "ms", "p10", "p90", "of matmul rate"))
 
@@ -201,6 +206,16 @@ def _rates(rooflines: Mapping[str, Any]) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _gigabytes(value: int | None) -> str:
+    return _number(None if value is None else value / 1e9, 2)
+
+
+def _share(entry: Mapping[str, Any], precision: str) -> str:
+    """A share of the matmul rate; with the rate's precision where it is not that of what has the share."""
+    text, of = _percent(entry.get("roofline_share")), entry.get("roofline_precision")
+    return text if of in (None, precision) else f"{text} (of {of})"
 
 
 def _percent(value: float | None) -> str:

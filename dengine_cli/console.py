@@ -76,7 +76,7 @@ def stop_at_a_good_place(say: Callable[[str], None]) -> Iterator[Callable[[], bo
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        say("Finishing the images in work. Ctrl-C again stops at once; nothing finished is lost either way.")
+        say("Finishing the images in work. Ctrl-C again stops at once; what is on the disk stays.")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from engines.generation.events import DatasetSummary, RunSummary
 
 EXAMPLE = "dengine generate --count 1000 --bundle bundles/mine --reference my-dataset --out runs/first"
-AFTER_INTERRUPT = "Run the same command again to go on; nothing that was finished is painted twice."
+AFTER_INTERRUPT = "Run the same command again to go on; of what was finished, the chunk in work is painted again."
 
 
 def command(

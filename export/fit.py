@@ -3,8 +3,8 @@
 Knows: the hashes a base goes by, alone and with LoRAs added, and what of a base an adapter has to match. Does not know
 how networks are exported, or what the base and the adapter compute.
 
-A bundle's own folder may stand as a base, and has three names: that of its folder, that of the base it was made of,
-and, where LoRAs are in its weights, that of this base with them.
+A bundle's own folder may stand as a base, and has three names: that of its folder, that of the base its own adapter
+was trained on, and, where LoRAs are in its weights, that of this base with them.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Origin:
     """What a base model's folder is known by."""
 
     hash: str  # `base_hash` of the folder
-    source: str | None = None  # of an unchanged bundle: the hash of the base it was made of
+    source: str | None = None  # of an unchanged bundle: the hash of the base that its own adapter was trained on
     loras: tuple[str, ...] = ()  # of an unchanged bundle: the LoRAs in its weights, as `fuse_loras` names them
 
     def hashes(self, loras: Sequence[str] = ()) -> tuple[str, ...]:

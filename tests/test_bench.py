@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from dengine_cli import main as program
+from dengine_cli.bench import describe
 from engines.errors import BackendError
 from engines.measure import bench as module
 from engines.measure.bench import BenchSettings, Progress, bench, derived
@@ -40,7 +41,7 @@ def engine_figures(**changes: Any) -> Figures:
         "seconds": 16.0,
         "images_per_second": 2.0,
         "outside_share": 0.03,
-        "memory": {"rss": 1, "rss_peak": 2 * 10**9, "vram_peak": 0, "vram_device": 0},
+        "memory": {"rss": 1, "rss_peak": 2 * 10**9, "vram_peak": 0},
         "graphs": {"unet": graph, "adapter": graph | {"graph": "adapter", "precision": "f32", "batch": 4}},
         "tick": {"slots": 4, "rows": 8, "seconds": seconds | {"median": 0.8}},
     } | changes
@@ -48,7 +49,7 @@ def engine_figures(**changes: Any) -> Figures:
 
 def baseline_figures(role: str, speed: float) -> Figures:
     """What `baseline.run_baseline` returns."""
-    memory = {"rss": 1, "rss_peak": 10**9, "vram_peak": 0, "vram_device": 0}
+    memory = {"rss": 1, "rss_peak": 10**9, "vram_peak": 0}
     figures = {"load_seconds": 2.0, "first_image_seconds": 9.0, "images_per_second": speed, "memory": memory}
     return {"role": role, "batch": 1, "precision": "f32", **figures}
 
@@ -71,6 +72,7 @@ def test_shares_and_speedups_follow_from_the_other_measurements() -> None:
     assert found["graphs"]["adapter"]["roofline_share"] == pytest.approx(4e8 / 0.5 / 4e10)
     assert found["tick"]["roofline_share"] == pytest.approx(8e9 / 0.8 / 1e11)
     assert found["roofline_share"] == pytest.approx((8e9 * 10 / 1e11 + 4e8 * 10 / 4e10) / 16)
+    assert (found["roofline_precision"], found["graphs"]["adapter"]["roofline_precision"]) == ("bf16", "f32")
 
 
 def test_without_a_rate_there_is_no_share() -> None:
@@ -79,6 +81,32 @@ def test_without_a_rate_there_is_no_share() -> None:
     assert found["tick"]["roofline_share"] is None
     assert found["roofline_share"] is None
     assert found["speedup"] == {}
+
+
+def test_a_matmul_rate_that_fails_costs_only_the_shares(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(task: str, arguments: Mapping[str, Any], tell: object) -> Figures:
+        if task.endswith("roofline_task"):
+            raise BackendError("killed.")
+        return engine_figures()
+
+    monkeypatch.setattr(module, "run_alone", run)
+    found = bench(BenchSettings(bundle=toy_bundle, engines=("openvino",), baseline=False))
+    assert found["engines"][0]["images_per_second"] == 2.0
+    assert "roofline_share" not in found["engines"][0]
+    assert found["roofline"] == {"cpu": {"best": {}, "error": "killed."}}
+    text = describe(fake_report(engines=found["engines"], roofline=found["roofline"]))
+    assert "matmul rate on cpu was not measured: killed." in text.splitlines()
+
+
+def test_a_share_of_another_precisions_rate_says_so_and_memory_that_is_unknown_is_a_dash() -> None:
+    memory = {"rss": 1, "rss_peak": 2 * 10**9, "vram_peak": None}
+    figures = engine_figures(precision="int8", memory=memory)
+    figures["graphs"]["unet"]["precision"] = "int8"
+    lines = describe(fake_report(engines=[derived(figures, {"cpu": ROOFLINE}, [])])).splitlines()
+    (speed,) = [line for line in lines if line.startswith("openvino  ")]
+    assert speed.split()[-6:] == ["2.00", "-", "3.0%", "5.6%", "(of", "bf16)"]
+    found = {line.split()[0]: line for line in lines if line.startswith(("unet", "adapter", "tick"))}
+    assert [found[name].endswith("% (of bf16)") for name in ("unet", "tick", "adapter")] == [True, True, False]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from engines.files import sha256_file
 from engines.graphs import GRAPH_NAMES, ModelShape, graph_specs
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-LATER = ("opset", "islands", "loras")  # fields that older manifests do not have
+LATER = ("opset", "islands", "loras", "activations")  # fields that older manifests do not have
 SHAPE = ModelShape(
     latent_channels=4,
     vae_stride=8,

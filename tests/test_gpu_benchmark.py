@@ -50,12 +50,15 @@ def work(rows: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_stage_notes_every_row_with_its_figures(script: Any, rows: Any, work: Path, tmp_path: Path) -> None:
     (tmp_path / "base").symlink_to(work / "base")
     script.note(tmp_path, {"flops": rows.image_flops(tmp_path, rows.TOY)})
-    script.run_stage("eager", tmp_path, "cpu", True, time.time() + 600)
+    for stage in ("diffusers", "dengine"):
+        script.run_stage(stage, tmp_path, "cpu", True, time.time() + 600)
     result = script.summary(script.read_notes(tmp_path), True, 1.0)
-    assert [row["row"] for row in result["rows"]] == [
-        "reference's way, batch 1", "dengine, batch 2", "dengine, 2 steps, batch 2", "dengine, batch 1",
-        "reference's way, batch 2",
-    ]  # fmt: skip
+    assert [record["planned"] for record in script.read_notes(tmp_path) if "planned" in record] == [
+        ["reference's way, batch 1", "reference's way, batch 2"],
+        ["dengine, batch 2", "dengine, 2 steps, batch 2", "dengine, batch 1"],
+    ]
+    assert len(result["rows"]) == 5
+    assert list(script.ENDS) == ["models", *rows.STAGES]
     assert result["left_out"] == {}
     for row in result["rows"]:
         assert (row["images"], row["unet_rows"]) == (6, 2 * row["batch"])
@@ -74,6 +77,22 @@ def test_rows_that_cannot_run_say_why_and_do_not_stop_the_others(script: Any, wo
     (reason,) = result["left_out"].values()
     assert "--compile is for --engine torch on CUDA" in reason
     assert "Left out: dengine, compiled, batch 2: UsageError" in script.markdown(result)
+
+
+def test_the_reference_compiles_its_unet_and_its_decoder_in_its_best_mode(
+    rows: Any, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def compile_nothing(function: Any, **options: Any) -> Any:
+        asked.append((getattr(function, "__name__", type(function).__name__), options))
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    pipeline = rows.Diffusers(rows.unexported(work, rows.TOY), 2, CPU, compiled=True)
+    best = {"mode": "max-autotune", "fullgraph": True, "dynamic": False}
+    assert asked == [("UNet2DConditionModel", best), ("decode", best)]
+    assert pipeline.paint_all(2, 2) > 0
 
 
 def test_the_references_label_reads_the_conditional_half_of_the_last_call(rows: Any, work: Path) -> None:
@@ -122,7 +141,7 @@ def test_a_stage_whose_time_is_up_is_ended_with_all_its_processes(
     )
     monkeypatch.setattr(script, "__file__", str(child))
     begun = time.time()
-    assert script.run_apart("eager", tmp_path, "cpu", True, begun + 3) == "the time was up"
+    assert script.run_apart("dengine", tmp_path, "cpu", True, begun + 3) == "the time was up"
     assert time.time() - begun < 30
     state = Path(f"/proc/{(tmp_path / 'pid').read_text('utf-8')}/stat")
     assert not state.exists() or state.read_text("utf-8").split()[2] == "Z"
@@ -140,13 +159,16 @@ def test_shares_are_of_the_peak_of_the_same_precision_and_missing_rows_are_named
         {"planned": ["reference's way, batch 1", "dengine, batch 8", "dengine, batch 64"]},
         row("reference's way, batch 1", "f32", 0.5),
         row("dengine, batch 8", "f16", 6.0),
-        {"stage": "eager", "problem": "the time was up"},
+        {"stage": "dengine", "problem": "the time was up"},
     ]
     result = script.summary(records, False, 400.0)
     assert [found["peak_share"] for found in result["rows"]] == [None, pytest.approx(0.8)]
     assert result["rows"][1]["against_reference"] == pytest.approx(12.0)
-    assert result["left_out"] == {"dengine, batch 64": "the time was up", "stage eager": "the time was up"}
+    assert result["left_out"] == {"dengine, batch 64": "the time was up", "stage dengine": "the time was up"}
     assert "| dengine, batch 8 | f16 | 50 | 6.00 | 12.0x | 10.0 | 16 | 80% | 5.0 |" in script.markdown(result)
+    result = script.summary(records[1:], False, 400.0)  # --stages without models
+    assert [found["peak_share"] for found in result["rows"]] == [None, None]
+    assert "| 16 | - | 5.0 |" in script.markdown(result)
 
 
 def test_a_note_that_was_cut_short_is_none(script: Any, tmp_path: Path) -> None:

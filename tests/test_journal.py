@@ -175,6 +175,24 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / JOURNAL).read_bytes() == before
 
 
+def test_an_interrupted_flush_leaves_no_line_that_the_next_one_repeats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", real)
+        raise KeyboardInterrupt
+
+    real = os.fsync
+    with Journal(tmp_path, 0) as journal:
+        journal.begin(range(2))
+        journal.add(entry(0))
+        monkeypatch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            journal.flush()
+        journal.flush(gaps=True)
+    assert [found.index for found in read_entries(tmp_path / JOURNAL)] == [0]
+
+
 def test_images_without_a_line_and_unfinished_files_are_removed_and_others_are_not(tmp_path: Path) -> None:
     gone = [f"{IMAGES}/00000007.jpg", f"{IMAGES}/00000012.png", f"{IMAGES}/.00000001.jpg.tmp", f"{SPARE}/00000008.jpg"]
     stay = [f"{IMAGES}/00000006.jpg", f"{IMAGES}/holiday.jpg", f"{IMAGES}/metadata.jsonl", f"{IMAGES}/99.jpg"]

@@ -12,6 +12,7 @@ from fakes import FakeBackend, make_bundle
 from test_full_size import load
 
 from engines.generation import preview as preview_module
+from engines.generation.finalize import finalize
 
 IMAGES, SHARDS = 20, 2
 
@@ -68,10 +69,28 @@ def test_the_run_its_shards_and_finalize_give_one_dataset(
     assert result["boxes"] > 0
     text = report.markdown(result)
     assert "| mistakes in journal, COCO file and images | 0 | 0 | yes |" in text
-    assert text.count("\n| 1") >= IMAGES // 4  # a line for each part
+    parts = text.partition("| after images |")[2].splitlines()[2:]
+    assert [line.split(" | ")[0] for line in parts[: len(result["parts"])]] == [
+        f"| {images}" for images in range(2, IMAGES + 1, 2)
+    ]
     json.dumps(result)
     monkeypatch.setattr(large, "paint", None)  # nothing is painted twice
-    assert large.measure(asked, tmp_path, SHARDS)["parts"] == result["parts"]
+    broken_off = finalize(tmp_path / "whole", near_duplicates=0.01)  # in the search for near duplicates
+    assert broken_off.images < IMAGES
+    again = large.measure(asked, tmp_path, SHARDS)
+    assert again["parts"] == result["parts"]
+    assert (again["mistakes"], again["finalize_changed"], again["different"]) == ([], [], [])
+
+
+def test_all_mistakes_are_counted_and_few_are_named(
+    scripts: tuple[Any, Any, Any], asked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, checks, _ = scripts
+    monkeypatch.setattr(large, "merge_shards", lambda work, out, shards: (out / "images").mkdir(parents=True))
+    result = large.measure(asked, tmp_path, SHARDS)
+    (bar,) = [bar for bar in result["bars"] if "merged shards" in bar["what"]]
+    assert (bar["found"], bar["met"]) == (result["files"], False)
+    assert len(result["different"]) == checks.SHOWN
 
 
 def test_a_merged_file_that_differs_is_named(scripts: tuple[Any, Any, Any], painted: Path) -> None:
@@ -136,6 +155,7 @@ def test_what_is_wrong_with_a_dataset_is_found(
         ({}, []),
         ({"parts": [{"images": 1, "images_per_second": 10.0, "rss_mb": 400.0}] * 9
           + [{"images": 10, "images_per_second": 8.9, "rss_mb": 431.0}]}, [0, 1]),
+        ({"parts": [{"images": 1, "images_per_second": 10.0, "rss_mb": None}] * 2}, [0]),
         ({"mistakes": ["one"]}, [2]),
         ({"finalize_seconds": 10.1}, [3]),
         ({"finalize_changed": ["one"]}, [4]),

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from engines.backends.base import cpu_has_bf16
-from engines.errors import BackendError
 from engines.measure import roofline
 from engines.measure.roofline import Rate, best_rates, matmul_rates, rate_of
 
@@ -20,8 +19,8 @@ def test_the_best_rate_is_the_fastest_of_its_precision() -> None:
 
 
 def test_a_precision_that_was_not_measured_is_held_against_the_fastest() -> None:
-    assert rate_of(BEST, "f32") == 3e9
-    assert rate_of(BEST, "int8") == 5e9
+    assert rate_of(BEST, "f32") == asdict(RATES[1])
+    assert rate_of(BEST, "int8") == asdict(RATES[2])
     assert rate_of({}, "f32") is None
 
 
@@ -42,10 +41,10 @@ def test_openvino_computes_the_product() -> None:
 
 def test_a_runtime_that_fails_is_told_of_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise BackendError("openvino is not installed.")
+        raise Exception("openvino is out of order")
 
     monkeypatch.setattr(roofline, "_openvino_product", fail)
     told: list[str] = []
     rates = matmul_rates(CPU, 1, sizes=(64,), patience=0.0, tell=told.append)
     assert {rate.runtime for rate in rates} == {"torch", "onnxruntime"}
-    assert any("openvino is not installed" in line for line in told)
+    assert any("openvino is out of order" in line for line in told)

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from engines.backends.base import cpu_has_bf16
 from engines.bundle import open_bundle
 from engines.measure import run
-from engines.measure.run import engine_task, precision_of, use_name
+from engines.measure.run import engine_task, memory_of, precision_of, use_name
 from engines.measure.timing import Use
 from engines.measure.workload import Workload
 
@@ -73,3 +74,11 @@ def test_only_the_samplers_unet_is_in_int8() -> None:
     assert precision_of("vae_decoder", "vae_decoder", "int8") == wide
     assert precision_of("adapter", "adapter", "int8") == precision_of("text_encoder", "text_encoder", "bf16") == "f32"
     assert precision_of("unet", "label pass", "bf16") == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "vram"),
+    [("torch", "cuda", 0), ("onnxruntime", "cuda", None), ("tensorrt", "cuda", None), ("onnxruntime", "cpu", 0)],
+)
+def test_gpu_memory_that_pytorch_does_not_hold_is_unknown(engine: str, device: str, vram: int | None) -> None:
+    assert memory_of(engine, torch.device(device)).vram_peak == vram

@@ -61,7 +61,7 @@ def test_intervals_that_overlap_count_once_and_end_with_the_window() -> None:
 
 
 def test_the_share_outside_the_graphs() -> None:
-    two_threads = [Interval(USE, 0.0, 6.0, 1), Interval(USE, 4.0, 8.0, 2)]
+    two_threads = [Interval(USE, 0.0, 6.0), Interval(USE, 4.0, 8.0)]
     assert outside_share(two_threads, 0.0, 10.0) == pytest.approx(0.2)
 
 
@@ -79,7 +79,6 @@ def test_a_timed_backend_computes_the_same_and_notes_every_call(tmp_path: Path) 
     first, second = timed.intervals
     assert first.use == second.use == Use("vae_decoder", 2, ("pixels",))
     assert first.start <= first.end <= second.start <= second.end
-    assert first.thread == threading.get_ident() != second.thread
     assert backend.calls["vae_decoder"] == 2
     timed.calls[first.use].run()
     assert len(timed.intervals) == 2  # what it keeps for later is not timed

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from engines.errors import BundleError, RunError, UsageError
+from engines.generation.run_folder import check_format
 from engines.generation.settings import (
     GenerateSettings,
     RunSettings,
@@ -115,6 +116,10 @@ def test_a_changed_run_json_is_refused_with_every_mistake() -> None:
 def test_a_run_of_an_older_version_is_read_but_not_gone_on_with() -> None:
     older = RunSettings.from_json(run_settings().to_json() | {"format": 1}, "run.json")
     assert differences(older, run_settings()) == ["format is 1 in the run, 2 was asked for"]
+    with pytest.raises(RunError, match="painted by an older dengine: finalize and merge still work on it"):
+        check_format(OUT, older)
+    check_format(OUT, run_settings())
+    check_format(OUT, None)
 
 
 def test_only_growth_and_places_are_no_difference() -> None:

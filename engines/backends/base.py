@@ -65,7 +65,7 @@ class Backend(Protocol):
 
     @property
     def precision(self) -> str:
-        """What `auto` became: f32, bf16 or f16."""
+        """What it computes in: f32, bf16, f16 or int8; never auto."""
 
     @property
     def threads(self) -> int:

@@ -34,10 +34,12 @@ from engines.backends.base import (
 )
 from engines.backends.openvino_int8 import quantize
 from engines.backends.probe import Probe, tiny_input, tiny_onnx, try_device
+from engines.backends.signal_stack import same_signal_stack
 from engines.bundle import Bundle
 from engines.errors import BackendError
 from engines.graphs import GraphSpec, TensorSpec
 
+_MADE = 1  # raised whenever `_compile` or `openvino_int8` changes a model in another way: part of the cache's keys
 STREAM_ROWS = 2  # of a batch, at least, for each part that is computed beside others
 
 
@@ -73,6 +75,10 @@ class OpenVinoBackend:
 
     def prepare(self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None) -> Call:
         """See `Backend.prepare`. The compiled model is taken from the user's cache, or made and put there."""
+        with same_signal_stack():
+            return self._prepare(graph, shapes, outputs)
+
+    def _prepare(self, graph: str, shapes: Shapes, outputs: Sequence[str] | None) -> Call:
         spec = self._bundle.specs[graph]
         streams = count_streams(spec.sizes(shapes)["B"], self.threads)
         whole, shapes = shapes, {name: (shape[0] // streams, *shape[1:]) for name, shape in shapes.items()}
@@ -104,6 +110,7 @@ class OpenVinoBackend:
         return cache.cache_key(
             {
                 "runtime": f"openvino {self._ov.__version__}",
+                "made": _MADE,
                 "cpu": [self._core.get_property("CPU", "FULL_DEVICE_NAME"), dict(torch.cpu.get_capabilities())],
                 "files": self._bundle.manifest.files,
                 "graph": graph,

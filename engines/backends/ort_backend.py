@@ -39,7 +39,7 @@ from engines.backends.base import (
     resolve_threads,
     wanted_outputs,
 )
-from engines.backends.probe import Probe, tiny_input, tiny_onnx, try_device
+from engines.backends.probe import Probe, one_line, tiny_input, tiny_onnx, try_device
 from engines.backends.rows import is_full_size
 from engines.bundle import Bundle
 from engines.errors import BackendError, UsageError
@@ -82,7 +82,6 @@ class OrtBackend:
                     "or use --device cpu."
                 )
             place = torch.cuda.get_device_name(device)
-        self._tf32 = precision == "auto"
         self.description = f"onnxruntime {self._ort.__version__} on {place}, {own}"
 
     def prepare(self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None) -> Call:
@@ -109,7 +108,12 @@ class OrtBackend:
         options.add_run_config_entry("gpu_graph_id", "1" if session.recorded else "-1")
         call = _CudaCall(inputs, results, session, binding, options, self.device)
         if session.recorded:
-            call.run()  # this is when it is recorded
+            try:
+                call.run()  # this is when it is recorded
+            except Exception as cause:  # of the runtime's own kinds
+                raise BackendError(
+                    f"onnxruntime does not record {graph} into a CUDA graph: {one_line(cause)}. Take --engine torch."
+                ) from cause
             session.stream.synchronize()
         return call
 
@@ -128,7 +132,7 @@ class OrtBackend:
                     options.add_free_dimension_override_by_name(axis, length)
         settings = {
             "device_id": self.device.index or 0,
-            "use_tf32": int(self._tf32),
+            "use_tf32": 0,  # f32 is f32
             "user_compute_stream": str(stream.cuda_stream),
             "cudnn_conv_algo_search": "HEURISTIC",
             "arena_extend_strategy": "kSameAsRequested",

@@ -179,8 +179,8 @@ class Journal:
         """Take an entry whose image, if it has one, is in place."""
         self._waiting[entry.index] = entry
         while self.next_index in self._waiting:
-            self._ready.append(self._waiting.pop(self.next_index))
             self.next_index += 1
+            self._ready.append(self._waiting.pop(self.next_index - 1))
         if len(self._ready) >= _BATCH:
             self.flush()
 
@@ -202,8 +202,8 @@ class Journal:
             while written < len(data):
                 written += os.write(self._fd, data[written:])
             os.fsync(self._fd)
-        except OSError:
-            self._cut()  # no half line stays behind a full disk
+        except BaseException:
+            self._cut()  # no half line stays behind a full disk, and no line comes twice after a second Ctrl-C
             raise
         self._size += len(data)
         self._ready.clear()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from engines.datasets.dataset import open_dataset
 from engines.errors import RunError
+from engines.files import sync_folder
 from engines.generation.events import Event, Opened, Painted, Report, RunSummary, Stage, Tick
 from engines.generation.filters import Rules, drop_reason, labels_of
 from engines.generation.finalize import remove_dataset_files, rules_of, write_dataset
@@ -34,7 +35,7 @@ from engines.generation.networks import cores_for_graphs
 from engines.generation.painter import Painter
 from engines.generation.prepare import make_plan, resolve
 from engines.generation.repeats import REPEATS
-from engines.generation.run_folder import check_folder, locked, read_run, run_errors, start_run
+from engines.generation.run_folder import check_folder, check_format, locked, read_run, run_errors, start_run
 from engines.generation.settings import GenerateSettings, RunSettings
 from engines.generation.writer import ImageWriter, Written
 
@@ -73,6 +74,7 @@ def generate(
         )
     with locked(settings.out), run_errors(settings.out):
         stored = read_run(settings.out)
+        check_format(settings.out, stored)
         report(Stage("opening the backend"))
         engine = stored.engine if stored and settings.engine == "auto" else settings.engine
         precision = stored.precision if stored and settings.precision == "auto" else settings.precision
@@ -224,6 +226,7 @@ def _settle(folder: Path, journal: Journal) -> None:
     """End a chunk of which jobs are missing: images without a line go first, then come the lines of those that stay."""
     journal.flush()
     remove_images_from(folder, journal.next_index, but=journal.waiting)
+    sync_folder(folder / IMAGES)
     journal.flush(gaps=True)
 
 

@@ -75,7 +75,6 @@ class Labeller:
         self._pyramid = pyramid
         self._abar = alphas_cumprod(bundle.scheduler_config)
         self._timestep = bundle.timestep
-        self.batch = batch
 
     def __call__(
         self,

@@ -10,6 +10,7 @@ B batch, R rows, Z/h/w latents, H/W pixels.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,9 @@ class Painter:
         bad: list[Outcome] = []
         started: dict[int, Job] = {}
         batch: list[Finished] = []
-        with self._finisher, ThreadPoolExecutor(1, "references") as reader:
+        with self._finisher, ExitStack() as stack:
+            reader = ThreadPoolExecutor(1, "references")
+            stack.callback(reader.shutdown, cancel_futures=True)
             tasks = self._tasks(longest_first(jobs, self._first_step), stop, started, bad, reader)
             for task, latents in self._sampler.run(tasks):
                 batch.append(Finished(started.pop(task.index), task, latents))

@@ -12,7 +12,7 @@ from pathlib import Path
 from engines.errors import RunError
 from engines.files import read_json, write_json
 from engines.generation.journal import IMAGES, JOURNAL
-from engines.generation.settings import RunSettings, differences
+from engines.generation.settings import FORMAT, RunSettings, differences
 
 RUN = "run.json"
 LOCK = ".lock"
@@ -89,6 +89,15 @@ def require_run(folder: Path) -> RunSettings:
     if settings is None or not (folder / JOURNAL).exists():
         raise RunError(f"{folder} is not a run (no {RUN} or no {JOURNAL}): give a folder that `dengine generate` made.")
     return settings
+
+
+def check_format(folder: Path, stored: RunSettings | None) -> None:
+    """Raise RunError for a run that an older dengine painted: its chunks were put together otherwise."""
+    if stored is not None and stored.format != FORMAT:
+        raise RunError(
+            f"{folder} was painted by an older dengine: finalize and merge still work on it, generate does not. Give a "
+            "new folder."
+        )
 
 
 def start_run(folder: Path, wanted: RunSettings, stored: RunSettings | None) -> None:

@@ -68,7 +68,8 @@ def bench(settings: BenchSettings, report: Report = lambda progress: None) -> Fi
     `machine`, `versions`, `settings`; `engines`: of each engine, `run.engine_task`'s figures, `first_start` (load and
     first image of an earlier process, which found the cache of compiled models as it was), `roofline_share` and
     `speedup` over each row of the baseline, or `error`; `baseline`: `baseline.run_baseline`'s figures by
-    `role` (batch 1, best batch, torch.compile), or `error`; `roofline`: `roofline.roofline_task`'s, by device.
+    `role` (batch 1, best batch, torch.compile), or `error`; `roofline`: `roofline.roofline_task`'s, by device,
+    or `error` and an empty `best`.
     Raises UsageError, BundleError and DatasetError for what cannot be measured at all.
     """
     bundle = open_bundle(settings.bundle or default_bundle())
@@ -109,32 +110,35 @@ def derived(figures: Figures, rooflines: Mapping[str, Figures], baseline: Sequen
     """An engine's figures with those that follow from other measurements.
 
     `roofline_share` of a graph, and of a tick: operations of its rows, over the median of its seconds, over the matmul
-    rate of its precision. Of the whole run: the seconds that all its calls would take at that rate, spare rows
-    included, over the run's. A row that a backend does not compute, because it repeats another, counts as computed.
+    rate of its precision, or of the `roofline_precision` beside it where its own has no rate (`rate_of`). Of the whole
+    run: the seconds that all its calls would take at these rates, spare rows included, over the run's. A row that a
+    backend does not compute, because it repeats another, counts as computed.
     """
     if "error" in figures:
         return figures
     speeds = {row["role"]: row["images_per_second"] for row in baseline if "error" not in row}
     result = figures | {"speedup": {role: figures["images_per_second"] / speed for role, speed in speeds.items()}}
     roofline = rooflines.get(figures["device"])
-    if roofline is None:
+    if roofline is None or "error" in roofline:
         return result
     flops, best = roofline["flops"], roofline["best"]
     graphs, ideal = {}, 0.0
     for name, entry in figures["graphs"].items():
         work = flops[entry["graph"]] * entry["batch"]
-        rate = rate_of(best, entry["precision"])
-        share = None if rate is None else work / entry["seconds"]["median"] / rate
-        ideal += 0.0 if rate is None else work * entry["calls"] / rate
-        graphs[name] = entry | {"flops": work, "roofline_share": share}
+        share = _share(work / entry["seconds"]["median"], rate_of(best, entry["precision"]))
+        ideal += (share["roofline_share"] or 0.0) * entry["seconds"]["median"] * entry["calls"]
+        graphs[name] = entry | {"flops": work} | share
     tick = figures["tick"]
-    rate = rate_of(best, figures["precision"])
-    tick_share = None if rate is None else flops["unet"] * tick["rows"] / tick["seconds"]["median"] / rate
-    return result | {
-        "graphs": graphs,
-        "tick": tick | {"roofline_share": tick_share},
-        "roofline_share": ideal / figures["seconds"] if ideal else None,
-    }
+    share = _share(flops["unet"] * tick["rows"] / tick["seconds"]["median"], rate_of(best, figures["precision"]))
+    whole = share | {"roofline_share": ideal / figures["seconds"] if ideal else None}
+    return result | {"graphs": graphs, "tick": tick | share} | whole
+
+
+def _share(speed: float, rate: Mapping[str, Any] | None) -> Figures:
+    """Operations a second over a rate, and the rate's precision."""
+    if rate is None:
+        return {"roofline_share": None, "roofline_precision": None}
+    return {"roofline_share": speed / rate["flops_per_second"], "roofline_precision": rate["precision"]}
 
 
 class _Steps:
@@ -234,8 +238,8 @@ def _row(role: str, task: str, asked: BaselineSettings, steps: _Steps) -> Figure
 def _rooflines(
     settings: BenchSettings, workload: Workload, measured: Sequence[Figures], steps: _Steps
 ) -> dict[str, Figures]:
-    """The matmul rates of every device that an engine ran on."""
-    found = {}
+    """The matmul rates of every device that an engine ran on, or the error."""
+    found: dict[str, Figures] = {}
     tell = steps.begin("matmul rate")
     for device in sorted({figures["device"] for figures in measured if "error" not in figures}):
         asked = settings.device if (settings.device or "").startswith(device) else device
@@ -246,7 +250,10 @@ def _rooflines(
             "device": asked,
             "sizes": settings.matmul_sizes,
         }
-        found[device] = run_alone("engines.measure.roofline:roofline_task", arguments, tell)
+        try:
+            found[device] = run_alone("engines.measure.roofline:roofline_task", arguments, tell)
+        except DengineError as cause:
+            found[device] = {"best": {}, "error": str(cause)}
     return found
 
 

@@ -1,6 +1,6 @@
 """How much memory this process holds, and held at most.
 
-Knows: what the kernel says of main memory, and PyTorch and the driver of a GPU's. Knows nothing about what uses it.
+Knows: what the kernel says of main memory, and PyTorch of a GPU's. Knows nothing about what uses it.
 
 Resident memory counts weights that are mapped from files, and pages that several processes share.
 """
@@ -17,12 +17,11 @@ STATUS = Path("/proc/self/status")
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes, of this process unless a field says otherwise."""
+    """Bytes, of this process."""
 
     rss: int | None  # resident in main memory now; None where the system does not say
     rss_peak: int  # resident at most, since the process began
-    vram_peak: int  # of a GPU, reserved by PyTorch at most; 0 where PyTorch uses none
-    vram_device: int  # of the same GPU, taken by all processes and runtimes now, as the driver says; 0 without one
+    vram_peak: int | None  # of all GPUs, reserved by PyTorch at most; None where another runtime's is not known
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -32,8 +31,7 @@ class Memory:
 def read_memory() -> Memory:
     """What this process holds now, and held at most."""
     rss, peak = _resident()
-    vram_peak, vram_device = _vram()
-    return Memory(rss, peak, vram_peak, vram_device)
+    return Memory(rss, peak, _vram())
 
 
 def _resident() -> tuple[int | None, int]:
@@ -46,10 +44,9 @@ def _resident() -> tuple[int | None, int]:
         return None, peak if sys.platform == "darwin" else peak << 10  # macOS counts bytes, others KiB
 
 
-def _vram() -> tuple[int, int]:
-    """(PyTorch's peak, taken on the device); zeros where no GPU is in use. Never imports PyTorch itself."""
+def _vram() -> int:
+    """PyTorch's peak, of the GPU in use whichever it is; 0 without one. Never imports PyTorch itself."""
     torch: Any = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return 0, 0
-    free, total = torch.cuda.mem_get_info()
-    return int(torch.cuda.max_memory_reserved()), int(total - free)
+        return 0
+    return sum(int(torch.cuda.max_memory_reserved(index)) for index in range(torch.cuda.device_count()))

@@ -16,8 +16,8 @@ What is done, and how it is kept fair:
 - Prompts are embedded once a batch, and the embeddings serve the pipeline and the label pass.
 - The label pass is the baseline's own: noise of the bundle's timestep added to the final latents, one conditional UNet
   call with hooks for the pyramid, then the adapter. That noise is the one dengine takes for the same job.
-- torch.compile, where asked for, compiles the pipeline's UNet in its default mode; the label pass stays eager, since
-  its hooks would have to be compiled in.
+- torch.compile, where asked for, compiles the pipeline's UNet in its default mode (no max-autotune, no CUDA graphs);
+  the VAE stays eager, and so does the label pass, since its hooks would have to be compiled in.
 
 B batch, Q queries, K classes, N boxes, Z/h/w latents.
 """

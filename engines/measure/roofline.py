@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from engines.backends.base import cpu_has_bf16, import_runtime, resolve_threads
+from engines.backends.signal_stack import same_signal_stack
 from engines.bundle import default_bundle, open_bundle
-from engines.errors import BackendError
 from engines.measure.timing import synchronise
 
 SIZES = (1024, 2048, 4096)
@@ -73,7 +73,7 @@ def matmul_rates(
                 try:
                     product = build(size, precision, device, threads)
                     seconds = _fastest(product, device, patience)
-                except (BackendError, RuntimeError) as cause:
+                except Exception as cause:  # runtimes raise errors of many kinds
                     tell(f"{runtime} does not multiply in {precision} here: {cause}")
                     break
                 rates.append(Rate(precision, runtime, size, 2 * size**3 / seconds))
@@ -89,14 +89,12 @@ def best_rates(rates: Sequence[Rate]) -> dict[str, Rate]:
     return best
 
 
-def rate_of(best: Mapping[str, Mapping[str, Any]], precision: str) -> float | None:
-    """Operations a second that a precision's share is of; for one that was not measured (int8) the fastest other's.
+def rate_of(best: Mapping[str, Mapping[str, Any]], precision: str) -> Mapping[str, Any] | None:
+    """The rate that a precision's share is of; for a precision that was not measured (int8) the fastest other's.
 
     `best` is `best_rates` as JSON. None where nothing was measured.
     """
-    if precision in best:
-        return float(best[precision]["flops_per_second"])
-    return max((float(rate["flops_per_second"]) for rate in best.values()), default=None)
+    return best.get(precision) or max(best.values(), key=lambda rate: float(rate["flops_per_second"]), default=None)
 
 
 def roofline_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
@@ -173,7 +171,8 @@ def _openvino_product(size: int, precision: str, device: torch.device, threads: 
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    request = ov.Core().compile_model(model, "CPU", config).create_infer_request()
+    with same_signal_stack():
+        request = ov.Core().compile_model(model, "CPU", config).create_infer_request()
     request.set_input_tensor(ov.Tensor(a, shared_memory=True))
 
     def product(keep: Any = a) -> Any:  # the request holds the address only

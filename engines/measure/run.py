@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from engines.diffusion.schedule import make_schedule
 from engines.generation.events import Event, Opened, Painted, RunSummary, Tick
 from engines.generation.loop import generate
 from engines.generation.run_folder import require_run
-from engines.measure.memory import read_memory
+from engines.measure.memory import Memory, read_memory
 from engines.measure.timing import (
     CALLS,
     LIMIT,
@@ -92,8 +92,8 @@ def engine_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
             **arguments["options"],
         )
         watched = _watch(settings, tell, only_first)
-    memory = read_memory()
     run = watched.settings
+    memory = memory_of(run.engine, watched.backend.device)
     figures: dict[str, Any] = {
         "engine": run.engine,
         "precision": run.precision,
@@ -120,6 +120,12 @@ def engine_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         "graphs": _graphs(bundle, watched, tell),
         "tick": _tick(bundle, watched, tell),
     }
+
+
+def memory_of(engine: str, device: torch.device) -> Memory:
+    """Of this process; on a GPU without `vram_peak`, unless the engine allocates through PyTorch."""
+    memory = read_memory()
+    return memory if engine == "torch" or device.type == "cpu" else replace(memory, vram_peak=None)
 
 
 def use_name(bundle: Bundle, use: Use) -> str:

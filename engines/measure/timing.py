@@ -4,7 +4,6 @@ Knows: statistics of repeated calls, and a backend that notes when each of its c
 Does not know: which backend that is, what its graphs compute, or what a run is.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -92,7 +91,6 @@ class Interval:
     use: Use
     start: float
     end: float
-    thread: int  # `threading.get_ident` of the one who called
 
 
 def covered(intervals: Iterable[tuple[float, float]], start: float, end: float) -> float:
@@ -141,7 +139,7 @@ class _TimedCall:
     def run(self) -> None:
         start = time.perf_counter()
         self.call.run()
-        self.intervals.append(Interval(self.use, start, time.perf_counter(), threading.get_ident()))
+        self.intervals.append(Interval(self.use, start, time.perf_counter()))
 
 
 @dataclass
