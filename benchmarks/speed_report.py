@@ -137,9 +137,9 @@ def _peers(steps: Steps) -> Iterator[str]:
     yield (
         "The same jobs on optimum's pipelines, each in an environment of its own at its best batch, shapes and "
         "precision of float32 and bf16; int8 of theirs was not tried. In their favour: crops are cut beforehand, and "
-        f"export and loading are not timed. They paint pictures without boxes. The last column adds the label pass in PyTorch, {1000 * label:.0f} ms an image, "
-        "measured in dengine's own environment (the adapter needs a newer transformers than theirs), on latents that "
-        "are there already."
+        "export and loading are not timed. They paint pictures without boxes. The last column adds the label pass in "
+        f"PyTorch, {1000 * label:.0f} ms an image, measured in dengine's own environment (the adapter needs a newer "
+        "transformers than theirs), on latents that are there already."
     )
     yield peers.table(found["peers"], label)
     for result in found["peers"]:
