@@ -58,6 +58,9 @@ CANDIDATES: Mapping[str, Mapping[str, Any]] = {
     "DPM++ 10, guided above 0.4": {"sampler": "dpmpp", "steps": 10, "guidance_interval": (0.4, 1.0)},
     "DPM++ 8, guided above 0.4": {"sampler": "dpmpp", "steps": 8, "guidance_interval": (0.4, 1.0)},
     "DPM++ 8, guided below 0.4": {"sampler": "dpmpp", "steps": 8, "guidance_interval": (0.0, 0.4)},
+    "DPM++ 6": {"sampler": "dpmpp", "steps": 6},
+    "DPM++ 6, guided above 0.4": {"sampler": "dpmpp", "steps": 6, "guidance_interval": (0.4, 1.0)},
+    "DPM++ 6, guided below 0.4": {"sampler": "dpmpp", "steps": 6, "guidance_interval": (0.0, 0.4)},
 }
 
 
