@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import parse_size
+from dengine_cli.options import Compiled, Precision, Slots, Threads, parse_size
 from engines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,14 +37,10 @@ def command(
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of the schedule.")] = 25,
     seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
-    slots: Annotated[int | None, typer.Option(help="Images in work at once.  [default: by device]")] = None,
-    precision: Annotated[
-        str, typer.Option(help="f32, bf16, f16, int8, or auto: the widest that is fast here.")
-    ] = "auto",
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the networks first (torch on CUDA; takes minutes).")
-    ] = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: the engine's choice]")] = None,
+    slots: Slots = None,
+    precision: Precision = "auto",
+    compiled: Compiled = False,
+    threads: Threads = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.  [default: what suits the engine]")] = None,
     baseline: Annotated[
         bool, typer.Option("--baseline/--no-baseline", help="Measure the plain diffusers pipeline too.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import parse_list, parse_range, parse_size
+from dengine_cli.options import Compiled, Precision, Slots, Threads, parse_list, parse_range, parse_size
 
 if TYPE_CHECKING:
     from engines.generation.events import DatasetSummary, RunSummary
@@ -80,16 +80,12 @@ def command(
         int | None,
         typer.Option(help="Images painted between two points of safety.  [default: by count]"),
     ] = None,
-    slots: Annotated[int | None, typer.Option(help="Images in work at once.  [default: by device]")] = None,
+    slots: Slots = None,
     rows: Annotated[int | None, typer.Option(help="Rows of a network call.  [default: what the slots need]")] = None,
     engine: Annotated[str, typer.Option(help="auto, tensorrt, torch, openvino or onnxruntime.")] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="f32, bf16, f16, int8, or auto: the widest that is fast here.")
-    ] = "auto",
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the networks first (torch on CUDA; takes minutes).")
-    ] = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: the engine's choice]")] = None,
+    precision: Precision = "auto",
+    compiled: Compiled = False,
+    threads: Threads = None,
     formats: Annotated[
         str, typer.Option("--format", metavar="LIST", help="Of coco (always written), yolo, imagefolder.")
     ] = "coco",

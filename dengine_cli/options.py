@@ -19,6 +19,11 @@ PredictionType = Annotated[
     str | None, typer.Option(help="What a single-file SD 2.x checkpoint predicts: epsilon or v_prediction.")
 ]
 
+Slots = Annotated[int | None, typer.Option(help="Images in work at once.  [default: by device]")]
+Precision = Annotated[str, typer.Option(help="f32, bf16, f16, int8, or auto: the widest that is fast here.")]
+Compiled = Annotated[bool, typer.Option("--compile", help="Compile the networks first (torch on CUDA; takes minutes).")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads.  [default: the engine's choice]")]
+
 
 def parse_range(text: str | None, option: str) -> tuple[float, float] | None:
     """`0.4:0.8` to (0.4, 0.8), and `0.6` to (0.6, 0.6)."""

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import fakes
-import numpy as np
 import pytest
-from PIL import Image
+from painting import make_references
 
 from engines.datasets.dataset import open_dataset
 from engines.errors import UsageError
@@ -18,12 +17,7 @@ SMALL = Workload(frame=fakes.FRAME, steps=10, jobs=20, seed=3)
 
 @pytest.fixture
 def references(tmp_path: Path) -> Path:
-    folder = tmp_path / "references"
-    folder.mkdir()
-    for i in range(3):
-        pixels = np.random.default_rng(i).integers(0, 256, (80, 120, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-    return folder
+    return make_references(tmp_path / "references", 3)
 
 
 def test_it_is_the_one_that_was_committed() -> None:

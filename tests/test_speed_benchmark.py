@@ -11,6 +11,7 @@ from typing import Any
 import fakes
 import numpy as np
 import pytest
+from painting import make_references
 from PIL import Image
 
 from dengine_cli.main import app
@@ -34,12 +35,7 @@ def scripts() -> Iterator[dict[str, ModuleType]]:
 
 @pytest.fixture
 def references(tmp_path: Path) -> Path:
-    folder = tmp_path / "references"
-    folder.mkdir()
-    for number in range(3):
-        pixels = np.random.default_rng(number).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    return folder
+    return make_references(tmp_path / "references", 3)
 
 
 def test_the_peers_get_the_jobs_and_crops_of_generate(

@@ -9,7 +9,6 @@ Knows nothing about what a stage is for.
     RESULTS/<stage>.json     the record of a finished stage: small, and no path of the machine in it
 """
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -26,6 +25,7 @@ from benchmarks.proof.lists import LISTS
 from benchmarks.proof.plan import Plan
 from engines.errors import DengineError
 from engines.files import read_json, write_json
+from engines.versions import installed_versions
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _DENGINE = ("-c", "from dengine_cli.main import main; main()")
@@ -185,13 +185,7 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of the libraries that figures depend on, as far as they are installed."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(_PACKAGES)
 
 
 def other_versions(python: Path) -> dict[str, str]:
