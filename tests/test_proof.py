@@ -5,8 +5,10 @@ The commands of the stages are stand-ins here, which leave what the real ones le
 
 import datetime
 import json
+import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from test_finalize import make_run
 from benchmarks.proof import actions, choices, lists, pictures, report, tuning
 from benchmarks.proof import run as program
 from benchmarks.proof.draws import draws, interval, read_draws
+from benchmarks.proof.lanes import shares_of_cores
 from benchmarks.proof.lists import LISTS, check, draw, fraction_of, prepare, read_list
 from benchmarks.proof.plan import TOY, Plan
 from benchmarks.proof.progress import to_do
@@ -67,13 +70,16 @@ class Fake(Workplace):
 
     generated_is_right: bool = True  # whether detectors that saw generated images find everything
     real_is_right: bool = False  # the same of those that saw real images alone
+    broken: bool = False  # whether every command fails
     pace: float = 0.0
-    clock: float = 0.0
+    clock: list[float] = field(default_factory=lambda: [0.0])  # shared by the lanes' copies
     ran: list[tuple[str, list[str]]] = field(default_factory=list)
 
     def run(self, command: Sequence[str]) -> None:
-        self.clock += self.pace
+        self.clock[0] += self.pace
         self.left()
+        if self.broken:
+            raise ProofError("no luck")
         words = list(command)
         self.ran.append((self.stage, words))
         named = {word: words[place + 1] for place, word in enumerate(words[:-1]) if word.startswith("--")}
@@ -188,11 +194,13 @@ def place(tmp_path: Path, dataset: Path) -> Fake:
     return Fake(tmp_path / "work", tmp_path / "results" / "proof", dataset, PLAN, folder, Path(sys.executable))
 
 
-def start(place: Fake, *wanted: str, seconds: float = float("inf"), **changes: Any) -> list[tuple[Stage, str]]:
+def start(
+    place: Fake, *wanted: str, seconds: float = float("inf"), lanes: int = 1, **changes: Any
+) -> list[tuple[Stage, str]]:
     """One start of the proof with a clock that commands move on."""
-    given = replace(place, ran=place.ran, clock=0.0, deadline=seconds, **changes)
-    given.now = lambda: given.clock
-    return program.run(given, build(given.plan), set(wanted))
+    given = replace(place, clock=[0.0], deadline=seconds, **changes)
+    given.now = lambda: given.clock[0]
+    return program.run(given, build(given.plan), set(wanted), lanes)
 
 
 def test_the_lists_in_the_repository_are_tenths_that_share_nothing() -> None:
@@ -298,6 +306,27 @@ def test_a_proof_that_is_cut_short_goes_on(place: Fake) -> None:
     before = len(place.ran)
     assert start(place) == []
     assert len(place.ran) == before
+
+
+def test_lanes_do_the_same_stages_each_after_what_it_needs(place: Fake) -> None:
+    left = start(place, seconds=250, pace=60.0, lanes=2)
+    assert "goes on next time" in {why for _, why in left}
+    assert start(place, lanes=3) == []
+    records = {stage.name: (place.results / f"{stage.name}.json").stat().st_mtime_ns for stage in build(PLAN)}
+    for stage in build(PLAN):
+        assert all(records[name] <= records[stage.name] for name in (*stage.needs, *stage.reads))
+
+
+def test_a_lane_that_fails_stops_the_others_and_says_so(place: Fake) -> None:
+    with pytest.raises(ProofError, match="no luck"):
+        start(place, lanes=2, broken=True)
+
+
+def test_a_lane_keeps_to_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {4, 5, 6}, raising=False)
+    assert shares_of_cores(1) == [set()]
+    assert shares_of_cores(2) == [{4, 6}, {5}]
+    assert shares_of_cores(4) == [{4}, {5}, {6}, {4}]
 
 
 def test_a_stage_that_cannot_go_on_waits_for_time_enough(place: Fake) -> None:
@@ -410,6 +439,10 @@ def test_a_command_ends_with_the_time_that_was_given(tmp_path: Path) -> None:
         place.run([sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"])
     assert place.now() - place.deadline < 20
     place.deadline = float("inf")
+    threading.Timer(0.5, place.stop.set).start()
+    with pytest.raises(OutOfTimeError):
+        place.run([sys.executable, "-c", "import time; time.sleep(60)"])
+    place.stop.clear()
     with pytest.raises(ProofError, match=r"slow failed \(3\): no luck"):
         place.run([sys.executable, "-c", "import sys; print('no luck'); sys.exit(3)"])
 

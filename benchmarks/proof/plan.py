@@ -40,7 +40,7 @@ class Plan:
     tune_full: float = 0.1  # share of train, by the rule that the bundled adapter's tune part follows
     style: str = "microscope photo"
     # Painting
-    base_scale: float = 0.35  # factor on the length of train-base: 40 minutes in place of two hours without bf16
+    base_scale: float = 0.35  # factor on the length of train-base: a third of the cost
     frame: str = "320x256"  # pixels of painted images
     count: int = 820  # generated images in every setting: 4 for each of the 205 train images
     template: str = "a {style}"  # the label-free base has never seen a class word

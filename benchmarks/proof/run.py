@@ -2,6 +2,7 @@
 
     python benchmarks/proof/run.py --work WORK --python OTHER/bin/python --minutes 120
     python benchmarks/proof/run.py --work WORK --only tune --until 23:30
+    python benchmarks/proof/run.py --work WORK --lanes 2    two stages side by side, each on its own half of the cores
     python benchmarks/proof/run.py --work WORK --plan       what is done and what is left, without doing anything
 
 Every finished stage leaves one JSON file in benchmarks/results/proof; after each, proof.md is written again. What was
@@ -15,14 +16,17 @@ import argparse
 import datetime
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.proof import report  # noqa: E402  what stands above makes it importable
+from benchmarks.proof.lanes import GOES_ON, Lanes  # noqa: E402
 from benchmarks.proof.plan import TOY, Plan  # noqa: E402
 from benchmarks.proof.progress import is_done, to_do  # noqa: E402
 from benchmarks.proof.stages import Stage, build  # noqa: E402
@@ -44,7 +48,7 @@ def main() -> int:
         if given.plan:
             show_plan(place, stages)
             return 0
-        left = run(place, stages, set(given.only))
+        left = run(place, stages, set(given.only), given.lanes)
     except DengineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -56,21 +60,22 @@ def main() -> int:
     return 3 if left else 0
 
 
-def run(place: Workplace, stages: Sequence[Stage], wanted: set[str]) -> list[tuple[Stage, str]]:
+def run(place: Workplace, stages: Sequence[Stage], wanted: set[str], lanes: int = 1) -> list[tuple[Stage, str]]:
     """Run what is to do until the deadline; returns what is left and why. The report is written after every stage."""
-    left: list[tuple[Stage, str]] = []
-    over = False
-    for stage in to_do(place, stages, wanted):
-        if over or any(other.name in (*stage.needs, *stage.reads) for other, _ in left):
-            left.append((stage, "time is up" if over else "needs what is left"))
-        elif stage.torchvision and place.python is None:
-            left.append((stage, "needs --python with torchvision"))
-        elif not stage.resumes and place.deadline - place.now() < 1.5 * 60 * stage.minutes:
-            left.append((stage, "too little time to finish it"))
-        else:
-            over = not _perform(place, stage)
-            if over:
-                left.append((stage, "goes on next time"))
+    writing = threading.Lock()
+
+    def perform(stage: Stage) -> str:
+        if stage.torchvision and place.python is None:
+            return "needs --python with torchvision"
+        if not stage.resumes and place.deadline - place.now() < 1.5 * 60 * stage.minutes:
+            return "too little time to finish it"
+        if not _perform(replace(place), stage):
+            return GOES_ON
+        with writing:
+            report.write(place)
+        return ""
+
+    left = Lanes(to_do(place, stages, wanted), perform, place.stop).run(lanes)
     report.write(place)
     return left
 
@@ -86,7 +91,6 @@ def _perform(place: Workplace, stage: Stage) -> bool:
         place.perform(stage.name, stage.settings, stage.action)
     except OutOfTimeError:
         return False
-    report.write(place)
     return True
 
 
@@ -110,6 +114,8 @@ def make_place(given: argparse.Namespace) -> Workplace:
         raise UsageError(f"--data is {given.data}; a Pascal VOC folder with the splits train and val was expected.")
     if given.python is not None and not given.python.exists():
         raise UsageError(f"--python is {given.python}, which does not exist.")
+    if given.lanes < 1:
+        raise UsageError(f"--lanes is {given.lanes}; 1 or more was expected.")
     seconds = float("inf")
     if given.minutes is not None:
         seconds = 60 * given.minutes
@@ -146,6 +152,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], metavar="STAGE", help="stages or groups, and what they need")
     parser.add_argument("--until", default=None, metavar="HH:MM", help="stop then")
     parser.add_argument("--minutes", type=float, default=None, help="stop after so long")
+    parser.add_argument("--lanes", type=int, default=1, help="stages side by side, each on its share of the cores")
     parser.add_argument("--plan", action="store_true", help="show the stages and what is left")
     parser.add_argument("--toy", action="store_true", help="a dry run of everything; its figures mean nothing")
     return parser.parse_args()

@@ -15,6 +15,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from engines.versions import installed_versions
 ROOT = Path(__file__).resolve().parent.parent.parent
 _DENGINE = ("-c", "from dengine_cli.main import main; main()")
 _PACKAGES = ("torch", "torchvision", "transformers", "diffusers", "openvino", "onnxruntime-gpu", "numpy")
+_GLANCE = 1.0  # seconds between two looks at a running command
 _PATIENCE = 180.0  # seconds that a command may take to stop at a good place
 
 
@@ -53,14 +55,15 @@ class Workplace:
     python: Path | None = None  # of an environment with torchvision; None: there is none
     deadline: float = float("inf")  # time.monotonic() at which to stop
     now: Callable[[], float] = time.monotonic
+    stop: threading.Event = field(default_factory=threading.Event)  # set: commands are interrupted, nothing begins
     stage: str = ""  # in work at present
     commands: list[str] = field(default_factory=list)  # of that stage, as they are recorded
     used_other: bool = False  # whether one of them ran in the environment with torchvision
 
     def left(self) -> float:
-        """Seconds until the deadline; OutOfTimeError when there are none."""
+        """Seconds until the deadline; OutOfTimeError when there are none, or when all is to stop."""
         left = self.deadline - self.now()
-        if left <= 0:
+        if left <= 0 or self.stop.is_set():
             raise OutOfTimeError
         return left
 
@@ -92,21 +95,19 @@ class Workplace:
         self.run([str(python), *map(str, arguments)])
 
     def run(self, command: Sequence[str]) -> None:
-        """Run a command until it ends, or until the deadline: then it is interrupted as by Ctrl-C.
+        """Run a command until it ends, until the deadline or `stop`: then it is interrupted as by Ctrl-C.
 
         Raises OutOfTimeError, or ProofError with the last line of what a command said that failed.
         """
-        left = self.left()
+        self.left()
         log = self.work / "logs" / f"{self.stage}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         with log.open("ab") as said:
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)
             try:
-                code = process.wait(None if left == float("inf") else left)
-            except subprocess.TimeoutExpired:
-                _interrupt(process)
-                raise OutOfTimeError from None
+                while (code := _ended(process, min(self.left(), _GLANCE))) is None:
+                    pass
             except BaseException:
                 _interrupt(process)
                 raise
@@ -159,6 +160,14 @@ class Workplace:
         if found is None:
             raise ProofError(f"{stage} is not finished: run it first (--only {stage}).")
         return dict(found["figures"])
+
+
+def _ended(process: "subprocess.Popen[bytes]", patience: float) -> int | None:
+    """Exit code of a process that ends within `patience` seconds; None for one that goes on."""
+    try:
+        return process.wait(patience)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _interrupt(process: "subprocess.Popen[bytes]") -> None:
