@@ -49,7 +49,7 @@ def _ready(plan: Plan) -> Iterator[Stage]:
     laid_out = ("data/ImageSets/Main/val-kept.txt",)
     yield Stage("lists", "lists", actions.make_lists, leaves=laid_out, minutes=0.5, settings=settings)
     yield Stage(
-        BASE, "base", actions.train_base, reads=("lists",), leaves=(f"{BASE}/model_index.json",), minutes=120.0,
+        BASE, "base", actions.train_base, reads=("lists",), leaves=(f"{BASE}/model_index.json",), minutes=150.0 * plan.base_scale,
         settings={"scale": plan.base_scale},
     )  # fmt: skip
     yield from _tuned(plan, detector, first)
