@@ -3,8 +3,8 @@
 Knows: the graph of stages for a plan. Knows nothing about commands or figures, or about what is done.
 
 The order puts what decides later stages first, then one detector's label-scarce setting on every list, the setting
-with all labels, the second detector, and what is run as time allows. A stage whose record is there is done; one that
-another reads is done again, from its seed, where its files are gone.
+with all labels, the second detector (label-scarce first, then other adapters), and what is run as time allows. A stage
+whose record is there is done; one that another reads is done again, from its seed, where its files are gone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ from benchmarks.proof.plan import FULL, DetectorPlan, Plan
 from benchmarks.proof.workplace import Workplace
 
 Action = Callable[[Workplace], Figures]
-_TRAINING = 10.0  # minutes of one training of a detector, about
+_TRAINING = 3.0  # minutes of one training of a detector, about
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,17 @@ class Stage:
 
 def build(plan: Plan) -> list[Stage]:
     """Every stage of a plan, in the order they are run in."""
-    return [*_ready(plan), *_scarce(plan), *_full(plan), *_second(plan), *_extras(plan)]
+    second = list(_second(plan))
+    scarce = [stage for stage in second if FULL not in stage.name]
+    return [
+        *_ready(plan),
+        *_scarce(plan),
+        *_full(plan),
+        *scarce,
+        *_variants(plan),
+        *(stage for stage in second if stage not in scarce),
+        *_extras(plan),
+    ]
 
 
 def _ready(plan: Plan) -> Iterator[Stage]:
@@ -49,8 +59,8 @@ def _ready(plan: Plan) -> Iterator[Stage]:
     laid_out = ("data/ImageSets/Main/val-kept.txt",)
     yield Stage("lists", "lists", actions.make_lists, leaves=laid_out, minutes=0.5, settings=settings)
     yield Stage(
-        BASE, "base", actions.train_base, reads=("lists",), leaves=(f"{BASE}/model_index.json",), minutes=150.0 * plan.base_scale,
-        settings={"scale": plan.base_scale},
+        BASE, "base", actions.train_base, reads=("lists",), leaves=(f"{BASE}/model_index.json",),
+        minutes=150.0 * plan.base_scale, settings={"scale": plan.base_scale},
     )  # fmt: skip
     yield from _tuned(plan, detector, first)
     for name in plan.lists:
@@ -90,8 +100,8 @@ def _second(plan: Plan) -> Iterator[Stage]:
         yield from _full_arms(plan, detector)
 
 
-def _extras(plan: Plan) -> Iterator[Stage]:
-    """Other heads, other amounts of generated images, other numbers of labels."""
+def _variants(plan: Plan) -> Iterator[Stage]:
+    """Other heads and sizes of the adapter."""
     first, detector = plan.lists[0], plan.detectors[0]
     for variant in plan.variants:
         name = f"{first}-{variant}"
@@ -99,6 +109,11 @@ def _extras(plan: Plan) -> Iterator[Stage]:
         yield _generated(plan, name)
         yield _read(name)
         yield _compared(plan, detector, name, "generated", f"generated-{name}", first)
+
+
+def _extras(plan: Plan) -> Iterator[Stage]:
+    """Other amounts of generated images, other numbers of labels."""
+    first, detector = plan.lists[0], plan.detectors[0]
     if plan.amounts:
         yield _compared(plan, detector, first, "amounts", f"generated-{first}", first, ",".join(plan.amounts))
     for name in plan.extra_lists:
