@@ -389,6 +389,23 @@ def test_gains_over_a_good_baseline_are_met(place: Fake) -> None:
     assert verdicts(place) == ["**not met**"] * 4 + ["**not met**"] * 2 + ["met"] * 2
 
 
+def test_what_was_typed_and_every_machine_are_told(
+    place: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "FINDINGS", tmp_path / "findings.md")
+    start(place, "lists", "tune-rt_detr-full-lr0.001")
+    other = place.results / "lists.json"
+    record = json.loads(other.read_text())
+    write(other, record | {"machine": record["machine"] | {"cpu": "Another"}})
+    assert "What the figures suggest" not in "\n".join(report.sections(place, report.read_records(place.results), []))
+    (tmp_path / "findings.md").write_text("Because.\n")
+    text = "\n".join(report.sections(place, report.read_records(place.results), []))
+    assert "## What the figures suggest\n\nBecause.\n" in text
+    assert "Another, " in text
+    assert ": lists\n" in text
+    assert ": tune-rt_detr-full-lr0.001\n" in text
+
+
 def test_a_verdict_needs_the_bar_and_the_baseline() -> None:
     high = Gain(6.0, 1.0, 4.0, 8.0, (6.0,))
     assert report.verdict(Bar("x", "k", 5.0, high), 80.0) == "met"

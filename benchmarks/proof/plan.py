@@ -50,7 +50,7 @@ class Plan:
     least_strength: float = 0.3
     slack: float = 0.03  # F1 of labels that more strength may cost: see choices.strength
     uncertain: float = 0.15  # boxes from here up to the threshold mark their region
-    ablation_jobs: int = 64  # images of each setting in the ablation
+    ablation_jobs: int = 32  # images of each setting in the ablation
     # The adapter
     adapter_steps: int = 1600
     adapter_eval_every: int = 200

@@ -32,11 +32,13 @@ from benchmarks.proof.workplace import ProofError, Workplace
 from engines.files import read_json, write_atomic
 
 NAMES = {"real": "real", "pseudo": "real + pseudo", "generated": "real + generated", "adapter": "the adapter itself"}
+FINDINGS = Path(__file__).parent / "findings.md"  # typed; everything else is made from records
 NOT_RUN, NOT_MET, MET = "not run yet", "**not met**", "met"
 _HEAD = """# What generated images are worth: the proof on BCCD
 
-Written by `benchmarks/proof/run.py` from the records in `{folder}/`; nothing in it was typed. Everything was trained
-from random weights: no pretrained weights of anybody. How to repeat it: `benchmarks/proof/README.md`.
+Written by `benchmarks/proof/run.py` from the records in `{folder}/`; nothing but the part on what the figures suggest
+was typed. Everything was trained from random weights: no pretrained weights of anybody. How to repeat it:
+`benchmarks/proof/README.md`.
 
 BCCD: 205 train and 87 val images of blood smears, three classes. The val images are read once, by the runs below.
 {left_out}AP is COCO's, in points (0 to 100). ± is the standard deviation over the lists or seeds; brackets hold the 95%
@@ -68,6 +70,7 @@ def sections(place: Workplace, records: Records, drawn: Sequence[tuple[str, str]
     left_out = f"Left out of it, as nearly the same picture as a train image: {', '.join(out)}.\n" if out else ""
     yield _HEAD.format(folder=place.results.name, left_out=left_out)
     yield from _bars(bars(records, plan), {one.kind: baseline(records, one) for one in plan.detectors})
+    yield from _findings()
     yield from _settings(records, plan)
     yield from _adapters(records, plan)
     yield from _amounts(records, plan)
@@ -249,6 +252,12 @@ def _mean_ap(records: Records, arm: str, names: Sequence[str], mix: float) -> fl
     return 100 * statistics.fmean(_ap(records[f"mix-{arm}-{name}-{mix:g}"]) for name in names)
 
 
+def _findings() -> Iterable[str]:
+    """What was made of the figures, by hand; nothing where nothing was written."""
+    if FINDINGS.exists():
+        yield f"## What the figures suggest\n\n{FINDINGS.read_text('utf-8')}"
+
+
 def _costs(records: Records, plan: Plan) -> Iterable[str]:
     yield "## Every stage: its cost and its command\n"
     rows = []
@@ -263,10 +272,14 @@ def _costs(records: Records, plan: Plan) -> Iterable[str]:
     total = sum(record["seconds"] for record in records.values()) / 3600
     yield table(("stage", "minutes", "command"), rows)
     yield f"In all {total:.1f} hours so far, attempts that were broken off included.\n"
-    if records:
-        machine = next(iter(records.values()))["machine"]
+    machines: dict[str, list[str]] = {}
+    for stage, record in records.items():
+        machine = record["machine"]
         versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-        yield f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}, {versions}\n"
+        text = f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}, {versions}"
+        machines.setdefault(text, []).append(stage)
+    for text, stages in machines.items():
+        yield f"{text}\n" if len(machines) == 1 else f"{text}: {', '.join(stages)}\n"
     if other := next(
         (record["other_environment"] for record in records.values() if "other_environment" in record), None
     ):

@@ -2,9 +2,10 @@
 
 Knows: the graph of stages for a plan. Knows nothing about commands or figures, or about what is done.
 
-The order puts what decides later stages first, then one detector's label-scarce setting on every list, the setting
-with all labels, the second detector (label-scarce first, then other adapters), and what is run as time allows. A stage
-whose record is there is done; one that another reads is done again, from its seed, where its files are gone.
+The order puts what decides later stages first, then the label-scarce setting on every list with one detector and the
+next, the setting with all labels with the first detector, other adapters, all labels with the second detector, and what
+is run as time allows. A stage whose record is there is done; one that another reads is done again, from its seed, where
+its files are gone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -44,8 +45,8 @@ def build(plan: Plan) -> list[Stage]:
     return [
         *_ready(plan),
         *_scarce(plan),
-        *_full(plan),
         *scarce,
+        *_full(plan),
         *_variants(plan),
         *(stage for stage in second if stage not in scarce),
         *_extras(plan),
