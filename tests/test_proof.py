@@ -393,7 +393,7 @@ def test_what_was_typed_and_every_machine_are_told(
     place: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "FINDINGS", tmp_path / "findings.md")
-    start(place, "lists", "tune-rt_detr-full-lr0.001")
+    start(place, "lists", "tune-rt_detr-full-lr0.001", "tune-rt_detr-full-lr0.0005")
     other = place.results / "lists.json"
     record = json.loads(other.read_text())
     write(other, record | {"machine": record["machine"] | {"cpu": "Another"}})
@@ -401,9 +401,23 @@ def test_what_was_typed_and_every_machine_are_told(
     (tmp_path / "findings.md").write_text("Because.\n")
     text = "\n".join(report.sections(place, report.read_records(place.results), []))
     assert "## What the figures suggest\n\nBecause.\n" in text
-    assert "Another, " in text
+    assert "Made on Another, " in text
     assert ": lists\n" in text
-    assert ": tune-rt_detr-full-lr0.001\n" in text
+    assert ": most stages\n" in text
+
+
+def test_a_stage_that_is_made_again_keeps_what_it_was(place: Fake) -> None:
+    start(place, "lists")
+    first = place.record("lists")
+    assert first is not None
+    place.perform("lists", {}, lambda _: {"images": 0})
+    place.perform("lists", {}, lambda _: {"images": 1})
+    again = place.record("lists")
+    assert again is not None
+    assert again["figures"] == {"images": 1}
+    assert [one["figures"] for one in again["before"]] == [first["figures"], {"images": 0}]
+    text = "\n".join(report.sections(place, report.read_records(place.results), []))
+    assert "Made once more from the seed, since later stages read files that were gone: lists. " in text
 
 
 def test_a_verdict_needs_the_bar_and_the_baseline() -> None:

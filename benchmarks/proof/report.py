@@ -5,7 +5,7 @@ bar that is not reached is said to be not met. Knows nothing about how the figur
 """
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -269,19 +269,44 @@ def _costs(records: Records, plan: Plan) -> Iterable[str]:
         before = record["figures"].get("trained_before")
         minutes = "made beforehand" if before else f"{record['seconds'] / 60:.1f}"
         rows.append((stage.name, minutes, "<br>".join(f"`{line}`" for line in record["commands"])))
-    total = sum(record["seconds"] for record in records.values()) / 3600
+    attempts = [one for record in records.values() for one in (record, *record.get("before", ()))]
+    total = sum(one["seconds"] for one in attempts) / 3600
     yield table(("stage", "minutes", "command"), rows)
     yield f"In all {total:.1f} hours so far, attempts that were broken off included.\n"
-    machines: dict[str, list[str]] = {}
+    if again := [stage for stage, record in records.items() if record.get("before")]:
+        yield (
+            f"Made once more from the seed, since later stages read files that were gone: {', '.join(again)}. "
+            "The table has their last making; their records keep the earlier figures, and stages that were finished by "
+            "then read the earlier files.\n"
+        )
+    yield from _places("Made on", records, machines)
+    yield from _places("The environment of the RetinaNet", records, environments)
+
+
+def machines(record: Mapping[str, Any]) -> Iterable[str]:
+    """What a stage was made on, each time it was made."""
+    for one in (record, *record.get("before", ())):
+        made = one["machine"]
+        where = f"{made['cpu']}, {made['cores']} cores, {made['precision']}"
+        yield f"{where}; Python {made['python']}, {_listed(made['versions'])}"
+
+
+def environments(record: Mapping[str, Any]) -> Iterable[str]:
+    """The library versions of the other environment, where a stage ran in it."""
+    if "other_environment" in record:
+        yield _listed(record["other_environment"])
+
+
+def _places(what: str, records: Records, told: Callable[[Mapping[str, Any]], Iterable[str]]) -> Iterable[str]:
+    """A line for each place that stages were made in; where there are several, the stages of all but the commonest."""
+    places: dict[str, list[str]] = {}
     for stage, record in records.items():
-        machine = record["machine"]
-        versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-        text = f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}, {versions}"
-        machines.setdefault(text, []).append(stage)
-    for text, stages in machines.items():
-        yield f"{text}\n" if len(machines) == 1 else f"{text}: {', '.join(stages)}\n"
-    if other := next(
-        (record["other_environment"] for record in records.values() if "other_environment" in record), None
-    ):
-        versions = ", ".join(f"{name} {version}" for name, version in other.items())
-        yield f"The environment of the RetinaNet: {versions}\n"
+        for text in dict.fromkeys(told(record)):
+            places.setdefault(text, []).append(stage)
+    for rank, text in enumerate(sorted(places, key=lambda text: -len(places[text]))):
+        stages = "most stages" if rank == 0 else ", ".join(places[text])
+        yield f"{what} {text}" + ("\n" if len(places) == 1 else f": {stages}\n")
+
+
+def _listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -26,6 +26,7 @@ from benchmarks.proof.lists import LISTS
 from benchmarks.proof.plan import Plan
 from engines.errors import DengineError
 from engines.files import read_json, write_json
+from engines.training.trainer import resolve_precision
 from engines.versions import installed_versions
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -126,7 +127,10 @@ class Workplace:
     def perform(
         self, stage: str, settings: Mapping[str, Any], action: Callable[["Workplace"], Mapping[str, Any]]
     ) -> None:
-        """Do a stage and write its record. What an interrupted attempt cost counts, too."""
+        """Do a stage and write its record. What an interrupted attempt cost counts, too.
+
+        A stage that is done again, since its files were gone, keeps what the earlier records say, as `before`.
+        """
         self.stage, self.commands, self.used_other = stage, [], False
         spent, begun = self.work / "seconds" / stage, self.now()
         before = float(spent.read_text("utf-8")) if spent.exists() else 0.0
@@ -145,6 +149,9 @@ class Workplace:
         }
         if self.used_other and self.python is not None:
             record["other_environment"] = other_versions(self.python)
+        if (earlier := self.record(stage)) is not None:
+            known = {key: earlier[key] for key in ("seconds", "figures", "machine")}
+            record["before"] = [*earlier.get("before", ()), known]
         self.results.mkdir(parents=True, exist_ok=True)
         write_json(self.results / f"{stage}.json", record)
         spent.unlink()
@@ -182,14 +189,23 @@ def _interrupt(process: "subprocess.Popen[bytes]") -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What figures were made on: processor, cores, library versions of the environment that drives the proof."""
+    """What figures were made on: processor, cores, what networks are trained in (`f32` or `bf16`), library versions.
+
+    The versions are those of the environment that drives the proof.
+    """
     model = platform.processor() or platform.machine()
     cpu = Path("/proc/cpuinfo")
     for line in cpu.read_text("utf-8").splitlines() if cpu.exists() else ():
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
-    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions()}
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "precision": resolve_precision("auto", "cpu"),
+        "python": platform.python_version(),
+        "versions": versions(),
+    }
 
 
 def versions() -> dict[str, str]:
