@@ -92,12 +92,17 @@ def found_by(detector: Detector, files: Sequence[Path], class_names: Sequence[st
     return truth
 
 
-def read_labels(folder: Path) -> tuple[list[Entry], list[Detections], list[Detections]]:
-    """The entries of a run's images, all their boxes, and those that are labels by the run's own rules."""
-    rules = rules_of(require_run(folder))
+def read_journal(folder: Path) -> tuple[list[Entry], list[Detections]]:
+    """The entries of a run's images, and all their boxes."""
     entries = [entry for entry in read_entries(folder / JOURNAL) if entry.file]
     rows = [np.array(entry.boxes, dtype=np.float32).reshape(-1, 6) for entry in entries]
-    boxes = [Detections(row[:, :4], row[:, 4], row[:, 5].astype(np.int64)) for row in rows]
+    return entries, [Detections(row[:, :4], row[:, 4], row[:, 5].astype(np.int64)) for row in rows]
+
+
+def read_labels(folder: Path) -> tuple[list[Entry], list[Detections], list[Detections]]:
+    """The same, and the boxes that are labels by the run's own rules."""
+    rules = rules_of(require_run(folder))
+    entries, boxes = read_journal(folder)
     labels = []
     for every in boxes:
         chosen, _ = choose(every, rules)

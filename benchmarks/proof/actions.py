@@ -27,6 +27,7 @@ from engines.files import read_json, write_json
 from engines.generation.scores import FALLBACK
 
 BASE = "base-nolabels"
+RULES = "rules-full"
 VAL = "val-kept"
 Figures = dict[str, Any]
 
@@ -164,16 +165,36 @@ def score_of(place: Workplace, name: str) -> str:
 
 def generate(place: Workplace, name: str) -> Figures:
     """The generated images of a list."""
-    plan, out = place.plan, place.folder(f"generated-{name}")
+    out = place.folder(f"generated-{name}")
+    strength = _paint(place, name, out, "--count", place.plan.count)
+    return labels_in(out / "annotations.json") | {"strength": strength}
+
+
+def _paint(place: Workplace, name: str, out: Path, *how_many: object) -> list[float]:
+    """Paint with the settings of a list; returns the range of strengths."""
+    plan = place.plan
     low, high = place.figures(f"ablation-{FULL if name == FULL else plan.lists[0]}")["strength"]
-    words: list[object] = ["generate", "--count", plan.count, "--bundle", bundle_of(place, name)]
+    words: list[object] = ["generate", *how_many, "--bundle", bundle_of(place, name)]
     if name == FULL:
         words += ["--reference", place.data, "--reference-split", "train", "--guidance", plan.guidance_full]
         words += ["--score", score_of(place, name), "--uncertain", plan.uncertain]
     else:
         words += ["--reference", place.folder("train-images")]
     place.dengine(*words, "--strength", f"{low}:{high}", "--seed", seed_of(name), "--out", out)
-    return labels_in(out / "annotations.json") | {"strength": [low, high]}
+    return [low, high]
+
+
+def try_rules(place: Workplace, detector: str) -> Figures:
+    """What thresholds, uncertain regions, dropped images and --balance do to the labels of the bundled model's run."""
+    out, balanced = place.folder(RULES), place.folder("balanced-full")
+    _paint(place, FULL, balanced, "--count", place.plan.count // 4, "--balance")
+    place.script(
+        ROOT / "benchmarks" / "ablation_rules.py", place.folder(f"generated-{FULL}"),
+        *("--detector", place.folder(detector) / "detector", "--score", score_of(place, FULL)),
+        *("--balanced", balanced, "--work", out),
+    )  # fmt: skip
+    lines = (out / "rules.jsonl").read_text("utf-8").splitlines()
+    return {"rows": [json.loads(line) for line in lines], "detector": detector}
 
 
 def tune(

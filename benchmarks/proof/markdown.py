@@ -6,6 +6,8 @@ Knows: how a table is written, and the columns of the ablation. Knows nothing ab
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.ablation_rules import table as rules_table
+from benchmarks.proof.actions import RULES
 from benchmarks.proof.plan import FULL
 
 _HEAD = """# What painting settings do to the accuracy of the labels
@@ -45,3 +47,11 @@ def ablations(records: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
             for row in record["figures"]["rows"]
         ]
         yield table(("setting", *_COLUMNS), rows)
+    if (record := records.get(RULES)) is not None:
+        yield "## The rules of a dataset, on a run of the bundled model\n"
+        yield (
+            "What `finalize` decides, on the images painted from the whole train split: nothing but --balance paints "
+            f"others. Detector: `{record['figures']['detector']}`. Commands: "
+            f"{', '.join(f'`{command}`' for command in record['commands'])}\n"
+        )
+        yield rules_table(record["figures"]["rows"])

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.proof import actions, choices
-from benchmarks.proof.actions import BASE, Figures
+from benchmarks.proof.actions import BASE, RULES, Figures
 from benchmarks.proof.plan import FULL, DetectorPlan, Plan
 from benchmarks.proof.workplace import Workplace
 
@@ -90,6 +90,7 @@ def _full(plan: Plan) -> Iterator[Stage]:
     yield from _mixes(plan, detector, (FULL,), ("generated",), plan.mixes_full)
     yield _read(FULL)
     yield from _full_arms(plan, detector)
+    yield _rules(plan)
 
 
 def _second(plan: Plan) -> Iterator[Stage]:
@@ -154,6 +155,13 @@ def _ablation(plan: Plan, name: str) -> Stage:
     action = partial(actions.ablate, name=name, detector=judge)
     settings = {"jobs": plan.ablation_jobs, "slack": plan.slack, "least": plan.least_strength}
     return Stage(f"ablation-{name}", "ablation", action, needs, reads, minutes=12.0, settings=settings)
+
+
+def _rules(plan: Plan) -> Stage:
+    judge = f"tune-{plan.detectors[0].kind}-{FULL}-long"
+    needs, reads = (f"ablation-{FULL}", f"thresholds-{FULL}"), ("lists", f"generated-{FULL}", judge)
+    action = partial(actions.try_rules, detector=judge)
+    return Stage(RULES, "ablation", action, needs, reads, minutes=6.0, settings={"count": plan.count})
 
 
 def _generated(plan: Plan, name: str) -> Stage:

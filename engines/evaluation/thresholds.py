@@ -66,11 +66,11 @@ def matched(truth: Annotations, found: Detections, label: int) -> tuple[npt.NDAr
         if overlaps.shape[1] and overlaps[row].max() >= MATCH_IOU:
             right[row] = True
             overlaps[:, overlaps[row].argmax()] = 0.0  # taken
-    counts = right | ~_in_crowds(boxes, truth.boxes[(truth.labels == label) & truth.iscrowd])
+    counts = right | ~in_crowds(boxes, truth.boxes[(truth.labels == label) & truth.iscrowd])
     return scores[counts], right[counts]
 
 
-def _in_crowds(boxes: npt.NDArray[np.float32], crowds: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+def in_crowds(boxes: npt.NDArray[np.float32], crowds: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Whether at least MATCH_IOU of a box's own area lies in one of the crowds, [N]."""
     top_left = np.maximum(boxes[:, None, :2], crowds[None, :, :2])
     bottom_right = np.minimum(boxes[:, None, 2:], crowds[None, :, 2:])
