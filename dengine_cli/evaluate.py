@@ -17,11 +17,15 @@ AFTER_INTERRUPT = "Run the same command with --resume to go on; finished trainin
 
 def command(
     real: Annotated[Path, typer.Option(metavar="DATA", help="Labelled dataset to train on: COCO, Pascal VOC or YOLO.")],
-    synthetic: Annotated[
-        list[Path], typer.Option(metavar="RUN", help="Folder of a run, or any labelled dataset; may be repeated.")
-    ],
     val: Annotated[Path, typer.Option(metavar="DATA", help="Labelled dataset to measure on.")],
     out: Annotated[Path, typer.Option(help="Folder for detectors and figures.")],
+    synthetic: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN",
+            help="Folder of a run, or any labelled dataset; may be repeated.  [default: the real images alone]",
+        ),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Part of the real dataset, such as train.")] = None,
     val_split: Annotated[str | None, typer.Option(help="Part of the validation dataset, such as val.")] = None,
     images: Annotated[
@@ -56,7 +60,8 @@ def command(
     """Measure what generated data is worth.
 
     Trains the same detector from the same start on the real images, and on real and generated ones, with the same
-    number of steps, and compares them on validation images that neither has seen.
+    number of steps, and compares them on validation images that neither has seen. Without --synthetic, the real images
+    alone are measured; the same command with it and --resume goes on from there.
     """
     from engines.evaluation.worth import evaluate
     from engines.evaluation.worth_data import EvaluateSettings
@@ -65,7 +70,7 @@ def command(
     changes["precision"] = precision
     settings = EvaluateSettings(
         real=real,
-        synthetic=tuple(synthetic),
+        synthetic=tuple(synthetic or ()),
         val=val,
         out=out,
         split=split,
@@ -115,10 +120,15 @@ def show_worth(summary: "WorthSummary") -> None:
     header, rows = table(summary.arms, data.split_images)
     console.echo(console.table(rows, header))
     if len(summary.seeds) > 1:
-        console.echo(f"Means and standard deviations over {len(summary.seeds)} trainings of each arm; in brackets, the")
+        trained = f"Means and standard deviations over {len(summary.seeds)} trainings of each arm"
     else:
-        console.echo("One training of each arm: its own luck is not measured (--seeds); in brackets, the")
-    console.echo(f"95% interval of the difference over draws of the {len(data.val)} validation images.")
+        trained = "One training of each arm: its own luck is not measured (--seeds)"
+    if len(summary.arms) > 1:
+        console.echo(f"{trained}; in brackets, the")
+        console.echo(f"95% interval of the difference over draws of the {len(data.val)} validation images.")
+    else:
+        console.echo(f"{trained}; {len(data.val)} validation images.")
+        console.echo("To compare: the same command with --synthetic RUN and --resume.")
     console.echo(f"figures  {summary.comparison}")
     if summary.picture is None:
         console.note("no picture was drawn, since matplotlib is not installed: pip install 'dengine[detectors]'")

@@ -133,7 +133,9 @@ def test_wrong_options_are_one_line(folders: dict[str, Path]) -> None:
     assert_fails(dengine(*arguments(folders, "--amounts", "1x,lots")), 2, "'lots'")
     assert_fails(dengine(*arguments(folders, "--detector", "yolo")), 2, "rt_detr, retinanet, faster_rcnn")
     assert_fails(dengine(*arguments(folders, "--batch", 1)), 2, "batch must be 2 or more")
-    assert_fails(dengine("evaluate", "--real", folders["--real"]), 2, "--synthetic")
+    assert_fails(dengine("evaluate", "--real", folders["--real"]), 2, "--val")
+    alone = {name: value for name, value in folders.items() if name != "--synthetic"}
+    assert_fails(dengine(*arguments(alone, "--amounts", "1x")), 2, "--amounts counts generated images")
     assert not folders["--out"].exists()
 
 

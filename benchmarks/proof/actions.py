@@ -59,6 +59,8 @@ def train_base(place: Workplace) -> Figures:
     words = ["train-base", place.folder("train-images"), "--style", place.plan.style, "--turns", "--preset", "small"]
     if place.plan.base_scale != 1.0:
         words += ["--steps-scale", str(place.plan.base_scale)]
+    if place.device != "cpu":
+        words += ["--device", place.device]
     command = [*words, "--resume", "--out", out]
     if found:
         place.commands.append(" ".join(["dengine", *map(place.shown, command)]))
@@ -68,23 +70,26 @@ def train_base(place: Workplace) -> Figures:
 
 
 def train_adapter(place: Workplace, name: str, variant: tuple[str, ...]) -> Figures:
-    """An adapter on one list's labels; its tune part picks the checkpoint and the thresholds."""
+    """An adapter on one list's labels; its tune part chooses the thresholds, and what was learned without it is told.
+
+    With the plan's `refit`, the one that labels is trained once more, on the whole list.
+    """
     plan, out = place.plan, place.folder(f"adapter-{name}")
+    judged = place.folder(f"adapter-{name}-fit") if plan.refit else out
+    parts = {judged: repr(fraction_of(list_of(name), plan, place.lists))}
+    if plan.refit:
+        parts[out] = "0"
     settings = place.work / f"adapter-{name}.settings.json"
     write_json(settings, {"cache_views": plan.cache_views, "checkpoint_minutes": 2.0})
-    if not (out / "adapter.json").exists():
-        place.dengine(
-            *("train-adapter", place.data, "--split", list_of(name), "--model", place.folder(BASE), "--turns"),
-            *("--steps", plan.adapter_steps, "--eval-every", plan.adapter_eval_every, "--lr", plan.adapter_lr),
-            *(
-                "--tune-fraction",
-                repr(fraction_of(list_of(name), plan, place.lists)),
-                "--precision-goal",
-                plan.precision_goal,
-            ),
-            *("--seed", seed_of(name), *variant, "--settings", settings, "--resume", "--out", out),
-        )
-    info = read_json(out / "adapter.json", ProofError)
+    for folder, fraction in parts.items():
+        if not (folder / "adapter.json").exists():
+            place.dengine(
+                *("train-adapter", place.data, "--split", list_of(name), "--model", place.folder(BASE), "--turns"),
+                *("--steps", plan.adapter_steps, "--eval-every", plan.adapter_eval_every, "--lr", plan.adapter_lr),
+                *("--tune-fraction", fraction, "--precision-goal", plan.precision_goal, "--device", place.device),
+                *("--seed", seed_of(name), *variant, "--settings", settings, "--resume", "--out", folder),
+            )
+    info = read_json(judged / "adapter.json", ProofError)
     figures = dict(info["figures"])
     return {"thresholds": info.get("thresholds", {}), "choice": figures.pop("thresholds", {}), **figures}
 
@@ -108,7 +113,7 @@ def label_rest(place: Workplace, name: str) -> Figures:
     annotations = folder / "annotations.json"
     annotations.unlink(missing_ok=True)
     place.dengine(
-        *("label", folder / "images", "--bundle", bundle_of(place, name), "--score", "adapter"),
+        *("label", folder / "images", "--bundle", bundle_of(place, name), "--score", score_of(place, name)),
         *("--uncertain", place.plan.uncertain, "--out", folder),
     )
     return labels_in(annotations)
@@ -144,11 +149,11 @@ def ablate(place: Workplace, name: str, detector: str) -> Figures:
     out = place.folder(f"ablation-{name}")
     words: list[object] = ["--detector", place.folder(detector) / "detector", "--work", out]
     words += ["--bundle", bundle_of(place, name), "--jobs", place.plan.ablation_jobs]
+    words += ["--score", score_of(place, name)]
     if name == FULL:
-        words += ["--reference", place.data, "--split", f"{FULL}-tune", "--score", score_of(place, name)]
+        words += ["--reference", place.data, "--split", f"{FULL}-tune"]
     else:
-        words += ["--reference", place.folder(f"pseudo-{name}") / "images", "--score", "adapter"]
-        words += ["--only", "steps", "strength"]
+        words += ["--reference", place.folder(f"pseudo-{name}") / "images", "--only", "steps", "strength"]
     place.script(ROOT / "benchmarks" / "ablation.py", *words)
     rows = [json.loads(line) for line in (out / "ablation.jsonl").read_text("utf-8").splitlines()]
     return {
@@ -159,8 +164,12 @@ def ablate(place: Workplace, name: str, detector: str) -> Figures:
 
 
 def score_of(place: Workplace, name: str) -> str:
-    """The `--score` of labels for a list: the adapter's own thresholds, or those chosen for the bundled one."""
-    return str(place.figures("thresholds-full")["score"]) if name == FULL else "adapter"
+    """The `--score` of labels for a list: what the adapter's tune part chose, or what was chosen for the bundled one."""
+    if name == FULL:
+        return str(place.figures("thresholds-full")["score"])
+    found = place.figures(f"adapter-{name}")
+    classes = (key for key in found["choice"] if key != "goal")
+    return choices.score_text({key: found["thresholds"].get(key) for key in classes}, FALLBACK)
 
 
 def generate(place: Workplace, name: str) -> Figures:
@@ -177,9 +186,10 @@ def _paint(place: Workplace, name: str, out: Path, *how_many: object) -> list[fl
     words: list[object] = ["generate", *how_many, "--bundle", bundle_of(place, name)]
     if name == FULL:
         words += ["--reference", place.data, "--reference-split", "train", "--guidance", plan.guidance_full]
-        words += ["--score", score_of(place, name), "--uncertain", plan.uncertain]
+        words += ["--uncertain", plan.uncertain]
     else:
         words += ["--reference", place.folder("train-images")]
+    words += ["--score", score_of(place, name)]
     place.dengine(*words, "--strength", f"{low}:{high}", "--seed", seed_of(name), "--out", out)
     return [low, high]
 
@@ -223,6 +233,7 @@ def tune(
         "points": plan.curve_points,
         "synthetic": str(place.folder(f"{arm}-{name}")) if arm else None,
         "mix": mix,
+        "device": place.device,
     }
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "spec.json", spec)
@@ -270,18 +281,20 @@ def labelled(annotations: Path, records: list[Record] | Any, class_names: tuple[
 def compare(place: Workplace, stage: str, kind: str, name: str, settings: Mapping[str, Any]) -> Figures:
     """`dengine evaluate`: the same detector on the real images, and on real and other ones; measured on val.
 
-    settings: `synthetic` (folder), `lr`, `mix`, `seed`, and `amounts` or none; `known`: a stage whose trainings are
-    the same as some of these, and are taken from there.
+    settings: `lr`, `seed`; for other images than real ones `synthetic` (folder), `mix`, `amounts` or none, and
+    `known`: the stage of the real images alone, whose training is taken from there.
     """
     plan, out = place.plan, place.folder(stage)
     _take_over(place.folder(settings["known"]) / TRAININGS if settings.get("known") else None, out / TRAININGS)
     words: list[object] = ["evaluate", "--real", place.data, "--split", "train"]
     if name != FULL:
         words += ["--images", place.lists / f"{list_of(name)}.txt"]
-    words += ["--synthetic", place.folder(settings["synthetic"]), "--val", place.data, "--val-split", "val"]
+    if settings.get("synthetic"):
+        words += ["--synthetic", place.folder(settings["synthetic"]), "--mix", settings["mix"]]
+    words += ["--val", place.data, "--val-split", "val"]
     words += ["--detector", kind, "--preset", "small", "--seeds", 1, "--seed", settings["seed"]]
-    words += ["--mix", settings["mix"], "--short-side", plan.short_side, "--steps", plan.detector(kind).steps]
-    words += ["--batch", plan.batch, "--lr", settings["lr"], "--turns"]
+    words += ["--short-side", plan.short_side, "--steps", plan.detector(kind).steps]
+    words += ["--batch", plan.batch, "--lr", settings["lr"], "--turns", "--device", place.device]
     if settings.get("amounts"):
         words += ["--amounts", settings["amounts"]]
     place.dengine(*words, "--resume", "--out", out, torchvision=kind != "rt_detr")

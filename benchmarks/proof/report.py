@@ -287,7 +287,8 @@ def machines(record: Mapping[str, Any]) -> Iterable[str]:
     """What a stage was made on, each time it was made."""
     for one in (record, *record.get("before", ())):
         made = one["machine"]
-        where = f"{made['cpu']}, {made['cores']} cores, {made['precision']}"
+        where = f"{made['gpu']}, " if "gpu" in made else ""
+        where += f"{made['cpu']}, {made['cores']} cores, {made['precision']}"
         yield f"{where}; Python {made['python']}, {_listed(made['versions'])}"
 
 

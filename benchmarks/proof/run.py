@@ -129,6 +129,7 @@ def make_place(given: argparse.Namespace) -> Workplace:
         dataset=given.data.resolve(),
         plan=TOY if given.toy else Plan(),
         python=None if given.python is None else Path(given.python).absolute(),
+        device=given.device,
         deadline=time.monotonic() + seconds,
     )
 
@@ -149,6 +150,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "bccd", help="BCCD, as Pascal VOC")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the records")
     parser.add_argument("--python", type=Path, default=None, help="Python of an environment with torchvision")
+    parser.add_argument("--device", default="cpu", help="torch device of every training (default: cpu)")
     parser.add_argument("--only", nargs="+", default=[], metavar="STAGE", help="stages or groups, and what they need")
     parser.add_argument("--until", default=None, metavar="HH:MM", help="stop then")
     parser.add_argument("--minutes", type=float, default=None, help="stop after so long")

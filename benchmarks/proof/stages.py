@@ -129,6 +129,7 @@ def _labels(plan: Plan, name: str, variant: tuple[str, ...] = ()) -> Iterator[St
     """The adapter of a list, its bundle, and (not for variants) its labels on the other train images."""
     adapter, bundle = f"adapter-{name}", f"bundle-{name}"
     settings = {"steps": plan.adapter_steps, "lr": plan.adapter_lr, "goal": plan.precision_goal, "variant": variant}
+    settings["refit"] = plan.refit
     action = partial(actions.train_adapter, name=name, variant=variant)
     yield Stage(
         adapter, "adapter", action, reads=("lists", BASE), leaves=(f"{adapter}/adapter.json",), minutes=12.0,
@@ -228,17 +229,29 @@ def _training(
 
 
 def _arms(plan: Plan, detector: DetectorPlan, name: str) -> Iterator[Stage]:
-    """Real and generated, then real and pseudo: the training on the real images alone is made once."""
-    yield _compared(plan, detector, name, "generated", f"generated-{name}", None)
+    """Real images alone, then with generated ones, then with pseudo-labelled ones; the first is trained once."""
+    yield _baseline(plan, detector, f"{detector.kind}-{name}-real", name, actions.seed_of(name))
+    yield _compared(plan, detector, name, "generated", f"generated-{name}", name)
     yield _compared(plan, detector, name, "pseudo", f"pseudo-{name}", name)
 
 
+def _baseline(plan: Plan, detector: DetectorPlan, stage: str, name: str, seed: int) -> Stage:
+    on = _tuned_on(plan, name)
+    tried = tuple(f"tune-{detector.kind}-{on}-lr{lr:g}" for lr in detector.lrs)
+
+    def action(place: Workplace) -> Figures:
+        chosen = {"lr": chosen_lr(place, detector=detector, name=on), "seed": seed}
+        return actions.compare(place, stage, detector.kind, name, chosen)
+
+    return _final(plan, detector, stage, action, tried, ("lists",), 1)
+
+
 def _compared(
-    plan: Plan, detector: DetectorPlan, name: str, arm: str, synthetic: str, known: str | None, amounts: str = ""
+    plan: Plan, detector: DetectorPlan, name: str, arm: str, synthetic: str, known: str, amounts: str = ""
 ) -> Stage:
-    stage = f"{detector.kind}-{name}-{arm}"
+    """`known`: the list whose training on real images alone this one is held against."""
+    stage, before = f"{detector.kind}-{name}-{arm}", f"{detector.kind}-{known}-real"
     tuned = f"tune-{detector.kind}-{plan.lists[0]}-long"
-    before = f"{detector.kind}-{known}-generated" if known else None
     drawn = "generated" if arm == "amounts" else arm
     mixed = tuple(f"mix-{drawn}-{one}-{mix:g}" for one in plan.lists for mix in plan.mixes)
 
@@ -254,8 +267,8 @@ def _compared(
         }
         return actions.compare(place, stage, detector.kind, name, chosen)
 
-    trainings = len(plan.amounts) if amounts else 1 if known else 2
-    return _final(plan, detector, stage, action, (tuned, *mixed), ("lists", synthetic), trainings)
+    trainings = len(plan.amounts) if amounts else 1
+    return _final(plan, detector, stage, action, (tuned, *mixed), ("lists", synthetic, before), trainings)
 
 
 def _full_arms(plan: Plan, detector: DetectorPlan) -> Iterator[Stage]:
@@ -263,18 +276,21 @@ def _full_arms(plan: Plan, detector: DetectorPlan) -> Iterator[Stage]:
     mixed = tuple(f"mix-generated-{FULL}-{mix:g}" for mix in plan.mixes_full)
     for seed in detector.seeds_full:
         stage = f"{detector.kind}-{FULL}-{seed}"
+        before = f"{stage}-real"
+        yield _baseline(plan, detector, before, FULL, seed)
 
-        def action(place: Workplace, stage: str = stage, seed: int = seed) -> Figures:
+        def action(place: Workplace, stage: str = stage, seed: int = seed, before: str = before) -> Figures:
             chosen = {
                 "synthetic": f"generated-{FULL}",
                 "arm": "generated",
                 "lr": chosen_lr(place, detector=detector, name=FULL),
                 "mix": chosen_mix(place, arm="generated", names=(FULL,), mixes=plan.mixes_full),
                 "seed": seed,
+                "known": before,
             }
             return actions.compare(place, stage, detector.kind, FULL, chosen)
 
-        yield _final(plan, detector, stage, action, (tuned, *mixed), ("lists", f"generated-{FULL}"), 2)
+        yield _final(plan, detector, stage, action, (tuned, *mixed), ("lists", f"generated-{FULL}", before), 1)
 
 
 def _final(
@@ -295,6 +311,7 @@ def _final(
         action,
         needs,
         reads,
+        leaves=(f"{stage}/comparison.json",),
         minutes=_TRAINING * trainings,
         torchvision=torchvision,
         settings=settings,

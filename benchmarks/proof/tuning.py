@@ -48,12 +48,13 @@ class Spec:
     points: int  # measurements on the way
     synthetic: str | None = None  # a run, or a folder of pseudo-labelled images
     mix: float = 0.5  # probability of drawing one of its images
+    device: str = "cpu"  # a torch device
 
 
 def options_of(spec: Spec) -> DetectorOptions:
     """The detector of the preset that the final trainings use, with the same changes."""
     options, _ = preset("small", spec.kind)
-    changes = {"steps": spec.steps, "lr": spec.lr, "batch": spec.batch, "turns": True}
+    changes = {"steps": spec.steps, "lr": spec.lr, "batch": spec.batch, "turns": True, "device": spec.device}
     return from_object(DetectorOptions, json.loads(json.dumps(asdict(options))) | changes, UsageError, "options")
 
 
@@ -106,7 +107,7 @@ def train(spec: Spec, out: Path) -> dict[str, Any]:
             sys.stderr.write(f"{progress.step}/{progress.steps}, loss {progress.loss:.3f}\n")
 
     if (out / "detector" / "detector.json").exists():  # trained, but stopped before the result was written
-        detector = load_detector(out / "detector")
+        detector = load_detector(out / "detector", spec.device)
     else:
         detector = train_detector(
             TrainingSet(fit.class_names, real, generated, spec.mix),

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.proof.lists import LISTS
 from benchmarks.proof.plan import Plan
 from engines.errors import DengineError
@@ -54,6 +56,7 @@ class Workplace:
     plan: Plan
     lists: Path = LISTS  # the fixed lists
     python: Path | None = None  # of an environment with torchvision; None: there is none
+    device: str = "cpu"  # a torch device, for every training
     deadline: float = float("inf")  # time.monotonic() at which to stop
     now: Callable[[], float] = time.monotonic
     stop: threading.Event = field(default_factory=threading.Event)  # set: commands are interrupted, nothing begins
@@ -145,7 +148,7 @@ class Workplace:
             "seconds": float(spent.read_text("utf-8")),
             "commands": self.commands,
             "figures": figures,
-            "machine": machine(),
+            "machine": machine(self.device),
         }
         if self.used_other and self.python is not None:
             record["other_environment"] = other_versions(self.python)
@@ -188,10 +191,10 @@ def _interrupt(process: "subprocess.Popen[bytes]") -> None:
                 continue
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str) -> dict[str, Any]:
     """What figures were made on: processor, cores, what networks are trained in (`f32` or `bf16`), library versions.
 
-    The versions are those of the environment that drives the proof.
+    The versions are those of the environment that drives the proof. Where `device` is a GPU, its name is there, too.
     """
     model = platform.processor() or platform.machine()
     cpu = Path("/proc/cpuinfo")
@@ -199,10 +202,12 @@ def machine() -> dict[str, Any]:
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
+    gpu = {} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device)}
     return {
         "cpu": model,
         "cores": os.cpu_count(),
-        "precision": resolve_precision("auto", "cpu"),
+        **gpu,
+        "precision": resolve_precision("auto", device),
         "python": platform.python_version(),
         "versions": versions(),
     }

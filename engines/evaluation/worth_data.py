@@ -32,7 +32,7 @@ class EvaluateSettings:
     """What `dengine evaluate` was asked for. Raises UsageError that lists every mistake at once."""
 
     real: Path  # labelled dataset to train on
-    synthetic: tuple[Path, ...]  # runs; or labelled datasets, which are taken at the real images' scale
+    synthetic: tuple[Path, ...]  # runs; or labelled datasets, at the real images' scale; empty: real images alone
     val: Path  # labelled dataset to measure on
     out: Path  # folder of the comparison
     split: str | None = None  # of the real dataset
@@ -53,7 +53,7 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         checks = (
-            (bool(self.synthetic), "--synthetic is missing; give the folder of a run"),
+            (bool(self.synthetic) or not self.amounts, "--amounts counts generated images: give --synthetic"),
             (0 < self.mix <= 1, f"--mix is {self.mix}; a number above 0, at most 1, was expected"),
             (self.seeds is None or self.seeds > 0, f"--seeds is {self.seeds}; 1 or more was expected"),
             (0 <= self.seed < 2**31, f"--seed is {self.seed}; a whole number from 0 to 2^31 - 1 was expected"),
@@ -193,7 +193,7 @@ def _chosen(real: Dataset, file: Path | None) -> list[Record]:
 def _arms(amounts: Sequence[str], real: int, generated: int) -> tuple[int, ...]:
     """Generated images in each arm, in order, beginning with none."""
     if not amounts:
-        return 0, generated
+        return (0, generated) if generated else (0,)
     counts = {0}
     for text in amounts:
         number, times = re.fullmatch(_AMOUNT, text).groups()  # type: ignore[union-attr]  # EvaluateSettings checked it

@@ -77,13 +77,14 @@ def compare(
         arm: [mean_average_precision(annotations, result.detections, class_names) for result in members]
         for arm, members in by_arm.items()
     }
-    drawn = _resampled(by_arm, annotations, class_names, resamples, seed)
+    compared = len(by_arm) > 1 and 0 in by_arm
+    drawn = _resampled(by_arm, annotations, class_names, resamples, seed) if compared else {}
     arms = []
     for arm, values in measured.items():
         names = [name for name in values[0] if all(name in one for one in values)]
         spreads = {name: _spread([one[name] for one in values]) for name in names}
         differences = {}
-        if arm != 0 and 0 in measured:
+        if compared and arm != 0:
             for name in names:
                 pairs = [after[name] - before[name] for before, after in zip(measured[0], values, strict=True)]
                 differences[name] = _difference(pairs, drawn[arm].get(name, []), drawn[0].get(name, []))
