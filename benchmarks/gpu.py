@@ -8,7 +8,7 @@ paper's size with random weights, and paints 512x512 images from text: dengine w
 diffusers in half precision with DDIM, 50 steps, guidance 7.5 and the label from its last UNet call, as DiffusionEngine
 (arXiv 2309.03893) does it; then both with torch.compile at equal steps and batch (`gpu_rows` says what a row measures).
 UNet and VAE decoder of both are compiled: diffusers' in mode max-autotune, which has CUDA graphs of its own; dengine's
-in max-autotune-no-cudagraphs, inside dengine's graph.
+in the default mode, inside dengine's graph.
 
 A stage is a process of its own, and is stopped when its share of the time has passed: rows that are missing then are
 listed as left out. Without the stages `models` and `dengine` there are no shares of the peak. Figures go to

@@ -128,7 +128,7 @@ def show_worth(summary: "WorthSummary") -> None:
         console.echo(f"95% interval of the difference over draws of the {len(data.val)} validation images.")
     else:
         console.echo(f"{trained}; {len(data.val)} validation images.")
-        console.echo("To compare: the same command with --synthetic RUN and --resume.")
+        console.echo(f"To compare: the same command with --short-side {data.short_side} --synthetic RUN --resume.")
     console.echo(f"figures  {summary.comparison}")
     if summary.picture is None:
         console.note("no picture was drawn, since matplotlib is not installed: pip install 'dengine[detectors]'")

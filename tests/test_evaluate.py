@@ -113,6 +113,21 @@ def test_a_whole_comparison_from_the_command_line(folders: dict[str, Path], monk
     assert json.loads((folders["--out"] / COMPARISON).read_text())["seeds"] == [0]
 
 
+def test_without_generated_images_the_real_ones_are_measured(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = worth._options
+    monkeypatch.setattr(
+        worth, "_options", lambda settings: options(_with(settings, changes=tuple((TINY | {"steps": 1}).items())))
+    )
+    del folders["--synthetic"]
+    result = dengine(*arguments(folders, "--preset", "quick"))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split()[:2] == ["figure", "real"]
+    assert "generated" not in result.stdout
+    assert "To compare: the same command with --short-side 192 --synthetic RUN --resume." in result.stdout
+
+
 def _with(settings: EvaluateSettings, **changes: Any) -> EvaluateSettings:
     return worth_data.EvaluateSettings(**{**vars(settings), **changes})
 

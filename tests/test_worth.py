@@ -402,6 +402,17 @@ def test_an_interrupted_comparison_resumes_to_the_same_figures(
     assert not (settings.out / ".lock").is_dir()
 
 
+def test_the_real_images_alone_are_measured_first_and_compared_later(settings: EvaluateSettings) -> None:
+    scaled = replace(settings, short_side=48, changes=tuple((TINY | {"steps": 1}).items()))
+    alone = evaluate(replace(scaled, synthetic=()))
+    assert [(arm.generated, dict(arm.differences)) for arm in alone.arms] == [(0, {})]
+    first = (settings.out / TRAININGS / "real-seed0" / RESULT).stat().st_mtime_ns
+    both = evaluate(replace(scaled, resume=True))
+    assert [arm.generated for arm in both.arms] == [0, 6]
+    assert both.arms[0] == alone.arms[0]
+    assert (settings.out / TRAININGS / "real-seed0" / RESULT).stat().st_mtime_ns == first
+
+
 def test_a_detector_that_was_not_measured_yet_is_not_trained_again(
     settings: EvaluateSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

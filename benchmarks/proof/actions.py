@@ -164,7 +164,7 @@ def ablate(place: Workplace, name: str, detector: str) -> Figures:
 
 
 def score_of(place: Workplace, name: str) -> str:
-    """The `--score` of labels for a list: what the adapter's tune part chose, or what was chosen for the bundled one."""
+    """The `--score` of labels for a list: what its adapter's tune part chose, or the bundled one's."""
     if name == FULL:
         return str(place.figures("thresholds-full")["score"])
     found = place.figures(f"adapter-{name}")

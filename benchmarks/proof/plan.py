@@ -54,7 +54,7 @@ class Plan:
     uncertain: float = 0.25  # boxes from here up to the threshold mark their region
     ablation_jobs: int = 32  # images of each setting in the ablation
     # The adapter
-    adapter_steps: int = 1000
+    adapter_steps: int = 700
     adapter_eval_every: int = 100
     adapter_lr: float = 4e-4
     cache_views: int = 64  # kept pyramids of each image: 15 images' fit in 1 GB
@@ -68,10 +68,10 @@ class Plan:
     )
     # Detectors
     short_side: int = 192  # pixels: frames of 256x192
-    batch: int = 8
+    batch: int = 4
     detectors: tuple[DetectorPlan, ...] = (
-        DetectorPlan("rt_detr", 1500, (5e-4, 1e-3), (0, 1, 2)),
-        DetectorPlan("retinanet", 1500, (5e-4, 1e-3), (0,)),
+        DetectorPlan("rt_detr", 600, (5e-4, 1e-3), (0, 1, 2)),
+        DetectorPlan("retinanet", 600, (5e-4, 1e-3), (0,)),
     )
     curve_points: int = 6  # measurements on tune during a training there
     mixes: tuple[float, ...] = (0.5, 0.8)  # tried on tune, for either arm of the label-scarce setting
