@@ -89,7 +89,8 @@ def measure(device: torch.device, shape: gpu_rows.models.Shape) -> Iterator[str]
         call_once()
         synchronise(device)
         compiling = time.perf_counter() - begun
-        yield f"compiled, channels last, {what}: {milliseconds(call_once, device):.1f} ms, compiled in {compiling:.0f} s"
+        call = milliseconds(call_once, device)
+        yield f"compiled, channels last, {what}: {call:.1f} ms, compiled in {compiling:.0f} s"
 
 
 def milliseconds(call: Callable[[], object], device: torch.device) -> float:

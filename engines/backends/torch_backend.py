@@ -7,8 +7,8 @@ On a CPU, bf16 converts the weights: as fast as autocast and the same numbers to
 
 On CUDA, attention is PyTorch's fused one (SDPA) but where a configuration wants its scores in float32. A run enqueues
 its work on PyTorch's current stream and waits for nothing, so that the sampler may record it into a CUDA graph
-(`capturable`). Weights keep PyTorch's own order: channels last was slower there, since group norm and attention want the
-plain one (Stable Diffusion 2's UNet at 16 rows on an H200, f16: 51.0 against 45.9 ms).
+(`capturable`). Weights keep PyTorch's own order: channels last was slower, as group norm and attention want the plain
+one (Stable Diffusion 2's UNet at 16 rows on an H200, f16: 51.0 against 45.9 ms).
 
 Compiled (`compiled=True`, CUDA only), the sampler's UNet and the VAE decoder, where the time goes, pass through
 torch.compile when they are prepared, with convolutions channels last, which its own kernels do profit from: the same
