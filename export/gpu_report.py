@@ -151,10 +151,11 @@ class _Run:
                 del backend
 
     def labels(self, bundle: Bundle, engines: Sequence[tuple[str, str]]) -> None:
-        """Whole jobs; PyTorch in f32 on the same device is what they are compared with."""
-        others = [pair for pair in engines if pair != ("torch", "f32")]
-        with self._section("labels"):
-            self.checks += check_labels(bundle, others, self._device, self._report)
+        """Whole jobs; PyTorch in f32 on the same device is what they are compared with, engine by engine."""
+        for engine, precision in engines:
+            if (engine, precision) != ("torch", "f32"):
+                with self._section(f"{engine} {precision}: labels"):
+                    self.checks += check_labels(bundle, [(engine, precision)], self._device, self._report)
 
     def tensorrt(self, bundle: Bundle, version: str) -> None:
         """Plans for the default `generate`, built or found, and all of the above with them."""

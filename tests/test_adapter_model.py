@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from torch import Tensor
 
 from engines.adapter.attention import DeformableAttention
 from engines.adapter.geometry import anchor_logits, flatten_levels, split_levels
-from engines.adapter.inference import detections, prepare_frame
+from engines.adapter.inference import detections, iou_matrix, prepare_frame
 from engines.adapter.info import INFO_FILE, WEIGHTS_FILE, AdapterConfig, AdapterInfo
 from engines.adapter.model import DetectionAdapter, load_adapter, save_adapter
 from engines.errors import ModelError
+from engines.rng import generator
 
 SMALL: dict[str, Any] = {"width": 16, "heads": 2, "ffn_width": 16, "decoder_layers": 2, "queries": 12, "denoising": 8}
 HEADS: tuple[dict[str, Any], ...] = ({"head": "rt_detr"}, {"head": "deformable_detr", "extra_levels": 1})
@@ -262,7 +262,7 @@ def test_boxes_on_a_prepared_frame_come_back_to_the_original_pixels(width: int, 
     assert labels.tolist() == [1]
 
 
-def _detect(rows: Sequence[tuple[float, ...]], logits: Sequence[Sequence[float]], **options: Any) -> Any:
+def _detect(rows: Any, logits: Any, **options: Any) -> Any:
     return detections(np.array(logits), np.array(rows), (100, 100), 1.0, (90, 80), **options)
 
 
@@ -282,3 +282,19 @@ def test_detections_are_sorted_clipped_and_free_of_weak_ones_and_duplicates() ->
     assert len(_detect(rows, [[1.0, 0.0]] * 5, limit=1)[0]) == 1
     assert len(_detect(rows, [[1.0, 0.0]] * 5, duplicate_iou=1.0)[0]) == 4
     assert _detect(rows, [[-9.0, -9.0]] * 5)[0].shape == (0, 4)
+
+
+@pytest.mark.parametrize("limit", [100, 1000])
+def test_of_many_boxes_the_best_that_no_better_one_covers_are_kept(limit: int) -> None:
+    rng = generator(5)
+    rows = rng.random((450, 4)) * (0.4, 0.4, 0.3, 0.3) + (0.2, 0.2, 0.1, 0.1)
+    logits = rng.normal(0, 1, size=(450, 1))
+    corners, scores, _ = _detect(rows, logits, duplicate_iou=1.0, limit=450)
+    kept: list[int] = []
+    for index in range(len(corners)):
+        if all(iou_matrix(corners[[index]], corners[[other]])[0, 0] <= 0.8 for other in kept):
+            kept.append(index)
+    assert 200 < len(kept) < len(corners)
+    found = _detect(rows, logits, limit=limit)
+    assert np.array_equal(found[0], corners[kept[:limit]])
+    assert np.array_equal(found[1], scores[kept[:limit]])
