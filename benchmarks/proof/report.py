@@ -73,6 +73,7 @@ def sections(place: Workplace, records: Records, drawn: Sequence[tuple[str, str]
     yield from _findings()
     yield from _settings(records, plan)
     yield from _adapters(records, plan)
+    yield from _longer(records, plan)
     yield from _amounts(records, plan)
     yield from _chosen(place, records)
     for file, caption in drawn:
@@ -178,6 +179,22 @@ def _adapters(records: Records, plan: Plan) -> Iterable[str]:
     yield f"## The adapter's head (list {first})\n"
     header = ("head", "AP on tune", "AP on val", f"{kind} with the images it labelled", "over real")
     yield table(header, rows)
+
+
+def _longer(records: Records, plan: Plan) -> Iterable[str]:
+    """The same arms after the plan's steps, and after several times as many."""
+    first, detector = plan.lists[0], plan.detectors[0]
+    if f"{detector.kind}-{first}-longer" not in records:
+        return
+    yield f"## Longer trainings ({detector.kind}, list {first})\n"
+    rows = []
+    for name, steps in (("generated", detector.steps), ("longer", plan.longer * detector.steps)):
+        results = records.get(f"{detector.kind}-{first}-{name}", {}).get("figures", {}).get("results", {})
+        arms = {arm: Runs(arm, (found["figures"],), (found["draws"],)) for arm, found in results.items()}
+        for arm, runs in sorted(arms.items(), reverse=True):
+            change = None if arm == "real" else gain(arms, arm, "real")
+            rows.append((str(steps), NAMES[arm], *(_spread(runs.values(one)) for one in FIGURES), shown(change)))
+    yield table(("steps", "trained on", *FIGURES, "over real"), rows)
 
 
 def _amounts(records: Records, plan: Plan) -> Iterable[str]:

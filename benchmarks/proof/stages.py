@@ -9,7 +9,7 @@ its files are gone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -116,6 +116,7 @@ def _variants(plan: Plan) -> Iterator[Stage]:
 def _extras(plan: Plan) -> Iterator[Stage]:
     """Other amounts of generated images, other numbers of labels."""
     first, detector = plan.lists[0], plan.detectors[0]
+    yield _longer(plan, detector, first)
     if plan.amounts:
         yield _compared(plan, detector, first, "amounts", f"generated-{first}", first, ",".join(plan.amounts))
     for name in plan.extra_lists:
@@ -269,6 +270,27 @@ def _compared(
 
     trainings = len(plan.amounts) if amounts else 1
     return _final(plan, detector, stage, action, (tuned, *mixed), ("lists", synthetic, before), trainings)
+
+
+def _longer(plan: Plan, detector: DetectorPlan, name: str) -> Stage:
+    """Real images alone and with generated ones, for `longer` times as many steps."""
+    stage, steps = f"{detector.kind}-{name}-longer", plan.longer * detector.steps
+    mixed = tuple(f"mix-generated-{one}-{mix:g}" for one in plan.lists for mix in plan.mixes)
+
+    def action(place: Workplace) -> Figures:
+        chosen = {
+            "synthetic": f"generated-{name}",
+            "arm": "generated",
+            "lr": chosen_lr(place, detector=detector, name=name),
+            "mix": chosen_mix(place, arm="generated", names=plan.lists, mixes=plan.mixes),
+            "seed": actions.seed_of(name),
+            "steps": steps,
+        }
+        return actions.compare(place, stage, detector.kind, name, chosen)
+
+    needs = (f"tune-{detector.kind}-{name}-long", *mixed)
+    made = _final(plan, detector, stage, action, needs, ("lists", f"generated-{name}"), 2 * plan.longer)
+    return replace(made, settings=made.settings | {"steps": steps})
 
 
 def _full_arms(plan: Plan, detector: DetectorPlan) -> Iterator[Stage]:
