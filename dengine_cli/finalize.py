@@ -28,6 +28,10 @@ def command(
         float | None,
         typer.Option(help="Drop images whose boxes are less sure as a whole, 0 to 1.  [default: the run's]"),
     ] = None,
+    max_overlap: Annotated[
+        float | None,
+        typer.Option(help="Of two boxes of a class with a larger IoU, the surer stays.  [default: the run's]"),
+    ] = None,
     near_duplicates: Annotated[
         str | None,
         typer.Option(
@@ -57,6 +61,7 @@ def command(
         score=parse_score(score),
         uncertain=uncertain,
         min_quality=min_quality,
+        max_overlap=max_overlap,
         near_duplicates=None if near_duplicates is None else parse_near_duplicates(near_duplicates),
         formats=parse_list(formats) or None,
         keep_empty=keep_empty,

@@ -65,6 +65,10 @@ def command(
     min_quality: Annotated[
         float | None, typer.Option(help="Drop images whose boxes are less sure as a whole, 0 to 1.  [default: 0]")
     ] = None,
+    max_overlap: Annotated[
+        float | None,
+        typer.Option(help="Of two boxes of a class with a larger IoU, the surer stays.  [default: 1, both]"),
+    ] = None,
     keep_empty: Annotated[bool, typer.Option("--keep-empty", help="Keep images without a box.")] = False,
     near_duplicates: Annotated[
         str,
@@ -124,6 +128,7 @@ def command(
         score=parse_score(score),
         uncertain=uncertain,
         min_quality=min_quality,
+        max_overlap=max_overlap,
         keep_empty=keep_empty,
         near_duplicates=parse_near_duplicates(near_duplicates),
         balance=balance,

@@ -37,6 +37,9 @@ def command(
         ),
     ] = None,
     uncertain: Annotated[float, typer.Option(help="Boxes from here up to --score become COCO crowds; 0: none.")] = 0.0,
+    max_overlap: Annotated[
+        float, typer.Option(help="With --score: of two boxes of a class with a larger IoU, the surer stays; 1: both.")
+    ] = 1.0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out and list them.")] = False,
 ) -> None:
     """Put the adapter's boxes on real images.
@@ -60,6 +63,7 @@ def command(
         skip_bad=skip_bad,
         score=parse_score(score),
         uncertain=uncertain,
+        max_overlap=max_overlap,
     )
     with console.ProgressBars() as bars:
         show_labels(label(settings, report=_report(bars)))

@@ -65,12 +65,19 @@ class LabelSettings:
     skip_bad: bool = False  # leave broken images out, instead of stopping
     score: Score | None = None  # for pseudo-labels: a box below is left out; None: all boxes are in
     uncertain: float = 0.0  # with a score: a box from this up to it marks its region as uncertain; 0: none does
+    max_overlap: float = 1.0  # with a score: of two labels of a class that overlap more, the surer stays; 1: both do
 
     def __post_init__(self) -> None:
         if self.prompt not in PROMPT_KINDS:
             raise UsageError(f"--prompt is {self.prompt}; one of {', '.join(PROMPT_KINDS)} was expected.")
         if self.uncertain and self.score is None:
             raise UsageError("--uncertain without --score: it says which boxes below that are uncertain.")
+        if self.max_overlap != 1.0 and self.score is None:
+            raise UsageError(
+                "--max-overlap without --score: it says which labels go, and without a score all boxes stay."
+            )
+        if not 0.0 < self.max_overlap <= 1.0:
+            raise UsageError(f"--max-overlap is {self.max_overlap:g}; a number above 0, up to 1 (off), was expected.")
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def label(settings: LabelSettings, *, report: Report = lambda event: None) -> La
     rules = None
     if settings.score is not None:
         thresholds = bundle.adapter_info.thresholds
-        rules = label_rules(settings.score, settings.uncertain, thresholds, bundle.class_names)
+        rules = label_rules(settings.score, settings.uncertain, settings.max_overlap, thresholds, bundle.class_names)
     report(Stage("reading the images' headers"))
     dataset = open_dataset(settings.images, split=settings.split, skip_bad=settings.skip_bad, require_boxes=False)
     sizes = {_padded_size(record, bundle.short_side, bundle.size_multiple) for record in dataset.records}
@@ -157,7 +164,7 @@ def label_images(
                 if figures:
                     write_json(out / FIGURES, {**info, "images": len(found.offsets), "figures": figures})
                 if rules is not None:
-                    info |= {"score": rules.score, "uncertain": rules.uncertain}
+                    info |= {"score": rules.score, "uncertain": rules.uncertain, "max_overlap": rules.max_overlap}
                 images = (_annotated(dataset.records[index], boxes, rules) for index, boxes in found.read(spool))
                 write_coco(out / ANNOTATIONS, images, bundle.class_names, info)
         finally:

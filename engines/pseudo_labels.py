@@ -20,8 +20,11 @@ from engines.generation.scores import EXPECTED_SCORE, Score, check_uncertain, fu
 Chosen = npt.NDArray[np.bool_]
 
 
-def label_rules(score: Score, uncertain: float, thresholds: Mapping[str, float], class_names: Sequence[str]) -> Rules:
-    """The rules for `--score` and `--uncertain`; classes that `score` does not name take the adapter's `thresholds`.
+def label_rules(
+    score: Score, uncertain: float, max_overlap: float, thresholds: Mapping[str, float], class_names: Sequence[str]
+) -> Rules:
+    """The rules for `--score`, `--uncertain` and `--max-overlap`; classes that `score` does not name take the adapter's
+    `thresholds`.
 
     Raises UsageError for classes that are none of `class_names`, and for numbers out of range.
     """
@@ -29,7 +32,7 @@ def label_rules(score: Score, uncertain: float, thresholds: Mapping[str, float],
     if not in_range(full):
         raise UsageError(f"--score is {shown(full)}; {EXPECTED_SCORE} was expected.")
     check_uncertain(uncertain, full)
-    return Rules(full, tuple(class_names), uncertain)
+    return Rules(full, tuple(class_names), uncertain, max_overlap=max_overlap)
 
 
 def choose(found: Detections, rules: Rules | None) -> tuple[Chosen, Chosen]:

@@ -18,6 +18,16 @@ def test_each_class_has_its_own_threshold() -> None:
     assert labels_of(boxes, Rules(0.4, NAMES)) == boxes[:2]
 
 
+def test_of_two_labels_of_a_class_that_overlap_too_much_the_surer_stays() -> None:
+    weak, sure, other, beside = box(0.6), box(0.9, 0, 2.0), box(0.5, 1, 2.0), box(0.7, 0, 8.0)  # IoU 0.67, 1 and 0.25
+    boxes = [weak, sure, other, beside]
+    assert labels_of(boxes, Rules(0.3, NAMES)) == boxes
+    assert labels_of(boxes, Rules(0.3, NAMES, max_overlap=0.5)) == [sure, other, beside]
+    assert labels_of(boxes, Rules(0.3, NAMES, max_overlap=0.2)) == [sure, other]
+    assert labels_of(boxes, Rules(0.3, NAMES, max_overlap=0.7)) == boxes
+    assert labels_of(boxes[:1], Rules(0.3, NAMES, max_overlap=0.5)) == [weak]
+
+
 def test_boxes_between_the_low_and_the_accepting_threshold_are_uncertain() -> None:
     boxes = [box(0.9), box(0.35, 0, 20), box(0.35, 1, 40), box(0.2, 1, 60), box(0.19, 1, 80)]
     rules = Rules({"a": 0.3, "b": 0.4}, NAMES, uncertain=0.2)

@@ -242,6 +242,16 @@ def test_the_command_line_takes_every_rule(tmp_path: Path) -> None:
     assert "not in the dataset: doubtful labels: quality below 0.5" in result.output
 
 
+def test_doubled_labels_go_and_come_back(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", score=0.05)
+    before = finalize(run)
+    fewer = finalize(run, max_overlap=0.005)  # the two boxes of an image overlap by 0.009; in four they share a class
+    assert (fewer.images, fewer.boxes) == (before.images, before.boxes - 4)
+    assert finalize(run).boxes == before.boxes
+    with pytest.raises(UsageError, match=r"--max-overlap is 1\.5"):
+        finalize(run, max_overlap=1.5)
+
+
 def test_images_with_only_uncertain_boxes_are_empty(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", uncertain=0.2)
     assert finalize(run, score=0.5).images == 3
@@ -276,7 +286,15 @@ def test_a_run_of_before_these_rules_reads_as_if_they_were_off(tmp_path: Path) -
     finalize(run)
     before = tree(run)
     stored = json.loads((run / "run.json").read_text("utf-8"))
-    for name in ("uncertain", "min_quality", "near_duplicates", "balance", "reference_split", "short_side"):
+    for name in (
+        "uncertain",
+        "min_quality",
+        "max_overlap",
+        "near_duplicates",
+        "balance",
+        "reference_split",
+        "short_side",
+    ):
         del stored[name]
     (run / "run.json").write_text(json.dumps(stored), "utf-8")
     finalize(run)

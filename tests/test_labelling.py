@@ -179,7 +179,7 @@ def test_with_a_score_the_labels_are_fewer_and_the_figures_the_same(tmp_path: Pa
     data = make_data(tmp_path / "data")
     every = run(tmp_path, data)
     bundle = make_bundle(tmp_path / "bundle")
-    rules = label_rules({"wbc": 0.9}, 0.1, {"rbc": 0.5}, CLASS_NAMES)
+    rules = label_rules({"wbc": 0.9}, 0.1, 1.0, {"rbc": 0.5}, CLASS_NAMES)
     assert rules.score == {"rbc": 0.5, "wbc": 0.9, "platelets": 0.3}
     backend = as_backend(FakeBackend())
     summary = label_images(bundle, backend, data, tmp_path / "pseudo", rules=rules)
@@ -201,8 +201,12 @@ def test_with_a_score_the_labels_are_fewer_and_the_figures_the_same(tmp_path: Pa
 def test_uncertain_needs_a_score(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--uncertain without --score"):
         LabelSettings(tmp_path, tmp_path / "out", uncertain=0.2)
+    with pytest.raises(UsageError, match="--max-overlap without --score"):
+        LabelSettings(tmp_path, tmp_path / "out", max_overlap=0.5)
+    with pytest.raises(UsageError, match="--max-overlap is 0;"):
+        LabelSettings(tmp_path, tmp_path / "out", score=0.5, max_overlap=0.0)
     with pytest.raises(UsageError, match=r"--score is 2.*0\.05 to 1"):
-        label_rules(2.0, 0.0, {}, CLASS_NAMES)
+        label_rules(2.0, 0.0, 1.0, {}, CLASS_NAMES)
 
 
 def test_a_kill_at_any_moment_leaves_a_folder_that_can_be_labelled_again(

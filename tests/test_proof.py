@@ -84,7 +84,8 @@ class Fake(Workplace):
         self.ran.append((self.stage, words))
         named = {word: words[place + 1] for place, word in enumerate(words[:-1]) if word.startswith("--")}
         verb = words[3] if words[1] == "-c" else Path(words[1]).name
-        out = Path(named.get("--out") or (words[3] if verb == "tuning.py" else named["--work"]))
+        given = words[4] if verb == "finalize" else words[3] if verb == "tuning.py" else named.get("--work", "")
+        out = Path(named.get("--out", given))
         out.mkdir(parents=True, exist_ok=True)
         getattr(self, f"_{verb.removesuffix('.py').replace('-', '_')}")(out, named, words)
 
@@ -105,6 +106,9 @@ class Fake(Workplace):
         else:
             names = [file.name for file in sorted(Path(words[4]).iterdir())]
         write_annotations(out, names)
+
+    def _finalize(self, out: Path, named: dict[str, str], words: list[str]) -> None:
+        assert (out / "annotations.json").exists()
 
     def _generate(self, out: Path, named: dict[str, str], words: list[str]) -> None:
         write_annotations(out, [f"{number:08}.jpg" for number in range(int(named["--count"]))])
@@ -287,7 +291,7 @@ def test_every_command_is_one_that_dengine_takes(place: Fake) -> None:
         if words[1] == "-c":
             group.commands[words[3]].make_context(words[3], words[4:])  # raises for an option that is not known
             verbs.add(words[3])
-    assert verbs == {"train-base", "train-adapter", "export", "label", "generate", "evaluate"}
+    assert verbs == {"train-base", "train-adapter", "export", "label", "generate", "finalize", "evaluate"}
 
 
 def test_what_was_chosen_goes_into_the_last_trainings(place: Fake) -> None:

@@ -79,6 +79,7 @@ class Plan:
     mixes: tuple[float, ...] = (0.5, 0.8)  # tried on tune, for either arm of the label-scarce setting
     mixes_full: tuple[float, ...] = (0.3, 0.5)
     mix_share: float = 1 / 3  # length of these trainings, as a share of `steps`
+    max_overlap: float = 0.5  # tried on the first detector: of two labels of a class with a larger IoU the surer stays
     longer: int = 4  # times as many steps, for the first list and the first detector: does the gain stay?
     amounts: tuple[str, ...] = ("1x", "2x")  # of generated images on the first list, beside 4x
     resamples: int = 1000  # draws of the validation images

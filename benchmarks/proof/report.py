@@ -73,6 +73,7 @@ def sections(place: Workplace, records: Records, drawn: Sequence[tuple[str, str]
     yield from _findings()
     yield from _settings(records, plan)
     yield from _adapters(records, plan)
+    yield from _doubles(records, plan)
     yield from _longer(records, plan)
     yield from _amounts(records, plan)
     yield from _chosen(place, records)
@@ -179,6 +180,25 @@ def _adapters(records: Records, plan: Plan) -> Iterable[str]:
     yield f"## The adapter's head (list {first})\n"
     header = ("head", "AP on tune", "AP on val", f"{kind} with the images it labelled", "over real")
     yield table(header, rows)
+
+
+def _doubles(records: Records, plan: Plan) -> Iterable[str]:
+    """What doubled labels cost: the generated images as they are, and with labels that overlap less."""
+    kind = plan.detectors[0].kind
+    found = [records.get(f"{kind}-{name}-overlap", {}).get("figures", {}).get("results", {}) for name in plan.lists]
+    arms = scarce(records, kind, plan.lists, ("real", "generated"))
+    if not all("overlap" in one for one in found) or "generated" not in arms:
+        return
+    runs = [one["overlap"] for one in found]
+    arms["overlap"] = Runs("overlap", tuple(run["figures"] for run in runs), tuple(run["draws"] for run in runs))
+    yield f"## Labels without doubles ({kind}, 10% of the labels)\n"
+    rows = []
+    for arm, name in (("generated", "as they are"), ("overlap", f"--max-overlap {plan.max_overlap:g}")):
+        stages = [records.get(f"{arm}-{one}", {}).get("figures", {}).get("labels", {}) for one in plan.lists]
+        counts = sum(sum(labels.values()) for labels in stages)
+        spreads = (_spread(arms[arm].values(one)) for one in FIGURES)
+        rows.append((name, str(counts), *spreads, shown(gain(arms, arm, "real"))))
+    yield table(("labels", "boxes of all lists", *FIGURES, "over real"), rows)
 
 
 def _longer(records: Records, plan: Plan) -> Iterable[str]:

@@ -116,6 +116,12 @@ def _variants(plan: Plan) -> Iterator[Stage]:
 def _extras(plan: Plan) -> Iterator[Stage]:
     """Other amounts of generated images, other numbers of labels."""
     first, detector = plan.lists[0], plan.detectors[0]
+    for name in plan.lists:
+        yield Stage(
+            f"overlap-{name}", "generated", partial(actions.drop_doubles, name=name), reads=(f"generated-{name}",),
+            leaves=(f"overlap-{name}/annotations.json",), minutes=0.2, settings={"max_overlap": plan.max_overlap},
+        )  # fmt: skip
+        yield _compared(plan, detector, name, "overlap", f"overlap-{name}", name)
     yield _longer(plan, detector, first)
     if plan.amounts:
         yield _compared(plan, detector, first, "amounts", f"generated-{first}", first, ",".join(plan.amounts))
@@ -253,7 +259,7 @@ def _compared(
     """`known`: the list whose training on real images alone this one is held against."""
     stage, before = f"{detector.kind}-{name}-{arm}", f"{detector.kind}-{known}-real"
     tuned = f"tune-{detector.kind}-{plan.lists[0]}-long"
-    drawn = "generated" if arm == "amounts" else arm
+    drawn = "pseudo" if arm == "pseudo" else "generated"
     mixed = tuple(f"mix-{drawn}-{one}-{mix:g}" for one in plan.lists for mix in plan.mixes)
 
     def action(place: Workplace) -> Figures:

@@ -28,6 +28,7 @@ class Rules:
     uncertain: float = 0.0  # a box from this up to `score` marks its region as uncertain; 0: none does
     min_quality: float = 0.0  # an image whose `quality` is below is dropped
     keep_empty: bool = False  # keep images without a label
+    max_overlap: float = 1.0  # of two labels of a class that overlap (IoU) by more, the surer stays; 1: both do
 
     @property
     def scores(self) -> tuple[float, ...]:
@@ -36,9 +37,23 @@ class Rules:
 
 
 def labels_of(boxes: Iterable[Box], rules: Rules) -> list[Box]:
-    """The boxes that are labels."""
+    """The boxes that are labels, in their order."""
     scores = rules.scores
-    return [box for box in boxes if box.score >= scores[box.label]]
+    sure = [box for box in boxes if box.score >= scores[box.label]]
+    return sure if rules.max_overlap >= 1.0 else _without_doubles(sure, rules.max_overlap)
+
+
+def _without_doubles(boxes: Sequence[Box], most: float) -> list[Box]:
+    """The boxes without those that a surer one of their class covers by more than `most`."""
+    if len(boxes) < 2:
+        return list(boxes)
+    corners, labels = np.array(boxes)[:, :4], np.array([box.label for box in boxes])
+    doubled = (iou_matrix(corners, corners) > most) & (labels[:, None] == labels[None, :])
+    kept: list[int] = []
+    for index in sorted(range(len(boxes)), key=lambda index: -boxes[index].score):
+        if not doubled[index, kept].any():
+            kept.append(index)
+    return [boxes[index] for index in sorted(kept)]
 
 
 def uncertain_of(boxes: Sequence[Box], rules: Rules) -> list[Box]:

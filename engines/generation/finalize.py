@@ -50,6 +50,7 @@ def finalize(
     score: Score | None = None,
     uncertain: float | None = None,
     min_quality: float | None = None,
+    max_overlap: float | None = None,
     near_duplicates: float | None = None,
     formats: Sequence[str] | None = None,
     keep_empty: bool | None = None,
@@ -62,7 +63,7 @@ def finalize(
     out of range, or below the run's own where images that only now would be in the dataset were never written.
     """
     run = require_run(folder)
-    rules = _other_rules(run, score, uncertain, min_quality, keep_empty)
+    rules = _other_rules(run, score, uncertain, min_quality, max_overlap, keep_empty)
     repeats_from = run.near_duplicates if near_duplicates is None else near_duplicates
     if not 0.0 <= repeats_from <= 1.0:
         raise UsageError(f"--near-duplicates is {repeats_from}; keep, drop, or a number from 0 to 1 was expected.")
@@ -79,6 +80,7 @@ def _other_rules(
     score: Score | None,
     uncertain: float | None,
     min_quality: float | None,
+    max_overlap: float | None,
     keep_empty: bool | None,
 ) -> Rules:
     """The rules of a run with changes. Raises UsageError for what cannot be had without painting again."""
@@ -92,6 +94,7 @@ def _other_rules(
         uncertain=run.uncertain if uncertain is None else uncertain,
         min_quality=run.min_quality if min_quality is None else min_quality,
         keep_empty=run.keep_empty if keep_empty is None else keep_empty,
+        max_overlap=run.max_overlap if max_overlap is None else max_overlap,
     )
     again = "Run `dengine generate` into a new folder with the lower"
     if not in_range(full):
@@ -106,13 +109,15 @@ def _other_rules(
             f"--min-quality is {rules.min_quality:g}; a number from {run.min_quality:g}, the run's own, to 1 was "
             f"expected: images below were not kept. {again} quality."
         )
+    if not 0.0 < rules.max_overlap <= 1.0:
+        raise UsageError(f"--max-overlap is {rules.max_overlap:g}; a number above 0, up to 1 (off), was expected.")
     check_uncertain(rules.uncertain, full)
     return rules
 
 
 def rules_of(run: RunSettings) -> Rules:
     """What a run's own dataset takes from its journal."""
-    return Rules(run.score, run.class_names, run.uncertain, run.min_quality, run.keep_empty)
+    return Rules(run.score, run.class_names, run.uncertain, run.min_quality, run.keep_empty, run.max_overlap)
 
 
 def write_dataset(

@@ -39,6 +39,7 @@ DEFAULTS: Mapping[str, Any] = {
     "score": {},
     "uncertain": 0.0,
     "min_quality": 0.0,
+    "max_overlap": 1.0,
     "prompt_template": None,
     "negative_prompt": "",
 }
@@ -72,6 +73,7 @@ class GenerateSettings:
     score: Score | None = None  # a box below this is no label; classes it does not name take the adapter's own
     uncertain: float | None = None  # a box from this up to `score` marks its region as uncertain; 0: none does
     min_quality: float | None = None  # an image is dropped when its boxes are less sure as a whole; 0: none is
+    max_overlap: float | None = None  # of two labels of a class that overlap (IoU) more, the surer stays; 1: both do
     keep_empty: bool = False  # keep images without a label
     near_duplicates: float = 0.0  # correlation from which an image repeats another or a reference and goes; 0: stays
     balance: bool = False  # references and prompts with rare classes are drawn more often
@@ -133,6 +135,7 @@ class RunSettings:
     skip_bad: bool
     uncertain: float = 0.0
     min_quality: float = 0.0
+    max_overlap: float = 1.0
     near_duplicates: float = 0.0
     balance: bool = False
     reference_split: str | None = None  # part of the reference dataset
@@ -260,6 +263,8 @@ def _range_mistakes(s: GenerateSettings) -> list[str]:
         (s.uncertain, "uncertain", not s.uncertain or SCORE_FLOOR <= s.uncertain < 1.0,
          f"0 (off), or a number from {SCORE_FLOOR} to below 1"),
         (s.min_quality, "min-quality", s.min_quality is None or 0.0 <= s.min_quality <= 1.0, "a number from 0 to 1"),
+        (s.max_overlap, "max-overlap", s.max_overlap is None or 0.0 < s.max_overlap <= 1.0,
+         "a number above 0, up to 1 (off)"),
         (s.near_duplicates, "near-duplicates", 0.0 <= s.near_duplicates <= 1.0,
          f"keep, drop (from a correlation of {NEAR} on), or a correlation from 0 (keep) to 1"),
         (s.sampler, "sampler", s.sampler is None or s.sampler in SAMPLERS, " or ".join(SAMPLERS)),
