@@ -124,7 +124,7 @@ def test_without_generated_images_the_real_ones_are_measured(
     result = dengine(*arguments(folders, "--preset", "quick"))
     assert result.exit_code == 0, result.output
     assert result.stdout.split()[:2] == ["figure", "real"]
-    assert "generated" not in result.stdout
+    assert "real + " not in result.stdout
     assert "To compare: the same command with --short-side 192 --synthetic RUN --resume." in result.stdout
 
 
