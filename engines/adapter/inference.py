@@ -89,7 +89,7 @@ def detections(
     area = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
     order = np.argsort(-scores, kind="stable")
     order = order[(scores[order] >= score_floor) & (area[order] > 0)]
-    order = order[_without_duplicates(corners[order], duplicate_iou, limit)]
+    order = order[without_duplicates(corners[order], duplicate_iou, limit)]
     return corners[order], scores[order].astype(np.float32), labels[order].astype(np.int64)
 
 
@@ -113,8 +113,8 @@ def iou_matrix(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray
     return np.asarray(overlap / np.maximum(union, 1e-9))
 
 
-def _without_duplicates(corners: npt.NDArray[Any], duplicate_iou: float, limit: int) -> npt.NDArray[np.int64]:
-    """Indices of the first `limit` boxes that no better (earlier) kept box covers by more than `duplicate_iou`."""
+def without_duplicates(corners: npt.NDArray[Any], duplicate_iou: float, limit: int) -> npt.NDArray[np.int64]:
+    """Indices of the first `limit` boxes [N, 4], best first, that no kept one covers by more than `duplicate_iou`."""
     kept: list[int] = []
     for first in range(0, len(corners), _BLOCK):  # hundreds of queries, of which the best few are all that is kept
         block = range(first, min(first + _BLOCK, len(corners)))

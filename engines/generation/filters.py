@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.adapter.inference import iou_matrix
+from engines.adapter.inference import iou_matrix, without_duplicates
 from engines.generation.journal import Box
 from engines.generation.scores import Score, by_label, shown
 
@@ -45,14 +45,12 @@ def labels_of(boxes: Iterable[Box], rules: Rules) -> list[Box]:
 
 def _without_doubles(boxes: Sequence[Box], most: float) -> list[Box]:
     """The boxes without those that a surer one of their class covers by more than `most`."""
-    if len(boxes) < 2:
-        return list(boxes)
-    corners, labels = np.array(boxes)[:, :4], np.array([box.label for box in boxes])
-    doubled = (iou_matrix(corners, corners) > most) & (labels[:, None] == labels[None, :])
     kept: list[int] = []
-    for index in sorted(range(len(boxes)), key=lambda index: -boxes[index].score):
-        if not doubled[index, kept].any():
-            kept.append(index)
+    for label in {box.label for box in boxes}:
+        own = [index for index, box in enumerate(boxes) if box.label == label]
+        own.sort(key=lambda index: -boxes[index].score)
+        corners = np.array([boxes[index][:4] for index in own])
+        kept += [own[place] for place in without_duplicates(corners, most, len(own)).tolist()]
     return [boxes[index] for index in sorted(kept)]
 
 
