@@ -40,7 +40,7 @@ Written by `benchmarks/proof/run.py` from the records in `{folder}/`; nothing bu
 was typed. Everything was trained from random weights: no pretrained weights of anybody. How to repeat it:
 `benchmarks/proof/README.md`.
 
-BCCD: 205 train and 87 val images of blood smears, three classes. The val images are read once, by the runs below.
+BCCD: 205 train and 87 val images of blood smears, three classes. The val images are read by the runs below, each once.
 {left_out}AP is COCO's, in points (0 to 100). ± is the standard deviation over the lists or seeds; brackets hold the 95%
 interval over draws of the val images, paired: the same draws for every run.
 """
