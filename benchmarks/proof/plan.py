@@ -8,9 +8,10 @@ takes about 0.3 s of one core that has bf16 (0.5 to 0.6 s in float32), so 600 st
 10% list, take 3 to 6 minutes; the preset's own 2700 steps would make some 15 hours of it.
 
 This is the second round. The first one's records are in `results/proof_first`. It was planned with the first one's
-figures in view, those on val among them, so val was not untouched any more. What the first one taught: thresholds for a precision of 0.8 left out most red cells of one list, and more regions were
-marked as uncertain than there were labels; adapters of 1600 steps were best after 400 to 800, with the learning rate
-still high; they never saw the labels of their own tune parts; the base was short.
+figures in view, those on val among them, so val was not untouched any more. What the first one taught: thresholds for a
+precision of 0.8 left out most red cells of one list, and more regions were marked as uncertain than there were labels;
+adapters of 1600 steps were best after 400 to 800, with the learning rate still high; they never saw the labels of their
+own tune parts; the base was short.
 """
 
 import dataclasses
