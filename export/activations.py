@@ -1,7 +1,7 @@
-"""How large the numbers are that the UNet's products read while images are painted: what int8 needs to know.
+"""How large the numbers are that products read while images are painted: what int8 needs to know.
 
-Knows: which products of a UNet may compute in int8, and how to keep the lowest and highest number that each reads
-while PyTorch paints a few images in float32. Does not know what a runtime makes of it
+Knows: which products of a UNet and of a VAE decoder may compute in int8, and how to keep the lowest and highest number
+that each reads while PyTorch paints a few images in float32. Does not know what a runtime makes of it
 (`engines.backends.openvino_int8`), or about float16 (`export.ranges`).
 
 Left in higher precision are the first and last convolution, whose inputs and outputs are the image itself (as is usual
@@ -26,28 +26,33 @@ from export.agreement import paint_jobs
 
 JOBS = 12  # painted to measure on, with the bundle's own number of steps
 FULL_SIZE_JOBS, FULL_SIZE_STEPS = 1, 6  # with a bundle of full size, whose steps take many seconds each
-_WIDE = ("conv_in", "conv_out", "time_embedding", "time_emb_proj", "attn2.to_k", "attn2.to_v")
+_WIDE = ("conv_in", "conv_out", "post_quant_conv", "time_embedding", "time_emb_proj", "attn2.to_k", "attn2.to_v")
 
 Ranges = dict[str, tuple[float, float]]
 
 
 def measure_activations(bundle: Bundle, threads: int | None = None) -> Ranges:
-    """The lowest and highest number that every product reads, by its weight, over a few painted images."""
+    """The lowest and highest number that products of UNet and VAE decoder read, by weight, while images are painted."""
     backend = TorchBackend(bundle, precision="f32", threads=threads, device=torch.device("cpu"))
     full = is_full_size(bundle)
-    with tempfile.TemporaryDirectory(prefix="dengine-") as name, watched(backend.unet) as ranges:
+    with (
+        tempfile.TemporaryDirectory(prefix="dengine-") as name,
+        watched(backend.unet) as sampled,
+        watched(backend.decoder) as decoded,
+    ):
         jobs = FULL_SIZE_JOBS if full else JOBS
         asked = GenerateSettings(
             out=Path(name) / "run", bundle=bundle.folder, jobs=jobs, chunk=jobs, slots=min(jobs, 4), keep_empty=True,
             steps=FULL_SIZE_STEPS if full else None,
         )  # fmt: skip
         paint_jobs(bundle, backend, asked)
+    ranges = {**sampled, **decoded}
     return {name: (round(low, 6), round(high, 6)) for name, (low, high) in sorted(ranges.items())}
 
 
 @contextmanager
-def watched(unet: nn.Module) -> Iterator[Mapping[str, tuple[float, float]]]:
-    """Watch what the products of a UNet read, for as long as the context lasts: (lowest, highest) by weight."""
+def watched(network: nn.Module) -> Iterator[Mapping[str, tuple[float, float]]]:
+    """Watch what a network's products read, for as long as the context lasts: (lowest, highest) by weight."""
     ranges: Ranges = {}
 
     def watch(name: str) -> Any:
@@ -60,7 +65,7 @@ def watched(unet: nn.Module) -> Iterator[Mapping[str, tuple[float, float]]]:
 
     handles = [
         module.register_forward_pre_hook(watch(f"{name}.weight"))
-        for name, module in unet.named_modules()
+        for name, module in network.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear) and not any(part in f"{name}." for part in _dotted())
     ]
     try:

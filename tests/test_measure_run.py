@@ -1,5 +1,6 @@
 """One engine's figures, of a real run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,21 @@ def test_the_label_pass_is_the_unet_without_its_output(toy_bundle: Path) -> None
     assert use_name(bundle, Use("adapter", 4, ("boxes",))) == "adapter"
 
 
-def test_only_the_samplers_unet_is_in_int8() -> None:
+def test_only_what_paints_and_was_measured_is_in_int8(toy_bundle: Path) -> None:
     wide = "bf16" if cpu_has_bf16() else "f32"
-    assert precision_of("unet", "unet", "int8") == "int8"
-    assert precision_of("unet", "label pass", "int8") == wide
-    assert precision_of("vae_decoder", "vae_decoder", "int8") == wide
-    assert precision_of("adapter", "adapter", "int8") == precision_of("text_encoder", "text_encoder", "bf16") == "f32"
-    assert precision_of("unet", "label pass", "bf16") == "bf16"
+    plain = open_bundle(toy_bundle, verify=False)
+
+    def found(graph: str, precision: str, *measured: str, outputs: tuple[str, ...] | None = None) -> str:
+        manifest = replace(plain.manifest, activations=dict.fromkeys(measured, (0.0, 1.0)))
+        return precision_of(replace(plain, manifest=manifest), Use(graph, 4, outputs), precision)
+
+    assert found("unet", "int8", "mid_block.weight") == "int8"
+    assert found("unet", "int8", "mid_block.weight", outputs=("div1",)) == wide  # the label pass
+    assert found("vae_decoder", "int8", "mid_block.weight", "decoder.mid_block.weight") == "int8"
+    assert found("vae_decoder", "int8", "mid_block.weight") == wide  # a bundle of before
+    assert found("vae_encoder", "int8", "mid_block.weight", "decoder.mid_block.weight") == wide
+    assert found("adapter", "int8") == found("text_encoder", "bf16") == "f32"
+    assert found("unet", "bf16") == "bf16"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import nn
 from engines.backends import open_backend
 from engines.backends.base import Backend, cpu_has_int8
 from engines.backends.openvino_backend import count_streams, samples
-from engines.backends.openvino_int8 import grid, quantize, quantized_weight
+from engines.backends.openvino_int8 import grid, quantize, quantized_weight, ranges_of
 from engines.backends.rows import RowBackend
 from engines.bundle import Bundle, open_bundle
 from engines.errors import BackendError, UsageError
@@ -131,11 +131,42 @@ def test_the_sampler_is_in_int8_and_the_label_pass_is_not(plain: Bundle, measure
     exact = run_unet(open_backend(plain, "openvino", precision="f32", threads=1), plain, 2, None)
     backend = open_backend(measured, "openvino", precision="int8", threads=1, keep_compiled=False)
     assert backend.precision == "int8"
-    assert "int8 (the sampler's unet; the rest" in backend.description
+    assert "int8 (the sampler's unet and vae_decoder; the rest" in backend.description
     sampled = run_unet(backend, measured, 2, ["model_output"])["model_output"]
     labelled = run_unet(backend, measured, 2, None)["model_output"]
     assert 1e-3 < error(sampled, exact["model_output"]) < 0.2
     assert error(labelled, exact["model_output"]) < error(sampled, exact["model_output"]) / 2
+
+
+def decode(backend: Backend, bundle: Bundle) -> torch.Tensor:
+    side = 8 * bundle.manifest.latent_multiple
+    spec = bundle.specs["vae_decoder"]
+    call = backend.prepare("vae_decoder", spec.input_shapes({"B": 2, "h": side, "w": side}))
+    call.inputs["latents"].copy_(torch.randn(call.inputs["latents"].shape, generator=torch.Generator().manual_seed(3)))
+    call.run()
+    return call.outputs["pixels"].clone()
+
+
+@needs_int8
+def test_the_decoder_is_in_int8_where_its_numbers_were_measured(plain: Bundle, measured: Bundle) -> None:
+    exact = decode(open_backend(plain, "openvino", precision="f32", threads=1), plain)
+    pixels = decode(open_backend(measured, "openvino", precision="int8", threads=1, keep_compiled=False), measured)
+    of_unet = {name: span for name, span in measured.manifest.activations.items() if not name.startswith("decoder.")}
+    before = dataclasses.replace(measured, manifest=dataclasses.replace(measured.manifest, activations=of_unet))
+    backend = open_backend(before, "openvino", precision="int8", threads=1, keep_compiled=False)
+    assert "int8 (the sampler's unet; the rest" in backend.description
+    wide = error(decode(backend, before), exact)
+    assert 1.5 * wide < error(pixels, exact) < 0.5  # its ranges are those of what a random UNet painted
+
+
+def test_every_range_is_one_graphs(measured: Bundle) -> None:
+    ranges = measured.manifest.activations
+    unet, decoder = ranges_of("unet", ranges), ranges_of("vae_decoder", ranges)
+    assert unet
+    assert {name.partition(".")[0] for name in decoder} == {"decoder"}
+    assert {*unet, *decoder} == {*ranges}
+    assert len(unet) + len(decoder) == len(ranges)
+    assert ranges_of("vae_encoder", ranges) == ranges_of("adapter", ranges) == {}
 
 
 @needs_int8

@@ -234,7 +234,7 @@ def tune(
         "fit": f"{list_of(name)}-fit",
         "tune": f"{list_of(name)}-tune",
         "kind": kind,
-        "steps": max(2, round(plan.detector(kind).steps * share)),
+        "steps": max(2, round(plan.detector(kind).tune_steps * share)),
         "lr": lr,
         "batch": plan.batch,
         "short_side": plan.short_side,
@@ -290,9 +290,8 @@ def labelled(annotations: Path, records: list[Record] | Any, class_names: tuple[
 def compare(place: Workplace, stage: str, kind: str, name: str, settings: Mapping[str, Any]) -> Figures:
     """`dengine evaluate`: the same detector on the real images, and on real and other ones; measured on val.
 
-    settings: `lr`, `seed`, and `steps` where they are not the plan's; for other images than real ones `synthetic`
-    (folder), `mix`, `amounts` or none, and `known`: the stage of the real images alone, whose training is taken from
-    there.
+    settings: `lr`, `seed`; for other images than real ones `synthetic` (folder), `mix`, `amounts` or none, and `known`:
+    the stage of the real images alone, whose training is taken from there.
     """
     plan, out = place.plan, place.folder(stage)
     _take_over(place.folder(settings["known"]) / TRAININGS if settings.get("known") else None, out / TRAININGS)
@@ -303,7 +302,7 @@ def compare(place: Workplace, stage: str, kind: str, name: str, settings: Mappin
         words += ["--synthetic", place.folder(settings["synthetic"]), "--mix", settings["mix"]]
     words += ["--val", place.data, "--val-split", "val"]
     words += ["--detector", kind, "--preset", "small", "--seeds", 1, "--seed", settings["seed"]]
-    words += ["--short-side", plan.short_side, "--steps", settings.get("steps", plan.detector(kind).steps)]
+    words += ["--short-side", plan.short_side, "--steps", plan.detector(kind).steps]
     words += ["--batch", plan.batch, "--lr", settings["lr"], "--turns", "--device", place.device]
     if settings.get("amounts"):
         words += ["--amounts", settings["amounts"]]

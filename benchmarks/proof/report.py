@@ -74,7 +74,6 @@ def sections(place: Workplace, records: Records, drawn: Sequence[tuple[str, str]
     yield from _settings(records, plan)
     yield from _adapters(records, plan)
     yield from _doubles(records, plan)
-    yield from _longer(records, plan)
     yield from _amounts(records, plan)
     yield from _chosen(place, records)
     for file, caption in drawn:
@@ -201,20 +200,23 @@ def _doubles(records: Records, plan: Plan) -> Iterable[str]:
     yield table(("labels", "boxes of all lists", *FIGURES, "over real"), rows)
 
 
-def _longer(records: Records, plan: Plan) -> Iterable[str]:
-    """The same arms after the plan's steps, and after several times as many."""
-    first, detector = plan.lists[0], plan.detectors[0]
-    if f"{detector.kind}-{first}-longer" not in records:
-        return
-    yield f"## Longer trainings ({detector.kind}, list {first})\n"
+def _lengths(records: Records, plan: Plan) -> Iterable[str]:
+    """Finished baselines of several lengths: where they stop getting better is the plateau."""
+    first = plan.lists[0]
     rows = []
-    for name, steps in (("generated", detector.steps), ("longer", plan.longer * detector.steps)):
-        results = records.get(f"{detector.kind}-{first}-{name}", {}).get("figures", {}).get("results", {})
-        arms = {arm: Runs(arm, (found["figures"],), (found["draws"],)) for arm, found in results.items()}
-        for arm, runs in sorted(arms.items(), reverse=True):
-            change = None if arm == "real" else gain(arms, arm, "real")
-            rows.append((str(steps), NAMES[arm], *(_spread(runs.values(one)) for one in FIGURES), shown(change)))
-    yield table(("steps", "trained on", *FIGURES, "over real"), rows)
+    for detector in plan.detectors:
+        chosen = f"tune-{detector.kind}-{first}-long"
+        stages = {detector.tune_steps: chosen} | {
+            steps: f"length-{detector.kind}-{first}-{steps}"
+            for steps in (round(length * detector.steps) for length in plan.lengths)
+        }
+        for steps, stage in stages.items():
+            ap = f"{100 * _ap(records[stage]):.1f}" if stage in records else NOT_RUN
+            ap50 = f"{100 * records[stage]['figures']['figures']['AP50']:.1f}" if stage in records else NOT_RUN
+            rows.append((detector.kind, str(steps), ap, ap50))
+    yield f"### Is the baseline at its plateau? (list {first}, measured on its tune part)\n"
+    yield table(("baseline", "steps", "AP", "AP50"), rows)
+    yield "Each row is a whole training: its learning rate has come down at the end.\n"
 
 
 def _amounts(records: Records, plan: Plan) -> Iterable[str]:
@@ -251,9 +253,9 @@ def _chosen(place: Workplace, records: Records) -> Iterable[str]:
             half = tried[lr]
             after = f"{100 * _ap(long):.1f} ({100 * (_ap(long) - _ap(half)):+.1f})" if long and half else NOT_RUN
             rows.append((detector.kind, name, f"{lr:g}", each, after))
-    header = ("baseline", "list", "learning rate", "AP of each after half of the steps", "AP after all steps (change)")
+    header = ("baseline", "list", "learning rate", "AP of each after half of these steps", "AP after all (change)")
     yield table(header, rows)
-    yield "A change of about nothing from half of the steps to all of them is what is meant by a plateau.\n"
+    yield from _lengths(records, plan)
     for arm, names, mixes in (
         ("generated", plan.lists, plan.mixes),
         ("pseudo", plan.lists, plan.mixes),

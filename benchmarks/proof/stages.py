@@ -9,7 +9,7 @@ its files are gone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from benchmarks.proof.plan import FULL, DetectorPlan, Plan
 from benchmarks.proof.workplace import Workplace
 
 Action = Callable[[Workplace], Figures]
-_TRAINING = 3.0  # minutes of one training of a detector, about
+_STEP = 0.0025  # minutes of a training step, about: half of what it takes of one core
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,14 @@ def _variants(plan: Plan) -> Iterator[Stage]:
 def _extras(plan: Plan) -> Iterator[Stage]:
     """Other amounts of generated images, other numbers of labels."""
     first, detector = plan.lists[0], plan.detectors[0]
+    for one in plan.detectors:
+        yield from _lengths(plan, one, first)
     for name in plan.lists:
         yield Stage(
             f"overlap-{name}", "generated", partial(actions.drop_doubles, name=name), reads=(f"generated-{name}",),
             leaves=(f"overlap-{name}/annotations.json",), minutes=0.2, settings={"max_overlap": plan.max_overlap},
         )  # fmt: skip
         yield _compared(plan, detector, name, "overlap", f"overlap-{name}", name)
-    yield _longer(plan, detector, first)
     if plan.amounts:
         yield _compared(plan, detector, first, "amounts", f"generated-{first}", first, ",".join(plan.amounts))
     for name in plan.extra_lists:
@@ -227,11 +228,11 @@ def _training(
     def action(place: Workplace) -> Figures:
         return actions.tune(place, stage, detector.kind, name, lr=lr(place), share=share, arm=arm, mix=mix)
 
-    settings = {"steps": detector.steps, "share": share, "short_side": plan.short_side, "batch": plan.batch}
+    settings = {"steps": detector.tune_steps, "share": share, "short_side": plan.short_side, "batch": plan.batch}
     leaves = (f"{stage}/detector/detector.json",)
     torchvision = detector.kind != "rt_detr"
     reads = ("lists", f"{arm}-{name}") if arm else ("lists",)
-    minutes = _TRAINING * share
+    minutes = _STEP * detector.tune_steps * share
     return Stage(stage, "tune", action, needs, reads, leaves, minutes, torchvision=torchvision, settings=settings)
 
 
@@ -278,25 +279,14 @@ def _compared(
     return _final(plan, detector, stage, action, (tuned, *mixed), ("lists", synthetic, before), trainings)
 
 
-def _longer(plan: Plan, detector: DetectorPlan, name: str) -> Stage:
-    """Real images alone and with generated ones, for `longer` times as many steps."""
-    stage, steps = f"{detector.kind}-{name}-longer", plan.longer * detector.steps
-    mixed = tuple(f"mix-generated-{one}-{mix:g}" for one in plan.lists for mix in plan.mixes)
-
-    def action(place: Workplace) -> Figures:
-        chosen = {
-            "synthetic": f"generated-{name}",
-            "arm": "generated",
-            "lr": chosen_lr(place, detector=detector, name=name),
-            "mix": chosen_mix(place, arm="generated", names=plan.lists, mixes=plan.mixes),
-            "seed": actions.seed_of(name),
-            "steps": steps,
-        }
-        return actions.compare(place, stage, detector.kind, name, chosen)
-
-    needs = (f"tune-{detector.kind}-{name}-long", *mixed)
-    made = _final(plan, detector, stage, action, needs, ("lists", f"generated-{name}"), 2 * plan.longer)
-    return replace(made, settings=made.settings | {"steps": steps})
+def _lengths(plan: Plan, detector: DetectorPlan, name: str) -> Iterator[Stage]:
+    """The baseline as the final trainings have it, and longer, measured on tune: is it at its plateau?"""
+    needs = (f"tune-{detector.kind}-{name}-long",)
+    lr = partial(chosen_lr, detector=detector, name=name)
+    for length in plan.lengths:
+        steps = round(length * detector.steps)
+        share = steps / detector.tune_steps
+        yield _training(plan, detector, f"length-{detector.kind}-{name}-{steps}", name, needs=needs, share=share, lr=lr)
 
 
 def _full_arms(plan: Plan, detector: DetectorPlan) -> Iterator[Stage]:
@@ -340,7 +330,7 @@ def _final(
         needs,
         reads,
         leaves=(f"{stage}/comparison.json",),
-        minutes=_TRAINING * trainings,
+        minutes=_STEP * detector.steps * trainings,
         torchvision=torchvision,
         settings=settings,
     )

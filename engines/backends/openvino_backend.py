@@ -3,13 +3,14 @@
 Knows: compiling a bundle's ONNX graphs for fixed shapes, where bf16 must not reach, and keeping compiled models.
 Does not know: PyTorch modules, where compiled models are kept (`cache`), or how a model gets int8 (`openvino_int8`).
 
-int8 is for the sampler's calls of the UNet alone, where nearly all time goes. All else, the label pass too, is in bf16
-where the processor has it, else in f32. On two cores with AVX-512 VNNI and no AMX, a guided tick of SD 2.1's UNet
-(2 rows of 64x64 latents, random weights) took 4.4 s in bf16 and 2.9 in int8.
+int8 is for the sampler's calls of the UNet and for the VAE decoder, where nearly all time goes. All else, the VAE
+encoder and the label pass too, on which boxes hang, is in bf16 where the processor has it, else in f32. On two cores
+with AVX-512 VNNI and no AMX, a guided tick of SD 2.1's UNet (2 rows of 64x64 latents, random weights) took 4.4 s in
+bf16 and 2.9 in int8.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ from engines.backends.base import (
     resolve_threads,
     wanted_outputs,
 )
-from engines.backends.openvino_int8 import quantize
+from engines.backends.openvino_int8 import Ranges, quantize, ranges_of
 from engines.backends.probe import Probe, tiny_input, tiny_onnx, try_device
 from engines.backends.signal_stack import same_signal_stack
 from engines.bundle import Bundle
@@ -67,7 +68,10 @@ class OpenVinoBackend:
         self._keep = keep
         exceptions = f" ({' and '.join(ALWAYS_F32)} f32)" if self._wide == "bf16" else ""
         if self._int8:
-            exceptions = f" (the sampler's unet; the rest {self._wide}{exceptions})"
+            narrow = "the sampler's unet"
+            if ranges_of("vae_decoder", bundle.manifest.activations):
+                narrow += " and vae_decoder"
+            exceptions = f" ({narrow}; the rest {self._wide}{exceptions})"
         self.description = (
             f"openvino {self._ov.__version__.split('-')[0]} on CPU ({cpu_name()}), "
             f"{counted(self.threads, 'thread')}, {self.precision}{exceptions}"
@@ -84,7 +88,8 @@ class OpenVinoBackend:
         whole, shapes = shapes, {name: (shape[0] // streams, *shape[1:]) for name, shape in shapes.items()}
         wanted = wanted_outputs(spec, outputs)
         precision = "f32" if graph in ALWAYS_F32 else self._wide
-        ranges = self._bundle.manifest.activations if self._int8 and samples(spec, wanted) else {}
+        in_int8 = self._int8 and (graph != "unet" or samples(spec, wanted))
+        ranges = ranges_of(graph, self._bundle.manifest.activations) if in_int8 else {}
         config = {
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": self.threads,
@@ -135,7 +140,7 @@ class OpenVinoBackend:
         shapes: Shapes,
         wanted: Sequence[TensorSpec],
         config: dict[str, Any],
-        ranges: Mapping[str, tuple[float, float]],
+        ranges: Ranges,
     ) -> Any:
         model = self._core.read_model(str(self._bundle.graph_path(spec.name)))
         results = [model.output(tensor.name).get_node() for tensor in wanted]

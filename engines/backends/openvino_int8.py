@@ -1,8 +1,8 @@
 """Int8 for OpenVINO: which products of a network read 8-bit numbers, and on which grid.
 
 Knows: how to put the weights and inputs of convolutions and matrix products of an OpenVINO model on grids of 8 bits;
-OpenVINO's own low-precision passes then choose int8 kernels. Does not know where the ranges come from
-(`export.activations`), or which graphs are worth it (`openvino_backend`).
+OpenVINO's own low-precision passes then choose int8 kernels; and which of a bundle's ranges are which graph's. Does not
+know where the ranges come from (`export.activations`), or which calls are worth it (`openvino_backend`).
 
 Weights are symmetric, one scale an output channel. Inputs have one grid each: unsigned where they hardly go below
 zero, as behind SiLU, else symmetric (Jacob et al. 2018, arXiv 1712.05877; Nagel et al. 2021, arXiv 2106.08295).
@@ -20,13 +20,23 @@ _MOSTLY_POSITIVE = 0.25  # of the highest number: a range that goes less far bel
 LEVELS = 256  # of a grid of 8 bits
 _LARGEST = 127  # of an int8
 _SMALLEST = 1e-8  # end of a grid, and scale of a channel, where all numbers are zero
+_DECODER = "decoder."  # how the names of the VAE decoder's weights begin, and no others of a bundle's ranges
+
+Ranges = Mapping[str, tuple[float, float]]  # lowest and highest number that a product reads, by its weight
 
 
-def quantize(ov: Any, model: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Let the products of an OpenVINO model compute in int8, in place.
+def ranges_of(graph: str, activations: Ranges) -> Ranges:
+    """The ranges of a graph's own products among those of a bundle; empty for a graph that was not measured."""
+    if graph not in ("unet", "vae_decoder"):
+        return {}
+    of_decoder = graph == "vae_decoder"
+    return {name: span for name, span in activations.items() if name.startswith(_DECODER) == of_decoder}
 
-    `ranges`: the lowest and highest number that a product reads, by the name of its weight. Products of other weights
-    stay as they are. Raises BackendError where the model lacks one of them.
+
+def quantize(ov: Any, model: Any, ranges: Ranges) -> None:
+    """Let the products of an OpenVINO model that read the weights in `ranges` compute in int8, in place.
+
+    Raises BackendError where the model lacks one of them.
     """
     operations = ov.opset13
     found: set[str] = set()

@@ -93,6 +93,12 @@ class TorchBackend:
         unet: nn.Module = self._modules["unet"].get_submodule("unet")
         return unet
 
+    @property
+    def decoder(self) -> nn.Module:
+        """The half of the AutoencoderKL that decodes, for those who watch it work: `post_quant_conv` and `decoder`."""
+        vae: nn.Module = self._modules["vae_decoder"].get_submodule("vae")
+        return vae
+
     def prepare(self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None) -> Call:
         """See `Backend.prepare`."""
         spec = self._specs[graph]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engines.backends.base import ALWAYS_F32, Call, cpu_has_bf16
+from engines.backends.openvino_int8 import ranges_of
 from engines.bundle import Bundle, default_bundle, open_bundle
 from engines.diffusion.sampler import SlotSampler, Task
 from engines.diffusion.schedule import make_schedule
@@ -135,12 +136,13 @@ def use_name(bundle: Bundle, use: Use) -> str:
     return "label pass" if pyramid_alone else use.graph
 
 
-def precision_of(graph: str, name: str, precision: str) -> str:
-    """What a graph (`name` is its `use_name`) computes in where its backend's precision is `precision`."""
-    if graph in ALWAYS_F32:
+def precision_of(bundle: Bundle, use: Use, precision: str) -> str:
+    """What a graph as it was prepared computes in where its backend's precision is `precision`."""
+    if use.graph in ALWAYS_F32:
         return "f32"
-    if precision == "int8" and name != "unet":
-        return "bf16" if cpu_has_bf16() else "f32"  # int8 is for the sampler's calls alone
+    labels = use_name(bundle, use) != use.graph
+    if precision == "int8" and (labels or not ranges_of(use.graph, bundle.manifest.activations)):
+        return "bf16" if cpu_has_bf16() else "f32"
     return precision
 
 
@@ -192,7 +194,7 @@ def _graphs(bundle: Bundle, watched: _Watched, tell: Tell) -> dict[str, Any]:
             "batch": use.batch,
             "calls": calls,
             "run_seconds": taken[use] if timed.device.type == "cpu" else None,
-            "precision": precision_of(use.graph, use_name(bundle, use), timed.precision),
+            "precision": precision_of(bundle, use, timed.precision),
             "seconds": seconds.to_json(),
         }
     return found
