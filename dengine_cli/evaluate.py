@@ -131,6 +131,6 @@ def show_worth(summary: "WorthSummary") -> None:
         console.echo(f"To compare: the same command with --short-side {data.short_side} --synthetic RUN --resume.")
     console.echo(f"figures  {summary.comparison}")
     if summary.picture is None:
-        console.note("no picture was drawn, since matplotlib is not installed: pip install 'dengine[detectors]'")
+        console.note("no picture was drawn, since matplotlib is not installed: pip install matplotlib")
     else:
         console.echo(f"picture  {summary.picture}")

@@ -345,7 +345,7 @@ def test_a_missing_torchvision_is_one_line_and_a_way_out(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "torchvision", None)
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
     check_library("rt_detr")
-    with pytest.raises(BackendError, match=r"dengine\[detectors\].*--detector rt_detr"):
+    with pytest.raises(BackendError, match=r"pip install torchvision.*--detector rt_detr"):
         check_library("retinanet")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from PIL import Image
 from test_settings import run_settings
 
@@ -297,9 +298,15 @@ def test_different_class_lists_are_refused(settings: EvaluateSettings, tmp_path:
 
 def test_runs_without_anything_to_learn_from_are_refused(settings: EvaluateSettings, tmp_path: Path) -> None:
     empty = make_run(tmp_path / "empty", [])
-    refused(replace(settings, synthetic=(empty,)), DatasetError, "empty", "no images")
+    refused(replace(settings, synthetic=(empty,)), RunError, "empty kept no image")
     bare = make_dataset(make_run(tmp_path / "bare", []), range(2), boxes=0)
     refused(replace(settings, synthetic=(bare,)), RunError, "2 images and no box")
+    crowds = make_run(tmp_path / "crowds", range(80, 82))
+    content = json.loads((crowds / ANNOTATIONS).read_text())
+    for found in content["annotations"]:
+        found["iscrowd"] = 1
+    (crowds / ANNOTATIONS).write_text(json.dumps(content))
+    refused(replace(settings, synthetic=(crowds,)), RunError, "2 images and no box")
     unfinished = make_run(tmp_path / "unfinished", range(60, 62))
     (unfinished / ANNOTATIONS).unlink()
     refused(replace(settings, synthetic=(unfinished,)), RunError, "dengine finalize")
@@ -317,6 +324,30 @@ def test_copies_of_training_images_among_the_validation_images_are_refused(
     refused(replace(settings, val=settings.real), DatasetError, "4 validation images are copies", "0.png first")
     painted = make_dataset(tmp_path / "painted", [20, 12])
     refused(replace(settings, val=painted), DatasetError, "1 validation images are copies", "12.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"precision": "f16"}, 'precision "f16"; auto, f32 or bf16'),
+        ({"device": "gpu"}, 'Unknown device "gpu"'),
+        ({"device": f"cuda:{torch.cuda.device_count()}"}, "CUDA GPUs here; take --device cpu"),
+    ],
+)
+def test_a_precision_or_device_that_is_not_there_is_refused(
+    settings: EvaluateSettings, change: dict[str, str], words: str
+) -> None:
+    refused(replace(settings, changes=tuple((TINY | change).items())), UsageError, words)
+
+
+def test_damaged_images_stop_it_or_are_left_out_and_listed(settings: EvaluateSettings) -> None:
+    broken = settings.real / IMAGES / "1.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:200] + bytes(400) + content[600:])
+    refused(settings, DatasetError, "1.png")
+    data = opened(replace(settings, skip_bad=True))
+    assert [sample.record.name for sample in data.real] == ["0.png", "2.png", "3.png"]
+    assert any("1.png" in line for line in data.findings[1])
 
 
 def test_near_copies_are_named_and_left_out(settings: EvaluateSettings, tmp_path: Path) -> None:
@@ -425,6 +456,9 @@ def test_a_detector_that_was_not_measured_yet_is_not_trained_again(
     with pytest.raises(KeyboardInterrupt):
         evaluate(settings)
     monkeypatch.setattr(worth, "detect", detect)
+    slower = replace(settings, resume=True, changes=(*settings.changes, ("lr", 1e-5)))
+    with pytest.raises(RunError, match=r"real-seed0 was made with other settings: options.lr was 0.0\d+, is 1e-05"):
+        evaluate(slower)
     seen: list[str] = []
     evaluate(
         replace(settings, resume=True),

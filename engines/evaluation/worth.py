@@ -34,7 +34,7 @@ from engines.generation.run_folder import LOCK, locked, run_errors
 from engines.training.detector import TrainingSet, annotations_digest, detect, train_detector, weights_digest
 from engines.training.detectors.config import INFO_FILE, DetectorOptions, preset
 from engines.training.detectors.model import check_library, load_detector
-from engines.training.trainer import Progress, differences
+from engines.training.trainer import Progress, check_device, differences, resolve_precision
 
 FORMAT = 1
 TRAININGS, RESULT = "trainings", "result.json"
@@ -78,8 +78,8 @@ class _Training:
 def evaluate(settings: EvaluateSettings, *, report: Report = lambda event: None) -> WorthSummary:
     """Train every arm with every seed, compare, and write it down in `settings.out`.
 
-    Deterministic: `settings` and the images decide every figure. Raises DengineError of every kind before anything
-    is written where the data cannot be compared.
+    Deterministic: `settings`, the images and, where it is not named, the precision that is taken here decide every
+    figure. Raises DengineError of every kind before anything is written where the data cannot be compared.
     """
     started = time.monotonic()
     options, seeds = _options(settings)
@@ -111,10 +111,14 @@ def evaluate(settings: EvaluateSettings, *, report: Report = lambda event: None)
 
 
 def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
-    """The preset's training with the changes that were asked for, and the number of seeds."""
+    """The preset's training with the changes that were asked for, its precision resolved, and the number of seeds."""
     options, seeds = preset(settings.preset, settings.detector)
     value = json.loads(json.dumps(dataclasses.asdict(options))) | dict(settings.changes)
-    return from_object(DetectorOptions, value, UsageError, "options"), settings.seeds or seeds
+    options = from_object(DetectorOptions, value, UsageError, "options")
+    check_device(options.device)
+    # Resolved here, so that a comparison that goes on on another machine never mixes two arithmetics.
+    precision = resolve_precision(options.precision, options.device)
+    return dataclasses.replace(options, precision=precision), settings.seeds or seeds
 
 
 def _check_out(settings: EvaluateSettings) -> None:
@@ -159,12 +163,13 @@ def _result(
     path = folder / RESULT
     if path.exists():
         stored = read_json(path, RunError)
-        if changed := differences(stored.get("identity", {}), json.loads(json.dumps(identity))):
-            raise RunError(f"{folder} was made with other settings: {'; '.join(changed)}. Give another folder.")
+        _check_same(folder, stored.get("identity", {}), identity)
         return Result(training.generated, training.seed, detections_of(stored))
     started = time.monotonic()
     if (folder / INFO_FILE).exists():  # trained, but stopped before it was measured
         detector = load_detector(folder, options.device)
+        trained = {key: value for key, value in identity.items() if key in detector.info.training}
+        _check_same(folder, detector.info.training, trained)
     else:
         detector = train_detector(
             known,
@@ -188,6 +193,11 @@ def _result(
     }
     write_atomic(path, (json.dumps(value, allow_nan=False) + "\n").encode())
     return Result(training.generated, training.seed, found)
+
+
+def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if changed := differences(before, json.loads(json.dumps(now))):
+        raise RunError(f"{folder} was made with other settings: {'; '.join(changed)}. Give another folder.")
 
 
 def _comparison(

@@ -11,13 +11,15 @@ generated image is resized by the quotient of the two, whatever its frame is. So
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, near_pairs
+from engines.datasets.images import read_image
 from engines.errors import DatasetError, RunError, UsageError
+from engines.files import read_json
 from engines.generation.events import Stage
 from engines.generation.finalize import ANNOTATIONS
 from engines.generation.run_folder import RUN, require_run
@@ -100,11 +102,11 @@ def open_data(settings: EvaluateSettings, most: int, report: Callable[[Stage], N
     """
     report(Stage("reading annotations"))
     skip = settings.skip_bad
-    real = open_dataset(settings.real, split=settings.split, skip_bad=skip)
+    real = _open(settings.real, split=settings.split, skip_bad=skip)
     names = real.class_names
     chosen = _chosen(real, settings.images)
     runs = [_open_synthetic(folder, real, skip) for folder in settings.synthetic]
-    val = open_dataset(settings.val, split=settings.val_split, class_names=names, skip_bad=skip)
+    val = _open(settings.val, split=settings.val_split, class_names=names, skip_bad=skip)
     scales = [scale for _, scale, _ in runs if scale is not None]
     short_side = settings.short_side or min([most, *scales])
     generated = [
@@ -120,7 +122,7 @@ def open_data(settings: EvaluateSettings, most: int, report: Callable[[Stage], N
     )]  # fmt: skip
     left_out = _near_copies(real.records, [sample.record for sample in generated], val.records, prints)
     kept = [record for index, record in enumerate(val.records) if index not in left_out]
-    if not any((~record.iscrowd).any() for record in kept):
+    if not _has_boxes(kept):
         raise DatasetError(f"{val.root}: no validation image with boxes is left that repeats no training image.")
     return WorthData(
         class_names=names,
@@ -137,6 +139,24 @@ def open_data(settings: EvaluateSettings, most: int, report: Callable[[Stage], N
     )
 
 
+def _open(folder: Path, *, skip_bad: bool, **options: Any) -> Dataset:
+    """`open_dataset`; with `skip_bad` images whose pixels cannot be read are left out and listed, too."""
+    dataset = open_dataset(folder, skip_bad=skip_bad, **options)
+    if not skip_bad:
+        return dataset
+    records, skipped = [], list(dataset.skipped)
+    for record in dataset.records:
+        try:
+            read_image(record.file)
+        except DatasetError as cause:
+            skipped.append(str(cause))
+        else:
+            records.append(record)
+    if not records:
+        raise DatasetError(f"{folder}: no image can be read, beginning with: {skipped[0]}")
+    return replace(dataset, records=records, skipped=tuple(skipped))
+
+
 def _open_synthetic(folder: Path, real: Dataset, skip_bad: bool) -> tuple[Dataset, int | None, str]:
     """(images, pixels of the short side that real images have at its scale, or None for the real ones' own, a note)."""
     is_run = (folder / RUN).exists()
@@ -149,6 +169,8 @@ def _open_synthetic(folder: Path, real: Dataset, skip_bad: bool) -> tuple[Datase
                 f"{folder} has no {ANNOTATIONS}: go on with the run (the same `dengine generate` command), "
                 "or write its dataset with `dengine finalize`."
             )
+        if not read_json(folder / ANNOTATIONS, RunError).get("images"):
+            raise RunError(f"{folder} kept no image, so there is nothing to learn from: give another run.")
         scale = run.short_side
         if scale is None:
             scale = min(run.frame)
@@ -159,10 +181,15 @@ def _open_synthetic(folder: Path, real: Dataset, skip_bad: bool) -> tuple[Datase
         raise RunError(f"{folder} {'is a file' if folder.exists() else 'does not exist'}; give the folder of a run.")
     else:
         _check_classes(folder, open_dataset(folder, skip_bad=skip_bad).class_names, real)
-    dataset = open_dataset(folder, class_names=real.class_names, skip_bad=skip_bad, require_boxes=not is_run)
-    if not any(len(record.boxes) for record in dataset.records):
+    dataset = _open(folder, class_names=real.class_names, skip_bad=skip_bad, require_boxes=not is_run)
+    if not _has_boxes(dataset.records):
         raise RunError(f"{folder} has {len(dataset.records)} images and no box to learn from: give another run.")
     return dataset, scale, note
+
+
+def _has_boxes(records: Sequence[Record]) -> bool:
+    """Whether there is a box of a single object: crowds are painted over, and teach nothing."""
+    return any((~record.iscrowd).any() for record in records)
 
 
 def _check_classes(folder: Path, names: Sequence[str], real: Dataset) -> None:
@@ -185,7 +212,7 @@ def _chosen(real: Dataset, file: Path | None) -> list[Record]:
     if unknown := sorted(wanted - set().union(*spellings)):
         raise UsageError(f"--images: {file} names {len(unknown)} images that {real.root} lacks, {unknown[0]!r} first.")
     chosen = [record for record, names in zip(real.records, spellings, strict=True) if names & wanted]
-    if not any(len(record.boxes) for record in chosen):
+    if not _has_boxes(chosen):
         raise UsageError(f"--images: {file} names {len(chosen)} images, and none of them has a box.")
     return chosen
 

@@ -111,13 +111,14 @@ def train_detector(
         return measure(detector, curve.records if curve else ())
 
     training = {"options": options.decisive(), "data": data.digest(), "short_side": short_side, "seed": seed}
+    training["weights"] = weights_digest(weights)
     fit(
         detector.network,
         loss_at,
         _fit_options(options, seed, curve),
         folder / _TRAINING,
         stage=stage,
-        identity=training | {"weights": weights_digest(weights)},
+        identity=training,
         resume=resume,
         report=report,
         evaluate=evaluate if curve else None,

@@ -73,6 +73,17 @@ def resolve_precision(precision: str, device: str) -> str:
     return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16", False) else "f32"
 
 
+def check_device(device: str) -> None:
+    """UsageError for what is no torch device, or a GPU that PyTorch has not got here."""
+    try:
+        place = torch.device(device)
+    except RuntimeError as cause:
+        raise UsageError(f'Unknown device "{device}"; cpu, cuda or cuda:N was expected.') from cause
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if place.type == "cuda" and (place.index or 0) >= count:
+        raise UsageError(f'Device "{device}": PyTorch finds {count} CUDA GPUs here; take --device cpu.')
+
+
 def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[Any]:
     """The autocast context of a resolved precision; none for f32."""
     if precision == "f32":

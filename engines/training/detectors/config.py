@@ -94,8 +94,8 @@ class DetectorOptions:
             raise UsageError("; ".join(wrong) + ".")
 
     def decisive(self) -> dict[str, Any]:
-        """Every field that decides the weights, as JSON has it."""
-        free = ("device", "checkpoint_minutes", "precision")
+        """Every field that decides the weights, as JSON has it; `precision` does once it is resolved."""
+        free = ("device", "checkpoint_minutes")
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
 
 

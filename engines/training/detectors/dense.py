@@ -34,7 +34,7 @@ def torchvision_detection() -> Any:
     except (ImportError, RuntimeError, AttributeError) as cause:  # a build for another torch raises any of these
         raise BackendError(
             f"retinanet and faster_rcnn need torchvision, which does not import here ({cause}): install it with "
-            "`pip install 'dengine[detectors]'` beside the torch of the same source, or take --detector rt_detr."
+            "`pip install torchvision` of the release and the source of your torch, or take --detector rt_detr."
         ) from cause
     return detection
 
