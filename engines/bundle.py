@@ -72,8 +72,8 @@ class Manifest:
     loras: tuple[str, ...] = ()  # LoRA files fused into the base before export, as "name:scale sha256:..."
     activations: dict[str, tuple[float, float]] = field(
         default_factory=dict
-    )  # weight of the UNet or the VAE decoder -> lowest and
-    # highest number that its product reads (`export.activations`), for int8; empty where they were not measured
+    )  # weight of the UNet or the VAE -> lowest and highest
+    # number that its product reads (`export.activations`), for int8; empty where they were not measured
 
     @property
     def size_multiple(self) -> int:

@@ -51,7 +51,7 @@ PROMPT_KINDS = ("generic", "listing", "empty")
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """What `dengine label` was asked for. Raises UsageError for a prompt that is unknown."""
+    """What `dengine label` was asked for. Raises UsageError for what cannot be meant."""
 
     images: Path  # a folder of images, or a dataset
     out: Path  # folder for the labels, without any so far
@@ -70,6 +70,8 @@ class LabelSettings:
     def __post_init__(self) -> None:
         if self.prompt not in PROMPT_KINDS:
             raise UsageError(f"--prompt is {self.prompt}; one of {', '.join(PROMPT_KINDS)} was expected.")
+        if self.precision == "int8":
+            raise UsageError("--precision int8 is for painting: it would cost labels accuracy. Use --precision auto.")
         if self.uncertain and self.score is None:
             raise UsageError("--uncertain without --score: it says which boxes below that are uncertain.")
         if self.max_overlap != 1.0 and self.score is None:

@@ -1,7 +1,7 @@
 """How large the numbers are that products read while images are painted: what int8 needs to know.
 
-Knows: which products of a UNet and of a VAE decoder may compute in int8, and how to keep the lowest and highest number
-that each reads while PyTorch paints a few images in float32. Does not know what a runtime makes of it
+Knows: which products of a UNet and of a VAE may compute in int8, and how to keep the lowest and highest number that
+each reads while PyTorch paints a few images in float32, and encodes them. Does not know what a runtime makes of it
 (`engines.backends.openvino_int8`), or about float16 (`export.ranges`).
 
 Left in higher precision are the first and last convolution, whose inputs and outputs are the image itself (as is usual
@@ -21,24 +21,29 @@ from torch import nn
 from engines.backends.rows import is_full_size
 from engines.backends.torch_backend import TorchBackend
 from engines.bundle import Bundle
+from engines.datasets.images import read_image
+from engines.diffusion.latents import to_pixels
+from engines.generation.journal import IMAGES
+from engines.generation.networks import fill, prepare
 from engines.generation.settings import GenerateSettings
 from export.agreement import paint_jobs
 
 JOBS = 12  # painted to measure on, with the bundle's own number of steps
 FULL_SIZE_JOBS, FULL_SIZE_STEPS = 1, 6  # with a bundle of full size, whose steps take many seconds each
-_WIDE = ("conv_in", "conv_out", "post_quant_conv", "time_embedding", "time_emb_proj", "attn2.to_k", "attn2.to_v")
+_WIDE = ("conv_in", "conv_out", "quant_conv", "time_embedding", "time_emb_proj", "attn2.to_k", "attn2.to_v")
 
 Ranges = dict[str, tuple[float, float]]
 
 
 def measure_activations(bundle: Bundle, threads: int | None = None) -> Ranges:
-    """The lowest and highest number that products of UNet and VAE decoder read, by weight, while images are painted."""
+    """The lowest and highest number that products of UNet and VAE read, by weight, while images are painted."""
     backend = TorchBackend(bundle, precision="f32", threads=threads, device=torch.device("cpu"))
     full = is_full_size(bundle)
     with (
         tempfile.TemporaryDirectory(prefix="dengine-") as name,
         watched(backend.unet) as sampled,
-        watched(backend.decoder) as decoded,
+        watched(backend.vae("vae_decoder")) as decoded,
+        watched(backend.vae("vae_encoder")) as encoded,
     ):
         jobs = FULL_SIZE_JOBS if full else JOBS
         asked = GenerateSettings(
@@ -46,8 +51,18 @@ def measure_activations(bundle: Bundle, threads: int | None = None) -> Ranges:
             steps=FULL_SIZE_STEPS if full else None,
         )  # fmt: skip
         paint_jobs(bundle, backend, asked)
-    ranges = {**sampled, **decoded}
+        _encode(bundle, backend, asked.out / IMAGES)
+    ranges = {**sampled, **decoded, **encoded}
     return {name: (round(low, 6), round(high, 6)) for name, (low, high) in sorted(ranges.items())}
+
+
+def _encode(bundle: Bundle, backend: TorchBackend, folder: Path) -> None:
+    """Have the VAE encoder read the images in a folder, which are of the bundle's frame."""
+    w, h = (side // bundle.vae_stride for side in bundle.frame)
+    encoder = prepare(bundle, backend, "vae_encoder", {"B": 1, "h": h, "w": w})
+    for file in sorted(folder.iterdir()):
+        fill(encoder.inputs["pixels"], [to_pixels(read_image(file))])
+        encoder.run()
 
 
 @contextmanager

@@ -109,8 +109,8 @@ def export_bundle(
             the checks' own inputs.
         generate: defaults of `dengine generate` for this bundle, by setting.
         engines: what to check on (`export.verify.ENGINES`); None for all that are installed.
-        int8: measure how large the UNet's numbers get while images are painted, so that the bundle can be executed in
-            int8; for float32 graphs.
+        int8: measure how large the numbers of UNet and VAE get while images are painted, so that the bundle can be
+            executed in int8; for float32 graphs.
         threads: CPU threads of the checks; None for each runtime's own choice.
         report: told of every step.
 

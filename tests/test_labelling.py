@@ -198,6 +198,11 @@ def test_with_a_score_the_labels_are_fewer_and_the_figures_the_same(tmp_path: Pa
     assert found["info"]["score"] == rules.score
 
 
+def test_int8_is_not_for_labels(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="int8 is for painting"):
+        LabelSettings(tmp_path, tmp_path / "out", precision="int8")
+
+
 def test_uncertain_needs_a_score(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--uncertain without --score"):
         LabelSettings(tmp_path, tmp_path / "out", uncertain=0.2)

@@ -80,6 +80,7 @@ def test_only_what_paints_and_was_measured_is_in_int8(toy_bundle: Path) -> None:
     assert found("unet", "int8", "mid_block.weight", outputs=("div1",)) == wide  # the label pass
     assert found("vae_decoder", "int8", "mid_block.weight", "decoder.mid_block.weight") == "int8"
     assert found("vae_decoder", "int8", "mid_block.weight") == wide  # a bundle of before
+    assert found("vae_encoder", "int8", "mid_block.weight", "encoder.mid_block.weight") == "int8"
     assert found("vae_encoder", "int8", "mid_block.weight", "decoder.mid_block.weight") == wide
     assert found("adapter", "int8") == found("text_encoder", "bf16") == "f32"
     assert found("unet", "bf16") == "bf16"

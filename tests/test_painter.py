@@ -1,6 +1,7 @@
 """The painter: in which order jobs are begun, how far ahead references are read, and what that saves."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from fakes import FRAME, FakeBackend, as_backend, make_bundle
 from PIL import Image
 
 from engines.datasets.dataset import open_dataset
+from engines.datasets.images import read_image
 from engines.generation import painter as painter_module
 from engines.generation.jobs import Job, Plan, make_job
 from engines.generation.painter import Painter, longest_first
@@ -67,13 +69,13 @@ def test_the_slots_of_a_chunk_empty_nearly_together(tmp_path: Path) -> None:
 
 def test_references_are_read_one_batch_ahead_and_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    real = painter_module.read_crop
+    real = painter_module.crop_of
 
-    def note(plan: Plan, job: Job) -> Any:
+    def note(image: Any, plan: Plan, job: Job) -> Any:
         read.append(job.index)
-        return real(plan, job)
+        return real(image, plan, job)
 
-    monkeypatch.setattr(painter_module, "read_crop", note)
+    monkeypatch.setattr(painter_module, "crop_of", note)
     painter, plan = make_painter(tmp_path, FakeBackend(), slots=2, strength=(0.5, 0.5))
     outcomes = painter.paint((make_job(plan, 0, index) for index in range(40)), lambda: False)
     next(outcomes)
@@ -81,6 +83,27 @@ def test_references_are_read_one_batch_ahead_and_no_further(tmp_path: Path, monk
     # Two that are done, two that took their slots, two encoded beside them, and two more with the one just asked for.
     assert len(read) <= 2 + 2 + 2 + 2 + 1
     assert len(list(outcomes)) == 39
+
+
+@pytest.mark.parametrize(("kept", "reads"), [(2**20, 3), (3 * 40 * 60, None), (1, 40)])
+def test_a_reference_is_decoded_once_while_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int, reads: int | None
+) -> None:
+    """Room for all three references, for one of 40x60 pixels (read whenever it changes), for none."""
+    decoded: list[Path] = []
+
+    def note(path: Path) -> Any:
+        decoded.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr(painter_module, "read_image", note)
+    monkeypatch.setattr(painter_module, "_KEPT", kept)
+    painter, plan = make_painter(tmp_path, FakeBackend(), slots=2, strength=(0.5, 0.5))
+    jobs = [make_job(plan, 0, index) for index in range(40)]
+    changes = 1 + sum(one.reference != other.reference for one, other in pairwise(jobs))
+    found = {outcome.job.index: outcome.pixels for outcome in painter.paint(jobs, lambda: False)}
+    assert len(found) == 40
+    assert len(decoded) == (changes if reads is None else reads)
 
 
 def test_pictures_have_the_size_of_the_frame(tmp_path: Path) -> None:

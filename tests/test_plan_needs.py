@@ -11,9 +11,11 @@ from PIL import Image
 
 from dengine_cli.options import parse_batches, parse_sizes
 from engines.backends.plans import Needs
+from engines.diffusion.schedule import make_schedule
 from engines.errors import UsageError
 from engines.generation.loop import generate
 from engines.generation.needs import default_rows, generate_needs, label_needs
+from engines.generation.prepare import needed_rows
 from engines.generation.settings import GenerateSettings
 from engines.labelling import LabelSettings, label
 from export.plan_profiles import wanted_profiles
@@ -83,6 +85,26 @@ def test_options_are_named_only_where_the_defaults_do_not_serve(tmp_path: Path) 
     assert label_needs(bundle, {bundle.frame}).options == ""
     assert label_needs(bundle, {(40, 32)}).options == "--size 40x32"
     assert label_needs(bundle, set()).graphs == ()
+
+
+@pytest.mark.parametrize(
+    ("guidance", "interval", "strength", "rows"),
+    [
+        (1.0, None, None, 7),
+        (4.0, None, None, 14),
+        (4.0, (0.5, 1.0), None, 10),  # 5 of 10 steps: 10.5, and the nearest even number
+        (4.0, (0.5, 1.0), (0.6, 0.6), 8),  # 1 of the 6 that are taken
+        (4.0, (0.9, 1.0), (0.3, 0.6), 8),  # none of them
+        (4.0, (0.0, 0.5), (0.3, 0.5), 14),  # all of them
+    ],
+)
+def test_rows_are_those_that_the_steps_of_the_jobs_need(
+    tmp_path: Path, guidance: float, interval: Any, strength: Any, rows: int
+) -> None:
+    bundle = make_bundle(tmp_path)
+    schedule = make_schedule(bundle.scheduler_config, "ddim", 10)  # t = 901, 801, ..., 1 of 1000
+    options = {"guidance": guidance, "guidance_interval": interval, "strength": strength}
+    assert needed_rows(schedule, 7, options) == rows
 
 
 def test_profiles_are_made_of_the_bundles_own_settings(tmp_path: Path) -> None:

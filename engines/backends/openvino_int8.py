@@ -20,17 +20,18 @@ _MOSTLY_POSITIVE = 0.25  # of the highest number: a range that goes less far bel
 LEVELS = 256  # of a grid of 8 bits
 _LARGEST = 127  # of an int8
 _SMALLEST = 1e-8  # end of a grid, and scale of a channel, where all numbers are zero
-_DECODER = "decoder."  # how the names of the VAE decoder's weights begin, and no others of a bundle's ranges
+# How the names of a VAE's weights begin; those of the UNet's begin otherwise.
+_PREFIXES = {"vae_encoder": "encoder.", "vae_decoder": "decoder."}
 
 Ranges = Mapping[str, tuple[float, float]]  # lowest and highest number that a product reads, by its weight
 
 
 def ranges_of(graph: str, activations: Ranges) -> Ranges:
     """The ranges of a graph's own products among those of a bundle; empty for a graph that was not measured."""
-    if graph not in ("unet", "vae_decoder"):
-        return {}
-    of_decoder = graph == "vae_decoder"
-    return {name: span for name, span in activations.items() if name.startswith(_DECODER) == of_decoder}
+    if graph in _PREFIXES:
+        return {name: span for name, span in activations.items() if name.startswith(_PREFIXES[graph])}
+    others = tuple(_PREFIXES.values())
+    return {name: span for name, span in activations.items() if graph == "unet" and not name.startswith(others)}
 
 
 def quantize(ov: Any, model: Any, ranges: Ranges) -> None:

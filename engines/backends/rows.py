@@ -44,8 +44,8 @@ class RowBackend:
         self.threads = backend.threads
 
     def prepare(self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None) -> Call:
-        """See `Backend.prepare`. The row has every output, so that it serves whoever comes next; but in int8, which is
-        for the sampler's calls alone.
+        """See `Backend.prepare`. The row has every output, so that it serves whoever comes next; but in int8, where
+        the sampler's UNet and the label pass's are two.
         """
         spec = self._specs[graph]
         batch = spec.sizes(shapes)["B"]

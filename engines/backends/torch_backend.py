@@ -93,11 +93,10 @@ class TorchBackend:
         unet: nn.Module = self._modules["unet"].get_submodule("unet")
         return unet
 
-    @property
-    def decoder(self) -> nn.Module:
-        """The half of the AutoencoderKL that decodes, for those who watch it work: `post_quant_conv` and `decoder`."""
-        vae: nn.Module = self._modules["vae_decoder"].get_submodule("vae")
-        return vae
+    def vae(self, graph: str) -> nn.Module:
+        """The half of the AutoencoderKL in `vae_encoder` or `vae_decoder`, for those who watch it work."""
+        half: nn.Module = self._modules[graph].get_submodule("vae")
+        return half
 
     def prepare(self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None) -> Call:
         """See `Backend.prepare`."""

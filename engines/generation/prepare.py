@@ -5,9 +5,10 @@ reference dataset the jobs depend on. Knows nothing about what happens then.
 """
 
 import hashlib
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from engines.backends.plans import BUILT_AHEAD
 from engines.datasets.dataset import Dataset
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from engines.bundle import Bundle
 
 CPU_SLOTS, GPU_SLOTS = 4, 8  # images in work at once, where the user does not say
+_STRENGTHS = 33  # of a range, at which the steps that jobs take are counted
 
 
 def resolve(
@@ -141,8 +143,17 @@ def slots_and_rows(
 
 
 def needed_rows(schedule: Schedule, slots: int, options: Mapping[str, Any]) -> int:
-    """Rows of a network call that keep all slots moving: two a slot for the share of steps that is guided, else one."""
+    """Rows of a network call that keep all slots moving: two a slot for the share of steps that is guided, else one.
+
+    Which steps jobs take depends on the strengths they draw. With guidance, the number is the nearest even one, so that
+    a call can be cut into two equal streams.
+    """
     if options["guidance"] <= 1.0:
         return slots
-    share = float(guided_steps(schedule, options["guidance_interval"] or (0.0, 1.0)).mean())
-    return max(math.ceil(slots * (1.0 + share)), 2)
+    guided = guided_steps(schedule, options["guidance_interval"] or (0.0, 1.0))
+    taken = np.zeros(schedule.steps)
+    low, high = options["strength"] or (1.0, 1.0)
+    for one in np.linspace(low, high, _STRENGTHS):
+        taken[start_index(schedule, float(one)) :] += 1
+    share = float(taken @ guided / taken.sum())
+    return max(2 * round(slots * (1.0 + share) / 2), 2)
