@@ -154,6 +154,11 @@ def paint_whole(asked: Asked, folder: Path, notes: Path) -> Record:
 def paint_shards(asked: Asked, work: Path, shards: int) -> Record:
     """Paint the same jobs in so many processes side by side; one that was broken off goes on."""
     say(f"painting {shards} shards")
+    known, now = work / "shards.json", json.dumps({name: str(value) for name, value in vars(asked).items()})
+    if not known.exists() or known.read_text("utf-8") != now:  # another run's are no beginning of this one
+        for number in range(1, shards + 1):
+            shutil.rmtree(shard_folder(work, number, shards), ignore_errors=True)
+        known.write_text(now, "utf-8")
     started = time.monotonic()
     processes = [
         start(paint, asked, shard_folder(work, number, shards), (number, shards), work / f"painted-{number}.json")

@@ -89,9 +89,16 @@ def versions() -> dict[str, str]:
 
 def export(peer: str, model: Path, folder: Path) -> None:
     """Have optimum export the model, unless that was done before."""
+    from transformers import CLIPTextModel
+
     done = folder / "exported"
     if done.exists():
         return
+    _, loading = CLIPTextModel.from_pretrained(str(model / "text_encoder"), output_loading_info=True)
+    if missing := sorted(loading["missing_keys"]):
+        raise RuntimeError(
+            f"the text encoder would be random: its weights lack {missing[0]} and {len(missing) - 1} more"
+        )
     if peer == "openvino":
         pipeline = _pipeline_class(peer).from_pretrained(str(model), export=True, compile=False, load_in_8bit=False)
     else:
@@ -226,7 +233,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Export, search and paint; what went wrong as text."""
     known = json.loads(given.jobs.read_text("utf-8"))
     folder = given.jobs.parent
-    exported = given.work / "exported"
+    exported = given.work / f"exported-{known['model']}"
     result: dict[str, Any] = {"peer": given.peer, "versions": versions()}
     try:
         export(given.peer, folder / known["model"], exported)

@@ -54,7 +54,12 @@ class Peer:
 
 PEERS = (
     # torchvision's registry builds are CUDA's, and do not import beside a CPU build of torch.
-    Peer("openvino", "optimum-intel, OpenVINO", ("optimum-intel[openvino,diffusers]==2.2.0",), ("torchvision",)),
+    Peer(
+        "openvino",
+        "optimum-intel, OpenVINO",
+        ("optimum-intel[openvino,diffusers]==2.2.0", "transformers==5.5.*", "diffusers==0.39.*"),
+        ("torchvision",),
+    ),
     # It asks for transformers below 4.58, whose hub is below 1: newer diffusers do not go with that.
     Peer(
         "onnxruntime",
@@ -94,13 +99,14 @@ def _logged(command: Sequence[object], log: Path) -> None:
 
 
 def write_model(bundle: Bundle, folder: Path) -> None:
-    """The bundle's base model in the diffusers layout, in float32, without what only dengine reads.
+    """The bundle's base model in the diffusers layout, in float32, without what only dengine reads; nothing where it is.
 
-    float32, since newer transformers would load a text encoder in the dtype it is stored in.
+    float32, since newer transformers would load a text encoder in the dtype it is stored in. The text encoder's weights
+    get the names that they are published with: transformers before 5.6 knows no others.
     """
     from safetensors.torch import load_file, save_file
 
-    if (folder / PARTS[0]).exists():
+    if folder.exists():
         return
     temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -112,10 +118,14 @@ def write_model(bundle: Bundle, folder: Path) -> None:
         else:
             shutil.copy(source, temporary / part)
     for path in temporary.rglob("*.safetensors"):
+        prefix = "text_model." if path.parent.name == "text_encoder" else ""
         tensors = {
-            name: value.float() if value.is_floating_point() else value for name, value in load_file(path).items()
+            prefix + name.removeprefix(prefix): value.float() if value.is_floating_point() else value
+            for name, value in load_file(path).items()
         }
-        save_file(tensors, path, {"format": "pt"})
+        written = path.with_suffix(".tmp")  # the tensors may be the old file's own memory
+        save_file(tensors, written, {"format": "pt"})
+        written.replace(path)
     text = temporary / "text_encoder" / "config.json"
     config = json.loads(text.read_text("utf-8"))
     config |= {key: "float32" for key in ("dtype", "torch_dtype") if key in config}
@@ -129,7 +139,8 @@ def write_jobs(folder: Path, workload: Workload, bundle: Bundle, references: Pat
 
     from engines.generation.painter import read_crop
 
-    write_model(bundle, folder / MODEL)
+    model = f"{MODEL}-{bundle.digest[:12]}"
+    write_model(bundle, folder / model)
     made = jobs_of(workload, bundle, references)
     (folder / CROPS).mkdir(parents=True, exist_ok=True)
     jobs = []
@@ -146,7 +157,7 @@ def write_jobs(folder: Path, workload: Workload, bundle: Bundle, references: Pat
             }
         )
     value = {
-        "model": MODEL,
+        "model": model,
         "frame": list(workload.frame),
         "steps": workload.steps,
         "eta": workload.eta,

@@ -61,6 +61,10 @@ CANDIDATES: Mapping[str, Mapping[str, Any]] = {
     "DPM++ 6": {"sampler": "dpmpp", "steps": 6},
     "DPM++ 6, guided above 0.4": {"sampler": "dpmpp", "steps": 6, "guidance_interval": (0.4, 1.0)},
     "DPM++ 6, guided below 0.4": {"sampler": "dpmpp", "steps": 6, "guidance_interval": (0.0, 0.4)},
+    "DPM++ 6, guided above 0.6": {"sampler": "dpmpp", "steps": 6, "guidance_interval": (0.6, 1.0)},
+    "DPM++ 5": {"sampler": "dpmpp", "steps": 5},
+    "DPM++ 5, guided above 0.6": {"sampler": "dpmpp", "steps": 5, "guidance_interval": (0.6, 1.0)},
+    "DPM++ 4": {"sampler": "dpmpp", "steps": 4},
 }
 
 
@@ -243,12 +247,13 @@ def main() -> None:
 
 def report(speed: Speed, steps: Steps, given: argparse.Namespace) -> None:
     """Print the table, and write it with the JSON file beside it."""
-    options = f" --bundle {given.bundle.name}" if given.bundle else ""
+    options = " --detector DETECTOR" if given.detector else ""
+    options += f" --bundle {given.bundle.name}" if given.bundle else ""
     options += f" --jobs {given.jobs}" if given.jobs != WORKLOAD.jobs else ""
     value = {
         "machine": machine(),
         "versions": versions(),
-        "command": f"python benchmarks/speed.py --work WORK --detector DETECTOR{options} --out OUT",
+        "command": f"python benchmarks/speed.py --work WORK{options} --out OUT",
         "toy": speed.toy,
         "workload": speed.workload.to_json(),
         "candidates": {f"best-search-{_file_name(name)}": name for name in CANDIDATES},

@@ -33,9 +33,9 @@ def report(value: Mapping[str, Any]) -> str:
         "## What it has to reach",
         table(("what", "at least", "found", ""), [bar.cells() for bar in bars(steps)]),
         "## Images a second",
-        table(("what", "setting", "images/s", "seconds", "wall of the command", "labels against f32"), _rates(steps)),
-        "Labels against f32: AP50 (0 to 100) of a run's boxes against the labels of PyTorch in float32 on the same "
-        "jobs. The fastest slots were measured once more, and that is what the first table takes: the best of several "
+        table(("what", "setting", "images/s", "seconds", "wall of the command", "labels", "images"), _rates(steps)),
+        "Labels: AP50 (0 to 100) of a run's boxes against the labels of PyTorch in float32 on the same jobs; images: "
+        "their mean PSNR against its images, in dB. The fastest slots were measured once more, and that is what the first table takes: the best of several "
         "measurements flatters. torch.compile's own time is not counted, nor is loading. The wall of the command holds "
         "start, imports and loading, with compiled models from the cache.",
         *_baseline_sizes(steps),
@@ -71,15 +71,15 @@ def _rates(steps: Steps) -> Iterator[Sequence[object]]:
     for name, step in steps.items():
         if name.startswith("baseline-") and "seconds" in step:
             how = f"batch {step['batch']}, {step['precision']}{', torch.compile' if step['compiled'] else ''}"
-            yield "diffusers and adapter", how, f"{step['images_per_second']:.2f}", f"{step['seconds']:.1f}", "-", "-"
+            yield "diffusers and adapter", how, f"{step['images_per_second']:.2f}", f"{step['seconds']:.1f}", *"---"
     for precision in OURS:
-        ap50 = steps.get(f"labels-{precision}", {}).get("ap50")
-        labels = "-" if ap50 is None else f"{100 * ap50:.1f}"
+        judged = steps.get(f"labels-{precision}", {})
+        same = [f"{100 * judged['ap50']:.1f}", f"{judged['psnr']:.1f}"] if "psnr" in judged else ["-", "-"]
         for name, step in steps.items():
             if name.startswith((f"ours-{precision}", f"final-{precision}")) and "seconds" in step:
                 figures = [f"{step[key]:.{digits}f}" for key, digits in _FIGURES.items()]
                 again = ", once more" * name.startswith("final-")
-                yield f"dengine generate --precision {precision}", setting_of(step) + again, *figures, labels
+                yield f"dengine generate --precision {precision}", setting_of(step) + again, *figures, *same
 
 
 _FIGURES = {"images_per_second": 2, "seconds": 1, "wall_seconds": 1}  # digits after the point

@@ -22,7 +22,7 @@ from engines.errors import BackendError, DengineError
 from engines.files import sha256_file, write_json
 from engines.generation.settings import GenerateSettings
 from engines.measure.alone import ROOT
-from engines.measure.machine import versions
+from engines.measure.machine import machine, versions
 from engines.measure.workload import WORKLOAD, Workload
 from engines.training.detectors.config import WEIGHTS_FILE
 
@@ -50,9 +50,11 @@ class Speed:
         return self.work / "references"
 
     def identity(self) -> Result:
-        """What decides every figure, beside the machine and the code."""
+        """What decides every figure, beside the code: processor and cores, too, since WORK may move."""
         folder = self.bundle or default_bundle()
+        here = machine()
         return {
+            "machine": {name: here[name] for name in ("processor", "cores", "gpus")},
             "workload": json.loads(json.dumps(self.workload.to_json())),
             "bundle": open_bundle(folder, verify=False).digest,
             "versions": versions(),

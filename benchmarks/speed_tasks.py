@@ -16,11 +16,13 @@ import ablation
 import numpy as np
 
 from engines.bundle import default_bundle, open_bundle
+from engines.datasets.images import read_image
 from engines.evaluation.detection import Detections, mean_average_precision
 from engines.generation.journal import IMAGES
 from engines.generation.run_folder import require_run
 from engines.measure.workload import Workload
 from engines.training.detectors.model import load_detector
+from export.agreement import psnr
 
 Tell = Callable[[str], None]
 LEAST = 0.5  # score of the detector's boxes that count, as in ablation.py
@@ -66,8 +68,10 @@ def read_coco_labels(folder: Path) -> tuple[list[Path], list[Detections], tuple[
 
 
 def same_labels_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
-    """AP50 of the boxes of `run` against the labels of `reference`, over the jobs that both did."""
-    tell("comparing labels")
+    """Of `run` against `reference`, over the jobs that both did: AP50 of the boxes against the other's labels, and the
+    mean PSNR of the images (dB, peak 255; both are JPEGs).
+    """
+    tell("comparing labels and images")
     run, reference = Path(arguments["run"]), Path(arguments["reference"])
     here, boxes, _ = ablation.read_labels(run)
     there, _, labels = ablation.read_labels(reference)
@@ -75,7 +79,13 @@ def same_labels_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]
     pairs = [(label, own[entry.index]) for entry, label in zip(there, labels, strict=True) if entry.index in own]
     truth = [ablation.Truth(one.boxes, one.labels, np.zeros(len(one.labels), dtype=bool)) for one, _ in pairs]
     figures = mean_average_precision(truth, [found for _, found in pairs], require_run(run).class_names)
-    return {"images": len(pairs), "ap50": figures["AP50"]}
+    files = {entry.index: run / IMAGES / str(entry.file) for entry in here}
+    ratios = [
+        psnr(read_image(files[entry.index]), read_image(reference / IMAGES / str(entry.file)))
+        for entry in there
+        if entry.index in files
+    ]
+    return {"images": len(pairs), "ap50": figures["AP50"], "psnr": float(np.mean(ratios))}
 
 
 def first_image_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
@@ -101,10 +111,12 @@ def used_rows_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
 
 
 def peers_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
-    """`peers.measure` in `work`."""
+    """`peers.measure` in `work`; with an `error` where a peer does not run, so that it is tried again next time."""
     import peers
 
     tell("painting with the peers")
     bundle = None if arguments["bundle"] is None else Path(arguments["bundle"])
     workload = Workload.from_json(arguments["workload"])
-    return peers.measure(Path(arguments["work"]), workload, Path(arguments["references"]), bundle)
+    found = peers.measure(Path(arguments["work"]), workload, Path(arguments["references"]), bundle)
+    failed = [f"{result['title']}: {result['error']}" for result in found["peers"] if "error" in result]
+    return found | ({"error": "; ".join(failed)} if failed else {})

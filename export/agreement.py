@@ -162,7 +162,7 @@ def _agreement(
     reference: Sequence[tuple[npt.NDArray[np.uint8], Entry]],
     class_names: Sequence[str],
 ) -> Agreement:
-    ratios = [_psnr(ours, theirs) for (ours, _), (theirs, _) in zip(found, reference, strict=True)]
+    ratios = [psnr(ours, theirs) for (ours, _), (theirs, _) in zip(found, reference, strict=True)]
     truth = [_annotations(entry) for _, entry in reference]
     ap50 = None
     if any(len(image.boxes) for image in truth):
@@ -171,7 +171,7 @@ def _agreement(
     return Agreement(engine, precision, len(found), round(float(np.mean(ratios)), 2), ap50)
 
 
-def _psnr(image: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
+def psnr(image: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
     """Peak signal-to-noise ratio of two uint8 images in dB, 99 at most."""
     error = float(np.mean((image.astype(np.float64) - other) ** 2))
     return min(99.0, float(10 * np.log10(255.0**2 / error))) if error > 0 else 99.0

@@ -172,7 +172,7 @@ def known_steps() -> dict[str, Any]:
         "ours-auto-slots8": run
         | {"images_per_second": 4.2, "seconds": 61.0, "wall_seconds": 70.0, "command": "dengine x"},
         "final-auto": run | {"images_per_second": 4.1, "seconds": 62.4, "wall_seconds": 71.0, "command": "dengine x"},
-        "labels-auto": {"ap50": 0.993, "images": 96},
+        "labels-auto": {"ap50": 0.993, "psnr": 51.2, "images": 96},
         "ours-int8": {"error": "int8 is not here"},
         "best-reference": judged | {"label_ap50": 0.80},
         "best-final-a": judged | run | {"label_ap50": 0.79, "images_per_second": 9.0, "sampler": "dpmpp", "steps": 10},
@@ -225,8 +225,8 @@ def test_the_report_holds_every_figure_and_every_failure(scripts: dict[str, Modu
         "| bundled model, bf16, against eager diffusers at batch 1 | 4x | 4.10x (4.10 / 1.00 images/s) | met |" in text
     )
     assert "**not met**" in text
-    assert "| DDIM 25 steps, bf16, 4 slots | 4.20 | 61.0 | 70.0 | 99.3 |" in text
-    assert "| DDIM 25 steps, bf16, 4 slots, once more | 4.10 | 62.4 | 71.0 | 99.3 |" in text
+    assert "| DDIM 25 steps, bf16, 4 slots | 4.20 | 61.0 | 70.0 | 99.3 | 51.2 |" in text
+    assert "| DDIM 25 steps, bf16, 4 slots, once more | 4.10 | 62.4 | 71.0 | 99.3 | 51.2 |" in text
     assert "| the whole workload: DPM++ 2M 4 steps, bf16, 4 slots | 256 | 20.00 | 70.0 | -10.0 | 12.0 |" in text
     assert "| ours-int8 | int8 is not here |" in text
     empty = scripts["speed_report"].report(value | {"steps": {}})
