@@ -99,7 +99,7 @@ def _logged(command: Sequence[object], log: Path) -> None:
 
 
 def write_model(bundle: Bundle, folder: Path) -> None:
-    """The bundle's base model in the diffusers layout, in float32, without what only dengine reads; nothing where it is.
+    """The bundle's base model in the diffusers layout, in float32, without what only dengine reads.
 
     float32, since newer transformers would load a text encoder in the dtype it is stored in. The text encoder's weights
     get the names that they are published with: transformers before 5.6 knows no others.

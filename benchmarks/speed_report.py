@@ -35,9 +35,9 @@ def report(value: Mapping[str, Any]) -> str:
         "## Images a second",
         table(("what", "setting", "images/s", "seconds", "wall of the command", "labels", "images"), _rates(steps)),
         "Labels: AP50 (0 to 100) of a run's boxes against the labels of PyTorch in float32 on the same jobs; images: "
-        "their mean PSNR against its images, in dB. The fastest slots were measured once more, and that is what the first table takes: the best of several "
-        "measurements flatters. torch.compile's own time is not counted, nor is loading. The wall of the command holds "
-        "start, imports and loading, with compiled models from the cache.",
+        "their mean PSNR against its images, in dB. The fastest slots were measured once more, and that is what the "
+        "first table takes: the best of several measurements flatters. torch.compile's own time is not counted, nor is "
+        "loading. The wall of the command holds start, imports and loading, with compiled models from the cache.",
         *_baseline_sizes(steps),
         "## Best settings",
         *_best(steps, value["candidates"]),
