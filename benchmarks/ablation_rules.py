@@ -39,6 +39,7 @@ RESULTS, TABLE = "rules.jsonl", "rules.md"
 SCORES = (FALLBACK, 0.5, 0.7)  # one threshold for all classes
 UNCERTAIN = (0.15, 0.05)  # with the thresholds by class
 SHARES = (0.1, 0.25, 0.5)  # of the images, the most doubtful of which are dropped
+OVERLAPS = (0.8, 0.5)  # IoU from which the surer of two boxes of a class stays alone
 NEAR = (0.99, 0.97, 0.95, 0.9)  # correlations from which an image repeats another
 COLUMNS = (
     ("images", "images", ".0f"), ("labels an image", "labels", ".2f"), ("precision", "precision", ".3f"),
@@ -109,6 +110,8 @@ def rows(painted: Painted, score: Mapping[str, float], balanced: Painted | None)
     yield measure("a score for each class", painted, own)
     for low in UNCERTAIN:
         yield measure(f"the same, uncertain from {low:g}", painted, replace(own, uncertain=low))
+    for most in OVERLAPS:
+        yield measure(f"the same, overlaps up to {most:g}", painted, replace(own, max_overlap=most))
     order = sorted(quality(entry.boxes) for entry in painted.entries)
     for share in SHARES:
         least = round(order[int(share * len(order))], 2)

@@ -40,6 +40,12 @@ def command(
             "[default: the run's]",
         ),
     ] = None,
+    training: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Drop images that nearly repeat one of these, which the model learned from."
+        ),
+    ] = None,
     formats: Annotated[
         str | None,
         typer.Option(
@@ -65,5 +71,6 @@ def command(
         near_duplicates=None if near_duplicates is None else parse_near_duplicates(near_duplicates),
         formats=parse_list(formats) or None,
         keep_empty=keep_empty,
+        training=training,
     )
     show_dataset(summary)

@@ -61,11 +61,11 @@ def test_every_rule_has_a_row_and_the_table_all_of_them(tmp_path: Path) -> None:
     run = painted(tmp_path / "run")
     found = list(rows(run, {"a": 0.4}, run))
     names = [row["setting"] for row in found]
-    assert len(set(names)) == len(names) == 14
+    assert len(set(names)) == len(names) == 16
     by_class = next(row for row in found if row["setting"] == "a score for each class")
     assert by_class["by_class"] == found[-1]["by_class"]
     lines = table(found).splitlines()
-    assert len(lines) == 2 + 14
+    assert len(lines) == 2 + 16
     assert len({line.count("|") for line in lines}) == 1
     assert "2 near an earlier image" in table(
         [measure("x", run, Rules(0.5, NAMES), {0: REPEATS_IMAGE, 1: REPEATS_IMAGE})]

@@ -19,6 +19,7 @@ from engines.errors import RunError, UsageError
 from engines.generation import preview as preview_module
 from engines.generation.finalize import ANNOTATIONS, PREVIEW, finalize
 from engines.generation.journal import IMAGES, JOURNAL, SPARE, Box, Entry, Journal, image_name
+from engines.generation.repeats import REPEATS_TRAINING
 from engines.generation.run_folder import locked, start_run
 from engines.generation.scores import highest
 
@@ -108,6 +109,26 @@ def test_empty_images_stay_where_they_are_wanted(tmp_path: Path) -> None:
     summary = finalize(run, score=0.7, keep_empty=True)
     assert (summary.images, summary.boxes) == (5, 2)
     assert len(coco(run)["images"]) == 5
+
+
+def test_what_repeats_a_training_image_is_put_away_and_comes_back(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", keep_empty=True, reference=None, reference_hash=None)
+    learned = tmp_path / "learned"
+    learned.mkdir()
+    for number, name in enumerate(("2", "5")):
+        rough = np.random.default_rng(number).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+        picture = Image.fromarray(rough).resize((32, 24), Image.Resampling.BICUBIC)
+        for place in (run / IMAGES / image_name(int(name), "jpg"), learned / f"{name}.png"):
+            picture.save(place)
+    summary = finalize(run, training=learned)
+    assert (summary.images, summary.dropped[REPEATS_TRAINING]) == (5, 2)
+    assert images(run, SPARE) == [2, 5]
+    assert finalize(run).images == 7
+    with pytest.raises(UsageError, match="--training with --near-duplicates keep"):
+        finalize(run, training=learned, near_duplicates=0.0)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(UsageError, match="holds no image"):
+        finalize(run, training=tmp_path / "bare")
 
 
 def test_a_count_takes_the_lowest_indices_of_what_scores_enough(tmp_path: Path) -> None:

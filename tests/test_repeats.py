@@ -17,7 +17,14 @@ from engines.generation import repeats as repeats_module
 from engines.generation.jobs import make_job
 from engines.generation.painter import read_crop
 from engines.generation.prepare import dataset_hash
-from engines.generation.repeats import REPEATS_IMAGE, REPEATS_REFERENCE, Candidate, find_repeats, reference_plan
+from engines.generation.repeats import (
+    REPEATS_IMAGE,
+    REPEATS_REFERENCE,
+    REPEATS_TRAINING,
+    Candidate,
+    find_repeats,
+    reference_plan,
+)
 from engines.generation.settings import RunSettings
 
 
@@ -46,6 +53,12 @@ def test_later_repeats_go_whatever_the_blocks(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(repeats_module, "_BLOCK", block)
     found = find_repeats(candidates(tmp_path / "run", [1, 2, 1, 3, -2, 1]), settings(), None)
     assert found == {20: REPEATS_IMAGE, 40: REPEATS_IMAGE, 50: REPEATS_IMAGE}
+
+
+def test_what_repeats_a_training_image_goes(tmp_path: Path) -> None:
+    learned = [one.file for one in candidates(tmp_path / "learned", [7, 2])]
+    found = find_repeats(candidates(tmp_path / "run", [1, 2, 3, 1, -7]), settings(), None, learned)
+    assert found == {10: REPEATS_TRAINING, 30: REPEATS_IMAGE, 40: REPEATS_TRAINING}
 
 
 def test_no_more_images_are_read_than_the_count_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

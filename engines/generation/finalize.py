@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.datasets.duplicates import NEAR
+from engines.datasets.images import list_images
 from engines.datasets.writers import (
     DATA_YAML,
     LABELS,
@@ -54,10 +56,13 @@ def finalize(
     near_duplicates: float | None = None,
     formats: Sequence[str] | None = None,
     keep_empty: bool | None = None,
+    training: Path | None = None,
 ) -> DatasetSummary:
     """Write the dataset files of a run again, by other rules, in other formats, or without empty images.
 
-    What is None is as the run itself has it, and so are classes that `score` does not name. COCO is always written;
+    What is None is as the run itself has it, and so are classes that `score` does not name. `training`: a folder of
+    images that the networks learned from; what nearly repeats one is dropped, by the usual correlation where none is
+    given. COCO is always written;
     files of formats that are not asked for are removed. The old dataset stays until the new one is whole.
     Raises RunError for a folder that is no run, is in use or lacks an image or its references, UsageError for values
     out of range, or below the run's own where images that only now would be in the dataset were never written.
@@ -65,6 +70,13 @@ def finalize(
     run = require_run(folder)
     rules = _other_rules(run, score, uncertain, min_quality, max_overlap, keep_empty)
     repeats_from = run.near_duplicates if near_duplicates is None else near_duplicates
+    if training is not None and not repeats_from:
+        if near_duplicates is not None:
+            raise UsageError("--training with --near-duplicates keep: there is nothing to compare for. Leave one out.")
+        repeats_from = NEAR
+    learned = () if training is None else tuple(list_images(training))
+    if training is not None and not learned:
+        raise UsageError(f"--training: {training} holds no image.")
     if not 0.0 <= repeats_from <= 1.0:
         raise UsageError(f"--near-duplicates is {repeats_from}; keep, drop, or a number from 0 to 1 was expected.")
     unknown = [name for name in formats or () if name not in DATASET_FORMATS]
@@ -72,7 +84,7 @@ def finalize(
         raise UsageError(f"--format {', '.join(unknown)} is unknown; {', '.join(DATASET_FORMATS)} are known.")
     with locked(folder), run_errors(folder):
         run = replace(run, near_duplicates=repeats_from, formats=run.formats if formats is None else tuple(formats))
-        return write_dataset(folder, run, rules)
+        return write_dataset(folder, run, rules, training=learned)
 
 
 def _other_rules(
@@ -121,18 +133,23 @@ def rules_of(run: RunSettings) -> Rules:
 
 
 def write_dataset(
-    folder: Path, run: RunSettings, rules: Rules | None = None, plan: Plan | None = None
+    folder: Path,
+    run: RunSettings,
+    rules: Rules | None = None,
+    plan: Plan | None = None,
+    training: Sequence[Path] = (),
 ) -> DatasetSummary:
     """Make the dataset files of a run whose folder is locked, by its own rules or others.
 
     plan: with the references, for the search for near duplicates; None: they are opened where that needs them.
+    training: images that the networks learned from, for the same search.
     The new files are made beside the old ones. Then `annotations.json` goes, images and files change places, and the
     new one comes: while it is there, everything agrees, whenever a kill came.
     Memory does not grow with the number of images, near duplicates aside.
     """
     _remove_leftovers(folder)
     rules = rules or rules_of(run)
-    repeats = _repeats(folder, run, rules, plan)
+    repeats = _repeats(folder, run, rules, plan, training)
 
     def choose() -> Iterator[_Choice]:
         return _choices(folder / JOURNAL, run, rules, repeats)
@@ -200,7 +217,9 @@ def _choices(journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int
         yield _Choice(entry, labels_of(entry.boxes, rules), reason)
 
 
-def _repeats(folder: Path, run: RunSettings, rules: Rules, plan: Plan | None) -> Mapping[int, str]:
+def _repeats(
+    folder: Path, run: RunSettings, rules: Rules, plan: Plan | None, training: Sequence[Path]
+) -> Mapping[int, str]:
     """The images that the dataset would have, but for what they repeat."""
     if not run.near_duplicates:
         return {}
@@ -209,7 +228,7 @@ def _repeats(folder: Path, run: RunSettings, rules: Rules, plan: Plan | None) ->
         Candidate(choice.entry.index, _place(folder, choice.entry)) for choice in everything if choice.reason is None
     )
     plan = plan or reference_plan(run)
-    return find_repeats(candidates, run, plan if plan and plan.references else None)
+    return find_repeats(candidates, run, plan if plan and plan.references else None, training)
 
 
 def _place(folder: Path, entry: Entry) -> Path:

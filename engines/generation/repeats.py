@@ -1,10 +1,11 @@
-"""Painted images that nearly repeat an earlier one, or the reference that they were painted from.
+"""Painted images that nearly repeat an earlier one, the reference that they were painted from, or a training image.
 
 Knows: which images a dataset drops for it, in index order, and how a run's references are found again. What "nearly"
 means is `engines.datasets.duplicates`' correlation of thumbnails. Knows nothing about journals or dataset files.
 
 A repainted image is compared with the very crop it was painted from (at low strength it is that crop again), and with
-every reference as a whole (a network may have learned one by heart). The images of the dataset so far are compared as
+every reference as a whole (a network may have learned one by heart), as with every training image that is given. The
+images of the dataset so far are compared as
 thumbnails, 2 KB each: the only thing here that grows with their number.
 """
 
@@ -27,7 +28,8 @@ from engines.generation.settings import RunSettings
 
 REPEATS_IMAGE = "nearly repeats an earlier image"
 REPEATS_REFERENCE = "nearly repeats a reference"
-REPEATS = (REPEATS_IMAGE, REPEATS_REFERENCE)
+REPEATS_TRAINING = "nearly repeats a training image"
+REPEATS = (REPEATS_IMAGE, REPEATS_REFERENCE, REPEATS_TRAINING)
 _BLOCK = 256  # images looked at together
 _THREADS = 4  # that read images; Pillow decodes outside Python's lock
 
@@ -40,10 +42,13 @@ class Candidate:
     file: Path
 
 
-def find_repeats(candidates: Iterable[Candidate], run: RunSettings, plan: Plan | None) -> dict[int, str]:
+def find_repeats(
+    candidates: Iterable[Candidate], run: RunSettings, plan: Plan | None, training: Sequence[Path] = ()
+) -> dict[int, str]:
     """The indices of the images that repeat something by `run.near_duplicates` or more -> what.
 
     candidates: in index order; no more are read than the run's count needs. plan: with the references; None without.
+    training: image files that the networks learned from.
     An image that is dropped itself is nothing that a later one could repeat.
     Raises DatasetError for an image that cannot be read, references aside where the run skips bad ones.
     """
@@ -53,6 +58,7 @@ def find_repeats(candidates: Iterable[Candidate], run: RunSettings, plan: Plan |
     source = iter(candidates)
     with ThreadPoolExecutor(_THREADS) as pool:
         wholes = None
+        learned = sketch(_stacked(pool.map(partial(_whole, run), training))) if training else None
         if plan is not None:
             wholes = sketch(_stacked(pool.map(partial(_whole, run), [r.file for r in plan.references])))
         while block := list(islice(source, _BLOCK)):
@@ -62,6 +68,8 @@ def find_repeats(candidates: Iterable[Candidate], run: RunSettings, plan: Plan |
                 again = {pair.first for pair in near_sketches(thumbs, wholes, threshold)}
                 again |= set(np.flatnonzero((thumbs.thumbnails * crops).sum(axis=1) >= threshold).tolist())
                 found |= {block[row].index: REPEATS_REFERENCE for row in again}
+            for pair in near_sketches(thumbs, learned, threshold) if learned is not None else ():
+                found.setdefault(block[pair.first].index, REPEATS_TRAINING)
             _drop_repeats(block, thumbs, kept, threshold, found)
             new = [row for row, one in enumerate(block) if one.index not in found]
             kept.append(thumbs.part(new))
