@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -218,8 +219,9 @@ def versions() -> dict[str, str]:
     return installed_versions(_PACKAGES)
 
 
-def other_versions(python: Path) -> dict[str, str]:
-    """The same of another environment."""
+@cache
+def other_versions(python: Path) -> Mapping[str, str]:
+    """The same of another environment, asked once."""
     code = "import json; from benchmarks.proof.workplace import versions; print(json.dumps(versions()))"
     said = subprocess.run([str(python), "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return dict(json.loads(said))
