@@ -73,6 +73,7 @@ def _changes(references: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from ((f"guidance {guidance:g}", {"guidance": guidance}) for guidance in GUIDANCE)
     for low, high in INTERVALS:
         yield f"guidance in {low:g}:{high:g}", {"guidance_interval": (low, high)}
+    yield "label views 2", {"label_views": 2}
     if references:
         yield from ((f"strength {strength:g}", {"strength": (strength, strength)}) for strength in STRENGTHS)
 
@@ -174,7 +175,9 @@ def main() -> None:
             whole = summary.painted == given.jobs
             speed = summary.images_per_second if whole else None
             run = require_run(folder)
-            settings = {key: getattr(run, key) for key in ("steps", "guidance", "guidance_interval", "strength")}
+            settings = {
+                key: getattr(run, key) for key in ("steps", "guidance", "guidance_interval", "strength", "label_views")
+            }
             known[name] = {"setting": name, **found, "images_per_second": speed, "settings": settings, "same": same}
         results.append(known[name])
         write_atomic(path, "".join(json.dumps(result) + "\n" for result in results).encode())

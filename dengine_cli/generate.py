@@ -69,6 +69,9 @@ def command(
         float | None,
         typer.Option(help="Of two boxes of a class with a larger IoU, the surer stays.  [default: 1, both]"),
     ] = None,
+    label_views: Annotated[
+        int, typer.Option(help="Looks at each image that its boxes are read from: 2 is with its mirror image.")
+    ] = 1,
     keep_empty: Annotated[bool, typer.Option("--keep-empty", help="Keep images without a box.")] = False,
     near_duplicates: Annotated[
         str,
@@ -129,6 +132,7 @@ def command(
         uncertain=uncertain,
         min_quality=min_quality,
         max_overlap=max_overlap,
+        label_views=label_views,
         keep_empty=keep_empty,
         near_duplicates=parse_near_duplicates(near_duplicates),
         balance=balance,

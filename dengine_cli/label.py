@@ -40,6 +40,9 @@ def command(
     max_overlap: Annotated[
         float, typer.Option(help="With --score: of two boxes of a class with a larger IoU, the surer stays; 1: both.")
     ] = 1.0,
+    label_views: Annotated[
+        int, typer.Option(help="Looks at each image that its boxes are read from: 2 is with its mirror image.")
+    ] = 1,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out and list them.")] = False,
 ) -> None:
     """Put the adapter's boxes on real images.
@@ -64,6 +67,7 @@ def command(
         score=parse_score(score),
         uncertain=uncertain,
         max_overlap=max_overlap,
+        label_views=label_views,
     )
     with console.ProgressBars() as bars:
         show_labels(label(settings, report=_report(bars)))

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engines.adapter.inference import detections, prepare_frame, resized_size
+from engines.adapter.inference import LABEL_VIEWS, prepare_frame, resized_size, view_detections
 from engines.backends.plans import BUILT_AHEAD
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.images import read_image
@@ -63,6 +63,7 @@ class LabelSettings:
     threads: int | None = None  # of the backend, on a CPU; None: its own choice
     device: str | None = None  # cpu, cuda or cuda:N; None: what the engine is fastest on
     skip_bad: bool = False  # leave broken images out, instead of stopping
+    label_views: int = 1  # looks that boxes are read from: 2 is with the mirror image
     score: Score | None = None  # for pseudo-labels: a box below is left out; None: all boxes are in
     uncertain: float = 0.0  # with a score: a box from this up to it marks its region as uncertain; 0: none does
     max_overlap: float = 1.0  # with a score: of two labels of a class that overlap more, the surer stays; 1: both do
@@ -70,6 +71,8 @@ class LabelSettings:
     def __post_init__(self) -> None:
         if self.prompt not in PROMPT_KINDS:
             raise UsageError(f"--prompt is {self.prompt}; one of {', '.join(PROMPT_KINDS)} was expected.")
+        if self.label_views not in LABEL_VIEWS:
+            raise UsageError(f"--label-views is {self.label_views}; 1 or 2 was expected.")
         if self.precision == "int8":
             raise UsageError("--precision int8 is for painting: it would cost labels accuracy. Use --precision auto.")
         if self.uncertain and self.score is None:
@@ -119,8 +122,9 @@ def label(settings: LabelSettings, *, report: Report = lambda event: None) -> La
     )  # fmt: skip
     prompt: Any = settings.prompt
     return label_images(
-        bundle, backend, dataset, settings.out, prompt, rules=rules, skip_bad=settings.skip_bad, report=report
-    )
+        bundle, backend, dataset, settings.out, prompt, rules=rules, label_views=settings.label_views,
+        skip_bad=settings.skip_bad, report=report,
+    )  # fmt: skip
 
 
 def label_images(
@@ -131,6 +135,7 @@ def label_images(
     prompt: Literal["generic", "listing", "empty"] = "generic",
     *,
     rules: Rules | None = None,
+    label_views: int = 1,
     skip_bad: bool = False,
     report: Report = lambda event: None,
 ) -> LabelSummary:
@@ -154,13 +159,16 @@ def label_images(
         found = _Found(rules, skipped=list(dataset.skipped))
         try:
             with (out / _SPOOL).open("w+b") as spool:
-                for index, boxes in _labels(bundle, backend, dataset.records, prompts, skip_bad, found, report):
+                for index, boxes in _labels(
+                    bundle, backend, dataset.records, prompts, label_views, skip_bad, found, report
+                ):
                     found.keep(spool, index, boxes)
                 figures, unknown = _figures(spool, found, dataset, bundle) if annotated else ({}, ())
                 info: dict[str, Any] = {
                     "description": "labelled by dengine",
                     "bundle_sha256": bundle.digest,
                     "prompt": prompt,
+                    "label_views": label_views,
                 }
                 (out / FIGURES).unlink(missing_ok=True)  # of a start that was killed
                 if figures:
@@ -245,6 +253,7 @@ def _labels(
     backend: "Backend",
     records: Sequence[Record],
     prompts: Sequence[str],
+    views: int,
     skip_bad: bool,
     found: _Found,
     report: Report,
@@ -257,7 +266,7 @@ def _labels(
         indices = list(members)
         report(Stage(f"preparing for frames of {size[0]}x{size[1]}"))
         batch_size = LARGEST_BATCH if backend.name in BUILT_AHEAD else min(LARGEST_BATCH, len(indices))
-        reader = _Reader(bundle, backend, size, batch_size)
+        reader = _Reader(bundle, backend, size, batch_size, views)
         for start in range(0, len(indices), reader.batch):
             batch = []
             for index in indices[start : start + reader.batch]:
@@ -286,11 +295,11 @@ def _checked_image(record: Record) -> npt.NDArray[np.uint8]:
 class _Reader:
     """Images of one padded size to detections, at a fixed batch."""
 
-    def __init__(self, bundle: "Bundle", backend: "Backend", size: tuple[int, int], batch: int) -> None:
+    def __init__(self, bundle: "Bundle", backend: "Backend", size: tuple[int, int], batch: int, views: int) -> None:
         self._bundle, self._size, self.batch = bundle, size, batch
         w, h = (side // bundle.vae_stride for side in size)
         self._encoder: Call = prepare(bundle, backend, "vae_encoder", {"B": batch, "h": h, "w": w})
-        self._labeller = Labeller(bundle, backend, batch, h, w)
+        self._labeller = Labeller(bundle, backend, batch, h, w, views)
 
     def __call__(
         self, images: Sequence[npt.NDArray[np.uint8]], states: Sequence[torch.Tensor], names: Sequence[str]
@@ -306,7 +315,7 @@ class _Reader:
         found = []
         for i, (image, (_, scale, padded)) in enumerate(zip(images, frames, strict=True)):
             height, width = image.shape[:2]
-            corners, scores, labels = detections(logits[i], boxes[i], padded, scale, (width, height))
+            corners, scores, labels = view_detections(logits[:, i], boxes[:, i], padded, scale, (width, height))
             found.append(Detections(corners, scores, labels))
         return found
 

@@ -86,7 +86,7 @@ class PlanCheck:
         ):
             labeller = Labeller(bundle, backend, batch, sizes["h"], sizes["w"])
             logits, boxes = labeller(list(encoded["latents"]), states, keys, names)
-            found.append({"logits": torch.from_numpy(logits), "boxes": torch.from_numpy(boxes)})
+            found.append({"logits": torch.from_numpy(logits[0]), "boxes": torch.from_numpy(boxes[0])})
         return match_boxes(found[0], found[1], MATCHINGS[self._bundle.specs["adapter"].dtype])
 
     def _case(self, graph: str, sizes: Mapping[str, int]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engines.adapter.attention import DeformableAttention
 from engines.adapter.geometry import anchor_logits, flatten_levels, split_levels
-from engines.adapter.inference import detections, iou_matrix, prepare_frame
+from engines.adapter.inference import detections, fuse, iou_matrix, prepare_frame
 from engines.adapter.info import INFO_FILE, WEIGHTS_FILE, AdapterConfig, AdapterInfo
 from engines.adapter.model import DetectionAdapter, load_adapter, save_adapter
 from engines.errors import ModelError
@@ -282,6 +282,31 @@ def test_detections_are_sorted_clipped_and_free_of_weak_ones_and_duplicates() ->
     assert len(_detect(rows, [[1.0, 0.0]] * 5, limit=1)[0]) == 1
     assert len(_detect(rows, [[1.0, 0.0]] * 5, duplicate_iou=1.0)[0]) == 4
     assert _detect(rows, [[-9.0, -9.0]] * 5)[0].shape == (0, 4)
+
+
+def _scored(*rows: tuple[float, float, float, float, float, int]) -> Any:
+    table = np.array(rows, dtype=np.float32).reshape(-1, 6)
+    return table[:, :4], table[:, 4], table[:, 5].astype(np.int64)
+
+
+def test_boxes_of_one_object_in_two_views_become_one_weighted_by_their_scores() -> None:
+    first = _scored((0, 0, 10, 10, 0.8, 0), (50, 50, 60, 60, 0.4, 1))
+    second = _scored((0, 0, 10, 10, 0.9, 1), (2, 0, 12, 10, 0.4, 0))  # another class; an IoU of 2/3
+    boxes, scores, labels = fuse([first, second])
+    assert np.allclose(boxes, [[2 / 3, 0.0, 32 / 3, 10.0], [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]])
+    assert np.allclose(scores, [0.6, 0.45, 0.2])
+    assert labels.tolist() == [0, 1, 1]
+    assert len(fuse([first, second], same_iou=0.7)[0]) == 4
+    assert len(fuse([first, second], limit=1)[0]) == len(fuse([first, second], score_floor=0.5)[0]) == 1
+
+
+def test_what_one_view_sees_twice_stays_two_and_a_single_view_is_left_alone() -> None:
+    twice = _scored((0, 0, 10, 10, 0.8, 0), (2, 0, 12, 10, 0.6, 0))
+    boxes, scores, _ = fuse([twice, _scored((1, 0, 11, 10, 0.7, 0))])
+    assert np.allclose(scores, [0.75, 0.3])  # the surer of the two took the other view's box
+    assert np.allclose(boxes[1], [2, 0, 12, 10])
+    assert fuse([twice]) is twice
+    assert [part.shape for part in fuse([_scored(), _scored()])] == [(0, 4), (0,), (0,)]
 
 
 @pytest.mark.parametrize("limit", [100, 1000])

@@ -39,6 +39,41 @@ def indices_of(outcomes: list[Outcome]) -> list[int]:
     return [outcome.job.index for outcome in outcomes]
 
 
+def test_with_two_views_an_object_on_one_side_of_both_is_two_halves(tmp_path: Path) -> None:
+    """An adapter that always points to the left means the right of the image when it sees it mirrored."""
+
+    def point(graph: str, call: FakeCall) -> None:
+        if graph == "adapter":
+            call.outputs["logits"][:] = -20.0
+            call.outputs["logits"][:, 0, 1] = 2.0
+            call.outputs["boxes"][:, 0] = torch.tensor([0.25, 0.5, 0.25, 0.5])
+
+    backend = FakeBackend(after=point)
+    with Finisher(make_bundle(tmp_path), as_backend(backend), BATCH, FRAME, views=2) as finisher:
+        (outcome,) = [*finisher.submit(batch(0)), *finisher.drain()]
+    width, height = FRAME
+    sure = 1 / (1 + np.exp(-2))
+    assert [(box.x0, box.y0, box.x1, box.y1) for box in outcome.boxes] == [
+        (0.125 * width, 0.25 * height, 0.375 * width, 0.75 * height),
+        (0.625 * width, 0.25 * height, 0.875 * width, 0.75 * height),
+    ]
+    assert [box.score for box in outcome.boxes] == pytest.approx([sure / 2] * 2, abs=1e-3)
+    assert backend.calls["adapter"] == backend.calls["unet"] == 2
+    assert backend.calls["vae_decoder"] == 1
+
+
+def test_the_second_view_sees_the_latents_mirrored(tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+
+    def note(graph: str, call: FakeCall) -> None:
+        if graph == "unet":
+            seen.append(call.inputs["sample"].clone())
+
+    with Finisher(make_bundle(tmp_path), as_backend(FakeBackend(after=note)), BATCH, FRAME, views=2) as finisher:
+        assert len([*finisher.submit(batch(0, 1)), *finisher.drain()]) == 2
+    assert torch.equal(seen[1], seen[0].flip(-1))
+
+
 def test_outcomes_come_once_and_in_order_though_earlier_ones_take_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,17 @@ def test_boxes_are_in_the_pixels_of_images_of_any_size(tmp_path: Path) -> None:
         assert annotation["score"] == pytest.approx(1 / (1 + np.exp(-2)), abs=1e-4)
 
 
+def test_two_views_are_said_in_the_file_and_both_count(tmp_path: Path) -> None:
+    backend = pointing_backend()
+    summary = run(tmp_path, make_data(tmp_path / "data"), backend, label_views=2)
+    found = coco(tmp_path / "out")
+    assert found["info"]["label_views"] == 2
+    assert summary.boxes == 10  # on the left, and where the left is in the mirror
+    assert [annotation["score"] for annotation in found["annotations"]] == pytest.approx([0.4404] * 10, abs=1e-3)
+    with pytest.raises(UsageError, match="--label-views is 3; 1 or 2"):
+        LabelSettings(tmp_path, tmp_path / "new", label_views=3)
+
+
 def test_figures_compare_with_the_datasets_own_boxes(tmp_path: Path) -> None:
     summary = run(tmp_path, make_data(tmp_path / "data"), pointing_backend())
     assert summary.figures == pytest.approx({"AP": 1, "AP50": 1, "AP75": 1, "AP/rbc": 1, "AP50/rbc": 1})

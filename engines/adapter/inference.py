@@ -1,13 +1,14 @@
 """Round the adapter: a whole image in, detections in the image's own pixels out.
 
-Knows: how an image of any size becomes a frame at the adapter's scale (`prepare_frame`), and how the adapter's
-logits and boxes become scored boxes on the original (`detections`). Training's evaluation, `dengine label` and
-`dengine generate` share it. Knows nothing about networks: numpy only.
+Knows: how an image of any size becomes a frame at the adapter's scale (`prepare_frame`), how the adapter's logits and
+boxes become scored boxes on the original (`detections`), and how those of several views become one (`fuse`). Training's
+evaluation, `dengine label` and `dengine generate` share it. Knows nothing about networks: numpy only.
 
-Shapes: H/W pixels, Q queries, K classes, N boxes.
+Shapes: H/W pixels, V views, Q queries, K classes, N boxes.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,13 @@ import numpy.typing as npt
 from PIL import Image
 
 Float = npt.NDArray[np.float32]
+Scored = tuple[Float, Float, npt.NDArray[np.int64]]  # corner boxes [N, 4], scores [N], labels [N]; best first
 
 SCORE_FLOOR = 0.05  # detections below this are never kept
 LIMIT = 100  # most detections of one image, COCO's own limit
 DUPLICATE_IOU = 0.8  # two boxes that overlap more are one object
+LABEL_VIEWS = (1, 2)  # looks at an image that its boxes may be read from
+SAME_IOU = 0.6  # boxes of two views that overlap more show one object
 _BLOCK = 200  # boxes that are compared at once
 
 
@@ -60,7 +64,7 @@ def detections(
     score_floor: float = SCORE_FLOOR,
     limit: int = LIMIT,
     duplicate_iou: float = DUPLICATE_IOU,
-) -> tuple[Float, Float, npt.NDArray[np.int64]]:
+) -> Scored:
     """Scored boxes of one image, best first, from what the adapter gave for its frame.
 
     A query gives one detection: its best class. Of two boxes that overlap by more than `duplicate_iou` the better
@@ -91,6 +95,53 @@ def detections(
     order = order[(scores[order] >= score_floor) & (area[order] > 0)]
     order = order[without_duplicates(corners[order], duplicate_iou, limit)]
     return corners[order], scores[order].astype(np.float32), labels[order].astype(np.int64)
+
+
+def view_detections(
+    logits: npt.NDArray[Any],
+    boxes: npt.NDArray[Any],
+    padded_size: tuple[int, int],
+    scale: float,
+    original_size: tuple[int, int],
+) -> Scored:
+    """`detections` of an image that was seen V times, logits [V, Q, K] and boxes [V, Q, 4], as one (`fuse`)."""
+    return fuse([detections(*view, padded_size, scale, original_size) for view in zip(logits, boxes, strict=True)])
+
+
+def fuse(
+    views: Sequence[Scored], *, same_iou: float = SAME_IOU, score_floor: float = SCORE_FLOOR, limit: int = LIMIT
+) -> Scored:
+    """What several looks at one image say together: weighted boxes fusion (Solovyev et al. 2019, arXiv 1910.13302).
+
+    The best box of all, of whatever view, takes from each other view the box of its class that overlaps it most, by
+    more than `same_iou`, and so on with what is left. An object's box is the mean of its boxes, weighted by their
+    scores; its score is their sum over the number of views, so that what one view alone sees counts for less. One view
+    stays as it is.
+    """
+    if len(views) == 1:
+        return views[0]
+    boxes, scores, labels = (np.concatenate(part) for part in zip(*views, strict=True))
+    owners = np.repeat(np.arange(len(views)), [len(view[1]) for view in views])
+    overlaps = np.where(labels[:, None] == labels[None, :], iou_matrix(boxes, boxes), 0.0)
+    free = np.ones(len(scores), dtype=bool)
+    corners, sums, kinds = [], [], []
+    for best in np.argsort(-scores, kind="stable"):
+        if not free[best]:
+            continue
+        members = [best]
+        for view in range(len(views)):
+            rivals = np.flatnonzero(free & (owners == view) & (overlaps[best] > same_iou))
+            if view != owners[best] and len(rivals):
+                members.append(rivals[overlaps[best, rivals].argmax()])
+        free[members] = False
+        weights = scores[members].astype(np.float64)
+        corners.append((boxes[members] * weights[:, None]).sum(axis=0) / weights.sum())
+        sums.append(weights.sum() / len(views))
+        kinds.append(labels[best])
+    together, kept = np.array(sums, dtype=np.float32), np.array(kinds, dtype=np.int64)
+    order = np.argsort(-together, kind="stable")
+    order = order[together[order] >= score_floor][:limit]
+    return np.array(corners, dtype=np.float32).reshape(-1, 4)[order], together[order], kept[order]
 
 
 def cxcywh_to_xyxy(boxes: npt.NDArray[Any]) -> npt.NDArray[Any]:

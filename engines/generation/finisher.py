@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engines.adapter.inference import detections
+from engines.adapter.inference import view_detections
 from engines.backends.streams import Lane, Mark
 from engines.diffusion.latents import to_uint8
 from engines.diffusion.sampler import Task, check_latents
@@ -62,8 +62,8 @@ class _Numbers:
     """What the networks gave for n images. Nothing here is written again."""
 
     pixels: torch.Tensor  # [n, 3, H, W], on the backend's device
-    logits: npt.NDArray[np.float32]  # [n, Q, K]
-    boxes: npt.NDArray[np.float32]  # [n, Q, 4]
+    logits: npt.NDArray[np.float32]  # [V, n, Q, K]
+    boxes: npt.NDArray[np.float32]  # [V, n, Q, 4]
 
 
 class Finisher:
@@ -72,11 +72,13 @@ class Finisher:
     An error in the thread is raised where the outcomes of that batch would have come.
     """
 
-    def __init__(self, bundle: "Bundle", backend: "Backend", batch: int, frame: tuple[int, int]) -> None:
-        """Prepare the graphs for images of `frame`, (width, height) in pixels."""
+    def __init__(
+        self, bundle: "Bundle", backend: "Backend", batch: int, frame: tuple[int, int], views: int = 1
+    ) -> None:
+        """Prepare the graphs for images of `frame`, (width, height) in pixels; boxes are read from `views` looks."""
         w, h = (side // bundle.vae_stride for side in frame)
         self._frame = frame
-        self._labeller = Labeller(bundle, backend, batch, h, w)
+        self._labeller = Labeller(bundle, backend, batch, h, w, views)
         self._decoder = prepare(bundle, backend, "vae_decoder", {"B": batch, "h": h, "w": w})
         self._lane = Lane(backend.device)
         self._networks_beside = backend.device.type == "cuda"
@@ -134,7 +136,7 @@ class Finisher:
         for i, one in enumerate(batch):
             if pictures[i].max() <= _BLACK:
                 raise NumericalError(f"graph vae_decoder: image {one.job.index} came out black. {ADVICE}")
-            boxes = rounded_boxes(numbers.logits[i], numbers.boxes[i], self._frame)
+            boxes = rounded_boxes(numbers.logits[:, i], numbers.boxes[:, i], self._frame)
             outcomes.append(Outcome(one.job, pictures[i], boxes))
         return outcomes
 
@@ -142,9 +144,9 @@ class Finisher:
 def rounded_boxes(
     logits: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32], frame: tuple[int, int]
 ) -> tuple[Box, ...]:
-    """Detections of one painted frame, best first, rounded as the journal holds them, so that what is decided by the
-    numbers is the same before and after they were written."""
-    corners, scores, labels = detections(logits, boxes, frame, 1.0, frame)
+    """Detections of one painted frame, best first, of logits [V, Q, K] and boxes [V, Q, 4]; as the journal holds them:
+    rounded, so that what is decided by the numbers is the same before and after they were written."""
+    corners, scores, labels = view_detections(logits, boxes, frame, 1.0, frame)
     rows = zip(np.round(corners.astype(np.float64), 2).tolist(), scores.tolist(), labels.tolist(), strict=True)
     found = (make_box(corner, round(score, 4), label) for corner, score, label in rows)
     return tuple(box for box in found if box.x1 > box.x0 and box.y1 > box.y0)

@@ -3,7 +3,7 @@
 Knows: how items are laid into a call of a fixed batch, the text encoder with the embeddings it keeps, the label pass
 with the adapter, and which numbers are refused. Knows nothing about jobs, slots or files.
 
-B batch, L tokens, D text width, Z/h/w latents, Q queries, K classes.
+B batch, L tokens, D text width, Z/h/w latents, V views, Q queries, K classes.
 """
 
 import contextlib
@@ -65,14 +65,18 @@ class TextEncoder:
 
 
 class Labeller:
-    """The label pass and the adapter on clean latents, at one size and a fixed batch."""
+    """The label pass and the adapter on clean latents, at one size and a fixed batch.
 
-    def __init__(self, bundle: "Bundle", backend: "Backend", batch: int, h: int, w: int) -> None:
+    With two views, the second is the same noisy latents mirrored left to right: for the networks, nearly those of the
+    mirrored image.
+    """
+
+    def __init__(self, bundle: "Bundle", backend: "Backend", batch: int, h: int, w: int, views: int = 1) -> None:
         sizes = {"B": batch, "h": h, "w": w}
         pyramid = [spec.name for spec in bundle.specs["adapter"].inputs]
         self._unet = prepare(bundle, backend, "unet", sizes, pyramid)
         self._adapter = prepare(bundle, backend, "adapter", sizes, ["logits", "boxes"])
-        self._pyramid = pyramid
+        self._pyramid, self._views = pyramid, views
         self._abar = alphas_cumprod(bundle.scheduler_config)
         self._timestep = bundle.timestep
 
@@ -83,7 +87,7 @@ class Labeller:
         keys: Sequence[tuple[int, int]],
         names: Sequence[str],
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Logits [n, Q, K] and boxes [n, Q, 4] (centre, size; shares of the frame) of n <= batch images.
+        """Logits [V, n, Q, K] and boxes [V, n, Q, 4] (centre, size; shares of the frame) of n <= batch images.
 
         latents: clean, scaled, [Z, h, w] each. states: embeddings [L, D]. keys: (seed, index) of the noise.
         names: what an error calls each image.
@@ -92,9 +96,20 @@ class Labeller:
             label_latents(clean.float(), seed, index, self._abar, self._timestep)
             for clean, (seed, index) in zip(latents, keys, strict=True)
         ]
-        fill(self._unet.inputs["sample"], noisy)
         self._unet.inputs["timesteps"].fill_(self._timestep)
         fill(self._unet.inputs["encoder_hidden_states"], states)
+        logits, boxes = self._look(noisy, names)
+        if self._views == 1:
+            return logits[None], boxes[None]
+        again, mirrored = self._look([one.flip(-1) for one in noisy], names)
+        mirrored[..., 0] = 1.0 - mirrored[..., 0]
+        return np.stack([logits, again]), np.stack([boxes, mirrored])
+
+    def _look(
+        self, noisy: Sequence[torch.Tensor], names: Sequence[str]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """One view: logits [n, Q, K] and boxes [n, Q, 4], in memory of their own."""
+        fill(self._unet.inputs["sample"], noisy)
         self._unet.run()
         for name in self._pyramid:
             self._adapter.inputs[name].copy_(self._unet.outputs[name])

@@ -67,8 +67,9 @@ class Painter:
             return prepare(bundle, backend, "unet", {"B": settings.rows, "h": h, "w": w}, ["model_output"])
 
         with Preparing(backend, stage) as preparing:  # what takes longest first
+            frame, views = settings.frame, settings.label_views
             finisher = preparing(
-                "label pass, adapter, vae_decoder", lambda: Finisher(bundle, backend, batch, settings.frame)
+                "label pass, adapter, vae_decoder", lambda: Finisher(bundle, backend, batch, frame, views)
             )
             sampler_call = preparing("unet", unet)
             encoder_call = preparing("vae_encoder", encoder)

@@ -79,6 +79,7 @@ def resolve(
         flip=asked.flip,
         frame=frame,
         keep_empty=asked.keep_empty,
+        label_views=asked.label_views,
         near_duplicates=asked.near_duplicates,
         balance=asked.balance,
         reference_split=asked.reference_split,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engines.adapter.inference import SCORE_FLOOR
+from engines.adapter.inference import LABEL_VIEWS, SCORE_FLOOR
 from engines.adapter.info import from_object
 from engines.datasets.duplicates import NEAR
 from engines.errors import BundleError, RunError, UsageError
@@ -75,6 +75,7 @@ class GenerateSettings:
     min_quality: float | None = None  # an image is dropped when its boxes are less sure as a whole; 0: none is
     max_overlap: float | None = None  # of two labels of a class that overlap (IoU) more, the surer stays; 1: both do
     keep_empty: bool = False  # keep images without a label
+    label_views: int = 1  # looks that boxes are read from: 2 is with the mirror image
     near_duplicates: float = 0.0  # correlation from which an image repeats another or a reference and goes; 0: stays
     balance: bool = False  # references and prompts with rare classes are drawn more often
     seed: int = 0  # decides everything that is drawn
@@ -136,6 +137,7 @@ class RunSettings:
     uncertain: float = 0.0
     min_quality: float = 0.0
     max_overlap: float = 1.0
+    label_views: int = 1
     near_duplicates: float = 0.0
     balance: bool = False
     reference_split: str | None = None  # part of the reference dataset
@@ -265,6 +267,7 @@ def _range_mistakes(s: GenerateSettings) -> list[str]:
         (s.min_quality, "min-quality", s.min_quality is None or 0.0 <= s.min_quality <= 1.0, "a number from 0 to 1"),
         (s.max_overlap, "max-overlap", s.max_overlap is None or 0.0 < s.max_overlap <= 1.0,
          "a number above 0, up to 1 (off)"),
+        (s.label_views, "label-views", s.label_views in LABEL_VIEWS, "1 or 2"),
         (s.near_duplicates, "near-duplicates", 0.0 <= s.near_duplicates <= 1.0,
          f"keep, drop (from a correlation of {NEAR} on), or a correlation from 0 (keep) to 1"),
         (s.sampler, "sampler", s.sampler is None or s.sampler in SAMPLERS, " or ".join(SAMPLERS)),
