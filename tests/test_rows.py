@@ -74,25 +74,6 @@ def test_all_calls_of_a_graph_share_one_row_and_no_buffer() -> None:
     assert len(fake.prepared) == 2
 
 
-def test_in_int8_the_samplers_rows_go_two_by_two() -> None:
-    fake, _ = backends()
-    fake.precision = "int8"
-    by_rows = RowBackend(fakes.as_backend(fake), fakes.SPECS)
-    spec, sizes = fakes.SPECS["unet"], SIZES | {"B": 6}
-    call = by_rows.prepare("unet", spec.input_shapes(sizes), ["model_output"])
-    inputs = {name: torch.from_numpy(array)[[0, 1, 2, 3, 0, 1]] for name, array in spec.example(sizes, 1).items()}
-    write(call, inputs)
-    call.run()
-    assert fake.calls["unet"] == 2  # the last pair repeats the first
-    whole = fake.prepare("unet", spec.input_shapes(sizes), ["model_output"])
-    write(whole, inputs)
-    whole.run()
-    assert torch.allclose(call.outputs["model_output"], whole.outputs["model_output"], atol=1e-6)
-    by_rows.prepare("unet", spec.input_shapes(SIZES), ["model_output"])  # three rows
-    by_rows.prepare("unet", spec.input_shapes(sizes), ["div1", "div2"])
-    assert [shapes["sample"][0] for _, shapes in fake.prepared] == [2, 6, 1, 1]
-
-
 def test_a_row_that_repeats_another_is_computed_once() -> None:
     fake, by_rows = backends()
     call = by_rows.prepare("vae_decoder", fakes.SPECS["vae_decoder"].input_shapes(SIZES))

@@ -8,9 +8,6 @@ batch 1 and at batch 4 (SD 2.1's UNet, 32x32 latents, OpenVINO bf16). But it cos
 twice for each shape it compiles, 5.2 GB for that UNet in bf16 and 6.9 GB in f32, and a run compiles two, one for the
 sampler's rows and one for the label pass; a single row serves both. And what is computed on the way grows with the
 rows: at 768x768 ONNX Runtime's attention scores alone are 1.7 GB a row.
-
-In int8 the sampler's rows go two by two, a guided pair together: a tick of that UNet took 2.71 s so and 2.78 s row by
-row, its weights are a quarter of float32's, and the label pass needs a call of its own anyway.
 """
 
 import threading
@@ -53,41 +50,39 @@ class RowBackend:
         spec = self._specs[graph]
         batch = spec.sizes(shapes)["B"]
         wanted = [tensor.name for tensor in wanted_outputs(spec, outputs)]
+        single = {tensor.name: (1, *shapes[tensor.name][1:]) for tensor in spec.inputs}
         alone = wanted if self.precision == "int8" and graph == "unet" else None
-        together = 2 if alone == [spec.outputs[0].name] and batch % 2 == 0 else 1
-        few = {tensor.name: (together, *shapes[tensor.name][1:]) for tensor in spec.inputs}
-        key = (graph, tuple(few.values()), None if alone is None else tuple(alone))
+        key = (graph, tuple(single.values()), None if alone is None else tuple(alone))
         with self._preparing:
             if key not in self._rows:
-                self._rows[key] = self._backend.prepare(graph, few, alone)
-            rows = self._rows[key]
-        inputs = {name: value.new_zeros((batch, *value.shape[1:])) for name, value in rows.inputs.items()}
-        results = {name: rows.outputs[name].new_zeros((batch, *rows.outputs[name].shape[1:])) for name in wanted}
-        return _RowCall(inputs, results, rows)
+                self._rows[key] = self._backend.prepare(graph, single, alone)
+            row = self._rows[key]
+        inputs = {name: value.new_zeros((batch, *value.shape[1:])) for name, value in row.inputs.items()}
+        results = {name: row.outputs[name].new_zeros((batch, *row.outputs[name].shape[1:])) for name in wanted}
+        return _RowCall(inputs, results, row)
 
 
 @dataclass(frozen=True)
 class _RowCall:
     inputs: Tensors
     outputs: Tensors
-    rows: Call  # of one row, or of two
+    row: Call
 
     @property
     def capturable(self) -> bool:
         return False
 
     def run(self) -> None:
-        """Compute all rows; those that repeat earlier ones, as spare rows do, take their results."""
-        batch, together = (len(next(iter(inputs.values()))) for inputs in (self.inputs, self.rows.inputs))
-        places = [slice(first, first + together) for first in range(0, batch, together)]
-        for number, place in enumerate(places):
-            twin = next((earlier for earlier in places[:number] if self._same(place, earlier)), None)
+        """Compute every row; one that repeats an earlier row, as spare rows do, takes its result."""
+        batch = len(next(iter(self.inputs.values())))
+        for place in range(batch):
+            twin = next((earlier for earlier in range(place) if self._same(place, earlier)), None)
             if twin is None:
-                for name, value in self.rows.inputs.items():
-                    value.copy_(self.inputs[name][place])
-                self.rows.run()
+                for name, value in self.row.inputs.items():
+                    value[0].copy_(self.inputs[name][place])
+                self.row.run()
             for name, value in self.outputs.items():
-                value[place].copy_(self.rows.outputs[name] if twin is None else value[twin])
+                value[place].copy_(self.row.outputs[name][0] if twin is None else value[twin])
 
-    def _same(self, place: slice, other: slice) -> bool:
+    def _same(self, place: int, other: int) -> bool:
         return all(torch.equal(value[place], value[other]) for value in self.inputs.values())
