@@ -15,7 +15,7 @@ from test_settings import run_settings
 from typer.testing import CliRunner
 
 from dengine_cli import main as program
-from engines.errors import RunError, UsageError
+from engines.errors import DatasetError, RunError, UsageError
 from engines.generation import preview as preview_module
 from engines.generation.finalize import ANNOTATIONS, PREVIEW, finalize
 from engines.generation.journal import IMAGES, JOURNAL, SPARE, Box, Entry, Journal, image_name
@@ -124,8 +124,10 @@ def test_what_repeats_a_training_image_is_put_away_and_comes_back(tmp_path: Path
     assert (summary.images, summary.dropped[REPEATS_TRAINING]) == (5, 2)
     assert images(run, SPARE) == [2, 5]
     assert finalize(run).images == 7
-    with pytest.raises(UsageError, match="--training with --near-duplicates keep"):
-        finalize(run, training=learned, near_duplicates=0.0)
+    assert finalize(run, training=learned, near_duplicates=0.0).dropped == {REPEATS_TRAINING: 2}
+    (learned / "broken.png").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"broken\.png"):
+        finalize(run, training=learned)
     (tmp_path / "bare").mkdir()
     with pytest.raises(UsageError, match="holds no image"):
         finalize(run, training=tmp_path / "bare")

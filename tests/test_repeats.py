@@ -61,6 +61,12 @@ def test_what_repeats_a_training_image_goes(tmp_path: Path) -> None:
     assert found == {10: REPEATS_TRAINING, 30: REPEATS_IMAGE, 40: REPEATS_TRAINING}
 
 
+def test_training_images_are_compared_with_where_the_run_keeps_other_repeats(tmp_path: Path) -> None:
+    learned = [one.file for one in candidates(tmp_path / "learned", [2])]
+    found = find_repeats(candidates(tmp_path / "run", [1, 2, 1]), settings(near_duplicates=0.0), None, learned)
+    assert found == {10: REPEATS_TRAINING}
+
+
 def test_no_more_images_are_read_than_the_count_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repeats_module, "_BLOCK", 2)
     made = candidates(tmp_path / "run", [1, 1, 2, 3, 4, 5])

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.datasets.duplicates import NEAR
 from engines.datasets.images import list_images
 from engines.datasets.writers import (
     DATA_YAML,
@@ -61,19 +60,16 @@ def finalize(
     """Write the dataset files of a run again, by other rules, in other formats, or without empty images.
 
     What is None is as the run itself has it, and so are classes that `score` does not name. `training`: a folder of
-    images that the networks learned from; what nearly repeats one is dropped, by the usual correlation where none is
-    given. COCO is always written;
-    files of formats that are not asked for are removed. The old dataset stays until the new one is whole.
-    Raises RunError for a folder that is no run, is in use or lacks an image or its references, UsageError for values
-    out of range, or below the run's own where images that only now would be in the dataset were never written.
+    images that the networks learned from; what nearly repeats one of them is dropped, whatever `near_duplicates` says
+    of other repeats. COCO is always written; files of formats that are not asked for are removed. The old dataset stays
+    until the new one is whole.
+    Raises RunError for a folder that is no run, is in use or lacks an image or its references, DatasetError for a
+    training image that cannot be read, UsageError for values out of range, or below the run's own where images that
+    only now would be in the dataset were never written.
     """
     run = require_run(folder)
     rules = _other_rules(run, score, uncertain, min_quality, max_overlap, keep_empty)
     repeats_from = run.near_duplicates if near_duplicates is None else near_duplicates
-    if training is not None and not repeats_from:
-        if near_duplicates is not None:
-            raise UsageError("--training with --near-duplicates keep: there is nothing to compare for. Leave one out.")
-        repeats_from = NEAR
     learned = () if training is None else tuple(list_images(training))
     if training is not None and not learned:
         raise UsageError(f"--training: {training} holds no image.")
@@ -221,13 +217,14 @@ def _repeats(
     folder: Path, run: RunSettings, rules: Rules, plan: Plan | None, training: Sequence[Path]
 ) -> Mapping[int, str]:
     """The images that the dataset would have, but for what they repeat."""
-    if not run.near_duplicates:
+    if not run.near_duplicates and not training:
         return {}
     everything = _choices(folder / JOURNAL, replace(run, count=None), rules, {})
     candidates = (
         Candidate(choice.entry.index, _place(folder, choice.entry)) for choice in everything if choice.reason is None
     )
-    plan = plan or reference_plan(run)
+    if run.near_duplicates:
+        plan = plan or reference_plan(run)
     return find_repeats(candidates, run, plan if plan and plan.references else None, training)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.datasets.dataset import open_dataset
-from engines.datasets.duplicates import Sketches, Thumbnails, near_sketches, sketch, thumbnail
+from engines.datasets.duplicates import NEAR, Sketches, Thumbnails, near_sketches, sketch, thumbnail
 from engines.datasets.images import read_image
 from engines.errors import DatasetError, RunError
 from engines.generation.jobs import Plan, make_job
@@ -48,7 +48,8 @@ def find_repeats(
     """The indices of the images that repeat something by `run.near_duplicates` or more -> what.
 
     candidates: in index order; no more are read than the run's count needs. plan: with the references; None without.
-    training: image files that the networks learned from.
+    training: image files that the networks learned from; where the run drops no repeats, these are compared with all
+    the same, by the usual correlation, and with nothing else.
     An image that is dropped itself is nothing that a later one could repeat.
     Raises DatasetError for an image that cannot be read, references aside where the run skips bad ones.
     """
@@ -58,19 +59,20 @@ def find_repeats(
     source = iter(candidates)
     with ThreadPoolExecutor(_THREADS) as pool:
         wholes = None
-        learned = sketch(_stacked(pool.map(partial(_whole, run), training))) if training else None
-        if plan is not None:
+        learned = sketch(_stacked(pool.map(_thumbnail, training))) if training else None
+        if plan is not None and threshold:
             wholes = sketch(_stacked(pool.map(partial(_whole, run), [r.file for r in plan.references])))
         while block := list(islice(source, _BLOCK)):
-            thumbs = sketch(_stacked(pool.map(lambda one: thumbnail(read_image(one.file)), block)))
+            thumbs = sketch(_stacked(pool.map(_thumbnail, [one.file for one in block])))
             if plan is not None and wholes is not None:
                 crops = _stacked(pool.map(partial(_crop, run, plan), [one.index for one in block]))
                 again = {pair.first for pair in near_sketches(thumbs, wholes, threshold)}
                 again |= set(np.flatnonzero((thumbs.thumbnails * crops).sum(axis=1) >= threshold).tolist())
                 found |= {block[row].index: REPEATS_REFERENCE for row in again}
-            for pair in near_sketches(thumbs, learned, threshold) if learned is not None else ():
+            for pair in near_sketches(thumbs, learned, threshold or NEAR) if learned is not None else ():
                 found.setdefault(block[pair.first].index, REPEATS_TRAINING)
-            _drop_repeats(block, thumbs, kept, threshold, found)
+            if threshold:
+                _drop_repeats(block, thumbs, kept, threshold, found)
             new = [row for row, one in enumerate(block) if one.index not in found]
             kept.append(thumbs.part(new))
             if run.count is not None and sum(map(len, kept)) >= run.count:
@@ -121,6 +123,10 @@ def _drop_repeats(
     for pair in sorted(near_sketches(thumbs, None, threshold), key=lambda pair: (pair.second, pair.first)):
         if block[pair.first].index not in found:
             found.setdefault(block[pair.second].index, REPEATS_IMAGE)
+
+
+def _thumbnail(file: Path) -> Thumbnails:
+    return thumbnail(read_image(file))
 
 
 def _whole(run: RunSettings, file: Path) -> Thumbnails:
