@@ -156,8 +156,8 @@ def paint_shards(asked: Asked, work: Path, shards: int) -> Record:
     say(f"painting {shards} shards")
     known, now = work / "shards.json", json.dumps({name: str(value) for name, value in vars(asked).items()})
     if not known.exists() or known.read_text("utf-8") != now:  # another run's are no beginning of this one
-        for number in range(1, shards + 1):
-            shutil.rmtree(shard_folder(work, number, shards), ignore_errors=True)
+        for folder in work.glob("shard-*-of-*"):
+            shutil.rmtree(folder)
         known.write_text(now, "utf-8")
     started = time.monotonic()
     processes = [

@@ -89,11 +89,11 @@ def versions() -> dict[str, str]:
 
 def export(peer: str, model: Path, folder: Path) -> None:
     """Have optimum export the model, unless that was done before."""
-    from transformers import CLIPTextModel
-
     done = folder / "exported"
     if done.exists():
         return
+    from transformers import CLIPTextModel
+
     _, loading = CLIPTextModel.from_pretrained(str(model / "text_encoder"), output_loading_info=True)
     if missing := sorted(loading["missing_keys"]):
         raise RuntimeError(

@@ -36,7 +36,7 @@ Ranges = dict[str, tuple[float, float]]
 
 
 def measure_activations(bundle: Bundle, threads: int | None = None) -> Ranges:
-    """The lowest and highest number that products of UNet and VAE read, by weight, while images are painted."""
+    """Lowest and highest number that products of UNet and VAE read, by weight, over images painted and encoded."""
     backend = TorchBackend(bundle, precision="f32", threads=threads, device=torch.device("cpu"))
     full = is_full_size(bundle)
     with (

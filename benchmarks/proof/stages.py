@@ -114,7 +114,7 @@ def _variants(plan: Plan) -> Iterator[Stage]:
 
 
 def _extras(plan: Plan) -> Iterator[Stage]:
-    """Other amounts of generated images, other numbers of labels."""
+    """Longer baselines, labels without doubles, other amounts of generated images, other numbers of labels."""
     first, detector = plan.lists[0], plan.detectors[0]
     for one in plan.detectors:
         yield from _lengths(plan, one, first)

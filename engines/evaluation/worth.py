@@ -197,7 +197,9 @@ def _result(
 
 def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if changed := differences(before, json.loads(json.dumps(now))):
-        raise RunError(f"{folder} was made with other settings: {'; '.join(changed)}. Give another folder.")
+        raise RunError(
+            f"{folder} was made with other settings: {'; '.join(changed)}. Give these again, or another folder."
+        )
 
 
 def _comparison(

@@ -144,10 +144,10 @@ def slots_and_rows(
 
 
 def needed_rows(schedule: Schedule, slots: int, options: Mapping[str, Any]) -> int:
-    """Rows of a network call that keep all slots moving: two a slot for the share of steps that is guided, else one.
+    """Rows of a network call that keep slots moving: about two a slot for the share of steps that is guided, else one.
 
     Which steps jobs take depends on the strengths they draw. With guidance, the number is the nearest even one, so that
-    a call can be cut into two equal streams.
+    a call can be cut into two equal streams; some slots then wait a call, or a row is spare.
     """
     if options["guidance"] <= 1.0:
         return slots

@@ -5,8 +5,7 @@ means is `engines.datasets.duplicates`' correlation of thumbnails. Knows nothing
 
 A repainted image is compared with the very crop it was painted from (at low strength it is that crop again), and with
 every reference as a whole (a network may have learned one by heart), as with every training image that is given. The
-images of the dataset so far are compared as
-thumbnails, 2 KB each: the only thing here that grows with their number.
+images of the dataset so far are compared as thumbnails, 2 KB each: the only thing here that grows with their number.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
