@@ -38,6 +38,7 @@ from engines.generation.repeats import REPEATS
 from engines.generation.run_folder import check_folder, check_format, locked, read_run, run_errors, start_run
 from engines.generation.settings import GenerateSettings, RunSettings
 from engines.generation.writer import ImageWriter, Written
+from engines.heaps import keep_few_heaps
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend
@@ -63,6 +64,7 @@ def generate(
     from engines.bundle import default_bundle, open_bundle
 
     started = time.monotonic()
+    keep_few_heaps()
     check_folder(settings.out)
     report(Stage("opening the bundle"))
     bundle = open_bundle(settings.bundle or default_bundle())
