@@ -33,6 +33,7 @@ from engines.backends.base import (
     resolve_threads,
     wanted_outputs,
 )
+from engines.backends.openvino_halves import cut_products
 from engines.backends.openvino_int8 import Ranges, quantize, ranges_of
 from engines.backends.probe import Probe, tiny_input, tiny_onnx, try_device
 from engines.backends.signal_stack import same_signal_stack
@@ -40,7 +41,7 @@ from engines.bundle import Bundle
 from engines.errors import BackendError
 from engines.graphs import GraphSpec, TensorSpec
 
-_MADE = 1  # raised whenever `_compile` or `openvino_int8` changes a model in another way: part of the cache's keys
+_MADE = 2  # raised whenever a model is changed in another way before it is compiled: part of the cache's keys
 STREAM_ROWS = 2  # of a batch, at least, for each part that is computed beside others
 
 
@@ -147,6 +148,7 @@ class OpenVinoBackend:
         if config["INFERENCE_PRECISION_HINT"] != "f32":
             self._tabulate_timesteps(model, spec)
         model.reshape({name: list(shape) for name, shape in shapes.items()})
+        cut_products(self._ov, model)
         quantize(self._ov, model, ranges)
         return self._core.compile_model(model, "CPU", config)
 

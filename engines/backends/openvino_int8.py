@@ -44,7 +44,7 @@ def quantize(ov: Any, model: Any, ranges: Ranges) -> None:
     for node in model.get_ordered_ops():
         if node.get_type_name() not in ("Convolution", "MatMul"):
             continue
-        name, weight = _weight(node)
+        name, weight = read_weight(node)
         if weight is None or name not in ranges:
             continue
         found.add(name)
@@ -87,16 +87,21 @@ def quantized_weight(
     return np.rint(weight / scale).astype(np.int8), scale.astype(np.float32)
 
 
-def _weight(node: Any) -> tuple[str, npt.NDArray[np.float32] | None]:
+def read_weight(node: Any) -> tuple[str, npt.NDArray[np.float32] | None]:
     """The name of a product's weight in the graph, and its numbers as the product reads them; None for no weight."""
     source = node.input_value(1).get_node()
     axes: Any = None
     if source.get_type_name() == "Transpose":
         axes = source.input_value(1).get_node().data
         source = source.input_value(0).get_node()
-    if source.get_type_name() == "Convert":
-        source = source.input_value(0).get_node()
-    if source.get_type_name() != "Constant":
+    name, weight = read_constant(source)
+    return name, weight if axes is None or weight is None else weight.transpose(axes)
+
+
+def read_constant(node: Any) -> tuple[str, npt.NDArray[np.float32] | None]:
+    """The name and numbers of a constant, converted or not; None for any other node."""
+    if node.get_type_name() == "Convert":
+        node = node.input_value(0).get_node()
+    if node.get_type_name() != "Constant":
         return "", None
-    weight = np.array(source.data, dtype=np.float32)
-    return source.get_friendly_name(), weight if axes is None else weight.transpose(axes)
+    return node.get_friendly_name(), np.array(node.data, dtype=np.float32)
