@@ -33,7 +33,7 @@ from engines.evaluation.detection import Detections, mean_average_precision
 from engines.evaluation.thresholds import matched
 from engines.files import sha256_file, write_atomic
 from engines.generation.finalize import rules_of
-from engines.generation.journal import IMAGES, JOURNAL, Entry, read_entries
+from engines.generation.journal import IMAGES, JOURNAL, SPARE, Entry, read_entries
 from engines.generation.loop import generate
 from engines.generation.run_folder import require_run
 from engines.generation.scores import parse_score
@@ -111,6 +111,12 @@ def read_labels(folder: Path) -> tuple[list[Entry], list[Detections], list[Detec
     return entries, boxes, labels
 
 
+def image_of(folder: Path, entry: Entry) -> Path:
+    """The file of an entry: among the dataset's images, or among those that it does not use."""
+    used = folder / IMAGES / str(entry.file)
+    return used if used.exists() else folder / SPARE / str(entry.file)
+
+
 def agreement(folder: Path, detector: Detector, least: float) -> dict[str, float]:
     """How far the labels of a run agree with the detector's boxes scoring at least `least`, classes by name.
 
@@ -118,7 +124,7 @@ def agreement(folder: Path, detector: Detector, least: float) -> dict[str, float
     """
     run = require_run(folder)
     entries, boxes, labels = read_labels(folder)
-    truth = found_by(detector, [folder / IMAGES / str(entry.file) for entry in entries], run.class_names, least)
+    truth = found_by(detector, [image_of(folder, entry) for entry in entries], run.class_names, least)
     right = sum(
         int(matched(there, here, label)[1].sum())
         for there, here in zip(truth, labels, strict=True)

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import speed_report
 from speed_bars import OURS, best_ours, holds
-from speed_store import PROFILE, Result, Speed, Steps, paint, run_generate
+from speed_store import PROFILE, Result, Speed, Steps, middle, paint, run_generate
 
 from engines.files import sha256_file, write_atomic
 from engines.generation.settings import GenerateSettings
@@ -42,6 +42,7 @@ from engines.measure.workload import WORKLOAD, Workload
 REFERENCES, REFERENCE_SEED = 64, 1000  # images that are repainted, and the seed that they were painted with
 SEARCH_SEED = 1  # the search's jobs are other jobs than those that are reported
 TRIES = 3  # settings that may fail on the whole workload after they passed the search
+FINALS = 3  # measurements of the settings that are reported; the middle one counts
 FIRST_IMAGES = 3  # processes of which the median counts
 LATENTS = 64  # side of the full-size tick's latents
 SLOTS = (None, 8, 16)  # of ours; None is what `generate` takes by itself
@@ -115,9 +116,10 @@ def measure_ours(speed: Speed, steps: Steps) -> None:
                 continue
             name = f"ours-{precision}{'' if slots is None else f'-slots{slots}'}"
             steps.do(name, partial(paint, speed, name, precision=precision, slots=slots))
-        if (chosen := best_ours(steps.all(), precision)) is not None:  # measured once more: the best of many flatters
+        if (chosen := best_ours(steps.all(), precision)) is not None:  # measured again: the best of many flatters
             name = f"final-{precision}"
-            steps.do(name, partial(paint, speed, name, precision=precision, slots=chosen["slots"]))
+            painted = partial(paint, speed, name, precision=precision, slots=chosen["slots"])
+            steps.do(name, partial(middle, painted, FINALS))
     few = dataclasses.replace(speed.workload, jobs=min(speed.search_jobs, speed.workload.jobs))
     slow = partial(paint, speed, "labels", few, warm=False, engine="torch", precision="f32")
     reference = steps.do("labels-f32-torch", slow)
@@ -143,9 +145,9 @@ def measure_best(speed: Speed, steps: Steps) -> None:
     fastest = best_ours(steps.all(), *OURS) or {"precision": "auto", "slots": None}
     ours = {"precision": fastest["precision"], "slots": fastest["slots"]}
 
-    def judged(name: str, workload: Workload, changes: Mapping[str, Any]) -> Result:
+    def judged(name: str, workload: Workload, changes: Mapping[str, Any], times: int = 1) -> Result:
         def measured() -> Result:
-            painted = paint(speed, name, workload, **(ours | dict(changes)))
+            painted = middle(partial(paint, speed, name, workload, **(ours | dict(changes))), times)
             found = run_alone("speed_tasks:judge_run_task", judge | {"run": painted["run"]}, _say)
             return painted | {name: found[name] for name in ("label_ap50", "labels")} | {"judged": found}
 
@@ -160,7 +162,7 @@ def measure_best(speed: Speed, steps: Steps) -> None:
     passed.sort(key=lambda found: -float(found["images_per_second"]))
     for found in passed[:TRIES]:
         name = str(found["setting"])
-        final = judged(f"best-final-{_file_name(name)}", speed.workload, CANDIDATES[name])
+        final = judged(f"best-final-{_file_name(name)}", speed.workload, CANDIDATES[name], FINALS)
         if "error" not in final and "error" not in slow and holds(final, slow):
             break
 

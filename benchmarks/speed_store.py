@@ -160,6 +160,13 @@ def run_generate(settings: GenerateSettings) -> Result:
     }
 
 
+def middle(measure: Callable[[], Result], times: int) -> Result:
+    """Of several measurements the one of middle speed; `rates` holds the images/s of all, in their order."""
+    runs = [measure() for _ in range(times)]
+    ordered = sorted(runs, key=lambda run: float(run["images_per_second"]))
+    return ordered[len(runs) // 2] | {"rates": [run["images_per_second"] for run in runs]}
+
+
 def paint(speed: Speed, name: str, workload: Workload | None = None, *, warm: bool = True, **ours: Any) -> Result:
     """A measured run of ours into WORK/runs/`name`; before it, if `warm`, a small one that fills the cache of compiled
     models.

@@ -12,13 +12,17 @@ from test_finalize import make_run
 from benchmarks.ablation_rules import Painted, look_at, measure, rows, table
 from engines.evaluation.detection import Detections
 from engines.generation.filters import Rules
+from engines.generation.journal import IMAGES, SPARE
 from engines.generation.repeats import REPEATS_IMAGE
 
 NAMES = ("a", "b")
 
 
-def painted(folder: Path) -> Painted:
-    """Seven images whose one box scores 0.9, 0.45, 0.1, 0.6, 0.31, 0.2, 0.8; the detector finds it on all of them."""
+def painted(folder: Path, *, spare: int = 0) -> Painted:
+    """Seven images whose one box scores 0.9, 0.45, 0.1, 0.6, 0.31, 0.2, 0.8; the detector finds it on all of them.
+
+    The last `spare` of them are in the run's folder of unused images.
+    """
 
     def predict(images: Any) -> list[Detections]:
         found = []
@@ -29,7 +33,11 @@ def painted(folder: Path) -> Painted:
         return found
 
     detector: Any = SimpleNamespace(predict=predict, info=SimpleNamespace(class_names=NAMES))
-    return look_at(make_run(folder, keep_empty=True, reference=None), detector, 0.5)
+    run = make_run(folder, keep_empty=True, reference=None)
+    (run / SPARE).mkdir()
+    for file in sorted((run / IMAGES).iterdir())[7 - spare :]:
+        file.rename(run / SPARE / file.name)
+    return look_at(run, detector, 0.5)
 
 
 def test_a_higher_threshold_loses_objects_and_uncertain_regions_excuse_them(tmp_path: Path) -> None:
@@ -46,6 +54,12 @@ def test_a_higher_threshold_loses_objects_and_uncertain_regions_excuse_them(tmp_
     assert excused == pytest.approx(unsure / (7 - right))
     assert 0 < excused < 1
     assert measure("x", run, replace(rules, uncertain=0.05))["excused"] == 1.0
+
+
+def test_images_that_the_dataset_does_not_use_are_looked_at_too(tmp_path: Path) -> None:
+    rules = Rules(0.5, NAMES, keep_empty=True)
+    found = measure("x", painted(tmp_path / "spare", spare=2), rules)
+    assert found == measure("x", painted(tmp_path / "run"), rules)
 
 
 def test_dropped_images_count_for_nothing(tmp_path: Path) -> None:

@@ -171,7 +171,9 @@ def known_steps() -> dict[str, Any]:
         "ours-auto": run | {"images_per_second": 3.0, "seconds": 85.3, "wall_seconds": 94.0, "command": "dengine x"},
         "ours-auto-slots8": run
         | {"images_per_second": 4.2, "seconds": 61.0, "wall_seconds": 70.0, "command": "dengine x"},
-        "final-auto": run | {"images_per_second": 4.1, "seconds": 62.4, "wall_seconds": 71.0, "command": "dengine x"},
+        "final-auto": run
+        | {"images_per_second": 4.1, "seconds": 62.4, "wall_seconds": 71.0, "command": "dengine x"}
+        | {"rates": [4.05, 4.3, 4.1]},
         "labels-auto": {"ap50": 0.993, "psnr": 51.2, "images": 96},
         "ours-int8": {"error": "int8 is not here"},
         "best-reference": judged | {"label_ap50": 0.80},
@@ -226,12 +228,18 @@ def test_the_report_holds_every_figure_and_every_failure(scripts: dict[str, Modu
     )
     assert "**not met**" in text
     assert "| DDIM 25 steps, bf16, 4 slots | 4.20 | 61.0 | 70.0 | 99.3 | 51.2 |" in text
-    assert "| DDIM 25 steps, bf16, 4 slots, once more | 4.10 | 62.4 | 71.0 | 99.3 | 51.2 |" in text
+    assert "| DDIM 25 steps, bf16, 4 slots; the middle of 4.05, 4.30, 4.10 | 4.10 | 62.4 | 71.0 | 99.3 | 51.2 |" in text
     assert "| the whole workload: DPM++ 2M 4 steps, bf16, 4 slots | 256 | 20.00 | 70.0 | -10.0 | 12.0 |" in text
     assert "| ours-int8 | int8 is not here |" in text
     empty = scripts["speed_report"].report(value | {"steps": {}})
     assert "not measured" in empty
     assert "met |" not in empty
+
+
+def test_of_several_measurements_the_middle_one_counts(scripts: dict[str, ModuleType]) -> None:
+    runs = iter([{"images_per_second": rate, "run": name} for name, rate in (("a", 5.3), ("b", 4.7), ("c", 5.1))])
+    found = scripts["speed_store"].middle(lambda: next(runs), 3)
+    assert found == {"images_per_second": 5.1, "run": "c", "rates": [5.3, 4.7, 5.1]}
 
 
 def test_every_setting_of_the_search_is_one_that_generate_takes(scripts: dict[str, ModuleType]) -> None:
