@@ -12,6 +12,7 @@ from engines.files import read_json
 
 if TYPE_CHECKING:
     from engines.adapter.info import AdapterInfo
+    from engines.datasets.dataset import Record
 
 EXAMPLE = "dengine train-adapter my-dataset --split train --model bases/mine --out adapters/mine"
 AFTER_INTERRUPT = "Run the same command with --resume to go on from the last checkpoint."
@@ -49,11 +50,21 @@ def command(
         typer.Option(help="Precision of labels that each class's score threshold is chosen for.  [default: 0.9]"),
     ] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations.  [default: 500]")] = None,
+    pseudo: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with more images and the boxes that dengine label --score found. None is held out.",
+            show_default=False,
+        ),
+    ] = None,
+    pseudo_share: Annotated[
+        float | None, typer.Option(help="About what share of the frames is of them.  [default: 0.5]")
+    ] = None,
     settings: Annotated[
         Path | None, typer.Option(help="JSON file with any of the training's settings; options go first.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random draw.  [default: 0]")] = None,
-    device: Annotated[str | None, typer.Option(help="A torch device.  [default: cpu]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: cpu]")] = None,
     precision: Annotated[str | None, typer.Option(help="f32, bf16 or auto.  [default: auto]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and boxes out; list them.")] = False,
@@ -61,10 +72,12 @@ def command(
     """Train the adapter, which reads boxes off the base model.
 
     The base model is frozen. A tenth of the images, chosen by their names, is held out to pick the best checkpoint.
+    With --pseudo an adapter learns once more, from images that one has labelled already (self-training).
     """
     from engines.datasets.dataset import open_dataset
     from engines.diffusion.base_model import local_folder
-    from engines.training.adapter import AdapterTrainOptions, train_adapter
+    from engines.training.adapter import AdapterTrainOptions, check_start, train_adapter
+    from engines.training.pseudo import open_pseudo
 
     given: dict[str, Any] = {
         "steps": steps,
@@ -74,6 +87,7 @@ def command(
         "frame": parse_size(frame, "--frame"),
         "style": style,
         "turns": turns or None,
+        "pseudo_share": pseudo_share,
         "tune_fraction": tune_fraction,
         "precision_goal": precision_goal,
         "eval_every": eval_every,
@@ -90,14 +104,27 @@ def command(
         "extra_levels": extra_levels,
     }
     options = AdapterTrainOptions.from_json(_together(settings, given, network), str(settings or "options"))
+    check_start(out, options)
+    if pseudo is None and pseudo_share is not None:
+        raise UsageError("--pseudo-share is the share of images that an adapter labelled: give them with --pseudo.")
     dataset = open_dataset(data, split=split, skip_bad=skip_bad)
     if left_out := console.findings(dataset.dropped, dataset.skipped):
         console.note(left_out)
     console.echo(f"{len(dataset.records)} images from {data}, classes {', '.join(dataset.class_names)}")
+    more: list[Record] = []
+    if pseudo is not None:
+        found, repeats = open_pseudo(pseudo, dataset, skip_bad=skip_bad)
+        more = list(found.records)
+        if left_out := console.findings(found.dropped, found.skipped):
+            console.note(left_out)
+        without = f", without {repeats} that nearly repeat those" if repeats else ""
+        console.echo(f"{len(more)} images that an adapter labelled, from {pseudo}{without}")
     base = local_folder(model, prediction_type, console.note)
     with console.ProgressBars() as bars:
         report = console.training_report(bars)
-        info = train_adapter(dataset, base, out, options, loras=parse_loras(lora or ()), resume=resume, report=report)
+        info = train_adapter(
+            dataset, base, out, options, pseudo=more, loras=parse_loras(lora or ()), resume=resume, report=report
+        )
     tune = info.figures.get("tune", {})
     if tune:
         names = [name for name in next(iter(tune.values())) if isinstance(name, str)]

@@ -34,7 +34,7 @@ def command(
     turns: Annotated[bool, typer.Option("--turns", help="Turned images are as likely as upright ones.")] = False,
     steps_scale: Annotated[float, typer.Option(help="Factor on the preset's training length.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
-    device: Annotated[str, typer.Option(help="A torch device: cpu, cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     precision: Annotated[str, typer.Option(help="f32, bf16, or auto: bf16 where the machine has it.")] = "auto",
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 ANNOTATIONS = "annotations.json"
 FIGURES = "figures.json"
+DESCRIPTION = "labelled by dengine"  # in the info of what is written
 _SPOOL = ".labels.spool"
 PROMPT_KINDS = ("generic", "listing", "empty")
 
@@ -165,7 +166,7 @@ def label_images(
                     found.keep(spool, index, boxes)
                 figures, unknown = _figures(spool, found, dataset, bundle) if annotated else ({}, ())
                 info: dict[str, Any] = {
-                    "description": "labelled by dengine",
+                    "description": DESCRIPTION,
                     "bundle_sha256": bundle.digest,
                     "prompt": prompt,
                     "label_views": label_views,

@@ -260,6 +260,7 @@ def test_options_go_to_json_and_back() -> None:
         ({"network": {"layers": 3}}, 'network has no setting "layers"'),
         ({"score": "mAP"}, "score must be AP, AP50 or AP75"),
         ({"precision_goal": 1.1}, "precision_goal must be above 0"),
+        ({"pseudo_share": 1.0}, "pseudo_share must be between 0.01 and 0.99"),
     ],
 )
 def test_impossible_options_are_usage_errors(changes: Mapping[str, Any], message: str) -> None:
@@ -278,6 +279,11 @@ def test_a_dataset_without_boxes_is_refused(shapes: Dataset, toy_bases: dict[str
     empty = replace(shapes, records=[record for record in shapes.records if not len(record.boxes)])
     with pytest.raises(TrainingError, match="has no boxes to learn from"):
         _train(empty, toy_bases["sd1"], tmp_path / "adapter")
+
+
+def test_an_unknown_device_is_named_before_anything_is_loaded(shapes: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match='Unknown device "gpu"'):
+        _train(shapes, tmp_path / "nowhere", tmp_path / "adapter", replace(OPTIONS, device="gpu"))
 
 
 def test_a_missing_base_is_named(shapes: Dataset, tmp_path: Path) -> None:

@@ -175,11 +175,13 @@ def test_a_finished_folder_is_not_trained_over(dataset: Dataset, toy_bases: dict
         _train(dataset, toy_bases["sd1"])
 
 
-def test_unknown_presets_and_stages_are_usage_errors(dataset: Dataset, tmp_path: Path) -> None:
+def test_unknown_presets_stages_and_devices_are_usage_errors(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="tiny"):
         _train(dataset, tmp_path / "a", replace(OPTIONS, preset="huge"))
     with pytest.raises(UsageError, match="both stages"):
         _train(dataset, tmp_path / "a", replace(OPTIONS, stages=("unet",)))
+    with pytest.raises(UsageError, match='Unknown device "mps"'):
+        _train(dataset, tmp_path / "a", replace(OPTIONS, device="mps"))
 
 
 def test_the_loss_is_zero_for_a_perfect_prediction() -> None:

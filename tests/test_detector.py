@@ -21,7 +21,7 @@ from engines.rng import generator
 from engines.training.augment import FrameOptions
 from engines.training.detector import Curve, TrainingSet, detect, measure, train_detector
 from engines.training.detectors import rt_detr
-from engines.training.detectors.batches import MixedBatches, Sample, frame_size, without_crowds
+from engines.training.detectors.batches import MixedBatches, Sample, frame_size
 from engines.training.detectors.config import (
     INFO_FILE,
     KINDS,
@@ -146,19 +146,6 @@ def test_objects_of_large_and_small_originals_come_to_one_scale(tmp_path: Path) 
                 if min(x0, y0) > 0 and x1 < 96 and y1 < 64:
                     sides[batches.drawn(4 * step + place)[0]] |= {round(x1 - x0), round(y1 - y0)}
     assert sides == {0: {20}, 1: {20}}
-
-
-def test_crowds_are_painted_over_but_for_single_objects(tmp_path: Path) -> None:
-    pixels = np.full((20, 30, 3), 200, dtype=np.uint8)
-    pixels[:, :15] = 100
-    boxes = [[2, 2, 12, 12], [4, 4, 8, 8]]
-    crowd = make_record(tmp_path / "a.png", boxes, [0, 1], (30, 20), crowd=[0])
-    shown = without_crowds(pixels, crowd)
-    assert (shown[3, 3] == 150).all()
-    assert (shown[5, 5] == 100).all()
-    assert (shown[15, 3] == 100).all()
-    assert (pixels[3, 3] == 100).all()
-    assert without_crowds(pixels, make_record(tmp_path / "a.png", boxes, [0, 1], (30, 20))) is pixels
 
 
 def test_crowds_are_no_targets(tmp_path: Path) -> None:

@@ -331,6 +331,7 @@ def test_copies_of_training_images_among_the_validation_images_are_refused(
     [
         ({"precision": "f16"}, 'precision "f16"; auto, f32 or bf16'),
         ({"device": "gpu"}, 'Unknown device "gpu"'),
+        ({"device": "mps"}, 'Unknown device "mps"; cpu, cuda or cuda:N'),
         ({"device": f"cuda:{torch.cuda.device_count()}"}, "CUDA GPUs here; take --device cpu"),
     ],
 )

@@ -1,7 +1,8 @@
 """Training a Detection-Adapter on a labelled dataset: `dengine train-adapter`.
 
 Knows: the order (split off the tune part, freeze the base, calibrate the neck, train, keep the best, measure it with
-all three kinds of prompt, save), and every setting of it. Batches come from `pyramids`, the loop from `trainer`.
+all three kinds of prompt, save), and every setting of it. Batches come from `pyramids`, the loop from `trainer`,
+images that an adapter labelled from `pseudo`.
 Knows nothing about files of datasets, or about exported graphs.
 
 Source: DiffusionEngine (arXiv 2309.03893, section 3.2), with one conditional UNet call in place of a guidance batch,
@@ -30,8 +31,9 @@ from engines.errors import ModelError, TrainingError, UsageError
 from engines.evaluation.thresholds import Choice, choose_thresholds
 from engines.files import read_json
 from engines.training.augment import FrameOptions
+from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, FrozenPyramid, SourceOptions, TunePart
-from engines.training.trainer import FitOptions, Report, finished, fit, resolve_precision
+from engines.training.trainer import FitOptions, Report, check_device, finished, fit, resolve_precision
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
 STATISTICS_IMAGES = 200  # images whose class counts `generate` draws prompts from
@@ -66,13 +68,14 @@ class AdapterTrainOptions:
     grad_clip: float = 0.1  # largest norm of the gradient
     ema_decay: float = 0.998  # of the averaged weights
     seed: int = 0  # decides every draw
+    pseudo_share: float = 0.5  # about what share of the frames shows images that an adapter labelled, if there are any
     tune_fraction: float = 0.1  # share of the images held out to pick the best checkpoint; 0: none, the last is kept
     eval_every: int = 500  # steps between evaluations on them
     score: str = "AP50"  # the figure that picks: AP, AP50 or AP75
     precision_goal: float = 0.9  # of the labels: on the tune part, each class's score threshold is chosen to reach it
     network: dict[str, Any] = field(default_factory=dict)  # AdapterConfig fields, but for channels and num_classes
     # Where and how fast
-    device: str = "cpu"  # a torch device
+    device: str = "cpu"  # cpu, cuda or cuda:N
     precision: str = "auto"  # f32, bf16 or auto
     checkpoint_minutes: float = 3.0  # wall time between checkpoints
     cache_views: int = 0  # keep the pyramids of this many views of each image and use them again; 0: never
@@ -103,6 +106,7 @@ class AdapterTrainOptions:
             ("grad_clip", "positive", self.grad_clip > 0),
             ("ema_decay", "at least 0 and below 1", 0 <= self.ema_decay < 1),
             ("seed", "from 0 to 2^31 - 1", 0 <= self.seed < 2**31),
+            ("pseudo_share", "between 0.01 and 0.99", 0.01 <= self.pseudo_share <= 0.99),
             ("tune_fraction", "at least 0 and below 1", 0 <= self.tune_fraction < 1),
             ("eval_every", "positive", self.eval_every > 0),
             ("score", "AP, AP50 or AP75", self.score in ("AP", "AP50", "AP75")),
@@ -135,19 +139,20 @@ def train_adapter(
     out: Path,
     options: AdapterTrainOptions,
     *,
+    pseudo: Sequence[Record] = (),
     loras: Sequence[tuple[Path, float]] = (),
     resume: bool,
     report: Report,
 ) -> AdapterInfo:
     """Train an adapter on `dataset` for the base model in `base_folder`, and save it in the folder `out`.
 
+    `pseudo` are more images, with boxes that an adapter found (`engines.training.pseudo`); none of them is held out.
     `loras` are LoRA files and their scales, added to the base's weights first; the adapter is then for that base with
     these LoRAs. Checkpoints lie in `out`/training until it is done. Returns what was written to adapter.json; its
     figures hold AP on the tune part with generic, listing and empty prompts. Raises TrainingError, UsageError,
     ModelError.
     """
-    if (out / INFO_FILE).exists():
-        raise TrainingError(f"{out} already holds a finished adapter; choose another folder, or remove it.")
+    check_start(out, options)
     if not any(len(record.boxes) for record in dataset.records):
         raise TrainingError(f"{dataset.root} has no boxes to learn from.")
     train, tune = split_tune(dataset.records, options.tune_fraction)
@@ -160,7 +165,7 @@ def train_adapter(
     source_options = _source_options(options, style, short_side, frame)
     precision = resolve_precision(options.precision, options.device)
     frozen = FrozenPyramid(base, options.timestep, precision, options.device)
-    source = BatchSource(train, dataset.class_names, frozen, source_options)
+    source = BatchSource(blend(train, pseudo, options.pseudo_share), dataset.class_names, frozen, source_options)
     tune_part = TunePart(tune, dataset.class_names, frozen, source_options, size_multiple)
     model.calibrate([source.at(step).pyramid for step in range(CALIBRATION_BATCHES)])
     hashed = fused_hash(base_hash(base.folder), names)
@@ -176,7 +181,7 @@ def train_adapter(
         _fit_options(options, evaluate=bool(tune)),
         out / "training",
         stage="adapter",
-        identity=_identity(dataset, options, hashed),
+        identity=_identity(dataset, pseudo, options, hashed),
         resume=resume,
         report=report,
         evaluate=(lambda step: tune_part.evaluate(model)) if tune else None,
@@ -198,15 +203,23 @@ def train_adapter(
         },
         base_hash=hashed,
         config=model.config,
-        class_statistics=source.statistics(STATISTICS_IMAGES),
+        class_statistics=source.statistics(min(STATISTICS_IMAGES, len(train))),  # the labelled come first
         thresholds={name: choice.score for name, choice in choices.items() if choice.score is not None},
         figures=_figures(model, tune_part, train, tune, options, best)
         | _threshold_figures(choices, options)
+        | ({"pseudo_images": len(pseudo)} if pseudo else {})
         | ({"loras": list(names)} if names else {}),
     )
     save_adapter(out, model, info)
     finished(out / "training")
     return info
+
+
+def check_start(out: Path, options: AdapterTrainOptions) -> None:
+    """TrainingError where `out` has an adapter already, UsageError for a device that is not there."""
+    if (out / INFO_FILE).exists():
+        raise TrainingError(f"{out} already holds a finished adapter; choose another folder, or remove it.")
+    check_device(options.device)
 
 
 def split_tune(records: Sequence[Record], fraction: float) -> tuple[list[Record], list[Record]]:
@@ -310,11 +323,11 @@ def _to(level: torch.Tensor, device: str, precision: str) -> torch.Tensor:
     return level.to(device, torch.float32 if precision == "f32" else torch.bfloat16)
 
 
-def _identity(dataset: Dataset, options: AdapterTrainOptions, hashed: str) -> dict[str, Any]:
+def _identity(dataset: Dataset, pseudo: Sequence[Record], options: AdapterTrainOptions, hashed: str) -> dict[str, Any]:
     """Everything that decides the weights, for the check at `--resume`."""
     free = ("checkpoint_minutes", "device", "cache_gb", "workers", "precision_goal")
     digest = hashlib.sha256()
-    for record in dataset.records:
+    for record in (*dataset.records, *pseudo):
         digest.update(f"{record.name}\0{record.width}\0{record.height}\0".encode())
         digest.update(record.boxes.tobytes() + record.labels.tobytes() + record.iscrowd.tobytes())
     settings = {name: value for name, value in options.to_json().items() if name not in free}
@@ -323,6 +336,7 @@ def _identity(dataset: Dataset, options: AdapterTrainOptions, hashed: str) -> di
         "base": hashed,
         "classes": list(dataset.class_names),
         "images": len(dataset.records),
+        "pseudo_images": len(pseudo),
         "annotations": digest.hexdigest()[:16],
     }
 

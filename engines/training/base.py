@@ -37,7 +37,7 @@ from engines.files import sha256_file, sync_tree, write_json
 from engines.rng import generator
 from engines.training.presets import BasePreset, Phase, base_preset
 from engines.training.tokenizer import write_tokenizer
-from engines.training.trainer import FitOptions, Report, autocast, finished, fit, resolve_precision
+from engines.training.trainer import FitOptions, Report, autocast, check_device, finished, fit, resolve_precision
 from engines.training.vae import to_pixels, train_vae
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
@@ -65,7 +65,7 @@ class BaseTrainOptions:
     preset: str = "small"  # a name of engines.training.presets
     style: str = "photo"  # what kind of pictures these are; prompts begin "a <style>"
     seed: int = 0  # decides every draw
-    device: str = "cpu"  # a torch device
+    device: str = "cpu"  # cpu, cuda or cuda:N
     precision: str = "auto"  # f32, bf16 or auto
     turns: bool = False  # right-angle turns are as likely as not (microscopes, satellites)
     steps_scale: float = 1.0  # factor on every number of steps of the preset
@@ -108,6 +108,7 @@ def train_base(
     unknown = set(options.stages) - {"vae", "unet"}
     if unknown or not options.stages:
         raise UsageError(f"stages {sorted(unknown) or 'none'}; vae, unet, or both were expected.")
+    check_device(options.device)
     if len(options.stages) < 2 and continue_from is None and not resume:
         raise UsageError("a base model from scratch needs both stages, vae and unet.")
     if not dataset.records:

@@ -77,7 +77,7 @@ class SourceOptions:
     prompt_probabilities: Mapping[prompts.PromptKind, float]  # of the three kinds
     batch: int  # frames a batch
     seed: int  # decides every draw
-    cache_views: int = 0  # pyramids of this many views of each image are kept and used again; 0: every view is new
+    cache_views: int = 0  # pyramids of this many views of each record are kept and used again; 0: every view is new
     cache_gb: float = 4.0  # memory for them; views that do not fit are computed again
     workers: int = 0  # threads that draw the next batch's frames beforehand
 
@@ -85,15 +85,16 @@ class SourceOptions:
 class BatchSource:
     """Training batches by step.
 
-    An epoch shows one view of every image. The images of a view are put in groups of B, once for that view; epochs
-    take the groups in an order of their own. So a kept group is the same tensor, bit for bit, as one made anew.
+    An epoch shows one view of every record; one that comes several times has a view for each. The images of a view are
+    put in groups of B, once for that view; epochs take the groups in an order of their own. So a kept group is the same
+    tensor, bit for bit, as one made anew.
     """
 
     def __init__(
         self, records: Sequence[Record], class_names: Sequence[str], frozen: FrozenPyramid, options: SourceOptions
     ) -> None:
         self._records, self._class_names, self._frozen, self._options = records, class_names, frozen, options
-        self._store = ImageStore(records)
+        self._store = ImageStore(records, hide_crowds=True)
         self._groups = max(1, len(records) // options.batch)
         self._kept: dict[tuple[int, int], Batch] = {}
         self._room = int(options.cache_gb * 2**30) if options.cache_views else 0

@@ -40,7 +40,7 @@ class FitOptions:
     ema_decay: float = 0.999  # of the moving average of the weights, lower in the first steps
     seed: int = 0  # with the step, decides everything that is drawn
     precision: str = "auto"  # f32, bf16 (autocast), or auto: bf16 where the machine has it
-    device: str = "cpu"  # a torch device
+    device: str = "cpu"  # cpu, cuda or cuda:N
     checkpoint_minutes: float = 3.0  # wall time between checkpoints
     evaluate_every: int = 0  # steps between evaluations; 0 for none
 
@@ -74,11 +74,14 @@ def resolve_precision(precision: str, device: str) -> str:
 
 
 def check_device(device: str) -> None:
-    """UsageError for what is no torch device, or a GPU that PyTorch has not got here."""
+    """UsageError for what is neither the CPU nor a CUDA GPU, or a GPU that PyTorch has not got here."""
+    expected = f'Unknown device "{device}"; cpu, cuda or cuda:N was expected.'
     try:
         place = torch.device(device)
     except RuntimeError as cause:
-        raise UsageError(f'Unknown device "{device}"; cpu, cuda or cuda:N was expected.') from cause
+        raise UsageError(expected) from cause
+    if place.type not in ("cpu", "cuda"):
+        raise UsageError(expected)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if place.type == "cuda" and (place.index or 0) >= count:
         raise UsageError(f'Device "{device}": PyTorch finds {count} CUDA GPUs here; take --device cpu.')

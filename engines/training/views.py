@@ -1,6 +1,6 @@
 """Random views of training images: one crop, scaled, flipped and turned, with its boxes.
 
-Knows: how to cut a view out of an image in one resampling step and carry the boxes along.
+Knows: how to cut a view out of an image in one resampling step and carry the boxes along, and how to hide crowds.
 Knows nothing about networks or prompts. A view is a pure function of its random stream.
 
 H, W pixels of the view; N boxes.
@@ -40,22 +40,44 @@ class View:
 
 
 class ImageStore:
-    """Decoded images, kept in memory up to a limit; beyond it they are decoded again at every use."""
+    """Decoded images, kept in memory up to a limit; beyond it they are decoded again at every use.
 
-    def __init__(self, records: Sequence[Record], limit_bytes: int = 2 << 30) -> None:
+    With `hide_crowds` what crowds cover is painted over (`without_crowds`). A record that comes several times is kept
+    once.
+    """
+
+    def __init__(self, records: Sequence[Record], limit_bytes: int = 2 << 30, *, hide_crowds: bool = False) -> None:
         self.records = records
         self._left = limit_bytes
-        self._kept: dict[int, npt.NDArray[np.uint8]] = {}
+        self._hide_crowds = hide_crowds
+        self._kept: dict[Record, npt.NDArray[np.uint8]] = {}
 
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
         """Pixels of image `index`, uint8 [H, W, 3]."""
-        pixels = self._kept.get(index)
+        record = self.records[index]
+        pixels = self._kept.get(record)
         if pixels is None:
-            pixels = read_image(self.records[index].file)
+            pixels = read_image(record.file)
+            if self._hide_crowds:
+                pixels = without_crowds(pixels, record)
             if pixels.nbytes <= self._left:
                 self._left -= pixels.nbytes
-                self._kept[index] = pixels
+                self._kept[record] = pixels
         return pixels
+
+
+def without_crowds(pixels: npt.NDArray[np.uint8], record: Record) -> npt.NDArray[np.uint8]:
+    """The image uint8 [H, W, 3] with its crowds painted over; the same array where it has none."""
+    if not record.iscrowd.any():
+        return pixels
+    hidden = np.zeros(pixels.shape[:2], dtype=np.bool_)
+    for crowds in (True, False):
+        for x0, y0, x1, y1 in record.boxes[record.iscrowd == crowds]:
+            area = np.s_[int(np.floor(y0)) : int(np.ceil(y1)), int(np.floor(x0)) : int(np.ceil(x1))]
+            hidden[area] = crowds
+    shown = pixels.copy()
+    shown[hidden] = np.rint(pixels.mean(axis=(0, 1))).astype(np.uint8)
+    return shown
 
 
 def draw_view(store: ImageStore, index: int, options: ViewOptions, rng: np.random.Generator) -> View:

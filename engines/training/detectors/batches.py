@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -57,7 +56,9 @@ class MixedBatches:
         seed: int,
     ) -> None:
         self._kinds = (real, generated)
-        self._stores = tuple(ImageStore([sample.record for sample in samples]) for samples in self._kinds)
+        self._stores = tuple(
+            ImageStore([sample.record for sample in samples], hide_crowds=True) for samples in self._kinds
+        )
         self._frame, self._batch, self._seed = frame, batch, seed
         share = mix if generated else 0.0
         self._is_generated = generator(seed, _MIX).random(steps * batch) < share
@@ -74,7 +75,7 @@ class MixedBatches:
             rng = generator(self._seed, _VIEW, draw, kind)
             single = ~sample.record.iscrowd
             view = draw_frame(
-                without_crowds(self._stores[kind][place], sample.record),
+                self._stores[kind][place],
                 sample.record.boxes[single],
                 sample.record.labels[single],
                 replace(self._frame, short_side=sample.short_side),
@@ -94,20 +95,6 @@ class MixedBatches:
 @lru_cache(maxsize=8)
 def _order(seed: int, kind: int, epoch: int, images: int) -> tuple[int, ...]:
     return tuple(generator(seed, _ORDER, epoch, kind + 1).permutation(images).tolist())
-
-
-def without_crowds(pixels: npt.NDArray[np.uint8], record: Record) -> npt.NDArray[np.uint8]:
-    """The image uint8 [H, W, 3] with its crowds painted over; the same array where it has none."""
-    if not record.iscrowd.any():
-        return pixels
-    hidden = np.zeros(pixels.shape[:2], dtype=np.bool_)
-    for crowds in (True, False):
-        for x0, y0, x1, y1 in record.boxes[record.iscrowd == crowds]:
-            area = np.s_[int(np.floor(y0)) : int(np.ceil(y1)), int(np.floor(x0)) : int(np.ceil(x1))]
-            hidden[area] = crowds
-    shown = pixels.copy()
-    shown[hidden] = np.rint(pixels.mean(axis=(0, 1))).astype(np.uint8)
-    return shown
 
 
 def frame_size(records: Sequence[Record], short_side: int) -> tuple[int, int]:

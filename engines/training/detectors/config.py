@@ -73,7 +73,7 @@ class DetectorOptions:
     turns: bool = False  # right-angle turns are as likely as not (microscopes, satellites)
     colour: float = 1.0  # strength of changes to brightness, contrast, saturation and hue; 0 for none
     min_visible: float = 0.3  # a cut box stays when this share of its area is in the frame
-    device: str = "cpu"  # a torch device
+    device: str = "cpu"  # cpu, cuda or cuda:N
     precision: str = "auto"  # f32, bf16 or auto
     checkpoint_minutes: float = 3.0  # wall time between checkpoints
 
