@@ -25,6 +25,7 @@ from benchmarks.proof import run as program
 from benchmarks.proof.draws import draws, interval, read_draws
 from benchmarks.proof.lanes import shares_of_cores
 from benchmarks.proof.lists import LISTS, check, draw, fraction_of, prepare, read_list
+from benchmarks.proof.markdown import shown
 from benchmarks.proof.plan import TOY, Plan
 from benchmarks.proof.progress import to_do
 from benchmarks.proof.stages import Stage, build
@@ -93,7 +94,7 @@ class Fake(Workplace):
         write(out / "model_index.json", {})
 
     def _train_adapter(self, out: Path, named: dict[str, str], words: list[str]) -> None:
-        figures = {"tune": {"generic": {"AP": 0.5}}, "thresholds": {"goal": 0.8, "a": {"tune_boxes": 12}}}
+        figures = {"tune": {"generic": {"AP": 0.5, "AP50": 0.7}}, "thresholds": {"goal": 0.8, "a": {"tune_boxes": 12}}}
         write(out / "adapter.json", {"thresholds": {"a": 0.4}, "figures": figures})
 
     def _export(self, out: Path, named: dict[str, str], words: list[str]) -> None:
@@ -111,6 +112,7 @@ class Fake(Workplace):
         assert (out / "annotations.json").exists()
 
     def _generate(self, out: Path, named: dict[str, str], words: list[str]) -> None:
+        (out / "images").mkdir(exist_ok=True)
         write_annotations(out, [f"{number:08}.jpg" for number in range(int(named["--count"]))])
 
     def _ablation(self, out: Path, named: dict[str, str], words: list[str]) -> None:
@@ -294,6 +296,31 @@ def test_every_command_is_one_that_dengine_takes(place: Fake) -> None:
     assert verbs == {"train-base", "train-adapter", "export", "label", "generate", "finalize", "evaluate"}
 
 
+def test_an_adapter_learns_once_more_from_a_teacher_that_saw_no_more_than_it_may(place: Fake) -> None:
+    start(place, "self")
+    trained = {}
+    for stage, words in place.ran:
+        if stage == "adapter-10-1-self" and "train-adapter" in words:
+            named = {word: words[number + 1] for number, word in enumerate(words[:-1]) if word.startswith("--")}
+            trained[Path(named["--out"]).name] = named
+    assert set(trained) == {"adapter-10-1-self-fit", "adapter-10-1-self"}
+    fit, final = trained["adapter-10-1-self-fit"], trained["adapter-10-1-self"]
+    assert (Path(fit["--pseudo"]).name, Path(final["--pseudo"]).name) == ("pseudo-10-1-fit", "pseudo-10-1")
+    assert float(fit["--tune-fraction"]) > 0
+    assert final["--tune-fraction"] == "0"
+    labelled = {
+        Path(words[words.index("--out") + 1]).name: Path(words[words.index("--bundle") + 1]).name
+        for _, words in place.ran if "label" in words and "--split" not in words
+    }  # fmt: skip
+    assert labelled["pseudo-10-1-fit"] == "bundle-10-1-fit"
+    assert labelled["generated-10-1-self"] == labelled["pseudo-10-1-self"] == "bundle-10-1-self"
+    text = (place.results.parent / "proof.md").read_text()
+    assert "## An adapter that learns once more, from its own labels (lists 10-0, 10-1)" in text
+    rows = [line for line in text.splitlines() if line.startswith(("| once |", "| once more |"))]
+    assert len(rows) == 2
+    assert all("50.0 ± 0.0" in row for row in rows)
+
+
 def test_what_was_chosen_goes_into_the_last_trainings(place: Fake) -> None:
     start(place, "rt_detr-10-1-generated")
     words = next(words for stage, words in place.ran if stage == "rt_detr-10-1-generated")
@@ -439,7 +466,7 @@ def test_a_verdict_needs_the_bar_and_the_baseline() -> None:
     assert report.verdict(Bar("x", "k", 5.0, None), 80.0) == "not run yet"
     assert report.verdict(Bar("x", "k", 75.0, 75.0), 75.0) == "met"
     assert Bar("x", "k", 0.0, replace(high, mean=0.0)).reached is False
-    assert report.shown(high) == "+6.0 ± 1.0 [+4.0, +8.0]"
+    assert shown(high) == "+6.0 ± 1.0 [+4.0, +8.0]"
 
 
 def test_intervals_from_records_are_those_of_evaluate(place: Fake) -> None:

@@ -8,27 +8,23 @@ A list's name may carry a variant of the adapter: `10-0-narrow` is list 10-0 wit
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.proof import choices
-from benchmarks.proof.draws import draws
 from benchmarks.proof.lists import fraction_of, prepare
-from benchmarks.proof.plan import FULL
+from benchmarks.proof.plan import FULL, SELF
 from benchmarks.proof.tuning import RESULT as TUNED
 from benchmarks.proof.workplace import ROOT, ProofError, Workplace
 from engines.bundle import default_bundle
 from engines.datasets.dataset import Record, open_dataset
 from engines.evaluation.detection import Detections
 from engines.evaluation.thresholds import choose_thresholds
-from engines.evaluation.worth import COMPARISON, RESULT, TRAININGS, detections_of
 from engines.files import read_json, write_json
 from engines.generation.scores import FALLBACK
 
 BASE = "base-nolabels"
 RULES = "rules-full"
-VAL = "val-kept"
 Figures = dict[str, Any]
 
 
@@ -83,15 +79,64 @@ def train_adapter(place: Workplace, name: str, variant: tuple[str, ...]) -> Figu
     write_json(settings, {"cache_views": plan.cache_views, "checkpoint_minutes": 2.0})
     for folder, fraction in parts.items():
         if not (folder / "adapter.json").exists():
-            place.dengine(
-                *("train-adapter", place.data, "--split", list_of(name), "--model", place.folder(BASE), "--turns"),
-                *("--steps", plan.adapter_steps, "--eval-every", plan.adapter_eval_every, "--lr", plan.adapter_lr),
-                *("--tune-fraction", fraction, "--precision-goal", plan.precision_goal, "--device", place.device),
-                *("--seed", seed_of(name), *variant, "--settings", settings, "--resume", "--out", folder),
-            )
-    info = read_json(judged / "adapter.json", ProofError)
+            _train(place, list_of(name), folder, fraction, settings, *variant)
+    return _judged(judged)
+
+
+def _train(place: Workplace, name: str, out: Path, fraction: str, settings: Path, *more: object) -> None:
+    plan = place.plan
+    place.dengine(
+        *("train-adapter", place.data, "--split", name, "--model", place.folder(BASE), "--turns"),
+        *("--steps", plan.adapter_steps, "--eval-every", plan.adapter_eval_every, "--lr", plan.adapter_lr),
+        *("--tune-fraction", fraction, "--precision-goal", plan.precision_goal, "--device", place.device),
+        *("--seed", seed_of(name), *more, "--settings", settings, "--resume", "--out", out),
+    )
+
+
+def _judged(adapter: Path) -> Figures:
+    """What an adapter's file says about its training: thresholds, how they were chosen, figures on the tune part."""
+    info = read_json(adapter / "adapter.json", ProofError)
     figures = dict(info["figures"])
     return {"thresholds": info.get("thresholds", {}), "choice": figures.pop("thresholds", {}), **figures}
+
+
+def train_again(place: Workplace, name: str) -> Figures:
+    """A list's adapter once more, on its labels and on what it labelled itself: the other train images.
+
+    As before, one is judged and chooses thresholds: its teacher is the adapter that has not learned from the tune part
+    either. So the plan's `refit` is needed, which leaves both.
+    """
+    plan, out = place.plan, place.folder(f"adapter-{name}-{SELF}")
+    settings = place.work / f"{out.name}.settings.json"
+    write_json(settings, {"checkpoint_minutes": 2.0})  # no kept views: they would not come round again
+    judged = place.folder(f"{out.name}-fit")
+    parts = {judged: (f"{name}-fit", repr(fraction_of(name, plan, place.lists))), out: (name, "0")}
+    for folder, (teacher, fraction) in parts.items():
+        if (folder / "adapter.json").exists():
+            continue
+        if teacher != name:
+            export_bundle(place, teacher)
+            _label(place, name, teacher, f"pseudo-{name}", f"pseudo-{teacher}")
+        more = ("--pseudo", place.folder(f"pseudo-{teacher}"), "--pseudo-share", plan.self_share)
+        _train(place, name, folder, fraction, settings, *more)
+    return _judged(judged)
+
+
+def _label(place: Workplace, name: str, bundle: str, images: str, out: str) -> Figures:
+    """Copy the images of one folder to another, and label them there with a bundle, by a list's thresholds."""
+    folder = place.folder(out)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(place.folder(images) / "images", folder / "images")
+    place.dengine(
+        *("label", folder / "images", "--bundle", bundle_of(place, bundle), "--score", score_of(place, name)),
+        *("--uncertain", place.plan.uncertain, "--out", folder),
+    )
+    return labels_in(folder / "annotations.json")
+
+
+def label_again(place: Workplace, arm: str, name: str) -> Figures:
+    """The images of an arm, `pseudo` or `generated`, with labels of the adapter that learned once more."""
+    return _label(place, f"{name}-{SELF}", f"{name}-{SELF}", f"{arm}-{name}", f"{arm}-{name}-{SELF}")
 
 
 def export_bundle(place: Workplace, name: str) -> Figures:
@@ -142,6 +187,24 @@ def choose_full_thresholds(place: Workplace) -> Figures:
         "score": choices.score_text({name: one.score for name, one in chosen.items()}, FALLBACK),
         "classes": {name: vars(one) for name, one in chosen.items()},
     }
+
+
+def labelled(annotations: Path, records: list[Record] | Any, class_names: tuple[str, ...]) -> list[Detections]:
+    """The boxes of a file of `dengine label` as detections on `records`, with the labels of `class_names`."""
+    import numpy as np
+
+    content = read_json(annotations, ProofError)
+    labels = {one["id"]: class_names.index(one["name"]) for one in content["categories"]}
+    names = {one["id"]: one["file_name"] for one in content["images"]}
+    rows: dict[str, list[list[float]]] = {name: [] for name in names.values()}
+    for one in content["annotations"]:
+        x, y, width, height = one["bbox"]
+        row = [x, y, x + width, y + height, one["score"], labels[one["category_id"]]]
+        rows[names[one["image_id"]]].append(row)
+    arrays = [np.array(rows[record.name], dtype=np.float64).reshape(-1, 6) for record in records]
+    return [
+        Detections(a[:, :4].astype(np.float32), a[:, 4].astype(np.float32), a[:, 5].astype(np.int64)) for a in arrays
+    ]
 
 
 def ablate(place: Workplace, name: str, detector: str) -> Figures:
@@ -250,91 +313,3 @@ def tune(
     place.script(script, out / "spec.json", out, torchvision=kind != "rt_detr")
     told = {key: value for key, value in spec.items() if key != "data"} | {"synthetic": arm or None}
     return read_json(out / TUNED, ProofError) | {"spec": told}
-
-
-def read_adapter(place: Workplace, name: str) -> Figures:
-    """The adapter itself as the detector: its one reading of the validation images."""
-    out = place.folder(f"adapter-val-{name}")
-    shutil.rmtree(out, ignore_errors=True)
-    place.dengine("label", place.data, "--split", VAL, "--bundle", bundle_of(place, name), "--out", out)
-    val = open_dataset(place.data, split=VAL)
-    found = labelled(out / "annotations.json", val.records, val.class_names)
-    return {
-        "results": {
-            "adapter": {
-                "figures": read_json(out / "figures.json", ProofError)["figures"],
-                "draws": draws(val.records, found, val.class_names, place.plan.resamples),
-            }
-        }
-    }
-
-
-def labelled(annotations: Path, records: list[Record] | Any, class_names: tuple[str, ...]) -> list[Detections]:
-    """The boxes of a file of `dengine label` as detections on `records`, with the labels of `class_names`."""
-    import numpy as np
-
-    content = read_json(annotations, ProofError)
-    labels = {one["id"]: class_names.index(one["name"]) for one in content["categories"]}
-    names = {one["id"]: one["file_name"] for one in content["images"]}
-    rows: dict[str, list[list[float]]] = {name: [] for name in names.values()}
-    for one in content["annotations"]:
-        x, y, width, height = one["bbox"]
-        row = [x, y, x + width, y + height, one["score"], labels[one["category_id"]]]
-        rows[names[one["image_id"]]].append(row)
-    arrays = [np.array(rows[record.name], dtype=np.float64).reshape(-1, 6) for record in records]
-    return [
-        Detections(a[:, :4].astype(np.float32), a[:, 4].astype(np.float32), a[:, 5].astype(np.int64)) for a in arrays
-    ]
-
-
-def compare(place: Workplace, stage: str, kind: str, name: str, settings: Mapping[str, Any]) -> Figures:
-    """`dengine evaluate`: the same detector on the real images, and on real and other ones; measured on val.
-
-    settings: `lr`, `seed`; for other images than real ones `synthetic` (folder), `mix`, `amounts` or none, and `known`:
-    the stage of the real images alone, whose training is taken from there.
-    """
-    plan, out = place.plan, place.folder(stage)
-    _take_over(place.folder(settings["known"]) / TRAININGS if settings.get("known") else None, out / TRAININGS)
-    words: list[object] = ["evaluate", "--real", place.data, "--split", "train"]
-    if name != FULL:
-        words += ["--images", place.lists / f"{list_of(name)}.txt"]
-    if settings.get("synthetic"):
-        words += ["--synthetic", place.folder(settings["synthetic"]), "--mix", settings["mix"]]
-    words += ["--val", place.data, "--val-split", "val"]
-    words += ["--detector", kind, "--preset", "small", "--seeds", 1, "--seed", settings["seed"]]
-    words += ["--short-side", plan.short_side, "--steps", plan.detector(kind).steps]
-    words += ["--batch", plan.batch, "--lr", settings["lr"], "--turns", "--device", place.device]
-    if settings.get("amounts"):
-        words += ["--amounts", settings["amounts"]]
-    place.dengine(*words, "--resume", "--out", out, torchvision=kind != "rt_detr")
-    data = read_json(out / COMPARISON, ProofError)["data"]
-    results = {}
-    for folder in sorted((out / TRAININGS).iterdir()):
-        generated = folder.name.removesuffix(f"-seed{settings['seed']}")
-        arm = "real" if generated == "real" else settings["arm"]
-        if settings.get("amounts") and arm != "real":
-            arm = generated
-        results[arm] = _read_training(place, folder / RESULT)
-    shown = {key: value for key, value in settings.items() if key != "known"}
-    return {"results": results, "settings": shown, "left_out_of_val": data["left_out_of_val"]}
-
-
-def _take_over(source: Path | None, target: Path) -> None:
-    """Copy finished trainings that are not there yet: the same command would make the same."""
-    for folder in source.iterdir() if source is not None and source.is_dir() else ():
-        if (folder / RESULT).exists() and not (target / folder.name / RESULT).exists():
-            shutil.rmtree(target / folder.name, ignore_errors=True)
-            shutil.copytree(folder, target / folder.name)
-
-
-def _read_training(place: Workplace, path: Path) -> Figures:
-    """Figures, cost and draws of one training."""
-    value = read_json(path, ProofError)
-    val = open_dataset(place.data, split="val")
-    by_name = {record.name: record for record in val.records}
-    records = [by_name[name] for name in value["images"]]
-    return {
-        "figures": value["figures"],
-        "seconds": value["seconds"],
-        "draws": draws(records, detections_of(value), val.class_names, place.plan.resamples),
-    }

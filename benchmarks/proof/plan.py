@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+SELF = "self"  # names an adapter that learned once more, from its own labels on the other train images
 FULL = "full"  # stands for the whole train split where a list is named
 BARS = {"scarce": 5.0, "full": 2.0, "baseline_ap50": 75.0}  # in points of AP: what has to be reached
 PAPER = {"COCO": 3.1, "VOC": 7.6, "Clipart": 11.5}  # arXiv 2309.03893: gains in points of AP
@@ -67,6 +68,7 @@ class Plan:
     cache_views: int = 64  # kept pyramids of each image: 15 images' fit in 1 GB
     precision_goal: float = 0.65  # of labels, where the tune part has boxes enough to say
     refit: bool = True  # the adapter that labels learns from the whole list, after the tune part chose thresholds
+    self_share: float = 0.8  # of frames that show the adapter's own labels, where it learns once more
     variants: Mapping[str, tuple[str, ...]] = field(  # other heads and sizes, compared on the first list
         default_factory=lambda: {
             "narrow": ("--width", "64", "--decoder-layers", "2"),

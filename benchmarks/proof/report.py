@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.proof import pictures
-from benchmarks.proof.markdown import ablations, table
+from benchmarks.proof.markdown import NOT_RUN, ablations, shown, spread, table
 from benchmarks.proof.plan import BARS, FULL, PAPER, Plan
 from benchmarks.proof.stages import build, chosen_lr, chosen_mix
 from benchmarks.proof.summary import (
@@ -23,17 +23,17 @@ from benchmarks.proof.summary import (
     Runs,
     bars,
     baseline,
-    deviation,
     full,
     gain,
     scarce,
 )
+from benchmarks.proof.tries import tries
 from benchmarks.proof.workplace import ProofError, Workplace
 from engines.files import read_json, write_atomic
 
 NAMES = {"real": "real", "pseudo": "real + pseudo", "generated": "real + generated", "adapter": "the adapter itself"}
 FINDINGS = Path(__file__).parent / "findings.md"  # typed; everything else is made from records
-NOT_RUN, NOT_MET, MET = "not run yet", "**not met**", "met"
+NOT_MET, MET = "**not met**", "met"
 _HEAD = """# What generated images are worth: the proof on BCCD
 
 Written by `benchmarks/proof/run.py` from the records in `{folder}/`; nothing but the part on what the figures suggest
@@ -72,9 +72,7 @@ def sections(place: Workplace, records: Records, drawn: Sequence[tuple[str, str]
     yield from _bars(bars(records, plan), {one.kind: baseline(records, one) for one in plan.detectors})
     yield from _findings()
     yield from _settings(records, plan)
-    yield from _adapters(records, plan)
-    yield from _doubles(records, plan)
-    yield from _amounts(records, plan)
+    yield from tries(records, plan)
     yield from _chosen(place, records)
     for file, caption in drawn:
         yield f"![{caption}]({place.results.name}/{file})\n\n{caption}\n"
@@ -89,16 +87,6 @@ def verdict(bar: Bar, ap50: float | None) -> str:
         why = "the baseline was not run" if ap50 is None else f"the baseline's AP50 is {ap50:.1f}"
         return f"{NOT_MET}: no gain counts yet, since {why}" if bar.reached else NOT_MET
     return MET if bar.reached else NOT_MET
-
-
-def shown(change: Gain | float | None) -> str:
-    """A difference with its spread and interval, or a plain figure."""
-    if change is None:
-        return "-"
-    if isinstance(change, float):
-        return f"{change:.1f}"
-    spread = "" if change.sd is None else f" ± {change.sd:.1f}"
-    return f"{change.mean:+.1f}{spread} [{change.low:+.1f}, {change.high:+.1f}]"
 
 
 def _bars(found: Sequence[Bar], ap50: Mapping[str, float | None]) -> Iterable[str]:
@@ -144,60 +132,10 @@ def _arms(arms: Mapping[str, Runs], order: Sequence[str], unit: str) -> Iterable
         runs = arms[arm]
         each = ", ".join(f"{value:.1f}" for value in runs.values("AP"))
         change = None if arm == "real" else gain(arms, arm, "real")
-        rows.append([NAMES[arm], *(_spread(runs.values(name)) for name in (*FIGURES, *classes)), each, shown(change)])
+        rows.append([NAMES[arm], *(spread(runs.values(name)) for name in (*FIGURES, *classes)), each, shown(change)])
     yield table(header, rows)
     if (change := gain(arms, "generated", "pseudo")) is not None:
         yield f"real + generated over real + pseudo: {shown(change)}\n"
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    sd = deviation(values)
-    return f"{statistics.fmean(values):.1f}" + ("" if sd is None else f" ± {sd:.1f}")
-
-
-def _adapters(records: Records, plan: Plan) -> Iterable[str]:
-    """Heads and sizes: their AP, and what the data they label is worth."""
-    first, kind = plan.lists[0], plan.detectors[0].kind
-    real = scarce(records, kind, (first,), ("real",))
-    rows = []
-    for name in (first, *(f"{first}-{variant}" for variant in plan.variants)):
-        own = scarce(records, kind, (name,), ("generated",))
-        arms = real | own
-        tuned = records.get(f"adapter-{name}", {}).get("figures", {}).get("tune", {}).get("generic", {})
-        read = records.get(f"adapter-val-{name}", {}).get("figures", {}).get("results", {}).get("adapter", {})
-        rows.append(
-            (
-                "rt_detr, 128 wide" if name == first else " ".join(plan.variants[name.removeprefix(f"{first}-")]),
-                f"{100 * tuned['AP']:.1f}" if tuned else NOT_RUN,
-                f"{100 * read['figures']['AP']:.1f}" if read else NOT_RUN,
-                _spread(own["generated"].values("AP")) if own else NOT_RUN,
-                shown(gain(arms, "generated", "real")),
-            )
-        )
-    yield f"## The adapter's head (list {first})\n"
-    header = ("head", "AP on tune", "AP on val", f"{kind} with the images it labelled", "over real")
-    yield table(header, rows)
-
-
-def _doubles(records: Records, plan: Plan) -> Iterable[str]:
-    """What doubled labels cost: the generated images as they are, and with labels that overlap less."""
-    kind = plan.detectors[0].kind
-    found = [records.get(f"{kind}-{name}-overlap", {}).get("figures", {}).get("results", {}) for name in plan.lists]
-    arms = scarce(records, kind, plan.lists, ("real", "generated"))
-    if not all("overlap" in one for one in found) or "generated" not in arms:
-        return
-    runs = [one["overlap"] for one in found]
-    arms["overlap"] = Runs("overlap", tuple(run["figures"] for run in runs), tuple(run["draws"] for run in runs))
-    yield f"## Labels without doubles ({kind}, 10% of the labels)\n"
-    rows = []
-    for arm, name in (("generated", "as they are"), ("overlap", f"--max-overlap {plan.max_overlap:g}")):
-        stages = [records.get(f"{arm}-{one}", {}).get("figures", {}).get("labels", {}) for one in plan.lists]
-        counts = sum(sum(labels.values()) for labels in stages)
-        spreads = (_spread(arms[arm].values(one)) for one in FIGURES)
-        rows.append((name, str(counts), *spreads, shown(gain(arms, arm, "real"))))
-    yield table(("labels", "boxes of all lists", *FIGURES, "over real"), rows)
 
 
 def _lengths(records: Records, plan: Plan) -> Iterable[str]:
@@ -217,24 +155,6 @@ def _lengths(records: Records, plan: Plan) -> Iterable[str]:
     yield f"### Is the baseline at its plateau? (list {first}, measured on its tune part)\n"
     yield table(("baseline", "steps", "AP", "AP50"), rows)
     yield "Each row is a whole training: its learning rate has come down at the end.\n"
-
-
-def _amounts(records: Records, plan: Plan) -> Iterable[str]:
-    first, kind = plan.lists[0], plan.detectors[0].kind
-    if f"{kind}-{first}-amounts" not in records:
-        return
-    results = dict(records[f"{kind}-{first}-amounts"]["figures"]["results"])
-    whole = records.get(f"{kind}-{first}-generated", {}).get("figures", {}).get("results", {})
-    if "generated" in whole:
-        results[f"generated{plan.count}"] = whole["generated"]
-    yield f"## Amounts of generated images ({kind}, list {first})\n"
-    order = sorted(results, key=lambda name: int(name.removeprefix("generated") or 0) if name != "real" else 0)
-    rows = []
-    for name in order:
-        figures = results[name]["figures"]
-        shown_name = "none" if name == "real" else name.removeprefix("generated")
-        rows.append((shown_name, *(f"{100 * figures[one]:.1f}" for one in FIGURES)))
-    yield table(("generated images", *FIGURES), rows)
 
 
 def _chosen(place: Workplace, records: Records) -> Iterable[str]:

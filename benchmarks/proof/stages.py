@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from benchmarks.proof import actions, choices
+from benchmarks.proof import actions, choices, readings
 from benchmarks.proof.actions import BASE, RULES, Figures
-from benchmarks.proof.plan import FULL, DetectorPlan, Plan
+from benchmarks.proof.plan import FULL, SELF, DetectorPlan, Plan
 from benchmarks.proof.workplace import Workplace
 
 Action = Callable[[Workplace], Figures]
@@ -48,6 +48,7 @@ def build(plan: Plan) -> list[Stage]:
         *scarce,
         *_full(plan),
         *_variants(plan),
+        *_self_trained(plan),
         *(stage for stage in second if stage not in scarce),
         *_extras(plan),
     ]
@@ -113,6 +114,29 @@ def _variants(plan: Plan) -> Iterator[Stage]:
         yield _compared(plan, detector, name, "generated", f"generated-{name}", first)
 
 
+def _self_trained(plan: Plan) -> Iterator[Stage]:
+    """Adapters that learn once more from their own labels, and what their labels on the same images are worth."""
+    for name in plan.lists:
+        own, adapter, bundle = f"{name}-{SELF}", f"adapter-{name}-{SELF}", f"bundle-{name}-{SELF}"
+        settings = {"steps": plan.adapter_steps, "lr": plan.adapter_lr, "goal": plan.precision_goal}
+        yield Stage(
+            adapter, "self", partial(actions.train_again, name=name), (f"adapter-{name}",),
+            ("lists", BASE, f"adapter-{name}", f"pseudo-{name}"), (f"{adapter}/adapter.json",), 20.0,
+            settings=settings | {"share": plan.self_share, "uncertain": plan.uncertain},
+        )  # fmt: skip
+        yield _bundle(plan, own)
+        for arm in ("generated", "pseudo"):
+            folder = f"{arm}-{own}"
+            yield Stage(
+                folder, "self", partial(actions.label_again, arm=arm, name=name), (adapter,),
+                ("lists", bundle, f"{arm}-{name}"), (f"{folder}/annotations.json",), 2.0, resumes=False,
+                settings={"uncertain": plan.uncertain},
+            )  # fmt: skip
+            yield _compared(plan, plan.detectors[0], own, arm, folder, name)
+    for name in plan.lists:
+        yield _read(f"{name}-{SELF}")
+
+
 def _extras(plan: Plan) -> Iterator[Stage]:
     """Longer baselines, labels without doubles, other amounts of generated images, other numbers of labels."""
     first, detector = plan.lists[0], plan.detectors[0]
@@ -138,22 +162,28 @@ def _labels(plan: Plan, name: str, variant: tuple[str, ...] = ()) -> Iterator[St
     adapter, bundle = f"adapter-{name}", f"bundle-{name}"
     settings = {"steps": plan.adapter_steps, "lr": plan.adapter_lr, "goal": plan.precision_goal, "variant": variant}
     settings["refit"] = plan.refit
+    left = (adapter, f"{adapter}-fit") if plan.refit else (adapter,)
     action = partial(actions.train_adapter, name=name, variant=variant)
     yield Stage(
-        adapter, "adapter", action, reads=("lists", BASE), leaves=(f"{adapter}/adapter.json",), minutes=12.0,
-        settings=settings,
+        adapter, "adapter", action, reads=("lists", BASE), leaves=tuple(f"{one}/adapter.json" for one in left),
+        minutes=12.0, settings=settings,
     )  # fmt: skip
-    settings = {"guidance": plan.guidance, "template": plan.template, "uncertain": plan.uncertain, "frame": plan.frame}
-    yield Stage(
-        bundle, "bundle", partial(actions.export_bundle, name=name), reads=(BASE, adapter),
-        leaves=(f"{bundle}/manifest.json",), minutes=2.0, resumes=False, settings=settings,
-    )  # fmt: skip
+    yield _bundle(plan, name)
     if not variant:
         yield Stage(
             f"pseudo-{name}", "pseudo", partial(actions.label_rest, name=name), reads=("lists", bundle),
             leaves=(f"pseudo-{name}/annotations.json",), minutes=1.0, resumes=False,
             settings={"uncertain": plan.uncertain},
         )  # fmt: skip
+
+
+def _bundle(plan: Plan, name: str) -> Stage:
+    """The bundle of an adapter."""
+    settings = {"guidance": plan.guidance, "template": plan.template, "uncertain": plan.uncertain, "frame": plan.frame}
+    return Stage(
+        f"bundle-{name}", "bundle", partial(actions.export_bundle, name=name), reads=(BASE, f"adapter-{name}"),
+        leaves=(f"bundle-{name}/manifest.json",), minutes=2.0, resumes=False, settings=settings,
+    )  # fmt: skip
 
 
 def _ablation(plan: Plan, name: str) -> Stage:
@@ -186,7 +216,7 @@ def _generated(plan: Plan, name: str) -> Stage:
 
 def _read(name: str) -> Stage:
     reads = ("lists",) if name == FULL else ("lists", f"bundle-{name}")
-    action = partial(actions.read_adapter, name=name)
+    action = partial(readings.read_adapter, name=name)
     return Stage(f"adapter-val-{name}", "detectors", action, reads=reads, minutes=1.0, resumes=False)
 
 
@@ -249,7 +279,7 @@ def _baseline(plan: Plan, detector: DetectorPlan, stage: str, name: str, seed: i
 
     def action(place: Workplace) -> Figures:
         chosen = {"lr": chosen_lr(place, detector=detector, name=on), "seed": seed}
-        return actions.compare(place, stage, detector.kind, name, chosen)
+        return readings.compare(place, stage, detector.kind, name, chosen)
 
     return _final(plan, detector, stage, action, tried, ("lists",), 1)
 
@@ -273,7 +303,7 @@ def _compared(
             "known": before,
             "amounts": amounts,
         }
-        return actions.compare(place, stage, detector.kind, name, chosen)
+        return readings.compare(place, stage, detector.kind, name, chosen)
 
     trainings = len(plan.amounts) if amounts else 1
     return _final(plan, detector, stage, action, (tuned, *mixed), ("lists", synthetic, before), trainings)
@@ -306,7 +336,7 @@ def _full_arms(plan: Plan, detector: DetectorPlan) -> Iterator[Stage]:
                 "seed": seed,
                 "known": before,
             }
-            return actions.compare(place, stage, detector.kind, FULL, chosen)
+            return readings.compare(place, stage, detector.kind, FULL, chosen)
 
         yield _final(plan, detector, stage, action, (tuned, *mixed), ("lists", f"generated-{FULL}", before), 1)
 

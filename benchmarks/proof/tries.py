@@ -1,0 +1,111 @@
+"""The tables of what was tried beside the arms: other heads, adapters that learned once more, labels, amounts.
+
+Knows: which records each of them is made of. A table that nothing was run for is left out, but for the heads, which
+the issue asked for. Knows nothing about the bars.
+"""
+
+from collections.abc import Iterable
+
+from benchmarks.proof.markdown import NOT_RUN, shown, spread, table
+from benchmarks.proof.plan import SELF, Plan
+from benchmarks.proof.summary import FIGURES, Records, Runs, gain, scarce
+
+
+def tries(records: Records, plan: Plan) -> Iterable[str]:
+    """Every table."""
+    yield from _adapters(records, plan)
+    yield from _self_trained(records, plan)
+    yield from _doubles(records, plan)
+    yield from _amounts(records, plan)
+
+
+def _adapters(records: Records, plan: Plan) -> Iterable[str]:
+    """Heads and sizes: their AP, and what the data they label is worth."""
+    first, kind = plan.lists[0], plan.detectors[0].kind
+    real = scarce(records, kind, (first,), ("real",))
+    rows = []
+    for name in (first, *(f"{first}-{variant}" for variant in plan.variants)):
+        own = scarce(records, kind, (name,), ("generated",))
+        arms = real | own
+        tuned = records.get(f"adapter-{name}", {}).get("figures", {}).get("tune", {}).get("generic", {})
+        read = records.get(f"adapter-val-{name}", {}).get("figures", {}).get("results", {}).get("adapter", {})
+        rows.append(
+            (
+                "rt_detr, 128 wide" if name == first else " ".join(plan.variants[name.removeprefix(f"{first}-")]),
+                f"{100 * tuned['AP']:.1f}" if tuned else NOT_RUN,
+                f"{100 * read['figures']['AP']:.1f}" if read else NOT_RUN,
+                spread(own["generated"].values("AP")) if own else NOT_RUN,
+                shown(gain(arms, "generated", "real")),
+            )
+        )
+    yield f"## The adapter's head (list {first})\n"
+    header = ("head", "AP on tune", "AP on val", f"{kind} with the images it labelled", "over real")
+    yield table(header, rows)
+
+
+def _self_trained(records: Records, plan: Plan) -> Iterable[str]:
+    """The lists' adapters, and those that learned once more: on tune, on val, and what their labels are worth."""
+    kind = plan.detectors[0].kind
+    done = [name for name in plan.lists if f"adapter-{name}-{SELF}" in records]
+    if not done:
+        return
+    rows = []
+    for what, names in (("once", done), ("once more", [f"{name}-{SELF}" for name in done])):
+        tuned = [records[f"adapter-{name}"]["figures"]["tune"]["generic"] for name in names]
+        kinds = [[100 * one[key] for one in tuned] for key in ("AP", "AP50")]
+        read = [records.get(f"adapter-val-{name}", {}).get("figures", {}).get("results", {}) for name in names]
+        val = [100 * one["adapter"]["figures"]["AP"] for one in read] if all(read) else []
+        gains = []
+        for arm in ("generated", "pseudo"):
+            arms = scarce(records, kind, done, ("real",))
+            own = scarce(records, kind, names, (arm,)).get(arm)
+            if own is not None:
+                arms[arm] = own
+            gains.append(shown(gain(arms, arm, "real")))
+        rows.append((what, *(spread(values) for values in kinds), spread(val) if val else NOT_RUN, *gains))
+    yield f"## An adapter that learns once more, from its own labels (lists {', '.join(done)})\n"
+    yield (
+        f"`train-adapter --pseudo`: {100 * plan.self_share:g}% of the frames show the other train images, with the "
+        "labels of the adapter that learned once. Neither learned from the tune part that measures, but checkpoints "
+        "and thresholds were chosen on it. Generated images are labelled again from their files, by `label`; the first "
+        "time, `generate` did, from their latents.\n"
+    )
+    header = ("the adapter learned", "AP on tune", "AP50 on tune", "AP on val", f"{kind}: generated over real")
+    yield table((*header, "pseudo over real"), rows)
+
+
+def _doubles(records: Records, plan: Plan) -> Iterable[str]:
+    """What doubled labels cost: the generated images as they are, and with labels that overlap less."""
+    kind = plan.detectors[0].kind
+    found = [records.get(f"{kind}-{name}-overlap", {}).get("figures", {}).get("results", {}) for name in plan.lists]
+    arms = scarce(records, kind, plan.lists, ("real", "generated"))
+    if not all("overlap" in one for one in found) or "generated" not in arms:
+        return
+    runs = [one["overlap"] for one in found]
+    arms["overlap"] = Runs("overlap", tuple(run["figures"] for run in runs), tuple(run["draws"] for run in runs))
+    yield f"## Labels without doubles ({kind}, 10% of the labels)\n"
+    rows = []
+    for arm, name in (("generated", "as they are"), ("overlap", f"--max-overlap {plan.max_overlap:g}")):
+        stages = [records.get(f"{arm}-{one}", {}).get("figures", {}).get("labels", {}) for one in plan.lists]
+        counts = sum(sum(labels.values()) for labels in stages)
+        spreads = (spread(arms[arm].values(one)) for one in FIGURES)
+        rows.append((name, str(counts), *spreads, shown(gain(arms, arm, "real"))))
+    yield table(("labels", "boxes of all lists", *FIGURES, "over real"), rows)
+
+
+def _amounts(records: Records, plan: Plan) -> Iterable[str]:
+    first, kind = plan.lists[0], plan.detectors[0].kind
+    if f"{kind}-{first}-amounts" not in records:
+        return
+    results = dict(records[f"{kind}-{first}-amounts"]["figures"]["results"])
+    whole = records.get(f"{kind}-{first}-generated", {}).get("figures", {}).get("results", {})
+    if "generated" in whole:
+        results[f"generated{plan.count}"] = whole["generated"]
+    yield f"## Amounts of generated images ({kind}, list {first})\n"
+    order = sorted(results, key=lambda name: int(name.removeprefix("generated") or 0) if name != "real" else 0)
+    rows = []
+    for name in order:
+        figures = results[name]["figures"]
+        shown_name = "none" if name == "real" else name.removeprefix("generated")
+        rows.append((shown_name, *(f"{100 * figures[one]:.1f}" for one in FIGURES)))
+    yield table(("generated images", *FIGURES), rows)
