@@ -28,12 +28,13 @@ def cut_products(ov: Any, model: Any) -> int:
         transposed = bool(product.get_attributes()["transpose_b"])
         weights = np.split(weight, parts, axis=0 if transposed else 1)
         biases = [None] * parts if bias is None else np.split(bias, parts, axis=-1)
+        dtype = product.get_output_element_type(0).to_dtype()  # half precision where the graph is
         for output, part, added in zip(split.outputs(), weights, biases, strict=True):
-            stored = operations.constant(np.ascontiguousarray(part))
+            stored = operations.constant(np.ascontiguousarray(part, dtype=dtype))
             stored.set_friendly_name(name)
             found = operations.matmul(product.input_value(0), stored, False, transposed)
             if added is not None:
-                found = operations.add(found, operations.constant(np.ascontiguousarray(added)))
+                found = operations.add(found, operations.constant(np.ascontiguousarray(added, dtype=dtype)))
             for port in output.get_target_inputs():
                 port.replace_source_output(found.output(0))
         cut += 1
