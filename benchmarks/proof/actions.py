@@ -116,17 +116,14 @@ def train_again(place: Workplace, name: str) -> Figures:
             continue
         if teacher != name:
             export_bundle(place, teacher)
-            _label(place, name, teacher, f"pseudo-{name}", f"pseudo-{teacher}")
+            _label_copy(place, name, teacher, f"pseudo-{name}", f"pseudo-{teacher}")
         more = ("--pseudo", place.folder(f"pseudo-{teacher}"), "--pseudo-share", plan.self_share)
         _train(place, name, folder, fraction, settings, *more)
     return _judged(judged)
 
 
-def _label(place: Workplace, name: str, bundle: str, images: str, out: str) -> Figures:
-    """Copy the images of one folder to another, and label them there with a bundle, by a list's thresholds."""
-    folder = place.folder(out)
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(place.folder(images) / "images", folder / "images")
+def _label(place: Workplace, name: str, bundle: str, folder: Path) -> Figures:
+    """Label the images of a folder with a bundle, by a list's thresholds."""
     place.dengine(
         *("label", folder / "images", "--bundle", bundle_of(place, bundle), "--score", score_of(place, name)),
         *("--uncertain", place.plan.uncertain, "--out", folder),
@@ -134,9 +131,18 @@ def _label(place: Workplace, name: str, bundle: str, images: str, out: str) -> F
     return labels_in(folder / "annotations.json")
 
 
+def _label_copy(place: Workplace, name: str, bundle: str, images: str, out: str) -> Figures:
+    """`_label` on a copy of another stage's images."""
+    folder = place.folder(out)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(place.folder(images) / "images", folder / "images")
+    return _label(place, name, bundle, folder)
+
+
 def label_again(place: Workplace, arm: str, name: str) -> Figures:
     """The images of an arm, `pseudo` or `generated`, with labels of the adapter that learned once more."""
-    return _label(place, f"{name}-{SELF}", f"{name}-{SELF}", f"{arm}-{name}", f"{arm}-{name}-{SELF}")
+    own = f"{name}-{SELF}"
+    return _label_copy(place, own, own, f"{arm}-{name}", f"{arm}-{own}")
 
 
 def export_bundle(place: Workplace, name: str) -> Figures:
@@ -155,13 +161,8 @@ def export_bundle(place: Workplace, name: str) -> Figures:
 def label_rest(place: Workplace, name: str) -> Figures:
     """The adapter's labels on the train images that the list leaves out, by the rules of the generated images."""
     folder = place.folder(f"pseudo-{name}")
-    annotations = folder / "annotations.json"
-    annotations.unlink(missing_ok=True)
-    place.dengine(
-        *("label", folder / "images", "--bundle", bundle_of(place, name), "--score", score_of(place, name)),
-        *("--uncertain", place.plan.uncertain, "--out", folder),
-    )
-    return labels_in(annotations)
+    (folder / "annotations.json").unlink(missing_ok=True)
+    return _label(place, name, name, folder)
 
 
 def labels_in(annotations: Path) -> Figures:
