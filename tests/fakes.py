@@ -154,13 +154,19 @@ class FakeBackend:
     threads: int = 1
     calls: Counter[str] = field(default_factory=Counter)
     prepared: list[tuple[str, dict[str, tuple[int, ...]]]] = field(default_factory=list)
+    varying: list[str | None] = field(default_factory=list)  # of each that was prepared, which input pairs differ in
 
     def prepare(
-        self, graph: str, shapes: Mapping[str, tuple[int, ...]], outputs: Sequence[str] | None = None
+        self,
+        graph: str,
+        shapes: Mapping[str, tuple[int, ...]],
+        outputs: Sequence[str] | None = None,
+        varies: str | None = None,
     ) -> FakeCall:
         assert SPECS[graph].sizes(shapes)["B"] > 0
         assert outputs is None or set(outputs) <= {spec.name for spec in SPECS[graph].outputs}
         self.prepared.append((graph, dict(shapes)))
+        self.varying.append(varies)
         return FakeCall(self, graph, shapes)
 
 

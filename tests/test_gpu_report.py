@@ -136,10 +136,12 @@ def test_a_graph_that_cannot_be_prepared_fails_alone(bundle: Bundle, chain: Chai
     backend = fakes.FakeBackend()
     prepare = backend.prepare
 
-    def refuse(graph: str, shapes: Mapping[str, tuple[int, ...]], outputs: Any = None) -> fakes.FakeCall:
+    def refuse(
+        graph: str, shapes: Mapping[str, tuple[int, ...]], outputs: Any = None, varies: str | None = None
+    ) -> fakes.FakeCall:
         if graph == "adapter":
             raise BackendError("GridSample is not there.")
-        return prepare(graph, shapes, outputs)
+        return prepare(graph, shapes, outputs, varies)
 
     backend.prepare = refuse  # type: ignore[method-assign]
     outcomes = [check.outcome for check in check_graphs(bundle, fakes.as_backend(backend), chain, silent)]

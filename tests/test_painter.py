@@ -67,6 +67,24 @@ def test_the_slots_of_a_chunk_empty_nearly_together(tmp_path: Path) -> None:
     assert ticks <= -(-steps // 4) + 2
 
 
+@pytest.mark.parametrize(
+    ("options", "varies"),
+    [
+        ({}, "encoder_hidden_states"),
+        ({"rows": 5}, None),
+        ({"guidance": 1.0}, None),
+        ({"guidance_interval": (0.0, 0.5)}, None),
+    ],
+)
+def test_the_sampler_says_that_its_rows_are_pairs_where_all_are(
+    tmp_path: Path, options: dict[str, Any], varies: str | None
+) -> None:
+    backend = FakeBackend()
+    make_painter(tmp_path, backend, slots=4, **options)
+    unets = [said for (graph, _), said in zip(backend.prepared, backend.varying, strict=True) if graph == "unet"]
+    assert unets == [None, varies]  # the label pass, then the sampler
+
+
 def test_references_are_read_one_batch_ahead_and_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     real = painter_module.crop_of

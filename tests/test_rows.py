@@ -21,9 +21,13 @@ class _Ready(fakes.FakeBackend):
     """A fake whose calls have their outputs from the start, as those of every real backend."""
 
     def prepare(
-        self, graph: str, shapes: Mapping[str, tuple[int, ...]], outputs: Sequence[str] | None = None
+        self,
+        graph: str,
+        shapes: Mapping[str, tuple[int, ...]],
+        outputs: Sequence[str] | None = None,
+        varies: str | None = None,
     ) -> fakes.FakeCall:
-        call = super().prepare(graph, shapes, outputs)
+        call = super().prepare(graph, shapes, outputs, varies)
         call.run()
         self.calls.clear()
         return call
@@ -87,6 +91,23 @@ def test_a_row_that_repeats_another_is_computed_once() -> None:
     call.run()
     assert fake.calls["vae_decoder"] == 5
     assert not torch.equal(call.outputs["pixels"][2], call.outputs["pixels"][0])
+
+
+def test_in_int8_the_sampler_runs_pair_by_pair_and_a_repeated_pair_once() -> None:
+    fake, by_rows = backends()
+    fake.precision = by_rows.precision = "int8"
+    sizes, spec = SIZES | {"B": 6}, fakes.SPECS["unet"]
+    call = by_rows.prepare("unet", spec.input_shapes(sizes), ["model_output"], "encoder_hidden_states")
+    by_rows.prepare("unet", spec.input_shapes(SIZES), ["model_output"], "encoder_hidden_states")  # an odd number
+    assert [shapes["sample"][0] for _, shapes in fake.prepared] == [2, 1]
+    given = {name: torch.from_numpy(array)[[0, 1, 2, 3, 0, 1]] for name, array in spec.example(sizes, 1).items()}
+    write(call, given)
+    call.run()
+    assert fake.calls["unet"] == 2
+    whole = fake.prepare("unet", spec.input_shapes(sizes), ["model_output"])
+    write(whole, given)
+    whole.run()
+    torch.testing.assert_close(call.outputs["model_output"], whole.outputs["model_output"])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 import toy
 
 from engines.diffusion.latents import initial_noise, step_noise
-from engines.diffusion.sampler import SlotSampler, Task, check_latents
+from engines.diffusion.sampler import SlotSampler, Task, always_guided, check_latents
 from engines.diffusion.schedule import Schedule, make_schedule
 from engines.errors import NumericalError, UsageError
 
@@ -145,13 +145,28 @@ def test_without_guidance_an_image_takes_one_row_and_never_its_negative_prompt(
         assert torch.equal(seen["encoder_hidden_states"], torch.stack([one.cond for one in tasks]))
 
 
-def test_spare_rows_repeat_the_first_row() -> None:
+def test_spare_rows_repeat_the_rows_of_the_first_image() -> None:
     call = FakeCall(5)
     painted(SlotSampler(call, make_schedule(CONFIG, "ddim", 2), slots=2, rows=5, guidance_scale=2.0), [task(0)])
     for seen in call.seen:
         for tensor in seen.values():
-            assert tensor[2:].eq(tensor[:1]).all()
+            assert torch.equal(tensor, tensor[[0, 1, 0, 1, 0]])
             assert tensor.isfinite().all()
+
+
+def test_where_every_step_is_guided_rows_lie_in_pairs_of_one_image() -> None:
+    assert always_guided(2.0, None)
+    assert always_guided(2.0, (0.0, 1.0))
+    assert not always_guided(1.0, None)
+    assert not always_guided(2.0, (0.0, 0.9))
+    call = FakeCall(6)
+    tasks = [task(index, start) for index, start in enumerate((0, 3, 1, 2, 0))]
+    painted(SlotSampler(call, make_schedule(CONFIG, "dpmpp", 5), slots=3, rows=6, guidance_scale=2.0), tasks)
+    for seen in call.seen:
+        assert torch.equal(seen["sample"][::2], seen["sample"][1::2])
+        assert torch.equal(seen["timesteps"][::2], seen["timesteps"][1::2])
+        for cond, uncond in seen["encoder_hidden_states"].unflatten(0, (3, 2)):
+            assert any(torch.equal(cond, one.cond) and torch.equal(uncond, one.uncond) for one in tasks)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +178,7 @@ def test_slots_that_do_not_fit_take_turns(slots: int, rows: int, turns: list[lis
     tasks = [task(index) for index in range(slots)]
     loop = SlotSampler(call, make_schedule(CONFIG, "ddim", 6), slots=slots, rows=rows, guidance_scale=2.0)
     order = [done.index for done, _ in loop.run(tasks)]
-    texts = [seen["encoder_hidden_states"][: rows // 2] for seen in call.seen]
+    texts = [seen["encoder_hidden_states"][: rows - 1 : 2] for seen in call.seen]
     who = [[next(one.index for one in tasks if torch.equal(text, one.cond)) for text in tick] for tick in texts]
     assert who[: len(turns)] == turns
     assert loop.ticks == slots * 6 / (rows // 2)

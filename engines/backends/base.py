@@ -71,8 +71,13 @@ class Backend(Protocol):
     def threads(self) -> int:
         """CPU threads that a graph runs on."""
 
-    def prepare(self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None) -> Call:
+    def prepare(
+        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+    ) -> Call:
         """Ready `graph` for input `shapes`; only `outputs` (default all) are computed.
+
+        `varies` promises that rows 2k and 2k + 1 will hold the same in every input but this one: a backend may then
+        compute once what the two rows share.
 
         Raises BackendError if the graph has no such tensors, or the shapes do not fit it.
         """

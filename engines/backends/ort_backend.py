@@ -84,7 +84,9 @@ class OrtBackend:
             place = torch.cuda.get_device_name(device)
         self.description = f"onnxruntime {self._ort.__version__} on {place}, {own}"
 
-    def prepare(self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None) -> Call:
+    def prepare(
+        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+    ) -> Call:
         """See `Backend.prepare`."""
         spec = self._specs[graph]
         sizes = spec.sizes(shapes)

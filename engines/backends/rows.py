@@ -43,19 +43,22 @@ class RowBackend:
         self.precision = backend.precision
         self.threads = backend.threads
 
-    def prepare(self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None) -> Call:
+    def prepare(
+        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+    ) -> Call:
         """See `Backend.prepare`. The row has every output, so that it serves whoever comes next; but in int8, where
-        the sampler's UNet and the label pass's are two.
+        the sampler's UNet and the label pass's are two: there, rows that `varies` pairs are computed in pairs.
         """
         spec = self._specs[graph]
         batch = spec.sizes(shapes)["B"]
         wanted = [tensor.name for tensor in wanted_outputs(spec, outputs)]
-        single = {tensor.name: (1, *shapes[tensor.name][1:]) for tensor in spec.inputs}
         alone = wanted if self.precision == "int8" and graph == "unet" else None
+        varies = varies if alone and batch % 2 == 0 else None
+        single = {tensor.name: (2 if varies else 1, *shapes[tensor.name][1:]) for tensor in spec.inputs}
         key = (graph, tuple(single.values()), None if alone is None else tuple(alone))
         with self._preparing:
             if key not in self._rows:
-                self._rows[key] = self._backend.prepare(graph, single, alone)
+                self._rows[key] = self._backend.prepare(graph, single, alone, varies)
             row = self._rows[key]
         inputs = {name: value.new_zeros((batch, *value.shape[1:])) for name, value in row.inputs.items()}
         results = {name: row.outputs[name].new_zeros((batch, *row.outputs[name].shape[1:])) for name in wanted}
@@ -66,7 +69,7 @@ class RowBackend:
 class _RowCall:
     inputs: Tensors
     outputs: Tensors
-    row: Call
+    row: Call  # or a pair of rows
 
     @property
     def capturable(self) -> bool:
@@ -74,15 +77,14 @@ class _RowCall:
 
     def run(self) -> None:
         """Compute every row; one that repeats an earlier row, as spare rows do, takes its result."""
-        batch = len(next(iter(self.inputs.values())))
-        for place in range(batch):
-            twin = next((earlier for earlier in range(place) if self._same(place, earlier)), None)
+        size = len(next(iter(self.row.inputs.values())))
+        inputs = {name: value.split(size) for name, value in self.inputs.items()}
+        outputs = {name: value.split(size) for name, value in self.outputs.items()}
+        for place in range(len(next(iter(inputs.values())))):
+            twin = next((x for x in range(place) if all(torch.equal(v[place], v[x]) for v in inputs.values())), None)
             if twin is None:
                 for name, value in self.row.inputs.items():
-                    value[0].copy_(self.inputs[name][place])
+                    value.copy_(inputs[name][place])
                 self.row.run()
-            for name, value in self.outputs.items():
-                value[place].copy_(self.row.outputs[name][0] if twin is None else value[twin])
-
-    def _same(self, place: int, other: int) -> bool:
-        return all(torch.equal(value[place], value[other]) for value in self.inputs.values())
+            for name, value in outputs.items():
+                value[place].copy_(self.row.outputs[name] if twin is None else value[twin])

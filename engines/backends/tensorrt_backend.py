@@ -116,7 +116,9 @@ class TensorRtBackend:
         """Which plans for `needs` are missing, with the command that builds them, in one line; None if none is."""
         return missing_plans(self._store, self._bundle, self._machine, needs)
 
-    def prepare(self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None) -> Call:
+    def prepare(
+        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+    ) -> Call:
         """See `Backend.prepare`. Raises BackendError with the command that builds the plan, where there is none."""
         spec = self._bundle.specs[graph]
         sizes = spec.sizes(shapes)

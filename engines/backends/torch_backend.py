@@ -98,7 +98,9 @@ class TorchBackend:
         half: nn.Module = self._modules[graph].get_submodule("vae")
         return half
 
-    def prepare(self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None) -> Call:
+    def prepare(
+        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+    ) -> Call:
         """See `Backend.prepare`."""
         spec = self._specs[graph]
         sizes = spec.sizes(shapes)

@@ -99,7 +99,9 @@ class SlotSampler:
 
     A guided image (guidance_scale > 1, inside `guidance_interval`) takes two rows a step, any other one. In
     each tick the slots that have waited longest go first, and one whose rows no longer fit waits for the next
-    tick, so `rows` may be less than 2 S. Spare rows repeat the first row, and their output is not read.
+    tick, so `rows` may be less than 2 S. The two rows of an image lie side by side, the conditional one first; where
+    every step is guided (`always_guided`), they are rows 2k and 2k + 1. Spare rows repeat the first image's, and their
+    output is not read.
     """
 
     def __init__(
@@ -267,7 +269,7 @@ class SlotSampler:
         state.h_prev.copy_(torch.where(active, h, state.h_prev))
 
     def _plan(self, busy: Mapping[int, _Slot], chosen: Sequence[int]) -> torch.Tensor:
-        """Lay out a tick: conditional rows of the chosen slots, then unconditional ones, then spare rows.
+        """Lay out a tick: the rows of the chosen slots, then spare rows.
 
         The numbers of `_Plan`, int64 [3 R + 4 S] on the CPU.
         """
@@ -280,15 +282,19 @@ class SlotSampler:
             table_row[slot] = step if step == busy[slot].task.start else T + step
             active[slot] = 1
             rows.append((slot, slot, self._timesteps[step]))
-        for slot in chosen:
-            step = busy[slot].step
             if self._step_rows[step] == 2:
                 uncond_row[slot] = len(rows)
                 rows.append((slot, S + slot, self._timesteps[step]))
         self.ticks += 1
         self.rows_used += len(rows)
-        rows += rows[:1] * (R - len(rows))
+        first = rows[: self._step_rows[busy[chosen[0]].step]]
+        rows += (first * R)[: R - len(rows)]
         return torch.tensor([*chain(*zip(*rows, strict=True)), *cond_row, *uncond_row, *table_row, *active])
+
+
+def always_guided(guidance_scale: float, guidance_interval: tuple[float, float] | None) -> bool:
+    """Whether every step of every schedule takes two rows."""
+    return guidance_scale > 1.0 and guidance_interval in (None, (0.0, 1.0))
 
 
 def check_latents(tasks: Sequence[Task], latents: Sequence[torch.Tensor]) -> None:

@@ -139,10 +139,15 @@ def check_finite(graph: str, values: torch.Tensor, names: Sequence[str]) -> None
 
 
 def prepare(
-    bundle: "Bundle", backend: "Backend", graph: str, sizes: Mapping[str, int], outputs: Sequence[str] | None = None
+    bundle: "Bundle",
+    backend: "Backend",
+    graph: str,
+    sizes: Mapping[str, int],
+    outputs: Sequence[str] | None = None,
+    varies: str | None = None,
 ) -> "Call":
-    """Ready a graph at these sizes, for the named outputs (all for None)."""
-    return backend.prepare(graph, bundle.specs[graph].input_shapes(sizes), outputs)
+    """Ready a graph at these sizes, for the named outputs (all for None); `varies` as `Backend.prepare` has it."""
+    return backend.prepare(graph, bundle.specs[graph].input_shapes(sizes), outputs, varies)
 
 
 class Preparing:

@@ -22,7 +22,7 @@ from PIL import Image
 from engines.backends.streams import Lane, fetch
 from engines.datasets.images import read_image
 from engines.diffusion.latents import to_pixels
-from engines.diffusion.sampler import SlotSampler, Task
+from engines.diffusion.sampler import SlotSampler, Task, always_guided
 from engines.diffusion.schedule import make_schedule, start_index
 from engines.errors import DatasetError
 from engines.generation.finisher import Finished, Finisher, Outcome
@@ -64,7 +64,9 @@ class Painter:
             return prepare(bundle, backend, "vae_encoder", sizes) if plan.references else None
 
         def unet() -> "Call":
-            return prepare(bundle, backend, "unet", {"B": settings.rows, "h": h, "w": w}, ["model_output"])
+            paired = settings.rows % 2 == 0 and always_guided(settings.guidance, settings.guidance_interval)
+            varies = "encoder_hidden_states" if paired else None
+            return prepare(bundle, backend, "unet", {"B": settings.rows, "h": h, "w": w}, ["model_output"], varies)
 
         with Preparing(backend, stage) as preparing:  # what takes longest first
             frame, views = settings.frame, settings.label_views

@@ -179,9 +179,11 @@ class TimedBackend:
         """See `Backend`."""
         return self.backend.threads
 
-    def prepare(self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None) -> Call:
+    def prepare(
+        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+    ) -> Call:
         """See `Backend.prepare`."""
         batch = next(iter(shapes.values()))[0]
         use = Use(graph, batch, None if outputs is None else tuple(outputs))
-        self.calls[use] = self.backend.prepare(graph, shapes, outputs)
+        self.calls[use] = self.backend.prepare(graph, shapes, outputs, varies)
         return _TimedCall(self.calls[use], use, self.intervals)
