@@ -30,6 +30,11 @@ JPEG_QUALITY = 95
 SEARCH_RUNS = 2  # timed calls of a batch in the search; the faster counts
 FALLEN = 0.95  # share of the best images/s below which no larger batch is tried, as in the search of the baseline
 
+# Both are of the UNet; the other networks get weights of 8 bits. "hybrid", optimum's own choice for diffusion models,
+# has convolutions compute in int8 and matrix products read weights of 8 bits; "full" has both compute in int8.
+INT8 = ("int8 hybrid", "int8 full")
+SAMPLES = 200  # calls of the UNet that its ranges are taken from, optimum's default
+
 Job = Mapping[str, Any]
 
 
@@ -37,16 +42,16 @@ Job = Mapping[str, Any]
 class Setting:
     """One way to run a peer."""
 
-    precision: str  # f32 or bf16
+    precision: str  # f32, bf16, or a way of INT8, whose other operations are in bf16 where --bf16 was given
     static: bool  # whether the graphs are compiled for one batch and size
     batch: int  # images a call
 
 
-def settings_of(peer: str, batches: Sequence[int], bf16: bool) -> list[Setting]:
+def settings_of(peer: str, batches: Sequence[int], bf16: bool, int8: bool) -> list[Setting]:
     """Every setting that is tried. ONNX Runtime's pipeline has no static shapes, and its CPU kernels no bf16."""
     if peer == "onnxruntime":
         return [Setting("f32", False, batch) for batch in batches]
-    precisions = ("bf16", "f32") if bf16 else ("f32",)
+    precisions = INT8 if int8 else ("bf16", "f32") if bf16 else ("f32",)
     return [Setting(p, static, batch) for p in precisions for static in (True, False) for batch in batches]
 
 
@@ -107,22 +112,40 @@ def export(peer: str, model: Path, folder: Path) -> None:
     done.touch()
 
 
+def quantized(folder: Path, precision: str, prompts: Sequence[str]) -> Path:
+    """The export in a way of INT8, made by optimum from the model painting `prompts`, unless that was done before."""
+    made = folder.with_name(f"{folder.name}-{precision.replace(' ', '-')}")
+    if not (made / "exported").exists():
+        intel = importlib.import_module("optimum.intel")
+        kind = intel.OVWeightQuantizationConfig if precision == INT8[0] else intel.OVQuantizationConfig
+        config = kind(bits=8, dataset=list(prompts), num_samples=SAMPLES)
+        pipeline = intel.OVStableDiffusionPipeline.from_pretrained(str(folder), quantization_config=config)
+        pipeline.save_pretrained(made)
+        (made / "exported").touch()
+    return made
+
+
 def _pipeline_class(peer: str) -> Any:
     if peer == "openvino":
         return importlib.import_module("optimum.intel").OVStableDiffusionImg2ImgPipeline
     return importlib.import_module("optimum.onnxruntime").ORTStableDiffusionImg2ImgPipeline
 
 
-def load(peer: str, folder: Path, setting: Setting, frame: tuple[int, int]) -> Any:
+def load(peer: str, folder: Path, setting: Setting, known: Mapping[str, Any]) -> Any:
     """The pipeline, ready for a setting: a function of the pipeline's own arguments."""
     from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
 
     if peer == "openvino":
+        hint = setting.precision
+        if setting.precision in INT8:
+            hint = "bf16" if known["bf16"] else "f32"
+            folder = quantized(folder, setting.precision, sorted({job["prompt"] for job in known["jobs"]}))
         pipeline = _pipeline_class(peer).from_pretrained(
-            str(folder), compile=False, ov_config={"INFERENCE_PRECISION_HINT": setting.precision}
+            str(folder), compile=False, ov_config={"INFERENCE_PRECISION_HINT": hint}
         )
         if setting.static:
-            pipeline.reshape(setting.batch, frame[1], frame[0], 1)
+            width, height = known["frame"]
+            pipeline.reshape(setting.batch, height, width, 1)
             # optimum gives the decoder the images of one prompt; in one call it gets those of all.
             decoder = pipeline.vae_decoder.model
             shape = decoder.inputs[0].get_partial_shape()
@@ -169,7 +192,6 @@ def search(
 
     Batch sizes go up, in each precision and shape, until one is slower than FALLEN of the best before it.
     """
-    frame: tuple[int, int] = tuple(known["frame"])
     middle = sorted(known["jobs"], key=lambda job: job["steps"])[len(known["jobs"]) // 2]
     alike = groups_of(known["jobs"])[middle["steps"]]
     found: list[dict[str, Any]] = []
@@ -181,7 +203,7 @@ def search(
             continue
         entry: dict[str, Any] = asdict(setting)
         try:
-            pipeline = load(peer, exported, setting, frame)
+            pipeline = load(peer, exported, setting, known)
             batch = [alike[place % len(alike)] for place in range(setting.batch)]
             paint(pipeline, batch, known, folder)
             seconds = min(_timed(pipeline, batch, known, folder) for _ in range(SEARCH_RUNS))
@@ -210,7 +232,7 @@ def run(
     peer: str, exported: Path, known: Mapping[str, Any], folder: Path, setting: Setting, images: Path
 ) -> dict[str, Any]:
     """Paint the whole workload after a warm-up batch of every size; seconds from the first call to the last file."""
-    pipeline = load(peer, exported, setting, tuple(known["frame"]))
+    pipeline = load(peer, exported, setting, known)
     batches = list(batches_of(known["jobs"], setting))
     for batch in {len(batch): batch for batch, _ in batches}.values():
         paint(pipeline, batch, known, folder)
@@ -231,7 +253,7 @@ def one_line(error: Exception) -> str:
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Export, search and paint; what went wrong as text."""
-    known = json.loads(given.jobs.read_text("utf-8"))
+    known = json.loads(given.jobs.read_text("utf-8")) | {"bf16": given.bf16}
     folder = given.jobs.parent
     exported = given.work / f"exported-{known['model']}"
     result: dict[str, Any] = {"peer": given.peer, "versions": versions()}
@@ -239,7 +261,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         export(given.peer, folder / known["model"], exported)
     except Exception as error:  # see `search`
         return result | {"error": f"export: {one_line(error)}"}
-    settings = settings_of(given.peer, [int(text) for text in given.batches.split(",")], given.bf16)
+    settings = settings_of(given.peer, [int(text) for text in given.batches.split(",")], given.bf16, given.int8)
     result["search"] = search(given.peer, exported, known, folder, settings)
     ranked = sorted((e for e in result["search"] if "error" not in e), key=lambda e: float(e["predicted_seconds"]))
     if not ranked:
@@ -260,6 +282,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the result")
     parser.add_argument("--batches", default="1,2,4,8,16", help="batch sizes to try")
     parser.add_argument("--bf16", action="store_true", help="the processor multiplies bf16: try it")
+    parser.add_argument("--int8", action="store_true", help="try int8, and nothing else")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     result = measure(given)

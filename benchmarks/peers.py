@@ -1,5 +1,5 @@
-"""The committed workload on optimum's pipelines: OpenVINO and ONNX Runtime, each at its own best batch and precision,
-of float32 and bf16 (their own int8 was not tried).
+"""The committed workload on optimum's pipelines: OpenVINO and ONNX Runtime, each at its own best batch and precision;
+OpenVINO once more in int8, as optimum quantizes a pipeline, since int8 changes what is painted.
 
     python benchmarks/peers.py --work WORK --references FOLDER --jobs 256 --out peers.json
 
@@ -36,7 +36,7 @@ from engines.files import write_atomic, write_json
 from engines.measure.workload import WORKLOAD, Workload, jobs_of
 
 RUNNER = Path(__file__).resolve().parent / "peer_runner.py"
-JOBS, MODEL, CROPS, RESULT = "jobs.json", "model", "crops", "result.json"
+JOBS, MODEL, CROPS = "jobs.json", "model", "crops"
 BATCHES = "1,2,4,8,16"
 PARTS = ("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
 LABEL_BATCHES, LABEL_CALLS = (1, 4, 8), 5
@@ -50,16 +50,19 @@ class Peer:
     title: str
     requirements: tuple[str, ...]  # of its environment
     unwanted: tuple[str, ...] = ()  # packages that come along and break it
+    int8: bool = False  # in int8, and in nothing else
 
 
+# torchvision's registry builds are CUDA's, and do not import beside a CPU build of torch.
+_OPENVINO = Peer(
+    "openvino",
+    "optimum-intel, OpenVINO",
+    ("optimum-intel[openvino,diffusers]==2.2.0", "transformers==5.5.*", "diffusers==0.39.*"),
+    ("torchvision",),
+)
 PEERS = (
-    # torchvision's registry builds are CUDA's, and do not import beside a CPU build of torch.
-    Peer(
-        "openvino",
-        "optimum-intel, OpenVINO",
-        ("optimum-intel[openvino,diffusers]==2.2.0", "transformers==5.5.*", "diffusers==0.39.*"),
-        ("torchvision",),
-    ),
+    _OPENVINO,
+    dataclasses.replace(_OPENVINO, title="optimum-intel, OpenVINO, int8", int8=True),
     # It asks for transformers below 4.58, whose hub is below 1: newer diffusers do not go with that.
     Peer(
         "onnxruntime",
@@ -173,15 +176,15 @@ def run_peer(peer: Peer, jobs: Path, work: Path, batches: str = BATCHES) -> dict
     """What `peer_runner` measured, or the error and the versions asked for."""
     from engines.backends.base import cpu_has_bf16
 
-    asked = {"peer": peer.name, "title": peer.title, "requirements": list(peer.requirements)}
+    asked = {"peer": peer.name, "title": peer.title, "int8": peer.int8, "requirements": list(peer.requirements)}
     try:
         python = environment(peer, work / "venv")
     except UsageError as cause:
         return asked | {"error": str(cause)}
-    out = work / RESULT
+    out = work / ("result-int8.json" if peer.int8 else "result.json")
     out.unlink(missing_ok=True)
     command: list[object] = [python, RUNNER, "--peer", peer.name, "--jobs", jobs, "--work", work, "--out", out]
-    command += ["--batches", batches, *(["--bf16"] if cpu_has_bf16() else [])]
+    command += ["--batches", batches, *(["--bf16"] if cpu_has_bf16() else []), *(["--int8"] if peer.int8 else [])]
     shutil.rmtree(work / "images", ignore_errors=True)
     with (work / "log").open("w", encoding="utf-8") as log:
         done = subprocess.run([str(word) for word in command], stdout=log, stderr=log, check=False)
@@ -223,9 +226,10 @@ def with_labels(result: Mapping[str, Any], label: float) -> float | None:
     return 1.0 / (1.0 / float(result["images_per_second"]) + label)
 
 
-def fastest(results: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The peer with the most images a second; None where none ran."""
-    return max((r for r in results if "error" not in r), key=lambda r: float(r["images_per_second"]), default=None)
+def fastest(results: Sequence[Mapping[str, Any]], *, int8: bool) -> Mapping[str, Any] | None:
+    """The peer with the most images a second, in `int8` or without it; None where none ran."""
+    ran = [result for result in results if "error" not in result and (int8 or not result.get("int8"))]
+    return max(ran, key=lambda result: float(result["images_per_second"]), default=None)
 
 
 def table(results: Sequence[Mapping[str, Any]], label: float) -> str:
@@ -251,10 +255,16 @@ def table(results: Sequence[Mapping[str, Any]], label: float) -> str:
 def measure(
     work: Path, workload: Workload, references: Path, bundle: Path | None = None, names: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Every peer (or those named), one after the other: {"peers": [...], "label": ...}."""
+    """Every peer (or those named), one after the other: {"peers": [...], "label": ...}.
+
+    int8 is left out where the processor has none.
+    """
+    from engines.backends.base import cpu_has_int8
+
     opened = open_bundle(bundle or default_bundle())
     jobs = write_jobs(work, workload, opened, references)
-    results = [run_peer(peer, jobs, work / peer.name) for peer in PEERS if not names or peer.name in names]
+    wanted = [peer for peer in PEERS if (not names or peer.name in names) and (cpu_has_int8() or not peer.int8)]
+    results = [run_peer(peer, jobs, work / peer.name) for peer in wanted]
     return {"peers": results, "label": label_seconds(opened, workload)}
 
 
@@ -265,7 +275,9 @@ def main() -> None:
     parser.add_argument("--references", type=Path, required=True, help="images to repaint, as speed.py paints them")
     parser.add_argument("--bundle", type=Path, default=None, help="a bundle; the bundled model without it")
     parser.add_argument("--jobs", type=int, default=WORKLOAD.jobs)
-    parser.add_argument("--peer", action="append", choices=[peer.name for peer in PEERS], help="one of them only")
+    parser.add_argument(
+        "--peer", action="append", choices=sorted({peer.name for peer in PEERS}), help="one of them only"
+    )
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     given = parser.parse_args()
     workload = dataclasses.replace(WORKLOAD, jobs=given.jobs)

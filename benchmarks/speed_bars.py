@@ -36,7 +36,6 @@ def bars(steps: Steps) -> Iterator[Bar]:
     """Every row with what it has to reach."""
     one, best = _rate(steps, "baseline-1"), _best_baseline(steps)
     compiled = max((rate for name in COMPILED if (rate := _rate(steps, name)) is not None), default=None)
-    peer = peers.fastest(steps.get("peers", {}).get("peers", ()))
     for precision in OURS[:2]:
         ours = steps.get(f"final-{precision}", {})
         rate = ours.get("images_per_second")
@@ -46,10 +45,11 @@ def bars(steps: Steps) -> Iterator[Bar]:
         yield _times(f"{name}, against eager diffusers at batch 1", rate, one, RATES["1"])
         yield _times(f"{name}, against eager diffusers at its best batch", rate, best, RATES["best"])
         yield _times(f"{name}, against diffusers with torch.compile at its faster batch", rate, compiled, None)
+        int8 = ours.get("precision") == "int8"  # beside which peers may be in int8, too
+        peer = peers.fastest(steps.get("peers", {}).get("peers", ()), int8=int8)
         peer_rate = None if peer is None else float(peer["images_per_second"])
-        told = f" ({peer['title']})" if peer else ""
-        alike = RATES["peer"] if ours.get("precision") != "int8" else None  # the peers were tried in f32 and bf16 alone
-        yield _times(f"{name}, against the fastest peer, pictures alone{told}", rate, peer_rate, alike)
+        told = f" ({peer['title']}, {peer['precision']})" if peer else ""
+        yield _times(f"{name}, against the fastest peer, pictures alone{told}", rate, peer_rate, RATES["peer"])
         share = steps.get(f"inside-{precision}", {}).get("outside_share")
         yield Bar(
             f"{name}, time outside the graphs", f"<= {OUTSIDE:.0%} of wall", _percent(share), _at_most(share, OUTSIDE)

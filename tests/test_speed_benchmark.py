@@ -70,13 +70,26 @@ def test_peers_paint_every_job_once_in_batches_of_equal_steps(scripts: dict[str,
     assert runner.predicted_seconds(jobs, runner.Setting("f32", False, 4), 2.0, 10) == pytest.approx(6.0)
 
 
+def test_a_peer_is_tried_in_every_precision_of_its_own(scripts: dict[str, ModuleType]) -> None:
+    def tried(*arguments: Any) -> set[tuple[str, bool]]:
+        settings = scripts["peer_runner"].settings_of(arguments[0], [1, 2], *arguments[1:])
+        return {(setting.precision, setting.static) for setting in settings}
+
+    assert tried("onnxruntime", True, False) == {("f32", False)}
+    assert tried("openvino", False, False) == {("f32", True), ("f32", False)}
+    assert {precision for precision, _ in tried("openvino", True, False)} == {"bf16", "f32"}
+    assert {precision for precision, _ in tried("openvino", True, True)} == {"int8 hybrid", "int8 full"}
+    results = [{"int8": int8, "images_per_second": 1.0 + int8} for int8 in (False, True)]
+    assert [scripts["peers"].fastest(results, int8=int8) for int8 in (False, True)] == results
+
+
 def test_the_search_for_a_peers_batch_ends_where_it_gets_slower(
     scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = scripts["peer_runner"]
     seconds = {1: 1.0, 2: 1.9, 4: 4.6, 8: 1.0}
 
-    def load(peer: str, exported: Path, setting: Any, frame: tuple[int, int]) -> str:
+    def load(peer: str, exported: Path, setting: Any, known: dict[str, Any]) -> str:
         if setting.precision == "bf16":
             raise RuntimeError("no\nbf16")
         return "pipeline"
@@ -106,7 +119,7 @@ def test_a_peer_without_an_environment_is_listed_with_what_was_tried(
     row = peers.table([found], 0.1).splitlines()[-1]
     assert "optimum-intel[openvino,diffusers]==2.2.0" in row
     assert "does not run: pip install failed" in row
-    assert peers.fastest([found]) is None
+    assert peers.fastest([found], int8=True) is None
 
 
 def test_the_command_line_asks_for_the_workloads_settings(
@@ -199,13 +212,14 @@ def test_every_bar_says_whether_it_was_reached(scripts: dict[str, ModuleType]) -
     assert met["SD2-size UNet tick, bf16, share of the bf16 matmul rate"] is False
     assert met["load to one finished image"] is None
     assert not any("int8" in what for what in met)
-    peer = {"peer": "openvino", "title": "optimum-intel", "images_per_second": 1.0}
+    peer = {"peer": "openvino", "title": "optimum-intel", "precision": "bf16", "images_per_second": 1.0}
+    other = peer | {"title": "optimum-intel, int8", "precision": "int8 full", "int8": True, "images_per_second": 50.0}
     int8 = known_steps()["final-auto"] | {"precision": "int8"}
-    more = scripts["speed_bars"].bars(known_steps() | {"final-int8": int8, "peers": {"peers": [peer]}})
+    more = scripts["speed_bars"].bars(known_steps() | {"final-int8": int8, "peers": {"peers": [peer, other]}})
     against = {bar.what: bar.met for bar in more if "fastest peer" in bar.what}
-    assert against == {
-        "bundled model, bf16, against the fastest peer, pictures alone (optimum-intel)": True,
-        "bundled model, int8, against the fastest peer, pictures alone (optimum-intel)": None,  # not like for like
+    assert against == {  # like beside like
+        "bundled model, bf16, against the fastest peer, pictures alone (optimum-intel, bf16)": True,
+        "bundled model, int8, against the fastest peer, pictures alone (optimum-intel, int8, int8 full)": False,
     }
     (best,) = (bar for what, bar in found.items() if what.startswith("best settings"))
     assert best.met is False
