@@ -153,10 +153,7 @@ class OpenVinoBackend:
         if config["INFERENCE_PRECISION_HINT"] != "f32":
             self._tabulate_timesteps(model, spec)
         model.reshape({name: list(shape) for name, shape in shapes.items()})
-        if varies is not None:
-            share_pairs(self._ov, model, varies)
-        cut_products(self._ov, model)
-        fold_upsampling(self._ov, model)
+        rewrite(self._ov, model, varies)
         quantize(self._ov, model, ranges)
         return self._core.compile_model(model, "CPU", config)
 
@@ -225,6 +222,14 @@ def count_streams(batch: int, threads: int, together: int = 1) -> int:
     units = batch // together
     fitting = (n for n in range(1, threads + 1) if threads % n == 0 and units % n == 0 and batch // n >= STREAM_ROWS)
     return max(fitting, default=1)
+
+
+def rewrite(ov: Any, model: Any, varies: str | None) -> None:
+    """Spare a model of fixed shapes arithmetic and copies, in place; `varies` as `Backend.prepare` has it."""
+    if varies is not None:
+        share_pairs(ov, model, varies)
+    cut_products(ov, model)
+    fold_upsampling(ov, model)
 
 
 def samples(spec: GraphSpec, wanted: Sequence[TensorSpec]) -> bool:
