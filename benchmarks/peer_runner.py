@@ -268,7 +268,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         return result | {"error": result["search"][0]["error"]}
     best = Setting(ranked[0]["precision"], ranked[0]["static"], ranked[0]["batch"])
     try:
-        return result | run(given.peer, exported, known, folder, best, given.work / "images")
+        return result | run(given.peer, exported, known, folder, best, given.images)
     except Exception as error:  # see `search`
         return result | {"error": one_line(error)}
 
@@ -278,7 +278,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", choices=("openvino", "onnxruntime"), required=True)
     parser.add_argument("--jobs", type=Path, required=True, help="what peers.py wrote")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the export and the images")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the export")
+    parser.add_argument("--images", type=Path, required=True, help="folder for the images")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the result")
     parser.add_argument("--batches", default="1,2,4,8,16", help="batch sizes to try")
     parser.add_argument("--bf16", action="store_true", help="the processor multiplies bf16: try it")

@@ -181,15 +181,17 @@ def run_peer(peer: Peer, jobs: Path, work: Path, batches: str = BATCHES) -> dict
         python = environment(peer, work / "venv")
     except UsageError as cause:
         return asked | {"error": str(cause)}
-    out = work / ("result-int8.json" if peer.int8 else "result.json")
+    kind = "-int8" if peer.int8 else ""
+    out, images = work / f"result{kind}.json", work / f"images{kind}"
     out.unlink(missing_ok=True)
     command: list[object] = [python, RUNNER, "--peer", peer.name, "--jobs", jobs, "--work", work, "--out", out]
+    command += ["--images", images]
     command += ["--batches", batches, *(["--bf16"] if cpu_has_bf16() else []), *(["--int8"] if peer.int8 else [])]
-    shutil.rmtree(work / "images", ignore_errors=True)
-    with (work / "log").open("w", encoding="utf-8") as log:
+    shutil.rmtree(images, ignore_errors=True)
+    with (work / f"log{kind}").open("w", encoding="utf-8") as log:
         done = subprocess.run([str(word) for word in command], stdout=log, stderr=log, check=False)
     if not out.exists():
-        lines = [line for line in (work / "log").read_text("utf-8").splitlines() if line.strip()]
+        lines = [line for line in (work / f"log{kind}").read_text("utf-8").splitlines() if line.strip()]
         return asked | {"error": f"exit {done.returncode}: {lines[-1] if lines else 'it said nothing'}"[:300]}
     return asked | dict(json.loads(out.read_text("utf-8")))
 

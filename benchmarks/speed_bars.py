@@ -46,10 +46,12 @@ def bars(steps: Steps) -> Iterator[Bar]:
         yield _times(f"{name}, against eager diffusers at its best batch", rate, best, RATES["best"])
         yield _times(f"{name}, against diffusers with torch.compile at its faster batch", rate, compiled, None)
         int8 = ours.get("precision") == "int8"  # beside which peers may be in int8, too
-        peer = peers.fastest(steps.get("peers", {}).get("peers", ()), int8=int8)
+        tried = steps.get("peers", {}).get("peers", ())
+        peer = peers.fastest(tried, int8=int8)
         peer_rate = None if peer is None else float(peer["images_per_second"])
         told = f" ({peer['title']}, {peer['precision']})" if peer else ""
-        yield _times(f"{name}, against the fastest peer, pictures alone{told}", rate, peer_rate, RATES["peer"])
+        alike = RATES["peer"] if not int8 or any(result.get("int8") for result in tried) else None
+        yield _times(f"{name}, against the fastest peer, pictures alone{told}", rate, peer_rate, alike)
         share = steps.get(f"inside-{precision}", {}).get("outside_share")
         yield Bar(
             f"{name}, time outside the graphs", f"<= {OUTSIDE:.0%} of wall", _percent(share), _at_most(share, OUTSIDE)

@@ -7,6 +7,7 @@ was not measured says so.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import peer_runner
 import peers
 from speed_bars import OURS, POINTS, Steps, bars, setting_of, tick_share
 
@@ -140,14 +141,18 @@ def _peers(steps: Steps) -> Iterator[str]:
         yield "Not measured."
         return
     label = found["label"]["seconds_an_image"]
+    int8 = (
+        f" OpenVINO's in int8, too, quantized by optimum with {peer_runner.SAMPLES} calls of the UNet while it paints "
+        'the jobs\' prompts: "hybrid" is its own choice for diffusion models, "full" has matrix products compute in '
+        "int8 as well. What int8 does to the pictures was not judged for them."
+    )
     yield (
         "The same jobs on optimum's pipelines, each in an environment of its own at its best batch, shapes and "
-        "precision of float32 and bf16; OpenVINO's in int8, too, quantized by optimum with 200 calls of the UNet while "
-        'it paints the jobs\' prompts: "hybrid" is its own choice for diffusion models, "full" has matrix products '
-        "compute in int8 as well. What int8 does to the pictures was not judged for them. In their favour: crops are "
-        "cut beforehand, and export, quantization and loading are not timed. They paint pictures without boxes. The "
-        f"last column adds the label pass in PyTorch, {1000 * label:.0f} ms an image, measured in dengine's own "
-        "environment (the adapter needs a newer transformers than theirs), on latents that are there already."
+        f"precision of float32 and bf16.{int8 if any(peer.get('int8') for peer in found['peers']) else ''} In their "
+        "favour: crops are cut beforehand, and export, quantization and loading are not timed. They paint pictures "
+        "without boxes. The last column adds the label pass in PyTorch, "
+        f"{1000 * label:.0f} ms an image, measured in dengine's own environment (the adapter needs a newer "
+        "transformers than theirs), on latents that are there already."
     )
     yield peers.table(found["peers"], label)
     for result in found["peers"]:

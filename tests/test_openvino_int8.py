@@ -225,11 +225,6 @@ def test_a_batch_is_cut_into_equal_parts_of_some_rows(batch: int, threads: int, 
     assert count_streams(batch, threads) == streams
 
 
-@pytest.mark.parametrize(("batch", "threads", "streams"), [(16, 2, 2), (6, 2, 1), (2, 2, 1), (12, 3, 3), (64, 32, 32)])
-def test_pairs_of_rows_are_not_parted(batch: int, threads: int, streams: int) -> None:
-    assert count_streams(batch, threads, 2) == streams
-
-
 def test_a_batch_in_streams_gives_what_one_in_a_piece_gives(plain: Bundle) -> None:
     together, apart = (open_backend(plain, "openvino", precision="f32", threads=n, keep_compiled=False) for n in (1, 2))
     for outputs in (["model_output"], None):

@@ -76,24 +76,74 @@ def test_rows_that_are_no_pairs_are_taken_for_pairs() -> None:
     np.testing.assert_array_equal(found["common"], before["common"])  # does not depend on the text: left as it is
 
 
-def test_an_odd_number_of_rows_and_batches_that_are_not_in_front_stay() -> None:
-    assert not share_pairs(ov, network(5), "text")
+def read_as(kind: str, rows: int = 4) -> Any:
+    """x and text [rows, 4], added up after x was read in a way that is not row by row; or read for its shape alone."""
     operations = ov.opset13
-    for turns in (True, False):
-        x, text = (operations.parameter([4, 4], np.float32, name) for name in ("x", "text"))
-        axes = operations.constant([1, 0] if turns else [0])
-        read = operations.transpose(x, axes) if turns else operations.reduce_mean(x, axes, True)
-        model = ov.Model([operations.add(read, text)], [x, text], "turned")
-        for port, name in zip(model.inputs, ("x", "text"), strict=True):
-            port.get_tensor().set_names({name})
-        before = [node.get_friendly_name() for node in model.get_ordered_ops()]
-        assert not share_pairs(ov, model, "text")
-        assert [node.get_friendly_name() for node in model.get_ordered_ops()] == before
+    x, text = (operations.parameter([rows, 4], np.float32, name) for name in ("x", "text"))
+    read: Any = operations.tanh(x)
+    if kind == "turned":
+        read = operations.transpose(x, operations.constant([1, 0]))
+    elif kind == "mean":
+        read = operations.reduce_mean(x, operations.constant([0]), True)
+    elif kind == "columns first":  # [2 rows, 2], of which half is not that of half the batch
+        read = operations.reshape(operations.transpose(x, operations.constant([1, 0])), [-1, 2], False)
+    elif kind == "shape":
+        read = operations.reshape(read, operations.shape_of(text, "i64"), False)
+    both = operations.reshape(text, [-1, 2], False) if kind == "columns first" else text
+    model = ov.Model([operations.relu(x) if kind == "alone" else operations.add(read, both)], [x, text], kind)
+    for port, name in zip(model.inputs, ("x", "text"), strict=True):
+        port.get_tensor().set_names({name})
+    return model
+
+
+@pytest.mark.parametrize("kind", ["turned", "mean", "columns first", "alone"])
+def test_what_is_not_computed_row_by_row_stays(kind: str) -> None:
+    model = read_as(kind)
+    before = [node.get_friendly_name() for node in model.get_ordered_ops()]
+    assert not share_pairs(ov, model, "text")
+    assert [node.get_friendly_name() for node in model.get_ordered_ops()] == before
+
+
+def test_an_odd_number_of_rows_stays() -> None:
+    assert not share_pairs(ov, network(5), "text")
+
+
+def test_the_shape_of_what_varies_may_be_read_by_what_is_shared() -> None:
+    given = {"x": np.repeat(np.eye(2, 4, dtype=np.float32), 2, axis=0), "text": np.arange(16.0).reshape(4, 4)}
+
+    def summed(model: Any) -> Any:
+        return next(iter(ov.Core().compile_model(model, "CPU")(given).values()))
+
+    model, before = read_as("shape"), summed(read_as("shape"))
+    assert share_pairs(ov, model, "text")
+    np.testing.assert_allclose(summed(model), before, rtol=1e-2)
 
 
 @pytest.fixture(scope="module")
 def bundle(toy_bundle: Path) -> Bundle:
     return open_bundle(toy_bundle, verify=False)
+
+
+def batches(call: Any) -> set[int]:
+    """The batches of the convolutions that a call runs."""
+    nodes = call.requests[0].get_compiled_model().get_runtime_model().get_ops()
+    found = [node for node in nodes if node.get_rt_info()["layerType"].value == "Convolution"]
+    return {node.get_output_shape(0)[0] for node in found}
+
+
+def test_compiled_models_are_kept_apart_and_odd_parts_of_a_batch_share_nothing(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    spec, side = bundle.specs["unet"], bundle.manifest.latent_multiple
+    backend = open_backend(bundle, "openvino", precision="f32", threads=2)
+
+    def prepared(rows: int, varies: str | None) -> int:
+        shapes = spec.input_shapes({"B": rows, "h": 8 * side, "w": 8 * side})
+        return len(batches(backend.prepare("unet", shapes, ["model_output"], varies)))
+
+    assert [prepared(8, varies) for varies in (None, "encoder_hidden_states")] == [1, 2]
+    assert prepared(6, "encoder_hidden_states") == 1  # two streams of three rows
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -115,5 +165,6 @@ def test_the_unet_gives_what_it_gave(bundle: Bundle, precision: str, threads: in
             call.inputs[name].copy_(value)
         call.run()
         found.append(call.outputs["model_output"].clone())
+    assert len(batches(call)) == 2  # of convolutions: one before the first text, and one behind it
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-5 if precision == "f32" else 0.02)
     assert (found[1][0] - found[1][1]).abs().max() > 0.1  # the two texts of a pair

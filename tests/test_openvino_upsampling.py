@@ -1,5 +1,6 @@
 """Upsampling that is folded: the same numbers, without a large image that repeats every pixel."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from engines.backends.openvino_int8 import quantize
 from engines.backends.openvino_upsampling import fold_upsampling, part_of
+from engines.bundle import open_bundle
 from engines.rng import generator
 
 ov: Any = pytest.importorskip("openvino")
@@ -104,6 +106,26 @@ def test_the_four_kernels_give_what_pytorch_gives_at_every_border() -> None:
             padded = torch.nn.functional.pad(image, (1 - column, column, 1 - row, row))
             found = torch.nn.functional.conv2d(padded, part)
             torch.testing.assert_close(found, expected[:, :, row::2, column::2], rtol=1e-4, atol=1e-5)
+
+
+def test_the_exported_graphs_have_it(toy_bundle: Path) -> None:
+    bundle = open_bundle(toy_bundle, verify=False)
+    for graph in ("unet", "vae_decoder"):
+        model = ov.Core().read_model(str(bundle.graph_path(graph)))
+        side = 8 * bundle.manifest.latent_multiple
+        shapes = bundle.specs[graph].input_shapes({"B": 1, "h": side, "w": side})
+        model.reshape({name: list(shape) for name, shape in shapes.items()})
+        upsamplers = kinds(model).count("Interpolate")
+        assert fold_upsampling(ov, model) == upsamplers > 0, graph
+
+
+def test_an_output_keeps_its_name() -> None:
+    model = upsampler(bias=False)
+    convolution = next(node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution")
+    model = ov.Model([convolution], model.get_parameters(), "alone")
+    model.output(0).get_tensor().set_names({"large"})
+    assert fold_upsampling(ov, model) == 1
+    assert list(model.output("large").get_shape()) == [2, OUT, 2 * H, 2 * W]
 
 
 def test_the_four_are_in_int8_where_the_one_was() -> None:

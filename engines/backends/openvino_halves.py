@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.backends.openvino_int8 import read_constant, read_weight
+from engines.backends.openvino_nodes import read_constant, read_weight, replace_output
 
 
 def cut_products(ov: Any, model: Any) -> int:
@@ -35,8 +35,7 @@ def cut_products(ov: Any, model: Any) -> int:
             found = operations.matmul(product.input_value(0), stored, False, transposed)
             if added is not None:
                 found = operations.add(found, operations.constant(np.ascontiguousarray(added, dtype=dtype)))
-            for port in output.get_target_inputs():
-                port.replace_source_output(found.output(0))
+            replace_output(output, found.output(0))
         cut += 1
     return cut
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engines.backends.openvino_nodes import read_weight
 from engines.errors import BackendError
 
 _MOSTLY_POSITIVE = 0.25  # of the highest number: a range that goes less far below zero gets an unsigned grid
@@ -85,23 +86,3 @@ def quantized_weight(
     others = tuple(other for other in range(weight.ndim) if other != axis)
     scale = np.maximum(np.abs(weight).max(axis=others, keepdims=True) / _LARGEST, _SMALLEST)
     return np.rint(weight / scale).astype(np.int8), scale.astype(np.float32)
-
-
-def read_weight(node: Any) -> tuple[str, npt.NDArray[np.float32] | None]:
-    """The name of a product's weight in the graph, and its numbers as the product reads them; None for no weight."""
-    source = node.input_value(1).get_node()
-    axes: Any = None
-    if source.get_type_name() == "Transpose":
-        axes = source.input_value(1).get_node().data
-        source = source.input_value(0).get_node()
-    name, weight = read_constant(source)
-    return name, weight if axes is None or weight is None else weight.transpose(axes)
-
-
-def read_constant(node: Any) -> tuple[str, npt.NDArray[np.float32] | None]:
-    """The name and numbers of a constant, converted or not; None for any other node."""
-    if node.get_type_name() == "Convert":
-        node = node.input_value(0).get_node()
-    if node.get_type_name() != "Constant":
-        return "", None
-    return node.get_friendly_name(), np.array(node.data, dtype=np.float32)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.backends.openvino_int8 import read_weight
+from engines.backends.openvino_nodes import read_weight, replace_output
 
 _FLOOR = ("floor", "round_prefer_floor", "simple")  # with "asymmetric": pixel i of the large image is i // 2
 Kernel = npt.NDArray[np.float32]
@@ -40,8 +40,7 @@ def fold_upsampling(ov: Any, model: Any) -> int:
             part = operations.convolution(small, stored, [1, 1], begin, end, [1, 1])
             parts.append(part if bias is None else operations.add(part, bias))
         whole = operations.depth_to_space(operations.concat(parts, 1), "blocks_first", 2)
-        for port in target.output(0).get_target_inputs():
-            port.replace_source_output(whole.output(0))
+        replace_output(target.output(0), whole.output(0))
         folded += 1
     return folded
 
@@ -80,6 +79,6 @@ def _biased(node: Any) -> tuple[Any, Any]:
     if len(readers) == 1 and readers[0].get_type_name() == "Add":
         channels = node.output(0).get_shape()[1]
         for side in readers[0].input_values():
-            if side.get_node() != node and list(side.get_shape()) == [1, channels, 1, 1]:
+            if list(side.get_shape()) == [1, channels, 1, 1]:
                 return readers[0], side
     return node, None

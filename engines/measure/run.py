@@ -202,7 +202,10 @@ def _graphs(bundle: Bundle, watched: _Watched, tell: Tell) -> dict[str, Any]:
 
 @torch.no_grad()
 def _randomise(call: Call) -> None:
-    """Fill a call's float inputs with noise: rows that repeat each other might be computed once."""
+    """Fill a call's float inputs with noise: rows that repeat each other might be computed once.
+
+    Calls that were promised pairs get none, which makes their output wrong and their time the same.
+    """
     random = torch.Generator().manual_seed(0)
     for tensor in call.inputs.values():
         if tensor.is_floating_point():
