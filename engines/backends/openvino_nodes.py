@@ -31,7 +31,7 @@ def read_constant(node: Any) -> tuple[str, npt.NDArray[np.float32] | None]:
 
 
 def replace_output(before: Any, after: Any, readers: Iterable[Any] | None = None) -> None:
-    """Let those that read one output (all, or these) read another, which takes its names: outputs of a model have some."""
+    """Let those that read one output (all, or these) read another, which takes its names, as a model's outputs have."""
     names = before.get_tensor().get_names()
     for port in before.get_target_inputs() if readers is None else readers:
         port.replace_source_output(after)
