@@ -5,7 +5,7 @@ Does not know: PyTorch modules, where compiled models are kept (`cache`), or how
 
 int8 is for what paints: the sampler's calls of the UNet, and the VAE. The label pass, the adapter and the text encoder,
 on which boxes hang, are in bf16 where the processor has it and they stand it, else in f32. On two cores with AVX-512
-VNNI and no AMX, a guided tick of SD 2.1's UNet (2 rows of 64x64 latents, random weights) took 4.1 s in bf16 and 2.8 in
+VNNI and no AMX, a guided tick of SD 2.1's UNet (2 rows of 64x64 latents, random weights) took 3.8 s in bf16 and 2.5 in
 int8.
 """
 
