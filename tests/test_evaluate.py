@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from command_line import assert_fails, dengine
-from test_worth import TINY, make_arms, make_dataset, make_run
+from test_worth import TINY, make_dataset, make_run
+from test_worth_figures import make_arms
 
 from engines.evaluation import worth, worth_data
 from engines.evaluation.worth import COMPARISON, PLOT, WorthSummary
