@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dengine_cli import console
 from dengine_cli.generate import show_dataset
 from dengine_cli.options import parse_list
 
@@ -17,7 +18,9 @@ def command(
     score: Annotated[
         str | None,
         typer.Option(
-            metavar="SCORE", help="Boxes below are left out: a number, or CLASS=NUMBER,...  [default: the run's]"
+            metavar="SCORE",
+            help="Boxes below are left out: a number, CLASS=NUMBER,... or, with matched, what makes labels as frequent "
+            "as the annotations that the adapter learned from.  [default: the run's]",
         ),
     ] = None,
     uncertain: Annotated[
@@ -60,11 +63,11 @@ def command(
 
     Nothing is painted."""
     from engines.generation.finalize import finalize
-    from engines.generation.scores import parse_near_duplicates, parse_score
+    from engines.generation.scores import parse_near_duplicates, parse_score_or_matched, shown
 
     summary = finalize(
         run,
-        score=parse_score(score),
+        score=parse_score_or_matched(score),
         uncertain=uncertain,
         min_quality=min_quality,
         max_overlap=max_overlap,
@@ -73,4 +76,5 @@ def command(
         keep_empty=keep_empty,
         training=training,
     )
+    console.echo(f"labels score at least {shown(summary.score)}")
     show_dataset(summary)

@@ -33,7 +33,8 @@ def command(
         typer.Option(
             metavar="SCORE",
             help="Write labels to learn from: no box below a number, CLASS=NUMBER,... or, with adapter, its own "
-            "thresholds.  [default: all boxes]",
+            "thresholds, or, with matched, what makes labels as frequent as the annotations that the adapter learned "
+            "from.  [default: all boxes]",
         ),
     ] = None,
     uncertain: Annotated[float, typer.Option(help="Boxes from here up to --score become COCO crowds; 0: none.")] = 0.0,
@@ -50,7 +51,7 @@ def command(
     Boxes are in the images' own pixels, all that score 0.05 or more, in a COCO file. Where the images have
     annotations, all boxes are measured against them, as average precision.
     """
-    from engines.generation.scores import parse_score
+    from engines.generation.scores import parse_score_or_matched
     from engines.labelling import LabelSettings, label
 
     settings = LabelSettings(
@@ -64,7 +65,7 @@ def command(
         threads=threads,
         device=device,
         skip_bad=skip_bad,
-        score=parse_score(score),
+        score=parse_score_or_matched(score),
         uncertain=uncertain,
         max_overlap=max_overlap,
         label_views=label_views,
@@ -87,6 +88,8 @@ def _report(bars: console.ProgressBars) -> Any:
 
 def show_labels(summary: "LabelSummary") -> None:
     """Print what was found, how good it is where that is known, and where it is."""
+    from engines.generation.scores import shown
+
     if left_out := console.findings((), summary.skipped):
         console.note(left_out)
     console.echo(f"{summary.images} images with {summary.boxes} boxes in {console.duration(summary.seconds)}")
@@ -98,6 +101,8 @@ def show_labels(summary: "LabelSummary") -> None:
             row += [_figure(summary.figures, f"{figure}/{name}") for figure in ("AP", "AP50")]
         rows.append(["all", str(summary.boxes), *(_figure(summary.figures, figure) for figure in ("AP", "AP50"))])
     console.echo(console.table(rows, header))
+    if summary.score is not None:
+        console.echo(f"labels score at least {shown(summary.score)}")
     if summary.uncertain:
         console.echo(f"{summary.uncertain} more regions are marked as uncertain (iscrowd)")
     if summary.unknown_classes:

@@ -13,7 +13,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -33,11 +33,12 @@ from engines.evaluation.detection import Detections, mean_average_precision
 from engines.files import write_json
 from engines.generation.events import Labelled, Report, Stage
 from engines.generation.filters import Rules
+from engines.generation.matched import ScoreCounts
 from engines.generation.needs import label_needs
 from engines.generation.networks import LARGEST_BATCH, Labeller, TextEncoder, check_finite, fill, prepare
 from engines.generation.run_folder import run_errors
-from engines.generation.scores import Score
-from engines.pseudo_labels import choose, label_rules
+from engines.generation.scores import FALLBACK, Matched, Score
+from engines.pseudo_labels import candidates, choose, label_rules
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend, Call
@@ -65,7 +66,7 @@ class LabelSettings:
     device: str | None = None  # cpu, cuda or cuda:N; None: what the engine is fastest on
     skip_bad: bool = False  # leave broken images out, instead of stopping
     label_views: int = 1  # looks that boxes are read from: 2 is with the mirror image
-    score: Score | None = None  # for pseudo-labels: a box below is left out; None: all boxes are in
+    score: Score | Matched | None = None  # for pseudo-labels: a box below is left out; None: all boxes are in
     uncertain: float = 0.0  # with a score: a box from this up to it marks its region as uncertain; 0: none does
     max_overlap: float = 1.0  # with a score: of two labels of a class that overlap more, the surer stays; 1: both do
 
@@ -96,6 +97,7 @@ class LabelSummary:
     boxes_by_class: Mapping[str, int]  # every class, in the bundle's order
     uncertain: int  # regions marked as uncertain, beside the boxes
     skipped: tuple[str, ...]  # broken images that were left out
+    score: Score | None  # what a label scores at least; None: all boxes are in
     figures: Mapping[str, float]  # AP, AP50, AP75, AP/<class>, AP50/<class>; empty without annotations
     unknown_classes: tuple[str, ...]  # annotated, but not among the bundle's: counted nowhere
     seconds: float
@@ -110,10 +112,11 @@ def label(settings: LabelSettings, *, report: Report = lambda event: None) -> La
     _check_out(settings.out)
     report(Stage("opening the bundle"))
     bundle = open_bundle(settings.bundle or default_bundle())
-    rules = None
+    rules, matched = None, isinstance(settings.score, str)
     if settings.score is not None:
+        asked = FALLBACK if isinstance(settings.score, str) else settings.score
         thresholds = bundle.adapter_info.thresholds
-        rules = label_rules(settings.score, settings.uncertain, settings.max_overlap, thresholds, bundle.class_names)
+        rules = label_rules(asked, settings.uncertain, settings.max_overlap, thresholds, bundle.class_names)
     report(Stage("reading the images' headers"))
     dataset = open_dataset(settings.images, split=settings.split, skip_bad=settings.skip_bad, require_boxes=False)
     sizes = {_padded_size(record, bundle.short_side, bundle.size_multiple) for record in dataset.records}
@@ -123,8 +126,8 @@ def label(settings: LabelSettings, *, report: Report = lambda event: None) -> La
     )  # fmt: skip
     prompt: Any = settings.prompt
     return label_images(
-        bundle, backend, dataset, settings.out, prompt, rules=rules, label_views=settings.label_views,
-        skip_bad=settings.skip_bad, report=report,
+        bundle, backend, dataset, settings.out, prompt, rules=rules, matched=matched,
+        label_views=settings.label_views, skip_bad=settings.skip_bad, report=report,
     )  # fmt: skip
 
 
@@ -136,13 +139,16 @@ def label_images(
     prompt: Literal["generic", "listing", "empty"] = "generic",
     *,
     rules: Rules | None = None,
+    matched: bool = False,
     label_views: int = 1,
     skip_bad: bool = False,
     report: Report = lambda event: None,
 ) -> LabelSummary:
     """Write `out/annotations.json`: boxes scoring at least 0.05, at most 100 an image, in the images' own pixels.
 
-    With `rules` it holds the boxes that are labels, and uncertain ones as crowds; every image stays in. Where the
+    With `rules` it holds the boxes that are labels, and uncertain ones as crowds; every image stays in. With `matched`
+    the rules' score is the least of every class, and the one taken makes labels as frequent as the adapter's
+    `frequencies`: then an image's labels depend on the others'. Where the
     dataset has boxes, `out/figures.json` holds AP of all boxes against them, classes matched by name. An image's
     labels depend on that image alone. `annotations.json` comes last: a folder without it is begun anew.
     Memory does not grow with the number of images, figures aside.
@@ -157,7 +163,7 @@ def label_images(
     prompts = [_prompt(prompt, bundle.style, dataset, record) for record in dataset.records]
     with run_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        found = _Found(rules, skipped=list(dataset.skipped))
+        found = _Found(skipped=list(dataset.skipped))
         try:
             with (out / _SPOOL).open("w+b") as spool:
                 for index, boxes in _labels(
@@ -174,9 +180,11 @@ def label_images(
                 (out / FIGURES).unlink(missing_ok=True)  # of a start that was killed
                 if figures:
                     write_json(out / FIGURES, {**info, "images": len(found.offsets), "figures": figures})
+                if rules is not None and matched:
+                    rules = _matched(found.read(spool), rules, bundle)
                 if rules is not None:
                     info |= {"score": rules.score, "uncertain": rules.uncertain, "max_overlap": rules.max_overlap}
-                images = (_annotated(dataset.records[index], boxes, rules) for index, boxes in found.read(spool))
+                images = (found.annotated(dataset.records[index], boxes, rules) for index, boxes in found.read(spool))
                 write_coco(out / ANNOTATIONS, images, bundle.class_names, info)
         finally:
             (out / _SPOOL).unlink(missing_ok=True)
@@ -187,6 +195,7 @@ def label_images(
         boxes_by_class={name: found.boxes[label] for label, name in enumerate(bundle.class_names)},
         uncertain=found.uncertain,
         skipped=tuple(found.skipped),
+        score=None if rules is None else rules.score,
         figures=figures,
         unknown_classes=unknown,
         seconds=time.monotonic() - started,
@@ -198,7 +207,6 @@ def label_images(
 class _Found:
     """The detections so far: in a file, so that memory stays flat; here only where each image's line begins."""
 
-    rules: Rules | None = None
     offsets: dict[int, int] = field(default_factory=dict)  # record -> place in the spool
     boxes: Counter[int] = field(default_factory=Counter)  # class -> boxes that are labels
     uncertain: int = 0
@@ -206,9 +214,6 @@ class _Found:
 
     def keep(self, spool: IO[bytes], index: int, found: Detections) -> None:
         self.offsets[index] = spool.tell()
-        labels, crowds = choose(found, self.rules)
-        self.boxes.update(found.labels[labels].tolist())
-        self.uncertain += int(crowds.sum())
         arrays = (found.boxes, found.scores, found.labels)
         spool.write(json.dumps([array.tolist() for array in arrays]).encode() + b"\n")
 
@@ -225,6 +230,24 @@ class _Found:
                     np.array(labels, dtype=np.int64),
                 ),
             )
+
+    def annotated(self, record: Record, found: Detections, rules: Rules | None) -> Annotated:
+        """What is written of an image; counts it."""
+        labels, crowds = choose(found, rules)
+        self.boxes.update(found.labels[labels].tolist())
+        self.uncertain += int(crowds.sum())
+        rows = labels | crowds
+        boxes, classes, scores = found.boxes[rows], found.labels[rows], found.scores[rows]
+        return Annotated(record.name, record.width, record.height, boxes, classes, scores, crowds[rows])
+
+
+def _matched(found: Iterator[tuple[int, Detections]], rules: Rules, bundle: "Bundle") -> Rules:
+    """The rules with the score that makes labels as frequent as the adapter's annotations were."""
+    counts = ScoreCounts(len(rules.class_names))
+    for _, detections in found:
+        counts.add(candidates(detections, rules))
+    least = dict(zip(rules.class_names, rules.scores, strict=True))
+    return replace(rules, score=counts.matched(bundle.adapter_info.frequencies, rules.class_names, least))
 
 
 def _check_out(out: Path) -> None:
@@ -324,13 +347,6 @@ class _Reader:
 def _noise_key(name: str) -> int:
     """A number that depends on an image's name alone, for the noise of its label pass."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-
-
-def _annotated(record: Record, found: Detections, rules: Rules | None) -> Annotated:
-    labels, crowds = choose(found, rules)
-    rows = labels | crowds
-    boxes, classes, scores = found.boxes[rows], found.labels[rows], found.scores[rows]
-    return Annotated(record.name, record.width, record.height, boxes, classes, scores, crowds[rows])
 
 
 def _figures(

@@ -66,6 +66,7 @@ class FakeBundle:
     adapter_info: Any = field(
         default_factory=lambda: SimpleNamespace(
             class_statistics=({"rbc": 9, "wbc": 1}, {"platelets": 2}),
+            frequencies={"rbc": 9.0},
             thresholds={},
             config=AdapterConfig(channels=(8, 8), num_classes=3, queries=4),
         )

@@ -26,9 +26,10 @@ from benchmarks.proof.draws import draws, interval, read_draws
 from benchmarks.proof.lanes import shares_of_cores
 from benchmarks.proof.lists import LISTS, check, draw, fraction_of, prepare, read_list
 from benchmarks.proof.markdown import shown
+from benchmarks.proof.order import build
 from benchmarks.proof.plan import TOY, Plan
 from benchmarks.proof.progress import to_do
-from benchmarks.proof.stages import Stage, build
+from benchmarks.proof.stages import Stage
 from benchmarks.proof.summary import Bar, Gain
 from benchmarks.proof.workplace import OutOfTimeError, ProofError, Workplace
 from dengine_cli import main as dengine
@@ -174,6 +175,7 @@ def write_annotations(folder: Path, names: Sequence[str]) -> None:
     write(
         folder / "annotations.json",
         {
+            "info": {"score": {"a": 0.4}},
             "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
             "categories": [{"id": number + 1, "name": name} for number, name in enumerate(NAMES)],
             "annotations": [box | {"image_id": number} for number in range(len(names))],
@@ -319,6 +321,18 @@ def test_an_adapter_learns_once_more_from_a_teacher_that_saw_no_more_than_it_may
     rows = [line for line in text.splitlines() if line.startswith(("| once |", "| once more |"))]
     assert len(rows) == 2
     assert all("50.0 ± 0.0" in row for row in rows)
+
+
+def test_other_labels_go_on_copies_of_the_same_images(place: Fake) -> None:
+    start(place, "generated-10-1-matched", "pseudo-10-1-matched")
+    labelled = [words for stage, words in place.ran if stage.endswith("matched") and "label" in words]
+    assert len(labelled) == 2
+    for words in labelled:
+        assert Path(words[words.index("--bundle") + 1]).name == "bundle-10-1-self"
+        assert words[words.index("--score") + 1] == "matched"
+        assert "--uncertain" not in words
+    one, other = (place.folder(f"generated-10-1{own}") / "images" for own in ("", "-matched"))
+    assert sorted(file.name for file in one.iterdir()) == sorted(file.name for file in other.iterdir())
 
 
 def test_what_was_chosen_goes_into_the_last_trainings(place: Fake) -> None:

@@ -116,33 +116,39 @@ def train_again(place: Workplace, name: str) -> Figures:
             continue
         if teacher != name:
             export_bundle(place, teacher)
-            _label_copy(place, name, teacher, f"pseudo-{name}", f"pseudo-{teacher}")
+            score = score_of(place, name)
+            _label_copy(place, teacher, f"pseudo-{name}", f"pseudo-{teacher}", score, plan.uncertain)
         more = ("--pseudo", place.folder(f"pseudo-{teacher}"), "--pseudo-share", plan.self_share)
         _train(place, name, folder, fraction, settings, *more)
     return _judged(judged)
 
 
-def _label(place: Workplace, name: str, bundle: str, folder: Path) -> Figures:
-    """Label the images of a folder with a bundle, by a list's thresholds."""
-    place.dengine(
-        *("label", folder / "images", "--bundle", bundle_of(place, bundle), "--score", score_of(place, name)),
-        *("--uncertain", place.plan.uncertain, "--out", folder),
-    )
+def _label(place: Workplace, bundle: str, folder: Path, score: str, uncertain: float) -> Figures:
+    """Label the images of a folder with a bundle."""
+    words = ["label", folder / "images", "--bundle", bundle_of(place, bundle), "--score", score]
+    place.dengine(*words, *(("--uncertain", uncertain) if uncertain else ()), "--out", folder)
     return labels_in(folder / "annotations.json")
 
 
-def _label_copy(place: Workplace, name: str, bundle: str, images: str, out: str) -> Figures:
+def _label_copy(place: Workplace, bundle: str, images: str, out: str, score: str, uncertain: float) -> Figures:
     """`_label` on a copy of another stage's images."""
     folder = place.folder(out)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(place.folder(images) / "images", folder / "images")
-    return _label(place, name, bundle, folder)
+    return _label(place, bundle, folder, score, uncertain)
 
 
 def label_again(place: Workplace, arm: str, name: str) -> Figures:
     """The images of an arm, `pseudo` or `generated`, with labels of the adapter that learned once more."""
     own = f"{name}-{SELF}"
-    return _label_copy(place, own, own, f"{arm}-{name}", f"{arm}-{own}")
+    return _label_copy(place, own, f"{arm}-{name}", f"{arm}-{own}", score_of(place, own), place.plan.uncertain)
+
+
+def relabel(place: Workplace, arm: str, name: str, own: str) -> Figures:
+    """The images of an arm, `pseudo` or `generated`, with labels as the plan's relabelling `own` has them."""
+    how = place.plan.relabels[own]
+    out = f"{arm}-{name}-{own}"
+    return _label_copy(place, f"{name}-{how.adapter}", f"{arm}-{name}", out, how.score, how.uncertain)
 
 
 def export_bundle(place: Workplace, name: str) -> Figures:
@@ -162,18 +168,18 @@ def label_rest(place: Workplace, name: str) -> Figures:
     """The adapter's labels on the train images that the list leaves out, by the rules of the generated images."""
     folder = place.folder(f"pseudo-{name}")
     (folder / "annotations.json").unlink(missing_ok=True)
-    return _label(place, name, name, folder)
+    return _label(place, name, folder, score_of(place, name), place.plan.uncertain)
 
 
 def labels_in(annotations: Path) -> Figures:
-    """Images, labels by class and uncertain regions of a COCO file."""
+    """Images, labels by class, uncertain regions and the score of labels, of a COCO file."""
     content = read_json(annotations, ProofError)
     names = {one["id"]: one["name"] for one in content["categories"]}
     labels = dict.fromkeys(names.values(), 0)
     for found in content["annotations"]:
         labels[names[found["category_id"]]] += not found["iscrowd"]
     crowds = sum(found["iscrowd"] for found in content["annotations"])
-    return {"images": len(content["images"]), "labels": labels, "uncertain": crowds}
+    return {"images": len(content["images"]), "labels": labels, "uncertain": crowds, "score": content["info"]["score"]}
 
 
 def choose_full_thresholds(place: Workplace) -> Figures:

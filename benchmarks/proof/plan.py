@@ -40,6 +40,15 @@ class DetectorPlan:
 
 
 @dataclass(frozen=True)
+class Relabel:
+    """Other labels on the images of the arms."""
+
+    adapter: str  # suffix of the adapter that labels
+    score: str  # as `dengine label --score`
+    uncertain: float  # regions from this score up to the threshold are hidden from detectors; 0: none
+
+
+@dataclass(frozen=True)
 class Plan:
     """The whole proof."""
 
@@ -69,6 +78,9 @@ class Plan:
     precision_goal: float = 0.65  # of labels, where the tune part has boxes enough to say
     refit: bool = True  # the adapter that labels learns from the whole list, after the tune part chose thresholds
     self_share: float = 0.8  # of frames that show the adapter's own labels, where it learns once more
+    relabels: Mapping[str, Relabel] = field(  # other labels on the same images, by their suffix
+        default_factory=lambda: {"matched": Relabel(SELF, "matched", 0.0)}
+    )
     variants: Mapping[str, tuple[str, ...]] = field(  # other heads and sizes, compared on the first list
         default_factory=lambda: {
             "narrow": ("--width", "64", "--decoder-layers", "2"),

@@ -11,8 +11,9 @@ from typing import Any
 
 from benchmarks.proof import pictures
 from benchmarks.proof.markdown import NOT_RUN, ablations, shown, spread, table
+from benchmarks.proof.order import build
 from benchmarks.proof.plan import BARS, FULL, PAPER, Plan
-from benchmarks.proof.stages import build, chosen_lr, chosen_mix
+from benchmarks.proof.stages import chosen_lr, chosen_mix
 from benchmarks.proof.summary import (
     FIGURES,
     FULL_ARMS,

@@ -27,9 +27,10 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.proof import report  # noqa: E402  what stands above makes it importable
 from benchmarks.proof.lanes import GOES_ON, Lanes  # noqa: E402
+from benchmarks.proof.order import build  # noqa: E402
 from benchmarks.proof.plan import TOY, Plan  # noqa: E402
 from benchmarks.proof.progress import is_done, to_do  # noqa: E402
-from benchmarks.proof.stages import Stage, build  # noqa: E402
+from benchmarks.proof.stages import Stage  # noqa: E402
 from benchmarks.proof.workplace import OutOfTimeError, Workplace  # noqa: E402
 from engines.errors import DengineError, UsageError  # noqa: E402
 

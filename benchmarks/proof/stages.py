@@ -1,11 +1,7 @@
-"""The stages of the proof: what each needs, what it leaves, and the order they are run in.
+"""The stages of the proof: what each needs and what it leaves.
 
-Knows: the graph of stages for a plan. Knows nothing about commands or figures, or about what is done.
-
-The order puts what decides later stages first, then the label-scarce setting on every list with one detector and the
-next, the setting with all labels with the first detector, other adapters, all labels with the second detector, and what
-is run as time allows. A stage whose record is there is done; one that another reads is done again, from its seed, where
-its files are gone.
+Knows: the graph of stages for a plan. Knows nothing about commands or figures, about the order of stages, or about what
+is done.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +11,7 @@ from typing import Any
 
 from benchmarks.proof import actions, choices, readings
 from benchmarks.proof.actions import BASE, RULES, Figures
-from benchmarks.proof.plan import FULL, SELF, DetectorPlan, Plan
+from benchmarks.proof.plan import FULL, DetectorPlan, Plan
 from benchmarks.proof.workplace import Workplace
 
 Action = Callable[[Workplace], Figures]
@@ -38,126 +34,7 @@ class Stage:
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the plan: a record of others is refused
 
 
-def build(plan: Plan) -> list[Stage]:
-    """Every stage of a plan, in the order they are run in."""
-    second = list(_second(plan))
-    scarce = [stage for stage in second if FULL not in stage.name]
-    return [
-        *_ready(plan),
-        *_scarce(plan),
-        *scarce,
-        *_full(plan),
-        *_variants(plan),
-        *_self_trained(plan),
-        *(stage for stage in second if stage not in scarce),
-        *_extras(plan),
-    ]
-
-
-def _ready(plan: Plan) -> Iterator[Stage]:
-    """Lists, base, and the learning rate of the first detector, which judges the painting settings."""
-    first, detector = plan.lists[0], plan.detectors[0]
-    settings = {"seed": plan.seed, "shares": dict(plan.shares), "tune": dict(plan.tune_images)}
-    laid_out = ("data/ImageSets/Main/val-kept.txt",)
-    yield Stage("lists", "lists", actions.make_lists, leaves=laid_out, minutes=0.5, settings=settings)
-    yield Stage(
-        BASE, "base", actions.train_base, reads=("lists",), leaves=(f"{BASE}/model_index.json",),
-        minutes=150.0 * plan.base_scale, settings={"scale": plan.base_scale},
-    )  # fmt: skip
-    yield from _tuned(plan, detector, first)
-    for name in plan.lists:
-        yield from _labels(plan, name)
-    yield _ablation(plan, first)
-    for name in plan.lists:
-        yield _generated(plan, name)
-    yield from _mixes(plan, detector, plan.lists, ("pseudo", "generated"), plan.mixes)
-
-
-def _scarce(plan: Plan) -> Iterator[Stage]:
-    for name in plan.lists:
-        yield _read(name)
-        yield from _arms(plan, plan.detectors[0], name)
-
-
-def _full(plan: Plan) -> Iterator[Stage]:
-    detector = plan.detectors[0]
-    yield from _tuned(plan, detector, FULL)
-    yield Stage(
-        "thresholds-full", "thresholds", actions.choose_full_thresholds, reads=("lists",), minutes=1.0,
-        settings={"goal": plan.precision_goal, "tune": plan.tune_full},
-    )  # fmt: skip
-    yield _ablation(plan, FULL)
-    yield _generated(plan, FULL)
-    yield from _mixes(plan, detector, (FULL,), ("generated",), plan.mixes_full)
-    yield _read(FULL)
-    yield from _full_arms(plan, detector)
-    yield _rules(plan)
-
-
-def _second(plan: Plan) -> Iterator[Stage]:
-    for detector in plan.detectors[1:]:
-        yield from _tuned(plan, detector, plan.lists[0])
-        for name in plan.lists:
-            yield from _arms(plan, detector, name)
-        yield from _tuned(plan, detector, FULL)
-        yield from _full_arms(plan, detector)
-
-
-def _variants(plan: Plan) -> Iterator[Stage]:
-    """Other heads and sizes of the adapter."""
-    first, detector = plan.lists[0], plan.detectors[0]
-    for variant in plan.variants:
-        name = f"{first}-{variant}"
-        yield from _labels(plan, name, plan.variants[variant])
-        yield _generated(plan, name)
-        yield _read(name)
-        yield _compared(plan, detector, name, "generated", f"generated-{name}", first)
-
-
-def _self_trained(plan: Plan) -> Iterator[Stage]:
-    """Adapters that learn once more from their own labels, and what their labels on the same images are worth."""
-    for name in plan.lists:
-        own, adapter, bundle = f"{name}-{SELF}", f"adapter-{name}-{SELF}", f"bundle-{name}-{SELF}"
-        settings = {"steps": plan.adapter_steps, "lr": plan.adapter_lr, "goal": plan.precision_goal}
-        yield Stage(
-            adapter, "self", partial(actions.train_again, name=name), (f"adapter-{name}",),
-            ("lists", BASE, f"adapter-{name}", f"pseudo-{name}"), (f"{adapter}/adapter.json",), 20.0,
-            settings=settings | {"share": plan.self_share, "uncertain": plan.uncertain},
-        )  # fmt: skip
-        yield _bundle(plan, own)
-        for arm in ("generated", "pseudo"):
-            folder = f"{arm}-{own}"
-            yield Stage(
-                folder, "self", partial(actions.label_again, arm=arm, name=name), (adapter,),
-                ("lists", bundle, f"{arm}-{name}"), (f"{folder}/annotations.json",), 2.0, resumes=False,
-                settings={"uncertain": plan.uncertain},
-            )  # fmt: skip
-            yield _compared(plan, plan.detectors[0], own, arm, folder, name)
-    for name in plan.lists:
-        yield _read(f"{name}-{SELF}")
-
-
-def _extras(plan: Plan) -> Iterator[Stage]:
-    """Longer baselines, labels without doubles, other amounts of generated images, other numbers of labels."""
-    first, detector = plan.lists[0], plan.detectors[0]
-    for one in plan.detectors:
-        yield from _lengths(plan, one, first)
-    for name in plan.lists:
-        yield Stage(
-            f"overlap-{name}", "generated", partial(actions.drop_doubles, name=name), reads=(f"generated-{name}",),
-            leaves=(f"overlap-{name}/annotations.json",), minutes=0.2, settings={"max_overlap": plan.max_overlap},
-        )  # fmt: skip
-        yield _compared(plan, detector, name, "overlap", f"overlap-{name}", name)
-    if plan.amounts:
-        yield _compared(plan, detector, first, "amounts", f"generated-{first}", first, ",".join(plan.amounts))
-    for name in plan.extra_lists:
-        yield from _labels(plan, name)
-        yield _generated(plan, name)
-        yield _read(name)
-        yield from _arms(plan, detector, name)
-
-
-def _labels(plan: Plan, name: str, variant: tuple[str, ...] = ()) -> Iterator[Stage]:
+def label_stages(plan: Plan, name: str, variant: tuple[str, ...] = ()) -> Iterator[Stage]:
     """The adapter of a list, its bundle, and (not for variants) its labels on the other train images."""
     adapter, bundle = f"adapter-{name}", f"bundle-{name}"
     settings = {"steps": plan.adapter_steps, "lr": plan.adapter_lr, "goal": plan.precision_goal, "variant": variant}
@@ -168,7 +45,7 @@ def _labels(plan: Plan, name: str, variant: tuple[str, ...] = ()) -> Iterator[St
         adapter, "adapter", action, reads=("lists", BASE), leaves=tuple(f"{one}/adapter.json" for one in left),
         minutes=12.0, settings=settings,
     )  # fmt: skip
-    yield _bundle(plan, name)
+    yield bundle_stage(plan, name)
     if not variant:
         yield Stage(
             f"pseudo-{name}", "pseudo", partial(actions.label_rest, name=name), reads=("lists", bundle),
@@ -177,7 +54,7 @@ def _labels(plan: Plan, name: str, variant: tuple[str, ...] = ()) -> Iterator[St
         )  # fmt: skip
 
 
-def _bundle(plan: Plan, name: str) -> Stage:
+def bundle_stage(plan: Plan, name: str) -> Stage:
     """The bundle of an adapter."""
     settings = {"guidance": plan.guidance, "template": plan.template, "uncertain": plan.uncertain, "frame": plan.frame}
     return Stage(
@@ -186,7 +63,7 @@ def _bundle(plan: Plan, name: str) -> Stage:
     )  # fmt: skip
 
 
-def _ablation(plan: Plan, name: str) -> Stage:
+def ablation_stage(plan: Plan, name: str) -> Stage:
     """It is judged by a detector that learned from the list's labels on real pixels, and nothing else."""
     judge = f"tune-{plan.detectors[0].kind}-{name}-long"
     needs = ("thresholds-full",) if name == FULL else ()
@@ -196,14 +73,14 @@ def _ablation(plan: Plan, name: str) -> Stage:
     return Stage(f"ablation-{name}", "ablation", action, needs, reads, minutes=12.0, settings=settings)
 
 
-def _rules(plan: Plan) -> Stage:
+def rules_stage(plan: Plan) -> Stage:
     judge = f"tune-{plan.detectors[0].kind}-{FULL}-long"
     needs, reads = (f"ablation-{FULL}", f"thresholds-{FULL}"), ("lists", f"generated-{FULL}", judge)
     action = partial(actions.try_rules, detector=judge)
     return Stage(RULES, "ablation", action, needs, reads, minutes=6.0, settings={"count": plan.count})
 
 
-def _generated(plan: Plan, name: str) -> Stage:
+def generated_stage(plan: Plan, name: str) -> Stage:
     ablation = f"ablation-{FULL if name == FULL else plan.lists[0]}"
     needs = (ablation, "thresholds-full") if name == FULL else (ablation,)
     reads = ("lists",) if name == FULL else ("lists", f"bundle-{name}")
@@ -214,13 +91,13 @@ def _generated(plan: Plan, name: str) -> Stage:
     return Stage(stage, "generated", action, needs, reads, leaves, 12.0, settings=settings)
 
 
-def _read(name: str) -> Stage:
+def read_stage(name: str) -> Stage:
     reads = ("lists",) if name == FULL else ("lists", f"bundle-{name}")
     action = partial(readings.read_adapter, name=name)
     return Stage(f"adapter-val-{name}", "detectors", action, reads=reads, minutes=1.0, resumes=False)
 
 
-def _tuned(plan: Plan, detector: DetectorPlan, name: str) -> Iterator[Stage]:
+def tuned_stages(plan: Plan, detector: DetectorPlan, name: str) -> Iterator[Stage]:
     """The baseline with each learning rate at half length, then with the best of them at full length."""
     tried = []
     for lr in detector.lrs:
@@ -231,7 +108,7 @@ def _tuned(plan: Plan, detector: DetectorPlan, name: str) -> Iterator[Stage]:
     yield _training(plan, detector, long, name, needs=tuple(tried), share=1.0, lr=best)
 
 
-def _mixes(
+def mix_stages(
     plan: Plan, detector: DetectorPlan, names: tuple[str, ...], arms: tuple[str, ...], mixes: tuple[float, ...]
 ) -> Iterator[Stage]:
     for arm in arms:
@@ -266,11 +143,11 @@ def _training(
     return Stage(stage, "tune", action, needs, reads, leaves, minutes, torchvision=torchvision, settings=settings)
 
 
-def _arms(plan: Plan, detector: DetectorPlan, name: str) -> Iterator[Stage]:
+def arm_stages(plan: Plan, detector: DetectorPlan, name: str) -> Iterator[Stage]:
     """Real images alone, then with generated ones, then with pseudo-labelled ones; the first is trained once."""
     yield _baseline(plan, detector, f"{detector.kind}-{name}-real", name, actions.seed_of(name))
-    yield _compared(plan, detector, name, "generated", f"generated-{name}", name)
-    yield _compared(plan, detector, name, "pseudo", f"pseudo-{name}", name)
+    yield compared_stage(plan, detector, name, "generated", f"generated-{name}", name)
+    yield compared_stage(plan, detector, name, "pseudo", f"pseudo-{name}", name)
 
 
 def _baseline(plan: Plan, detector: DetectorPlan, stage: str, name: str, seed: int) -> Stage:
@@ -284,7 +161,7 @@ def _baseline(plan: Plan, detector: DetectorPlan, stage: str, name: str, seed: i
     return _final(plan, detector, stage, action, tried, ("lists",), 1)
 
 
-def _compared(
+def compared_stage(
     plan: Plan, detector: DetectorPlan, name: str, arm: str, synthetic: str, known: str, amounts: str = ""
 ) -> Stage:
     """`known`: the list whose training on real images alone this one is held against."""
@@ -309,7 +186,7 @@ def _compared(
     return _final(plan, detector, stage, action, (tuned, *mixed), ("lists", synthetic, before), trainings)
 
 
-def _lengths(plan: Plan, detector: DetectorPlan, name: str) -> Iterator[Stage]:
+def length_stages(plan: Plan, detector: DetectorPlan, name: str) -> Iterator[Stage]:
     """The baseline as the final trainings have it, and longer, measured on tune: is it at its plateau?"""
     needs = (f"tune-{detector.kind}-{name}-long",)
     lr = partial(chosen_lr, detector=detector, name=name)
@@ -319,7 +196,7 @@ def _lengths(plan: Plan, detector: DetectorPlan, name: str) -> Iterator[Stage]:
         yield _training(plan, detector, f"length-{detector.kind}-{name}-{steps}", name, needs=needs, share=share, lr=lr)
 
 
-def _full_arms(plan: Plan, detector: DetectorPlan) -> Iterator[Stage]:
+def full_arm_stages(plan: Plan, detector: DetectorPlan) -> Iterator[Stage]:
     tuned = f"tune-{detector.kind}-{FULL}-long"
     mixed = tuple(f"mix-generated-{FULL}-{mix:g}" for mix in plan.mixes_full)
     for seed in detector.seeds_full:

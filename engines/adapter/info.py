@@ -8,6 +8,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from engines.errors import DengineError, ModelError
 from engines.files import read_json
 
 FORMAT = 1
+LEAST_COUNTED = 10  # annotated objects of a class that its frequency is believed from
 INFO_FILE = "adapter.json"
 WEIGHTS_FILE = "adapter.safetensors"
 
@@ -88,10 +90,25 @@ class AdapterInfo:
     prompts: dict[str, Any]  # how training drew prompts: example templates and probabilities
     base_hash: str  # `base_model.base_hash` of the base it was trained on
     config: AdapterConfig  # shape of the network
-    class_statistics: tuple[dict[str, int], ...] = ()  # objects by class in frames of training images
+    class_statistics: tuple[dict[str, int], ...] = ()  # objects by class in frames of training images with any
+    labelled_images: int = 0  # all that it learned or was measured from; 0: not known
+    objects: dict[str, int] = field(default_factory=dict)  # annotated in them, by class; crowds aside
     thresholds: dict[str, float] = field(default_factory=dict)  # class -> lowest score of a label; the rest: a default
     figures: dict[str, Any] = field(default_factory=dict)  # AP on the tune part, and how training went
     format: int = FORMAT  # version of this file
+
+    @property
+    def frequencies(self) -> dict[str, float]:
+        """Annotated objects an image, by class; a class of fewer than LEAST_COUNTED objects is left out.
+
+        Where `labelled_images` is not known, of the frames in `class_statistics`.
+        """
+        images, objects = self.labelled_images, Counter(self.objects)
+        if not images:
+            images = len(self.class_statistics)
+            for counts in self.class_statistics:
+                objects.update(counts)
+        return {name: number / images for name, number in objects.items() if number >= LEAST_COUNTED}
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object written to `adapter.json`."""

@@ -7,6 +7,7 @@ Boxes: xyxy in pixels of the upright image (EXIF applied), as continuous edges: 
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,6 +48,11 @@ class Dataset:
     dropped: tuple[str, ...]  # degenerate boxes: file, index and why
     skipped: tuple[str, ...]  # bad items that `skip_bad` left out: file, field and why
     source: str = ""  # what was found, in words: "Pascal VOC, split train"
+
+    def objects(self) -> dict[str, int]:
+        """How many boxes each class has, crowds aside."""
+        counts = Counter(label for record in self.records for label in record.labels[~record.iscrowd].tolist())
+        return {name: counts[label] for label, name in enumerate(self.class_names)}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engines.generation.scores import Score
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -69,6 +71,7 @@ class DatasetSummary:
     jobs: int  # journal lines: images painted, kept or not
     dropped: Mapping[str, int] = field(default_factory=dict)  # why not in the dataset -> how many
     uncertain: int = 0  # regions marked as uncertain, beside the boxes
+    score: Score = 0.0  # what a label scores at least
 
 
 @dataclass(frozen=True)

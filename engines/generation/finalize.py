@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.adapter.inference import SCORE_FLOOR
 from engines.datasets.images import list_images
 from engines.datasets.writers import (
     DATA_YAML,
@@ -33,10 +34,19 @@ from engines.generation.events import DatasetSummary
 from engines.generation.filters import Rules, drop_reason, is_rule, labels_of, uncertain_of
 from engines.generation.jobs import Plan
 from engines.generation.journal import IMAGES, JOURNAL, SPARE, Box, Entry, read_entries, remove_images_from
+from engines.generation.matched import ScoreCounts
 from engines.generation.preview import PREVIEW_IMAGES, Sample, write_preview
 from engines.generation.repeats import Candidate, find_repeats, reference_plan
 from engines.generation.run_folder import RUN, locked, require_run, run_errors
-from engines.generation.scores import EXPECTED_SCORE, Score, check_uncertain, full_score, in_range, shown
+from engines.generation.scores import (
+    EXPECTED_SCORE,
+    Matched,
+    Score,
+    check_uncertain,
+    full_score,
+    in_range,
+    shown,
+)
 from engines.generation.settings import DATASET_FORMATS, RunSettings
 
 ANNOTATIONS = "annotations.json"
@@ -48,7 +58,7 @@ _BEYOND = "beyond the count"
 def finalize(
     folder: Path,
     *,
-    score: Score | None = None,
+    score: Score | Matched | None = None,
     uncertain: float | None = None,
     min_quality: float | None = None,
     max_overlap: float | None = None,
@@ -59,7 +69,9 @@ def finalize(
 ) -> DatasetSummary:
     """Write the dataset files of a run again, by other rules, in other formats, or without empty images.
 
-    What is None is as the run itself has it, and so are classes that `score` does not name. `training`: a folder of
+    What is None is as the run itself has it, and so are classes that `score` does not name. With "matched" it is what
+    makes labels as frequent in the run's painted images as annotations were in the adapter's, but never lower than the
+    run's own. `training`: a folder of
     images that the networks learned from; what nearly repeats one of them is dropped, whatever `near_duplicates` says
     of other repeats. COCO is always written; files of formats that are not asked for are removed. The old dataset stays
     until the new one is whole.
@@ -68,6 +80,8 @@ def finalize(
     only now would be in the dataset were never written.
     """
     run = require_run(folder)
+    if isinstance(score, str):
+        score = _matched(folder, run, max_overlap)
     rules = _other_rules(run, score, uncertain, min_quality, max_overlap, keep_empty)
     repeats_from = run.near_duplicates if near_duplicates is None else near_duplicates
     learned = () if training is None else tuple(list_images(training))
@@ -123,6 +137,24 @@ def _other_rules(
     return rules
 
 
+def _matched(folder: Path, run: RunSettings, max_overlap: float | None) -> Score:
+    """The score by which labels are as frequent as the adapter's annotations were."""
+    if run.frequencies is None:
+        raise UsageError(
+            "--score matched: this run was begun by an earlier dengine, which did not note how frequent its classes "
+            "are. `dengine label` finds such scores for the images of any folder."
+        )
+    if run.balance:
+        raise UsageError("--score matched: with --balance the run shows rare classes more often, so this says nothing.")
+    own = rules_of(run)
+    every = replace(own, score=SCORE_FLOOR, max_overlap=run.max_overlap if max_overlap is None else max_overlap)
+    counts = ScoreCounts(len(run.class_names))
+    for entry in read_entries(folder / JOURNAL):
+        if _painted(entry):
+            counts.add(labels_of(entry.boxes, every))
+    return counts.matched(run.frequencies, run.class_names, dict(zip(run.class_names, own.scores, strict=True)))
+
+
 def rules_of(run: RunSettings) -> Rules:
     """What a run's own dataset takes from its journal."""
     return Rules(run.score, run.class_names, run.uncertain, run.min_quality, run.keep_empty, run.max_overlap)
@@ -170,6 +202,7 @@ def write_dataset(
         jobs=tally.jobs,
         dropped=dict(tally.dropped),
         uncertain=tally.uncertain,
+        score=rules.score,
     )
 
 
@@ -205,12 +238,17 @@ def _choices(journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int
     for entry in read_entries(journal):
         if any(not 0 <= box.label < len(run.class_names) for box in entry.boxes):
             raise RunError(f"{journal}: image {entry.index} has a box of a class that {RUN} does not name.")
-        painted = entry.reason is None or is_rule(entry.reason)
-        reason = (drop_reason(entry.boxes, rules) if painted else None) or entry.reason or repeats.get(entry.index)
+        reason = (
+            (drop_reason(entry.boxes, rules) if _painted(entry) else None) or entry.reason or repeats.get(entry.index)
+        )
         if reason is None and run.count is not None and images == run.count:
             reason = _BEYOND
         images += reason is None
         yield _Choice(entry, labels_of(entry.boxes, rules), reason)
+
+
+def _painted(entry: Entry) -> bool:
+    return entry.reason is None or is_rule(entry.reason)
 
 
 def _repeats(

@@ -84,6 +84,7 @@ def resolve(
         balance=asked.balance,
         reference_split=asked.reference_split,
         short_side=bundle.short_side,
+        frequencies=bundle.adapter_info.frequencies,
         chunk=asked.chunk or (stored.chunk if stored else default_chunk(target, slots)),
         slots=slots,
         rows=rows,

@@ -5,6 +5,7 @@ adapter's own, and shown. Knows nothing about boxes or images.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from engines.adapter.inference import SCORE_FLOOR
 from engines.datasets.duplicates import NEAR
@@ -12,15 +13,26 @@ from engines.diffusion.prompts import class_words
 from engines.errors import UsageError
 
 Score = dict[str, float] | float  # a number for all classes, or class -> number
+Matched = Literal["matched"]  # thresholds that `matched` finds, once all boxes are known
+MATCHED: Matched = "matched"
 FALLBACK = 0.3  # DiffusionEngine's, for classes that nobody has a threshold for
 _OWN = "adapter"  # spells the adapter's own thresholds
 EXPECTED_SCORE = f"a number from {SCORE_FLOOR} to 1, or CLASS=NUMBER,CLASS=NUMBER"
+
+
+def parse_score_or_matched(text: str | None) -> Score | Matched | None:
+    """As `parse_score`, but `matched` stays what it is."""
+    return MATCHED if text == MATCHED else parse_score(text)
 
 
 def parse_score(text: str | None) -> Score | None:
     """`0.5` to 0.5, `RBC=0.5,WBC=0.3` to {"RBC": 0.5, "WBC": 0.3}, `adapter` to {}: its own for every class."""
     if text is None:
         return None
+    if text == MATCHED:
+        raise UsageError(
+            "--score matched looks at all boxes at once: it is for `dengine label` and `dengine finalize`."
+        )
     if text == _OWN:
         return {}
     try:
@@ -66,6 +78,11 @@ def full_score(score: Score, own: Mapping[str, float], class_names: Sequence[str
         raise UsageError(f"--score names {', '.join(unknown)}; the classes are {', '.join(class_names)}.")
     given = {known[class_words(name)]: number for name, number in score.items()}
     every = {name: given.get(name, own.get(name, FALLBACK)) for name in class_names}
+    return same_or_each(every)
+
+
+def same_or_each(every: dict[str, float]) -> Score:
+    """One number where all classes have the same."""
     return next(iter(every.values())) if len(set(every.values())) == 1 else every
 
 

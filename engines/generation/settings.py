@@ -142,6 +142,7 @@ class RunSettings:
     balance: bool = False
     reference_split: str | None = None  # part of the reference dataset
     short_side: int | None = None  # the bundle's; with the references, it gives each job's crop back
+    frequencies: dict[str, float] | None = None  # `AdapterInfo.frequencies`; None in runs of an earlier dengine
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -212,7 +213,7 @@ def resolve_options(
 
 
 # Settings that may change between two starts of a run: no byte of an image depends on them.
-_FREE = ("bundle", "reference", "skip_bad", "reference_split", "short_side")
+_FREE = ("bundle", "reference", "skip_bad", "reference_split", "short_side", "frequencies")
 
 
 def differences(stored: RunSettings, wanted: RunSettings) -> list[str]:

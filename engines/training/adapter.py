@@ -204,6 +204,8 @@ def train_adapter(
         base_hash=hashed,
         config=model.config,
         class_statistics=source.statistics(min(STATISTICS_IMAGES, len(train))),  # the labelled come first
+        labelled_images=len(dataset.records),
+        objects=dataset.objects(),
         thresholds={name: choice.score for name, choice in choices.items() if choice.score is not None},
         figures=_figures(model, tune_part, train, tune, options, best)
         | _threshold_figures(choices, options)

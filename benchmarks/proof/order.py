@@ -1,0 +1,167 @@
+"""The order that the stages of the proof are run in.
+
+Knows: which stages a plan comes to, and what comes before what. Knows nothing about what a stage needs or leaves.
+
+What decides later stages comes first, then the label-scarce setting on every list with one detector and the next, the
+setting with all labels with the first detector, other adapters and other labels, all labels with the second detector,
+and what is run as time allows. A stage whose record is there is done; one that another reads is done again, from its
+seed, where its files are gone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+
+from benchmarks.proof import actions
+from benchmarks.proof.actions import BASE
+from benchmarks.proof.plan import FULL, SELF, Plan
+from benchmarks.proof.stages import (
+    Stage,
+    ablation_stage,
+    arm_stages,
+    bundle_stage,
+    compared_stage,
+    full_arm_stages,
+    generated_stage,
+    label_stages,
+    length_stages,
+    mix_stages,
+    read_stage,
+    rules_stage,
+    tuned_stages,
+)
+
+
+def build(plan: Plan) -> list[Stage]:
+    """Every stage of a plan, in the order they are run in."""
+    second = list(_second(plan))
+    scarce = [stage for stage in second if FULL not in stage.name]
+    return [
+        *_ready(plan),
+        *_scarce(plan),
+        *scarce,
+        *_full(plan),
+        *_variants(plan),
+        *_self_trained(plan),
+        *_relabelled(plan),
+        *(stage for stage in second if stage not in scarce),
+        *_extras(plan),
+    ]
+
+
+def _ready(plan: Plan) -> Iterator[Stage]:
+    """Lists, base, and the learning rate of the first detector, which judges the painting settings."""
+    first, detector = plan.lists[0], plan.detectors[0]
+    settings = {"seed": plan.seed, "shares": dict(plan.shares), "tune": dict(plan.tune_images)}
+    laid_out = ("data/ImageSets/Main/val-kept.txt",)
+    yield Stage("lists", "lists", actions.make_lists, leaves=laid_out, minutes=0.5, settings=settings)
+    yield Stage(
+        BASE, "base", actions.train_base, reads=("lists",), leaves=(f"{BASE}/model_index.json",),
+        minutes=150.0 * plan.base_scale, settings={"scale": plan.base_scale},
+    )  # fmt: skip
+    yield from tuned_stages(plan, detector, first)
+    for name in plan.lists:
+        yield from label_stages(plan, name)
+    yield ablation_stage(plan, first)
+    for name in plan.lists:
+        yield generated_stage(plan, name)
+    yield from mix_stages(plan, detector, plan.lists, ("pseudo", "generated"), plan.mixes)
+
+
+def _scarce(plan: Plan) -> Iterator[Stage]:
+    for name in plan.lists:
+        yield read_stage(name)
+        yield from arm_stages(plan, plan.detectors[0], name)
+
+
+def _full(plan: Plan) -> Iterator[Stage]:
+    detector = plan.detectors[0]
+    yield from tuned_stages(plan, detector, FULL)
+    yield Stage(
+        "thresholds-full", "thresholds", actions.choose_full_thresholds, reads=("lists",), minutes=1.0,
+        settings={"goal": plan.precision_goal, "tune": plan.tune_full},
+    )  # fmt: skip
+    yield ablation_stage(plan, FULL)
+    yield generated_stage(plan, FULL)
+    yield from mix_stages(plan, detector, (FULL,), ("generated",), plan.mixes_full)
+    yield read_stage(FULL)
+    yield from full_arm_stages(plan, detector)
+    yield rules_stage(plan)
+
+
+def _second(plan: Plan) -> Iterator[Stage]:
+    for detector in plan.detectors[1:]:
+        yield from tuned_stages(plan, detector, plan.lists[0])
+        for name in plan.lists:
+            yield from arm_stages(plan, detector, name)
+        yield from tuned_stages(plan, detector, FULL)
+        yield from full_arm_stages(plan, detector)
+
+
+def _variants(plan: Plan) -> Iterator[Stage]:
+    """Other heads and sizes of the adapter."""
+    first, detector = plan.lists[0], plan.detectors[0]
+    for variant in plan.variants:
+        name = f"{first}-{variant}"
+        yield from label_stages(plan, name, plan.variants[variant])
+        yield generated_stage(plan, name)
+        yield read_stage(name)
+        yield compared_stage(plan, detector, name, "generated", f"generated-{name}", first)
+
+
+def _self_trained(plan: Plan) -> Iterator[Stage]:
+    """Adapters that learn once more from their own labels, and what their labels on the same images are worth."""
+    for name in plan.lists:
+        own, adapter, bundle = f"{name}-{SELF}", f"adapter-{name}-{SELF}", f"bundle-{name}-{SELF}"
+        settings = {"steps": plan.adapter_steps, "lr": plan.adapter_lr, "goal": plan.precision_goal}
+        yield Stage(
+            adapter, "self", partial(actions.train_again, name=name), (f"adapter-{name}",),
+            ("lists", BASE, f"adapter-{name}", f"pseudo-{name}"), (f"{adapter}/adapter.json",), 20.0,
+            settings=settings | {"share": plan.self_share, "uncertain": plan.uncertain},
+        )  # fmt: skip
+        yield bundle_stage(plan, own)
+        for arm in ("generated", "pseudo"):
+            folder = f"{arm}-{own}"
+            yield Stage(
+                folder, "self", partial(actions.label_again, arm=arm, name=name), (adapter,),
+                ("lists", bundle, f"{arm}-{name}"), (f"{folder}/annotations.json",), 2.0, resumes=False,
+                settings={"uncertain": plan.uncertain},
+            )  # fmt: skip
+            yield compared_stage(plan, plan.detectors[0], own, arm, folder, name)
+    for name in plan.lists:
+        yield read_stage(f"{name}-{SELF}")
+
+
+def _relabelled(plan: Plan) -> Iterator[Stage]:
+    """The same images with labels by other rules, and what these are worth."""
+    for own, how in plan.relabels.items():
+        for arm in ("generated", "pseudo"):
+            for name in plan.lists:
+                folder, adapter = f"{arm}-{name}-{own}", f"{name}-{how.adapter}"
+                yield Stage(
+                    folder, "relabelled", partial(actions.relabel, arm=arm, name=name, own=own), (),
+                    ("lists", f"bundle-{adapter}", f"{arm}-{name}"), (f"{folder}/annotations.json",), 2.0,
+                    resumes=False, settings=asdict(how),
+                )  # fmt: skip
+                for detector in plan.detectors:
+                    yield compared_stage(plan, detector, f"{name}-{own}", arm, folder, name)
+
+
+def _extras(plan: Plan) -> Iterator[Stage]:
+    """Longer baselines, labels without doubles, other amounts of generated images, other numbers of labels."""
+    first, detector = plan.lists[0], plan.detectors[0]
+    for one in plan.detectors:
+        yield from length_stages(plan, one, first)
+    for name in plan.lists:
+        yield Stage(
+            f"overlap-{name}", "generated", partial(actions.drop_doubles, name=name), reads=(f"generated-{name}",),
+            leaves=(f"overlap-{name}/annotations.json",), minutes=0.2, settings={"max_overlap": plan.max_overlap},
+        )  # fmt: skip
+        yield compared_stage(plan, detector, name, "overlap", f"overlap-{name}", name)
+    if plan.amounts:
+        yield compared_stage(plan, detector, first, "amounts", f"generated-{first}", first, ",".join(plan.amounts))
+    for name in plan.extra_lists:
+        yield from label_stages(plan, name)
+        yield generated_stage(plan, name)
+        yield read_stage(name)
+        yield from arm_stages(plan, detector, name)
