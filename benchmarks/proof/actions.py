@@ -83,11 +83,13 @@ def train_adapter(place: Workplace, name: str, variant: tuple[str, ...]) -> Figu
     return _judged(judged)
 
 
-def _train(place: Workplace, name: str, out: Path, fraction: str, settings: Path, *more: object) -> None:
+def _train(
+    place: Workplace, name: str, out: Path, fraction: str, settings: Path, *more: object, steps: int | None = None
+) -> None:
     plan = place.plan
     place.dengine(
         *("train-adapter", place.data, "--split", name, "--model", place.folder(BASE), "--turns"),
-        *("--steps", plan.adapter_steps, "--eval-every", plan.adapter_eval_every, "--lr", plan.adapter_lr),
+        *("--steps", steps or plan.adapter_steps, "--eval-every", plan.adapter_eval_every, "--lr", plan.adapter_lr),
         *("--tune-fraction", fraction, "--precision-goal", plan.precision_goal, "--device", place.device),
         *("--seed", seed_of(name), *more, "--settings", settings, "--resume", "--out", out),
     )
@@ -121,6 +123,16 @@ def train_again(place: Workplace, name: str) -> Figures:
         more = ("--pseudo", place.folder(f"pseudo-{teacher}"), "--pseudo-share", plan.self_share)
         _train(place, name, folder, fraction, settings, *more)
     return _judged(judged)
+
+
+def train_from_labels(place: Workplace, name: str, own: str) -> Figures:
+    """A list's adapter anew, on its labels and on a relabelling of the other train images; nothing is held out."""
+    how, out = place.plan.again[own], place.folder(f"adapter-{name}-{own}")
+    settings = place.work / f"{out.name}.settings.json"
+    write_json(settings, {"cache_views": how.cache_views, "checkpoint_minutes": 2.0})
+    more = ("--pseudo", place.folder(f"pseudo-{name}-{how.labels}"), "--pseudo-share", place.plan.self_share)
+    _train(place, name, out, "0", settings, *more, steps=how.steps)
+    return _judged(out)
 
 
 def _label(place: Workplace, bundle: str, folder: Path, score: str, uncertain: float) -> Figures:

@@ -132,9 +132,25 @@ def _self_trained(plan: Plan) -> Iterator[Stage]:
         yield read_stage(f"{name}-{SELF}")
 
 
+def _again(plan: Plan, own: str) -> Iterator[Stage]:
+    """Adapters that learn from labels of the relabelled photographs."""
+    how = plan.again[own]
+    settings = {"lr": plan.adapter_lr, "share": plan.self_share, **asdict(how)}
+    for name in plan.lists:
+        adapter = f"adapter-{name}-{own}"
+        yield Stage(
+            adapter, "again", partial(actions.train_from_labels, name=name, own=own), (),
+            ("lists", BASE, f"pseudo-{name}-{how.labels}"), (f"{adapter}/adapter.json",), 30.0, settings=settings,
+        )  # fmt: skip
+        yield bundle_stage(plan, f"{name}-{own}")
+        yield read_stage(f"{name}-{own}")
+
+
 def _relabelled(plan: Plan) -> Iterator[Stage]:
     """The same images with labels by other rules, and what these are worth."""
     for own, how in plan.relabels.items():
+        if how.adapter in plan.again:
+            yield from _again(plan, how.adapter)
         for arm in ("generated", "pseudo"):
             for name in plan.lists:
                 folder, adapter = f"{arm}-{name}-{own}", f"{name}-{how.adapter}"

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SELF = "self"  # names an adapter that learned once more, from its own labels on the other train images
+THIRD = "third"  # one that learned a third time
 FULL = "full"  # stands for the whole train split where a list is named
 BARS = {"scarce": 5.0, "full": 2.0, "baseline_ap50": 75.0}  # in points of AP: what has to be reached
 PAPER = {"COCO": 3.1, "VOC": 7.6, "Clipart": 11.5}  # arXiv 2309.03893: gains in points of AP
@@ -46,6 +47,15 @@ class Relabel:
     adapter: str  # suffix of the adapter that labels
     score: str  # as `dengine label --score`
     uncertain: float  # regions from this score up to the threshold are hidden from detectors; 0: none
+
+
+@dataclass(frozen=True)
+class Again:
+    """An adapter that learns from a list's labels and from an adapter's on the other train images; none is held out."""
+
+    labels: str  # suffix of the relabelling of these images
+    steps: int
+    cache_views: int  # kept pyramids of each image
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,10 @@ class Plan:
     refit: bool = True  # the adapter that labels learns from the whole list, after the tune part chose thresholds
     self_share: float = 0.8  # of frames that show the adapter's own labels, where it learns once more
     relabels: Mapping[str, Relabel] = field(  # other labels on the same images, by their suffix
-        default_factory=lambda: {"matched": Relabel(SELF, "matched", 0.0)}
+        default_factory=lambda: {"matched": Relabel(SELF, "matched", 0.0), THIRD: Relabel(THIRD, "matched", 0.0)}
+    )
+    again: Mapping[str, Again] = field(  # adapters that learned from these, by their suffix
+        default_factory=lambda: {THIRD: Again("matched", 2100, 16)}
     )
     variants: Mapping[str, tuple[str, ...]] = field(  # other heads and sizes, compared on the first list
         default_factory=lambda: {
@@ -122,6 +135,7 @@ TOY = Plan(
     adapter_steps=6,
     adapter_eval_every=3,
     cache_views=2,
+    again={THIRD: Again("matched", 6, 2)},
     variants={"narrow": ("--width", "64", "--decoder-layers", "2")},
     detectors=(
         DetectorPlan("rt_detr", 12, 6, (5e-4, 1e-3), (0,)),

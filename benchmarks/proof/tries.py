@@ -4,10 +4,10 @@ Knows: which records each of them is made of. A table that nothing was run for i
 the issue asked for. Knows nothing about the bars.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from benchmarks.proof.markdown import NOT_RUN, shown, spread, table
-from benchmarks.proof.plan import SELF, Plan
+from benchmarks.proof.plan import SELF, THIRD, Plan
 from benchmarks.proof.summary import FIGURES, Records, Runs, gain, scarce
 
 
@@ -15,6 +15,7 @@ def tries(records: Records, plan: Plan) -> Iterable[str]:
     """Every table."""
     yield from _adapters(records, plan)
     yield from _self_trained(records, plan)
+    yield from _labels(records, plan)
     yield from _doubles(records, plan)
     yield from _amounts(records, plan)
 
@@ -44,34 +45,67 @@ def _adapters(records: Records, plan: Plan) -> Iterable[str]:
 
 
 def _self_trained(records: Records, plan: Plan) -> Iterable[str]:
-    """The lists' adapters, and those that learned once more: on tune, on val, and what their labels are worth."""
-    kind = plan.detectors[0].kind
+    """The lists' adapters, and those that learned once more: on tune and on val."""
     done = [name for name in plan.lists if f"adapter-{name}-{SELF}" in records]
     if not done:
         return
     rows = []
-    for what, names in (("once", done), ("once more", [f"{name}-{SELF}" for name in done])):
-        tuned = [records[f"adapter-{name}"]["figures"]["tune"]["generic"] for name in names]
-        kinds = [[100 * one[key] for one in tuned] for key in ("AP", "AP50")]
+    again = [own for own in plan.again if f"adapter-{done[0]}-{own}" in records]
+    kinds = {"once": "", "once more": SELF} | {_learned(own): own for own in again}
+    for what, own in kinds.items():
+        names = [f"{name}-{own}".removesuffix("-") for name in done]
+        tuned = [records[f"adapter-{name}"]["figures"]["tune"]["generic"] for name in names if own not in again]
+        on_tune = [[100 * one[key] for one in tuned] for key in ("AP", "AP50")]
         read = [records.get(f"adapter-val-{name}", {}).get("figures", {}).get("results", {}) for name in names]
         val = [100 * one["adapter"]["figures"]["AP"] for one in read] if all(read) else []
-        gains = []
-        for arm in ("generated", "pseudo"):
-            arms = scarce(records, kind, done, ("real",))
-            own = scarce(records, kind, names, (arm,)).get(arm)
-            if own is not None:
-                arms[arm] = own
-            gains.append(shown(gain(arms, arm, "real")))
-        rows.append((what, *(spread(values) for values in kinds), spread(val) if val else NOT_RUN, *gains))
+        rows.append((what, *(spread(values) for values in on_tune), spread(val) if val else NOT_RUN))
     yield f"## An adapter that learns once more, from its own labels (lists {', '.join(done)})\n"
     yield (
         f"`train-adapter --pseudo`: {100 * plan.self_share:g}% of the frames show the other train images, with the "
         "labels of the adapter that learned once. Neither learned from the tune part that measures, but checkpoints "
-        "and thresholds were chosen on it. Generated images are labelled again from their files, by `label`; the first "
-        "time, `generate` did, from their latents.\n"
+        "and thresholds were chosen on it. The third time, an adapter learns for longer, from the labels of the second "
+        "one, matched in number, and from the whole list: nothing is left to measure on but val.\n"
     )
-    header = ("the adapter learned", "AP on tune", "AP50 on tune", "AP on val", f"{kind}: generated over real")
-    yield table((*header, "pseudo over real"), rows)
+    yield table(("the adapter learned", "AP on tune", "AP50 on tune", "AP on val"), rows)
+
+
+def _learned(own: str) -> str:
+    return {SELF: "once more", THIRD: "a third time"}.get(own, own)
+
+
+def _labels(records: Records, plan: Plan) -> Iterable[str]:
+    """What the same images are worth with the labels of other adapters, or by other rules."""
+    own = {"": ("once", "chosen on tune", plan.uncertain), SELF: ("once more", "chosen on tune", plan.uncertain)}
+    for suffix, how in plan.relabels.items():
+        own[suffix] = (_learned(how.adapter), how.score, how.uncertain)
+    rows = []
+    for suffix, (adapter, score, uncertain) in own.items():
+        names = {name: f"{name}-{suffix}".removesuffix("-") for name in plan.lists}
+        for arm in ("generated", "pseudo"):
+            gains = [_gain(records, detector.kind, names, arm) for detector in plan.detectors]
+            if suffix not in plan.relabels or any(one != shown(None) for one in gains):
+                counted = [records.get(f"{arm}-{one}", {}).get("figures") for one in names.values()]
+                found = [figures for figures in counted if figures]
+                images = sum(figures["images"] for figures in found) or 1
+                labels = sum(sum(figures["labels"].values()) for figures in found) / images
+                hidden = sum(figures["uncertain"] for figures in found) / images
+                below = f"{uncertain:g}" if uncertain else "-"
+                rows.append((arm, adapter, score, below, f"{labels:.1f}", f"{hidden:.1f}", *gains))
+    yield "## What the same images are worth with other labels (10% of the labels)\n"
+    yield (
+        "AP over real. Uncertain regions are painted over before a detector sees the image. Labels of an adapter that "
+        "learned once were made while the images were painted, all others from the images' files.\n"
+    )
+    header = ("images", "the adapter learned", "score", "uncertain from", "labels an image", "uncertain an image")
+    yield table((*header, *(detector.kind for detector in plan.detectors)), rows)
+
+
+def _gain(records: Records, kind: str, names: Mapping[str, str], arm: str) -> str:
+    """An arm over real, on the lists that were run; `names`: what the list is called in the arm's stages."""
+    done = [name for name in names if f"{kind}-{names[name]}-{arm}" in records and f"{kind}-{name}-real" in records]
+    arms = scarce(records, kind, done, ("real",)) | scarce(records, kind, [names[name] for name in done], (arm,))
+    only = f" (list {', '.join(done)} alone)" if 0 < len(done) < len(names) else ""
+    return shown(gain(arms, arm, "real")) + only
 
 
 def _doubles(records: Records, plan: Plan) -> Iterable[str]:
