@@ -1,8 +1,18 @@
-"""The parts of a detector's loss, as a training reports them. Knows how transformers names them; computes none."""
+"""What detectors' losses have in common: the parts as a training reports them, and crowds, which count neither way.
 
-from collections.abc import Mapping
+Knows: how transformers names a loss's parts, and which answers lie in crowds. Computes no loss. The libraries' losses
+have no regions that count neither way: what lies in a crowd would be taught to be background. So the gradient of such
+answers' class scores is cut before the library sees them, as COCO's evaluation leaves such detections out.
 
+N boxes, M single objects, C crowds, Q queries, K classes.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
 from torch import Tensor
+
+HALF = 0.5  # a box lies in a crowd by this share of its area, and is about a single object from this IoU on
 
 
 def sums_by_kind(parts: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
@@ -12,3 +22,58 @@ def sums_by_kind(parts: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
         kind = "denoising" if "_dn_" in name else name.removeprefix("loss_").split("_aux")[0]
         sums[kind] = sums.get(kind, 0.0) + value.detach()
     return sums
+
+
+def undecided(boxes: Tensor, singles: Tensor, crowds: Tensor) -> Tensor:
+    """Which boxes lie in a crowd and are about no single object, bool [N].
+
+    Boxes [N, 4], singles [M, 4] and crowds [C, 4] are corners in one unit. A box lies in a crowd that covers half of
+    its area.
+    """
+    if not len(crowds):
+        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    areas = _areas(boxes)[:, None]
+    inside = (_shared(boxes, crowds) >= HALF * areas) & (areas > 0)
+    shared = _shared(boxes, singles)
+    about = shared >= HALF * (areas + _areas(singles)[None] - shared)
+    return inside.any(dim=1) & ~about.any(dim=1)
+
+
+def without_say(logits: Tensor, boxes: Tensor, targets: Sequence[Mapping[str, Tensor]], first: int = 0) -> Tensor:
+    """The class logits [B, ..., Q, K] of `boxes` [B, ..., Q, 4], without a gradient where these are `undecided`.
+
+    Boxes, and the `boxes` and `crowds` of each image's target, are centre x, centre y, width, height. Queries before
+    number `first` keep theirs: denoising queries, which know their objects.
+    """
+    if not any(len(target["crowds"]) for target in targets):
+        return logits
+    silent = []
+    for own, target in zip(boxes.detach(), targets, strict=True):
+        singles, crowds = corners(target["boxes"]), corners(target["crowds"])
+        silent.append(undecided(corners(own).reshape(-1, 4), singles, crowds).view(own.shape[:-1]))
+    mask = torch.stack(silent)
+    mask[..., :first] = False
+    return torch.where(mask[..., None], logits.detach(), logits)
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """Boxes [..., 4] as corners, of boxes as centre and size."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def centred(boxes: Tensor) -> Tensor:
+    """Boxes [..., 4] as centre and size, of boxes as corners."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
+
+
+def _shared(some: Tensor, others: Tensor) -> Tensor:
+    """Areas that each of [N, 4] shares with each of [M, 4]: [N, M]."""
+    low = torch.maximum(some[:, None, :2], others[None, :, :2])
+    high = torch.minimum(some[:, None, 2:], others[None, :, 2:])
+    return (high - low).clamp(min=0).prod(dim=-1)

@@ -40,7 +40,7 @@ def _target(count: int) -> dict[str, Tensor]:
     centre = 0.2 + 0.6 * torch.rand(count, 2, generator=generator)
     size = 0.1 + 0.2 * torch.rand(count, 2, generator=generator)
     labels = torch.randint(0, 3, (count,), generator=generator)
-    return {"class_labels": labels, "boxes": torch.cat([centre, size], dim=1)}
+    return {"class_labels": labels, "boxes": torch.cat([centre, size], dim=1), "crowds": torch.zeros(0, 4)}
 
 
 def _info(model: DetectionAdapter) -> AdapterInfo:
@@ -100,6 +100,22 @@ def test_the_loss_takes_any_number_of_objects_and_reaches_every_weight(
     assert ("denoising" in parts) == (max(counts) > 0)
     if min(counts) > 0:
         assert not [name for name, weight in model.named_parameters() if weight.grad is None]
+
+
+@pytest.mark.parametrize("settings", HEADS)
+def test_nothing_is_taught_to_be_background_in_a_crowd(settings: dict[str, Any]) -> None:
+    model = _adapter(**settings).train()
+    scores = [(name, weight) for name, weight in model.named_parameters() if "score" in name or "class_embed" in name]
+    scores = [(name, weight) for name, weight in scores if "denoising" not in name]
+    assert scores
+    everywhere, nowhere = torch.tensor([[0.5, 0.5, 4.0, 4.0]]), torch.zeros(0, 4)
+    for crowds, silent in ((everywhere, True), (nowhere, False)):
+        model.zero_grad()
+        loss, _ = model.loss(_pyramid(model), [_target(0) | {"crowds": crowds}] * 2)
+        torch.autograd.backward(loss)
+        assert math.isfinite(float(loss.detach()))
+        for name, weight in scores:
+            assert weight.grad is None or (not weight.grad.any()) == silent, name
 
 
 def test_the_loss_is_a_function_of_torchs_seed() -> None:

@@ -151,8 +151,25 @@ def test_objects_of_large_and_small_originals_come_to_one_scale(tmp_path: Path) 
 def test_crowds_are_no_targets(tmp_path: Path) -> None:
     record = make_record(tmp_path / "a.png", [[0, 0, 90, 60], [20, 20, 50, 50]], [0, 1], (96, 64), crowd=[0])
     Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(record.file)
-    for target in mixed([Sample(record, 64)], []).at(0)[1]:
+    plain = FrameOptions(96, 64, 64, scale=(1.0, 1.0), flips=False, colour=0.0)
+    for target in mixed([Sample(record, 64)], [], frame=plain).at(0)[1]:
         assert target["labels"].tolist() == [1]
+        assert target["boxes"].tolist() == [[20, 20, 50, 50]]
+        assert target["crowds"].tolist() == [[0, 0, 90, 60]]
+
+
+def test_nothing_is_taught_to_be_background_in_a_crowd() -> None:
+    torch.manual_seed(1)
+    network = rt_detr.build(TINY, 2).train()
+    pixels, nothing = torch.rand(2, 3, 64, 96), torch.zeros(0, 4)
+    target = {"boxes": nothing, "labels": torch.zeros(0, dtype=torch.int64)}
+    heads = [weight for name, weight in network.named_parameters() if "class_embed" in name or "score_head" in name]
+    for crowds, silent in ((torch.tensor([[-96.0, -64.0, 192.0, 128.0]]), True), (nothing, False)):
+        network.zero_grad()
+        loss, _ = network.loss(pixels, [target | {"crowds": crowds}] * 2)
+        torch.autograd.backward(loss)
+        taught = [weight for weight in heads if weight.grad is not None and weight.grad.any()]
+        assert (not taught) == silent
 
 
 @pytest.mark.parametrize(
@@ -236,6 +253,7 @@ def test_in_bf16_boxes_and_losses_keep_float32() -> None:
     network = rt_detr.build(TINY, 2).train()
     pixels = torch.rand(2, 3, 64, 96)
     targets = [{"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "labels": torch.tensor([1])}] * 2
+    targets = [target | {"crowds": torch.zeros(0, 4)} for target in targets]
     torch.manual_seed(0)
     exact, _ = network.loss(pixels, targets)
     kinds: list[torch.dtype] = []

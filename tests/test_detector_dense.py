@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from engines.training.detectors.config import DetectorOptions, NetworkConfig
 from engines.training.detectors.model import new_detector
 
+PLACES = torch.tensor([[4.0, 4.0, 20.0, 20.0], [40.0, 40.0, 60.0, 60.0]])  # of the stand-in's answers
 REAL = importlib.util.find_spec("torchvision") is not None
 KINDS = ("retinanet", "faster_rcnn")
 
@@ -116,9 +117,13 @@ class StandIn(nn.Module, ABC):
             return [found for _ in images]
         assert targets is not None
         for target in targets:
-            assert set(target) == {"boxes", "labels"}
+            assert set(target) == {"boxes", "labels", "crowds"}
             assert all(label in self.labels for label in target["labels"].tolist())
-        return {"classification": value**2, "bbox_regression": value.abs()}
+        return self.losses(value, targets)
+
+    @abstractmethod
+    def losses(self, value: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Any losses of these scores, by way of what crowds have a say in."""
 
 
 class RetinaNet(StandIn):
@@ -139,6 +144,17 @@ class RetinaNet(StandIn):
 
     def scores(self, levels: list[Tensor]) -> Tensor:
         return torch.as_tensor(self.head(levels))
+
+    def losses(self, value: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        outputs = {"cls_logits": value.expand(len(targets), len(PLACES), 2), "bbox_regression": value}
+        return self.compute_loss(targets, outputs, [PLACES for _ in targets])
+
+    def compute_loss(
+        self, targets: list[dict[str, Tensor]], head_outputs: dict[str, Tensor], anchors: list[Tensor]
+    ) -> dict[str, Tensor]:
+        assert len(targets) == len(anchors)
+        names = {"cls_logits": "classification", "bbox_regression": "bbox_regression"}
+        return {names[name]: output.square().mean() for name, output in head_outputs.items()}
 
 
 class TwoMLPHead(nn.Module):
@@ -173,13 +189,43 @@ class FasterRCNN(StandIn):
     ) -> None:
         assert all(name.startswith(("rpn_", "box_", "image_")) for name in settings)
         super().__init__(backbone, len(rpn_anchor_generator.sizes), range(1, box_predictor.num_classes))
-        self.rpn = nn.ModuleDict({"head": nn.Conv2d(backbone.out_channels, 1, 1)})
-        self.roi_heads = nn.ModuleDict({"box_head": box_head, "box_predictor": box_predictor})
+        self.rpn = Proposals(nn.Conv2d(backbone.out_channels, 1, 1))
+        self.roi_heads = Heads(box_head, box_predictor)
 
     def scores(self, levels: list[Tensor]) -> Tensor:
-        proposals = torch.cat([self.rpn["head"](level).flatten(2) for level in levels], dim=2)
+        proposals = torch.cat([self.rpn.head(level).flatten(2) for level in levels], dim=2)
         boxes = nn.functional.adaptive_avg_pool2d(levels[0], 7)
-        return torch.as_tensor(proposals.mean() + self.roi_heads["box_predictor"](self.roi_heads["box_head"](boxes)))
+        return torch.as_tensor(proposals.mean() + self.roi_heads.box_predictor(self.roi_heads.box_head(boxes)))
+
+    def losses(self, value: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        places = [PLACES for _ in targets]
+        labels, _ = self.rpn.assign_targets_to_anchors(places, targets)
+        left = self.roi_heads.select_training_samples(places, targets)
+        assert len(labels) == len(left[0]) == len(targets)
+        return {"classification": value.square().mean(), "bbox_regression": value.abs().mean()}
+
+
+class Proposals(nn.Module):
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        return [torch.zeros(len(own)) for own in anchors], anchors
+
+
+class Heads(nn.Module):
+    def __init__(self, box_head: nn.Module, box_predictor: nn.Module) -> None:
+        super().__init__()
+        self.box_head, self.box_predictor = box_head, box_predictor
+
+    def select_training_samples(
+        self, proposals: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], None, None, None]:
+        assert len(proposals) == len(targets)
+        return proposals, None, None, None
 
 
 def stand_in() -> dict[str, ModuleType]:
@@ -226,8 +272,8 @@ def options(kind: Any) -> DetectorOptions:
 def test_a_step_of_training_moves_every_weight(library: bool, kind: str) -> None:
     detector = new_detector(("a", "b"), options(kind), 64, seed=0)
     targets = [
-        {"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "labels": torch.tensor([1])},
-        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+        {"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "labels": torch.tensor([1]), "crowds": torch.zeros(0, 4)},
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "crowds": torch.zeros(0, 4)},
     ]
     detector.network.train()
     with torch.autocast("cpu", torch.bfloat16):
@@ -249,3 +295,38 @@ def test_labels_come_back_as_they_went_in(library: bool, kind: str) -> None:
         if not library:
             assert one.labels.tolist() == [1]
             assert one.boxes.tolist() == [[4.0, 4.0, 20.0, 20.0]]
+
+
+def crowded() -> dict[str, Tensor]:
+    """The target of a frame whose second place lies in a crowd."""
+    nothing, no_labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    return {"boxes": nothing, "labels": no_labels, "crowds": torch.tensor([[30.0, 30.0, 70.0, 70.0]])}
+
+
+def test_retinanet_teaches_no_background_in_a_crowd(library: bool) -> None:
+    network: Any = new_detector(("a", "b"), options("retinanet"), 64, seed=0).detection
+    logits = torch.randn(1, len(PLACES), 2, requires_grad=True)
+    outputs = {"cls_logits": logits, "bbox_regression": torch.zeros(1, len(PLACES), 4)}
+    losses = network.network.compute_loss([crowded()], outputs, [PLACES])
+    torch.autograd.backward(losses["classification"])
+    assert logits.grad is not None
+    assert logits.grad.ne(0).all(dim=-1).tolist() == [[True, False]]
+
+
+def test_faster_rcnn_teaches_no_background_in_a_crowd(library: bool) -> None:
+    network: Any = new_detector(("a", "b"), options("faster_rcnn"), 64, seed=0).detection
+    (labels,), _ = network.network.rpn.assign_targets_to_anchors([PLACES], [crowded()])
+    assert labels[1] == -1
+    assert labels[0] == 0
+    (left,), *_ = network.network.roi_heads.select_training_samples([PLACES], [crowded()])
+    assert left.tolist() == PLACES[:1].tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_of_crowds_alone_has_a_loss(library: bool, kind: str) -> None:
+    detector = new_detector(("a", "b"), options(kind), 64, seed=0)
+    detector.network.train()
+    everywhere = torch.tensor([[-900.0, -900.0, 900.0, 900.0]])
+    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "crowds": everywhere}
+    loss, _ = detector.detection.loss(torch.rand(2, 3, 64, 96), [target, target])
+    assert loss.isfinite()

@@ -1,6 +1,5 @@
 """Views of training images: the boxes stay on what they mark."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from PIL import Image
 
 from engines.datasets.dataset import Record
 from engines.rng import generator
-from engines.training.views import ImageStore, ViewOptions, draw_view, without_crowds
+from engines.training.views import ImageStore, ViewOptions, draw_view
 
 BOX = (60.0, 40.0, 110.0, 70.0)
 
@@ -72,17 +71,3 @@ def test_images_beyond_the_memory_limit_are_read_again(store: ImageStore) -> Non
     assert np.array_equal(small[0], store[0])
     assert small[0] is not small[0]
     assert store[0] is store[0]
-
-
-def test_crowds_are_painted_over_but_for_single_objects() -> None:
-    pixels = np.full((20, 30, 3), 200, dtype=np.uint8)
-    pixels[:, :15] = 100
-    boxes = [[2, 2, 12, 12], [4, 4, 8, 8]]
-    corners, labels = np.array(boxes, dtype=np.float32), np.array([0, 1])
-    record = Record(Path("a.png"), "a.png", 30, 20, corners, labels, np.array([True, False]), None)
-    shown = without_crowds(pixels, record)
-    assert (shown[3, 3] == 150).all()
-    assert (shown[5, 5] == 100).all()
-    assert (shown[15, 3] == 100).all()
-    assert (pixels[3, 3] == 100).all()
-    assert without_crowds(pixels, replace(record, iscrowd=np.zeros(2, dtype=bool))) is pixels

@@ -93,7 +93,8 @@ def _labels(records: Records, plan: Plan) -> Iterable[str]:
                 rows.append((arm, adapter, score, below, f"{labels:.1f}", f"{hidden:.1f}", *gains))
     yield "## What the same images are worth with other labels (10% of the labels)\n"
     yield (
-        "AP over real. Uncertain regions are painted over before a detector sees the image. Labels of an adapter that "
+        "AP over real. Where scores were chosen on tune, uncertain regions were painted over before a detector saw the "
+        "image; in later trainings they stay in view and teach nothing. Labels of an adapter that "
         "learned once were made while the images were painted, all others from the images' files.\n"
     )
     header = ("images", "the adapter learned", "score", "uncertain from", "labels an image", "uncertain an image")

@@ -37,7 +37,7 @@ from engines.adapter.geometry import (
     sine_positions,
     split_levels,
 )
-from engines.losses import sums_by_kind
+from engines.losses import sums_by_kind, without_say
 
 PRIOR = 0.01  # share of queries that hold an object, before anything is learned
 _BATCH_NORM_MOMENTUM = 0.01  # slow, as the averaged weights are that meet these statistics
@@ -215,8 +215,9 @@ class DetrHead(nn.Module):
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Varifocal, L1 and GIoU losses of every decoder layer, of the encoder's choice and of the denoising queries.
 
-        `targets`: for each image `class_labels` int64 [N] and `boxes` float32 [N, 4]; N may be 0. Draws denoising
-        noise from torch's global generator. Returns (sum, its parts by kind).
+        `targets`: for each image `class_labels` int64 [N], `boxes` float32 [N, 4] and `crowds` float32 [C, 4], where
+        nothing is taught to be background; N and C may be 0. Draws denoising noise from torch's global generator.
+        Returns (sum, its parts by kind).
         """
         memory, shapes, cells, encoder_logits, encoder_boxes = self._encode(levels)
         best = self._best(encoder_logits)
@@ -239,6 +240,9 @@ class DetrHead(nn.Module):
         with torch.autocast(memory.device.type, enabled=False):
             logits = decoded.intermediate_logits.float()
             boxes = decoded.intermediate_reference_points.float()
+            noisy = 0 if meta is None else meta["dn_num_split"][0]
+            logits = without_say(logits, boxes, targets, noisy)
+            chosen_boxes = chosen_boxes.float().sigmoid()
             total, parts, _ = RTDetrForObjectDetectionLoss(
                 logits[:, -1],
                 list(targets),
@@ -247,8 +251,8 @@ class DetrHead(nn.Module):
                 self.config,
                 logits,
                 boxes,
-                enc_topk_logits=_take(encoder_logits, best).float(),
-                enc_topk_bboxes=chosen_boxes.float().sigmoid(),
+                enc_topk_logits=without_say(_take(encoder_logits, best).float(), chosen_boxes, targets),
+                enc_topk_bboxes=chosen_boxes,
                 denoising_meta_values=meta,
             )
         return total, sums_by_kind(parts)

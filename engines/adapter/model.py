@@ -77,8 +77,9 @@ class DetectionAdapter(nn.Module):
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """The training loss of a batch, and its parts by kind.
 
-        `targets`: for each image `class_labels` int64 [N] and `boxes` float32 [N, 4] (centre x, centre y, width,
-        height, as shares of the frame); N may be 0. Denoising draws from torch's global generator.
+        `targets`: for each image `class_labels` int64 [N], `boxes` float32 [N, 4] (centre x, centre y, width,
+        height, as shares of the frame) and `crowds` float32 [C, 4] likewise; N and C may be 0. Denoising draws from
+        torch's global generator.
         """
         return self.head.loss(self._levels(pyramid), targets)
 

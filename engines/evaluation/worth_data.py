@@ -188,7 +188,7 @@ def _open_synthetic(folder: Path, real: Dataset, skip_bad: bool) -> tuple[Datase
 
 
 def _has_boxes(records: Sequence[Record]) -> bool:
-    """Whether there is a box of a single object: crowds are painted over, and teach nothing."""
+    """Whether there is a box of a single object: crowds teach nothing."""
     return any((~record.iscrowd).any() for record in records)
 
 

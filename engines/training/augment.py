@@ -4,7 +4,7 @@ Knows: how a frame of fixed size is drawn from an image so that it looks as `inf
 images later: scaled about the same short side, padded right and below with edge pixels where it is too small.
 Knows nothing about networks. A frame is a pure function of its random stream.
 
-H, W pixels of the frame; N boxes.
+H, W pixels of the frame; N boxes, C crowds.
 """
 
 from dataclasses import dataclass
@@ -38,10 +38,11 @@ def draw_frame(
     labels: npt.NDArray[np.int64],
     options: FrameOptions,
     rng: np.random.Generator,
+    crowds: npt.NDArray[np.float32] | None = None,
 ) -> View:
     """Draw one frame from an image: uint8 [H, W, 3], boxes [N, 4] (xyxy pixels, those cut away are gone), labels [N].
 
-    `pixels` is uint8 of any size, `boxes` xyxy in its pixels.
+    `pixels` is uint8 of any size, `boxes` and `crowds` xyxy in its pixels. What is seen of a crowd stays one.
     """
     height, width = pixels.shape[:2]
     low, high = np.log(options.scale)
@@ -55,14 +56,15 @@ def draw_frame(
     cut = (left, top, left + cut_width, top + cut_height)
     seen = np.asarray(Image.fromarray(pixels).resize((out_width, out_height), Image.Resampling.BILINEAR, box=cut))
     factor = np.array([out_width / cut_width, out_height / cut_height] * 2, dtype=np.float32)
-    moved = (boxes - np.array([left, top, left, top], dtype=np.float32)) * factor
-    moved, kept = clip_boxes(moved, (out_width, out_height), options.min_visible)
-    seen, moved = _mirror_and_turn(seen, moved, options, rng)
+    corner, size = np.array([left, top, left, top], dtype=np.float32), (out_width, out_height)
+    single, kept = clip_boxes((boxes - corner) * factor, size, options.min_visible)
+    several, _ = clip_boxes(((boxes[:0] if crowds is None else crowds) - corner) * factor, size, 0.0)
+    seen, moved = _mirror_and_turn(seen, np.concatenate([single, several]), options, rng)
     if options.colour > 0:
         seen = shift_colours(seen, options.colour, rng)
     missing = (options.height - seen.shape[0], options.width - seen.shape[1])
     seen = np.pad(seen, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    return View(np.ascontiguousarray(seen), moved, labels[kept])
+    return View(np.ascontiguousarray(seen), moved[: len(single)], labels[kept], moved[len(single) :])
 
 
 def shift_colours(pixels: npt.NDArray[np.uint8], strength: float, rng: np.random.Generator) -> npt.NDArray[np.uint8]:

@@ -4,7 +4,7 @@ Knows: which of these images may be learned from, and how they are mixed with th
 how their boxes were found (`engines.labelling`) or about training.
 
 Source: self-training with a student that is shown augmented images, as in STAC (arXiv 2005.04757), here with one
-round, boxes above a threshold, and regions of doubt painted over.
+round, boxes above a threshold, and regions of doubt that teach nothing.
 """
 
 from collections.abc import Sequence

@@ -23,6 +23,7 @@ from engines.datasets.dataset import Record
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BaseModel, alphas_cumprod
 from engines.evaluation.detection import Detections, mean_average_precision
+from engines.losses import centred
 from engines.rng import generator, normal
 from engines.training.augment import FrameOptions, draw_frame
 from engines.training.trainer import autocast
@@ -94,7 +95,7 @@ class BatchSource:
         self, records: Sequence[Record], class_names: Sequence[str], frozen: FrozenPyramid, options: SourceOptions
     ) -> None:
         self._records, self._class_names, self._frozen, self._options = records, class_names, frozen, options
-        self._store = ImageStore(records, hide_crowds=True)
+        self._store = ImageStore(records)
         self._groups = max(1, len(records) // options.batch)
         self._kept: dict[tuple[int, int], Batch] = {}
         self._room = int(options.cache_gb * 2**30) if options.cache_views else 0
@@ -161,8 +162,9 @@ class BatchSource:
 
     def _draw_view(self, image: int, rng: np.random.Generator) -> View:
         record = self._records[image]
-        single = ~record.iscrowd
-        return draw_frame(self._store[image], record.boxes[single], record.labels[single], self._options.frame, rng)
+        crowd = record.iscrowd
+        boxes, labels, crowds = record.boxes[~crowd], record.labels[~crowd], record.boxes[crowd]
+        return draw_frame(self._store[image], boxes, labels, self._options.frame, rng, crowds)
 
     def _counts(self, view: View) -> dict[str, int]:
         found = Counter(view.labels.tolist())
@@ -171,9 +173,9 @@ class BatchSource:
 
 def _target(view: View, width: int, height: int) -> dict[str, Tensor]:
     """The labels of a frame as the head's losses want them."""
-    boxes = torch.from_numpy(view.boxes) / torch.tensor([width, height, width, height], dtype=torch.float32)
-    centred = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1)
-    return {"class_labels": torch.from_numpy(view.labels), "boxes": centred}
+    size = torch.tensor([width, height, width, height], dtype=torch.float32)
+    boxes, crowds = (centred(torch.from_numpy(some) / size) for some in (view.boxes, view.crowds))
+    return {"class_labels": torch.from_numpy(view.labels), "boxes": boxes, "crowds": crowds}
 
 
 class TunePart:

@@ -1,13 +1,13 @@
 """Random views of training images: one crop, scaled, flipped and turned, with its boxes.
 
-Knows: how to cut a view out of an image in one resampling step and carry the boxes along, and how to hide crowds.
+Knows: how to cut a view out of an image in one resampling step and carry the boxes along.
 Knows nothing about networks or prompts. A view is a pure function of its random stream.
 
-H, W pixels of the view; N boxes.
+H, W pixels of the view; N boxes, C crowds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -32,24 +32,23 @@ class ViewOptions:
 
 @dataclass(frozen=True)
 class View:
-    """One view: pixels uint8 [H, W, 3], boxes float32 [N, 4] (xyxy, in its pixels), labels int64 [N]."""
+    """One view: pixels uint8 [H, W, 3], boxes float32 [N, 4] (xyxy, in its pixels), labels int64 [N], crowds [C, 4]."""
 
     pixels: npt.NDArray[np.uint8]
     boxes: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
+    crowds: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), dtype=np.float32))
 
 
 class ImageStore:
     """Decoded images, kept in memory up to a limit; beyond it they are decoded again at every use.
 
-    With `hide_crowds` what crowds cover is painted over (`without_crowds`). A record that comes several times is kept
-    once.
+    A record that comes several times is kept once.
     """
 
-    def __init__(self, records: Sequence[Record], limit_bytes: int = 2 << 30, *, hide_crowds: bool = False) -> None:
+    def __init__(self, records: Sequence[Record], limit_bytes: int = 2 << 30) -> None:
         self.records = records
         self._left = limit_bytes
-        self._hide_crowds = hide_crowds
         self._kept: dict[Record, npt.NDArray[np.uint8]] = {}
 
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
@@ -58,26 +57,10 @@ class ImageStore:
         pixels = self._kept.get(record)
         if pixels is None:
             pixels = read_image(record.file)
-            if self._hide_crowds:
-                pixels = without_crowds(pixels, record)
             if pixels.nbytes <= self._left:
                 self._left -= pixels.nbytes
                 self._kept[record] = pixels
         return pixels
-
-
-def without_crowds(pixels: npt.NDArray[np.uint8], record: Record) -> npt.NDArray[np.uint8]:
-    """The image uint8 [H, W, 3] with its crowds painted over; the same array where it has none."""
-    if not record.iscrowd.any():
-        return pixels
-    hidden = np.zeros(pixels.shape[:2], dtype=np.bool_)
-    for crowds in (True, False):
-        for x0, y0, x1, y1 in record.boxes[record.iscrowd == crowds]:
-            area = np.s_[int(np.floor(y0)) : int(np.ceil(y1)), int(np.floor(x0)) : int(np.ceil(x1))]
-            hidden[area] = crowds
-    shown = pixels.copy()
-    shown[hidden] = np.rint(pixels.mean(axis=(0, 1))).astype(np.uint8)
-    return shown
 
 
 def draw_view(store: ImageStore, index: int, options: ViewOptions, rng: np.random.Generator) -> View:

@@ -1,14 +1,12 @@
 """What detectors are trained on: frames of real images, some of the time replaced by frames of generated ones.
 
-Knows: how the two kinds are mixed, how both come to one scale, how they are augmented (both alike), and what happens
-to crowds. Knows nothing about networks. Every batch is a pure function of (seed, step).
+Knows: how the two kinds are mixed, how both come to one scale, and how they are augmented (both alike).
+Knows nothing about networks. Every batch is a pure function of (seed, step).
 
 Scale: each image is scaled by a factor of its own before the common augmentation, so that an object of a real image
 is as large as its likeness in a generated one: see `Sample.short_side`.
-Crowds: the libraries' losses have no regions that count neither way. So where an image has crowd boxes, what they
-cover, but for what single boxes cover, is painted over with the image's mean colour: nothing is left there to find.
 
-B batch, N boxes, H/W pixels.
+B batch, N boxes, C crowds, H/W pixels.
 """
 
 from collections import Counter
@@ -56,9 +54,7 @@ class MixedBatches:
         seed: int,
     ) -> None:
         self._kinds = (real, generated)
-        self._stores = tuple(
-            ImageStore([sample.record for sample in samples], hide_crowds=True) for samples in self._kinds
-        )
+        self._stores = tuple(ImageStore([sample.record for sample in samples]) for samples in self._kinds)
         self._frame, self._batch, self._seed = frame, batch, seed
         share = mix if generated else 0.0
         self._is_generated = generator(seed, _MIX).random(steps * batch) < share
@@ -67,7 +63,10 @@ class MixedBatches:
         self._before = np.where(self._is_generated, drawn - 1, np.arange(steps * batch) - drawn)
 
     def at(self, step: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
-        """(frames float32 [B, 3, H, W] in 0..1, for each `boxes` [N, 4] in its pixels and `labels` int64 [N])."""
+        """Frames float32 [B, 3, H, W] in 0..1, and for each `boxes` [N, 4], `labels` int64 [N] and `crowds` [C, 4].
+
+        Boxes and crowds are corners in its pixels.
+        """
         pixels, targets = [], []
         for draw in range(step * self._batch, (step + 1) * self._batch):
             kind, place = self.drawn(draw)
@@ -80,9 +79,11 @@ class MixedBatches:
                 sample.record.labels[single],
                 replace(self._frame, short_side=sample.short_side),
                 rng,
+                sample.record.boxes[~single],
             )
             pixels.append(torch.from_numpy(view.pixels))
-            targets.append({"boxes": torch.from_numpy(view.boxes), "labels": torch.from_numpy(view.labels)})
+            arrays = {"boxes": view.boxes, "labels": view.labels, "crowds": view.crowds}
+            targets.append({name: torch.from_numpy(array) for name, array in arrays.items()})
         return torch.stack(pixels).permute(0, 3, 1, 2).float() / 255.0, targets
 
     def drawn(self, draw: int) -> tuple[int, int]:

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from transformers.models.rt_detr.modeling_rt_detr_resnet import RTDetrResNetBackbone
 
 from engines.errors import BackendError
-from engines.losses import sums_by_kind
+from engines.losses import sums_by_kind, undecided
 from engines.training.detectors.config import MAX_DETECTIONS, NetworkConfig
 from engines.training.detectors.parts import Autocast, Found, Target, resnet_config, start_fresh
 
 _SCORE_FLOOR = 0.01  # detections below this are never kept
 _GROUPS = 32  # of group norm
+_NEITHER = -1  # torchvision's label of anchors that are neither objects nor background
 _BOX_WIDTH = 4  # width of the second stage's layers, in multiples of the network's width
 _PIXELS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
 
@@ -50,7 +51,7 @@ class Dense(nn.Module):
 
     def loss(self, pixels: Tensor, targets: Sequence[Target]) -> tuple[Tensor, dict[str, float | Tensor]]:
         """The detector's own losses, added up."""
-        moved = [{"boxes": target["boxes"], "labels": target["labels"] + self._first_label} for target in targets]
+        moved = [{**target, "labels": target["labels"] + self._first_label} for target in targets]
         parts = self._autocast.run(self._call, pixels, moved)
         return sum(parts.values(), start=torch.zeros((), device=pixels.device)), sums_by_kind(parts)
 
@@ -115,6 +116,7 @@ def _retinanet(detection: Any, network: NetworkConfig, num_classes: int) -> Dens
         detections_per_img=MAX_DETECTIONS,
         **_PIXELS,
     )
+    model.compute_loss = partial(_retinanet_loss, model.compute_loss)
     return Dense(_as_they_are(model), ("backbone", "head"), first_label=0)
 
 
@@ -144,8 +146,39 @@ def _faster_rcnn(detection: Any, network: NetworkConfig, num_classes: int) -> De
         box_batch_size_per_image=128,
         **_PIXELS,
     )
+    model.rpn.assign_targets_to_anchors = partial(_anchors_outside, model.rpn.assign_targets_to_anchors)
+    model.roi_heads.select_training_samples = partial(_proposals_outside, model.roi_heads.select_training_samples)
     in_bf16 = ("backbone", "rpn.head", "roi_heads.box_head", "roi_heads.box_predictor")
     return Dense(_as_they_are(model), in_bf16, first_label=1)
+
+
+# What follows keeps each detector from teaching what lies in crowds to be background.
+
+
+def _retinanet_loss(library: Any, targets: Sequence[Target], outputs: dict[str, Any], anchors: Sequence[Tensor]) -> Any:
+    silent = torch.stack([_in_crowds(own, target) for own, target in zip(anchors, targets, strict=True)])
+    logits = outputs["cls_logits"]
+    return library(targets, outputs | {"cls_logits": torch.where(silent[..., None], logits.detach(), logits)}, anchors)
+
+
+def _anchors_outside(library: Any, anchors: Sequence[Tensor], targets: Sequence[Target]) -> Any:
+    labels, boxes = library(anchors, targets)
+    fewer = [
+        torch.where((label == 0) & _in_crowds(own, target), _NEITHER, label)
+        for own, target, label in zip(anchors, targets, labels, strict=True)
+    ]
+    left = any((label != _NEITHER).any() for label in fewer)
+    return (fewer if left else labels), boxes  # the library's loss of nothing would be no number
+
+
+def _proposals_outside(library: Any, proposals: Sequence[Tensor], targets: Sequence[Target]) -> Any:
+    fewer = [own[~_in_crowds(own, target)] for own, target in zip(proposals, targets, strict=True)]
+    left = any(len(own) + len(target["boxes"]) for own, target in zip(fewer, targets, strict=True))
+    return library(fewer if left else proposals, targets)
+
+
+def _in_crowds(boxes: Tensor, target: Target) -> Tensor:
+    return undecided(boxes, target["boxes"], target["crowds"])
 
 
 def _as_they_are(model: Any) -> Any:

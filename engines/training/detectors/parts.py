@@ -3,7 +3,7 @@
 Knows: transformers' ResNet backbone at any width, how a network that a library draws for loading is made ready to
 learn from scratch, and how autocast is kept to the parts that stand it. Knows nothing about detection heads.
 
-B batch, C channels, H/W pixels, N boxes.
+B batch, C channels, H/W pixels, N boxes, C crowds.
 """
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from engines.training.detectors.config import NetworkConfig
 
-Target = Mapping[str, Tensor]  # boxes float32 [N, 4], corners in pixels of the frame; labels int64 [N]
+Target = Mapping[str, Tensor]  # boxes float32 [N, 4] and crowds [C, 4], corners in pixels; labels int64 [N]
 
 
 class Found(NamedTuple):

@@ -8,6 +8,7 @@ B batch, H/W pixels, Q queries, K classes, N boxes.
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import RTDetrV2Config, RTDetrV2ForObjectDetection
 
 from engines.errors import ModelError
 from engines.files import read_json
-from engines.losses import sums_by_kind
+from engines.losses import centred, corners, sums_by_kind, without_say
 from engines.training.detectors.config import MAX_DETECTIONS, NetworkConfig
 from engines.training.detectors.parts import Autocast, Found, Target, resnet_config, start_fresh
 
@@ -32,6 +33,7 @@ class RtDetr(nn.Module):
 
     def __init__(self, network: Any) -> None:
         super().__init__()
+        network.loss_function = partial(_loss, network.loss_function)
         self.network = network
         self._autocast = Autocast(network, _IN_BF16)
 
@@ -41,9 +43,8 @@ class RtDetr(nn.Module):
         size = torch.tensor([width, height, width, height], dtype=torch.float32, device=pixels.device)
         labels = []
         for target in targets:
-            boxes = target["boxes"] / size
-            centred = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1)
-            labels.append({"class_labels": target["labels"], "boxes": centred})
+            boxes, crowds = (centred(target[name] / size) for name in ("boxes", "crowds"))
+            labels.append({"class_labels": target["labels"], "boxes": boxes, "crowds": crowds})
         output = self._autocast.run(self.network, pixels, labels=labels)
         return output.loss, sums_by_kind(output.loss_dict)
 
@@ -52,12 +53,11 @@ class RtDetr(nn.Module):
         output = self._autocast.run(self.network, pixels)
         height, width = pixels.shape[2:]
         size = torch.tensor([width, height, width, height], dtype=torch.float32, device=pixels.device)
-        centre, half = output.pred_boxes[..., :2], output.pred_boxes[..., 2:] / 2
-        corners = torch.cat([centre - half, centre + half], dim=-1) * size
+        found_at = corners(output.pred_boxes) * size
         scores = output.logits.sigmoid()
         classes = scores.shape[-1]
         found = []
-        for image_scores, image_boxes in zip(scores.flatten(1), corners, strict=True):
+        for image_scores, image_boxes in zip(scores.flatten(1), found_at, strict=True):
             best = torch.topk(image_scores, min(MAX_DETECTIONS, image_scores.numel()))
             boxes = image_boxes[torch.div(best.indices, classes, rounding_mode="floor")]
             found.append(Found(boxes, best.values, best.indices % classes))
@@ -67,6 +67,38 @@ class RtDetr(nn.Module):
         """transformers' own settings, from which `from_settings` builds the same shape."""
         settings: dict[str, Any] = json.loads(self.network.config.to_json_string())
         return settings
+
+
+def _loss(
+    library: Any,
+    logits: Tensor,
+    labels: Sequence[Mapping[str, Tensor]],
+    device: torch.device,
+    pred_boxes: Tensor,
+    config: RTDetrV2Config,
+    outputs_class: Tensor,
+    outputs_coord: Tensor,
+    *,
+    enc_topk_logits: Tensor,
+    enc_topk_bboxes: Tensor,
+    denoising_meta_values: Mapping[str, Any] | None,
+    **others: Any,
+) -> Any:
+    """transformers' own loss, but that nothing is taught to be background inside crowds."""
+    noisy = 0 if denoising_meta_values is None else denoising_meta_values["dn_num_split"][0]
+    return library(
+        without_say(logits, pred_boxes, labels, noisy),
+        labels,
+        device,
+        pred_boxes,
+        config,
+        without_say(outputs_class, outputs_coord, labels, noisy),
+        outputs_coord,
+        enc_topk_logits=without_say(enc_topk_logits, enc_topk_bboxes, labels),
+        enc_topk_bboxes=enc_topk_bboxes,
+        denoising_meta_values=denoising_meta_values,
+        **others,
+    )
 
 
 def from_settings(settings: Mapping[str, Any], num_classes: int) -> RtDetr:

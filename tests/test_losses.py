@@ -1,0 +1,65 @@
+"""Crowds count neither way in a loss."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engines.losses import centred, corners, undecided, without_say
+
+Box = Sequence[float]
+
+SINGLE, CROWD = [0.0, 0.0, 4.0, 4.0], [10.0, 0.0, 20.0, 10.0]
+
+
+def answer(*boxes: Box, singles: Sequence[Box], crowds: Sequence[Box]) -> list[bool]:
+    tensors = (torch.tensor(some, dtype=torch.float32).reshape(-1, 4) for some in (boxes, singles, crowds))
+    found: list[bool] = undecided(*tensors).tolist()
+    return found
+
+
+def gradient(output: Tensor, of: Tensor) -> Tensor:
+    return torch.autograd.grad(output.sum(), of)[0]
+
+
+def test_a_box_is_undecided_where_half_of_it_lies_in_a_crowd() -> None:
+    inside, half, less, outside = [11, 1, 13, 3], [8, 0, 12, 4], [7.9, 0, 12, 4], [0, 20, 4, 24]
+    assert answer(inside, half, less, outside, singles=[], crowds=[CROWD]) == [True, True, False, False]
+    assert answer(inside, outside, singles=[], crowds=[CROWD, [0, 19, 5, 25]]) == [True, True]
+    assert answer(inside, singles=[SINGLE], crowds=[]) == [False]
+    assert answer([12, 3, 12, 3], singles=[], crowds=[CROWD]) == [False], "a box without area lies nowhere"
+
+
+def test_a_single_object_in_a_crowd_still_teaches() -> None:
+    single = [11.0, 1.0, 15.0, 5.0]
+    assert answer([11, 1, 15, 4.9], [15, 5, 19, 9], singles=[single], crowds=[CROWD]) == [False, True]
+
+
+def test_corners_and_centres_are_one_another() -> None:
+    boxes = torch.rand(2, 3, 4)
+    torch.testing.assert_close(centred(corners(boxes)), boxes)
+    assert corners(torch.tensor([5.0, 6.0, 4.0, 2.0])).tolist() == [3.0, 5.0, 7.0, 7.0]
+
+
+def test_only_undecided_answers_lose_their_gradient() -> None:
+    boxes = torch.tensor([[[0.2, 0.2, 0.1, 0.1], [0.8, 0.8, 0.1, 0.1]]]).repeat(2, 1, 1)
+    crowd = torch.tensor([[0.8, 0.8, 0.3, 0.3]])
+    targets = [{"boxes": torch.zeros(0, 4), "crowds": crowd}, {"boxes": boxes[1, 1:], "crowds": crowd}]
+    logits = torch.randn(2, 2, 3, requires_grad=True)
+    for shaped, at in ((logits, boxes), (logits[:, None].expand(2, 5, 2, 3), boxes[:, None].expand(2, 5, 2, 4))):
+        found = without_say(shaped, at, targets)
+        torch.testing.assert_close(found, shaped)
+        assert gradient(found, logits).ne(0).all(dim=-1).tolist() == [[True, False], [True, True]]
+
+
+def test_denoising_queries_keep_their_say() -> None:
+    boxes = torch.full((1, 4, 4), 0.5)
+    target = {"boxes": torch.zeros(0, 4), "crowds": torch.tensor([[0.5, 0.5, 1.0, 1.0]])}
+    logits = torch.randn(1, 4, 2, requires_grad=True)
+    assert gradient(without_say(logits, boxes, [target], first=3), logits)[0, :, 0].tolist() == [1.0, 1.0, 1.0, 0.0]
+
+
+def test_without_crowds_nothing_is_touched() -> None:
+    logits = torch.randn(1, 4, 2)
+    target = {"boxes": torch.rand(2, 4), "crowds": torch.zeros(0, 4)}
+    assert without_say(logits, torch.rand(1, 4, 4), [target]) is logits
