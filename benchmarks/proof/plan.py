@@ -94,6 +94,7 @@ class Plan:
     again: Mapping[str, Again] = field(  # adapters that learned from these, by their suffix
         default_factory=lambda: {THIRD: Again("matched", 2100, 16)}
     )
+    judged: str = ""  # suffix of the labels whose arms the bars are held against; none: those of the first adapters
     variants: Mapping[str, tuple[str, ...]] = field(  # other heads and sizes, compared on the first list
         default_factory=lambda: {
             "narrow": ("--width", "64", "--decoder-layers", "2"),
@@ -116,6 +117,11 @@ class Plan:
     amounts: tuple[str, ...] = ("1x", "2x")  # of generated images on the first list, beside 4x
     resamples: int = 1000  # draws of the validation images
     versions: int = 1  # raise it when stages mean something else, so that old records are refused
+
+    @property
+    def judged_lists(self) -> tuple[str, ...]:
+        """The lists as the stages of these arms name them."""
+        return tuple(f"{name}-{self.judged}".removesuffix("-") for name in self.lists)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it."""

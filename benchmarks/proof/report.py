@@ -109,7 +109,7 @@ def _bars(found: Sequence[Bar], ap50: Mapping[str, float | None]) -> Iterable[st
 def _settings(records: Records, plan: Plan) -> Iterable[str]:
     for detector in plan.detectors:
         yield f"## 10% of the labels, {detector.kind}\n"
-        yield from _arms(scarce(records, detector.kind, plan.lists), SCARCE_ARMS, "list")
+        yield from _arms(scarce(records, detector.kind, plan.judged_lists), SCARCE_ARMS, "list")
     for detector in plan.detectors:
         yield f"## All labels, {detector.kind}\n"
         yield from _arms(full(records, detector), FULL_ARMS, "seed")

@@ -102,7 +102,7 @@ def bars(records: Records, plan: Plan) -> list[Bar]:
     found = []
     for before, least in (("real", BARS["scarce"]), ("pseudo", 0.0)):
         for detector in plan.detectors:
-            arms = scarce(records, detector.kind, plan.lists, ("generated", before))
+            arms = scarce(records, detector.kind, plan.judged_lists, ("generated", before))
             change = _whole(gain(arms, "generated", before), len(plan.lists))
             found.append(Bar(f"10% of the labels: generated over {before}", detector.kind, least, change))
     for detector in plan.detectors:
