@@ -46,7 +46,7 @@ class Relabel:
 
     adapter: str  # suffix of the adapter that labels
     score: str  # as `dengine label --score`
-    uncertain: float  # regions from this score up to the threshold are hidden from detectors; 0: none
+    uncertain: float  # regions from this score up to the threshold teach detectors nothing; 0: there are none
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,11 @@ class Plan:
     refit: bool = True  # the adapter that labels learns from the whole list, after the tune part chose thresholds
     self_share: float = 0.8  # of frames that show the adapter's own labels, where it learns once more
     relabels: Mapping[str, Relabel] = field(  # other labels on the same images, by their suffix
-        default_factory=lambda: {"matched": Relabel(SELF, "matched", 0.0), THIRD: Relabel(THIRD, "matched", 0.0)}
+        default_factory=lambda: {
+            "matched": Relabel(SELF, "matched", 0.0),
+            "ignored": Relabel(SELF, "matched", 0.4),
+            THIRD: Relabel(THIRD, "matched", 0.4),
+        }
     )
     again: Mapping[str, Again] = field(  # adapters that learned from these, by their suffix
         default_factory=lambda: {THIRD: Again("matched", 2100, 16)}
