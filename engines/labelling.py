@@ -37,7 +37,7 @@ from engines.generation.matched import ScoreCounts
 from engines.generation.needs import label_needs
 from engines.generation.networks import LARGEST_BATCH, Labeller, TextEncoder, check_finite, fill, prepare
 from engines.generation.run_folder import run_errors
-from engines.generation.scores import FALLBACK, Matched, Score
+from engines.generation.scores import Matched, Score
 from engines.pseudo_labels import candidates, choose, label_rules
 
 if TYPE_CHECKING:
@@ -114,9 +114,8 @@ def label(settings: LabelSettings, *, report: Report = lambda event: None) -> La
     bundle = open_bundle(settings.bundle or default_bundle())
     rules, matched = None, isinstance(settings.score, str)
     if settings.score is not None:
-        asked = FALLBACK if isinstance(settings.score, str) else settings.score
         thresholds = bundle.adapter_info.thresholds
-        rules = label_rules(asked, settings.uncertain, settings.max_overlap, thresholds, bundle.class_names)
+        rules = label_rules(settings.score, settings.uncertain, settings.max_overlap, thresholds, bundle.class_names)
     report(Stage("reading the images' headers"))
     dataset = open_dataset(settings.images, split=settings.split, skip_bad=settings.skip_bad, require_boxes=False)
     sizes = {_padded_size(record, bundle.short_side, bundle.size_multiple) for record in dataset.records}

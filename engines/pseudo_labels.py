@@ -17,23 +17,36 @@ from engines.errors import UsageError
 from engines.evaluation.detection import Detections
 from engines.generation.filters import Rules, labels_of, uncertain_of
 from engines.generation.journal import Box, make_box
-from engines.generation.scores import EXPECTED_SCORE, Score, check_uncertain, full_score, in_range, shown
+from engines.generation.scores import (
+    EXPECTED_SCORE,
+    FALLBACK,
+    Matched,
+    Score,
+    check_uncertain,
+    full_score,
+    in_range,
+    shown,
+)
 
 Chosen = npt.NDArray[np.bool_]
 
 
 def label_rules(
-    score: Score, uncertain: float, max_overlap: float, thresholds: Mapping[str, float], class_names: Sequence[str]
+    score: Score | Matched,
+    uncertain: float,
+    max_overlap: float,
+    thresholds: Mapping[str, float],
+    class_names: Sequence[str],
 ) -> Rules:
     """The rules for `--score`, `--uncertain` and `--max-overlap`; classes that `score` does not name take the adapter's
-    `thresholds`.
+    `thresholds`. With "matched" the rules have the least score that may be found.
 
     Raises UsageError for classes that are none of `class_names`, and for numbers out of range.
     """
-    full = full_score(score, thresholds, class_names)
+    full = FALLBACK if isinstance(score, str) else full_score(score, thresholds, class_names)
     if not in_range(full):
         raise UsageError(f"--score is {shown(full)}; {EXPECTED_SCORE} was expected.")
-    check_uncertain(uncertain, full)
+    check_uncertain(uncertain, 1.0 if isinstance(score, str) else full)
     return Rules(full, tuple(class_names), uncertain, max_overlap=max_overlap)
 
 

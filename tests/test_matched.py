@@ -99,6 +99,13 @@ def test_label_writes_as_many_labels_as_the_adapter_saw_annotations(tmp_path: Pa
     assert min(a["score"] for a in labels) >= found.score["rbc"]
 
 
+def test_label_takes_a_region_of_doubt_up_to_scores_that_are_not_known_yet() -> None:
+    rules = label_rules(MATCHED, 0.6, 1.0, {"rbc": 0.5}, CLASS_NAMES)
+    assert (rules.score, rules.uncertain) == (0.3, 0.6)
+    with pytest.raises(UsageError, match="--uncertain is 1"):
+        label_rules(MATCHED, 1.0, 1.0, {}, CLASS_NAMES)
+
+
 def test_finalize_finds_the_score_that_leaves_the_wanted_labels(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", frequencies={"a": 2 / 7})
     summary = finalize(run, score=MATCHED)
