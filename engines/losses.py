@@ -1,8 +1,8 @@
 """What detectors' losses have in common: the parts as a training reports them, and crowds, which count neither way.
 
 Knows: how transformers names a loss's parts, and which answers lie in crowds. Computes no loss. The libraries' losses
-have no regions that count neither way: what lies in a crowd would be taught to be background. So the gradient of such
-answers' class scores is cut before the library sees them, as COCO's evaluation leaves such detections out.
+have no regions that count neither way: what lies in a crowd would be taught to be background. So the gradient that
+lowers such answers' class scores, of whatever class, is cut.
 
 N boxes, M single objects, C crowds, Q queries, K classes.
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-HALF = 0.5  # a box lies in a crowd by this share of its area, and is about a single object from this IoU on
+_HALF = 0.5  # a box lies in a crowd by this share of its area, and is about a single object from this IoU on
 
 
 def sums_by_kind(parts: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
@@ -24,7 +24,7 @@ def sums_by_kind(parts: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
     return sums
 
 
-def undecided(boxes: Tensor, singles: Tensor, crowds: Tensor) -> Tensor:
+def ignored(boxes: Tensor, singles: Tensor, crowds: Tensor) -> Tensor:
     """Which boxes lie in a crowd and are about no single object, bool [N].
 
     Boxes [N, 4], singles [M, 4] and crowds [C, 4] are corners in one unit. A box lies in a crowd that covers half of
@@ -33,36 +33,48 @@ def undecided(boxes: Tensor, singles: Tensor, crowds: Tensor) -> Tensor:
     if not len(crowds):
         return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     areas = _areas(boxes)[:, None]
-    inside = (_shared(boxes, crowds) >= HALF * areas) & (areas > 0)
+    inside = (_shared(boxes, crowds) >= _HALF * areas) & (areas > 0)
     shared = _shared(boxes, singles)
-    about = shared >= HALF * (areas + _areas(singles)[None] - shared)
+    about = shared >= _HALF * (areas + _areas(singles)[None] - shared)
     return inside.any(dim=1) & ~about.any(dim=1)
 
 
-def without_say(logits: Tensor, boxes: Tensor, targets: Sequence[Mapping[str, Tensor]], first: int = 0) -> Tensor:
-    """The class logits [B, ..., Q, K] of `boxes` [B, ..., Q, 4], without a gradient where these are `undecided`.
+def ignore_crowds(logits: Tensor, boxes: Tensor, targets: Sequence[Mapping[str, Tensor]], first: int = 0) -> Tensor:
+    """The class logits [B, ..., Q, K] of `boxes` [B, ..., Q, 4]; no gradient will lower those that are `ignored`.
 
     Boxes, and the `boxes` and `crowds` of each image's target, are centre x, centre y, width, height. Queries before
-    number `first` keep theirs: denoising queries, which know their objects.
+    number `first` stay as they are: denoising queries, which know their objects.
     """
     if not any(len(target["crowds"]) for target in targets):
         return logits
-    silent = []
+    found = []
     for own, target in zip(boxes.detach(), targets, strict=True):
-        singles, crowds = corners(target["boxes"]), corners(target["crowds"])
-        silent.append(undecided(corners(own).reshape(-1, 4), singles, crowds).view(own.shape[:-1]))
-    mask = torch.stack(silent)
+        singles, crowds = cxcywh_to_xyxy(target["boxes"]), cxcywh_to_xyxy(target["crowds"])
+        found.append(ignored(cxcywh_to_xyxy(own).reshape(-1, 4), singles, crowds).view(own.shape[:-1]))
+    mask = torch.stack(found)
     mask[..., :first] = False
-    return torch.where(mask[..., None], logits.detach(), logits)
+    return never_lower(logits, mask)
 
 
-def corners(boxes: Tensor) -> Tensor:
+def never_lower(logits: Tensor, mask: Tensor) -> Tensor:
+    """Logits [..., K] that no gradient lowers where `mask` [...] is True; it still raises them.
+
+    So an answer that a detector holds for a single object, however badly it fits it yet, learns that it is one.
+    """
+    if not logits.requires_grad:
+        return logits
+    kept = logits.clone()
+    kept.register_hook(lambda gradient: torch.where(mask[..., None], gradient.clamp(max=0), gradient))
+    return kept
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Boxes [..., 4] as corners, of boxes as centre and size."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
-def centred(boxes: Tensor) -> Tensor:
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """Boxes [..., 4] as centre and size, of boxes as corners."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)

@@ -154,7 +154,7 @@ class RetinaNet(StandIn):
     ) -> dict[str, Tensor]:
         assert len(targets) == len(anchors)
         names = {"cls_logits": "classification", "bbox_regression": "bbox_regression"}
-        return {names[name]: output.square().mean() for name, output in head_outputs.items()}
+        return {names[name]: output.sigmoid().mean() for name, output in head_outputs.items()}
 
 
 class TwoMLPHead(nn.Module):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engines.losses import centred, corners, undecided, without_say
+from engines.losses import cxcywh_to_xyxy, ignore_crowds, ignored, xyxy_to_cxcywh
 
 Box = Sequence[float]
 
@@ -14,12 +14,12 @@ SINGLE, CROWD = [0.0, 0.0, 4.0, 4.0], [10.0, 0.0, 20.0, 10.0]
 
 def answer(*boxes: Box, singles: Sequence[Box], crowds: Sequence[Box]) -> list[bool]:
     tensors = (torch.tensor(some, dtype=torch.float32).reshape(-1, 4) for some in (boxes, singles, crowds))
-    found: list[bool] = undecided(*tensors).tolist()
+    found: list[bool] = ignored(*tensors).tolist()
     return found
 
 
 def gradient(output: Tensor, of: Tensor) -> Tensor:
-    return torch.autograd.grad(output.sum(), of)[0]
+    return torch.autograd.grad(output.sum(), of, retain_graph=True)[0]
 
 
 def test_a_box_is_undecided_where_half_of_it_lies_in_a_crowd() -> None:
@@ -37,29 +37,32 @@ def test_a_single_object_in_a_crowd_still_teaches() -> None:
 
 def test_corners_and_centres_are_one_another() -> None:
     boxes = torch.rand(2, 3, 4)
-    torch.testing.assert_close(centred(corners(boxes)), boxes)
-    assert corners(torch.tensor([5.0, 6.0, 4.0, 2.0])).tolist() == [3.0, 5.0, 7.0, 7.0]
+    torch.testing.assert_close(xyxy_to_cxcywh(cxcywh_to_xyxy(boxes)), boxes)
+    assert cxcywh_to_xyxy(torch.tensor([5.0, 6.0, 4.0, 2.0])).tolist() == [3.0, 5.0, 7.0, 7.0]
 
 
-def test_only_undecided_answers_lose_their_gradient() -> None:
+def test_what_lowers_ignored_answers_is_cut_and_what_raises_them_is_not() -> None:
     boxes = torch.tensor([[[0.2, 0.2, 0.1, 0.1], [0.8, 0.8, 0.1, 0.1]]]).repeat(2, 1, 1)
     crowd = torch.tensor([[0.8, 0.8, 0.3, 0.3]])
     targets = [{"boxes": torch.zeros(0, 4), "crowds": crowd}, {"boxes": boxes[1, 1:], "crowds": crowd}]
     logits = torch.randn(2, 2, 3, requires_grad=True)
     for shaped, at in ((logits, boxes), (logits[:, None].expand(2, 5, 2, 3), boxes[:, None].expand(2, 5, 2, 4))):
-        found = without_say(shaped, at, targets)
+        found = ignore_crowds(shaped, at, targets)
         torch.testing.assert_close(found, shaped)
-        assert gradient(found, logits).ne(0).all(dim=-1).tolist() == [[True, False], [True, True]]
+        for sign, silent in ((1.0, False), (-1.0, True)):  # descent lowers, and raises
+            taught = gradient(sign * found, logits).ne(0).all(dim=-1).tolist()
+            assert taught == [[True, silent], [True, True]]
 
 
 def test_denoising_queries_keep_their_say() -> None:
     boxes = torch.full((1, 4, 4), 0.5)
     target = {"boxes": torch.zeros(0, 4), "crowds": torch.tensor([[0.5, 0.5, 1.0, 1.0]])}
     logits = torch.randn(1, 4, 2, requires_grad=True)
-    assert gradient(without_say(logits, boxes, [target], first=3), logits)[0, :, 0].tolist() == [1.0, 1.0, 1.0, 0.0]
+    found = ignore_crowds(logits, boxes, [target], first=3)
+    assert gradient(found, logits)[0, :, 0].tolist() == [1.0, 1.0, 1.0, 0.0]
 
 
 def test_without_crowds_nothing_is_touched() -> None:
     logits = torch.randn(1, 4, 2)
     target = {"boxes": torch.rand(2, 4), "crowds": torch.zeros(0, 4)}
-    assert without_say(logits, torch.rand(1, 4, 4), [target]) is logits
+    assert ignore_crowds(logits, torch.rand(1, 4, 4), [target]) is logits

@@ -16,7 +16,7 @@ from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.writers import Annotated, write_coco
 from engines.diffusion.base_model import load_base
 from engines.errors import DatasetError, TrainingError
-from engines.losses import corners
+from engines.losses import cxcywh_to_xyxy
 from engines.rng import generator
 from engines.training.adapter import AdapterTrainOptions, train_adapter
 from engines.training.augment import FrameOptions
@@ -176,7 +176,7 @@ def test_what_the_adapter_half_saw_is_no_background(tmp_path: Path, toy_bases: d
     dataset: Dataset = open_dataset(folder, class_names=NAMES, require_boxes=False)
     (target,) = BatchSource(dataset.records, NAMES, frozen, options).at(0).targets
     assert len(target["boxes"]) == len(target["class_labels"]) == 0, "a crowd is no target"
-    torch.testing.assert_close(corners(target["crowds"]) * torch.tensor([*SIZE, *SIZE]), torch.tensor([BOX]))
+    torch.testing.assert_close(cxcywh_to_xyxy(target["crowds"]) * torch.tensor([*SIZE, *SIZE]), torch.tensor([BOX]))
 
 
 def test_the_verb_learns_from_them_and_says_how_many(tmp_path: Path, toy_bases: dict[str, Path]) -> None:

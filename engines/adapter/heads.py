@@ -37,7 +37,7 @@ from engines.adapter.geometry import (
     sine_positions,
     split_levels,
 )
-from engines.losses import sums_by_kind, without_say
+from engines.losses import ignore_crowds, sums_by_kind
 
 PRIOR = 0.01  # share of queries that hold an object, before anything is learned
 _BATCH_NORM_MOMENTUM = 0.01  # slow, as the averaged weights are that meet these statistics
@@ -241,7 +241,7 @@ class DetrHead(nn.Module):
             logits = decoded.intermediate_logits.float()
             boxes = decoded.intermediate_reference_points.float()
             noisy = 0 if meta is None else meta["dn_num_split"][0]
-            logits = without_say(logits, boxes, targets, noisy)
+            logits = ignore_crowds(logits, boxes, targets, noisy)
             chosen_boxes = chosen_boxes.float().sigmoid()
             total, parts, _ = RTDetrForObjectDetectionLoss(
                 logits[:, -1],
@@ -251,7 +251,7 @@ class DetrHead(nn.Module):
                 self.config,
                 logits,
                 boxes,
-                enc_topk_logits=without_say(_take(encoder_logits, best).float(), chosen_boxes, targets),
+                enc_topk_logits=ignore_crowds(_take(encoder_logits, best).float(), chosen_boxes, targets),
                 enc_topk_bboxes=chosen_boxes,
                 denoising_meta_values=meta,
             )

@@ -23,7 +23,7 @@ from engines.datasets.dataset import Record
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BaseModel, alphas_cumprod
 from engines.evaluation.detection import Detections, mean_average_precision
-from engines.losses import centred
+from engines.losses import xyxy_to_cxcywh
 from engines.rng import generator, normal
 from engines.training.augment import FrameOptions, draw_frame
 from engines.training.trainer import autocast
@@ -174,7 +174,7 @@ class BatchSource:
 def _target(view: View, width: int, height: int) -> dict[str, Tensor]:
     """The labels of a frame as the head's losses want them."""
     size = torch.tensor([width, height, width, height], dtype=torch.float32)
-    boxes, crowds = (centred(torch.from_numpy(some) / size) for some in (view.boxes, view.crowds))
+    boxes, crowds = (xyxy_to_cxcywh(torch.from_numpy(some) / size) for some in (view.boxes, view.crowds))
     return {"class_labels": torch.from_numpy(view.labels), "boxes": boxes, "crowds": crowds}
 
 

@@ -18,7 +18,7 @@ from transformers import RTDetrV2Config, RTDetrV2ForObjectDetection
 
 from engines.errors import ModelError
 from engines.files import read_json
-from engines.losses import centred, corners, sums_by_kind, without_say
+from engines.losses import cxcywh_to_xyxy, ignore_crowds, sums_by_kind, xyxy_to_cxcywh
 from engines.training.detectors.config import MAX_DETECTIONS, NetworkConfig
 from engines.training.detectors.parts import Autocast, Found, Target, resnet_config, start_fresh
 
@@ -43,7 +43,7 @@ class RtDetr(nn.Module):
         size = torch.tensor([width, height, width, height], dtype=torch.float32, device=pixels.device)
         labels = []
         for target in targets:
-            boxes, crowds = (centred(target[name] / size) for name in ("boxes", "crowds"))
+            boxes, crowds = (xyxy_to_cxcywh(target[name] / size) for name in ("boxes", "crowds"))
             labels.append({"class_labels": target["labels"], "boxes": boxes, "crowds": crowds})
         output = self._autocast.run(self.network, pixels, labels=labels)
         return output.loss, sums_by_kind(output.loss_dict)
@@ -53,7 +53,7 @@ class RtDetr(nn.Module):
         output = self._autocast.run(self.network, pixels)
         height, width = pixels.shape[2:]
         size = torch.tensor([width, height, width, height], dtype=torch.float32, device=pixels.device)
-        found_at = corners(output.pred_boxes) * size
+        found_at = cxcywh_to_xyxy(output.pred_boxes) * size
         scores = output.logits.sigmoid()
         classes = scores.shape[-1]
         found = []
@@ -87,14 +87,14 @@ def _loss(
     """transformers' own loss, but that nothing is taught to be background inside crowds."""
     noisy = 0 if denoising_meta_values is None else denoising_meta_values["dn_num_split"][0]
     return library(
-        without_say(logits, pred_boxes, labels, noisy),
+        ignore_crowds(logits, pred_boxes, labels, noisy),
         labels,
         device,
         pred_boxes,
         config,
-        without_say(outputs_class, outputs_coord, labels, noisy),
+        ignore_crowds(outputs_class, outputs_coord, labels, noisy),
         outputs_coord,
-        enc_topk_logits=without_say(enc_topk_logits, enc_topk_bboxes, labels),
+        enc_topk_logits=ignore_crowds(enc_topk_logits, enc_topk_bboxes, labels),
         enc_topk_bboxes=enc_topk_bboxes,
         denoising_meta_values=denoising_meta_values,
         **others,
