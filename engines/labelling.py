@@ -33,12 +33,12 @@ from engines.evaluation.detection import Detections, mean_average_precision
 from engines.files import write_json
 from engines.generation.events import Labelled, Report, Stage
 from engines.generation.filters import Rules
-from engines.generation.matched import ScoreCounts
+from engines.generation.matched import check_frequencies, matched_score
 from engines.generation.needs import label_needs
 from engines.generation.networks import LARGEST_BATCH, Labeller, TextEncoder, check_finite, fill, prepare
 from engines.generation.run_folder import run_errors
 from engines.generation.scores import Matched, Score
-from engines.pseudo_labels import candidates, choose, label_rules
+from engines.pseudo_labels import choose, journal_boxes, label_rules
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend, Call
@@ -115,6 +115,8 @@ def label(settings: LabelSettings, *, report: Report = lambda event: None) -> La
     rules, matched = None, isinstance(settings.score, str)
     if settings.score is not None:
         thresholds = bundle.adapter_info.thresholds
+        if matched:
+            check_frequencies(bundle.adapter_info.frequencies)
         rules = label_rules(settings.score, settings.uncertain, settings.max_overlap, thresholds, bundle.class_names)
     report(Stage("reading the images' headers"))
     dataset = open_dataset(settings.images, split=settings.split, skip_bad=settings.skip_bad, require_boxes=False)
@@ -145,14 +147,13 @@ def label_images(
 ) -> LabelSummary:
     """Write `out/annotations.json`: boxes scoring at least 0.05, at most 100 an image, in the images' own pixels.
 
-    With `rules` it holds the boxes that are labels, and uncertain ones as crowds; every image stays in. With `matched`
-    the rules' score is the least of every class, and the one taken makes labels as frequent as the adapter's
-    `frequencies`: then an image's labels depend on the others'. Where the
-    dataset has boxes, `out/figures.json` holds AP of all boxes against them, classes matched by name. An image's
-    labels depend on that image alone. `annotations.json` comes last: a folder without it is begun anew.
-    Memory does not grow with the number of images, figures aside.
-    Raises UsageError for "listing" without annotations, RunError for an `out` that has labels already, DatasetError
-    for a broken image (unless `skip_bad`), NumericalError.
+    With `rules` it holds the boxes that are labels, and uncertain ones as crowds; every image stays in. With `matched`,
+    too, the rules' score is the least of every class, and `matched_score` finds the one taken. Where the dataset has
+    boxes, `out/figures.json` holds AP of all boxes against them, classes matched by name. An image's boxes depend on
+    that image alone, and so do its labels, but where scores are matched. `annotations.json` comes last: a folder
+    without it is begun anew. Memory does not grow with the number of images, figures aside.
+    Raises UsageError for "listing" without annotations and for "matched" without frequencies, RunError for an `out`
+    that has labels already, DatasetError for a broken image (unless `skip_bad`), NumericalError.
     """
     started = time.monotonic()
     annotated = any(len(record.boxes) for record in dataset.records)
@@ -180,7 +181,8 @@ def label_images(
                 if figures:
                     write_json(out / FIGURES, {**info, "images": len(found.offsets), "figures": figures})
                 if rules is not None and matched:
-                    rules = _matched(found.read(spool), rules, bundle)
+                    every = (journal_boxes(boxes) for _, boxes in found.read(spool))
+                    rules = replace(rules, score=matched_score(every, rules, bundle.adapter_info.frequencies))
                 if rules is not None:
                     info |= {"score": rules.score, "uncertain": rules.uncertain, "max_overlap": rules.max_overlap}
                 images = (found.annotated(dataset.records[index], boxes, rules) for index, boxes in found.read(spool))
@@ -238,15 +240,6 @@ class _Found:
         rows = labels | crowds
         boxes, classes, scores = found.boxes[rows], found.labels[rows], found.scores[rows]
         return Annotated(record.name, record.width, record.height, boxes, classes, scores, crowds[rows])
-
-
-def _matched(found: Iterator[tuple[int, Detections]], rules: Rules, bundle: "Bundle") -> Rules:
-    """The rules with the score that makes labels as frequent as the adapter's annotations were."""
-    counts = ScoreCounts(len(rules.class_names))
-    for _, detections in found:
-        counts.add(candidates(detections, rules))
-    least = dict(zip(rules.class_names, rules.scores, strict=True))
-    return replace(rules, score=counts.matched(bundle.adapter_info.frequencies, rules.class_names, least))
 
 
 def _check_out(out: Path) -> None:

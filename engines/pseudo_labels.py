@@ -7,12 +7,10 @@ N detections of one image.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from engines.adapter.inference import SCORE_FLOOR
 from engines.errors import UsageError
 from engines.evaluation.detection import Detections
 from engines.generation.filters import Rules, labels_of, uncertain_of
@@ -54,17 +52,13 @@ def choose(found: Detections, rules: Rules | None) -> tuple[Chosen, Chosen]:
     """Which detections are labels, and which mark their region as uncertain, [N] each; without rules all are labels."""
     if rules is None:
         return np.ones(len(found.scores), dtype=bool), np.zeros(len(found.scores), dtype=bool)
-    boxes = _boxes(found)
+    boxes = journal_boxes(found)
     labels, crowds = set(labels_of(boxes, rules)), set(uncertain_of(boxes, rules))
     is_label, is_uncertain = ([box in chosen for box in boxes] for chosen in (labels, crowds))
     return np.array(is_label, dtype=bool), np.array(is_uncertain, dtype=bool)
 
 
-def candidates(found: Detections, rules: Rules) -> list[Box]:
-    """The detections that some score would make labels, by all rules but the score's."""
-    return labels_of(_boxes(found), replace(rules, score=SCORE_FLOOR))
-
-
-def _boxes(found: Detections) -> list[Box]:
+def journal_boxes(found: Detections) -> list[Box]:
+    """The detections as a journal holds them."""
     arrays = (found.boxes.tolist(), found.scores.tolist(), found.labels.tolist())
     return [make_box(*box) for box in zip(*arrays, strict=True)]

@@ -96,6 +96,8 @@ def test_a_training_ends_in_an_adapter_folder_and_leaves_the_base_alone(
     assert info.figures["train_images"] + info.figures["tune_images"] == 12
     assert set(info.figures["tune"]) == {"generic", "listing", "empty"}
     assert all(sum(counts.values()) > 0 and set(counts) <= set(NAMES) for counts in info.class_statistics)
+    assert info.labelled_images == 12
+    assert info.objects == shapes.objects()
     assert info.thresholds == {}, "three images of the tune part hold too few boxes"
     assert info.figures["thresholds"]["goal"] == 0.9
     assert sum(info.figures["thresholds"][name]["tune_boxes"] for name in NAMES) > 0

@@ -67,6 +67,20 @@ def test_boxes_mostly_cut_away_are_dropped() -> None:
     assert sum(kept) < sum(loose)
 
 
+def test_crowds_go_with_the_pixels_as_boxes_do() -> None:
+    options = FrameOptions(64, 48, short_side=90, turns=True, colour=0.0)
+    seen = 0
+    for number in range(20):
+        view = draw_frame(_painted(), BOX, np.array([0]), options, generator(7, number), BOX)
+        if len(view.boxes):
+            seen += 1
+            assert view.crowds.tolist() == view.boxes.tolist()
+    assert seen > 5
+    large = np.array([[-1000.0, -1000.0, 2000.0, 2000.0]], dtype=np.float32)
+    view = draw_frame(_painted(), BOX, np.array([0]), options, generator(8), large)
+    assert view.crowds.tolist() == [[0, 0, 64, 48]], "what is seen of a crowd stays one, however small a part of it"
+
+
 def test_turns_of_a_frame_that_is_not_square_are_half_turns() -> None:
     options = replace(PLAIN, width=128, height=96, turns=True)
     found = {tuple(draw_frame(_painted(), BOX, np.array([0]), options, generator(2, i)).boxes[0]) for i in range(20)}

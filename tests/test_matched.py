@@ -1,5 +1,7 @@
 """`--score matched`: labels as frequent as annotations were."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,46 +11,56 @@ from test_finalize import coco, make_run
 from test_labelling import make_data
 
 from engines.adapter.info import AdapterConfig, AdapterInfo
-from engines.errors import UsageError
+from engines.errors import RunError, UsageError
+from engines.generation.filters import Rules
 from engines.generation.finalize import finalize
-from engines.generation.journal import Box
-from engines.generation.matched import ScoreCounts
-from engines.generation.scores import MATCHED, parse_score, parse_score_or_matched
+from engines.generation.journal import JOURNAL, Box
+from engines.generation.matched import matched_score
+from engines.generation.scores import MATCHED, Score, parse_score, parse_score_or_matched
 from engines.labelling import label_images
 from engines.pseudo_labels import label_rules
 
-LEAST = {"a": 0.3, "b": 0.3}
+NAMES = ("a", "b")
 
 
 def box(score: float, label: int) -> Box:
     return Box(0.0, 0.0, 4.0, 4.0, score, label)
 
 
-def counted(*images: list[Box]) -> ScoreCounts:
-    counts = ScoreCounts(2)
-    for boxes in images:
-        counts.add(boxes)
-    return counts
+def found(images: int, scores: Mapping[int, Sequence[float]], frequencies: Mapping[str, float], **rules: Any) -> Score:
+    """The matched score of `images` images, each with boxes of these scores by label."""
+    boxes = [box(score, label) for label, each in scores.items() for score in each]
+    return matched_score([boxes] * images, replace(Rules(0.3, NAMES), **rules), frequencies)
 
 
 def test_labels_come_as_near_to_the_frequency_as_scores_allow() -> None:
-    counts = counted([box(0.9, 0), box(0.62, 0), box(0.8, 1)], [box(0.5, 0), box(0.4, 0), box(0.7, 1)])
-    assert counts.matched({"a": 1.0, "b": 1.0}, ("a", "b"), LEAST) == {"a": 0.56, "b": 0.3}
-    assert counts.matched({"a": 1.5, "b": 0.5}, ("a", "b"), LEAST) == {"a": 0.45, "b": 0.75}
-    assert counts.matched({"a": 0.0, "b": 0.0}, ("a", "b"), LEAST) == {"a": 0.95, "b": 0.9}
+    scores = {0: (0.9, 0.62, 0.5, 0.4), 1: (0.8, 0.7)}
+    assert found(20, scores, {"a": 2.0, "b": 2.0}) == {"a": 0.56, "b": 0.3}
+    assert found(20, scores, {"a": 3.0, "b": 1.0}) == {"a": 0.45, "b": 0.75}
+    assert found(20, scores, {"a": 3.4, "b": 1.6}) == {"a": 0.45, "b": 0.5}
 
 
-def test_no_threshold_is_below_the_least_and_an_unknown_frequency_takes_it() -> None:
-    counts = counted([box(0.2, 0), box(0.1, 0), box(0.8, 1), box(0.5, 1)])
-    assert counts.matched({"a": 9.0}, ("a", "b"), LEAST) == 0.3, "one number where all classes have it"
-    assert counts.matched({"b": 1.0}, ("a", "b"), {"a": 0.4, "b": 0.3}) == {"a": 0.4, "b": 0.65}
+def test_no_threshold_is_below_the_least_which_holds_where_too_little_is_known() -> None:
+    scores = {0: (0.2, 0.1), 1: (0.8, 0.5)}
+    assert found(20, scores, {"a": 9.0}) == 0.3, "one number where all classes have it"
+    assert found(20, scores, {"b": 1.0}, score={"a": 0.4, "b": 0.3}) == {"a": 0.4, "b": 0.65}
+    assert found(9, scores, {"b": 1.0}) == 0.3, "nine labels say too little"
+    assert found(10, scores, {"b": 1.0}) == {"a": 0.3, "b": 0.65}
+    assert found(0, scores, {"b": 1.0}) == 0.3
+    with pytest.raises(UsageError, match="fewer than 10 objects of every class"):
+        found(20, scores, {})
 
 
 def test_a_score_on_a_hundredth_counts_from_there_on() -> None:
     hundredths = [number / 100 for number in range(30, 101)]
-    counts = counted([box(score, 0) for score in hundredths])
-    for wanted, threshold in ((1.0, 1.0), (43.0, 0.58), (71.0, 0.3)):
-        assert counts.matched({"a": wanted}, ("a",), LEAST) == threshold
+    for wanted, threshold in ((1, 1.0), (43, 0.58), (70, 0.31)):
+        assert found(10, {0: hundredths}, {"a": float(wanted)}) == {"a": threshold, "b": 0.3}
+
+
+def test_labels_that_overlap_too_much_are_not_counted() -> None:
+    same = {0: (0.9, 0.8, 0.7)}
+    assert found(10, same, {"a": 1.0}) == {"a": 0.85, "b": 0.3}
+    assert found(10, same, {"a": 1.0}, max_overlap=0.5) == 0.3, "all three are of one object"
 
 
 def info(**changes: Any) -> AdapterInfo:
@@ -80,23 +92,28 @@ def test_generate_says_which_verbs_it_is_for() -> None:
         parse_score("matched")
 
 
-def test_label_writes_as_many_labels_as_the_adapter_saw_annotations(tmp_path: Path) -> None:
+def test_label_writes_as_many_labels_as_the_adapter_saw_annotations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.generation.matched.LEAST_COUNTED", 2)  # the folder is small
     data, bundle = make_data(tmp_path / "data"), make_bundle(tmp_path / "bundle")
-    rules = label_rules(0.05, 0.0, 1.0, {}, CLASS_NAMES)
+    bundle.adapter_info.thresholds["rbc"] = 0.05
+    rules = label_rules({"rbc": 0.05}, 0.0, 1.0, {}, CLASS_NAMES)
     every = label_images(bundle, as_backend(FakeBackend()), data, tmp_path / "every", rules=rules)
-    scores = [a["score"] for a in coco(tmp_path / "every")["annotations"] if a["category_id"] == 1]
-    wanted = len([score for score in scores if score >= 0.5])
-    assert 0 < wanted < len(scores)
+    number = every.boxes_by_class["rbc"]
+    wanted = number - 2
+    assert wanted >= 2, "the fake adapter finds enough"
     bundle.adapter_info.frequencies["rbc"] = wanted / len(data.records)
-    found = label_images(bundle, as_backend(FakeBackend()), data, tmp_path / "out", rules=rules, matched=True)
-    assert abs(found.boxes_by_class["rbc"] - wanted) <= 1
-    assert isinstance(found.score, dict)
-    assert {found.score[name] for name in CLASS_NAMES if name != "rbc"} == {0.05}
-    assert found.score == coco(tmp_path / "out")["info"]["score"]
-    assert found.figures == every.figures
+    matched = label_images(bundle, as_backend(FakeBackend()), data, tmp_path / "out", rules=rules, matched=True)
+    assert matched.boxes_by_class["rbc"] < number
+    assert isinstance(matched.score, dict)
+    assert matched.score["rbc"] > 0.05
+    assert {matched.score[name] for name in CLASS_NAMES if name != "rbc"} == {0.3}
+    assert matched.score == coco(tmp_path / "out")["info"]["score"]
+    assert matched.figures == every.figures
     labels = [a for a in coco(tmp_path / "out")["annotations"] if a["category_id"] == 1]
-    assert len(labels) == found.boxes_by_class["rbc"]
-    assert min(a["score"] for a in labels) >= found.score["rbc"]
+    assert len(labels) == matched.boxes_by_class["rbc"]
+    assert min(a["score"] for a in labels) >= matched.score["rbc"]
 
 
 def test_label_takes_a_region_of_doubt_up_to_scores_that_are_not_known_yet() -> None:
@@ -106,7 +123,10 @@ def test_label_takes_a_region_of_doubt_up_to_scores_that_are_not_known_yet() -> 
         label_rules(MATCHED, 1.0, 1.0, {}, CLASS_NAMES)
 
 
-def test_finalize_finds_the_score_that_leaves_the_wanted_labels(tmp_path: Path) -> None:
+def test_finalize_finds_the_score_that_leaves_the_wanted_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.generation.matched.LEAST_COUNTED", 2)  # the run is small
     run = make_run(tmp_path / "run", frequencies={"a": 2 / 7})
     summary = finalize(run, score=MATCHED)
     assert (summary.boxes_by_class["a"], summary.boxes_by_class["b"]) == (2, 2)
@@ -115,6 +135,14 @@ def test_finalize_finds_the_score_that_leaves_the_wanted_labels(tmp_path: Path) 
     assert summary.score["b"] == 0.3, "its frequency is not known: the run's own"
     assert summary.score["a"] > 0.3
     assert finalize(run).boxes_by_class["a"] == 3, "and back"
+
+
+def test_finalize_refuses_a_box_of_a_class_that_the_run_has_not(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", frequencies={"a": 1.0})
+    lines = (run / JOURNAL).read_text("utf-8")
+    (run / JOURNAL).write_text(lines.replace("0.9,0]", "0.9,7]").replace("0.9, 0]", "0.9, 7]"), "utf-8")
+    with pytest.raises(RunError, match="a box of a class"):
+        finalize(run, score=MATCHED)
 
 
 def test_finalize_says_why_it_cannot(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`merge`: shards become the run that was never split, or an error says why they cannot."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from engines.generation.journal import JOURNAL
 from engines.generation.loop import generate
 from engines.generation.merge import merge
 from engines.generation.repeats import REPEATS_IMAGE
+from engines.generation.run_folder import RUN
 from engines.generation.settings import GenerateSettings
 
 Paint = Callable[..., Path]
@@ -34,6 +36,15 @@ def paint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paint:
         return folder
 
     return run
+
+
+def test_what_one_shard_alone_knows_of_the_classes_is_kept(paint: Paint, tmp_path: Path) -> None:
+    shards = [paint(f"shard-{k}", shard=(k, 2)) for k in (1, 2)]
+    run = json.loads((shards[0] / RUN).read_text("utf-8"))
+    assert run.pop("frequencies") == {"rbc": 9.0}
+    (shards[0] / RUN).write_text(json.dumps(run), "utf-8")  # as an earlier dengine left it
+    merge(shards, tmp_path / "merged")
+    assert json.loads((tmp_path / "merged" / RUN).read_text("utf-8"))["frequencies"] == {"rbc": 9.0}
 
 
 @pytest.mark.parametrize("parts", [1, 3, 6])

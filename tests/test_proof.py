@@ -38,6 +38,8 @@ from engines.errors import DatasetError, UsageError
 from engines.evaluation.detection import Detections, mean_average_precision
 from engines.evaluation.worth_figures import Result, compare
 from engines.generation.finalize import finalize
+from engines.generation.scores import parse_score_or_matched
+from engines.pseudo_labels import label_rules
 from engines.rng import generator
 
 BCCD = Path(__file__).parent.parent.parent / "shared" / "bccd"
@@ -106,6 +108,9 @@ class Fake(Workplace):
             names = [record.name for record in open_dataset(Path(words[4]), split=named["--split"]).records]
             write(out / "figures.json", {"figures": {"AP": 0.5, "AP50": 0.7, "AP75": 0.6}})
         else:
+            score = parse_score_or_matched(named["--score"])
+            assert score is not None
+            label_rules(score, float(named.get("--uncertain", 0)), 1.0, {}, NAMES)  # raises for what it refuses
             names = [file.name for file in sorted(Path(words[4]).iterdir())]
         write_annotations(out, names)
 
@@ -333,6 +338,22 @@ def test_other_labels_go_on_copies_of_the_same_images(place: Fake) -> None:
         assert "--uncertain" not in words
     one, other = (place.folder(f"generated-10-1{own}") / "images" for own in ("", "-matched"))
     assert sorted(file.name for file in one.iterdir()) == sorted(file.name for file in other.iterdir())
+
+
+def test_an_adapter_learns_a_third_time_from_matched_labels_and_labels_with_regions_of_doubt(place: Fake) -> None:
+    start(place, "generated-10-1-third", "rt_detr-10-1-third-generated", "adapter-val-10-1-third")
+    ran = {stage: words for stage, words in place.ran if "third" in stage and "export" not in words}
+    trained = ran["adapter-10-1-third"]
+    assert Path(trained[trained.index("--pseudo") + 1]).name == "pseudo-10-1-matched"
+    assert trained[trained.index("--tune-fraction") + 1] == "0"
+    labelled = ran["generated-10-1-third"]
+    assert Path(labelled[labelled.index("--bundle") + 1]).name == "bundle-10-1-third"
+    assert labelled[labelled.index("--uncertain") + 1] == "0.4"
+    worth = ran["rt_detr-10-1-third-generated"]
+    assert Path(worth[worth.index("--synthetic") + 1]).name == "generated-10-1-third"
+    text = (place.results.parent / "proof.md").read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| generated | a third time | matched | 0.4 |")]
+    assert "(list 10-1 alone)" in row
 
 
 def test_what_was_chosen_goes_into_the_last_trainings(place: Fake) -> None:

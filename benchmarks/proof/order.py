@@ -148,8 +148,9 @@ def _again(plan: Plan, own: str) -> Iterator[Stage]:
 
 def _relabelled(plan: Plan) -> Iterator[Stage]:
     """The same images with labels by other rules, and what these are worth."""
-    for own, how in plan.relabels.items():
-        if how.adapter in plan.again:
+    for place, (own, how) in enumerate(plan.relabels.items()):
+        before = [one.adapter for one in plan.relabels.values()][:place]
+        if how.adapter in plan.again and how.adapter not in before:
             yield from _again(plan, how.adapter)
         for arm in ("generated", "pseudo"):
             for name in plan.lists:

@@ -120,7 +120,6 @@ class Plan:
     max_overlap: float = 0.5  # tried on the first detector: of two labels of a class with a larger IoU the surer stays
     amounts: tuple[str, ...] = ("1x", "2x")  # of generated images on the first list, beside 4x
     resamples: int = 1000  # draws of the validation images
-    versions: int = 1  # raise it when stages mean something else, so that old records are refused
 
     @property
     def judged_lists(self) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ Knows: which records each of them is made of. A table that nothing was run for i
 the issue asked for. Knows nothing about the bars.
 """
 
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.proof.markdown import NOT_RUN, shown, spread, table
 from benchmarks.proof.plan import SELF, THIRD, Plan
@@ -83,14 +84,15 @@ def _labels(records: Records, plan: Plan) -> Iterable[str]:
         names = {name: f"{name}-{suffix}".removesuffix("-") for name in plan.lists}
         for arm in ("generated", "pseudo"):
             gains = [_gain(records, detector.kind, names, arm) for detector in plan.detectors]
-            if suffix not in plan.relabels or any(one != shown(None) for one in gains):
+            if any(one != shown(None) for one in gains):
                 counted = [records.get(f"{arm}-{one}", {}).get("figures") for one in names.values()]
-                found = [figures for figures in counted if figures]
-                images = sum(figures["images"] for figures in found) or 1
-                labels = sum(sum(figures["labels"].values()) for figures in found) / images
-                hidden = sum(figures["uncertain"] for figures in found) / images
+                found = [figures for figures in counted if figures and figures["images"]]
+                labels = [sum(figures["labels"].values()) / figures["images"] for figures in found]
+                doubts = [figures["uncertain"] / figures["images"] for figures in found]
                 below = f"{uncertain:g}" if uncertain else "-"
-                rows.append((arm, adapter, score, below, f"{labels:.1f}", f"{hidden:.1f}", *gains))
+                rows.append((arm, adapter, score, below, _mean(labels), _mean(doubts), *gains))
+    if not rows:
+        return
     yield "## What the same images are worth with other labels (10% of the labels)\n"
     yield (
         "AP over real. Where scores were chosen on tune, uncertain regions were painted over before a detector saw the "
@@ -99,6 +101,10 @@ def _labels(records: Records, plan: Plan) -> Iterable[str]:
     )
     header = ("images", "the adapter learned", "score", "uncertain from", "labels an image", "uncertain an image")
     yield table((*header, *(detector.kind for detector in plan.detectors)), rows)
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.1f}" if values else NOT_RUN
 
 
 def _gain(records: Records, kind: str, names: Mapping[str, str], arm: str) -> str:

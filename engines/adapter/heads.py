@@ -8,7 +8,7 @@ The modules, denoising queries, matching and losses are transformers' (Apache-2.
 start from pixels, tie anchors to shares of the frame and leave float64 in a traced graph.
 Knows nothing about UNets, datasets or training loops.
 
-Shapes: B batch, W width, S cells of all levels, Q queries, K classes, N boxes, h/w cells of a level.
+Shapes: B batch, W width, S cells of all levels, Q queries, K classes, N boxes, M crowds, h/w cells of a level.
 """
 
 import math
@@ -215,8 +215,8 @@ class DetrHead(nn.Module):
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Varifocal, L1 and GIoU losses of every decoder layer, of the encoder's choice and of the denoising queries.
 
-        `targets`: for each image `class_labels` int64 [N], `boxes` float32 [N, 4] and `crowds` float32 [C, 4], where
-        nothing is taught to be background; N and C may be 0. Draws denoising noise from torch's global generator.
+        `targets`: for each image `class_labels` int64 [N], `boxes` float32 [N, 4] and `crowds` float32 [M, 4], where
+        nothing is taught to be background; N and M may be 0. Draws denoising noise from torch's global generator.
         Returns (sum, its parts by kind).
         """
         memory, shapes, cells, encoder_logits, encoder_boxes = self._encode(levels)

@@ -3,7 +3,8 @@
 Knows: the neck (one projection for each pyramid level), which head a configuration names, and how weights and
 `adapter.json` are saved and loaded. Knows nothing about how the pyramid was made, or how the adapter is trained.
 
-Shapes: B batch, C channels, h/w cells of a level, Q queries, K classes, S cells of all levels, N boxes.
+Shapes: B batch, C channels, h/w cells of a level, Q queries, K classes, S cells of all levels, N boxes,
+M crowds.
 """
 
 import math
@@ -78,7 +79,7 @@ class DetectionAdapter(nn.Module):
         """The training loss of a batch, and its parts by kind.
 
         `targets`: for each image `class_labels` int64 [N], `boxes` float32 [N, 4] (centre x, centre y, width,
-        height, as shares of the frame) and `crowds` float32 [C, 4] likewise; N and C may be 0. Denoising draws from
+        height, as shares of the frame) and `crowds` float32 [M, 4] likewise; N and M may be 0. Denoising draws from
         torch's global generator.
         """
         return self.head.loss(self._levels(pyramid), targets)

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.adapter.inference import SCORE_FLOOR
 from engines.datasets.images import list_images
 from engines.datasets.writers import (
     DATA_YAML,
@@ -34,7 +33,7 @@ from engines.generation.events import DatasetSummary
 from engines.generation.filters import Rules, drop_reason, is_rule, labels_of, uncertain_of
 from engines.generation.jobs import Plan
 from engines.generation.journal import IMAGES, JOURNAL, SPARE, Box, Entry, read_entries, remove_images_from
-from engines.generation.matched import ScoreCounts
+from engines.generation.matched import matched_score
 from engines.generation.preview import PREVIEW_IMAGES, Sample, write_preview
 from engines.generation.repeats import Candidate, find_repeats, reference_plan
 from engines.generation.run_folder import RUN, locked, require_run, run_errors
@@ -69,20 +68,16 @@ def finalize(
 ) -> DatasetSummary:
     """Write the dataset files of a run again, by other rules, in other formats, or without empty images.
 
-    What is None is as the run itself has it, and so are classes that `score` does not name. With "matched" it is what
-    makes labels as frequent in the run's painted images as annotations were in the adapter's, but never lower than the
-    run's own. `training`: a folder of
-    images that the networks learned from; what nearly repeats one of them is dropped, whatever `near_duplicates` says
-    of other repeats. COCO is always written; files of formats that are not asked for are removed. The old dataset stays
-    until the new one is whole.
+    What is None is as the run itself has it, and so are classes that `score` does not name. With "matched", labels are
+    as frequent in the images that were painted as annotations were in those that the adapter learned from: see
+    `matched_score`; no class's score is below the run's own. `training`: a folder of images that the networks learned
+    from; what nearly repeats one of them is dropped, whatever `near_duplicates` says of other repeats. COCO is always
+    written; files of formats that are not asked for are removed. The old dataset stays until the new one is whole.
     Raises RunError for a folder that is no run, is in use or lacks an image or its references, DatasetError for a
     training image that cannot be read, UsageError for values out of range, or below the run's own where images that
     only now would be in the dataset were never written.
     """
     run = require_run(folder)
-    if isinstance(score, str):
-        score = _matched(folder, run, max_overlap)
-    rules = _other_rules(run, score, uncertain, min_quality, max_overlap, keep_empty)
     repeats_from = run.near_duplicates if near_duplicates is None else near_duplicates
     learned = () if training is None else tuple(list_images(training))
     if training is not None and not learned:
@@ -93,6 +88,9 @@ def finalize(
     if unknown:
         raise UsageError(f"--format {', '.join(unknown)} is unknown; {', '.join(DATASET_FORMATS)} are known.")
     with locked(folder), run_errors(folder):
+        if isinstance(score, str):
+            score = _matched(folder, run, max_overlap)
+        rules = _other_rules(run, score, uncertain, min_quality, max_overlap, keep_empty)
         run = replace(run, near_duplicates=repeats_from, formats=run.formats if formats is None else tuple(formats))
         return write_dataset(folder, run, rules, training=learned)
 
@@ -147,12 +145,9 @@ def _matched(folder: Path, run: RunSettings, max_overlap: float | None) -> Score
     if run.balance:
         raise UsageError("--score matched: with --balance the run shows rare classes more often, so this says nothing.")
     own = rules_of(run)
-    every = replace(own, score=SCORE_FLOOR, max_overlap=run.max_overlap if max_overlap is None else max_overlap)
-    counts = ScoreCounts(len(run.class_names))
-    for entry in read_entries(folder / JOURNAL):
-        if _painted(entry):
-            counts.add(labels_of(entry.boxes, every))
-    return counts.matched(run.frequencies, run.class_names, dict(zip(run.class_names, own.scores, strict=True)))
+    rules = own if max_overlap is None else replace(own, max_overlap=max_overlap)
+    painted = (entry.boxes for entry in _entries(folder / JOURNAL, run) if _painted(entry))
+    return matched_score(painted, rules, run.frequencies)
 
 
 def rules_of(run: RunSettings) -> Rules:
@@ -232,12 +227,18 @@ class _Tally:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def _choices(journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int, str]) -> Iterator[_Choice]:
-    """What the dataset makes of every line: images with a label, and no more of them than were asked for."""
-    images = 0
+def _entries(journal: Path, run: RunSettings) -> Iterator[Entry]:
+    """The journal's lines, whose boxes are all of the run's classes."""
     for entry in read_entries(journal):
         if any(not 0 <= box.label < len(run.class_names) for box in entry.boxes):
             raise RunError(f"{journal}: image {entry.index} has a box of a class that {RUN} does not name.")
+        yield entry
+
+
+def _choices(journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int, str]) -> Iterator[_Choice]:
+    """What the dataset makes of every line: images with a label, and no more of them than were asked for."""
+    images = 0
+    for entry in _entries(journal, run):
         reason = (
             (drop_reason(entry.boxes, rules) if _painted(entry) else None) or entry.reason or repeats.get(entry.index)
         )

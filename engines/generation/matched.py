@@ -8,9 +8,15 @@ number of labels says more than a score does, whose meaning changes from adapter
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
+from engines.adapter.inference import SCORE_FLOOR
+from engines.adapter.info import LEAST_COUNTED
+from engines.errors import UsageError
+from engines.generation.filters import Rules, labels_of
 from engines.generation.journal import Box
 from engines.generation.scores import Score, same_or_each
 
@@ -18,34 +24,44 @@ _STEPS = 100  # thresholds are whole hundredths
 _TINY = 1e-6  # of a hundredth: a score on one is not below it
 
 
-class ScoreCounts:
-    """How many boxes of each class score how much; memory does not grow with the boxes."""
+def check_frequencies(frequencies: Mapping[str, float]) -> None:
+    """Raise UsageError where no class has a frequency."""
+    if not frequencies:
+        raise UsageError(
+            f"--score matched: the adapter learned from fewer than {LEAST_COUNTED} objects of every class, too few to "
+            "say how frequent they are. Give numbers."
+        )
 
-    def __init__(self, classes: int) -> None:
-        self.images = 0
-        self._counts = np.zeros((classes, _STEPS + 1), dtype=np.int64)
 
-    def add(self, boxes: Iterable[Box]) -> None:
-        """Count the boxes of one more image."""
-        self.images += 1
-        for box in boxes:
-            self._counts[box.label, int(box.score * _STEPS + _TINY)] += 1
+def matched_score(images: Iterable[Sequence[Box]], rules: Rules, frequencies: Mapping[str, float]) -> Score:
+    """The full score by which the labels of each class come nearest to `frequencies`, in labels an image.
 
-    def matched(
-        self, frequencies: Mapping[str, float], class_names: Sequence[str], least: Mapping[str, float]
-    ) -> Score:
-        """The full score by which the labels of each class come nearest to `frequencies`, in labels an image.
+    `images`: all boxes of each; `rules`: their score is the least of every class, the others hold. A class takes its
+    least where it has no frequency, or where fewer than LEAST_COUNTED labels would be right, which says too little. Of
+    thresholds that leave the same boxes it is the middle one, furthest from the boxes on both sides. Memory does not
+    grow with the images. Raises UsageError without any frequency.
+    """
+    check_frequencies(frequencies)
+    every = replace(rules, score=SCORE_FLOOR)
+    counts = np.zeros((len(rules.class_names), _STEPS + 1), dtype=np.int64)
+    number = 0
+    for boxes in images:
+        number += 1
+        for box in labels_of(boxes, every):
+            counts[box.label, int(box.score * _STEPS + _TINY)] += 1
+    return same_or_each(
+        {
+            name: _nearest(counts[label], frequencies.get(name, 0.0) * number, least)
+            for label, (name, least) in enumerate(zip(rules.class_names, rules.scores, strict=True))
+        }
+    )
 
-        No class's threshold is below its own of `least`, which a class without a frequency takes. Of thresholds that
-        leave the same boxes it is the middle one, furthest from the boxes on both sides.
-        """
-        above = self._counts[:, ::-1].cumsum(axis=1)[:, ::-1]  # [K, hundredths]: boxes that score so much or more
-        every = {name: least[name] for name in class_names}
-        for label, name in enumerate(class_names):
-            wanted = frequencies.get(name, math.inf) * max(1, self.images)
-            lowest = math.ceil(least[name] * _STEPS - _TINY)
-            left = above[label, lowest:]
-            if left[0] > wanted:
-                nearest = left[np.abs(left - wanted).argmin()]
-                every[name] = (lowest + int(np.median(np.flatnonzero(left == nearest)))) / _STEPS
-        return same_or_each(every)
+
+def _nearest(counts: npt.NDArray[np.int64], wanted: float, least: float) -> float:
+    """The threshold that leaves about `wanted` of a class's boxes, counted by hundredths."""
+    lowest = math.ceil(least * _STEPS - _TINY)
+    left = counts[::-1].cumsum()[::-1][lowest:]  # boxes that score so much or more
+    if wanted < LEAST_COUNTED or left[0] <= wanted:
+        return least
+    nearest = left[np.abs(left - wanted).argmin()]
+    return (lowest + int(np.median(np.flatnonzero(left == nearest)))) / _STEPS

@@ -32,7 +32,8 @@ def merge(folders: Sequence[Path], out: Path) -> DatasetSummary:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} exists already; give a new folder to merge into.")
     shards = _in_order(folders)
-    settings = replace(next(iter(shards.values())), shard=None)
+    known = next((one.frequencies for one in shards.values() if one.frequencies is not None), None)
+    settings = replace(next(iter(shards.values())), shard=None, frequencies=known)
     part = out.parent / f".{out.name}.merge"
     with run_errors(out):
         with locked(part):

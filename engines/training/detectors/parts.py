@@ -3,7 +3,7 @@
 Knows: transformers' ResNet backbone at any width, how a network that a library draws for loading is made ready to
 learn from scratch, and how autocast is kept to the parts that stand it. Knows nothing about detection heads.
 
-B batch, C channels, H/W pixels, N boxes, C crowds.
+B batch, H/W pixels, N boxes, C crowds.
 """
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
