@@ -93,6 +93,7 @@ class Plan:
             "matched": Relabel(SELF, "matched", 0.0),
             "ignored": Relabel(SELF, "matched", 0.4),
             THIRD: Relabel(THIRD, "matched", 0.4),
+            f"{THIRD}-sure": Relabel(THIRD, "matched", 0.0),
         }
     )
     again: Mapping[str, Again] = field(  # adapters that learned from these, by their suffix
