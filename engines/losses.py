@@ -2,7 +2,7 @@
 
 Knows: how transformers names a loss's parts, and which answers lie in crowds. Computes no loss. The libraries' losses
 have no regions that count neither way: what lies in a crowd would be taught to be background. So the gradient that
-lowers such answers' class scores, of whatever class, is cut.
+lowers such answers' scores of the crowd's class is cut.
 
 N boxes, M single objects, C crowds, Q queries, K classes.
 """
@@ -25,46 +25,55 @@ def sums_by_kind(parts: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
 
 
 def ignored(boxes: Tensor, singles: Tensor, crowds: Tensor) -> Tensor:
-    """Which boxes lie in a crowd and are about no single object, bool [N].
+    """Which boxes lie in which crowd and are about no single object, bool [N, C].
 
     Boxes [N, 4], singles [M, 4] and crowds [C, 4] are corners in one unit. A box lies in a crowd that covers half of
     its area.
     """
-    if not len(crowds):
-        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     areas = _areas(boxes)[:, None]
     inside = (_shared(boxes, crowds) >= _HALF * areas) & (areas > 0)
     shared = _shared(boxes, singles)
     about = shared >= _HALF * (areas + _areas(singles)[None] - shared)
-    return inside.any(dim=1) & ~about.any(dim=1)
+    return inside & ~about.any(dim=1, keepdim=True)
+
+
+def ignored_classes(boxes: Tensor, singles: Tensor, crowds: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Of which class each box is `ignored`, bool [N, K]; `labels` [C] are the crowds'."""
+    if not len(crowds):
+        return torch.zeros(len(boxes), classes, dtype=torch.bool, device=boxes.device)
+    of_class = torch.nn.functional.one_hot(labels, classes).bool()  # [C, K]
+    return (ignored(boxes, singles, crowds)[:, :, None] & of_class[None]).any(dim=1)
 
 
 def ignore_crowds(logits: Tensor, boxes: Tensor, targets: Sequence[Mapping[str, Tensor]], first: int = 0) -> Tensor:
-    """The class logits [B, ..., Q, K] of `boxes` [B, ..., Q, 4]; no gradient will lower those that are `ignored`.
+    """The class logits [B, ..., Q, K] of `boxes` [B, ..., Q, 4]; no gradient will lower `ignored_classes`.
 
-    Boxes, and the `boxes` and `crowds` of each image's target, are centre x, centre y, width, height. Queries before
-    number `first` stay as they are: denoising queries, which know their objects.
+    Boxes, and the `boxes` and `crowds` of each image's target, are centre x, centre y, width, height; `crowd_labels`
+    are the crowds' classes. Queries before number `first` stay as they are: denoising queries, which know their
+    objects.
     """
     if not any(len(target["crowds"]) for target in targets):
         return logits
     found = []
     for own, target in zip(boxes.detach(), targets, strict=True):
         singles, crowds = cxcywh_to_xyxy(target["boxes"]), cxcywh_to_xyxy(target["crowds"])
-        found.append(ignored(cxcywh_to_xyxy(own).reshape(-1, 4), singles, crowds).view(own.shape[:-1]))
-    mask = torch.stack(found)
-    mask[..., :first] = False
-    return never_lower(logits, mask)
+        at, classes = cxcywh_to_xyxy(own).reshape(-1, 4), logits.shape[-1]
+        mask = ignored_classes(at, singles, crowds, target["crowd_labels"], classes)
+        found.append(mask.view(*own.shape[:-1], classes))
+    silent = torch.stack(found)
+    silent[..., :first, :] = False
+    return never_lower(logits, silent)
 
 
 def never_lower(logits: Tensor, mask: Tensor) -> Tensor:
-    """Logits [..., K] that no gradient lowers where `mask` [...] is True; it still raises them.
+    """Logits that no gradient lowers where `mask`, of the same shape, is True; it still raises them.
 
     So an answer that a detector holds for a single object, however badly it fits it yet, learns that it is one.
     """
     if not logits.requires_grad:
         return logits
     kept = logits.clone()
-    kept.register_hook(lambda gradient: torch.where(mask[..., None], gradient.clamp(max=0), gradient))
+    kept.register_hook(lambda gradient: torch.where(mask, gradient.clamp(max=0), gradient))
     return kept
 
 

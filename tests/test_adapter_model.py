@@ -40,7 +40,8 @@ def _target(count: int) -> dict[str, Tensor]:
     centre = 0.2 + 0.6 * torch.rand(count, 2, generator=generator)
     size = 0.1 + 0.2 * torch.rand(count, 2, generator=generator)
     labels = torch.randint(0, 3, (count,), generator=generator)
-    return {"class_labels": labels, "boxes": torch.cat([centre, size], dim=1), "crowds": torch.zeros(0, 4)}
+    nothing = {"crowds": torch.zeros(0, 4), "crowd_labels": torch.zeros(0, dtype=torch.int64)}
+    return {"class_labels": labels, "boxes": torch.cat([centre, size], dim=1), **nothing}
 
 
 def _info(model: DetectionAdapter) -> AdapterInfo:
@@ -108,10 +109,10 @@ def test_nothing_is_taught_to_be_background_in_a_crowd(settings: dict[str, Any])
     scores = [(name, weight) for name, weight in model.named_parameters() if "score" in name or "class_embed" in name]
     scores = [(name, weight) for name, weight in scores if "denoising" not in name]
     assert scores
-    everywhere, nowhere = torch.tensor([[0.5, 0.5, 4.0, 4.0]]), torch.zeros(0, 4)
-    for crowds, silent in ((everywhere, True), (nowhere, False)):
+    everywhere = {"crowds": torch.tensor([[0.5, 0.5, 4.0, 4.0]]).repeat(3, 1), "crowd_labels": torch.arange(3)}
+    for crowds, silent in ((everywhere, True), ({}, False)):
         model.zero_grad()
-        loss, _ = model.loss(_pyramid(model), [_target(0) | {"crowds": crowds}] * 2)
+        loss, _ = model.loss(_pyramid(model), [_target(0) | crowds] * 2)
         torch.autograd.backward(loss)
         assert math.isfinite(float(loss.detach()))
         taught = [name for name, weight in scores if weight.grad is not None and weight.grad.any()]

@@ -69,15 +69,17 @@ def test_boxes_mostly_cut_away_are_dropped() -> None:
 
 def test_crowds_go_with_the_pixels_as_boxes_do() -> None:
     options = FrameOptions(64, 48, short_side=90, turns=True, colour=0.0)
+    twice, labels, iscrowd = np.concatenate([BOX, BOX]), np.array([1, 2]), np.array([True, False])
     seen = 0
     for number in range(20):
-        view = draw_frame(_painted(), BOX, np.array([0]), options, generator(7, number), BOX)
+        view = draw_frame(_painted(), twice, labels, options, generator(7, number), iscrowd)
         if len(view.boxes):
             seen += 1
             assert view.crowds.tolist() == view.boxes.tolist()
+            assert (view.crowd_labels.tolist(), view.labels.tolist()) == ([1], [2])
     assert seen > 5
     large = np.array([[-1000.0, -1000.0, 2000.0, 2000.0]], dtype=np.float32)
-    view = draw_frame(_painted(), BOX, np.array([0]), options, generator(8), large)
+    view = draw_frame(_painted(), large, np.array([1]), options, generator(8), np.array([True]))
     assert view.crowds.tolist() == [[0, 0, 64, 48]], "what is seen of a crowd stays one, however small a part of it"
 
 

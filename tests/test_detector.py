@@ -156,6 +156,7 @@ def test_crowds_are_no_targets(tmp_path: Path) -> None:
         assert target["labels"].tolist() == [1]
         assert target["boxes"].tolist() == [[20, 20, 50, 50]]
         assert target["crowds"].tolist() == [[0, 0, 90, 60]]
+        assert target["crowd_labels"].tolist() == [0]
 
 
 def test_nothing_is_taught_to_be_background_in_a_crowd() -> None:
@@ -164,9 +165,10 @@ def test_nothing_is_taught_to_be_background_in_a_crowd() -> None:
     pixels, nothing = torch.rand(2, 3, 64, 96), torch.zeros(0, 4)
     target = {"boxes": nothing, "labels": torch.zeros(0, dtype=torch.int64)}
     heads = [weight for name, weight in network.named_parameters() if "class_embed" in name or "score_head" in name]
-    for crowds, silent in ((torch.tensor([[-96.0, -64.0, 192.0, 128.0]]), True), (nothing, False)):
+    for crowds, silent in ((torch.tensor([[-96.0, -64.0, 192.0, 128.0]] * 2), True), (nothing, False)):
         network.zero_grad()
-        loss, _ = network.loss(pixels, [target | {"crowds": crowds}] * 2)
+        crowded = target | {"crowds": crowds, "crowd_labels": torch.arange(len(crowds))}
+        loss, _ = network.loss(pixels, [crowded] * 2)
         torch.autograd.backward(loss)
         taught = [weight for weight in heads if weight.grad is not None and weight.grad.any()]
         assert (not taught) == silent
@@ -253,7 +255,8 @@ def test_in_bf16_boxes_and_losses_keep_float32() -> None:
     network = rt_detr.build(TINY, 2).train()
     pixels = torch.rand(2, 3, 64, 96)
     targets = [{"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "labels": torch.tensor([1])}] * 2
-    targets = [target | {"crowds": torch.zeros(0, 4)} for target in targets]
+    nothing = {"crowds": torch.zeros(0, 4), "crowd_labels": torch.zeros(0, dtype=torch.int64)}
+    targets = [target | nothing for target in targets]
     torch.manual_seed(0)
     exact, _ = network.loss(pixels, targets)
     kinds: list[torch.dtype] = []

@@ -14,7 +14,7 @@ SINGLE, CROWD = [0.0, 0.0, 4.0, 4.0], [10.0, 0.0, 20.0, 10.0]
 
 def answer(*boxes: Box, singles: Sequence[Box], crowds: Sequence[Box]) -> list[bool]:
     tensors = (torch.tensor(some, dtype=torch.float32).reshape(-1, 4) for some in (boxes, singles, crowds))
-    found: list[bool] = ignored(*tensors).tolist()
+    found: list[bool] = ignored(*tensors).any(dim=1).tolist()
     return found
 
 
@@ -22,7 +22,7 @@ def gradient(output: Tensor, of: Tensor) -> Tensor:
     return torch.autograd.grad(output.sum(), of, retain_graph=True)[0]
 
 
-def test_a_box_is_undecided_where_half_of_it_lies_in_a_crowd() -> None:
+def test_a_box_is_ignored_where_half_of_it_lies_in_a_crowd() -> None:
     inside, half, less, outside = [11, 1, 13, 3], [8, 0, 12, 4], [7.9, 0, 12, 4], [0, 20, 4, 24]
     assert answer(inside, half, less, outside, singles=[], crowds=[CROWD]) == [True, True, False, False]
     assert answer(inside, outside, singles=[], crowds=[CROWD, [0, 19, 5, 25]]) == [True, True]
@@ -41,28 +41,33 @@ def test_corners_and_centres_are_one_another() -> None:
     assert cxcywh_to_xyxy(torch.tensor([5.0, 6.0, 4.0, 2.0])).tolist() == [3.0, 5.0, 7.0, 7.0]
 
 
-def test_what_lowers_ignored_answers_is_cut_and_what_raises_them_is_not() -> None:
+def target(boxes: Tensor, crowd: Tensor, *labels: int) -> dict[str, Tensor]:
+    """Of an image whose crowds lie at one place, each of a class."""
+    return {"boxes": boxes, "crowds": crowd.repeat(len(labels), 1), "crowd_labels": torch.tensor(labels)}
+
+
+def test_what_lowers_a_crowds_class_is_cut_and_nothing_else() -> None:
     boxes = torch.tensor([[[0.2, 0.2, 0.1, 0.1], [0.8, 0.8, 0.1, 0.1]]]).repeat(2, 1, 1)
-    crowd = torch.tensor([[0.8, 0.8, 0.3, 0.3]])
-    targets = [{"boxes": torch.zeros(0, 4), "crowds": crowd}, {"boxes": boxes[1, 1:], "crowds": crowd}]
+    crowd, nothing = torch.tensor([[0.8, 0.8, 0.3, 0.3]]), torch.zeros(0, 4)
+    targets = [target(nothing, crowd, 2, 0), target(boxes[1, 1:], crowd, 1)]
     logits = torch.randn(2, 2, 3, requires_grad=True)
     for shaped, at in ((logits, boxes), (logits[:, None].expand(2, 5, 2, 3), boxes[:, None].expand(2, 5, 2, 4))):
         found = ignore_crowds(shaped, at, targets)
         torch.testing.assert_close(found, shaped)
-        for sign, silent in ((1.0, False), (-1.0, True)):  # descent lowers, and raises
-            taught = gradient(sign * found, logits).ne(0).all(dim=-1).tolist()
-            assert taught == [[True, silent], [True, True]]
+        assert gradient(-found, logits).ne(0).all(), "what raises a score is kept"
+        lowered = gradient(found, logits).ne(0)
+        assert lowered[0].tolist() == [[True, True, True], [False, True, False]]
+        assert lowered[1].all(), "there is a single object at its place"
 
 
 def test_denoising_queries_keep_their_say() -> None:
     boxes = torch.full((1, 4, 4), 0.5)
-    target = {"boxes": torch.zeros(0, 4), "crowds": torch.tensor([[0.5, 0.5, 1.0, 1.0]])}
+    everywhere = torch.tensor([[0.5, 0.5, 1.0, 1.0]])
     logits = torch.randn(1, 4, 2, requires_grad=True)
-    found = ignore_crowds(logits, boxes, [target], first=3)
+    found = ignore_crowds(logits, boxes, [target(torch.zeros(0, 4), everywhere, 0)], first=3)
     assert gradient(found, logits)[0, :, 0].tolist() == [1.0, 1.0, 1.0, 0.0]
 
 
 def test_without_crowds_nothing_is_touched() -> None:
     logits = torch.randn(1, 4, 2)
-    target = {"boxes": torch.rand(2, 4), "crowds": torch.zeros(0, 4)}
-    assert ignore_crowds(logits, torch.rand(1, 4, 4), [target]) is logits
+    assert ignore_crowds(logits, torch.rand(1, 4, 4), [target(torch.rand(2, 4), torch.zeros(1, 4))]) is logits

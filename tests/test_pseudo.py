@@ -176,6 +176,7 @@ def test_what_the_adapter_half_saw_is_no_background(tmp_path: Path, toy_bases: d
     dataset: Dataset = open_dataset(folder, class_names=NAMES, require_boxes=False)
     (target,) = BatchSource(dataset.records, NAMES, frozen, options).at(0).targets
     assert len(target["boxes"]) == len(target["class_labels"]) == 0, "a crowd is no target"
+    assert len(target["crowd_labels"]) == 1
     torch.testing.assert_close(cxcywh_to_xyxy(target["crowds"]) * torch.tensor([*SIZE, *SIZE]), torch.tensor([BOX]))
 
 

@@ -215,9 +215,9 @@ class DetrHead(nn.Module):
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Varifocal, L1 and GIoU losses of every decoder layer, of the encoder's choice and of the denoising queries.
 
-        `targets`: for each image `class_labels` int64 [N], `boxes` float32 [N, 4] and `crowds` float32 [M, 4], where
-        nothing is taught to be background; N and M may be 0. Draws denoising noise from torch's global generator.
-        Returns (sum, its parts by kind).
+        `targets`: for each image `class_labels` int64 [N], `boxes` float32 [N, 4], and `crowds` float32 [M, 4] with
+        `crowd_labels` int64 [M], in which nothing is taught not to be of their class; N and M may be 0. Draws
+        denoising noise from torch's global generator. Returns (sum, its parts by kind).
         """
         memory, shapes, cells, encoder_logits, encoder_boxes = self._encode(levels)
         best = self._best(encoder_logits)

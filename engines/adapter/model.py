@@ -79,8 +79,8 @@ class DetectionAdapter(nn.Module):
         """The training loss of a batch, and its parts by kind.
 
         `targets`: for each image `class_labels` int64 [N], `boxes` float32 [N, 4] (centre x, centre y, width,
-        height, as shares of the frame) and `crowds` float32 [M, 4] likewise; N and M may be 0. Denoising draws from
-        torch's global generator.
+        height, as shares of the frame) and `crowds` float32 [M, 4] with `crowd_labels` int64 [M] likewise; N and M
+        may be 0. Denoising draws from torch's global generator.
         """
         return self.head.loss(self._levels(pyramid), targets)
 

@@ -38,11 +38,12 @@ def draw_frame(
     labels: npt.NDArray[np.int64],
     options: FrameOptions,
     rng: np.random.Generator,
-    crowds: npt.NDArray[np.float32] | None = None,
+    iscrowd: npt.NDArray[np.bool_] | None = None,
 ) -> View:
     """Draw one frame from an image: uint8 [H, W, 3], boxes [N, 4] (xyxy pixels, those cut away are gone), labels [N].
 
-    `pixels` is uint8 of any size, `boxes` and `crowds` xyxy in its pixels. What is seen of a crowd stays one.
+    `pixels` is uint8 of any size, `boxes` xyxy in its pixels. Those that `iscrowd` [N] marks become the view's crowds:
+    of these, whatever is seen stays.
     """
     height, width = pixels.shape[:2]
     low, high = np.log(options.scale)
@@ -57,14 +58,17 @@ def draw_frame(
     seen = np.asarray(Image.fromarray(pixels).resize((out_width, out_height), Image.Resampling.BILINEAR, box=cut))
     factor = np.array([out_width / cut_width, out_height / cut_height] * 2, dtype=np.float32)
     corner, size = np.array([left, top, left, top], dtype=np.float32), (out_width, out_height)
-    single, kept = clip_boxes((boxes - corner) * factor, size, options.min_visible)
-    several, _ = clip_boxes(((boxes[:0] if crowds is None else crowds) - corner) * factor, size, 0.0)
-    seen, moved = _mirror_and_turn(seen, np.concatenate([single, several]), options, rng)
+    crowd = np.zeros(len(boxes), dtype=np.bool_) if iscrowd is None else iscrowd
+    moved = (boxes - corner) * factor
+    single, kept = clip_boxes(moved[~crowd], size, options.min_visible)
+    several, seen_crowds = clip_boxes(moved[crowd], size, 0.0)
+    seen, placed = _mirror_and_turn(seen, np.concatenate([single, several]), options, rng)
     if options.colour > 0:
         seen = shift_colours(seen, options.colour, rng)
     missing = (options.height - seen.shape[0], options.width - seen.shape[1])
     seen = np.pad(seen, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    return View(np.ascontiguousarray(seen), moved[: len(single)], labels[kept], moved[len(single) :])
+    single, several = placed[: len(single)], placed[len(single) :]
+    return View(np.ascontiguousarray(seen), single, labels[~crowd][kept], several, labels[crowd][seen_crowds])
 
 
 def shift_colours(pixels: npt.NDArray[np.uint8], strength: float, rng: np.random.Generator) -> npt.NDArray[np.uint8]:

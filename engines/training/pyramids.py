@@ -162,9 +162,8 @@ class BatchSource:
 
     def _draw_view(self, image: int, rng: np.random.Generator) -> View:
         record = self._records[image]
-        crowd = record.iscrowd
-        boxes, labels, crowds = record.boxes[~crowd], record.labels[~crowd], record.boxes[crowd]
-        return draw_frame(self._store[image], boxes, labels, self._options.frame, rng, crowds)
+        pixels, frame = self._store[image], self._options.frame
+        return draw_frame(pixels, record.boxes, record.labels, frame, rng, record.iscrowd)
 
     def _counts(self, view: View) -> dict[str, int]:
         found = Counter(view.labels.tolist())
@@ -175,7 +174,8 @@ def _target(view: View, width: int, height: int) -> dict[str, Tensor]:
     """The labels of a frame as the head's losses want them."""
     size = torch.tensor([width, height, width, height], dtype=torch.float32)
     boxes, crowds = (xyxy_to_cxcywh(torch.from_numpy(some) / size) for some in (view.boxes, view.crowds))
-    return {"class_labels": torch.from_numpy(view.labels), "boxes": boxes, "crowds": crowds}
+    labels, crowd_labels = torch.from_numpy(view.labels), torch.from_numpy(view.crowd_labels)
+    return {"class_labels": labels, "boxes": boxes, "crowds": crowds, "crowd_labels": crowd_labels}
 
 
 class TunePart:

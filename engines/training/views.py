@@ -32,12 +32,16 @@ class ViewOptions:
 
 @dataclass(frozen=True)
 class View:
-    """One view: pixels uint8 [H, W, 3], boxes float32 [N, 4] (xyxy, in its pixels), labels int64 [N], crowds [C, 4]."""
+    """One view: pixels uint8 [H, W, 3], boxes float32 [N, 4] (xyxy, in its pixels) and labels int64 [N].
+
+    Crowds [C, 4] and their labels [C] likewise.
+    """
 
     pixels: npt.NDArray[np.uint8]
     boxes: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     crowds: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), dtype=np.float32))
+    crowd_labels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 class ImageStore:

@@ -63,27 +63,25 @@ class MixedBatches:
         self._before = np.where(self._is_generated, drawn - 1, np.arange(steps * batch) - drawn)
 
     def at(self, step: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
-        """Frames float32 [B, 3, H, W] in 0..1, and for each `boxes` [N, 4], `labels` int64 [N] and `crowds` [C, 4].
-
-        Boxes and crowds are corners in its pixels.
+        """Frames float32 [B, 3, H, W] in 0..1, and for each `boxes` [N, 4], `labels` int64 [N], `crowds` [C, 4] and
+        `crowd_labels` [C]. Boxes and crowds are corners in its pixels.
         """
         pixels, targets = [], []
         for draw in range(step * self._batch, (step + 1) * self._batch):
             kind, place = self.drawn(draw)
             sample = self._kinds[kind][place]
             rng = generator(self._seed, _VIEW, draw, kind)
-            single = ~sample.record.iscrowd
             view = draw_frame(
                 self._stores[kind][place],
-                sample.record.boxes[single],
-                sample.record.labels[single],
+                sample.record.boxes,
+                sample.record.labels,
                 replace(self._frame, short_side=sample.short_side),
                 rng,
-                sample.record.boxes[~single],
+                sample.record.iscrowd,
             )
             pixels.append(torch.from_numpy(view.pixels))
-            arrays = {"boxes": view.boxes, "labels": view.labels, "crowds": view.crowds}
-            targets.append({name: torch.from_numpy(array) for name, array in arrays.items()})
+            names = ("boxes", "labels", "crowds", "crowd_labels")
+            targets.append({name: torch.from_numpy(getattr(view, name)) for name in names})
         return torch.stack(pixels).permute(0, 3, 1, 2).float() / 255.0, targets
 
     def drawn(self, draw: int) -> tuple[int, int]:

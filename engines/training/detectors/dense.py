@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.models.rt_detr.modeling_rt_detr_resnet import RTDetrResNetBackbone
 
 from engines.errors import BackendError
-from engines.losses import ignored, never_lower, sums_by_kind
+from engines.losses import ignored, ignored_classes, never_lower, sums_by_kind
 from engines.training.detectors.config import MAX_DETECTIONS, NetworkConfig
 from engines.training.detectors.parts import Autocast, Found, Target, resnet_config, start_fresh
 
@@ -156,8 +156,12 @@ def _faster_rcnn(detection: Any, network: NetworkConfig, num_classes: int) -> De
 
 
 def _retinanet_loss(library: Any, targets: Sequence[Target], outputs: dict[str, Any], anchors: Sequence[Tensor]) -> Any:
-    mask = torch.stack([_in_crowds(own, target) for own, target in zip(anchors, targets, strict=True)])
-    return library(targets, outputs | {"cls_logits": never_lower(outputs["cls_logits"], mask)}, anchors)
+    logits = outputs["cls_logits"]
+    mask = [
+        ignored_classes(own, target["boxes"], target["crowds"], target["crowd_labels"], logits.shape[-1])
+        for own, target in zip(anchors, targets, strict=True)
+    ]
+    return library(targets, outputs | {"cls_logits": never_lower(logits, torch.stack(mask))}, anchors)
 
 
 def _anchors_outside(library: Any, anchors: Sequence[Tensor], targets: Sequence[Target]) -> Any:
@@ -177,7 +181,8 @@ def _proposals_outside(library: Any, proposals: Sequence[Tensor], targets: Seque
 
 
 def _in_crowds(boxes: Tensor, target: Target) -> Tensor:
-    return ignored(boxes, target["boxes"], target["crowds"])
+    """Of any class: a first stage knows none, and a second stage's classes are one choice."""
+    return ignored(boxes, target["boxes"], target["crowds"]).any(dim=1)
 
 
 def _as_they_are(model: Any) -> Any:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from engines.training.detectors.config import NetworkConfig
 
-Target = Mapping[str, Tensor]  # boxes float32 [N, 4] and crowds [C, 4], corners in pixels; labels int64 [N]
+# boxes float32 [N, 4] and crowds [C, 4], corners in pixels of the frame; labels int64 [N], and crowd_labels [C]
+Target = Mapping[str, Tensor]
 
 
 class Found(NamedTuple):

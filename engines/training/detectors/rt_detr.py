@@ -44,7 +44,8 @@ class RtDetr(nn.Module):
         labels = []
         for target in targets:
             boxes, crowds = (xyxy_to_cxcywh(target[name] / size) for name in ("boxes", "crowds"))
-            labels.append({"class_labels": target["labels"], "boxes": boxes, "crowds": crowds})
+            moved = {"class_labels": target["labels"], "boxes": boxes, "crowds": crowds}
+            labels.append(moved | {"crowd_labels": target["crowd_labels"]})
         output = self._autocast.run(self.network, pixels, labels=labels)
         return output.loss, sums_by_kind(output.loss_dict)
 
