@@ -88,7 +88,7 @@ class Fake(Workplace):
         self.ran.append((self.stage, words))
         named = {word: words[place + 1] for place, word in enumerate(words[:-1]) if word.startswith("--")}
         verb = words[3] if words[1] == "-c" else Path(words[1]).name
-        given = words[4] if verb == "finalize" else words[3] if verb == "tuning.py" else named.get("--work", "")
+        given = words[3] if verb == "tuning.py" else named.get("--work", "")
         out = Path(named.get("--out", given))
         out.mkdir(parents=True, exist_ok=True)
         getattr(self, f"_{verb.removesuffix('.py').replace('-', '_')}")(out, named, words)
@@ -113,9 +113,6 @@ class Fake(Workplace):
             label_rules(score, float(named.get("--uncertain", 0)), 1.0, {}, NAMES)  # raises for what it refuses
             names = [file.name for file in sorted(Path(words[4]).iterdir())]
         write_annotations(out, names)
-
-    def _finalize(self, out: Path, named: dict[str, str], words: list[str]) -> None:
-        assert (out / "annotations.json").exists()
 
     def _generate(self, out: Path, named: dict[str, str], words: list[str]) -> None:
         (out / "images").mkdir(exist_ok=True)
@@ -300,7 +297,7 @@ def test_every_command_is_one_that_dengine_takes(place: Fake) -> None:
         if words[1] == "-c":
             group.commands[words[3]].make_context(words[3], words[4:])  # raises for an option that is not known
             verbs.add(words[3])
-    assert verbs == {"train-base", "train-adapter", "export", "label", "generate", "finalize", "evaluate"}
+    assert verbs == {"train-base", "train-adapter", "export", "label", "generate", "evaluate"}
 
 
 def test_an_adapter_learns_once_more_from_a_teacher_that_saw_no_more_than_it_may(place: Fake) -> None:

@@ -261,15 +261,6 @@ def generate(place: Workplace, name: str) -> Figures:
     return labels_in(out / "annotations.json") | {"strength": strength}
 
 
-def drop_doubles(place: Workplace, name: str) -> Figures:
-    """The generated images of a list, with labels that overlap less: a copy of the run, finalized again."""
-    out = place.folder(f"overlap-{name}")
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(place.folder(f"generated-{name}"), out)
-    place.dengine("finalize", out, "--max-overlap", place.plan.max_overlap)
-    return labels_in(out / "annotations.json")
-
-
 def _paint(place: Workplace, name: str, out: Path, *how_many: object) -> list[float]:
     """Paint with the settings of a list; returns the range of strengths."""
     plan = place.plan

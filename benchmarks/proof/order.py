@@ -165,18 +165,13 @@ def _relabelled(plan: Plan) -> Iterator[Stage]:
 
 
 def _extras(plan: Plan) -> Iterator[Stage]:
-    """Longer baselines, labels without doubles, other amounts of generated images, other numbers of labels."""
+    """Longer baselines, other amounts of generated images, other numbers of labels."""
     first, detector = plan.lists[0], plan.detectors[0]
     for one in plan.detectors:
         yield from length_stages(plan, one, first)
-    for name in plan.lists:
-        yield Stage(
-            f"overlap-{name}", "generated", partial(actions.drop_doubles, name=name), reads=(f"generated-{name}",),
-            leaves=(f"overlap-{name}/annotations.json",), minutes=0.2, settings={"max_overlap": plan.max_overlap},
-        )  # fmt: skip
-        yield compared_stage(plan, detector, name, "overlap", f"overlap-{name}", name)
     if plan.amounts:
-        yield compared_stage(plan, detector, first, "amounts", f"generated-{first}", first, ",".join(plan.amounts))
+        own = plan.judged_lists[0]
+        yield compared_stage(plan, detector, own, "amounts", f"generated-{own}", first, ",".join(plan.amounts))
     for name in plan.extra_lists:
         yield from label_stages(plan, name)
         yield generated_stage(plan, name)

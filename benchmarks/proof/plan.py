@@ -120,7 +120,6 @@ class Plan:
     mixes_full: tuple[float, ...] = (0.3, 0.5)
     mix_share: float = 1 / 3  # length of these trainings, as a share of `tune_steps`
     lengths: tuple[float, ...] = (1.0, 2.0)  # times `steps`: finished baselines of the first list, measured on tune
-    max_overlap: float = 0.5  # tried on the first detector: of two labels of a class with a larger IoU the surer stays
     amounts: tuple[str, ...] = ("1x", "2x")  # of generated images on the first list, beside 4x
     resamples: int = 1000  # draws of the validation images
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.proof.markdown import NOT_RUN, shown, spread, table
 from benchmarks.proof.plan import SELF, THIRD, Plan
-from benchmarks.proof.summary import FIGURES, Records, Runs, gain, scarce
+from benchmarks.proof.summary import FIGURES, Records, gain, scarce
 
 
 def tries(records: Records, plan: Plan) -> Iterable[str]:
@@ -17,7 +17,6 @@ def tries(records: Records, plan: Plan) -> Iterable[str]:
     yield from _adapters(records, plan)
     yield from _self_trained(records, plan)
     yield from _labels(records, plan)
-    yield from _doubles(records, plan)
     yield from _amounts(records, plan)
 
 
@@ -115,27 +114,8 @@ def _gain(records: Records, kind: str, names: Mapping[str, str], arm: str) -> st
     return shown(gain(arms, arm, "real")) + only
 
 
-def _doubles(records: Records, plan: Plan) -> Iterable[str]:
-    """What doubled labels cost: the generated images as they are, and with labels that overlap less."""
-    kind = plan.detectors[0].kind
-    found = [records.get(f"{kind}-{name}-overlap", {}).get("figures", {}).get("results", {}) for name in plan.lists]
-    arms = scarce(records, kind, plan.lists, ("real", "generated"))
-    if not all("overlap" in one for one in found) or "generated" not in arms:
-        return
-    runs = [one["overlap"] for one in found]
-    arms["overlap"] = Runs("overlap", tuple(run["figures"] for run in runs), tuple(run["draws"] for run in runs))
-    yield f"## Labels without doubles ({kind}, 10% of the labels)\n"
-    rows = []
-    for arm, name in (("generated", "as they are"), ("overlap", f"--max-overlap {plan.max_overlap:g}")):
-        stages = [records.get(f"{arm}-{one}", {}).get("figures", {}).get("labels", {}) for one in plan.lists]
-        counts = sum(sum(labels.values()) for labels in stages)
-        spreads = (spread(arms[arm].values(one)) for one in FIGURES)
-        rows.append((name, str(counts), *spreads, shown(gain(arms, arm, "real"))))
-    yield table(("labels", "boxes of all lists", *FIGURES, "over real"), rows)
-
-
 def _amounts(records: Records, plan: Plan) -> Iterable[str]:
-    first, kind = plan.lists[0], plan.detectors[0].kind
+    first, kind = plan.judged_lists[0], plan.detectors[0].kind
     if f"{kind}-{first}-amounts" not in records:
         return
     results = dict(records[f"{kind}-{first}-amounts"]["figures"]["results"])
