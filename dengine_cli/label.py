@@ -49,7 +49,7 @@ def command(
     """Put the adapter's boxes on real images.
 
     Boxes are in the images' own pixels, all that score 0.05 or more, in a COCO file. Where the images have
-    annotations, all boxes are measured against them, as average precision.
+    annotations, all boxes are measured against them, as average precision, and labels as precision and recall.
     """
     from engines.generation.scores import parse_score_or_matched
     from engines.labelling import LabelSettings, label
@@ -96,10 +96,11 @@ def show_labels(summary: "LabelSummary") -> None:
     names = list(summary.boxes_by_class)
     header, rows = ["class", "boxes"], [[name, str(summary.boxes_by_class[name])] for name in names]
     if summary.figures:
-        header += ["AP", "AP50"]
+        shown_figures = ["AP", "AP50"] + (["precision", "recall"] if summary.score is not None else [])
+        header += shown_figures
         for row, name in zip(rows, names, strict=True):
-            row += [_figure(summary.figures, f"{figure}/{name}") for figure in ("AP", "AP50")]
-        rows.append(["all", str(summary.boxes), *(_figure(summary.figures, figure) for figure in ("AP", "AP50"))])
+            row += [_figure(summary.figures, f"{figure}/{name}") for figure in shown_figures]
+        rows.append(["all", str(summary.boxes), *(_figure(summary.figures, figure) for figure in shown_figures)])
     console.echo(console.table(rows, header))
     if summary.score is not None:
         console.echo(f"labels score at least {shown(summary.score)}")

@@ -30,6 +30,7 @@ from engines.datasets.writers import Annotated, write_coco
 from engines.diffusion.prompts import MAX_LISTED, class_words, generic_prompt, listing_prompt
 from engines.errors import DatasetError, RunError, UsageError
 from engines.evaluation.detection import Detections, mean_average_precision
+from engines.evaluation.thresholds import precision_and_recall
 from engines.files import write_json
 from engines.generation.events import Labelled, Report, Stage
 from engines.generation.filters import Rules
@@ -98,7 +99,7 @@ class LabelSummary:
     uncertain: int  # regions marked as uncertain, beside the boxes
     skipped: tuple[str, ...]  # broken images that were left out
     score: Score | None  # what a label scores at least; None: all boxes are in
-    figures: Mapping[str, float]  # AP, AP50, AP75, AP/<class>, AP50/<class>; empty without annotations
+    figures: Mapping[str, float]  # AP, AP50, AP75, AP/<class>, ...; of labels precision/<class>; {} without annotations
     unknown_classes: tuple[str, ...]  # annotated, but not among the bundle's: counted nowhere
     seconds: float
     backend: str  # one line: engine, device, precision, threads
@@ -149,9 +150,10 @@ def label_images(
 
     With `rules` it holds the boxes that are labels, and uncertain ones as crowds; every image stays in. With `matched`,
     too, the rules' score is the least of every class, and `matched_score` finds the one taken. Where the dataset has
-    boxes, `out/figures.json` holds AP of all boxes against them, classes matched by name. An image's boxes depend on
-    that image alone, and so do its labels, but where scores are matched. `annotations.json` comes last: a folder
-    without it is begun anew. Memory does not grow with the number of images, figures aside.
+    boxes, `out/figures.json` holds AP of all boxes against them, and with `rules` precision and recall of the labels;
+    classes are matched by name. An image's boxes depend on that image alone, and so do its labels, but where scores
+    are matched. `annotations.json` comes last: a folder without it is begun anew. Memory does not grow with the number
+    of images, figures aside.
     Raises UsageError for "listing" without annotations and for "matched" without frequencies, RunError for an `out`
     that has labels already, DatasetError for a broken image (unless `skip_bad`), NumericalError.
     """
@@ -170,7 +172,10 @@ def label_images(
                     bundle, backend, dataset.records, prompts, label_views, skip_bad, found, report
                 ):
                     found.keep(spool, index, boxes)
-                figures, unknown = _figures(spool, found, dataset, bundle) if annotated else ({}, ())
+                if rules is not None and matched:
+                    every = (journal_boxes(boxes) for _, boxes in found.read(spool))
+                    rules = replace(rules, score=matched_score(every, rules, bundle.adapter_info.frequencies))
+                figures, unknown = _figures(spool, found, dataset, bundle, rules) if annotated else ({}, ())
                 info: dict[str, Any] = {
                     "description": DESCRIPTION,
                     "bundle_sha256": bundle.digest,
@@ -180,9 +185,6 @@ def label_images(
                 (out / FIGURES).unlink(missing_ok=True)  # of a start that was killed
                 if figures:
                     write_json(out / FIGURES, {**info, "images": len(found.offsets), "figures": figures})
-                if rules is not None and matched:
-                    every = (journal_boxes(boxes) for _, boxes in found.read(spool))
-                    rules = replace(rules, score=matched_score(every, rules, bundle.adapter_info.frequencies))
                 if rules is not None:
                     info |= {"score": rules.score, "uncertain": rules.uncertain, "max_overlap": rules.max_overlap}
                 images = (found.annotated(dataset.records[index], boxes, rules) for index, boxes in found.read(spool))
@@ -342,9 +344,12 @@ def _noise_key(name: str) -> int:
 
 
 def _figures(
-    spool: IO[bytes], found: _Found, dataset: Dataset, bundle: "Bundle"
+    spool: IO[bytes], found: _Found, dataset: Dataset, bundle: "Bundle", rules: Rules | None
 ) -> tuple[dict[str, float], tuple[str, ...]]:
-    """AP against the dataset's boxes, classes matched by name as prompts spell it; and the classes without a match."""
+    """AP against the dataset's boxes, precision and recall of labels, and the dataset's classes that have no match.
+
+    Classes are matched by name as prompts spell it.
+    """
     own = {class_words(name): label for label, name in enumerate(bundle.class_names)}
     mapping = [own.get(class_words(name), -1) for name in dataset.class_names]
     unknown = tuple(name for name, label in zip(dataset.class_names, mapping, strict=True) if label < 0)
@@ -354,7 +359,16 @@ def _figures(
     for index, answer in found.read(spool):
         truth.append(_Truth.of(dataset.records[index], np.array(mapping, dtype=np.int64)))
         answers.append(answer)
-    return mean_average_precision(truth, answers, bundle.class_names), unknown
+    figures = mean_average_precision(truth, answers, bundle.class_names)
+    if rules is not None:
+        labels = [_labels_alone(one, rules) for one in answers]
+        figures |= precision_and_recall(truth, labels, rules.class_names)
+    return figures, unknown
+
+
+def _labels_alone(found: Detections, rules: Rules) -> Detections:
+    rows, _ = choose(found, rules)
+    return Detections(found.boxes[rows], found.scores[rows], found.labels[rows])
 
 
 @dataclass(frozen=True, eq=False)

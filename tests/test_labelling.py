@@ -194,7 +194,8 @@ def test_with_a_score_the_labels_are_fewer_and_the_figures_the_same(tmp_path: Pa
     assert rules.score == {"rbc": 0.5, "wbc": 0.9, "platelets": 0.3}
     backend = as_backend(FakeBackend())
     summary = label_images(bundle, backend, data, tmp_path / "pseudo", rules=rules)
-    assert summary.figures == every.figures
+    assert {name: summary.figures[name] for name in every.figures} == every.figures
+    assert {name.partition("/")[0] for name in summary.figures if name not in every.figures} <= {"precision", "recall"}
     found = coco(tmp_path / "pseudo")
     assert [image["file_name"] for image in found["images"]] == [f"{i}.png" for i in range(5)]
     least = dict(enumerate(rules.scores, start=1))

@@ -110,7 +110,8 @@ def test_label_writes_as_many_labels_as_the_adapter_saw_annotations(
     assert matched.score["rbc"] > 0.05
     assert {matched.score[name] for name in CLASS_NAMES if name != "rbc"} == {0.3}
     assert matched.score == coco(tmp_path / "out")["info"]["score"]
-    assert matched.figures == every.figures
+    assert matched.figures["AP"] == every.figures["AP"]
+    assert matched.figures["recall/rbc"] <= every.figures["recall/rbc"]
     labels = [a for a in coco(tmp_path / "out")["annotations"] if a["category_id"] == 1]
     assert len(labels) == matched.boxes_by_class["rbc"]
     assert min(a["score"] for a in labels) >= matched.score["rbc"]

@@ -50,6 +50,24 @@ def choose_thresholds(
     return chosen
 
 
+def precision_and_recall(
+    annotations: Sequence[Annotations], labels: Sequence[Detections], class_names: Sequence[str]
+) -> dict[str, float]:
+    """precision/<class> and recall/<class>, 0 to 1, of `labels[i]` on `annotations[i]`: right by MATCH_IOU or more.
+
+    No precision of a class without labels, no recall of one without annotated boxes; crowds count neither way.
+    """
+    figures = {}
+    for label, name in enumerate(class_names):
+        right = [matched(truth, found, label)[1] for truth, found in zip(annotations, labels, strict=True)]
+        counted = sum(len(hits) for hits in right)
+        hits = sum(int(one.sum()) for one in right)
+        boxes = sum(int(((truth.labels == label) & ~truth.iscrowd).sum()) for truth in annotations)
+        figures |= {f"precision/{name}": hits / counted} if counted else {}
+        figures |= {f"recall/{name}": hits / boxes} if boxes else {}
+    return figures
+
+
 def matched(truth: Annotations, found: Detections, label: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Scores [N] of one image's detections of a class, best first, and whether each is right [N].
 
