@@ -81,8 +81,7 @@ def test_boxes_that_overlap_too_little_or_have_another_class_are_wrong_and_crowd
 
 def test_precision_and_recall_are_of_each_class_and_leave_crowds_out() -> None:
     truth = Truth([0, 1, 2, 3], labels=[0, 0, 1, 0], crowds=[False, False, False, True])
-    labels = [found([0, 9, 3], [0.9, 0.8, 0.7]), found([2], [0.5], label=1)]
-    both = Detections(*(np.concatenate(parts) for parts in zip(*labels, strict=True)))
+    both = Detections(at([0, 9, 3, 2]), np.array([0.9, 0.8, 0.7, 0.5], dtype=np.float32), np.array([0, 0, 0, 1]))
     figures = precision_and_recall([truth], [both], ("a", "b", "c"))
     assert figures == {"precision/a": 0.5, "recall/a": 0.5, "precision/b": 1.0, "recall/b": 1.0}
     assert precision_and_recall([truth], [found([], [])], ("a",)) == {"recall/a": 0.0}

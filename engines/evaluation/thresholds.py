@@ -57,7 +57,7 @@ def precision_and_recall(
 
     No precision of a class without labels, no recall of one without annotated boxes; crowds count neither way.
     """
-    figures = {}
+    figures: dict[str, float] = {}
     for label, name in enumerate(class_names):
         right = [matched(truth, found, label)[1] for truth, found in zip(annotations, labels, strict=True)]
         counted = sum(len(hits) for hits in right)
