@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from engines.generation.events import DatasetSummary, RunSummary
 
 EXAMPLE = "dengine generate --count 1000 --bundle bundles/mine --reference my-dataset --out runs/first"
+_MANY = 1.5  # times as many labels as expected are worth a remark
 AFTER_INTERRUPT = "Run the same command again to go on; of what was finished, the chunk in work is painted again."
 
 
@@ -188,11 +189,22 @@ def show_run(summary: "RunSummary") -> None:
     show_dataset(summary.dataset)
 
 
+def _more_than_expected(summary: "DatasetSummary") -> list[str]:
+    """Classes with labels that are too frequent to be right, all in all."""
+    expected = {name: _MANY * summary.images * wanted for name, wanted in summary.frequencies.items()}
+    return [name for name, number in summary.boxes_by_class.items() if number > expected.get(name, number)]
+
+
 def show_dataset(summary: "DatasetSummary") -> None:
     """Print what a dataset holds, and where its files are."""
     console.echo(f"{summary.images} images with {summary.boxes} boxes")
     if summary.boxes_by_class:
         console.echo(console.table([(name, str(n)) for name, n in summary.boxes_by_class.items()], ("class", "boxes")))
+    if many := _more_than_expected(summary):
+        console.note(
+            f"{', '.join(many)}: many more labels an image than annotations that the adapter learned from; "
+            f"`dengine finalize {summary.folder} --score matched` keeps the surest of them"
+        )
     if summary.uncertain:
         console.echo(f"{summary.uncertain} more regions are marked as uncertain (iscrowd)")
     for reason, number in summary.dropped.items():

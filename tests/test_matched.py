@@ -10,6 +10,7 @@ from fakes import CLASS_NAMES, FakeBackend, as_backend, make_bundle
 from test_finalize import coco, make_run
 from test_labelling import make_data
 
+from dengine_cli.generate import show_dataset
 from engines.adapter.info import AdapterConfig, AdapterInfo
 from engines.errors import RunError, UsageError
 from engines.generation.filters import Rules
@@ -151,3 +152,13 @@ def test_finalize_says_why_it_cannot(tmp_path: Path) -> None:
         finalize(make_run(tmp_path / "before", frequencies=None), score=MATCHED)
     with pytest.raises(UsageError, match="--balance"):
         finalize(make_run(tmp_path / "even", frequencies={"a": 1.0}, balance=True), score=MATCHED)
+
+
+def test_a_run_with_far_more_labels_than_annotations_says_how_to_have_fewer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, (frequency, balance, said) in enumerate(((0.3, False, True), (0.6, False, False), (0.3, True, False))):
+        run = make_run(tmp_path / str(number), frequencies={"a": frequency}, balance=balance)
+        show_dataset(finalize(run))  # three labels of a on five images
+        remark = capsys.readouterr().err
+        assert ("a: many more labels" in remark) == ("--score matched" in remark) == said

@@ -72,6 +72,7 @@ class DatasetSummary:
     dropped: Mapping[str, int] = field(default_factory=dict)  # why not in the dataset -> how many
     uncertain: int = 0  # regions marked as uncertain, beside the boxes
     score: Score = 0.0  # what a label scores at least
+    frequencies: Mapping[str, float] = field(default_factory=dict)  # labels an image to expect, where that is known
 
 
 @dataclass(frozen=True)

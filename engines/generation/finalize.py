@@ -198,6 +198,7 @@ def write_dataset(
         dropped=dict(tally.dropped),
         uncertain=tally.uncertain,
         score=rules.score,
+        frequencies={} if run.balance or run.frequencies is None else run.frequencies,
     )
 
 
