@@ -156,6 +156,11 @@ def label_again(place: Workplace, arm: str, name: str) -> Figures:
     return _label_copy(place, own, f"{arm}-{name}", f"{arm}-{own}", score_of(place, own), place.plan.uncertain)
 
 
+def label_by(place: Workplace, adapter: str, name: str) -> Figures:
+    """A list's generated images with the labels of an adapter, as frequent as the list's annotations."""
+    return _label_copy(place, adapter, f"generated-{list_of(name)}", f"generated-{name}", "matched", 0.0)
+
+
 def relabel(place: Workplace, arm: str, name: str, own: str) -> Figures:
     """The images of an arm, `pseudo` or `generated`, with labels as the plan's relabelling `own` has them."""
     how = place.plan.relabels[own]

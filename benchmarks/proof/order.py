@@ -14,7 +14,7 @@ from functools import partial
 
 from benchmarks.proof import actions
 from benchmarks.proof.actions import BASE
-from benchmarks.proof.plan import FULL, SELF, Plan
+from benchmarks.proof.plan import FULL, ONCE, SELF, Plan
 from benchmarks.proof.stages import (
     Stage,
     ablation_stage,
@@ -99,13 +99,19 @@ def _second(plan: Plan) -> Iterator[Stage]:
 
 
 def _variants(plan: Plan) -> Iterator[Stage]:
-    """Other heads and sizes of the adapter."""
+    """Other heads and sizes of the adapter: what the same images are worth with their labels, in matched numbers."""
     first, detector = plan.lists[0], plan.detectors[0]
-    for variant in plan.variants:
-        name = f"{first}-{variant}"
-        yield from label_stages(plan, name, plan.variants[variant])
-        yield generated_stage(plan, name)
-        yield read_stage(name)
+    for variant in (ONCE, *plan.variants):
+        name, adapter = f"{first}-{variant}", first
+        if variant != ONCE:
+            adapter = name
+            yield from label_stages(plan, name, plan.variants[variant])
+            yield read_stage(name)
+        yield Stage(
+            f"generated-{name}", "variants", partial(actions.label_by, adapter=adapter, name=name), (),
+            ("lists", f"bundle-{adapter}", f"generated-{first}"), (f"generated-{name}/annotations.json",), 2.0,
+            resumes=False,
+        )  # fmt: skip
         yield compared_stage(plan, detector, name, "generated", f"generated-{name}", first)
 
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SELF = "self"  # names an adapter that learned once more, from its own labels on the other train images
+ONCE = "once"  # the first adapter, beside other heads and sizes
 THIRD = "third"  # one that learned a third time
 FULL = "full"  # stands for the whole train split where a list is named
 BARS = {"scarce": 5.0, "full": 2.0, "baseline_ap50": 75.0}  # in points of AP: what has to be reached

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.proof.markdown import NOT_RUN, shown, spread, table
-from benchmarks.proof.plan import SELF, THIRD, Plan
+from benchmarks.proof.plan import ONCE, SELF, THIRD, Plan
 from benchmarks.proof.summary import FIGURES, Records, gain, scarce
 
 
@@ -25,21 +25,23 @@ def _adapters(records: Records, plan: Plan) -> Iterable[str]:
     first, kind = plan.lists[0], plan.detectors[0].kind
     real = scarce(records, kind, (first,), ("real",))
     rows = []
-    for name in (first, *(f"{first}-{variant}" for variant in plan.variants)):
+    for variant in (ONCE, *plan.variants):
+        name = f"{first}-{variant}"
+        adapter = first if variant == ONCE else name
         own = scarce(records, kind, (name,), ("generated",))
-        arms = real | own
-        tuned = records.get(f"adapter-{name}", {}).get("figures", {}).get("tune", {}).get("generic", {})
-        read = records.get(f"adapter-val-{name}", {}).get("figures", {}).get("results", {}).get("adapter", {})
+        tuned = records.get(f"adapter-{adapter}", {}).get("figures", {}).get("tune", {}).get("generic", {})
+        read = records.get(f"adapter-val-{adapter}", {}).get("figures", {}).get("results", {}).get("adapter", {})
         rows.append(
             (
-                "rt_detr, 128 wide" if name == first else " ".join(plan.variants[name.removeprefix(f"{first}-")]),
+                "rt_detr, 128 wide" if variant == ONCE else " ".join(plan.variants[variant]),
                 f"{100 * tuned['AP']:.1f}" if tuned else NOT_RUN,
                 f"{100 * read['figures']['AP']:.1f}" if read else NOT_RUN,
                 spread(own["generated"].values("AP")) if own else NOT_RUN,
-                shown(gain(arms, "generated", "real")),
+                shown(gain(real | own, "generated", "real")),
             )
         )
     yield f"## The adapter's head (list {first})\n"
+    yield "What the same generated images are worth with each one's labels, by `--score matched`.\n"
     header = ("head", "AP on tune", "AP on val", f"{kind} with the images it labelled", "over real")
     yield table(header, rows)
 
