@@ -11,20 +11,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from engines.errors import UsageError
 from engines.evaluation.detection import Detections
 from engines.generation.filters import Rules, labels_of, uncertain_of
 from engines.generation.journal import Box, make_box
-from engines.generation.scores import (
-    EXPECTED_SCORE,
-    FALLBACK,
-    Matched,
-    Score,
-    check_uncertain,
-    full_score,
-    in_range,
-    shown,
-)
+from engines.generation.scores import FALLBACK, Matched, Score, check_uncertain, full_score
 
 Chosen = npt.NDArray[np.bool_]
 
@@ -42,8 +32,6 @@ def label_rules(
     Raises UsageError for classes that are none of `class_names`, and for numbers out of range.
     """
     full = FALLBACK if isinstance(score, str) else full_score(score, thresholds, class_names)
-    if not in_range(full):
-        raise UsageError(f"--score is {shown(full)}; {EXPECTED_SCORE} was expected.")
     check_uncertain(uncertain, 1.0 if isinstance(score, str) else full)
     return Rules(full, tuple(class_names), uncertain, max_overlap=max_overlap)
 

@@ -119,7 +119,7 @@ def train_again(place: Workplace, name: str) -> Figures:
         if teacher != name:
             export_bundle(place, teacher)
             score = score_of(place, name)
-            _label_copy(place, teacher, f"pseudo-{name}", f"pseudo-{teacher}", score, plan.uncertain)
+            label_copy(place, teacher, f"pseudo-{name}", f"pseudo-{teacher}", score, plan.uncertain)
         more = ("--pseudo", place.folder(f"pseudo-{teacher}"), "--pseudo-share", plan.self_share)
         _train(place, name, folder, fraction, settings, *more)
     return _judged(judged)
@@ -142,8 +142,8 @@ def _label(place: Workplace, bundle: str, folder: Path, score: str, uncertain: f
     return labels_in(folder / "annotations.json")
 
 
-def _label_copy(place: Workplace, bundle: str, images: str, out: str, score: str, uncertain: float) -> Figures:
-    """`_label` on a copy of another stage's images."""
+def label_copy(place: Workplace, bundle: str, images: str, out: str, score: str, uncertain: float) -> Figures:
+    """Label a copy of another stage's images with a bundle."""
     folder = place.folder(out)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(place.folder(images) / "images", folder / "images")
@@ -153,19 +153,7 @@ def _label_copy(place: Workplace, bundle: str, images: str, out: str, score: str
 def label_again(place: Workplace, arm: str, name: str) -> Figures:
     """The images of an arm, `pseudo` or `generated`, with labels of the adapter that learned once more."""
     own = f"{name}-{SELF}"
-    return _label_copy(place, own, f"{arm}-{name}", f"{arm}-{own}", score_of(place, own), place.plan.uncertain)
-
-
-def label_by(place: Workplace, adapter: str, name: str) -> Figures:
-    """A list's generated images with the labels of an adapter, as frequent as the list's annotations."""
-    return _label_copy(place, adapter, f"generated-{list_of(name)}", f"generated-{name}", "matched", 0.0)
-
-
-def relabel(place: Workplace, arm: str, name: str, own: str) -> Figures:
-    """The images of an arm, `pseudo` or `generated`, with labels as the plan's relabelling `own` has them."""
-    how = place.plan.relabels[own]
-    out = f"{arm}-{name}-{own}"
-    return _label_copy(place, f"{name}-{how.adapter}", f"{arm}-{name}", out, how.score, how.uncertain)
+    return label_copy(place, own, f"{arm}-{name}", f"{arm}-{own}", score_of(place, own), place.plan.uncertain)
 
 
 def export_bundle(place: Workplace, name: str) -> Figures:

@@ -14,7 +14,7 @@ from functools import partial
 
 from benchmarks.proof import actions
 from benchmarks.proof.actions import BASE
-from benchmarks.proof.plan import FULL, ONCE, SELF, Plan
+from benchmarks.proof.plan import FULL, ONCE, SELF, Plan, Relabel
 from benchmarks.proof.stages import (
     Stage,
     ablation_stage,
@@ -107,11 +107,9 @@ def _variants(plan: Plan) -> Iterator[Stage]:
             adapter = name
             yield from label_stages(plan, name, plan.variants[variant])
             yield read_stage(name)
-        yield Stage(
-            f"generated-{name}", "variants", partial(actions.label_by, adapter=adapter, name=name), (),
-            ("lists", f"bundle-{adapter}", f"generated-{first}"), (f"generated-{name}/annotations.json",), 2.0,
-            resumes=False,
-        )  # fmt: skip
+        yield _labelled(
+            "variants", f"generated-{first}", f"generated-{name}", adapter, Relabel(variant, "matched", 0.0)
+        )
         yield compared_stage(plan, detector, name, "generated", f"generated-{name}", first)
 
 
@@ -154,20 +152,26 @@ def _again(plan: Plan, own: str) -> Iterator[Stage]:
 
 def _relabelled(plan: Plan) -> Iterator[Stage]:
     """The same images with labels by other rules, and what these are worth."""
-    for place, (own, how) in enumerate(plan.relabels.items()):
-        before = [one.adapter for one in plan.relabels.values()][:place]
-        if how.adapter in plan.again and how.adapter not in before:
+    untrained = set(plan.again)
+    for own, how in plan.relabels.items():
+        if how.adapter in untrained:
+            untrained.remove(how.adapter)
             yield from _again(plan, how.adapter)
         for arm in ("generated", "pseudo"):
             for name in plan.lists:
                 folder, adapter = f"{arm}-{name}-{own}", f"{name}-{how.adapter}"
-                yield Stage(
-                    folder, "relabelled", partial(actions.relabel, arm=arm, name=name, own=own), (),
-                    ("lists", f"bundle-{adapter}", f"{arm}-{name}"), (f"{folder}/annotations.json",), 2.0,
-                    resumes=False, settings=asdict(how),
-                )  # fmt: skip
+                yield _labelled("relabelled", f"{arm}-{name}", folder, adapter, how)
                 for detector in plan.detectors:
                     yield compared_stage(plan, detector, f"{name}-{own}", arm, folder, name)
+
+
+def _labelled(group: str, images: str, out: str, adapter: str, how: Relabel) -> Stage:
+    """Other labels on a copy of a stage's images."""
+    words = {"bundle": adapter, "images": images, "out": out, "score": how.score, "uncertain": how.uncertain}
+    return Stage(
+        out, group, partial(actions.label_copy, **words), (), ("lists", f"bundle-{adapter}", images),
+        (f"{out}/annotations.json",), 2.0, resumes=False, settings=asdict(how),
+    )  # fmt: skip
 
 
 def _extras(plan: Plan) -> Iterator[Stage]:

@@ -41,7 +41,7 @@ def choose_thresholds(
     """
     chosen = {}
     for label, name in enumerate(class_names):
-        boxes = sum(int(((found.labels == label) & ~found.iscrowd).sum()) for found in annotations)
+        boxes = _objects(annotations, label)
         pairs = zip(annotations, detections, strict=True)
         outcomes = [matched(truth, found, label) for truth, found in pairs]
         scores = np.concatenate([score for score, _ in outcomes] or [np.zeros(0)])
@@ -62,7 +62,7 @@ def precision_and_recall(
         right = [matched(truth, found, label)[1] for truth, found in zip(annotations, labels, strict=True)]
         counted = sum(len(hits) for hits in right)
         hits = sum(int(one.sum()) for one in right)
-        boxes = sum(int(((truth.labels == label) & ~truth.iscrowd).sum()) for truth in annotations)
+        boxes = _objects(annotations, label)
         figures |= {f"precision/{name}": hits / counted} if counted else {}
         figures |= {f"recall/{name}": hits / boxes} if boxes else {}
     return figures
@@ -95,6 +95,11 @@ def in_crowds(boxes: npt.NDArray[np.float32], crowds: npt.NDArray[np.float32]) -
     inside = np.clip(bottom_right - top_left, 0.0, None).prod(axis=-1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)
     return np.asarray((inside >= MATCH_IOU * areas[:, None]).any(axis=1))
+
+
+def _objects(annotations: Sequence[Annotations], label: int) -> int:
+    """Annotated boxes of a class; crowds aside."""
+    return sum(int(((truth.labels == label) & ~truth.iscrowd).sum()) for truth in annotations)
 
 
 def _choose(scores: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], boxes: int, goal: float) -> Choice:

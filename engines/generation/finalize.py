@@ -37,15 +37,7 @@ from engines.generation.matched import matched_score
 from engines.generation.preview import PREVIEW_IMAGES, Sample, write_preview
 from engines.generation.repeats import Candidate, find_repeats, reference_plan
 from engines.generation.run_folder import RUN, locked, require_run, run_errors
-from engines.generation.scores import (
-    EXPECTED_SCORE,
-    Matched,
-    Score,
-    check_uncertain,
-    full_score,
-    in_range,
-    shown,
-)
+from engines.generation.scores import Matched, Score, check_uncertain, full_score, shown
 from engines.generation.settings import DATASET_FORMATS, RunSettings
 
 ANNOTATIONS = "annotations.json"
@@ -107,7 +99,7 @@ def _other_rules(
     own = dict(zip(run.class_names, rules_of(run).scores, strict=True))
     if score == {}:
         raise UsageError("--score adapter is for generate and label: a run's own scores are what finalize starts from.")
-    full = run.score if score is None else full_score(score, own, run.class_names)
+    full = full_score(run.score if score is None else score, own, run.class_names)
     rules = Rules(
         score=full,
         class_names=run.class_names,
@@ -117,8 +109,6 @@ def _other_rules(
         max_overlap=run.max_overlap if max_overlap is None else max_overlap,
     )
     again = "Run `dengine generate` into a new folder with the lower"
-    if not in_range(full):
-        raise UsageError(f"--score is {shown(full)}; {EXPECTED_SCORE} was expected.")
     if any(new < old for new, old in zip(rules.scores, own.values(), strict=True)) and not run.keep_empty:
         raise UsageError(
             f"--score {shown(full)} is below the run's own, {shown(run.score)}: images without a box above that were "

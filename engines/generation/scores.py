@@ -66,12 +66,13 @@ def in_range(score: Score) -> bool:
 def full_score(score: Score, own: Mapping[str, float], class_names: Sequence[str]) -> Score:
     """`score` with every class: one that it does not name takes its own, or FALLBACK. One number where all agree.
 
-    Classes are matched as prompts spell them: `rbc` names `RBC`. Raises UsageError for a name that is none of them.
+    Classes are matched as prompts spell them: `rbc` names `RBC`. Raises UsageError for a name that is none of them, and
+    for numbers out of range.
     """
-    if not isinstance(score, Mapping):
-        return score
     if not in_range(score):
         raise UsageError(f"--score is {shown(score)}; {EXPECTED_SCORE} was expected.")
+    if not isinstance(score, Mapping):
+        return score
     known = {class_words(name): name for name in class_names}
     unknown = [name for name in score if class_words(name) not in known]
     if unknown:
