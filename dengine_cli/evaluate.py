@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import parse_list
+from dengine_cli.options import parse_list, parse_range
 
 if TYPE_CHECKING:
     from engines.evaluation.worth import WorthSummary
@@ -35,7 +35,12 @@ def command(
     preset: Annotated[str, typer.Option(help="Size of detector and training: quick, small or paper.")] = "small",
     seeds: Annotated[int | None, typer.Option(help="Trainings of each arm.  [default: the preset's]")] = None,
     seed: Annotated[int, typer.Option(help="The first of them.")] = 0,
-    mix: Annotated[float, typer.Option(help="Probability of drawing a generated image.")] = 0.5,
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIRST:LAST", help="Probability of drawing a generated image; 0.6:0 falls to 0.  [default: 0.5]"
+        ),
+    ] = None,
     amounts: Annotated[
         str | None,
         typer.Option(
@@ -80,7 +85,7 @@ def command(
         preset=preset,
         seeds=seeds,
         seed=seed,
-        mix=mix,
+        mix=parse_range(mix, "--mix") or (0.5, 0.5),
         amounts=parse_list(amounts),
         weights=weights,
         short_side=short_side,

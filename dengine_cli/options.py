@@ -33,7 +33,7 @@ def parse_range(text: str | None, option: str) -> tuple[float, float] | None:
     try:
         return float(low), float(high if colon else low)
     except ValueError:
-        raise UsageError(f"{option} is {text!r}; low:high was expected, such as 0.4:0.8.") from None
+        raise UsageError(f"{option} is {text!r}; a number, or two such as 0.4:0.8, was expected.") from None
 
 
 def parse_size(text: str | None, option: str) -> tuple[int, int] | None:

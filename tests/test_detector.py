@@ -86,7 +86,7 @@ def samples(records: Sequence[Record], short_side: int = 64) -> list[Sample]:
 
 def mixed(real: list[Sample], generated: list[Sample], **changes: Any) -> MixedBatches:
     frame = FrameOptions(96, 64, short_side=64)
-    options: dict[str, Any] = {"mix": 0.25, "frame": frame, "batch": 4, "steps": 200, "seed": 3} | changes
+    options: dict[str, Any] = {"mix": (0.25, 0.25), "frame": frame, "batch": 4, "steps": 200, "seed": 3} | changes
     return MixedBatches(real, generated, **options)
 
 
@@ -115,8 +115,22 @@ def test_generated_images_are_drawn_with_the_probability_asked_for(shapes: list[
         assert all(one == list(range(images)) for one in passes)
 
 
+def test_the_probability_of_generated_images_goes_evenly_from_the_first_to_the_last(shapes: list[Record]) -> None:
+    batches = mixed(samples(shapes[:5]), samples(shapes[5:20]), mix=(0.8, 0.0), steps=1000)
+    kinds = np.array([batches.drawn(draw)[0] for draw in range(4000)])
+    quarters = kinds.reshape(4, 1000).mean(axis=1)
+    np.testing.assert_allclose(quarters, [0.7, 0.5, 0.3, 0.1], atol=0.04)
+    assert kinds[-20:].sum() == 0
+
+
+def test_a_steady_mix_is_written_as_one_number_and_a_moving_one_as_two(shapes: list[Record]) -> None:
+    parts = NAMES, samples(shapes[:5]), samples(shapes[5:20])
+    assert TrainingSet(*parts, (0.3, 0.3)).digest()["mix"] == 0.3
+    assert TrainingSet(*parts, (0.6, 0.0)).digest()["mix"] == [0.6, 0.0]
+
+
 def test_without_generated_images_every_draw_is_real(shapes: list[Record]) -> None:
-    batches = mixed(samples(shapes[:5]), [], mix=0.9)
+    batches = mixed(samples(shapes[:5]), [], mix=(0.9, 0.9))
     assert {batches.drawn(draw)[0] for draw in range(800)} == {0}
 
 
@@ -138,7 +152,8 @@ def test_objects_of_large_and_small_originals_come_to_one_scale(tmp_path: Path) 
     for record in (large, small):
         Image.fromarray(np.zeros((record.height, record.width, 3), np.uint8)).save(record.file)
     # The small one was painted at a scale of 64 pixels to the short side of the large kind, in a frame of 80.
-    batches = mixed([Sample(large, 64)], [Sample(small, 80)], mix=0.5, frame=FrameOptions(96, 64, 64, scale=(1.0, 1.0)))
+    frame = FrameOptions(96, 64, 64, scale=(1.0, 1.0))
+    batches = mixed([Sample(large, 64)], [Sample(small, 80)], mix=(0.5, 0.5), frame=frame)
     sides = {0: set(), 1: set()}  # type: dict[int, set[int]]
     for step in range(20):
         for place, target in enumerate(batches.at(step)[1]):

@@ -52,8 +52,8 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[EvaluateSetti
 def test_every_option_arrives(folders: dict[str, Path], asked: list[EvaluateSettings]) -> None:
     more = (
         "--synthetic", "other", "--split", "train", "--val-split", "val", "--images", "list.txt", "--detector",
-        "retinanet", "--preset", "quick", "--seeds", 4, "--seed", 7, "--mix", 0.3, "--amounts", "0, 1x,2x", "--weights",
-        "w", "--short-side", 128, "--steps", 50, "--batch", 6, "--lr", 0.01, "--turns", "--device", "cuda",
+        "retinanet", "--preset", "quick", "--seeds", 4, "--seed", 7, "--mix", "0.3:0", "--amounts", "0, 1x,2x",
+        "--weights", "w", "--short-side", 128, "--steps", 50, "--batch", 6, "--lr", 0.01, "--turns", "--device", "cuda",
         "--precision", "f32", "--resume", "--skip-bad",
     )  # fmt: skip
     result = dengine(*arguments(folders, *more))
@@ -71,7 +71,7 @@ def test_every_option_arrives(folders: dict[str, Path], asked: list[EvaluateSett
             preset="quick",
             seeds=4,
             seed=7,
-            mix=0.3,
+            mix=(0.3, 0.0),
             amounts=("0", "1x", "2x"),
             weights=Path("w"),
             short_side=128,
@@ -87,6 +87,7 @@ def test_every_option_arrives(folders: dict[str, Path], asked: list[EvaluateSett
 def test_what_is_left_out_is_the_presets(folders: dict[str, Path], asked: list[EvaluateSettings]) -> None:
     dengine(*arguments(folders))
     assert (asked[0].changes, asked[0].amounts, asked[0].seeds, asked[0].preset) == ((), (), None, "small")
+    assert asked[0].mix == (0.5, 0.5)
 
 
 def test_the_table_and_the_images_left_out_are_printed(folders: dict[str, Path], asked: list[EvaluateSettings]) -> None:

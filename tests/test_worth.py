@@ -140,7 +140,7 @@ def test_amounts_beyond_the_runs_are_refused(settings: EvaluateSettings) -> None
 
 def test_wrong_options_are_listed_together(settings: EvaluateSettings) -> None:
     with pytest.raises(UsageError, match=r"--mix is 0.*--seeds is 0.*--amounts holds 'many'"):
-        replace(settings, mix=0.0, seeds=0, amounts=("many",))
+        replace(settings, mix=(0.0, 0.0), seeds=0, amounts=("many",))
     refused(replace(settings, preset="huge"), UsageError, "quick, small, paper")
     refused(replace(settings, changes=(("steps", 0),)), UsageError, "steps must be positive")
 

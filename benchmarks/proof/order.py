@@ -19,9 +19,11 @@ from benchmarks.proof.stages import (
     Stage,
     ablation_stage,
     arm_stages,
+    baseline_stage,
     bundle_stage,
     compared_stage,
     full_arm_stages,
+    full_compared_stage,
     generated_stage,
     label_stages,
     length_stages,
@@ -44,7 +46,9 @@ def build(plan: Plan) -> list[Stage]:
         *_variants(plan),
         *_self_trained(plan),
         *_relabelled(plan),
+        *_ways(plan),
         *(stage for stage in second if stage not in scarce),
+        *_full_ways(plan),
         *_extras(plan),
     ]
 
@@ -167,11 +171,36 @@ def _relabelled(plan: Plan) -> Iterator[Stage]:
 
 def _labelled(group: str, images: str, out: str, adapter: str, how: Relabel) -> Stage:
     """Other labels on a copy of a stage's images."""
-    words = {"bundle": adapter, "images": images, "out": out, "score": how.score, "uncertain": how.uncertain}
-    return Stage(
-        out, group, partial(actions.label_copy, **words), (), ("lists", f"bundle-{adapter}", images),
-        (f"{out}/annotations.json",), 2.0, resumes=False, settings=asdict(how),
-    )  # fmt: skip
+    action = partial(
+        actions.label_copy, bundle=adapter, images=images, out=out, score=how.score, uncertain=how.uncertain
+    )
+    reads = ("lists", images) if adapter == FULL else ("lists", f"bundle-{adapter}", images)
+    return Stage(out, group, action, (), reads, (f"{out}/annotations.json",), 2.0, resumes=False, settings=asdict(how))
+
+
+def _ways(plan: Plan) -> Iterator[Stage]:
+    """Other ways to train on the lists' images."""
+    for own, way in plan.ways.items():
+        for detector in plan.detectors:
+            for name in plan.lists:
+                known = name if way.longer == 1 else f"{name}-{own}"
+                if known != name:
+                    real = f"{detector.kind}-{known}-real"
+                    yield baseline_stage(plan, detector, real, name, actions.seed_of(name), way)
+                trained, images = f"{name}-{way.labels}-{own}", f"generated-{name}-{way.labels}"
+                yield compared_stage(plan, detector, trained, "generated", images, known, way=way)
+
+
+def _full_ways(plan: Plan) -> Iterator[Stage]:
+    """Other labels and other ways to train with all labels."""
+    images = f"generated-{FULL}"
+    for own, how in plan.relabels_full.items():
+        yield _labelled("relabelled", images, f"{images}-{own}", FULL, how)
+    for own, way in plan.ways_full.items():
+        for detector in plan.detectors:
+            for seed in detector.seeds_full:
+                stage = f"{detector.kind}-{FULL}-{seed}-{own}"
+                yield full_compared_stage(plan, detector, stage, f"{images}-{way.labels}", seed, way)
 
 
 def _extras(plan: Plan) -> Iterator[Stage]:

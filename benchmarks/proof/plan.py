@@ -63,6 +63,15 @@ class Again:
 
 
 @dataclass(frozen=True)
+class Way:
+    """Another way to train on images of the arms; everything that is not named here is as in the arms."""
+
+    labels: str  # suffix of the relabelling that generated images have
+    mix: str = ""  # as `dengine evaluate --mix`; empty: what tune chose
+    longer: int = 1  # times the steps; the real images alone are trained as long
+
+
+@dataclass(frozen=True)
 class Plan:
     """The whole proof."""
 
@@ -101,6 +110,18 @@ class Plan:
     )
     again: Mapping[str, Again] = field(  # adapters that learned from these, by their suffix
         default_factory=lambda: {THIRD: Again("matched", 2100, 16)}
+    )
+    ways: Mapping[str, Way] = field(  # other ways to train on the same images, by their suffix
+        default_factory=lambda: {
+            "late": Way(f"{THIRD}-sure", mix="0.8:0.2"),
+            "long": Way(f"{THIRD}-sure", longer=2),
+        }
+    )
+    relabels_full: Mapping[str, Relabel] = field(  # as `relabels`, with all labels
+        default_factory=lambda: {"matched": Relabel("", "matched", 0.0)}
+    )
+    ways_full: Mapping[str, Way] = field(  # as `ways`, with all labels
+        default_factory=lambda: {"matched": Way("matched"), "late": Way("matched", mix="0.6:0")}
     )
     judged: str = ""  # suffix of the labels whose arms the bars are held against; none: those of the first adapters
     variants: Mapping[str, tuple[str, ...]] = field(  # other heads and sizes, compared on the first list

@@ -40,8 +40,8 @@ def read_adapter(place: Workplace, name: str) -> Figures:
 def compare(place: Workplace, stage: str, kind: str, name: str, settings: Mapping[str, Any]) -> Figures:
     """`dengine evaluate`: the same detector on the real images, and on real and other ones; measured on val.
 
-    settings: `lr`, `seed`; for other images than real ones `synthetic` (folder), `mix`, `amounts` or none, and `known`:
-    the stage of the real images alone, whose training is taken from there.
+    settings: `lr`, `seed`, `steps`; for other images than real ones `synthetic` (folder), `mix`, `amounts` or none, and
+    `known`: the stage of the real images alone, whose training is taken from there.
     """
     plan, out = place.plan, place.folder(stage)
     _take_over(place.folder(settings["known"]) / TRAININGS if settings.get("known") else None, out / TRAININGS)
@@ -52,7 +52,7 @@ def compare(place: Workplace, stage: str, kind: str, name: str, settings: Mappin
         words += ["--synthetic", place.folder(settings["synthetic"]), "--mix", settings["mix"]]
     words += ["--val", place.data, "--val-split", "val"]
     words += ["--detector", kind, "--preset", "small", "--seeds", 1, "--seed", settings["seed"]]
-    words += ["--short-side", plan.short_side, "--steps", plan.detector(kind).steps]
+    words += ["--short-side", plan.short_side, "--steps", settings["steps"]]
     words += ["--batch", plan.batch, "--lr", settings["lr"], "--turns", "--device", place.device]
     if settings.get("amounts"):
         words += ["--amounts", settings["amounts"]]

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.proof import actions, choices, readings
 from benchmarks.proof.actions import BASE, RULES, Figures
-from benchmarks.proof.plan import FULL, DetectorPlan, Plan
+from benchmarks.proof.plan import FULL, DetectorPlan, Plan, Way
 from benchmarks.proof.workplace import Workplace
 
 Action = Callable[[Workplace], Figures]
@@ -145,45 +145,60 @@ def _training(
 
 def arm_stages(plan: Plan, detector: DetectorPlan, name: str) -> Iterator[Stage]:
     """Real images alone, then with generated ones, then with pseudo-labelled ones; the first is trained once."""
-    yield _baseline(plan, detector, f"{detector.kind}-{name}-real", name, actions.seed_of(name))
+    yield baseline_stage(plan, detector, f"{detector.kind}-{name}-real", name, actions.seed_of(name))
     yield compared_stage(plan, detector, name, "generated", f"generated-{name}", name)
     yield compared_stage(plan, detector, name, "pseudo", f"pseudo-{name}", name)
 
 
-def _baseline(plan: Plan, detector: DetectorPlan, stage: str, name: str, seed: int) -> Stage:
+def baseline_stage(
+    plan: Plan, detector: DetectorPlan, stage: str, name: str, seed: int, way: Way | None = None
+) -> Stage:
+    """Real images alone."""
     on = _tuned_on(plan, name)
     tried = tuple(f"tune-{detector.kind}-{on}-lr{lr:g}" for lr in detector.lrs)
+    steps = _steps(detector, way)
 
     def action(place: Workplace) -> Figures:
-        chosen = {"lr": chosen_lr(place, detector=detector, name=on), "seed": seed}
+        chosen = {"lr": chosen_lr(place, detector=detector, name=on), "seed": seed, "steps": steps}
         return readings.compare(place, stage, detector.kind, name, chosen)
 
-    return _final(plan, detector, stage, action, tried, ("lists",), 1)
+    return _final(plan, detector, stage, action, tried, ("lists",), steps)
 
 
 def compared_stage(
-    plan: Plan, detector: DetectorPlan, name: str, arm: str, synthetic: str, known: str, amounts: str = ""
+    plan: Plan,
+    detector: DetectorPlan,
+    name: str,
+    arm: str,
+    synthetic: str,
+    known: str,
+    amounts: str = "",
+    way: Way | None = None,
 ) -> Stage:
     """`known`: the list whose training on real images alone this one is held against."""
     stage, before = f"{detector.kind}-{name}-{arm}", f"{detector.kind}-{known}-real"
     tuned = f"tune-{detector.kind}-{plan.lists[0]}-long"
     drawn = "pseudo" if arm == "pseudo" else "generated"
     mixed = tuple(f"mix-{drawn}-{one}-{mix:g}" for one in plan.lists for mix in plan.mixes)
+    steps = _steps(detector, way)
 
     def action(place: Workplace) -> Figures:
         chosen = {
             "synthetic": synthetic,
             "arm": arm,
             "lr": chosen_lr(place, detector=detector, name=plan.lists[0]),
-            "mix": chosen_mix(place, arm=drawn, names=plan.lists, mixes=plan.mixes),
+            "mix": _mix(way) or chosen_mix(place, arm=drawn, names=plan.lists, mixes=plan.mixes),
             "seed": actions.seed_of(name),
+            "steps": steps,
             "known": before,
             "amounts": amounts,
         }
         return readings.compare(place, stage, detector.kind, name, chosen)
 
     trainings = len(plan.amounts) if amounts else 1
-    return _final(plan, detector, stage, action, (tuned, *mixed), ("lists", synthetic, before), trainings)
+    return _final(
+        plan, detector, stage, action, (tuned, *mixed), ("lists", synthetic, before), steps, trainings, _mix(way)
+    )
 
 
 def length_stages(plan: Plan, detector: DetectorPlan, name: str) -> Iterator[Stage]:
@@ -197,25 +212,33 @@ def length_stages(plan: Plan, detector: DetectorPlan, name: str) -> Iterator[Sta
 
 
 def full_arm_stages(plan: Plan, detector: DetectorPlan) -> Iterator[Stage]:
-    tuned = f"tune-{detector.kind}-{FULL}-long"
-    mixed = tuple(f"mix-generated-{FULL}-{mix:g}" for mix in plan.mixes_full)
     for seed in detector.seeds_full:
         stage = f"{detector.kind}-{FULL}-{seed}"
-        before = f"{stage}-real"
-        yield _baseline(plan, detector, before, FULL, seed)
+        yield baseline_stage(plan, detector, f"{stage}-real", FULL, seed)
+        yield full_compared_stage(plan, detector, stage, f"generated-{FULL}", seed)
 
-        def action(place: Workplace, stage: str = stage, seed: int = seed, before: str = before) -> Figures:
-            chosen = {
-                "synthetic": f"generated-{FULL}",
-                "arm": "generated",
-                "lr": chosen_lr(place, detector=detector, name=FULL),
-                "mix": chosen_mix(place, arm="generated", names=(FULL,), mixes=plan.mixes_full),
-                "seed": seed,
-                "known": before,
-            }
-            return readings.compare(place, stage, detector.kind, FULL, chosen)
 
-        yield _final(plan, detector, stage, action, (tuned, *mixed), ("lists", f"generated-{FULL}", before), 1)
+def full_compared_stage(
+    plan: Plan, detector: DetectorPlan, stage: str, synthetic: str, seed: int, way: Way | None = None
+) -> Stage:
+    """Real images and generated ones, with all labels; held against the real images alone, which a seed has once."""
+    tuned, before = f"tune-{detector.kind}-{FULL}-long", f"{detector.kind}-{FULL}-{seed}-real"
+    mixed = tuple(f"mix-generated-{FULL}-{mix:g}" for mix in plan.mixes_full)
+
+    def action(place: Workplace) -> Figures:
+        chosen = {
+            "synthetic": synthetic,
+            "arm": "generated",
+            "lr": chosen_lr(place, detector=detector, name=FULL),
+            "mix": _mix(way) or chosen_mix(place, arm="generated", names=(FULL,), mixes=plan.mixes_full),
+            "seed": seed,
+            "steps": detector.steps,
+            "known": before,
+        }
+        return readings.compare(place, stage, detector.kind, FULL, chosen)
+
+    reads = ("lists", synthetic, before)
+    return _final(plan, detector, stage, action, (tuned, *mixed), reads, detector.steps, mix=_mix(way))
 
 
 def _final(
@@ -225,10 +248,12 @@ def _final(
     action: Action,
     needs: tuple[str, ...],
     reads: tuple[str, ...],
-    trainings: int,
+    steps: int,
+    trainings: int = 1,
+    mix: str = "",
 ) -> Stage:
-    settings = {"steps": detector.steps, "short_side": plan.short_side, "batch": plan.batch}
-    settings["resamples"] = plan.resamples
+    settings: dict[str, Any] = {"steps": steps, "short_side": plan.short_side, "batch": plan.batch}
+    settings |= {"resamples": plan.resamples} | ({"mix": mix} if mix else {})
     torchvision = detector.kind != "rt_detr"
     return Stage(
         stage,
@@ -237,10 +262,18 @@ def _final(
         needs,
         reads,
         leaves=(f"{stage}/comparison.json",),
-        minutes=_STEP * detector.steps * trainings,
+        minutes=_STEP * steps * trainings,
         torchvision=torchvision,
         settings=settings,
     )
+
+
+def _steps(detector: DetectorPlan, way: Way | None) -> int:
+    return detector.steps * (way.longer if way else 1)
+
+
+def _mix(way: Way | None) -> str:
+    return way.mix if way else ""
 
 
 def _given(value: float, place: Workplace) -> float:

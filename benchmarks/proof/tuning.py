@@ -110,7 +110,7 @@ def train(spec: Spec, out: Path) -> dict[str, Any]:
         detector = load_detector(out / "detector", spec.device)
     else:
         detector = train_detector(
-            TrainingSet(fit.class_names, real, generated, spec.mix),
+            TrainingSet(fit.class_names, real, generated, (spec.mix, spec.mix)),
             options,
             out / "detector",
             short_side=spec.short_side,

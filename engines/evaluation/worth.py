@@ -32,6 +32,7 @@ from engines.files import read_json, write_atomic, write_json
 from engines.generation.events import Stage
 from engines.generation.run_folder import LOCK, locked, run_errors
 from engines.training.detector import TrainingSet, annotations_digest, detect, train_detector, weights_digest
+from engines.training.detectors.batches import mix_value
 from engines.training.detectors.config import INFO_FILE, DetectorOptions, preset
 from engines.training.detectors.model import check_library, load_detector
 from engines.training.trainer import Progress, check_device, differences, resolve_precision
@@ -210,7 +211,7 @@ def _comparison(
         "format": FORMAT,
         "detector": dataclasses.asdict(options),
         "weights": str(settings.weights) if settings.weights else None,
-        "mix": settings.mix,
+        "mix": mix_value(settings.mix),
         "seeds": list(seeds),
         "resamples": settings.resamples,
         "data": {

@@ -23,7 +23,7 @@ from engines.files import read_json
 from engines.generation.events import Stage
 from engines.generation.finalize import ANNOTATIONS
 from engines.generation.run_folder import RUN, require_run
-from engines.training.detectors.batches import Sample
+from engines.training.detectors.batches import Sample, mix_value
 from engines.training.detectors.config import MULTIPLE
 
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)(x?)")
@@ -44,7 +44,7 @@ class EvaluateSettings:
     preset: str = "small"  # one of config.PRESETS
     seeds: int | None = None  # trainings of each arm; None: the preset's
     seed: int = 0  # the first of them
-    mix: float = 0.5  # probability of drawing a generated image
+    mix: tuple[float, float] = (0.5, 0.5)  # probability of drawing a generated image: at the first draw, at the last
     amounts: tuple[str, ...] = ()  # of generated images, "2x" for multiples of the real dataset; empty: all there are
     weights: Path | None = None  # checkpoint folder to begin with; None: random weights
     short_side: int | None = None  # pixels at which the detector sees images; None: the runs', at most the preset's
@@ -56,7 +56,10 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         checks = (
             (bool(self.synthetic) or not self.amounts, "--amounts counts generated images: give --synthetic"),
-            (0 < self.mix <= 1, f"--mix is {self.mix}; a number above 0, at most 1, was expected"),
+            (
+                all(0 <= mix <= 1 for mix in self.mix) and any(self.mix),
+                f"--mix is {mix_value(self.mix)}; a number above 0, at most 1, or two from 0 to 1 were expected",
+            ),
             (self.seeds is None or self.seeds > 0, f"--seeds is {self.seeds}; 1 or more was expected"),
             (0 <= self.seed < 2**31, f"--seed is {self.seed}; a whole number from 0 to 2^31 - 1 was expected"),
             (self.resamples > 0, f"the number of resamples is {self.resamples}; 1 or more was expected"),

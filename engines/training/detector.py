@@ -18,7 +18,7 @@ from engines.errors import TrainingError
 from engines.evaluation.detection import Detections, mean_average_precision
 from engines.files import sha256_file
 from engines.training.augment import FrameOptions
-from engines.training.detectors.batches import MixedBatches, Sample, frame_size
+from engines.training.detectors.batches import MixedBatches, Sample, frame_size, mix_value
 from engines.training.detectors.config import INFO_FILE, DetectorOptions
 from engines.training.detectors.model import Detector, new_detector, save_detector, start_from
 from engines.training.detectors.parts import renew_statistics
@@ -35,7 +35,7 @@ class TrainingSet:
     class_names: tuple[str, ...]
     real: Sequence[Sample]
     generated: Sequence[Sample] = ()
-    mix: float = 0.5  # probability of drawing a generated image at each draw, where there are any
+    mix: tuple[float, float] = (0.5, 0.5)  # probability of drawing a generated image, where there are any: first, last
 
     def digest(self) -> dict[str, Any]:
         """What it holds, in short: equal for equal images' names, sizes, scales and annotations."""
@@ -43,7 +43,7 @@ class TrainingSet:
             "classes": list(self.class_names),
             "real": _digest(self.real),
             "generated": _digest(self.generated),
-            "mix": self.mix if self.generated else 0.0,
+            "mix": mix_value(self.mix) if self.generated else 0.0,
         }
 
 
@@ -90,7 +90,7 @@ def train_detector(
     batches = MixedBatches(
         data.real,
         data.generated,
-        mix=data.mix if data.real else 1.0,
+        mix=data.mix if data.real else (1.0, 1.0),
         frame=_frame(options, width, height),
         batch=options.batch,
         steps=options.steps,

@@ -37,7 +37,8 @@ class Sample:
 
 
 class MixedBatches:
-    """Training batches by step: real images, and generated ones with probability `mix` at each draw.
+    """Training batches by step: real images, and generated ones with a probability that goes evenly from `mix`[0] at
+    the first draw to `mix`[1] at the last.
 
     Either kind is gone through in passes, each in an order of its own. Without generated images every draw is real.
     """
@@ -47,7 +48,7 @@ class MixedBatches:
         real: Sequence[Sample],
         generated: Sequence[Sample],
         *,
-        mix: float,
+        mix: tuple[float, float],
         frame: FrameOptions,
         batch: int,
         steps: int,
@@ -56,7 +57,7 @@ class MixedBatches:
         self._kinds = (real, generated)
         self._stores = tuple(ImageStore([sample.record for sample in samples]) for samples in self._kinds)
         self._frame, self._batch, self._seed = frame, batch, seed
-        share = mix if generated else 0.0
+        share = np.linspace(*(mix if generated else (0.0, 0.0)), steps * batch)
         self._is_generated = generator(seed, _MIX).random(steps * batch) < share
         # How many images of the same kind were drawn before each draw.
         drawn = np.cumsum(self._is_generated)
@@ -89,6 +90,12 @@ class MixedBatches:
         kind = int(self._is_generated[draw])
         epoch, place = divmod(int(self._before[draw]), len(self._kinds[kind]))
         return kind, _order(self._seed, kind, epoch, len(self._kinds[kind]))[place]
+
+
+def mix_value(mix: tuple[float, float]) -> float | list[float]:
+    """The probability of drawing a generated image, as files have it: a number where it stays the same."""
+    first, last = mix
+    return first if first == last else [first, last]
 
 
 @lru_cache(maxsize=8)
