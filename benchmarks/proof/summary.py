@@ -66,18 +66,24 @@ def scarce(records: Records, kind: str, names: Sequence[str], wanted: Sequence[s
     def find(arm: str) -> Callable[[str], Mapping[str, Any] | None]:
         if arm == "adapter":
             return lambda name: _result(records, f"adapter-val-{name}", arm)
-        source = "pseudo" if arm == "pseudo" else "generated"
-        return lambda name: _result(records, f"{kind}-{name}-{source}", arm)
+        if arm == "real":  # stands in its own record, and in those of the trainings it is held against
+            return lambda name: (
+                _result(records, f"{kind}-{name}-real", arm) or _result(records, f"{kind}-{name}-generated", arm)
+            )
+        return lambda name: _result(records, f"{kind}-{name}-{arm}", arm)
 
     return _arms({arm: find(arm) for arm in wanted}, names)
 
 
-def full(records: Records, detector: DetectorPlan) -> dict[str, Runs]:
-    """The arms of the setting with all labels, over the seeds; the adapter was trained once."""
+def full(records: Records, detector: DetectorPlan, own: str = "") -> dict[str, Runs]:
+    """The arms of the setting with all labels, over the seeds; the adapter was trained once.
+
+    own: suffix of other labels, or of another way to train.
+    """
     seeds = [str(seed) for seed in detector.seeds_full]
 
     def find(arm: str) -> Callable[[str], Mapping[str, Any] | None]:
-        return lambda seed: _result(records, f"{detector.kind}-{FULL}-{seed}", arm)
+        return lambda seed: _result(records, f"{detector.kind}-{FULL}-{seed}-{own}".removesuffix("-"), arm)
 
     found = _arms({arm: find(arm) for arm in FULL_ARMS if arm != "adapter"}, seeds)
     adapter = _result(records, f"adapter-val-{FULL}", "adapter")

@@ -1,4 +1,4 @@
-"""The tables of what was tried beside the arms: other heads, adapters that learned once more, labels, amounts.
+"""The tables of what was tried beside the arms: other heads, adapters, labels, trainings and amounts.
 
 Knows: which records each of them is made of. A table that nothing was run for is left out, but for the heads, which
 the issue asked for. Knows nothing about the bars.
@@ -8,8 +8,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.proof.markdown import NOT_RUN, shown, spread, table
-from benchmarks.proof.plan import ONCE, SELF, THIRD, Plan
-from benchmarks.proof.summary import FIGURES, Records, gain, scarce
+from benchmarks.proof.plan import FULL, ONCE, SELF, THIRD, DetectorPlan, Plan, Way
+from benchmarks.proof.summary import FIGURES, Records, full, gain, scarce
+
+AS_CHOSEN = "as tune chose"
 
 
 def tries(records: Records, plan: Plan) -> Iterable[str]:
@@ -17,6 +19,8 @@ def tries(records: Records, plan: Plan) -> Iterable[str]:
     yield from _adapters(records, plan)
     yield from _self_trained(records, plan)
     yield from _labels(records, plan)
+    yield from _ways(records, plan)
+    yield from _full_ways(records, plan)
     yield from _amounts(records, plan)
 
 
@@ -109,11 +113,54 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _gain(records: Records, kind: str, names: Mapping[str, str], arm: str) -> str:
-    """An arm over real, on the lists that were run; `names`: what the list is called in the arm's stages."""
+    """An arm over real, on the lists that were run; `names`: how the arm's stages call the lists of real images."""
     done = [name for name in names if f"{kind}-{names[name]}-{arm}" in records and f"{kind}-{name}-real" in records]
     arms = scarce(records, kind, done, ("real",)) | scarce(records, kind, [names[name] for name in done], (arm,))
     only = f" (list {', '.join(done)} alone)" if 0 < len(done) < len(names) else ""
     return shown(gain(arms, arm, "real")) + only
+
+
+def _ways(records: Records, plan: Plan) -> Iterable[str]:
+    """What the same images give in other trainings, with 10% of the labels."""
+    rows = []
+    for own, way in plan.ways.items():
+        known = {name: f"{name}-{own}" if way.longer > 1 else name for name in plan.lists}
+        plain = {known[name]: f"{name}-{way.labels}" for name in plan.lists}
+        changed = {real: f"{images}-{own}" for real, images in plain.items()}
+        for names, mix in ((plain, ""), (changed, way.mix)) if way.longer == 1 else ((changed, way.mix),):
+            gains = [_gain(records, detector.kind, names, "generated") for detector in plan.detectors]
+            row = (f"{plan.detectors[0].steps * way.longer}", mix or AS_CHOSEN, *gains)
+            if any(one != shown(None) for one in gains) and row not in rows:
+                rows.append(row)
+    if any(row[1] != AS_CHOSEN or row[0] != str(plan.detectors[0].steps) for row in rows):
+        yield "## What the same images and labels are worth in other trainings (10% of the labels)\n"
+        yield (
+            "AP over real, with the labels of adapters that learned a third time, by `--score matched`; real images "
+            "alone are trained for as many steps. A mix of two numbers goes evenly from the first to the second.\n"
+        )
+        yield table(("steps", "mix", *(detector.kind for detector in plan.detectors)), rows)
+
+
+def _full_ways(records: Records, plan: Plan) -> Iterable[str]:
+    """What the same images give with other labels and in other trainings, with all labels."""
+    rows = []
+    for own, way in {"": Way(""), **plan.ways_full}.items():
+        gains = [_full_gain(records, detector, own) for detector in plan.detectors]
+        if any(one != shown(None) for one in gains):
+            score = plan.relabels_full[way.labels].score if way.labels else "chosen on tune"
+            rows.append((score, way.mix or AS_CHOSEN, *gains))
+    if len(rows) > 1:
+        yield "## What the same images are worth with other labels and in other trainings (all labels)\n"
+        yield table(("score", "mix", *(f"{detector.kind}, AP over real" for detector in plan.detectors)), rows)
+
+
+def _full_gain(records: Records, detector: DetectorPlan, own: str) -> str:
+    """With all labels: generated over real, on the seeds that were run."""
+    seeds = [
+        seed for seed in detector.seeds_full if f"{detector.kind}-{FULL}-{seed}-{own}".removesuffix("-") in records
+    ]
+    only = f" (seed {', '.join(map(str, seeds))} alone)" if 0 < len(seeds) < len(detector.seeds_full) else ""
+    return shown(gain(full(records, detector, own), "generated", "real")) + only
 
 
 def _amounts(records: Records, plan: Plan) -> Iterable[str]:
