@@ -118,6 +118,9 @@ class Fake(Workplace):
         (out / "images").mkdir(exist_ok=True)
         write_annotations(out, [f"{number:08}.jpg" for number in range(int(named["--count"]))])
 
+    def _finalize(self, out: Path, named: dict[str, str], words: list[str]) -> None:
+        assert (Path(words[4]) / "annotations.json").exists()
+
     def _ablation(self, out: Path, named: dict[str, str], words: list[str]) -> None:
         row: dict[str, Any] = {
             "ap50": 0.5,

@@ -269,6 +269,19 @@ def _paint(place: Workplace, name: str, out: Path, *how_many: object) -> list[fl
     return [low, high]
 
 
+def repaint(place: Workplace, name: str, own: str) -> Figures:
+    """Other generated images of a list; nothing about them is uncertain."""
+    how, out = place.plan.repaints[own], place.folder(f"generated-{name}-{own}")
+    low, high = how.strength
+    place.dengine(
+        *("generate", "--count", place.plan.count, "--bundle", bundle_of(place, f"{name}-{how.adapter}")),
+        *("--reference", place.folder("train-images"), "--uncertain", 0, "--strength", f"{low}:{high}"),
+        *("--seed", seed_of(name), "--out", out),
+    )
+    place.dengine("finalize", out, "--score", how.score)
+    return labels_in(out / "annotations.json") | {"strength": [low, high]}
+
+
 def try_rules(place: Workplace, detector: str) -> Figures:
     """What thresholds, uncertain regions, dropped images and --balance do to the labels of the bundled model's run."""
     out, balanced = place.folder(RULES), place.folder("balanced-full")

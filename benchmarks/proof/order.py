@@ -46,6 +46,7 @@ def build(plan: Plan) -> list[Stage]:
         *_variants(plan),
         *_self_trained(plan),
         *_relabelled(plan),
+        *_repainted(plan),
         *_ways(plan),
         *(stage for stage in second if stage not in scarce),
         *_full_ways(plan),
@@ -176,6 +177,20 @@ def _labelled(group: str, images: str, out: str, adapter: str, how: Relabel) -> 
     )
     reads = ("lists", images) if adapter == FULL else ("lists", f"bundle-{adapter}", images)
     return Stage(out, group, action, (), reads, (f"{out}/annotations.json",), 2.0, resumes=False, settings=asdict(how))
+
+
+def _repainted(plan: Plan) -> Iterator[Stage]:
+    """Other images, and what these are worth."""
+    for own, how in plan.repaints.items():
+        for name in plan.lists:
+            folder = f"generated-{name}-{own}"
+            yield Stage(
+                folder, "repainted", partial(actions.repaint, name=name, own=own), (),
+                ("lists", f"bundle-{name}-{how.adapter}"), (f"{folder}/annotations.json",), 6.0,
+                settings={"count": plan.count, **asdict(how)},
+            )  # fmt: skip
+            for detector in plan.detectors:
+                yield compared_stage(plan, detector, f"{name}-{own}", "generated", folder, name)
 
 
 def _ways(plan: Plan) -> Iterator[Stage]:

@@ -63,6 +63,15 @@ class Again:
 
 
 @dataclass(frozen=True)
+class Repaint:
+    """Other generated images."""
+
+    adapter: str  # suffix of the adapter whose bundle paints and labels
+    score: str  # as `dengine finalize --score`
+    strength: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Way:
     """Another way to train on images of the arms; everything that is not named here is as in the arms."""
 
@@ -110,6 +119,9 @@ class Plan:
     )
     again: Mapping[str, Again] = field(  # adapters that learned from these, by their suffix
         default_factory=lambda: {THIRD: Again("matched", 2100, 16)}
+    )
+    repaints: Mapping[str, Repaint] = field(  # other images, by their suffix
+        default_factory=lambda: {"light": Repaint(THIRD, "matched", (0.1, 0.3))}
     )
     ways: Mapping[str, Way] = field(  # other ways to train on the same images, by their suffix
         default_factory=lambda: {
