@@ -183,14 +183,18 @@ def _repainted(plan: Plan) -> Iterator[Stage]:
     """Other images, and what these are worth."""
     for own, how in plan.repaints.items():
         for name in plan.lists:
-            folder = f"generated-{name}-{own}"
-            yield Stage(
-                folder, "repainted", partial(actions.repaint, name=name, own=own), (),
-                ("lists", f"bundle-{name}-{how.adapter}"), (f"{folder}/annotations.json",), 6.0,
-                settings={"count": plan.count, **asdict(how)},
-            )  # fmt: skip
+            yield _repaint(plan, name, own, (f"bundle-{name}-{how.adapter}",))
             for detector in plan.detectors:
-                yield compared_stage(plan, detector, f"{name}-{own}", "generated", folder, name)
+                yield compared_stage(plan, detector, f"{name}-{own}", "generated", f"generated-{name}-{own}", name)
+
+
+def _repaint(plan: Plan, name: str, own: str, reads: tuple[str, ...] = ()) -> Stage:
+    stage = f"generated-{name}-{own}"
+    settings = {"count": plan.count, **asdict(plan.repaints[own])}
+    return Stage(
+        stage, "repainted", partial(actions.repaint, name=name, own=own), (), ("lists", *reads),
+        (f"{stage}/annotations.json",), 6.0, settings=settings,
+    )  # fmt: skip
 
 
 def _ways(plan: Plan) -> Iterator[Stage]:
@@ -207,8 +211,14 @@ def _ways(plan: Plan) -> Iterator[Stage]:
 
 
 def _full_ways(plan: Plan) -> Iterator[Stage]:
-    """Other labels and other ways to train with all labels."""
+    """Other images, other labels and other ways to train with all labels."""
     images = f"generated-{FULL}"
+    for own in plan.repaints:
+        yield _repaint(plan, FULL, own)
+        for detector in plan.detectors:
+            for seed in detector.seeds_full:
+                stage = f"{detector.kind}-{FULL}-{seed}-{own}"
+                yield full_compared_stage(plan, detector, stage, f"{images}-{own}", seed)
     for own, how in plan.relabels_full.items():
         yield _labelled("relabelled", images, f"{images}-{own}", FULL, how)
     for own, way in plan.ways_full.items():

@@ -66,7 +66,7 @@ class Again:
 class Repaint:
     """Other generated images."""
 
-    adapter: str  # suffix of the adapter whose bundle paints and labels
+    adapter: str  # suffix of the adapter whose bundle paints and labels; with all labels it is the bundled model
     score: str  # as `dengine finalize --score`
     strength: tuple[float, float]
 
