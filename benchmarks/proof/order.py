@@ -234,7 +234,7 @@ def _extras(plan: Plan) -> Iterator[Stage]:
     for one in plan.detectors:
         yield from length_stages(plan, one, first)
     if plan.amounts:
-        own = plan.judged_lists[0]
+        own = plan.judged_images(first)
         yield compared_stage(plan, detector, own, "amounts", f"generated-{own}", first, ",".join(plan.amounts))
     for name in plan.extra_lists:
         yield from label_stages(plan, name)

@@ -135,7 +135,9 @@ class Plan:
     ways_full: Mapping[str, Way] = field(  # as `ways`, with all labels
         default_factory=lambda: {"matched": Way("matched"), "late": Way("matched", mix="0.6:0")}
     )
-    judged: str = ""  # suffix of the labels whose arms the bars are held against; none: those of the first adapters
+    judged: Mapping[str, str] = field(  # suffix of each arm that the bars are held against, of `full` with all labels
+        default_factory=dict  # an arm that is not named is that of the first adapters
+    )
     variants: Mapping[str, tuple[str, ...]] = field(  # other heads and sizes, compared on the first list
         default_factory=lambda: {
             "narrow": ("--width", "64", "--decoder-layers", "2"),
@@ -157,10 +159,9 @@ class Plan:
     amounts: tuple[str, ...] = ("1x", "2x")  # of generated images on the first list, beside 4x
     resamples: int = 1000  # draws of the validation images
 
-    @property
-    def judged_lists(self) -> tuple[str, ...]:
-        """The lists as the stages of these arms name them."""
-        return tuple(f"{name}-{self.judged}".removesuffix("-") for name in self.lists)
+    def judged_images(self, name: str) -> str:
+        """A list as the stages of the generated images name it that the bars are held against."""
+        return f"{name}-{self.judged.get('generated', '')}".removesuffix("-")
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it."""

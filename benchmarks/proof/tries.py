@@ -164,7 +164,7 @@ def _full_gain(records: Records, detector: DetectorPlan, own: str) -> str:
 
 
 def _amounts(records: Records, plan: Plan) -> Iterable[str]:
-    first, kind = plan.judged_lists[0], plan.detectors[0].kind
+    first, kind = plan.judged_images(plan.lists[0]), plan.detectors[0].kind
     if f"{kind}-{first}-amounts" not in records:
         return
     results = dict(records[f"{kind}-{first}-amounts"]["figures"]["results"])
