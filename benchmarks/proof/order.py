@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 
-from benchmarks.proof import actions
+from benchmarks.proof import actions, truth
 from benchmarks.proof.actions import BASE
-from benchmarks.proof.plan import FULL, ONCE, SELF, Plan, Relabel
+from benchmarks.proof.plan import FULL, ONCE, SELF, THIRD, Plan, Relabel
 from benchmarks.proof.stages import (
     Stage,
     ablation_stage,
@@ -50,6 +50,7 @@ def build(plan: Plan) -> list[Stage]:
         *_ways(plan),
         *(stage for stage in second if stage not in scarce),
         *_full_ways(plan),
+        _truth(plan),
         *_extras(plan),
     ]
 
@@ -226,6 +227,21 @@ def _full_ways(plan: Plan) -> Iterator[Stage]:
             for seed in detector.seeds_full:
                 stage = f"{detector.kind}-{FULL}-{seed}-{own}"
                 yield full_compared_stage(plan, detector, stage, f"{images}-{way.labels}", seed, way)
+
+
+def _truth(plan: Plan) -> Stage:
+    """How right labels are, of the first list and with all labels."""
+    first, sure = plan.lists[0], f"{THIRD}-sure"
+    sources = {f"{arm}-{first}-{sure}": f"{arm}-{first}" for arm in ("pseudo", "generated")}
+    sources[f"generated-{FULL}"] = f"generated-{FULL}"
+    sources |= {
+        stage: stage for name in (first, FULL) for stage in (f"generated-{name}-{own}" for own in plan.repaints)
+    }
+    reads = tuple(dict.fromkeys(("lists", *sources, *sources.values())))
+    return Stage(
+        "truth", "truth", partial(truth.read_labels, sources=sources), (), reads, minutes=1.0, resumes=False,
+        settings={"sources": sources},
+    )  # fmt: skip
 
 
 def _extras(plan: Plan) -> Iterator[Stage]:
