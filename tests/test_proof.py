@@ -20,7 +20,7 @@ import typer
 from PIL import Image
 from test_finalize import make_run
 
-from benchmarks.proof import actions, choices, lists, pictures, report, tuning
+from benchmarks.proof import actions, choices, lists, pictures, report, truth, tuning
 from benchmarks.proof import run as program
 from benchmarks.proof.draws import draws, interval, read_draws
 from benchmarks.proof.lanes import shares_of_cores
@@ -118,6 +118,9 @@ class Fake(Workplace):
         (out / "images").mkdir(exist_ok=True)
         write_annotations(out, [f"{number:08}.jpg" for number in range(int(named["--count"]))])
 
+    def _finalize(self, out: Path, named: dict[str, str], words: list[str]) -> None:
+        assert (Path(words[4]) / "annotations.json").exists()
+
     def _ablation(self, out: Path, named: dict[str, str], words: list[str]) -> None:
         row: dict[str, Any] = {
             "ap50": 0.5,
@@ -196,6 +199,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "_draw_curves", lambda path, curves: None)  # a second after every stage
+
+
+@pytest.fixture(autouse=True)
+def _labels_without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-ins leave no images; what reads labels against true ones has tests of its own."""
+    row = {"labels": "pseudo", "strength_from": None, "images": 2, "figures": {"precision/a": 0.5, "recall/a": 1.0}}
+    monkeypatch.setattr(truth, "read_labels", lambda place, sources: {"rows": [row]})
 
 
 @pytest.fixture
@@ -453,6 +463,9 @@ def test_gains_over_a_good_baseline_are_met(place: Fake) -> None:
     assert [one.partition(":")[0] for one in verdicts(place)] == ["**not met**"] * 8
     assert "no gain counts yet, since the baseline's AP50 is" in verdicts(place)[0]
     assert "painting gives no more than labels on the other real images do (+0.0" in text
+    assert "| `pseudo` | photographs | 2 | 0.50; 1.00 |" in text
+    assert "| 12 | 0.8:0.2 | +" in text  # other trainings, with 10% of the labels
+    assert "| matched | 0.6:0 | +" in text  # and with all
     shutil.rmtree(place.results)
     start(place, real_is_right=True, generated_is_right=False)
     assert verdicts(place) == ["**not met**"] * 4 + ["**not met**"] * 2 + ["met"] * 2

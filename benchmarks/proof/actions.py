@@ -258,15 +258,29 @@ def _paint(place: Workplace, name: str, out: Path, *how_many: object) -> list[fl
     """Paint with the settings of a list; returns the range of strengths."""
     plan = place.plan
     low, high = place.figures(f"ablation-{FULL if name == FULL else plan.lists[0]}")["strength"]
-    words: list[object] = ["generate", *how_many, "--bundle", bundle_of(place, name)]
-    if name == FULL:
-        words += ["--reference", place.data, "--reference-split", "train", "--guidance", plan.guidance_full]
-        words += ["--uncertain", plan.uncertain]
-    else:
-        words += ["--reference", place.folder("train-images")]
+    words: list[object] = ["generate", *how_many, "--bundle", bundle_of(place, name), *_references(place, name)]
+    words += ["--uncertain", plan.uncertain] if name == FULL else []
     words += ["--score", score_of(place, name)]
     place.dengine(*words, "--strength", f"{low}:{high}", "--seed", seed_of(name), "--out", out)
     return [low, high]
+
+
+def repaint(place: Workplace, name: str, own: str) -> Figures:
+    """Other generated images of a list, or with all labels; nothing about them is uncertain."""
+    how, out = place.plan.repaints[own], place.folder(f"generated-{name}-{own}")
+    bundle = name if name == FULL else f"{name}-{how.adapter}"
+    words = ["generate", "--count", place.plan.count, "--bundle", bundle_of(place, bundle), *_references(place, name)]
+    low, high = how.strength
+    place.dengine(*words, "--uncertain", 0, "--strength", f"{low}:{high}", "--seed", seed_of(name), "--out", out)
+    place.dengine("finalize", out, "--score", how.score)
+    return labels_in(out / "annotations.json") | {"strength": [low, high]}
+
+
+def _references(place: Workplace, name: str) -> list[object]:
+    """What is repainted; with all labels, the labelled images, whose classes prompts name."""
+    if name == FULL:
+        return ["--reference", place.data, "--reference-split", "train", "--guidance", place.plan.guidance_full]
+    return ["--reference", place.folder("train-images")]
 
 
 def try_rules(place: Workplace, detector: str) -> Figures:

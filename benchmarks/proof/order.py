@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 
-from benchmarks.proof import actions
+from benchmarks.proof import actions, truth
 from benchmarks.proof.actions import BASE
-from benchmarks.proof.plan import FULL, ONCE, SELF, Plan, Relabel
+from benchmarks.proof.plan import FULL, ONCE, SELF, THIRD, Plan, Relabel
 from benchmarks.proof.stages import (
     Stage,
     ablation_stage,
@@ -46,9 +46,11 @@ def build(plan: Plan) -> list[Stage]:
         *_variants(plan),
         *_self_trained(plan),
         *_relabelled(plan),
+        *_repainted(plan),
         *_ways(plan),
         *(stage for stage in second if stage not in scarce),
         *_full_ways(plan),
+        _truth(plan),
         *_extras(plan),
     ]
 
@@ -178,6 +180,24 @@ def _labelled(group: str, images: str, out: str, adapter: str, how: Relabel) -> 
     return Stage(out, group, action, (), reads, (f"{out}/annotations.json",), 2.0, resumes=False, settings=asdict(how))
 
 
+def _repainted(plan: Plan) -> Iterator[Stage]:
+    """Other images, and what these are worth."""
+    for own, how in plan.repaints.items():
+        for name in plan.lists:
+            yield _repaint(plan, name, own, (f"bundle-{name}-{how.adapter}",))
+            for detector in plan.detectors:
+                yield compared_stage(plan, detector, f"{name}-{own}", "generated", f"generated-{name}-{own}", name)
+
+
+def _repaint(plan: Plan, name: str, own: str, reads: tuple[str, ...] = ()) -> Stage:
+    stage = f"generated-{name}-{own}"
+    settings = {"count": plan.count, **asdict(plan.repaints[own])}
+    return Stage(
+        stage, "repainted", partial(actions.repaint, name=name, own=own), (), ("lists", *reads),
+        (f"{stage}/annotations.json",), 6.0, settings=settings,
+    )  # fmt: skip
+
+
 def _ways(plan: Plan) -> Iterator[Stage]:
     """Other ways to train on the lists' images."""
     for own, way in plan.ways.items():
@@ -192,8 +212,14 @@ def _ways(plan: Plan) -> Iterator[Stage]:
 
 
 def _full_ways(plan: Plan) -> Iterator[Stage]:
-    """Other labels and other ways to train with all labels."""
+    """Other images, other labels and other ways to train with all labels."""
     images = f"generated-{FULL}"
+    for own in plan.repaints:
+        yield _repaint(plan, FULL, own)
+        for detector in plan.detectors:
+            for seed in detector.seeds_full:
+                stage = f"{detector.kind}-{FULL}-{seed}-{own}"
+                yield full_compared_stage(plan, detector, stage, f"{images}-{own}", seed)
     for own, how in plan.relabels_full.items():
         yield _labelled("relabelled", images, f"{images}-{own}", FULL, how)
     for own, way in plan.ways_full.items():
@@ -203,13 +229,28 @@ def _full_ways(plan: Plan) -> Iterator[Stage]:
                 yield full_compared_stage(plan, detector, stage, f"{images}-{way.labels}", seed, way)
 
 
+def _truth(plan: Plan) -> Stage:
+    """How right labels are, of the first list and with all labels."""
+    first, sure = plan.lists[0], f"{THIRD}-sure"
+    sources = {f"{arm}-{first}-{sure}": f"{arm}-{first}" for arm in ("pseudo", "generated")}
+    sources[f"generated-{FULL}"] = f"generated-{FULL}"
+    sources |= {
+        stage: stage for name in (first, FULL) for stage in (f"generated-{name}-{own}" for own in plan.repaints)
+    }
+    reads = tuple(dict.fromkeys(("lists", *sources, *sources.values())))
+    return Stage(
+        "truth", "truth", partial(truth.read_labels, sources=sources), (), reads, minutes=1.0, resumes=False,
+        settings={"sources": sources},
+    )  # fmt: skip
+
+
 def _extras(plan: Plan) -> Iterator[Stage]:
     """Longer baselines, other amounts of generated images, other numbers of labels."""
     first, detector = plan.lists[0], plan.detectors[0]
     for one in plan.detectors:
         yield from length_stages(plan, one, first)
     if plan.amounts:
-        own = plan.judged_lists[0]
+        own = plan.judged_images(first)
         yield compared_stage(plan, detector, own, "amounts", f"generated-{own}", first, ",".join(plan.amounts))
     for name in plan.extra_lists:
         yield from label_stages(plan, name)

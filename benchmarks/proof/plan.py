@@ -63,6 +63,15 @@ class Again:
 
 
 @dataclass(frozen=True)
+class Repaint:
+    """Other generated images."""
+
+    adapter: str  # suffix of the adapter whose bundle paints and labels; with all labels it is the bundled model
+    score: str  # as `dengine finalize --score`
+    strength: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Way:
     """Another way to train on images of the arms; everything that is not named here is as in the arms."""
 
@@ -111,6 +120,9 @@ class Plan:
     again: Mapping[str, Again] = field(  # adapters that learned from these, by their suffix
         default_factory=lambda: {THIRD: Again("matched", 2100, 16)}
     )
+    repaints: Mapping[str, Repaint] = field(  # other images, by their suffix
+        default_factory=lambda: {"light": Repaint(THIRD, "matched", (0.1, 0.3))}
+    )
     ways: Mapping[str, Way] = field(  # other ways to train on the same images, by their suffix
         default_factory=lambda: {
             "late": Way(f"{THIRD}-sure", mix="0.8:0.2"),
@@ -123,7 +135,9 @@ class Plan:
     ways_full: Mapping[str, Way] = field(  # as `ways`, with all labels
         default_factory=lambda: {"matched": Way("matched"), "late": Way("matched", mix="0.6:0")}
     )
-    judged: str = ""  # suffix of the labels whose arms the bars are held against; none: those of the first adapters
+    judged: Mapping[str, str] = field(  # suffix of each arm that the bars are held against, of `full` with all labels
+        default_factory=dict  # an arm that is not named is that of the first adapters
+    )
     variants: Mapping[str, tuple[str, ...]] = field(  # other heads and sizes, compared on the first list
         default_factory=lambda: {
             "narrow": ("--width", "64", "--decoder-layers", "2"),
@@ -145,10 +159,9 @@ class Plan:
     amounts: tuple[str, ...] = ("1x", "2x")  # of generated images on the first list, beside 4x
     resamples: int = 1000  # draws of the validation images
 
-    @property
-    def judged_lists(self) -> tuple[str, ...]:
-        """The lists as the stages of these arms name them."""
-        return tuple(f"{name}-{self.judged}".removesuffix("-") for name in self.lists)
+    def judged_images(self, name: str) -> str:
+        """A list as the stages of the generated images name it that the bars are held against."""
+        return f"{name}-{self.judged.get('generated', '')}".removesuffix("-")
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it."""

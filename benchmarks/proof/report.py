@@ -109,10 +109,10 @@ def _bars(found: Sequence[Bar], ap50: Mapping[str, float | None]) -> Iterable[st
 def _settings(records: Records, plan: Plan) -> Iterable[str]:
     for detector in plan.detectors:
         yield f"## 10% of the labels, {detector.kind}\n"
-        yield from _arms(scarce(records, detector.kind, plan.judged_lists), SCARCE_ARMS, "list")
+        yield from _arms(scarce(records, detector.kind, plan.lists, own=plan.judged), SCARCE_ARMS, "list")
     for detector in plan.detectors:
         yield f"## All labels, {detector.kind}\n"
-        yield from _arms(full(records, detector), FULL_ARMS, "seed")
+        yield from _arms(full(records, detector, plan.judged.get("full", "")), FULL_ARMS, "seed")
     for name in plan.extra_lists:
         kind = plan.detectors[0].kind
         yield f"## {name.partition('-')[0]}% of the labels, {kind}, one list\n"

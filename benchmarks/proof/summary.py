@@ -7,6 +7,7 @@ no gain counts without a good baseline. Knows nothing about text or files. AP is
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.proof.draws import interval
@@ -60,17 +61,27 @@ class Bar:
         return value >= self.least if self.least else value > 0.0
 
 
-def scarce(records: Records, kind: str, names: Sequence[str], wanted: Sequence[str] = SCARCE_ARMS) -> dict[str, Runs]:
-    """The arms of the label-scarce setting for one detector, over the lists that all of these arms are there for."""
+def scarce(
+    records: Records,
+    kind: str,
+    names: Sequence[str],
+    wanted: Sequence[str] = SCARCE_ARMS,
+    own: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Runs]:
+    """The arms of the label-scarce setting for one detector, over the lists that all of these arms are there for.
+
+    own: by arm, the suffix of a list's name in its stages.
+    """
 
     def find(arm: str) -> Callable[[str], Mapping[str, Any] | None]:
+        suffix = f"-{own[arm]}" if own.get(arm) else ""
         if arm == "adapter":
-            return lambda name: _result(records, f"adapter-val-{name}", arm)
+            return lambda name: _result(records, f"adapter-val-{name}{suffix}", arm)
         if arm == "real":  # stands in its own record, and in those of the trainings it is held against
             return lambda name: (
                 _result(records, f"{kind}-{name}-real", arm) or _result(records, f"{kind}-{name}-generated", arm)
             )
-        return lambda name: _result(records, f"{kind}-{name}-{arm}", arm)
+        return lambda name: _result(records, f"{kind}-{name}{suffix}-{arm}", arm)
 
     return _arms({arm: find(arm) for arm in wanted}, names)
 
@@ -108,11 +119,12 @@ def bars(records: Records, plan: Plan) -> list[Bar]:
     found = []
     for before, least in (("real", BARS["scarce"]), ("pseudo", 0.0)):
         for detector in plan.detectors:
-            arms = scarce(records, detector.kind, plan.judged_lists, ("generated", before))
+            arms = scarce(records, detector.kind, plan.lists, ("generated", before), plan.judged)
             change = _whole(gain(arms, "generated", before), len(plan.lists))
             found.append(Bar(f"10% of the labels: generated over {before}", detector.kind, least, change))
     for detector in plan.detectors:
-        change = _whole(gain(full(records, detector), "generated", "real"), len(detector.seeds_full))
+        arms = full(records, detector, plan.judged.get("full", ""))
+        change = _whole(gain(arms, "generated", "real"), len(detector.seeds_full))
         found.append(Bar("all labels: generated over real", detector.kind, BARS["full"], change))
     for detector in plan.detectors:
         ap50 = baseline(records, detector)

@@ -21,6 +21,7 @@ def tries(records: Records, plan: Plan) -> Iterable[str]:
     yield from _labels(records, plan)
     yield from _ways(records, plan)
     yield from _full_ways(records, plan)
+    yield from _rightness(records)
     yield from _amounts(records, plan)
 
 
@@ -163,8 +164,29 @@ def _full_gain(records: Records, detector: DetectorPlan, own: str) -> str:
     return shown(gain(full(records, detector, own), "generated", "real")) + only
 
 
+def _rightness(records: Records) -> Iterable[str]:
+    """How right labels are, by the strength that images were painted with."""
+    if "truth" not in records:
+        return
+    found = records["truth"]["figures"]["rows"]
+    classes = sorted({key.partition("/")[2] for row in found for key in row["figures"]})
+    rows = []
+    for row in found:
+        least = "photographs" if row["strength_from"] is None else f"from {row['strength_from']:g}"
+        pairs = [[row["figures"].get(f"{what}/{name}") for what in ("precision", "recall")] for name in classes]
+        shown_pairs = ["; ".join("-" if one is None else f"{one:.2f}" for one in pair) for pair in pairs]
+        rows.append((f"`{row['labels']}`", least, str(row["images"]), *shown_pairs))
+    yield "## How right labels are\n"
+    yield (
+        "Precision; recall of the labels of images, against the true labels of what they show, by the strength that "
+        "they were painted with. With 10% of the labels nobody would have these: they explain, and chose nothing. An "
+        "object that was painted where the reference has none counts as wrong.\n"
+    )
+    yield table(("labels", "strength", "images", *classes), rows)
+
+
 def _amounts(records: Records, plan: Plan) -> Iterable[str]:
-    first, kind = plan.judged_lists[0], plan.detectors[0].kind
+    first, kind = plan.judged_images(plan.lists[0]), plan.detectors[0].kind
     if f"{kind}-{first}-amounts" not in records:
         return
     results = dict(records[f"{kind}-{first}-amounts"]["figures"]["results"])

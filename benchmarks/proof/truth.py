@@ -1,0 +1,98 @@
+"""How right labels are: those of generated images, and of other photographs, against the true labels of what they show.
+
+Knows: where the objects of a reference lie in the image that was painted from it. With 10% of the labels it reads true
+labels which that setting pretends not to have: it explains figures, and chooses nothing. An object that was painted
+where the reference has none counts as wrong, though the picture may show it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.proof.workplace import ProofError, Workplace
+from engines.datasets.dataset import Record, open_dataset
+from engines.evaluation.detection import Detections
+from engines.evaluation.thresholds import precision_and_recall
+from engines.generation.jobs import Job, make_job
+from engines.generation.journal import JOURNAL, read_entries
+from engines.generation.repeats import reference_plan
+from engines.generation.run_folder import RUN, require_run
+
+EDGES = (0.0, 0.2, 0.3, 0.45, 0.6, 0.75)  # strengths that the ranges which are told apart begin with
+_VISIBLE = 0.3  # share of an object that has to lie in the crop
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """What an image should have boxes around."""
+
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    iscrowd: npt.NDArray[np.bool_]
+    least: float | None  # where the range of its strength begins; None for a photograph
+
+
+def read_labels(place: Workplace, sources: Mapping[str, str]) -> dict[str, Any]:
+    """Precision and recall by class and range of strengths. `sources`: by labelled folder, whose images these are."""
+    rows = []
+    for folder, images in sources.items():
+        truth = dict(_truth(place, images))
+        by_range: dict[float | None, list[Record]] = {}
+        for record in open_dataset(place.folder(folder), class_names=_names(place), require_boxes=False).records:
+            by_range.setdefault(truth[record.name].least, []).append(record)
+        for least, records in sorted(by_range.items(), key=lambda item: item[0] or 0.0):
+            shown = [truth[record.name] for record in records]
+            figures = precision_and_recall(shown, [_as_found(record) for record in records], _names(place))
+            rows.append({"labels": folder, "strength_from": least, "images": len(records), "figures": figures})
+    return {"rows": rows}
+
+
+def _names(place: Workplace) -> tuple[str, ...]:
+    return open_dataset(place.data, split="train").class_names
+
+
+def _truth(place: Workplace, images: str) -> Iterator[tuple[str, _Shown]]:
+    """By the file's name, what each image of a stage shows."""
+    records = {record.name: record for record in open_dataset(place.data, split="train").records}
+    folder = place.folder(images)
+    if not (folder / RUN).exists():
+        yield from ((name, _Shown(one.boxes, one.labels, one.iscrowd, None)) for name, one in records.items())
+        return
+    run = require_run(folder)
+    # Where they lie here: a run may have been painted on another machine.
+    references = str(place.data if run.reference_split else place.folder("train-images"))
+    plan = reference_plan(replace(run, reference=references)) if run.reference else None
+    if plan is None:
+        raise ProofError(f"{folder} was painted from text: there is nothing that its labels could be held against.")
+    for entry in read_entries(folder / JOURNAL):
+        if entry.file and entry.reference and entry.strength is not None:
+            least = max(edge for edge in EDGES if edge <= entry.strength)
+            job = make_job(plan, run.seed, entry.index)
+            yield entry.file, _cropped(records[entry.reference], job, run.frame, least)
+
+
+def _cropped(record: Record, job: Job, frame: tuple[int, int], least: float) -> _Shown:
+    """The objects of a reference where a job's image has them."""
+    if job.crop is None:
+        raise ProofError(f"Image {job.index} has no crop.")
+    x0, y0, x1, y1 = job.crop
+    width, height = frame
+    boxes = (record.boxes - [x0, y0, x0, y0]) * np.array([width / (x1 - x0), height / (y1 - y0)] * 2)
+    if job.flip:
+        boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+    inside = boxes.clip(0, [width, height] * 2)
+    kept = _areas(inside) >= _VISIBLE * _areas(boxes)
+    return _Shown(inside[kept].astype(np.float32), record.labels[kept], record.iscrowd[kept], least)
+
+
+def _areas(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+
+
+def _as_found(record: Record) -> Detections:
+    """An image's labels; what is uncertain is none."""
+    sure = ~record.iscrowd
+    return Detections(record.boxes[sure], np.ones(int(sure.sum()), np.float32), record.labels[sure])
