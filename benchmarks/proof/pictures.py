@@ -28,11 +28,16 @@ def write(folder: Path, work: Path, records: Mapping[str, Mapping[str, Any]], pl
         _draw_curves(folder / CURVES, curves)
     found = [(CURVES, "AP of the baselines on their tune parts, by optimiser step")]
     for name in (plan.lists[0], FULL):
-        sheet = work / f"generated-{name}" / PREVIEW
-        if sheet.exists():
-            _shrink(sheet, folder / f"generated-{name}.jpg")
         which = "all labels" if name == FULL else f"list {name}, a base that has seen no label"
-        found.append((f"generated-{name}.jpg", f"Generated images with the adapter's labels ({which})"))
+        low_high = {
+            f"{name}-{own}": ", strengths {:g} to {:g}".format(*how.strength) for own, how in plan.repaints.items()
+        }
+        for images, strengths in {name: "", **low_high}.items():
+            sheet = work / f"generated-{images}" / PREVIEW
+            if sheet.exists():
+                _shrink(sheet, folder / f"generated-{images}.jpg")
+            caption = f"Generated images with the adapter's labels ({which}{strengths})"
+            found.append((f"generated-{images}.jpg", caption))
     return [(file, caption) for file, caption in found if (folder / file).exists()]
 
 

@@ -7,7 +7,7 @@ How the sizes came about: everything has to fit into a few hours of two cores. A
 takes about 0.3 s of one core that has bf16 (0.5 to 0.6 s in float32), so the 2400 steps of a final training, 480 passes
 over the 20 images of a 10% list, take 12 minutes. What only chooses (learning rate, mix) takes a quarter of that.
 
-This is the third round, and the fourth, which adds to it. The records of the first two are in `results/proof_first` and
+This is the third round, and two more that add to it. The records of the first two are in `results/proof_first` and
 `results/proof_second`. Each was planned with the figures of those before in view, those on val among them, so val was
 not untouched any more.
 
@@ -18,6 +18,8 @@ not untouched any more.
   and trains every arm for 2400.
 - The third one taught that more is to be had from labels: the fourth keeps its images, lengths and mixes, and changes
   who labels, by which scores, and what becomes of regions of doubt (`relabels`, `again`).
+- The fourth one taught that the same labels are worth more on photographs than on painted images: the fifth paints
+  lighter ones (`repaints`), and trains on the old ones in other ways (`ways`).
 """
 
 import dataclasses

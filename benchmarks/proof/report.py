@@ -221,10 +221,9 @@ def _findings() -> Iterable[str]:
 def _costs(records: Records, plan: Plan) -> Iterable[str]:
     yield "## Every stage: its cost and its command\n"
     rows = []
-    for stage in build(plan):
-        record = records.get(stage.name)
-        if record is None:
-            rows.append((stage.name, NOT_RUN, ""))
+    stages = build(plan)
+    for stage in stages:
+        if (record := records.get(stage.name)) is None:
             continue
         before = record["figures"].get("trained_before")
         minutes = "made beforehand" if before else f"{record['seconds'] / 60:.1f}"
@@ -233,6 +232,8 @@ def _costs(records: Records, plan: Plan) -> Iterable[str]:
     total = sum(one["seconds"] for one in attempts) / 3600
     yield table(("stage", "minutes", "command"), rows)
     yield f"In all {total:.1f} hours so far, attempts that were broken off included.\n"
+    if left := [stage.name for stage in stages if stage.name not in records]:
+        yield f"Not run: {', '.join(left)}.\n"
     if again := [stage for stage, record in records.items() if record.get("before")]:
         yield (
             f"Made once more from the seed, since later stages read files that were gone: {', '.join(again)}. "

@@ -81,32 +81,40 @@ def _learned(own: str) -> str:
 
 
 def _labels(records: Records, plan: Plan) -> Iterable[str]:
-    """What the same images are worth with the labels of other adapters, or by other rules."""
-    own = {"": ("once", "chosen on tune", plan.uncertain), SELF: ("once more", "chosen on tune", plan.uncertain)}
-    for suffix, how in plan.relabels.items():
-        own[suffix] = (_learned(how.adapter), how.score, how.uncertain)
+    """What the same images are worth with other adapters' labels, or by other rules; and what other images are."""
+    tried = [(arm, arm, suffix, how) for suffix, how in _label_rules(plan).items() for arm in ("generated", "pseudo")]
+    for suffix, how in plan.repaints.items():
+        painted = "generated, strengths {:g} to {:g}".format(*how.strength)
+        tried.append((painted, "generated", suffix, (_learned(how.adapter), how.score, 0.0)))
     rows = []
-    for suffix, (adapter, score, uncertain) in own.items():
+    for images, arm, suffix, (adapter, score, uncertain) in tried:
         names = {name: f"{name}-{suffix}".removesuffix("-") for name in plan.lists}
-        for arm in ("generated", "pseudo"):
-            gains = [_gain(records, detector.kind, names, arm) for detector in plan.detectors]
-            if any(one != shown(None) for one in gains):
-                counted = [records.get(f"{arm}-{one}", {}).get("figures") for one in names.values()]
-                found = [figures for figures in counted if figures and figures["images"]]
-                labels = [sum(figures["labels"].values()) / figures["images"] for figures in found]
-                doubts = [figures["uncertain"] / figures["images"] for figures in found]
-                below = f"{uncertain:g}" if uncertain else "-"
-                rows.append((arm, adapter, score, below, _mean(labels), _mean(doubts), *gains))
+        gains = [_gain(records, detector.kind, names, arm) for detector in plan.detectors]
+        if any(one != shown(None) for one in gains):
+            counted = [records.get(f"{arm}-{one}", {}).get("figures") for one in names.values()]
+            found = [figures for figures in counted if figures and figures["images"]]
+            labels = [sum(figures["labels"].values()) / figures["images"] for figures in found]
+            doubts = [figures["uncertain"] / figures["images"] for figures in found]
+            below = f"{uncertain:g}" if uncertain else "-"
+            rows.append((images, adapter, score, below, _mean(labels), _mean(doubts), *gains))
     if not rows:
         return
-    yield "## What the same images are worth with other labels (10% of the labels)\n"
+    yield "## What images are worth with other labels, and other images (10% of the labels)\n"
     yield (
         "AP over real. Where scores were chosen on tune, uncertain regions were painted over before a detector saw the "
         "image; in later trainings they stay in view and teach nothing. Labels of an adapter that "
-        "learned once were made while the images were painted, all others from the images' files.\n"
+        "learned once, and of images at other strengths, were made while the images were painted, all others from the "
+        "images' files.\n"
     )
     header = ("images", "the adapter learned", "score", "uncertain from", "labels an image", "uncertain an image")
     yield table((*header, *(detector.kind for detector in plan.detectors)), rows)
+
+
+def _label_rules(plan: Plan) -> dict[str, tuple[str, str, float]]:
+    """By the suffix of a list's name: how often the adapter learned, its score, and where uncertain regions begin."""
+    tuned = {suffix: (_learned(suffix or "once"), "chosen on tune", plan.uncertain) for suffix in ("", SELF)}
+    again = {suffix: (_learned(how.adapter), how.score, how.uncertain) for suffix, how in plan.relabels.items()}
+    return tuned | again
 
 
 def _mean(values: Sequence[float]) -> str:
