@@ -464,7 +464,7 @@ def test_gains_over_a_good_baseline_are_met(place: Fake) -> None:
     assert "no gain counts yet, since the baseline's AP50 is" in verdicts(place)[0]
     assert "painting gives no more than labels on the other real images do (+0.0" in text
     assert "| `pseudo` | photographs | 2 | 0.50; 1.00 |" in text
-    assert "| 12 | 0.8:0.2 | +" in text  # other trainings, with 10% of the labels
+    assert "| as in the arms | 12 | 0.8:0.2 | +" in text  # other trainings, with 10% of the labels
     assert "| matched | 0.6:0 | +" in text  # and with all
     shutil.rmtree(place.results)
     start(place, real_is_right=True, generated_is_right=False)

@@ -77,7 +77,7 @@ class Repaint:
 class Way:
     """Another way to train on images of the arms; everything that is not named here is as in the arms."""
 
-    labels: str  # suffix of the relabelling that generated images have
+    labels: str  # suffix of the generated images: of `relabels` or of `repaints`
     mix: str = ""  # as `dengine evaluate --mix`; empty: what tune chose
     longer: int = 1  # times the steps; the real images alone are trained as long
 
@@ -128,7 +128,7 @@ class Plan:
     ways: Mapping[str, Way] = field(  # other ways to train on the same images, by their suffix
         default_factory=lambda: {
             "late": Way(f"{THIRD}-sure", mix="0.8:0.2"),
-            "long": Way(f"{THIRD}-sure", longer=2),
+            "long": Way("light", longer=2),
         }
     )
     relabels_full: Mapping[str, Relabel] = field(  # as `relabels`, with all labels

@@ -130,24 +130,28 @@ def _gain(records: Records, kind: str, names: Mapping[str, str], arm: str) -> st
 
 
 def _ways(records: Records, plan: Plan) -> Iterable[str]:
-    """What the same images give in other trainings, with 10% of the labels."""
-    rows = []
+    """What the same images give in other trainings, with 10% of the labels, beside what they give in the arms'."""
+    rows: list[tuple[str, ...]] = []
     for own, way in plan.ways.items():
+        how = plan.repaints.get(way.labels)
+        images = "strengths {:g} to {:g}".format(*how.strength) if how else "as in the arms"
+        plain = {name: f"{name}-{way.labels}" for name in plan.lists}
         known = {name: f"{name}-{own}" if way.longer > 1 else name for name in plan.lists}
-        plain = {known[name]: f"{name}-{way.labels}" for name in plan.lists}
-        changed = {real: f"{images}-{own}" for real, images in plain.items()}
-        for names, mix in ((plain, ""), (changed, way.mix)) if way.longer == 1 else ((changed, way.mix),):
-            gains = [_gain(records, detector.kind, names, "generated") for detector in plan.detectors]
-            row = (f"{plan.detectors[0].steps * way.longer}", mix or AS_CHOSEN, *gains)
-            if any(one != shown(None) for one in gains) and row not in rows:
-                rows.append(row)
-    if any(row[1] != AS_CHOSEN or row[0] != str(plan.detectors[0].steps) for row in rows):
+        changed = {known[name]: f"{plain[name]}-{own}" for name in plan.lists}
+        changes = [_gain(records, detector.kind, changed, "generated") for detector in plan.detectors]
+        if any(one != shown(None) for one in changes):
+            steps = plan.detectors[0].steps
+            gains = [_gain(records, detector.kind, plain, "generated") for detector in plan.detectors]
+            before = (images, str(steps), AS_CHOSEN, *gains)
+            rows += [before] if before not in rows else []
+            rows.append((images, str(steps * way.longer), way.mix or AS_CHOSEN, *changes))
+    if rows:
         yield "## What the same images and labels are worth in other trainings (10% of the labels)\n"
         yield (
             "AP over real, with the labels of adapters that learned a third time, by `--score matched`; real images "
             "alone are trained for as many steps. A mix of two numbers goes evenly from the first to the second.\n"
         )
-        yield table(("steps", "mix", *(detector.kind for detector in plan.detectors)), rows)
+        yield table(("generated images", "steps", "mix", *(detector.kind for detector in plan.detectors)), rows)
 
 
 def _full_ways(records: Records, plan: Plan) -> Iterable[str]:
