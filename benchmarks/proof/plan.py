@@ -31,7 +31,6 @@ SELF = "self"  # names an adapter that learned once more, from its own labels on
 ONCE = "once"  # the first adapter, beside other heads and sizes
 THIRD = "third"  # one that learned a third time
 FULL = "full"  # stands for the whole train split where a list is named
-JUDGED = ("generated", "pseudo", "adapter", "full")  # arms, and the images with all labels, that bars take by suffix
 BARS = {"scarce": 5.0, "full": 2.0, "baseline_ap50": 75.0}  # in points of AP: what has to be reached
 PAPER = {"COCO": 3.1, "VOC": 7.6, "Clipart": 11.5}  # arXiv 2309.03893: gains in points of AP
 
@@ -143,7 +142,9 @@ class Plan:
     ways_full: Mapping[str, Way] = field(  # as `ways`, with all labels
         default_factory=lambda: {"late": Way("light", mix="0.6:0")}
     )
-    judged: Mapping[str, str] = field(default_factory=dict)  # see `JUDGED`
+    judged: Mapping[str, str] = field(  # suffixes of the arms that bars are held against; `full`: with all labels
+        default_factory=lambda: {"generated": "light", "pseudo": f"{THIRD}-sure", "adapter": THIRD}
+    )
     variants: Mapping[str, tuple[str, ...]] = field(  # other heads and sizes, compared on the first list
         default_factory=lambda: {
             "narrow": ("--width", "64", "--decoder-layers", "2"),
