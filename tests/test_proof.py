@@ -183,7 +183,11 @@ def test_an_adapter_learns_a_third_time_from_matched_labels_and_labels_with_regi
     worth = ran["rt_detr-10-1-third-generated"]
     assert Path(worth[worth.index("--synthetic") + 1]).name == "generated-10-1-third"
     text = (place.results.parent / "proof.md").read_text()
-    (row,) = [line for line in text.splitlines() if line.startswith("| generated | a third time | matched | 0.4 |")]
+    (row,) = [
+        line
+        for line in text.splitlines()
+        if line.startswith("| generated | as tune chose | a third time | matched | 0.4 |")
+    ]
     assert "(list 10-1 alone)" in row
 
 
@@ -271,7 +275,7 @@ def test_without_torchvision_the_second_detector_waits(place: Fake) -> None:
 
 def verdicts(place: Fake) -> list[str]:
     lines = (place.results.parent / "proof.md").read_text().split("## ")[1].splitlines()
-    return [line.split("|")[-2].strip() for line in lines if "labels:" in line]
+    return [line.split("|")[-2].strip() for line in lines if line.startswith("|") and "labels:" in line]
 
 
 def test_the_report_says_not_run_before_anything_was(place: Fake) -> None:
