@@ -123,6 +123,11 @@ def test_the_probability_of_generated_images_goes_evenly_from_the_first_to_the_l
     assert kinds[-20:].sum() == 0
 
 
+def test_a_steady_mix_draws_by_one_random_number_a_draw(shapes: list[Record]) -> None:
+    batches = mixed(samples(shapes[:5]), samples(shapes[5:20]), mix=(0.3, 0.3))
+    assert [batches.drawn(draw)[0] for draw in range(800)] == (generator(3, 40).random(800) < 0.3).astype(int).tolist()
+
+
 def test_a_steady_mix_is_written_as_one_number_and_a_moving_one_as_two(shapes: list[Record]) -> None:
     parts = NAMES, samples(shapes[:5]), samples(shapes[5:20])
     assert TrainingSet(*parts, (0.3, 0.3)).digest()["mix"] == 0.3

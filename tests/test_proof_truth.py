@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_proof import NAMES, write_voc
 from PIL import Image
-from test_proof import NAMES, write_voc
 from test_settings import run_settings
 
 from benchmarks.proof.truth import read_labels
@@ -73,11 +73,11 @@ def write_labels(folder: Path, found: dict[str, list[tuple[list[float], int, int
 
 
 def seen(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> list[tuple[list[float], int, int]]:
-    """A box around each channel's rectangle, where half of its 19x19 pixels are in view."""
+    """A box around each channel's rectangle, where 0.35 of its 19x19 pixels are in view."""
     found = []
     for label in range(3):
         ys, xs = np.nonzero(pixels[..., label] > 127)
-        if len(xs) > 0.5 * 19 * 19:
+        if len(xs) > 0.35 * 19 * 19:
             found.append(([float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1)], label, 0))
     return found
 
@@ -107,13 +107,14 @@ def test_what_a_painted_image_shows_is_where_its_labels_should_be(place: Folders
         journal.flush()
     write_labels(run, labels, (40, 40))
     rows = read_labels(place, {"painted": "painted"})["rows"]  # type: ignore[arg-type]
-    assert [row["strength_from"] for row in rows] == [0.0, 0.2, 0.3, 0.45]
+    ranges = [row["strengths"] for row in rows]
+    assert [low <= high < end for (low, high), end in zip(ranges, (0.2, 0.3, 0.45, 0.6), strict=True)] == [True] * 4
     assert sum(row["images"] for row in rows) == 24
     for row in rows:
         assert {
             name: value for name, value in row["figures"].items() if name.startswith("precision") and value < 1
         } == {}
-        assert row["figures"]["recall/b"] > 0.6
+        assert min(row["figures"].values()) > 0.6
 
 
 def test_labels_of_photographs_are_counted_and_crowds_are_none(place: Folders) -> None:
@@ -132,7 +133,7 @@ def test_labels_of_photographs_are_counted_and_crowds_are_none(place: Folders) -
     (row,) = read_labels(place, {"pseudo": "other"})["rows"]  # type: ignore[arg-type]
     assert row == {
         "labels": "pseudo",
-        "strength_from": None,
+        "strengths": None,
         "images": 2,
         "figures": {"precision/a": 0.5, "recall/a": 0.5, "precision/b": 1.0, "recall/b": 0.5, "recall/c": 0.0},
     }

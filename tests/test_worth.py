@@ -231,6 +231,7 @@ def test_a_comparison_leaves_detectors_figures_and_a_picture(settings: EvaluateS
     assert [arm["generated"] for arm in value["arms"]] == [0, 4, 6]
     assert value["arms"][1]["differences"]["AP"]["mean"] == summary.arms[1].differences["AP"].mean
     assert value["data"]["val_images"] == 3
+    assert value["mix"] == 0.5
     assert summary.picture == settings.out / PLOT
     assert (settings.out / PLOT).exists()
 

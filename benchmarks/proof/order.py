@@ -3,9 +3,9 @@
 Knows: which stages a plan comes to, and what comes before what. Knows nothing about what a stage needs or leaves.
 
 What decides later stages comes first, then the label-scarce setting on every list with one detector and the next, the
-setting with all labels with the first detector, other adapters and other labels, all labels with the second detector,
-and what is run as time allows. A stage whose record is there is done; one that another reads is done again, from its
-seed, where its files are gone.
+setting with all labels with the first detector, other adapters, labels, images and trainings, all labels with the
+second detector, other images, labels and trainings there, and what is run as time allows. A stage whose record is there
+is done; one that another reads is done again, from its seed, where its files are gone.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from functools import partial
 
 from benchmarks.proof import actions, truth
 from benchmarks.proof.actions import BASE
-from benchmarks.proof.plan import FULL, ONCE, SELF, THIRD, Plan, Relabel
+from benchmarks.proof.plan import FULL, ONCE, SELF, THIRD, Plan, Relabel, Way
 from benchmarks.proof.stages import (
     Stage,
     ablation_stage,
@@ -216,17 +216,19 @@ def _full_ways(plan: Plan) -> Iterator[Stage]:
     images = f"generated-{FULL}"
     for own in plan.repaints:
         yield _repaint(plan, FULL, own)
-        for detector in plan.detectors:
-            for seed in detector.seeds_full:
-                stage = f"{detector.kind}-{FULL}-{seed}-{own}"
-                yield full_compared_stage(plan, detector, stage, f"{images}-{own}", seed)
+        yield from _full_trainings(plan, own, Way(own))
     for own, how in plan.relabels_full.items():
         yield _labelled("relabelled", images, f"{images}-{own}", FULL, how)
+        yield from _full_trainings(plan, own, Way(own))
     for own, way in plan.ways_full.items():
-        for detector in plan.detectors:
-            for seed in detector.seeds_full:
-                stage = f"{detector.kind}-{FULL}-{seed}-{own}"
-                yield full_compared_stage(plan, detector, stage, f"{images}-{way.labels}", seed, way)
+        yield from _full_trainings(plan, own, way)
+
+
+def _full_trainings(plan: Plan, own: str, way: Way) -> Iterator[Stage]:
+    for detector in plan.detectors:
+        for seed in detector.seeds_full:
+            stage = f"{detector.kind}-{FULL}-{seed}-{own}"
+            yield full_compared_stage(plan, detector, stage, f"generated-{FULL}-{way.labels}", seed, way)
 
 
 def _truth(plan: Plan) -> Stage:

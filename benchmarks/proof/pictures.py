@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from benchmarks.proof.described import strengths
 from benchmarks.proof.plan import FULL, Plan
 from engines.files import write_atomic
 from engines.generation.finalize import PREVIEW
@@ -23,16 +24,23 @@ _QUALITY = 80
 
 def write(folder: Path, work: Path, records: Mapping[str, Mapping[str, Any]], plan: Plan) -> list[tuple[str, str]]:
     """Draw what can be drawn; returns file name and caption of every picture that `folder` has."""
-    curves = {name: record["figures"]["curve"] for name, record in records.items() if name.endswith("-long")}
+    curves = {
+        name: record["figures"]["curve"]
+        for name, record in records.items()
+        if name.startswith("tune-") and name.endswith("-long")
+    }
     if curves:
         _draw_curves(folder / CURVES, curves)
     found = [(CURVES, "AP of the baselines on their tune parts, by optimiser step")]
     for name in (plan.lists[0], FULL):
-        sheet = work / f"generated-{name}" / PREVIEW
-        if sheet.exists():
-            _shrink(sheet, folder / f"generated-{name}.jpg")
         which = "all labels" if name == FULL else f"list {name}, a base that has seen no label"
-        found.append((f"generated-{name}.jpg", f"Generated images with the adapter's labels ({which})"))
+        repainted = {f"{name}-{own}": f", strengths {strengths(how)}" for own, how in plan.repaints.items()}
+        for images, painted in {name: "", **repainted}.items():
+            sheet = work / f"generated-{images}" / PREVIEW
+            if sheet.exists():
+                _shrink(sheet, folder / f"generated-{images}.jpg")
+            caption = f"Generated images with the adapter's labels ({which}{painted})"
+            found.append((f"generated-{images}.jpg", caption))
     return [(file, caption) for file, caption in found if (folder / file).exists()]
 
 

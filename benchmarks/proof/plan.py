@@ -3,11 +3,11 @@
 Knows: sizes, lengths, what is tried on tune parts, which arms and lists there are. Knows nothing about files or how a
 stage is run. What is chosen by measuring (learning rate, mix, strength, thresholds) is in `choices`.
 
-How the sizes came about: everything has to fit into a few hours of two cores. A training step of four 256x192 frames
+How the sizes came about: a round has to fit into a few hours of two cores. A training step of four 256x192 frames
 takes about 0.3 s of one core that has bf16 (0.5 to 0.6 s in float32), so the 2400 steps of a final training, 480 passes
 over the 20 images of a 10% list, take 12 minutes. What only chooses (learning rate, mix) takes a quarter of that.
 
-This is the third round, and the fourth, which adds to it. The records of the first two are in `results/proof_first` and
+This is the third round, and two more that add to it. The records of the first two are in `results/proof_first` and
 `results/proof_second`. Each was planned with the figures of those before in view, those on val among them, so val was
 not untouched any more.
 
@@ -18,6 +18,8 @@ not untouched any more.
   and trains every arm for 2400.
 - The third one taught that more is to be had from labels: the fourth keeps its images, lengths and mixes, and changes
   who labels, by which scores, and what becomes of regions of doubt (`relabels`, `again`).
+- The fourth one taught that the same labels are worth more on photographs than on painted images: the fifth paints
+  lighter ones (`repaints`), and trains in other ways (`ways`). Strengths, mixes and lengths there were set by hand.
 """
 
 import dataclasses
@@ -31,6 +33,11 @@ THIRD = "third"  # one that learned a third time
 FULL = "full"  # stands for the whole train split where a list is named
 BARS = {"scarce": 5.0, "full": 2.0, "baseline_ap50": 75.0}  # in points of AP: what has to be reached
 PAPER = {"COCO": 3.1, "VOC": 7.6, "Clipart": 11.5}  # arXiv 2309.03893: gains in points of AP
+
+
+def suffixed(name: str, own: str) -> str:
+    """`10-0-self` of `10-0` and `self`; `10-0` of it and no suffix."""
+    return f"{name}-{own}" if own else name
 
 
 @dataclass(frozen=True)
@@ -75,9 +82,9 @@ class Repaint:
 class Way:
     """Another way to train on images of the arms; everything that is not named here is as in the arms."""
 
-    labels: str  # suffix of the relabelling that generated images have
+    labels: str  # suffix of the generated images: of `relabels` or of `repaints`
     mix: str = ""  # as `dengine evaluate --mix`; empty: what tune chose
-    longer: int = 1  # times the steps; the real images alone are trained as long
+    longer: int = 1  # times the steps; the real images alone are trained as long. With all labels: 1
 
 
 @dataclass(frozen=True)
@@ -126,17 +133,17 @@ class Plan:
     ways: Mapping[str, Way] = field(  # other ways to train on the same images, by their suffix
         default_factory=lambda: {
             "late": Way(f"{THIRD}-sure", mix="0.8:0.2"),
-            "long": Way(f"{THIRD}-sure", longer=2),
+            "long": Way("light", longer=2),
         }
     )
     relabels_full: Mapping[str, Relabel] = field(  # as `relabels`, with all labels
         default_factory=lambda: {"matched": Relabel("", "matched", 0.0)}
     )
     ways_full: Mapping[str, Way] = field(  # as `ways`, with all labels
-        default_factory=lambda: {"matched": Way("matched"), "late": Way("matched", mix="0.6:0")}
+        default_factory=lambda: {"late": Way("light", mix="0.6:0")}
     )
-    judged: Mapping[str, str] = field(  # suffix of each arm that the bars are held against, of `full` with all labels
-        default_factory=dict  # an arm that is not named is that of the first adapters
+    judged: Mapping[str, str] = field(  # suffixes of the arms that bars are held against; `full`: with all labels
+        default_factory=lambda: {"generated": "light", "pseudo": f"{THIRD}-sure", "adapter": THIRD}
     )
     variants: Mapping[str, tuple[str, ...]] = field(  # other heads and sizes, compared on the first list
         default_factory=lambda: {
@@ -160,12 +167,22 @@ class Plan:
     resamples: int = 1000  # draws of the validation images
 
     def judged_images(self, name: str) -> str:
-        """A list as the stages of the generated images name it that the bars are held against."""
-        return f"{name}-{self.judged.get('generated', '')}".removesuffix("-")
+        """A list with the suffix of the generated images that the bars are held against."""
+        return suffixed(name, self.judged.get("generated", ""))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it."""
         return dataclasses.asdict(self)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for bars on something that no stage makes, and for a longer way with all labels."""
+        images = {"", SELF, *self.relabels, *self.repaints}
+        known = {"generated": images, "pseudo": images, "adapter": {"", SELF, *self.again}}
+        known["full"] = {"", *self.relabels_full, *self.repaints, *self.ways_full}
+        if wrong := {arm: own for arm, own in self.judged.items() if own not in known.get(arm, ())}:
+            raise ValueError(f"Bars cannot be held against {wrong}.")
+        if any(way.longer != 1 for way in self.ways_full.values()):
+            raise ValueError("Trainings with all labels are all of one length.")
 
     def detector(self, kind: str) -> DetectorPlan:
         """The one of a kind."""

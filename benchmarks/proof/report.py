@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.proof import pictures
+from benchmarks.proof.described import AS_CHOSEN, full_images, scarce_images
 from benchmarks.proof.markdown import NOT_RUN, ablations, shown, spread, table
 from benchmarks.proof.order import build
 from benchmarks.proof.plan import BARS, FULL, PAPER, Plan
@@ -70,7 +71,7 @@ def sections(place: Workplace, records: Records, drawn: Sequence[tuple[str, str]
     out = records.get("lists", {}).get("figures", {}).get("left_out_of_val", [])
     left_out = f"Left out of it, as nearly the same picture as a train image: {', '.join(out)}.\n" if out else ""
     yield _HEAD.format(folder=place.results.name, left_out=left_out)
-    yield from _bars(bars(records, plan), {one.kind: baseline(records, one) for one in plan.detectors})
+    yield from _bars(plan, bars(records, plan), {one.kind: baseline(records, one) for one in plan.detectors})
     yield from _findings()
     yield from _settings(records, plan)
     yield from tries(records, plan)
@@ -90,20 +91,34 @@ def verdict(bar: Bar, ap50: float | None) -> str:
     return MET if bar.reached else NOT_MET
 
 
-def _bars(found: Sequence[Bar], ap50: Mapping[str, float | None]) -> Iterable[str]:
+def _bars(plan: Plan, found: Sequence[Bar], ap50: Mapping[str, float | None]) -> Iterable[str]:
     yield "## The bars\n"
     rows = [(bar.what, bar.kind, f"{bar.least:g}", shown(bar.found), verdict(bar, ap50[bar.kind])) for bar in found]
     rows += [
         (f"the paper's gain on {name}, for comparison", "DINO", "", f"+{value}", "") for name, value in PAPER.items()
     ]
     yield table(("what", "detector", "at least", "found", ""), rows)
+    yield _judged(plan)
     for bar in found:
         if isinstance(bar.found, Gain) and bar.least == 0.0 and not bar.reached:
             yield (
                 f"{bar.kind}: painting gives no more than labels on the other real images do ({shown(bar.found)}). "
-                "The generated images show what those images show, repainted, and their labels come from the same "
-                "adapter: that may be why.\n"
+                "The generated images show what those images show, repainted: that may be why.\n"
             )
+
+
+def _judged(plan: Plan) -> str:
+    """Which images, with whose labels, the bars are held against."""
+    scarce_kinds, full_kinds = scarce_images(plan), full_images(plan)
+    generated, pseudo = (scarce_kinds[plan.judged.get(arm, "")] for arm in ("generated", "pseudo"))
+    way = plan.ways_full.get(plan.judged.get("full", ""))
+    whole = full_kinds[way.labels if way else plan.judged.get("full", "")]
+    return (
+        f"With 10% of the labels, generated images have the labels of adapters that learned {generated.learned}, by "
+        f"scores {generated.score}, and strengths {generated.strengths}; photographs those of adapters that learned "
+        f"{pseudo.learned}, by scores {pseudo.score}. With all labels: scores {whole.score}, strengths "
+        f"{whole.strengths}, mix {way.mix if way else AS_CHOSEN}.\n"
+    )
 
 
 def _settings(records: Records, plan: Plan) -> Iterable[str]:
@@ -200,7 +215,8 @@ def _chosen(place: Workplace, records: Records) -> Iterable[str]:
     yield (
         f"- chosen beforehand: prompt template `{plan.template}` and guidance {plan.guidance:g} for the base that has "
         f"seen no class word; regions from score {plan.uncertain:g} up to the threshold are marked as uncertain; "
-        f"adapters of {plan.adapter_steps} steps; no image is dropped for its quality\n"
+        f"adapters of {plan.adapter_steps} steps; no image is dropped for its quality; strengths of other images, and "
+        "mixes and lengths of other trainings\n"
     )
 
 
@@ -221,10 +237,9 @@ def _findings() -> Iterable[str]:
 def _costs(records: Records, plan: Plan) -> Iterable[str]:
     yield "## Every stage: its cost and its command\n"
     rows = []
-    for stage in build(plan):
-        record = records.get(stage.name)
-        if record is None:
-            rows.append((stage.name, NOT_RUN, ""))
+    stages = build(plan)
+    for stage in stages:
+        if (record := records.get(stage.name)) is None:
             continue
         before = record["figures"].get("trained_before")
         minutes = "made beforehand" if before else f"{record['seconds'] / 60:.1f}"
@@ -233,6 +248,8 @@ def _costs(records: Records, plan: Plan) -> Iterable[str]:
     total = sum(one["seconds"] for one in attempts) / 3600
     yield table(("stage", "minutes", "command"), rows)
     yield f"In all {total:.1f} hours so far, attempts that were broken off included.\n"
+    if left := [stage.name for stage in stages if stage.name not in records]:
+        yield f"Not run: {', '.join(left)}.\n"
     if again := [stage for stage, record in records.items() if record.get("before")]:
         yield (
             f"Made once more from the seed, since later stages read files that were gone: {', '.join(again)}. "

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmarks.proof.draws import interval
-from benchmarks.proof.plan import BARS, FULL, DetectorPlan, Plan
+from benchmarks.proof.plan import BARS, FULL, DetectorPlan, Plan, suffixed
 
 Records = Mapping[str, Mapping[str, Any]]  # by stage
 SCARCE_ARMS = ("real", "pseudo", "generated", "adapter")
@@ -74,14 +74,13 @@ def scarce(
     """
 
     def find(arm: str) -> Callable[[str], Mapping[str, Any] | None]:
-        suffix = f"-{own[arm]}" if own.get(arm) else ""
         if arm == "adapter":
-            return lambda name: _result(records, f"adapter-val-{name}{suffix}", arm)
+            return lambda name: _result(records, f"adapter-val-{suffixed(name, own.get(arm, ''))}", arm)
         if arm == "real":  # stands in its own record, and in those of the trainings it is held against
             return lambda name: (
                 _result(records, f"{kind}-{name}-real", arm) or _result(records, f"{kind}-{name}-generated", arm)
             )
-        return lambda name: _result(records, f"{kind}-{name}{suffix}-{arm}", arm)
+        return lambda name: _result(records, f"{kind}-{suffixed(name, own.get(arm, ''))}-{arm}", arm)
 
     return _arms({arm: find(arm) for arm in wanted}, names)
 
@@ -94,7 +93,7 @@ def full(records: Records, detector: DetectorPlan, own: str = "") -> dict[str, R
     seeds = [str(seed) for seed in detector.seeds_full]
 
     def find(arm: str) -> Callable[[str], Mapping[str, Any] | None]:
-        return lambda seed: _result(records, f"{detector.kind}-{FULL}-{seed}-{own}".removesuffix("-"), arm)
+        return lambda seed: _result(records, suffixed(f"{detector.kind}-{FULL}-{seed}", own), arm)
 
     found = _arms({arm: find(arm) for arm in FULL_ARMS if arm != "adapter"}, seeds)
     adapter = _result(records, f"adapter-val-{FULL}", "adapter")

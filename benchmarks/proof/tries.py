@@ -7,11 +7,10 @@ the issue asked for. Knows nothing about the bars.
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
+from benchmarks.proof.described import AS_CHOSEN, full_images, learned, only, scarce_images
 from benchmarks.proof.markdown import NOT_RUN, shown, spread, table
-from benchmarks.proof.plan import FULL, ONCE, SELF, THIRD, DetectorPlan, Plan, Way
+from benchmarks.proof.plan import FULL, ONCE, SELF, DetectorPlan, Plan, suffixed
 from benchmarks.proof.summary import FIGURES, Records, full, gain, scarce
-
-AS_CHOSEN = "as tune chose"
 
 
 def tries(records: Records, plan: Plan) -> Iterable[str]:
@@ -58,9 +57,9 @@ def _self_trained(records: Records, plan: Plan) -> Iterable[str]:
         return
     rows = []
     again = [own for own in plan.again if f"adapter-{done[0]}-{own}" in records]
-    kinds = {"once": "", "once more": SELF} | {_learned(own): own for own in again}
+    kinds = {"once": "", "once more": SELF} | {learned(own): own for own in again}
     for what, own in kinds.items():
-        names = [f"{name}-{own}".removesuffix("-") for name in done]
+        names = [suffixed(name, own) for name in done]
         tuned = [records[f"adapter-{name}"]["figures"]["tune"]["generic"] for name in names if own not in again]
         on_tune = [[100 * one[key] for one in tuned] for key in ("AP", "AP50")]
         read = [records.get(f"adapter-val-{name}", {}).get("figures", {}).get("results", {}) for name in names]
@@ -76,18 +75,11 @@ def _self_trained(records: Records, plan: Plan) -> Iterable[str]:
     yield table(("the adapter learned", "AP on tune", "AP50 on tune", "AP on val"), rows)
 
 
-def _learned(own: str) -> str:
-    return {SELF: "once more", THIRD: "a third time"}.get(own, own)
-
-
 def _labels(records: Records, plan: Plan) -> Iterable[str]:
-    """What the same images are worth with the labels of other adapters, or by other rules."""
-    own = {"": ("once", "chosen on tune", plan.uncertain), SELF: ("once more", "chosen on tune", plan.uncertain)}
-    for suffix, how in plan.relabels.items():
-        own[suffix] = (_learned(how.adapter), how.score, how.uncertain)
+    """What the same images are worth with other adapters' labels, or by other rules; and what other images are."""
     rows = []
-    for suffix, (adapter, score, uncertain) in own.items():
-        names = {name: f"{name}-{suffix}".removesuffix("-") for name in plan.lists}
+    for suffix, what in scarce_images(plan).items():
+        names = {name: suffixed(name, suffix) for name in plan.lists}
         for arm in ("generated", "pseudo"):
             gains = [_gain(records, detector.kind, names, arm) for detector in plan.detectors]
             if any(one != shown(None) for one in gains):
@@ -95,73 +87,95 @@ def _labels(records: Records, plan: Plan) -> Iterable[str]:
                 found = [figures for figures in counted if figures and figures["images"]]
                 labels = [sum(figures["labels"].values()) / figures["images"] for figures in found]
                 doubts = [figures["uncertain"] / figures["images"] for figures in found]
-                below = f"{uncertain:g}" if uncertain else "-"
-                rows.append((arm, adapter, score, below, _mean(labels), _mean(doubts), *gains))
+                painted = what.strengths if arm == "generated" else "-"
+                rows.append(
+                    (arm, painted, what.learned, what.score, what.uncertain, _mean(labels), _mean(doubts), *gains)
+                )
     if not rows:
         return
-    yield "## What the same images are worth with other labels (10% of the labels)\n"
+    yield "## What images are worth with other labels, and other images (10% of the labels)\n"
     yield (
         "AP over real. Where scores were chosen on tune, uncertain regions were painted over before a detector saw the "
         "image; in later trainings they stay in view and teach nothing. Labels of an adapter that "
-        "learned once were made while the images were painted, all others from the images' files.\n"
+        "learned once, and of images at other strengths, were made while the images were painted, all others from the "
+        "images' files.\n"
     )
-    header = ("images", "the adapter learned", "score", "uncertain from", "labels an image", "uncertain an image")
-    yield table((*header, *(detector.kind for detector in plan.detectors)), rows)
+    header = ("images", "strengths", "the adapter learned", "score", "uncertain from")
+    counts = ("labels an image", "uncertain an image")
+    yield table((*header, *counts, *(detector.kind for detector in plan.detectors)), rows)
 
 
 def _mean(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.1f}" if values else NOT_RUN
 
 
-def _gain(records: Records, kind: str, names: Mapping[str, str], arm: str) -> str:
-    """An arm over real, on the lists that were run; `names`: how the arm's stages call the lists of real images."""
-    done = [name for name in names if f"{kind}-{names[name]}-{arm}" in records and f"{kind}-{name}-real" in records]
-    arms = scarce(records, kind, done, ("real",)) | scarce(records, kind, [names[name] for name in done], (arm,))
-    only = f" (list {', '.join(done)} alone)" if 0 < len(done) < len(names) else ""
-    return shown(gain(arms, arm, "real")) + only
+def _gain(records: Records, kind: str, names: Mapping[str, str], arm: str, real: str = "") -> str:
+    """An arm over real, on the lists that were run.
+
+    names: what a list is called in the arm's stages. real: suffix of the real images' trainings.
+    """
+    done = _done(records, kind, names, arm, real)
+    arms = scarce(records, kind, [suffixed(name, real) for name in done], ("real",))
+    arms |= scarce(records, kind, [names[name] for name in done], (arm,))
+    return shown(gain(arms, arm, "real")) + only(done, list(names), "list")
+
+
+def _done(records: Records, kind: str, names: Mapping[str, str], arm: str, real: str) -> list[str]:
+    """The lists that both trainings were run for."""
+    return [
+        name
+        for name, own in names.items()
+        if f"{kind}-{own}-{arm}" in records and f"{kind}-{suffixed(name, real)}-real" in records
+    ]
 
 
 def _ways(records: Records, plan: Plan) -> Iterable[str]:
-    """What the same images give in other trainings, with 10% of the labels."""
+    """What the same images give in other trainings, with 10% of the labels, beside what they give in the arms'."""
     rows = []
     for own, way in plan.ways.items():
-        known = {name: f"{name}-{own}" if way.longer > 1 else name for name in plan.lists}
-        plain = {known[name]: f"{name}-{way.labels}" for name in plan.lists}
-        changed = {real: f"{images}-{own}" for real, images in plain.items()}
-        for names, mix in ((plain, ""), (changed, way.mix)) if way.longer == 1 else ((changed, way.mix),):
-            gains = [_gain(records, detector.kind, names, "generated") for detector in plan.detectors]
-            row = (f"{plan.detectors[0].steps * way.longer}", mix or AS_CHOSEN, *gains)
-            if any(one != shown(None) for one in gains) and row not in rows:
-                rows.append(row)
-    if any(row[1] != AS_CHOSEN or row[0] != str(plan.detectors[0].steps) for row in rows):
+        what, real = scarce_images(plan)[way.labels], own if way.longer > 1 else ""
+        for detector in plan.detectors:
+            changed = {name: f"{name}-{way.labels}-{own}" for name in plan.lists}
+            done = _done(records, detector.kind, changed, "generated", real)
+            if done:
+                plain = {name: f"{name}-{way.labels}" for name in done}
+                before = _gain(records, detector.kind, plain, "generated")
+                after = _gain(records, detector.kind, changed, "generated", real)
+                steps = str(detector.steps * way.longer)
+                rows.append((detector.kind, *what[:3], steps, way.mix or AS_CHOSEN, after, before))
+    if rows:
         yield "## What the same images and labels are worth in other trainings (10% of the labels)\n"
         yield (
-            "AP over real, with the labels of adapters that learned a third time, by `--score matched`; real images "
-            "alone are trained for as many steps. A mix of two numbers goes evenly from the first to the second.\n"
+            "AP of real + generated over real images alone, which are trained for as many steps. A mix of two numbers "
+            "goes evenly from the first to the second. The last column has the training of the arms, on the same "
+            "lists.\n"
         )
-        yield table(("steps", "mix", *(detector.kind for detector in plan.detectors)), rows)
+        header = ("detector", "strengths", "the adapter learned", "score", "steps", "mix")
+        yield table((*header, "over real", "in the arms' training"), rows)
 
 
 def _full_ways(records: Records, plan: Plan) -> Iterable[str]:
-    """What the same images give with other labels and in other trainings, with all labels."""
+    """What other images, other labels and other trainings give, with all labels."""
+    known = full_images(plan)
+    tried = {own: (what, AS_CHOSEN) for own, what in known.items() if own not in plan.ways_full}
+    tried |= {own: (known[way.labels], way.mix or AS_CHOSEN) for own, way in plan.ways_full.items()}
     rows = []
-    for own, way in {"": Way(""), **plan.ways_full}.items():
+    for own, (what, mix) in tried.items():
         gains = [_full_gain(records, detector, own) for detector in plan.detectors]
         if any(one != shown(None) for one in gains):
-            score = plan.relabels_full[way.labels].score if way.labels else "chosen on tune"
-            rows.append((score, way.mix or AS_CHOSEN, *gains))
+            rows.append((what.strengths, what.score, what.uncertain, mix, *gains))
     if len(rows) > 1:
-        yield "## What the same images are worth with other labels and in other trainings (all labels)\n"
-        yield table(("score", "mix", *(f"{detector.kind}, AP over real" for detector in plan.detectors)), rows)
+        yield "## What other images, labels and trainings give (all labels)\n"
+        yield "AP over real. Where regions are uncertain, they were painted over before a detector saw the image.\n"
+        header = ("strengths", "score", "uncertain from", "mix")
+        yield table((*header, *(detector.kind for detector in plan.detectors)), rows)
 
 
 def _full_gain(records: Records, detector: DetectorPlan, own: str) -> str:
     """With all labels: generated over real, on the seeds that were run."""
-    seeds = [
-        seed for seed in detector.seeds_full if f"{detector.kind}-{FULL}-{seed}-{own}".removesuffix("-") in records
-    ]
-    only = f" (seed {', '.join(map(str, seeds))} alone)" if 0 < len(seeds) < len(detector.seeds_full) else ""
-    return shown(gain(full(records, detector, own), "generated", "real")) + only
+    seeds = [str(seed) for seed in detector.seeds_full]
+    done = [seed for seed in seeds if suffixed(f"{detector.kind}-{FULL}-{seed}", own) in records]
+    return shown(gain(full(records, detector, own), "generated", "real")) + only(done, seeds, "seed")
 
 
 def _rightness(records: Records) -> Iterable[str]:
@@ -172,15 +186,16 @@ def _rightness(records: Records) -> Iterable[str]:
     classes = sorted({key.partition("/")[2] for row in found for key in row["figures"]})
     rows = []
     for row in found:
-        least = "photographs" if row["strength_from"] is None else f"from {row['strength_from']:g}"
+        painted = "{:.2f} to {:.2f}".format(*row["strengths"]) if row["strengths"] else "photographs"
         pairs = [[row["figures"].get(f"{what}/{name}") for what in ("precision", "recall")] for name in classes]
         shown_pairs = ["; ".join("-" if one is None else f"{one:.2f}" for one in pair) for pair in pairs]
-        rows.append((f"`{row['labels']}`", least, str(row["images"]), *shown_pairs))
+        rows.append((f"`{row['labels']}`", painted, str(row["images"]), *shown_pairs))
     yield "## How right labels are\n"
     yield (
-        "Precision; recall of the labels of images, against the true labels of what they show, by the strength that "
-        "they were painted with. With 10% of the labels nobody would have these: they explain, and chose nothing. An "
-        "object that was painted where the reference has none counts as wrong.\n"
+        "Precision; recall of labels (IoU of 0.5 or more) against the true labels of what the images show, by the "
+        "strength they were painted with. With 10% of the labels nobody would have these: they explain, and chose "
+        "nothing. An object that was painted where the reference has none counts as wrong, though the picture may show "
+        "it. Uncertain regions are no labels; objects of which less than 0.3 is in view count neither way.\n"
     )
     yield table(("labels", "strength", "images", *classes), rows)
 

@@ -21,8 +21,8 @@ from engines.generation.journal import JOURNAL, read_entries
 from engines.generation.repeats import reference_plan
 from engines.generation.run_folder import RUN, require_run
 
-EDGES = (0.0, 0.2, 0.3, 0.45, 0.6, 0.75)  # strengths that the ranges which are told apart begin with
-_VISIBLE = 0.3  # share of an object that has to lie in the crop
+EDGES = (0.0, 0.2, 0.3, 0.45, 0.6)  # strengths that the ranges which are told apart begin with
+_VISIBLE = 0.3  # share of an object that has to lie in the crop to count
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +31,8 @@ class _Shown:
 
     boxes: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
-    iscrowd: npt.NDArray[np.bool_]
-    least: float | None  # where the range of its strength begins; None for a photograph
+    iscrowd: npt.NDArray[np.bool_]  # objects that count neither way: hardly in view, or crowds
+    strength: float | None  # None for a photograph
 
 
 def read_labels(place: Workplace, sources: Mapping[str, str]) -> dict[str, Any]:
@@ -42,11 +42,20 @@ def read_labels(place: Workplace, sources: Mapping[str, str]) -> dict[str, Any]:
         truth = dict(_truth(place, images))
         by_range: dict[float | None, list[Record]] = {}
         for record in open_dataset(place.folder(folder), class_names=_names(place), require_boxes=False).records:
-            by_range.setdefault(truth[record.name].least, []).append(record)
-        for least, records in sorted(by_range.items(), key=lambda item: item[0] or 0.0):
+            strength = truth[record.name].strength
+            least = None if strength is None else max(edge for edge in EDGES if edge <= strength)
+            by_range.setdefault(least, []).append(record)
+        for _, records in sorted(by_range.items(), key=lambda item: item[0] or 0.0):
             shown = [truth[record.name] for record in records]
-            figures = precision_and_recall(shown, [_as_found(record) for record in records], _names(place))
-            rows.append({"labels": folder, "strength_from": least, "images": len(records), "figures": figures})
+            painted = [one.strength for one in shown if one.strength is not None]
+            rows.append(
+                {
+                    "labels": folder,
+                    "strengths": [min(painted), max(painted)] if painted else None,
+                    "images": len(records),
+                    "figures": precision_and_recall(shown, [_as_found(record) for record in records], _names(place)),
+                }
+            )
     return {"rows": rows}
 
 
@@ -69,12 +78,11 @@ def _truth(place: Workplace, images: str) -> Iterator[tuple[str, _Shown]]:
         raise ProofError(f"{folder} was painted from text: there is nothing that its labels could be held against.")
     for entry in read_entries(folder / JOURNAL):
         if entry.file and entry.reference and entry.strength is not None:
-            least = max(edge for edge in EDGES if edge <= entry.strength)
             job = make_job(plan, run.seed, entry.index)
-            yield entry.file, _cropped(records[entry.reference], job, run.frame, least)
+            yield entry.file, _cropped(records[entry.reference], job, run.frame, entry.strength)
 
 
-def _cropped(record: Record, job: Job, frame: tuple[int, int], least: float) -> _Shown:
+def _cropped(record: Record, job: Job, frame: tuple[int, int], strength: float) -> _Shown:
     """The objects of a reference where a job's image has them."""
     if job.crop is None:
         raise ProofError(f"Image {job.index} has no crop.")
@@ -84,8 +92,8 @@ def _cropped(record: Record, job: Job, frame: tuple[int, int], least: float) -> 
     if job.flip:
         boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
     inside = boxes.clip(0, [width, height] * 2)
-    kept = _areas(inside) >= _VISIBLE * _areas(boxes)
-    return _Shown(inside[kept].astype(np.float32), record.labels[kept], record.iscrowd[kept], least)
+    hidden = _areas(inside) < _VISIBLE * _areas(boxes)
+    return _Shown(inside.astype(np.float32), record.labels, record.iscrowd | hidden, strength)
 
 
 def _areas(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -23,7 +23,7 @@ from engines.files import read_json
 from engines.generation.events import Stage
 from engines.generation.finalize import ANNOTATIONS
 from engines.generation.run_folder import RUN, require_run
-from engines.training.detectors.batches import Sample, mix_value
+from engines.training.detectors.batches import Sample
 from engines.training.detectors.config import MULTIPLE
 
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)(x?)")
@@ -58,7 +58,8 @@ class EvaluateSettings:
             (bool(self.synthetic) or not self.amounts, "--amounts counts generated images: give --synthetic"),
             (
                 all(0 <= mix <= 1 for mix in self.mix) and any(self.mix),
-                f"--mix is {mix_value(self.mix)}; a number above 0, at most 1, or two from 0 to 1 were expected",
+                f"--mix is {':'.join(f'{one:g}' for one in dict.fromkeys(self.mix))}; a number above 0, at most 1, was "
+                "expected, or two of which one may be 0, such as 0.6:0",
             ),
             (self.seeds is None or self.seeds > 0, f"--seeds is {self.seeds}; 1 or more was expected"),
             (0 <= self.seed < 2**31, f"--seed is {self.seed}; a whole number from 0 to 2^31 - 1 was expected"),
