@@ -215,8 +215,11 @@ def _chosen(place: Workplace, records: Records) -> Iterable[str]:
     yield (
         f"- chosen beforehand: prompt template `{plan.template}` and guidance {plan.guidance:g} for the base that has "
         f"seen no class word; regions from score {plan.uncertain:g} up to the threshold are marked as uncertain; "
-        f"adapters of {plan.adapter_steps} steps; no image is dropped for its quality; strengths of other images, and "
-        "mixes and lengths of other trainings\n"
+        f"adapters of {plan.adapter_steps} steps; no image is dropped for its quality"
+    )
+    yield (
+        "- set by hand, with earlier rounds' figures on val in view, and labels beside true ones: scores of other "
+        "labels, strengths of other images, mixes and lengths of other trainings\n"
     )
 
 

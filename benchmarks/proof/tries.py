@@ -193,9 +193,10 @@ def _rightness(records: Records) -> Iterable[str]:
     yield "## How right labels are\n"
     yield (
         "Precision; recall of labels (IoU of 0.5 or more) against the true labels of what the images show, by the "
-        "strength they were painted with. With 10% of the labels nobody would have these: they explain, and chose "
-        "nothing. An object that was painted where the reference has none counts as wrong, though the picture may show "
-        "it. Uncertain regions are no labels; objects of which less than 0.3 is in view count neither way.\n"
+        "strength they were painted with. With 10% of the labels nobody would have these. No stage reads them; who "
+        "planned the last two rounds did. An object that was painted where the reference has none counts as wrong, "
+        "though the picture may show it. Uncertain regions are no labels; objects of which less than 0.3 is in view "
+        "count neither way.\n"
     )
     yield table(("labels", "strength", "images", *classes), rows)
 

@@ -1,8 +1,8 @@
 """How right labels are: those of generated images, and of other photographs, against the true labels of what they show.
 
 Knows: where the objects of a reference lie in the image that was painted from it. With 10% of the labels it reads true
-labels which that setting pretends not to have: it explains figures, and chooses nothing. An object that was painted
-where the reference has none counts as wrong, though the picture may show it.
+labels which that setting pretends not to have: it explains figures, and no other stage reads it. An object that was
+painted where the reference has none counts as wrong, though the picture may show it.
 """
 
 from collections.abc import Iterator, Mapping
