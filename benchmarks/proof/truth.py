@@ -5,7 +5,7 @@ labels which that setting pretends not to have: it explains figures, and no othe
 painted where the reference has none counts as wrong, though the picture may show it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from engines.generation.jobs import Job, make_job
 from engines.generation.journal import JOURNAL, read_entries
 from engines.generation.repeats import reference_plan
 from engines.generation.run_folder import RUN, require_run
+from engines.training.views import clip_boxes, mirror_boxes
 
 EDGES = (0.0, 0.2, 0.3, 0.45, 0.6)  # strengths that the ranges which are told apart begin with
 _VISIBLE = 0.3  # share of an object that has to lie in the crop to count
@@ -37,11 +38,12 @@ class _Shown:
 
 def read_labels(place: Workplace, sources: Mapping[str, str]) -> dict[str, Any]:
     """Precision and recall by class and range of strengths. `sources`: by labelled folder, whose images these are."""
+    dataset = open_dataset(place.data, split="train")
     rows = []
     for folder, images in sources.items():
-        truth = dict(_truth(place, images))
+        truth = dict(_truth(place, images, dataset.records))
         by_range: dict[float | None, list[Record]] = {}
-        for record in open_dataset(place.folder(folder), class_names=_names(place), require_boxes=False).records:
+        for record in open_dataset(place.folder(folder), class_names=dataset.class_names, require_boxes=False).records:
             strength = truth[record.name].strength
             least = None if strength is None else max(edge for edge in EDGES if edge <= strength)
             by_range.setdefault(least, []).append(record)
@@ -53,19 +55,15 @@ def read_labels(place: Workplace, sources: Mapping[str, str]) -> dict[str, Any]:
                     "labels": folder,
                     "strengths": [min(painted), max(painted)] if painted else None,
                     "images": len(records),
-                    "figures": precision_and_recall(shown, [_as_found(record) for record in records], _names(place)),
+                    "figures": precision_and_recall(shown, [_as_found(one) for one in records], dataset.class_names),
                 }
             )
     return {"rows": rows}
 
 
-def _names(place: Workplace) -> tuple[str, ...]:
-    return open_dataset(place.data, split="train").class_names
-
-
-def _truth(place: Workplace, images: str) -> Iterator[tuple[str, _Shown]]:
-    """By the file's name, what each image of a stage shows."""
-    records = {record.name: record for record in open_dataset(place.data, split="train").records}
+def _truth(place: Workplace, images: str, annotated: Sequence[Record]) -> Iterator[tuple[str, _Shown]]:
+    """By the file's name, what each image of a stage shows. `annotated`: the train images with their true labels."""
+    records = {record.name: record for record in annotated}
     folder = place.folder(images)
     if not (folder / RUN).exists():
         yield from ((name, _Shown(one.boxes, one.labels, one.iscrowd, None)) for name, one in records.items())
@@ -89,15 +87,11 @@ def _cropped(record: Record, job: Job, frame: tuple[int, int], strength: float) 
     x0, y0, x1, y1 = job.crop
     width, height = frame
     boxes = (record.boxes - [x0, y0, x0, y0]) * np.array([width / (x1 - x0), height / (y1 - y0)] * 2)
+    boxes = boxes.astype(np.float32)
     if job.flip:
-        boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
-    inside = boxes.clip(0, [width, height] * 2)
-    hidden = _areas(inside) < _VISIBLE * _areas(boxes)
-    return _Shown(inside.astype(np.float32), record.labels, record.iscrowd | hidden, strength)
-
-
-def _areas(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+        boxes = mirror_boxes(boxes, width)
+    _, in_view = clip_boxes(boxes, frame, _VISIBLE)
+    return _Shown(boxes.clip(0, [*frame, *frame]), record.labels, record.iscrowd | ~in_view, strength)
 
 
 def _as_found(record: Record) -> Detections:
