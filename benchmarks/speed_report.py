@@ -4,12 +4,14 @@ Knows: how figures are laid out. Does not know how they were measured, or what t
 was not measured says so.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import peer_runner
 import peers
 from speed_bars import OURS, POINTS, Steps, bars, setting_of, tick_share
+from speed_store import PROFILE
 
 
 def report(value: Mapping[str, Any]) -> str:
@@ -22,7 +24,8 @@ def report(value: Mapping[str, Any]) -> str:
         "# Speed on a CPU",
         f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, "
         f"{machine['system']}. Versions: {versions}.",
-        f"Command: `{value['command']}`. Every row in a process of its own, one after the other.",
+        f"Command: `{value['command']}`. Every row in a process of its own, one after the other. "
+        f"{_origins(value['origins'])}",
         f"Workload: {load['jobs']} images, img2img on references that the bundled model painted, "
         f"{load['frame'][0]}x{load['frame'][1]}, {load['steps']} DDIM steps, guidance {load['guidance']:g}, strengths "
         f"{load['strength'][0]} to {load['strength'][1]}. images/s count from the end of loading to every file on "
@@ -58,6 +61,19 @@ def report(value: Mapping[str, Any]) -> str:
     if errors:
         parts += ["## What did not run", table(("step", "error"), errors)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _origins(origins: Mapping[str, Mapping[str, Any]]) -> str:
+    """When rows ended, and the code that measured them; rows of other code than most are named."""
+    known = {name: origin for name, origin in origins.items() if not name.startswith(PROFILE)}
+    if not known:
+        return ""
+    ends = sorted(str(origin["ended"]) for origin in known.values())
+    counted = Counter(origin["commit"] for origin in known.values())
+    usual = counted.most_common(1)[0][0]
+    others = [f"{name} ({origin['commit']})" for name, origin in known.items() if origin["commit"] != usual]
+    told = f", but for {', '.join(others)}" if others else ""
+    return f"The first row ended at {ends[0]}, the last at {ends[-1]} UTC. Code: commit {usual}{told}."
 
 
 def table(header: Sequence[str], rows: Iterator[Sequence[object]] | Sequence[Sequence[object]]) -> str:
@@ -106,15 +122,17 @@ def _best(steps: Steps, candidates: Mapping[str, str]) -> Iterator[str]:
         return
     yield (
         "Other settings paint other images. Each is judged on its own images by a detector that was trained on real "
-        "ones: AP50 (0 to 100) of the labels against what it finds with a score of 0.5 or more. What is traded is "
-        "told by the setting: fewer network calls, or guidance in a part of the schedule. The search paints few jobs "
-        "of another seed; what held there was painted again, the fastest first, on the whole workload, until one "
-        f"held within {POINTS:g} points of the slow reference (diffusers, float32)."
+        "ones: AP50 (0 to 100) of the labels against what it finds with a score of 0.5 or more; in brackets, where "
+        "nineteen of twenty draws of as many of the images have it. What is traded is told by the setting and by the "
+        "rows of the UNet that an image took, two for a guided step: a picture that fewer steps have changed less is "
+        "easier to label. The search paints few jobs of another seed; what held there was painted again, the fastest "
+        f"first, on the whole workload, until one held within {POINTS:g} points of the slow reference (diffusers, "
+        "float32)."
     )
     rows = [_judged("slow reference: diffusers, the whole workload", slow, slow)]
     rows += [
         _judged(f"the whole workload: {setting_of(step)}{_again(step)}", step, slow)
-        for name, step in steps.items() if name.startswith("best-final-") and "label_ap50" in step
+        for name, step in steps.items() if name.startswith(("best-own", "best-final-")) and "label_ap50" in step
     ]  # fmt: skip
     if "label_ap50" in own:
         rows.append(_judged("search: the workload's own settings", own, own))
@@ -123,8 +141,10 @@ def _best(steps: Steps, candidates: Mapping[str, str]) -> Iterator[str]:
             for name, title in candidates.items() if "label_ap50" in steps.get(name, {})
         ]  # fmt: skip
     yield table(
-        ("setting", "images", "images/s", "AP50 of the labels", "against the reference", "labels an image"), rows
-    )
+        ("setting", "images", "images/s", "AP50 of the labels", "against the reference", "labels an image",
+         "UNet rows an image"),
+        rows,
+    )  # fmt: skip
 
 
 def _judged(name: str, step: Mapping[str, Any], slow: Mapping[str, Any]) -> Sequence[object]:
@@ -132,7 +152,11 @@ def _judged(name: str, step: Mapping[str, Any], slow: Mapping[str, Any]) -> Sequ
     points = 100 * (step["label_ap50"] - slow["label_ap50"])
     change = "-" if step is slow else f"{points:+.1f}"
     shown = "-" if rate is None else f"{rate:.2f}"
-    return name, step["images"], shown, f"{100 * step['label_ap50']:.1f}", change, f"{step['labels']:.1f}"
+    judged = step.get("judged", step)
+    low, high = (f"{100 * end:.1f}" for end in judged["label_ap50_interval"])
+    found = f"{100 * step['label_ap50']:.1f} [{low}, {high}]"
+    taken = f"{judged['unet_rows']:.1f}" if "unet_rows" in judged else "-"
+    return name, step["images"], shown, found, change, f"{step['labels']:.1f}", taken
 
 
 def _peers(steps: Steps) -> Iterator[str]:
@@ -178,9 +202,22 @@ def _tick(steps: Steps) -> Iterator[str]:
         rates = ", ".join(f"{n} {r['flops_per_second'] / 1e9:.0f} ({r['runtime']})" for n, r in ours["rates"].items())
         yield (
             f"{ours['flops'] / 1e12:.2f} TFLOP a tick, attention's products included. Matmul rates of the same process "
-            f"in GFLOP/s: {rates}. The error is that of the network's output against diffusers' on the same inputs; "
-            "with random weights it says how exact the arithmetic is, not what images would look like."
+            f"in GFLOP/s: {rates}. The share counts operations that are spared, too: what both rows have in common is "
+            f"computed once, and convolutions of doubled images on the images themselves.{_reach(steps)} The error is "
+            "that of the network's output against diffusers' on the same inputs; with random weights it says how exact "
+            "the arithmetic is, not what images would look like."
         )
+
+
+def _reach(steps: Steps) -> str:
+    """How far bf16's matmul rate would carry without what is spared."""
+    ours, slow = steps["tick-ours-auto"], steps.get("tick-diffusers", {})
+    rate = ours["rates"].get("bf16")
+    if rate is None or "seconds" not in slow:
+        return ""
+    least = ours["flops"] / rate["flops_per_second"]
+    times = slow["seconds"]["median"] / least
+    return f" All of them at this processor's bf16 rate take {least:.2f} s, {times:.2f}x as fast as diffusers."
 
 
 def _first_image(steps: Steps) -> Iterator[str]:

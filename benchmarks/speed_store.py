@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,13 @@ class Steps:
             result = dict(action())
         except DengineError as cause:
             result = {"error": str(cause)}
-        value = {"identity": self._identity, "took_seconds": round(time.monotonic() - begun, 1), "result": result}
+        value = {
+            "identity": self._identity,
+            "commit": commit(),
+            "ended": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+            "took_seconds": round(time.monotonic() - begun, 1),
+            "result": result,
+        }
         write_json(self._folder / f"{name}.json", value)
         return result
 
@@ -93,22 +99,45 @@ class Steps:
 
         A profile is history, and is read whatever changed since.
         """
-        path = self._folder / f"{name}.json"
-        if not path.exists():
-            return None
-        value = json.loads(path.read_text("utf-8"))
-        same = value["identity"] == self._identity or name.startswith(PROFILE)
-        return dict(value["result"]) if same else None
+        value = self._value(name)
+        return None if value is None else dict(value["result"])
 
     def all(self) -> dict[str, Result]:
         """Everything that was kept, by name."""
-        found = {path.stem: self.read(path.stem) for path in sorted(self._folder.glob("*.json"))}
-        return {name: result for name, result in found.items() if result is not None}
+        return {name: dict(value["result"]) for name, value in self._values()}
+
+    def origins(self) -> dict[str, Result]:
+        """Of everything that was kept, by name, the `commit` of the code that measured it (None outside a checkout) and
+        when it `ended` (UTC). The code is no part of what decides whether a figure is kept: the report tells.
+        """
+        return {name: {key: value[key] for key in ("commit", "ended")} for name, value in self._values()}
+
+    def _values(self) -> Iterator[tuple[str, Result]]:
+        for path in sorted(self._folder.glob("*.json")):
+            if (value := self._value(path.stem)) is not None:
+                yield path.stem, value
+
+    def _value(self, name: str) -> Result | None:
+        path = self._folder / f"{name}.json"
+        if not path.exists():
+            return None
+        value: Result = json.loads(path.read_text("utf-8"))
+        return value if value["identity"] == self._identity or name.startswith(PROFILE) else None
 
     def forget(self, group: str) -> None:
         """Have a group measured again: its names begin with it."""
         for path in self._folder.glob(f"{group}*.json"):
             path.unlink()
+
+
+def commit() -> str | None:
+    """The commit of this checkout, with `-dirty` where tracked files are changed; None outside one."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None  # no git here
+    return done.stdout.strip() or None
 
 
 def generate_arguments(settings: GenerateSettings) -> list[str]:

@@ -17,8 +17,9 @@ import numpy as np
 
 from engines.bundle import default_bundle, open_bundle
 from engines.datasets.images import read_image
+from engines.diffusion.schedule import guided_steps, make_schedule, start_index
 from engines.evaluation.detection import Detections, mean_average_precision
-from engines.generation.journal import IMAGES
+from engines.generation.journal import IMAGES, JOURNAL, read_entries
 from engines.generation.run_folder import require_run
 from engines.measure.workload import Workload
 from engines.training.detectors.model import load_detector
@@ -34,13 +35,30 @@ IMPORTS = (
 
 
 def judge_run_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
-    """Agreement of the labels of a `run` of ours with the `detector` (`ablation.agreement`)."""
+    """Agreement of the labels of a `run` of ours with the `detector` (`ablation.agreement`), and its `unet_rows` an
+    image.
+    """
     tell("asking the detector")
-    return dict(ablation.agreement(Path(arguments["run"]), load_detector(arguments["detector"]), LEAST))
+    folder = Path(arguments["run"])
+    found = ablation.agreement(folder, load_detector(arguments["detector"]), LEAST)
+    return found | {"unet_rows": unet_rows(folder)}
+
+
+def unet_rows(folder: Path) -> float:
+    """UNet rows an image that the sampler of a run computed: two for a guided step, one for any other."""
+    run = require_run(folder)
+    bundle = open_bundle(Path(run.bundle) if run.bundle else default_bundle(), verify=False)
+    schedule = make_schedule(bundle.scheduler_config, run.sampler, run.steps, run.eta)
+    rows = 1 + (guided_steps(schedule, run.guidance_interval or (0.0, 1.0)) & (run.guidance > 1.0))
+    strengths = [entry.strength for entry in read_entries(folder / JOURNAL)]
+    firsts = (0 if strength is None else start_index(schedule, strength) for strength in strengths)
+    return float(sum(int(rows[first:].sum()) for first in firsts) / max(len(strengths), 1))
 
 
 def judge_baseline_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
-    """The same of the baseline's images and annotations in `run`: `label_ap50`, `labels` an image, `images`."""
+    """The same of the baseline's images and annotations in `run`: `label_ap50`, its interval, `labels` an image and
+    `images`.
+    """
     tell("asking the detector")
     folder = Path(arguments["run"])
     files, labels, class_names = read_coco_labels(folder)
@@ -48,6 +66,7 @@ def judge_baseline_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, A
     return {
         "images": len(files),
         "label_ap50": mean_average_precision(truth, labels, class_names)["AP50"],
+        "label_ap50_interval": ablation.interval(truth, labels, class_names),
         "labels": sum(len(one.scores) for one in labels) / max(len(labels), 1),
     }
 

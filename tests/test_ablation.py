@@ -49,8 +49,22 @@ def test_agreement_counts_labels_that_the_detector_finds_by_class_name(ablation:
     assert (found["precision"], found["recall"]) == (3 / 5, 3 / 4)
     assert found["f1"] == pytest.approx(6 / 9)
     assert 0 < found["ap50"] < 1
+    low, high = found["label_ap50_interval"]
+    assert 0 <= low < found["label_ap50"] < high <= 1
     with pytest.raises(UsageError, match=r"knows A, C, the bundle a, b"):
         ablation.agreement(run, detector(("A", "C"), []), 0.5)
+
+
+def test_the_interval_is_that_of_images_drawn_again(ablation: ModuleType) -> None:
+    box = np.array([[0.0, 0.0, 10.0, 10.0]], dtype=np.float32)
+    one, score = np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.float32)
+    truth = [ablation.Truth(box, one, np.zeros(1, dtype=bool))] * 40
+    right, wrong = Detections(box, score, one), Detections(box + 20, score, one)
+    assert ablation.interval(truth, [right] * 40, ("cell",)) == pytest.approx([1.0, 1.0])
+    assert ablation.interval(truth, [wrong] * 40, ("cell",)) == [0.0, 0.0]
+    low, high = ablation.interval(truth, [right, wrong] * 20, ("cell",))
+    assert 0.05 < low < 0.25 < high < 0.6  # precision and recall are 0.5 each, so AP is about 0.25
+    assert ablation.interval([], [], ("cell",)) == [0.0, 0.0]
 
 
 def test_every_variant_is_one_that_generate_takes(ablation: ModuleType) -> None:

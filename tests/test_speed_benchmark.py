@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ from typing import Any
 import fakes
 import numpy as np
 import pytest
-from painting import make_references
+from painting import make_paint, make_references
 from PIL import Image
 
 from dengine_cli.main import app
@@ -21,7 +22,17 @@ from engines.generation.painter import read_crop
 from engines.generation.settings import GenerateSettings
 from engines.measure.workload import Workload, jobs_of
 
-MODULES = ("peer_runner", "peers", "speed", "speed_bars", "speed_report", "speed_store", "sd2_tick")
+MODULES = (
+    "ablation",
+    "peer_runner",
+    "peers",
+    "speed",
+    "speed_bars",
+    "speed_report",
+    "speed_store",
+    "speed_tasks",
+    "sd2_tick",
+)
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +172,12 @@ def test_finished_measurements_are_kept_and_failed_ones_tried_again(
     assert calls == ["good", "bad", "bad"]
     assert steps(2).all() == {}
     assert steps(2).do("good", lambda: {"seconds": 4.0}) == {"seconds": 4.0}
+    kept = steps(2).origins()["good"]
+    assert set(kept) == {"commit", "ended"}
+    assert kept["ended"] <= time.strftime("%Y-%m-%d %H:%M", time.gmtime())
     again = steps(1)
     again.forget("ba")
-    assert again.all() == {}
+    assert again.all() == {} == again.origins()
 
 
 def known_steps() -> dict[str, Any]:
@@ -177,7 +191,7 @@ def known_steps() -> dict[str, Any]:
     }
     baseline = {"seconds": 256.0, "batch": 1, "precision": "f32", "compiled": False}
     seconds = {"median": 8.0, "p10": 8.0, "p90": 8.0}
-    judged = {"images": 256, "labels": 12.0}
+    judged = {"images": 256, "labels": 12.0, "judged": {"label_ap50_interval": [0.771, 0.834], "unet_rows": 9.25}}
     return {
         "baseline-1": baseline | {"images_per_second": 1.0},
         "baseline-best": baseline | {"images_per_second": 1.5, "batch": 8},
@@ -189,7 +203,8 @@ def known_steps() -> dict[str, Any]:
         | {"rates": [4.05, 4.3, 4.1]},
         "labels-auto": {"ap50": 0.993, "psnr": 51.2, "images": 96},
         "ours-int8": {"error": "int8 is not here"},
-        "best-reference": judged | {"label_ap50": 0.80},
+        "best-reference": {"images": 256, "labels": 12.0, "label_ap50": 0.80, "label_ap50_interval": [0.79, 0.81]},
+        "best-own": judged | run | {"label_ap50": 0.81, "images_per_second": 4.1, "rates": [4.05, 4.3, 4.1]},
         "best-final-a": judged | run | {"label_ap50": 0.79, "images_per_second": 9.0, "sampler": "dpmpp", "steps": 10},
         "best-final-b": judged | run | {"label_ap50": 0.70, "images_per_second": 20.0, "sampler": "dpmpp", "steps": 4},
         "tick-diffusers": {"seconds": seconds},
@@ -235,6 +250,12 @@ def test_the_report_holds_every_figure_and_every_failure(scripts: dict[str, Modu
         "workload": Workload().to_json(),
         "candidates": {},
         "steps": known_steps(),
+        "origins": {
+            "baseline-1": {"commit": "old", "ended": "2026-01-01 09:00"},
+            "final-auto": {"commit": "new", "ended": "2026-01-02 10:00"},
+            "tick-ours-auto": {"commit": "new", "ended": "2026-01-02 10:30"},
+            "profile-before": {"commit": "older", "ended": "2025-01-01 10:30"},
+        },
     }
     text = scripts["speed_report"].report(value)
     assert (
@@ -243,9 +264,17 @@ def test_the_report_holds_every_figure_and_every_failure(scripts: dict[str, Modu
     assert "**not met**" in text
     assert "| DDIM 25 steps, bf16, 4 slots | 4.20 | 61.0 | 70.0 | 99.3 | 51.2 |" in text
     assert "| DDIM 25 steps, bf16, 4 slots; the middle of 4.05, 4.30, 4.10 | 4.10 | 62.4 | 71.0 | 99.3 | 51.2 |" in text
-    assert "| the whole workload: DPM++ 2M 4 steps, bf16, 4 slots | 256 | 20.00 | 70.0 | -10.0 | 12.0 |" in text
+    row = "| 256 | 20.00 | 70.0 [77.1, 83.4] | -10.0 | 12.0 | 9.2 |"
+    assert f"| the whole workload: DPM++ 2M 4 steps, bf16, 4 slots {row}" in text
+    assert "| 256 | - | 80.0 [79.0, 81.0] | - | 12.0 | - |" in text
+    assert "the middle of 4.05, 4.30, 4.10 | 256 | 4.10 | 81.0 [77.1, 83.4] | +1.0 | 12.0 | 9.2 |" in text
+    assert (
+        "ended at 2026-01-01 09:00, the last at 2026-01-02 10:30 UTC. Code: commit new, but for baseline-1 (old)."
+        in text
+    )
+    assert "All of them at this processor's bf16 rate take 1.00 s, 8.00x as fast as diffusers." in text
     assert "| ours-int8 | int8 is not here |" in text
-    empty = scripts["speed_report"].report(value | {"steps": {}})
+    empty = scripts["speed_report"].report(value | {"steps": {}, "origins": {}})
     assert "not measured" in empty
     assert "met |" not in empty
 
@@ -254,6 +283,18 @@ def test_of_several_measurements_the_middle_one_counts(scripts: dict[str, Module
     runs = iter([{"images_per_second": rate, "run": name} for name, rate in (("a", 5.3), ("b", 4.7), ("c", 5.1))])
     found = scripts["speed_store"].middle(lambda: next(runs), 3)
     assert found == {"images_per_second": 5.1, "run": "c", "rates": [5.3, 4.7, 5.1]}
+
+
+@pytest.mark.parametrize(("interval", "rows"), [((0.0, 1.0), 10.0), ((0.4, 1.0), 6.0)])
+def test_a_guided_step_takes_two_rows_of_the_unet(
+    scripts: dict[str, ModuleType], references: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    interval: tuple[float, float], rows: float,
+) -> None:  # fmt: skip
+    paint = make_paint(tmp_path, monkeypatch)
+    options = {"steps": 10, "strength": (0.5, 0.5), "guidance": 4.0, "guidance_interval": interval}  # t = 401 ... 1
+    paint(tmp_path / "run", jobs=3, reference=references, **options)
+    monkeypatch.setattr(scripts["speed_tasks"], "open_bundle", lambda *_, **__: fakes.make_bundle(tmp_path / "bundle"))
+    assert scripts["speed_tasks"].unet_rows(tmp_path / "run") == rows
 
 
 def test_every_setting_of_the_search_is_one_that_generate_takes(scripts: dict[str, ModuleType]) -> None:
