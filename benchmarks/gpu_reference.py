@@ -19,19 +19,20 @@ from engines.bundle import Bundle
 from engines.diffusion.libraries import silence_libraries
 
 GUIDANCE = 7.5  # the reference's
-COMPILE_MODE = "max-autotune"  # the best of torch.compile's: tuned kernels, and CUDA graphs of its own
+# Of torch.compile's modes: both have CUDA graphs of their own; the second tries kernels, too, which takes minutes.
+MODE, TUNED_MODE = "reduce-overhead", "max-autotune"
 
 
 class Diffusers:
     """The reference's way: diffusers' pipeline, and the adapter on features of its last UNet call.
 
     Half precision on a GPU, DDIM with leading steps and an offset of 1, so that the last call is at t = 1. The features
-    are the block outputs of the conditional half. torch.compile is given the UNet and the VAE decoder, in COMPILE_MODE
-    and channels_last. These hooks would be compiled in at every step: there the label takes one more conditional call
-    of the plain UNet, which is cheaper.
+    are the block outputs of the conditional half. With `mode`, torch.compile is given the UNet and the VAE decoder, in
+    that mode and channels_last. These hooks would be compiled in at every step: there the label takes one more
+    conditional call of the plain UNet, which is cheaper.
     """
 
-    def __init__(self, bundle: Bundle, steps: int, device: torch.device, compiled: bool = False) -> None:
+    def __init__(self, bundle: Bundle, steps: int, device: torch.device, mode: str | None = None) -> None:
         from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
         from transformers import CLIPTextModel
 
@@ -56,13 +57,13 @@ class Diffusers:
         self._adapter = load_adapter(folder / "adapter", device=device)[0]
         self._network = PyramidUNet(unet)
         self._taps: dict[int, torch.Tensor] = {}
-        self._compiled = compiled
-        if compiled:
+        self._compiled = mode is not None
+        if mode is not None:
             vae = self._pipe.vae
             for network in (unet, vae):
                 network.to(memory_format=torch.channels_last)
-            self._pipe.unet = torch.compile(unet, mode=COMPILE_MODE, fullgraph=True, dynamic=False)
-            vae.decode = torch.compile(vae.decode, mode=COMPILE_MODE, fullgraph=True, dynamic=False)
+            self._pipe.unet = torch.compile(unet, mode=mode, fullgraph=True, dynamic=False)
+            vae.decode = torch.compile(vae.decode, mode=mode, fullgraph=True, dynamic=False)
         else:
             for place, block in enumerate((*unet.down_blocks, unet.mid_block, *unet.up_blocks)):
                 block.register_forward_hook(self._keeper(place))

@@ -14,14 +14,15 @@ import gc
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import full_size_models as models
 import torch
-from gpu_reference import COMPILE_MODE, GUIDANCE, Diffusers
+from gpu_reference import GUIDANCE, MODE, TUNED_MODE, Diffusers
 
 from engines.adapter.info import read_info
 from engines.adapter.pyramid import pyramid_channels
@@ -45,6 +46,9 @@ OWN_STEPS = 25  # dengine's default
 EQUAL_BATCH = 8  # images at once, where dengine and diffusers are compared
 PEAK_SIZES = (4096, 8192)
 LEAST_IMAGES = 6  # of a row, after those that warm it up
+# Batches of a row of dengine: the last one's pictures and boxes come after its ticks, those of others beside later
+# ticks, as in a long run. Fewer where a batch takes many seconds.
+BATCHES, FEWER, MANY = 3, 2, 32
 
 _SD2 = models.SHAPES["sd21"]
 SD2_BASE = dataclasses.replace(  # stable-diffusion-2-base: as 2.1, for 512 pixels, predicting the noise
@@ -63,14 +67,14 @@ class Size:
 
     shape: models.Shape
     steps: int  # of the schedule, on both sides
-    own_steps: int  # of the row at dengine's default
-    slots: tuple[int, ...]  # of dengine's rows, the most telling first
+    own_steps: int  # of the rows at dengine's default
+    slots: tuple[int, ...]  # of dengine's rows at its default, the most telling first
     equal_batch: int
     peak_sizes: tuple[int, ...]
     patience: float  # seconds that products of one size are repeated for
 
 
-FULL = Size(SD2_BASE, STEPS, OWN_STEPS, (EQUAL_BATCH, 32, 64, 16, 1, 4, 2), EQUAL_BATCH, PEAK_SIZES, 0.3)
+FULL = Size(SD2_BASE, STEPS, OWN_STEPS, (EQUAL_BATCH, 1, 16, 4, 2, 32, 64), EQUAL_BATCH, PEAK_SIZES, 0.3)
 TOY = Size(models.reduced(SD2_BASE), 4, 2, (2, 1), 2, (64,), 0.0)
 
 Row = dict[str, Any]
@@ -144,42 +148,45 @@ def diffusers_rows(work: Path, size: Size, device: torch.device) -> Iterator[tup
 
 
 def dengine_rows(work: Path, size: Size, device: torch.device) -> Iterator[tuple[str, Callable[[], Row]]]:
-    """The same of dengine."""
-    bundle = unexported(work, size)
-    ours = _Loaded(lambda: TorchBackend(bundle, precision="auto", threads=None, device=device))
-    first, *others = size.slots
-    yield row_name("dengine", first), lambda: dengine_row(bundle, ours(), size, first)
-    own = size.own_steps
-    yield row_name(f"dengine, {own} steps", first), lambda: dengine_row(bundle, ours(), size, first, steps=own)
-    for slots in others:
-        yield row_name("dengine", slots), lambda slots=slots: dengine_row(bundle, ours(), size, slots)  # type: ignore[misc]
+    """The same of dengine: at the reference's steps and batch, then at its own steps with 1 to 64 images at once."""
+    return _dengine_rows("dengine", work, size, device, size.slots, compiled=False)
 
 
 def compiled_dengine_rows(work: Path, size: Size, device: torch.device) -> Iterator[tuple[str, Callable[[], Row]]]:
-    """The same of dengine with torch.compile."""
+    """The same with torch.compile, which compiles for one batch: that of the reference, at both numbers of steps."""
+    return _dengine_rows("dengine, compiled", work, size, device, (size.equal_batch,), compiled=True)
+
+
+def _dengine_rows(
+    name: str, work: Path, size: Size, device: torch.device, sweep: Sequence[int], *, compiled: bool
+) -> Iterator[tuple[str, Callable[[], Row]]]:
     bundle = unexported(work, size)
+    ours = _Loaded(lambda: TorchBackend(bundle, precision="auto", threads=None, device=device, compiled=compiled))
+
+    def row(slots: int, steps: int) -> tuple[str, Callable[[], Row]]:
+        return row_name(f"{name}, {steps} steps", slots), lambda: dengine_row(bundle, ours(), slots, steps)
+
+    yield row(size.equal_batch, size.steps)
+    yield from (row(slots, size.own_steps) for slots in sweep)
+
+
+def compiled_diffusers_rows(
+    work: Path, size: Size, device: torch.device, mode: str = MODE
+) -> Iterator[tuple[str, Callable[[], Row]]]:
+    """The same of the reference with torch.compile in one of its modes."""
 
     def measure() -> Row:
-        backend = TorchBackend(bundle, precision="auto", threads=None, device=device, compiled=True)
-        return dengine_row(bundle, backend, size, size.equal_batch)
+        return diffusers_row(Diffusers(unexported(work, size), size.steps, device, mode), size.equal_batch)
 
-    yield row_name("dengine, compiled", size.equal_batch), measure
-
-
-def compiled_diffusers_rows(work: Path, size: Size, device: torch.device) -> Iterator[tuple[str, Callable[[], Row]]]:
-    """The same of the reference with torch.compile."""
-
-    def measure() -> Row:
-        return diffusers_row(Diffusers(unexported(work, size), size.steps, device, compiled=True), size.equal_batch)
-
-    yield row_name(f"diffusers, compiled ({COMPILE_MODE})", size.equal_batch), measure
+    yield row_name(f"diffusers, compiled ({mode})", size.equal_batch), measure
 
 
 STAGES = {  # each in a process of its own: a side's settings of PyTorch and its memory are not the other's
     "diffusers": diffusers_rows,
-    "dengine": dengine_rows,
-    "diffusers-compiled": compiled_diffusers_rows,
     "dengine-compiled": compiled_dengine_rows,
+    "diffusers-compiled": compiled_diffusers_rows,
+    "dengine": dengine_rows,
+    "diffusers-tuned": partial(compiled_diffusers_rows, mode=TUNED_MODE),
 }
 
 
@@ -200,11 +207,9 @@ class _Loaded:
         return self._made
 
 
-def dengine_row(bundle: Bundle, backend: TorchBackend, size: Size, slots: int, steps: int | None = None) -> Row:
+def dengine_row(bundle: Bundle, backend: TorchBackend, slots: int, steps: int) -> Row:
     """Paint with `slots` images at once, and time the UNet call of these rows alone."""
-    asked = GenerateSettings(
-        out=Path(), jobs=1, slots=slots, steps=steps or size.steps, guidance=GUIDANCE, keep_empty=True
-    )
+    asked = GenerateSettings(out=Path(), jobs=1, slots=slots, steps=steps, guidance=GUIDANCE, keep_empty=True)
     begin_row(backend.device)
     timed = TimedBackend(backend)
     settings = resolve(asked, bundle, timed, None, None)
@@ -216,12 +221,12 @@ def dengine_row(bundle: Bundle, backend: TorchBackend, size: Size, slots: int, s
         jobs = (make_job(plan, settings.seed, next(indices)) for _ in range(count))
         return sum(len(outcome.boxes) for outcome in painter.paint(jobs, lambda: False))
 
-    row = measured(paint, slots, backend.device)
+    row = measured(paint, slots, backend.device, FEWER if slots >= MANY else BATCHES)
     call = timed.calls[Use("unet", settings.rows, ("model_output",))]
     step = capture(call.run, backend.device) if call.capturable else call.run
     seconds = time_calls(step, backend.device, warm_up=2, calls=10, limit=3.0).median
     return row | unet_figures(seconds, settings.rows) | {
-        "steps": settings.steps, "precision": backend.precision, "memory": read_memory().to_json(),
+        "steps": settings.steps, "precision": backend.precision,
     }  # fmt: skip
 
 
@@ -231,23 +236,25 @@ def diffusers_row(pipeline: Diffusers, batch: int) -> Row:
     row = measured(lambda count: pipeline.paint_all(count, batch), batch, pipeline.device)
     seconds = time_calls(pipeline.unet_call(2 * batch), pipeline.device, warm_up=2, calls=10, limit=3.0).median
     return row | unet_figures(seconds, 2 * batch) | {
-        "steps": pipeline.steps, "precision": pipeline.precision, "memory": read_memory().to_json(),
+        "steps": pipeline.steps, "precision": pipeline.precision,
     }  # fmt: skip
 
 
-def measured(paint: Paint, batch: int, device: torch.device) -> Row:
-    """Images/s of whole batches, after one that is not counted (with torch.compile it is the one that compiles)."""
+def measured(paint: Paint, batch: int, device: torch.device, batches: int = 1) -> Row:
+    """Images/s of whole batches, `batches` at least, after one that is not counted (with torch.compile it is the one
+    that compiles); and the memory that this took.
+    """
     begun = time.perf_counter()
     paint(batch)
     synchronise(device)
     warm_up = time.perf_counter() - begun
-    images = batch * math.ceil(LEAST_IMAGES / batch)
+    images = batch * max(batches, math.ceil(LEAST_IMAGES / batch))
     begun = time.perf_counter()
     boxes = paint(images)
     synchronise(device)
     seconds = time.perf_counter() - begun
     found = {"batch": batch, "images": images, "seconds": seconds, "images_per_second": images / seconds}
-    return found | {"warm_up_seconds": warm_up, "boxes": boxes}
+    return found | {"warm_up_seconds": warm_up, "boxes": boxes, "memory": read_memory().to_json()}
 
 
 def unet_figures(seconds: float, rows: int) -> Row:

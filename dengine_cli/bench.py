@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Compiled, Precision, Slots, Threads, parse_size
+from dengine_cli.options import Compiled, Device, Precision, Slots, Threads, parse_size
 from engines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def command(
     precision: Precision = "auto",
     compiled: Compiled = False,
     threads: Threads = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.  [default: what suits the engine]")] = None,
+    device: Device = None,
     baseline: Annotated[
         bool, typer.Option("--baseline/--no-baseline", help="Measure the plain diffusers pipeline too.")
     ] = True,
@@ -140,6 +140,12 @@ def _rows(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*report["engines"], *report["baseline"]]
 
 
+def _batch(row: Mapping[str, Any]) -> str:
+    """The largest batch of a baseline, and the mean where batches of as many steps were smaller."""
+    mean = row.get("mean_batch", row["batch"])
+    return f"{row['batch']} (mean {mean:.1f})" if mean < row["batch"] else str(row["batch"])
+
+
 def _speeds(report: Mapping[str, Any]) -> str:
     """Whole runs: engines, then the baseline."""
     rows = []
@@ -152,7 +158,7 @@ def _speeds(report: Mapping[str, Any]) -> str:
             (
                 name,
                 row["precision"],
-                str(row["slots"] if "engine" in row else row["batch"]),
+                str(row["slots"]) if "engine" in row else _batch(row),
                 _number(row["load_seconds"], 1),
                 _number(row["first_image_seconds"], 1),
                 _number(row["images_per_second"], 3),

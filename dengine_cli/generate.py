@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Compiled, Precision, Slots, Threads, parse_list, parse_range, parse_size
+from dengine_cli.options import Compiled, Device, Precision, Slots, Threads, parse_list, parse_range, parse_size
 
 if TYPE_CHECKING:
     from engines.generation.events import DatasetSummary, RunSummary
@@ -94,6 +94,7 @@ def command(
     precision: Precision = "auto",
     compiled: Compiled = False,
     threads: Threads = None,
+    device: Device = None,
     formats: Annotated[
         str, typer.Option("--format", metavar="LIST", help="Of coco (always written), yolo, imagefolder.")
     ] = "coco",
@@ -145,6 +146,7 @@ def command(
         precision=precision,
         compiled=compiled,
         threads=threads,
+        device=device,
         formats=parse_list(formats),
         image_format=image_format,
         jpeg_quality=jpeg_quality,

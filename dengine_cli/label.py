@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
+from dengine_cli.options import Device, Threads
 
 if TYPE_CHECKING:
     from engines.labelling import LabelSummary
@@ -26,8 +27,8 @@ def command(
     ] = "generic",
     engine: Annotated[str, typer.Option(help="auto, tensorrt, torch, openvino or onnxruntime.")] = "auto",
     precision: Annotated[str, typer.Option(help="f32, bf16, f16, or auto: the fastest here.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: the engine's choice]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.  [default: what suits the engine]")] = None,
+    threads: Threads = None,
+    device: Device = None,
     score: Annotated[
         str | None,
         typer.Option(

@@ -21,6 +21,7 @@ PredictionType = Annotated[
 
 Slots = Annotated[int | None, typer.Option(help="Images in work at once.  [default: by device]")]
 Precision = Annotated[str, typer.Option(help="f32, bf16, f16, int8, or auto: the widest that is fast here.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: what suits the engine]")]
 Compiled = Annotated[bool, typer.Option("--compile", help="Compile the networks first (torch on CUDA; takes minutes).")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.  [default: the engine's choice]")]
 

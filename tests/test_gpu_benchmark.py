@@ -55,10 +55,11 @@ def test_a_stage_notes_every_row_with_its_figures(script: Any, rows: Any, work: 
     result = script.summary(script.read_notes(tmp_path), True, 1.0)
     assert [record["planned"] for record in script.read_notes(tmp_path) if "planned" in record] == [
         ["reference's way, batch 1", "reference's way, batch 2"],
-        ["dengine, batch 2", "dengine, 2 steps, batch 2", "dengine, batch 1"],
+        ["dengine, 4 steps, batch 2", "dengine, 2 steps, batch 2", "dengine, 2 steps, batch 1"],
     ]
     assert len(result["rows"]) == 5
     assert list(script.ENDS) == ["models", *rows.STAGES]
+    assert (*script.USUAL, "diffusers-tuned") == tuple(script.ENDS)
     assert result["left_out"] == {}
     for row in result["rows"]:
         assert (row["images"], row["unet_rows"]) == (6, 2 * row["batch"])
@@ -74,12 +75,12 @@ def test_rows_that_cannot_run_say_why_and_do_not_stop_the_others(script: Any, wo
     (tmp_path / "base").symlink_to(work / "base")
     script.run_stage("dengine-compiled", tmp_path, "cpu", True, time.time() + 600)
     result = script.summary(script.read_notes(tmp_path), True, 1.0)
-    (reason,) = result["left_out"].values()
-    assert "--compile is for --engine torch on CUDA" in reason
-    assert "Left out: dengine, compiled, batch 2: UsageError" in script.markdown(result)
+    assert list(result["left_out"]) == [f"dengine, compiled, {steps} steps, batch 2" for steps in (4, 2)]
+    assert all("--compile is for --engine torch on CUDA" in reason for reason in result["left_out"].values())
+    assert "Left out: dengine, compiled, 4 steps, batch 2: UsageError" in script.markdown(result)
 
 
-def test_the_reference_compiles_its_unet_and_its_decoder_in_its_best_mode(
+def test_the_reference_compiles_its_unet_and_its_decoder_in_the_mode_that_is_asked_for(
     rows: Any, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
@@ -89,10 +90,16 @@ def test_the_reference_compiles_its_unet_and_its_decoder_in_its_best_mode(
         return function
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
-    pipeline = rows.Diffusers(rows.unexported(work, rows.TOY), 2, CPU, compiled=True)
-    best = {"mode": "max-autotune", "fullgraph": True, "dynamic": False}
-    assert asked == [("UNet2DConditionModel", best), ("decode", best)]
+    pipeline = rows.Diffusers(rows.unexported(work, rows.TOY), 2, CPU, "reduce-overhead")
+    wanted = {"mode": "reduce-overhead", "fullgraph": True, "dynamic": False}
+    assert asked == [("UNet2DConditionModel", wanted), ("decode", wanted)]
     assert pipeline.paint_all(2, 2) > 0
+    for stage, mode in (("diffusers-compiled", "reduce-overhead"), ("diffusers-tuned", "max-autotune")):
+        ((name, measure),) = rows.STAGES[stage](work, rows.TOY, CPU)
+        assert name == f"diffusers, compiled ({mode}), batch 2"
+        asked.clear()
+        measure()
+        assert {options["mode"] for _, options in asked} == {mode}
 
 
 def test_the_references_label_reads_the_conditional_half_of_the_last_call(rows: Any, work: Path) -> None:

@@ -88,7 +88,11 @@ def test_only_what_paints_and_was_measured_is_in_int8(toy_bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     ("engine", "device", "vram"),
-    [("torch", "cuda", 0), ("onnxruntime", "cuda", None), ("tensorrt", "cuda", None), ("onnxruntime", "cpu", 0)],
+    [("torch", "cuda:1", 0), ("onnxruntime", "cuda:1", 5), ("tensorrt", "cuda:1", 5), ("onnxruntime", "cpu", 0)],
 )
-def test_gpu_memory_that_pytorch_does_not_hold_is_unknown(engine: str, device: str, vram: int | None) -> None:
+def test_gpu_memory_that_pytorch_does_not_hold_is_what_is_taken_of_the_gpu(
+    engine: str, device: str, vram: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {torch.device("cuda:0"): (1, 3), torch.device("cuda:1"): (4, 9)}  # (free, in all)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", known.__getitem__)
     assert memory_of(engine, torch.device(device)).vram_peak == vram

@@ -47,10 +47,12 @@ def test_what_one_shard_alone_knows_of_the_classes_is_kept(paint: Paint, tmp_pat
     assert json.loads((tmp_path / "merged" / RUN).read_text("utf-8"))["frequencies"] == {"rbc": 9.0}
 
 
-@pytest.mark.parametrize("parts", [1, 3, 6])
-def test_merged_shards_equal_the_unsplit_run_byte_for_byte(paint: Paint, tmp_path: Path, parts: int) -> None:
-    whole = paint("whole")
-    shards = [paint(f"shard-{k}", shard=(k, parts)) for k in range(1, parts + 1)]
+@pytest.mark.parametrize(("parts", "views"), [(1, 1), (3, 1), (3, 2), (6, 1)])
+def test_merged_shards_equal_the_unsplit_run_byte_for_byte(
+    paint: Paint, tmp_path: Path, parts: int, views: int
+) -> None:
+    whole = paint("whole", label_views=views)
+    shards = [paint(f"shard-{k}", shard=(k, parts), label_views=views) for k in range(1, parts + 1)]
     before = [tree(shard) for shard in shards]
     summary = merge(shards[::-1], tmp_path / "merged")
     assert tree(tmp_path / "merged") == tree(whole)

@@ -146,6 +146,7 @@ def test_the_command_line_asks_for_the_workloads_settings(
     monkeypatch.setattr("engines.generation.loop.generate", generate)
     workload = Workload()
     changed: dict[str, Any] = {"sampler": "dpmpp", "steps": 10, "guidance_interval": (0.4, 1.0), "precision": "f32"}
+    changed["device"] = "cpu"
     for ours in ({}, changed):
         asked = workload.generate_settings(tmp_path / "out", references=tmp_path, **ours)
         with pytest.raises(SystemExit) as done:

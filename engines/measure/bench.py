@@ -76,7 +76,7 @@ def bench(settings: BenchSettings, report: Report = lambda progress: None) -> Fi
     workload = workload_of(settings, bundle)
     engines = _engines(settings)
     jobs_of(workload, bundle, settings.references)
-    steps = _Steps(2 * len(engines) + 4 * settings.baseline + 1, report)
+    steps = _Steps(2 * len(engines) + 5 * settings.baseline + 1, report)
     measured = [_engine(name, settings, workload, steps) for name in engines]
     baseline = _baseline(settings, workload, steps) if settings.baseline else []
     rooflines = _rooflines(settings, workload, measured, steps)
@@ -154,9 +154,9 @@ class _Steps:
         self._report(Progress(self._done, self._total, name))
         return lambda line: self._report(Progress(self._done, self._total, f"{name}: {line}"))
 
-    def skip(self) -> None:
-        """A measurement is not made."""
-        self._done += 1
+    def skip(self, count: int) -> None:
+        """So many measurements are not made."""
+        self._done += count
 
     def over(self) -> None:
         """All are done."""
@@ -197,7 +197,7 @@ def _engine(name: str, settings: BenchSettings, workload: Workload, steps: _Step
 
 
 def _baseline(settings: BenchSettings, workload: Workload, steps: _Steps) -> list[Figures]:
-    """The diffusers pipeline at batch 1, at its best batch, and there with torch.compile."""
+    """The diffusers pipeline at batch 1 and at its best batch, and at both with torch.compile."""
     with tempfile.TemporaryDirectory(prefix="dengine-bench-") as folder:
         asked = BaselineSettings(
             out=Path(folder),
@@ -219,11 +219,13 @@ def _baseline(settings: BenchSettings, workload: Workload, steps: _Steps) -> lis
             return [*rows, {"role": "best batch", "error": str(cause)}]
         rows[0]["tried"] = rates
         best = replace(asked, batch=best_batch(rates))
-        if best.batch == 1:
-            steps.skip()
-        else:
+        compiled = [("torch.compile, batch 1", replace(asked, compiled=True))]
+        if best.batch > 1:
             rows.append(_row("best batch", task, best, steps))
-        rows.append(_row("torch.compile", task, replace(best, compiled=True), steps))
+            compiled.append(("torch.compile, best batch", replace(best, compiled=True)))
+        else:
+            steps.skip(2)
+        rows += [_row(role, task, settled, steps) for role, settled in compiled]
     return rows
 
 

@@ -21,7 +21,7 @@ class Memory:
 
     rss: int | None  # resident in main memory now; None where the system does not say
     rss_peak: int  # resident at most, since the process began
-    vram_peak: int | None  # of all GPUs, reserved by PyTorch at most; None where another runtime's is not known
+    vram_peak: int  # of all GPUs, reserved by PyTorch at most
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""

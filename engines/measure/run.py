@@ -124,9 +124,14 @@ def engine_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
 
 
 def memory_of(engine: str, device: torch.device) -> Memory:
-    """Of this process; on a GPU without `vram_peak`, unless the engine allocates through PyTorch."""
+    """Of this process. Engines that do not allocate through PyTorch keep what they took: for them `vram_peak` is all
+    that is taken of the GPU now, by whomever.
+    """
     memory = read_memory()
-    return memory if engine == "torch" or device.type == "cpu" else replace(memory, vram_peak=None)
+    if engine == "torch" or device.type == "cpu":
+        return memory
+    free, total = torch.cuda.mem_get_info(device)
+    return replace(memory, vram_peak=total - free)
 
 
 def use_name(bundle: Bundle, use: Use) -> str:
