@@ -45,7 +45,7 @@ from engines.training.detectors.config import INFO_FILE, WEIGHTS_FILE
 from engines.training.detectors.model import Detector, load_detector
 
 RESULTS, TABLE = "ablation.jsonl", "ablation.md"
-RESAMPLES = 200  # draws of the images for an interval
+RESAMPLES = 1000  # draws for an interval
 _DRAWS = 60  # what their random stream is for
 STEPS = (10, 15, 40)
 GUIDANCE = (1.0, 2.0, 5.0)
@@ -139,7 +139,9 @@ def agreement(folder: Path, detector: Detector, least: float) -> dict[str, Any]:
         "images": len(entries),
         "ap50": mean_average_precision(truth, boxes, run.class_names)["AP50"],
         "label_ap50": mean_average_precision(truth, labels, run.class_names)["AP50"],
-        "label_ap50_interval": interval(truth, labels, run.class_names),
+        "label_ap50_interval": interval(
+            truth, labels, run.class_names, [entry.reference or entry.index for entry in entries]
+        ),
         "precision": right / max(given, 1),
         "recall": right / max(wanted, 1),
         "f1": 2 * right / max(given + wanted, 1),
@@ -147,13 +149,20 @@ def agreement(folder: Path, detector: Detector, least: float) -> dict[str, Any]:
     }
 
 
-def interval(truth: Sequence[Truth], labels: Sequence[Detections], class_names: Sequence[str]) -> list[float]:
-    """Where AP50 lies in nineteen of twenty draws of as many of these images, [low, high]."""
+def interval(
+    truth: Sequence[Truth], labels: Sequence[Detections], class_names: Sequence[str], groups: Sequence[object]
+) -> list[float]:
+    """Where AP50 lies in nineteen of twenty draws of as many groups of images, [low, high].
+
+    `groups` has the group of every image: those painted from one reference are alike, and are drawn together.
+    """
     if not truth:
         return [0.0, 0.0]
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    member_of = np.array([numbers[group] for group in groups])
     matches = match(truth, labels, len(class_names))
-    draws = (generator(_DRAWS, number + 1).integers(len(truth), size=len(truth)) for number in range(RESAMPLES))
-    counts = (np.bincount(drawn, minlength=len(truth)) for drawn in draws)
+    draws = (generator(_DRAWS, number + 1).integers(len(numbers), size=len(numbers)) for number in range(RESAMPLES))
+    counts = (np.bincount(drawn, minlength=len(numbers))[member_of] for drawn in draws)
     found = [figures(average_precision(matches, count), class_names)["AP50"] for count in counts]
     low, high = np.quantile(found, (0.025, 0.975)).tolist()
     return [low, high]

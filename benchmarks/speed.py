@@ -137,7 +137,8 @@ def measure_best(speed: Speed, steps: Steps) -> None:
     judge = {"detector": str(speed.detector)}
     base = speed.work / "runs" / "baseline-1"
     slow = steps.do(
-        "best-reference", lambda: run_alone("speed_tasks:judge_baseline_task", judge | {"run": str(base)}, _say)
+        "best-reference",
+        lambda: run_alone("speed_tasks:judge_baseline_task", _asked(speed) | judge | {"run": str(base)}, _say),
     )
     few = dataclasses.replace(
         speed.workload, jobs=min(speed.search_jobs, speed.workload.jobs), seed=speed.workload.seed + SEARCH_SEED

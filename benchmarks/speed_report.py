@@ -65,7 +65,7 @@ def report(value: Mapping[str, Any]) -> str:
 
 def _origins(origins: Mapping[str, Mapping[str, Any]]) -> str:
     """When rows ended, and the code that measured them; rows of other code than most are named."""
-    known = {name: origin for name, origin in origins.items() if not name.startswith(PROFILE)}
+    known = {name: origin for name, origin in origins.items() if origin["ended"] and not name.startswith(PROFILE)}
     if not known:
         return ""
     ends = sorted(str(origin["ended"]) for origin in known.values())
@@ -73,7 +73,8 @@ def _origins(origins: Mapping[str, Mapping[str, Any]]) -> str:
     usual = counted.most_common(1)[0][0]
     others = [f"{name} ({origin['commit']})" for name, origin in known.items() if origin["commit"] != usual]
     told = f", but for {', '.join(others)}" if others else ""
-    return f"The first row ended at {ends[0]}, the last at {ends[-1]} UTC. Code: commit {usual}{told}."
+    code = f" Code: commit {usual}{told}." if usual or others else ""
+    return f"The first row ended at {ends[0]}, the last at {ends[-1]} UTC.{code}"
 
 
 def table(header: Sequence[str], rows: Iterator[Sequence[object]] | Sequence[Sequence[object]]) -> str:
@@ -123,11 +124,11 @@ def _best(steps: Steps, candidates: Mapping[str, str]) -> Iterator[str]:
     yield (
         "Other settings paint other images. Each is judged on its own images by a detector that was trained on real "
         "ones: AP50 (0 to 100) of the labels against what it finds with a score of 0.5 or more; in brackets, where "
-        "nineteen of twenty draws of as many of the images have it. What is traded is told by the setting and by the "
-        "rows of the UNet that an image took, two for a guided step: a picture that fewer steps have changed less is "
-        "easier to label. The search paints few jobs of another seed; what held there was painted again, the fastest "
-        f"first, on the whole workload, until one held within {POINTS:g} points of the slow reference (diffusers, "
-        "float32)."
+        "nineteen of twenty draws of as many references, with all of their images, have it. What is traded is told by "
+        "the setting and by the rows of the UNet that an image took, two for a guided step; fewer steps may change a "
+        "picture less, too, and so leave it easier to label. The search paints few jobs of another seed; what held "
+        "there was painted again, the fastest first, on the whole workload, until one held within "
+        f"{POINTS:g} points of the slow reference (diffusers, float32)."
     )
     rows = [_judged("slow reference: diffusers, the whole workload", slow, slow)]
     rows += [
@@ -153,8 +154,8 @@ def _judged(name: str, step: Mapping[str, Any], slow: Mapping[str, Any]) -> Sequ
     change = "-" if step is slow else f"{points:+.1f}"
     shown = "-" if rate is None else f"{rate:.2f}"
     judged = step.get("judged", step)
-    low, high = (f"{100 * end:.1f}" for end in judged["label_ap50_interval"])
-    found = f"{100 * step['label_ap50']:.1f} [{low}, {high}]"
+    ends = judged.get("label_ap50_interval")  # not in rows of before
+    found = f"{100 * step['label_ap50']:.1f}" + (f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else "")
     taken = f"{judged['unet_rows']:.1f}" if "unet_rows" in judged else "-"
     return name, step["images"], shown, found, change, f"{step['labels']:.1f}", taken
 

@@ -79,14 +79,14 @@ class Steps:
         if known is not None and "error" not in known:
             return known
         self._say(name)
-        begun = time.monotonic()
+        begun, code = time.monotonic(), commit()
         try:
             result = dict(action())
         except DengineError as cause:
             result = {"error": str(cause)}
         value = {
             "identity": self._identity,
-            "commit": commit(),
+            "commit": code if commit() == code else f"{code} to {commit()}",
             "ended": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
             "took_seconds": round(time.monotonic() - begun, 1),
             "result": result,
@@ -108,9 +108,10 @@ class Steps:
 
     def origins(self) -> dict[str, Result]:
         """Of everything that was kept, by name, the `commit` of the code that measured it (None outside a checkout) and
-        when it `ended` (UTC). The code is no part of what decides whether a figure is kept: the report tells.
+        when it `ended` (UTC); None for what an earlier form of this script kept. The code is no part of what decides
+        whether a figure is kept: the report tells.
         """
-        return {name: {key: value[key] for key in ("commit", "ended")} for name, value in self._values()}
+        return {name: {key: value.get(key) for key in ("commit", "ended")} for name, value in self._values()}
 
     def _values(self) -> Iterator[tuple[str, Result]]:
         for path in sorted(self._folder.glob("*.json")):

@@ -19,9 +19,9 @@ from engines.bundle import default_bundle, open_bundle
 from engines.datasets.images import read_image
 from engines.diffusion.schedule import guided_steps, make_schedule, start_index
 from engines.evaluation.detection import Detections, mean_average_precision
-from engines.generation.journal import IMAGES, JOURNAL, read_entries
+from engines.generation.journal import IMAGES, JOURNAL, image_name, read_entries
 from engines.generation.run_folder import require_run
-from engines.measure.workload import Workload
+from engines.measure.workload import Workload, WorkloadJobs, jobs_of
 from engines.training.detectors.model import load_detector
 from export.agreement import psnr
 
@@ -57,16 +57,17 @@ def unet_rows(folder: Path) -> float:
 
 def judge_baseline_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     """The same of the baseline's images and annotations in `run`: `label_ap50`, its interval, `labels` an image and
-    `images`.
+    `images`. The workload tells which images have one reference.
     """
     tell("asking the detector")
     folder = Path(arguments["run"])
     files, labels, class_names = read_coco_labels(folder)
     truth = ablation.found_by(load_detector(arguments["detector"]), files, class_names, LEAST)
+    references = {image_name(job.index, "jpg"): job.reference for job in _jobs(arguments).jobs}
     return {
         "images": len(files),
         "label_ap50": mean_average_precision(truth, labels, class_names)["AP50"],
-        "label_ap50_interval": ablation.interval(truth, labels, class_names),
+        "label_ap50_interval": ablation.interval(truth, labels, class_names, [references[file.name] for file in files]),
         "labels": sum(len(one.scores) for one in labels) / max(len(labels), 1),
     }
 
@@ -120,13 +121,14 @@ def first_image_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]
 
 def used_rows_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     """UNet rows that the workload's jobs need, two a step where guided, and their steps."""
-    from engines.measure.workload import jobs_of
-
-    workload = Workload.from_json(arguments["workload"])
-    bundle = open_bundle(Path(arguments["bundle"]) if arguments["bundle"] else default_bundle(), verify=False)
-    made = jobs_of(workload, bundle, Path(arguments["references"]))
+    made = _jobs(arguments)
     steps = sum(made.steps(job) for job in made.jobs)
-    return {"steps": steps, "rows": steps * (2 if workload.guidance > 1.0 else 1)}
+    return {"steps": steps, "rows": steps * (2 if made.options["guidance"] > 1.0 else 1)}
+
+
+def _jobs(arguments: Mapping[str, Any]) -> WorkloadJobs:
+    bundle = open_bundle(Path(arguments["bundle"]) if arguments["bundle"] else default_bundle(), verify=False)
+    return jobs_of(Workload.from_json(arguments["workload"]), bundle, Path(arguments["references"]))
 
 
 def peers_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:

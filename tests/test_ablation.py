@@ -55,16 +55,20 @@ def test_agreement_counts_labels_that_the_detector_finds_by_class_name(ablation:
         ablation.agreement(run, detector(("A", "C"), []), 0.5)
 
 
-def test_the_interval_is_that_of_images_drawn_again(ablation: ModuleType) -> None:
+def test_the_interval_is_that_of_groups_of_images_drawn_again(ablation: ModuleType) -> None:
     box = np.array([[0.0, 0.0, 10.0, 10.0]], dtype=np.float32)
     one, score = np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.float32)
     truth = [ablation.Truth(box, one, np.zeros(1, dtype=bool))] * 40
     right, wrong = Detections(box, score, one), Detections(box + 20, score, one)
-    assert ablation.interval(truth, [right] * 40, ("cell",)) == pytest.approx([1.0, 1.0])
-    assert ablation.interval(truth, [wrong] * 40, ("cell",)) == [0.0, 0.0]
-    low, high = ablation.interval(truth, [right, wrong] * 20, ("cell",))
+    groups = range(40)
+    assert ablation.interval(truth, [right] * 40, ("cell",), groups) == pytest.approx([1.0, 1.0])
+    assert ablation.interval(truth, [wrong] * 40, ("cell",), groups) == [0.0, 0.0]
+    low, high = ablation.interval(truth, [right, wrong] * 20, ("cell",), groups)
     assert 0.05 < low < 0.25 < high < 0.6  # precision and recall are 0.5 each, so AP is about 0.25
-    assert ablation.interval([], [], ("cell",)) == [0.0, 0.0]
+    alike = [number // 4 for number in groups]  # four images of one kind tell as much as one
+    wider = ablation.interval(truth, ([right] * 4 + [wrong] * 4) * 5, ("cell",), alike)
+    assert wider[1] - wider[0] > 1.5 * (high - low)
+    assert ablation.interval([], [], ("cell",), []) == [0.0, 0.0]
 
 
 def test_every_variant_is_one_that_generate_takes(ablation: ModuleType) -> None:

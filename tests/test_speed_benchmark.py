@@ -176,6 +176,9 @@ def test_finished_measurements_are_kept_and_failed_ones_tried_again(
     kept = steps(2).origins()["good"]
     assert set(kept) == {"commit", "ended"}
     assert kept["ended"] <= time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+    path = tmp_path / "good.json"
+    path.write_text(json.dumps({key: json.loads(path.read_text())[key] for key in ("identity", "result")}))
+    assert steps(2).origins() == {"good": {"commit": None, "ended": None}}  # as an earlier form kept it
     again = steps(1)
     again.forget("ba")
     assert again.all() == {} == again.origins()
