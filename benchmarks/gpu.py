@@ -9,7 +9,7 @@ guidance 7.5 and the label from its last UNet call, as DiffusionEngine (arXiv 23
 torch.compile at equal steps and batch; and dengine with 1 to 64 images at once at its own number of steps (`gpu_rows`
 says what a row measures). UNet and VAE decoder of both are compiled: diffusers' in mode reduce-overhead, which has CUDA
 graphs of its own; dengine's in the default mode, inside dengine's graph. `--stages` knows one more, `diffusers-tuned`:
-diffusers in mode max-autotune, for which the 8 minutes are too short.
+diffusers in mode max-autotune. With it name all stages, and give them time: `--minutes 12`.
 
 A stage is a process of its own, and is stopped when its share of the time has passed: rows that are missing then are
 listed as left out. Without the stage `models` and one of dengine's there are no shares of the peak. Figures go to
@@ -33,10 +33,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 MINUTES = 7.5  # for everything
-# When each stage ends, in shares of the time.
-ENDS = {"models": 0.3, "diffusers": 0.38, "dengine-compiled": 0.62, "diffusers-compiled": 0.82, "dengine": 1.0,
-        "diffusers-tuned": 1.0}  # fmt: skip
-USUAL = tuple(ENDS)[:-1]  # what runs unless stages are named
+# Every stage with its part of the time, in hundredths of what all but the last take together.
+PARTS = {"models": 30, "diffusers": 10, "dengine-compiled": 24, "diffusers-compiled": 18, "dengine": 18,
+         "diffusers-tuned": 50}  # fmt: skip
+USUAL = tuple(PARTS)[:-1]  # what runs unless stages are named
 _SPARE = 5.0  # seconds kept for the table
 HEADS = ("row", "precision", "steps", "images/s", "against the reference", "ms a UNet call", "rows", "of the peak",
          "GB of VRAM")  # fmt: skip
@@ -55,8 +55,8 @@ def main() -> int:
     work.mkdir(parents=True, exist_ok=True)
     (work / "rows.jsonl").unlink(missing_ok=True)
     try:
-        for stage in given.stages.split(","):
-            deadline = begun + (given.minutes * 60 - _SPARE) * ENDS[stage]
+        for stage, end in ends(given.stages.split(",")):
+            deadline = begun + (given.minutes * 60 - _SPARE) * end
             problem = run_apart(stage, work, given.device, given.toy, deadline)
             if problem:
                 note(work, {"stage": stage, "problem": problem})
@@ -76,6 +76,15 @@ def main() -> int:
     return 0 if result["rows"] and not result["left_out"] else 1
 
 
+def ends(stages: Sequence[str]) -> list[tuple[str, float]]:
+    """When each stage has to end, in shares of the time; what one leaves is the next one's."""
+    whole, passed, found = sum(PARTS[stage] for stage in stages), 0, []
+    for stage in stages:
+        passed += PARTS[stage]
+        found.append((stage, passed / whole))
+    return found
+
+
 def read_options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -84,14 +93,14 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"time for everything (default: {MINUTES})")
     parser.add_argument("--work", type=Path, help="folder for the models; kept (default: one that is removed)")
     parser.add_argument(
-        "--stages", default=",".join(USUAL), help=f"of {', '.join(ENDS)}, in this order (default: all but the last)"
+        "--stages", default=",".join(USUAL), help=f"of {', '.join(PARTS)}, in this order (default: all but the last)"
     )
     parser.add_argument("--toy", action="store_true", help="tiny networks: a dry run of everything else")
-    parser.add_argument("--stage", choices=tuple(ENDS), help=argparse.SUPPRESS)  # a process of this script's own
+    parser.add_argument("--stage", choices=tuple(PARTS), help=argparse.SUPPRESS)  # a process of this script's own
     parser.add_argument("--deadline", type=float, default=float("inf"), help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if unknown := set(given.stages.split(",")) - set(ENDS):
-        parser.error(f"unknown stage {', '.join(sorted(unknown))}; known are {', '.join(ENDS)}")
+    if unknown := set(given.stages.split(",")) - set(PARTS):
+        parser.error(f"unknown stage {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}")
     return given
 
 

@@ -45,10 +45,9 @@ STEPS = 50  # the reference's
 OWN_STEPS = 25  # dengine's default
 EQUAL_BATCH = 8  # images at once, where dengine and diffusers are compared
 PEAK_SIZES = (4096, 8192)
-LEAST_IMAGES = 6  # of a row, after those that warm it up
-# Batches of a row of dengine: the last one's pictures and boxes come after its ticks, those of others beside later
-# ticks, as in a long run. Fewer where a batch takes many seconds.
-BATCHES, FEWER, MANY = 3, 2, 32
+# Of a row, after what warms it up: images, and batches, at least. Pictures and boxes of dengine's last batch come after
+# its ticks, those of others beside later ticks, as in a long run. Fewer batches where one takes many seconds.
+LEAST_IMAGES, BATCHES, FEWER, MANY = 6, 3, 2, 32
 
 _SD2 = models.SHAPES["sd21"]
 SD2_BASE = dataclasses.replace(  # stable-diffusion-2-base: as 2.1, for 512 pixels, predicting the noise
@@ -221,7 +220,7 @@ def dengine_row(bundle: Bundle, backend: TorchBackend, slots: int, steps: int) -
         jobs = (make_job(plan, settings.seed, next(indices)) for _ in range(count))
         return sum(len(outcome.boxes) for outcome in painter.paint(jobs, lambda: False))
 
-    row = measured(paint, slots, backend.device, FEWER if slots >= MANY else BATCHES)
+    row = measured(paint, slots, backend.device)
     call = timed.calls[Use("unet", settings.rows, ("model_output",))]
     step = capture(call.run, backend.device) if call.capturable else call.run
     seconds = time_calls(step, backend.device, warm_up=2, calls=10, limit=3.0).median
@@ -240,21 +239,26 @@ def diffusers_row(pipeline: Diffusers, batch: int) -> Row:
     }  # fmt: skip
 
 
-def measured(paint: Paint, batch: int, device: torch.device, batches: int = 1) -> Row:
-    """Images/s of whole batches, `batches` at least, after one that is not counted (with torch.compile it is the one
-    that compiles); and the memory that this took.
+def measured(paint: Paint, batch: int, device: torch.device) -> Row:
+    """Images/s of whole batches, after one that is not counted (with torch.compile it is the one that compiles); and
+    the memory that this took.
     """
     begun = time.perf_counter()
     paint(batch)
     synchronise(device)
     warm_up = time.perf_counter() - begun
-    images = batch * max(batches, math.ceil(LEAST_IMAGES / batch))
+    images = counted_images(batch)
     begun = time.perf_counter()
     boxes = paint(images)
     synchronise(device)
     seconds = time.perf_counter() - begun
     found = {"batch": batch, "images": images, "seconds": seconds, "images_per_second": images / seconds}
     return found | {"warm_up_seconds": warm_up, "boxes": boxes, "memory": read_memory().to_json()}
+
+
+def counted_images(batch: int) -> int:
+    """Images that a row's rate is measured with, on either side."""
+    return batch * max(FEWER if batch >= MANY else BATCHES, math.ceil(LEAST_IMAGES / batch))
 
 
 def unet_figures(seconds: float, rows: int) -> Row:

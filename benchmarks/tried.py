@@ -1,16 +1,18 @@
-"""What each thing that makes `generate` fast on a CPU is worth: the committed workload, one of them undone at a time.
+"""What single things that make `generate` fast on a CPU are worth: the same workload with one of them undone at a time.
 
     python benchmarks/tried.py --references FOLDER --out benchmarks/results/tried.md
 
 FOLDER is what `speed.py` paints in WORK/references. Every run is a process of its own, one after the other; let nothing
 else run. A round has each thing undone once, with a run as it is before every third; the figures are medians over the
-rounds. The caches of compiled models are kept under WORK, apart from the user's.
+rounds. In the first round the labels and images of each run are compared with those of a run as it is. Models are
+compiled beforehand, into a cache that is removed in the end.
 
-Two more runs are seen from inside: as it is, and with everything undone at once, which is the profile that one would
-start from. What changes pictures (precision, steps, guidance) is judged in `speed.py`.
+Two more runs are seen from inside: as it is, and with everything undone at once. What changes pictures on purpose
+(precision, steps, guidance) is judged in `speed.py`, and what is on in every row here is the engine, the number of
+slots, and batches of images for VAE, label pass and adapter.
 
 Knows: how to undo each thing, by putting something plain in the place of a part of the engine. Does not know why the
-parts are as they are.
+parts are as they are, or how the figures are shown (`tried_report`).
 """
 
 import argparse
@@ -18,7 +20,7 @@ import contextlib
 import dataclasses
 import json
 import os
-import statistics
+import shutil
 import sys
 import tempfile
 import time
@@ -28,9 +30,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from tried_report import ALL, AS_IT_IS, report
 
 import engines.backends.openvino_backend as openvino
 import engines.generation.finisher as finisher
@@ -42,14 +44,15 @@ from engines.diffusion.sampler import SlotSampler
 from engines.files import write_atomic, write_json
 from engines.generation.events import Event, Opened
 from engines.generation.networks import Labeller
+from engines.generation.run_folder import require_run
 from engines.generation.writer import ImageWriter
 from engines.measure.alone import run_alone
 from engines.measure.machine import machine, versions
 from engines.measure.run import engine_task
 from engines.measure.workload import WORKLOAD, Workload, jobs_of
 
-JOBS, ROUNDS, SLOTS, PRECISION = 96, 3, 16, "int8"
-_EVERY = 3  # after so many runs with something undone comes one as it is
+JOBS, CHUNK, ROUNDS, SLOTS, PRECISION = 128, 64, 3, 16, "int8"
+_EVERY = 3  # so many runs with something undone come after one as it is
 
 Tell = Callable[[str], None]
 Undo = Callable[[contextlib.ExitStack], None]  # enters the patches that undo a thing
@@ -84,7 +87,7 @@ class InPlaceWriter(ImageWriter):
 
 
 class CopyingCall:
-    """An OpenVINO call with memory of its own on both sides: what goes in and out is copied."""
+    """An OpenVINO call with memory of its own: what goes in and out is copied once."""
 
     capturable = False
 
@@ -94,12 +97,12 @@ class CopyingCall:
         self.outputs = {name: value.clone() for name, value in inner.outputs.items()}
 
     def run(self) -> None:
-        """Once through NumPy in each direction."""
+        """In, call, out."""
         for name, value in self.inputs.items():
-            self._inner.inputs[name].numpy()[...] = np.array(value.numpy())
+            self._inner.inputs[name].copy_(value)
         self._inner.run()
         for name, value in self.outputs.items():
-            value.numpy()[...] = np.array(self._inner.outputs[name].numpy())
+            value.copy_(self._inner.outputs[name])
 
 
 def _put(where: Any, name: str, new: Any) -> Undo:
@@ -135,11 +138,14 @@ def _copying(*given: Any) -> CopyingCall:
 
 
 _RUN, _LOOK, _CALL = SlotSampler.run, Labeller._look, openvino.OpenVinoBackend._call
+_BATCHES = _put(SlotSampler, "run", _batches)
+_LATE = _put(painter, "longest_first", lambda jobs, first_step: iter(jobs))
 # What is done, and how it is undone.
 THINGS: Mapping[str, Undo] = {
-    "a prompt is encoded once": _put(networks, "_PROMPTS_KEPT", 0),
-    "a free slot takes the next image at once": _put(SlotSampler, "run", _batches),
-    "images with the most steps begin first": _put(painter, "longest_first", lambda jobs, first_step: iter(jobs)),
+    "an image's prompt is encoded once": _put(networks, "_PROMPTS_KEPT", 0),
+    "a free slot takes the next image at once": _BATCHES,
+    "images with the most steps begin first": _LATE,
+    "both of these": _together(_BATCHES, _LATE),
     "the label pass has no unconditional row": _put(Labeller, "_look", _two_rows),
     "images are encoded and written in threads of their own": _put(loop, "ImageWriter", InPlaceWriter),
     "pixels to bytes, checks and boxes in a thread of their own": _put(finisher, "ThreadPoolExecutor", AtOnce),
@@ -153,7 +159,6 @@ THINGS: Mapping[str, Undo] = {
     "products that are split are cut": _put(openvino, "cut_products", lambda *_: None),
     "convolutions of doubled images are folded": _put(openvino, "fold_upsampling", lambda *_: None),
 }
-AS_IT_IS, ALL = "as it is", "everything undone"
 
 
 def undone(stack: contextlib.ExitStack, names: Sequence[str]) -> None:
@@ -164,19 +169,19 @@ def undone(stack: contextlib.ExitStack, names: Sequence[str]) -> None:
 
 
 def run_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
-    """For `alone`: paint the workload with the things in `undone` undone; `images_per_second`, from the end of loading
-    to every file on the disk. With `inside`, all figures of `engines.measure.run.engine_task`.
+    """For `alone`: paint the workload into `out` with the things in `undone` undone; `images_per_second`, from the end
+    of loading to every file on the disk. With `inside`, all figures of `engines.measure.run.engine_task` instead.
     """
     with contextlib.ExitStack() as stack:
         undone(stack, arguments["undone"])
         if arguments["inside"]:
             return engine_task(arguments, tell)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dengine-tried-")))
         workload = Workload.from_json(arguments["workload"])
         bundle = None if arguments["bundle"] is None else Path(arguments["bundle"])
         settings = workload.generate_settings(
-            folder / "run", bundle=bundle, references=Path(arguments["references"]), **arguments["options"]
-        )
+            Path(arguments["out"]), bundle=bundle, references=Path(arguments["references"]),
+            engine=arguments["engine"], **arguments["options"],
+        )  # fmt: skip
         opened: list[float] = []
 
         def hear(event: Event) -> None:
@@ -189,87 +194,42 @@ def run_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
     return {"images": summary.painted, "seconds": seconds, "images_per_second": summary.painted / seconds}
 
 
-def measure(asked: Mapping[str, Any], rounds: int, tell: Tell) -> Record:
-    """`rates` (images/s) of every thing undone and as it is, by name, and `inside` of the two profiles."""
-    order: list[tuple[str, list[str]]] = []
-    for place, name in enumerate(THINGS):
-        order += [(AS_IT_IS, [])] if place % _EVERY == 0 else []
-        order.append((name, [name]))
-    order.append((ALL, list(THINGS)))
+def measure(asked: Mapping[str, Any], rounds: int, work: Path, tell: Tell) -> Record:
+    """`rates` (images/s) as it is and with every thing undone, by name; how far labels and images are the `same` as in
+    a run as it is (`speed_tasks.same_labels_task`); and `inside` of the two profiles.
+    """
+    variants: dict[str, list[str]] = {AS_IT_IS: [], **{name: [name] for name in THINGS}, ALL: list(THINGS)}
+    order: list[str] = []
+    for place, name in enumerate((*THINGS, ALL)):
+        order += [AS_IT_IS] if place % _EVERY == 0 else []
+        order.append(name)
 
-    def run(names: Sequence[str], inside: bool) -> Record:
-        return run_alone("tried:run_task", {**asked, "undone": list(names), "inside": inside})
+    def run(what: str, name: str, **changes: Any) -> Record:
+        tell(f"{what}, {name}")
+        given = {**asked, "undone": variants[name], "inside": False, "out": str(work / "run"), **changes}
+        shutil.rmtree(given["out"], ignore_errors=True)
+        return run_alone("tried:run_task", given)
 
-    inside = {}
-    for name, names in ((AS_IT_IS, []), (ALL, list(THINGS))):
-        tell(f"inside, {name}")
-        inside[name] = run(names, inside=True)
-    for _, names in order:  # fills the cache of compiled models
-        tell("compiling")
-        run_alone("tried:run_task", {**_few(asked), "undone": names, "inside": False})
-    rates: dict[str, list[float]] = {name: [] for name in (AS_IT_IS, *THINGS, ALL)}
+    few = dataclasses.replace(Workload.from_json(asked["workload"]), jobs=asked["options"]["slots"]).to_json()
+    for name in variants:
+        run("compiling", name, workload=few)
+    inside = {name: run("inside", name, inside=True) for name in (AS_IT_IS, ALL)}
+    plain = work / "plain"
+    run("comparing", AS_IT_IS, out=str(plain))
+    rates: dict[str, list[float]] = {name: [] for name in variants}
+    same: dict[str, Record] = {}
     for number in range(rounds):
-        for name, names in order:
-            tell(f"round {number + 1}, {name}")
-            rates[name].append(run(names, inside=False)["images_per_second"])
-    return {"rates": rates, "inside": inside}
+        for name in order:
+            rates[name].append(run(f"round {number + 1}", name)["images_per_second"])
+            if name not in same:
+                asked_of = {"run": str(work / "run"), "reference": str(plain)}
+                same[name] = run_alone("speed_tasks:same_labels_task", asked_of)
+    return {"rates": rates, "same": same, "inside": inside, "run": _settings_of(plain)}
 
 
-def _few(asked: Mapping[str, Any]) -> Record:
-    """The same for so many images as there are slots."""
-    workload = Workload.from_json(asked["workload"])
-    few = dataclasses.replace(workload, jobs=min(workload.jobs, asked["options"]["slots"]))
-    return {**asked, "workload": few.to_json()}
-
-
-def report(value: Mapping[str, Any]) -> str:
-    """The tables as markdown."""
-    here, load, rates = value["machine"], value["workload"], value["rates"]
-    whole = statistics.median(rates[AS_IT_IS])
-    spread = f"{min(rates[AS_IT_IS]):.2f} to {max(rates[AS_IT_IS]):.2f}"
-    lines = [
-        "# What each thing is worth on a CPU",
-        "",
-        f"Machine: {here['processor']}, {here['cores']} cores. Versions: "
-        f"{', '.join(f'{name} {version}' for name, version in value['versions'].items())}.",
-        "",
-        f"Command: `{value['command']}`. {load['jobs']} images of the committed workload (`speed.md`) in "
-        f"{value['options']['precision']} with {value['options']['slots']} slots, each run in a process of its own. As "
-        f"it is: {whole:.2f} images/s, the median of {len(rates[AS_IT_IS])} runs, {spread}: a change within that "
-        "spread may be none. Pictures and labels are the same in every row, but for the rounding of what is computed "
-        "in another order.",
-        "",
-        "| what is done | images/s without it | change | runs |",
-        "| --- | --- | --- | --- |",
-    ]
-    for name in (*THINGS, ALL):
-        found = statistics.median(rates[name])
-        every = ", ".join(f"{rate:.2f}" for rate in rates[name])
-        lines.append(f"| {name} | {found:.2f} | {found / whole - 1:+.1%} | {every} |")
-    lines += [
-        "",
-        f"Latents of references are not kept: the {load['jobs']} jobs have {value['crops']} different crops. Encoding "
-        f"them takes {_share(value['inside'][AS_IT_IS], 'vae_encoder'):.1%} of the run.",
-    ]
-    for name in (ALL, AS_IT_IS):
-        lines += ["", f"## Where the time goes, {name}", "", *_profile(value["inside"][name])]
-    return "\n".join([*lines, ""])
-
-
-def _profile(step: Mapping[str, Any]) -> Iterator[str]:
-    yield "| graph | calls | batch | seconds in the run | of the run |"
-    yield "| --- | --- | --- | --- | --- |"
-    for name, graph in sorted(step["graphs"].items(), key=lambda item: -float(item[1]["run_seconds"])):
-        cells = name, graph["calls"], graph["batch"], f"{graph['run_seconds']:.2f}", f"{_share(step, name):.1%}"
-        yield f"| {' | '.join(map(str, cells))} |"
-    outside = step["outside_share"]
-    yield f"| outside the graphs | - | - | {outside * step['seconds']:.2f} | {outside:.1%} |"
-    yield ""
-    yield f"{step['images']} images in {step['seconds']:.1f} s, {step['images_per_second']:.2f} images/s."
-
-
-def _share(step: Mapping[str, Any], graph: str) -> float:
-    return float(step["graphs"][graph]["run_seconds"] / step["seconds"]) if graph in step["graphs"] else 0.0
+def _settings_of(folder: Path) -> Record:
+    run = require_run(folder)
+    return {name: getattr(run, name) for name in ("precision", "slots", "chunk", "threads")}
 
 
 def main() -> None:
@@ -279,8 +239,6 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="a bundle; the bundled model without it")
     parser.add_argument("--jobs", type=int, default=JOBS, help=f"images of a run (default: {JOBS})")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"runs with each thing undone (default: {ROUNDS})")
-    parser.add_argument("--slots", type=int, default=SLOTS, help=f"images at once (default: {SLOTS})")
-    parser.add_argument("--precision", default=PRECISION, help=f"int8, bf16 or f32 (default: {PRECISION})")
     parser.add_argument("--out", type=Path, help="markdown file; a JSON file with every figure goes beside it")
     given = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", "")])
@@ -292,18 +250,21 @@ def main() -> None:
         "bundle": None if given.bundle is None else str(given.bundle.resolve()),
         "references": str(given.references.resolve()),
         "engine": "openvino",
-        "options": {"precision": given.precision, "slots": given.slots},
+        "options": {"precision": PRECISION, "slots": SLOTS, "chunk": CHUNK},
     }
-    with tempfile.TemporaryDirectory(prefix="dengine-tried-cache-") as cache:
-        os.environ["XDG_CACHE_HOME"] = cache
-        found = measure(asked, given.rounds, lambda line: print(line, file=sys.stderr, flush=True))
-    options = f" --bundle {given.bundle.name}" if given.bundle else ""
+    with tempfile.TemporaryDirectory(prefix="dengine-tried-") as folder:
+        os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
+        found = measure(asked, given.rounds, Path(folder), lambda line: print(line, file=sys.stderr, flush=True))
+    options = "".join(
+        f" --{name} {getattr(given, name)}"
+        for name, usual in (("bundle", None), ("jobs", JOBS), ("rounds", ROUNDS))
+        if getattr(given, name) != usual
+    )
     value = {
         "machine": machine(),
         "versions": versions(),
         "command": f"python benchmarks/tried.py --references WORK/references{options} --out OUT",
         "workload": asked["workload"],
-        "options": asked["options"],
         "crops": len({(job.reference, job.crop, job.flip) for job in jobs}),
         **found,
     }

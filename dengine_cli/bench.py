@@ -165,7 +165,7 @@ def _speeds(report: Mapping[str, Any]) -> str:
                 _number(speedups.get("batch 1"), 2),
                 _number(min(speedups.values(), default=None), 2),
                 _gigabytes(row["memory"]["rss_peak"]),
-                _gigabytes(row["memory"]["vram_peak"]),
+                _vram(row["memory"]),
                 _percent(row.get("outside_share")),
                 _share(row, row["precision"]),
             )
@@ -208,6 +208,12 @@ def _rates(rooflines: Mapping[str, Any]) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _vram(memory: Mapping[str, Any]) -> str:
+    """PyTorch's peak, or what is taken of the whole GPU, which says so."""
+    taken = memory.get("vram_taken")
+    return _gigabytes(memory["vram_peak"]) if taken is None else f"{_gigabytes(taken)} (whole GPU)"
 
 
 def _gigabytes(value: int | None) -> str:

@@ -100,6 +100,8 @@ def test_a_matmul_rate_that_fails_costs_only_the_shares(toy_bundle: Path, monkey
 
 def test_a_share_of_another_precisions_rate_says_so_and_memory_that_is_unknown_is_a_dash() -> None:
     memory = {"rss": 1, "rss_peak": 2 * 10**9, "vram_peak": None}
+    taken = derived(engine_figures(memory=memory | {"vram_taken": 3 * 10**9}), {"cpu": ROOFLINE}, [])
+    assert "  3.00 (whole GPU)  " in describe(fake_report(engines=[taken]))
     figures = engine_figures(precision="int8", memory=memory)
     figures["graphs"]["unet"]["precision"] = "int8"
     lines = describe(fake_report(engines=[derived(figures, {"cpu": ROOFLINE}, [])])).splitlines()
@@ -173,7 +175,7 @@ def test_every_installed_engine_is_measured_unless_named(toy_bundle: Path, monke
 
 def fake_report(**changes: Any) -> Figures:
     """A whole report."""
-    baseline = [baseline_figures("batch 1", 0.5), {"role": "torch.compile", "error": "no compiler"}]
+    baseline = [baseline_figures("batch 1", 0.5), {"role": "torch.compile, batch 1", "error": "no compiler"}]
     workload = {"frame": [64, 48], "jobs": 32, "steps": 25, "guidance": 4.0}
     return {
         "format": 1,
@@ -212,7 +214,7 @@ def test_the_command_prints_tables_and_one_json_line_last(tmp_path: Path, monkey
     assert json.loads(lines[-1]) == fake_report() == json.loads(out.read_text("utf-8"))
     assert "a processor, 2 cores, 24 GiB" in lines
     assert "torch was not measured: no torch" in lines
-    assert "baseline, torch.compile was not measured: no compiler" in lines
+    assert "baseline, torch.compile, batch 1 was not measured: no compiler" in lines
     (speed,) = [line.split() for line in lines if line.startswith("openvino  ")]
     assert speed == ["openvino", "bf16", "4", "1.0", "3.0", "2.000", "4.00", "4.00", "2.00", "0.00", "3.0%", "5.6%"]
     assert asked == [

@@ -58,8 +58,8 @@ def test_a_stage_notes_every_row_with_its_figures(script: Any, rows: Any, work: 
         ["dengine, 4 steps, batch 2", "dengine, 2 steps, batch 2", "dengine, 2 steps, batch 1"],
     ]
     assert len(result["rows"]) == 5
-    assert list(script.ENDS) == ["models", *rows.STAGES]
-    assert (*script.USUAL, "diffusers-tuned") == tuple(script.ENDS)
+    assert list(script.PARTS) == ["models", *rows.STAGES]
+    assert (*script.USUAL, "diffusers-tuned") == tuple(script.PARTS)
     assert result["left_out"] == {}
     for row in result["rows"]:
         assert (row["images"], row["unet_rows"]) == (6, 2 * row["batch"])
@@ -69,6 +69,14 @@ def test_a_stage_notes_every_row_with_its_figures(script: Any, rows: Any, work: 
     text = script.markdown(result)
     assert "no figure below means anything" in text
     assert text.count("\n| ") == 1 + 5
+
+
+def test_both_sides_paint_as_many_images_and_stages_share_the_time(script: Any, rows: Any) -> None:
+    assert [rows.counted_images(batch) for batch in (1, 2, 8, 16, 32, 64)] == [6, 6, 24, 48, 64, 128]
+    assert script.ends(["models", "dengine"]) == [("models", pytest.approx(0.625)), ("dengine", 1.0)]
+    usual = dict(script.ends(script.USUAL))
+    assert usual["diffusers"] == pytest.approx(0.4)
+    assert list(usual.values()) == sorted(usual.values())
 
 
 def test_rows_that_cannot_run_say_why_and_do_not_stop_the_others(script: Any, work: Path, tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ from engines.measure.memory import read_memory
 from engines.measure.pipeline import Baseline, Picture, batches_of
 from engines.measure.workload import WORKLOAD, Workload, WorkloadJobs, jobs_of
 
-BATCHES = (1, 2, 4, 8, 16, 32, 64)  # that `try_batches` tries
+BATCHES = (1, 2, 4, 8, 16)  # that `try_batches` tries
+GPU_BATCHES = (*BATCHES, 32, 64)
 FALLEN = 0.95  # share of the best rate below which no larger batch is tried
 
 Tell = Callable[[str], None]

@@ -17,7 +17,7 @@ from engines.backends.base import PRECISIONS
 from engines.bundle import Bundle, default_bundle, open_bundle
 from engines.errors import DengineError, UsageError
 from engines.measure.alone import run_alone
-from engines.measure.baseline import BATCHES, BaselineSettings, best_batch
+from engines.measure.baseline import BATCHES, GPU_BATCHES, BaselineSettings, best_batch
 from engines.measure.machine import machine, versions
 from engines.measure.pipeline import torch_device
 from engines.measure.roofline import SIZES, rate_of
@@ -67,9 +67,9 @@ def bench(settings: BenchSettings, report: Report = lambda progress: None) -> Fi
 
     `machine`, `versions`, `settings`; `engines`: of each engine, `run.engine_task`'s figures, `first_start` (load and
     first image of an earlier process, which found the cache of compiled models as it was), `roofline_share` and
-    `speedup` over each row of the baseline, or `error`; `baseline`: `baseline.run_baseline`'s figures by
-    `role` (batch 1, best batch, torch.compile), or `error`; `roofline`: `roofline.roofline_task`'s, by device,
-    or `error` and an empty `best`.
+    `speedup` over each row of the baseline, or `error`; `baseline`: `baseline.run_baseline`'s figures by `role` (batch
+    1, best batch, and both with torch.compile), or `error`; `roofline`: `roofline.roofline_task`'s, by device, or
+    `error` and an empty `best`.
     Raises UsageError, BundleError and DatasetError for what cannot be measured at all.
     """
     bundle = open_bundle(settings.bundle or default_bundle())
@@ -213,10 +213,13 @@ def _baseline(settings: BenchSettings, workload: Workload, steps: _Steps) -> lis
             return rows
         tell = steps.begin("baseline, batch sizes")
         try:
-            sizes = [size for size in BATCHES if size <= workload.jobs]
+            batches = GPU_BATCHES if torch_device(settings.device).type == "cuda" else BATCHES
+            sizes = [size for size in batches if size <= workload.jobs]
             rates = run_alone("engines.measure.baseline:batches_task", asked.to_json() | {"batches": sizes}, tell)
         except DengineError as cause:
-            return [*rows, {"role": "best batch", "error": str(cause)}]
+            steps.skip(2)
+            rows.append({"role": "best batch", "error": str(cause)})
+            return [*rows, _row("torch.compile, batch 1", task, replace(asked, compiled=True), steps)]
         rows[0]["tried"] = rates
         best = replace(asked, batch=best_batch(rates))
         compiled = [("torch.compile, batch 1", replace(asked, compiled=True))]

@@ -21,7 +21,8 @@ class Memory:
 
     rss: int | None  # resident in main memory now; None where the system does not say
     rss_peak: int  # resident at most, since the process began
-    vram_peak: int  # of all GPUs, reserved by PyTorch at most
+    vram_peak: int | None  # of all GPUs, reserved by PyTorch at most; None where another runtime's is not known
+    vram_taken: int | None = None  # in its place: of the GPU, now, whoever took it; the driver's own part is in it
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""

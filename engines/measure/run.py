@@ -124,14 +124,14 @@ def engine_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
 
 
 def memory_of(engine: str, device: torch.device) -> Memory:
-    """Of this process. Engines that do not allocate through PyTorch keep what they took: for them `vram_peak` is all
-    that is taken of the GPU now, by whomever.
+    """Of this process. For an engine that does not allocate through PyTorch, and keeps what it took, `vram_taken` is in
+    the place of `vram_peak`.
     """
     memory = read_memory()
     if engine == "torch" or device.type == "cpu":
         return memory
     free, total = torch.cuda.mem_get_info(device)
-    return replace(memory, vram_peak=total - free)
+    return replace(memory, vram_peak=None, vram_taken=total - free)
 
 
 def use_name(bundle: Bundle, use: Use) -> str:
