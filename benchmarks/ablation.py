@@ -34,7 +34,7 @@ from engines.evaluation.thresholds import matched
 from engines.evaluation.worth_matching import average_precision, figures, match
 from engines.files import sha256_file, write_atomic
 from engines.generation.finalize import rules_of
-from engines.generation.journal import IMAGES, JOURNAL, SPARE, Entry, read_entries
+from engines.generation.journal import JOURNAL, Entry, find_image, read_entries
 from engines.generation.loop import generate
 from engines.generation.run_folder import require_run
 from engines.generation.scores import parse_score
@@ -115,12 +115,6 @@ def read_labels(folder: Path) -> tuple[list[Entry], list[Detections], list[Detec
     return entries, boxes, labels
 
 
-def image_of(folder: Path, entry: Entry) -> Path:
-    """The file of an entry: among the dataset's images, or among those that it does not use."""
-    used = folder / IMAGES / str(entry.file)
-    return used if used.exists() else folder / SPARE / str(entry.file)
-
-
 def agreement(folder: Path, detector: Detector, least: float) -> dict[str, Any]:
     """How far the labels of a run agree with the detector's boxes scoring at least `least`, classes by name.
 
@@ -128,7 +122,7 @@ def agreement(folder: Path, detector: Detector, least: float) -> dict[str, Any]:
     """
     run = require_run(folder)
     entries, boxes, labels = read_labels(folder)
-    truth = found_by(detector, [image_of(folder, entry) for entry in entries], run.class_names, least)
+    truth = found_by(detector, [find_image(folder, entry) for entry in entries], run.class_names, least)
     right = sum(
         int(matched(there, here, label)[1].sum())
         for there, here in zip(truth, labels, strict=True)

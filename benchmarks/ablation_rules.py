@@ -21,13 +21,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.ablation import Truth, found_by, image_of, read_journal
+from benchmarks.ablation import Truth, found_by, read_journal
 from engines.adapter.inference import iou_matrix
 from engines.evaluation.detection import Detections
 from engines.evaluation.thresholds import MATCH_IOU, in_crowds, matched
 from engines.files import write_atomic
 from engines.generation.filters import Rules, drop_reason, quality
-from engines.generation.journal import Entry
+from engines.generation.journal import Entry, find_image
 from engines.generation.repeats import REPEATS_IMAGE, REPEATS_REFERENCE, Candidate, find_repeats, reference_plan
 from engines.generation.run_folder import require_run
 from engines.generation.scores import FALLBACK, full_score, parse_score
@@ -61,7 +61,7 @@ class Painted:
 def look_at(folder: Path, detector: Detector, least: float) -> Painted:
     """A run with the boxes that the detector finds on its images with a score of at least `least`."""
     run, (entries, boxes) = require_run(folder), read_journal(folder)
-    files = [image_of(folder, entry) for entry in entries]
+    files = [find_image(folder, entry) for entry in entries]
     return Painted(run, folder, entries, boxes, found_by(detector, files, run.class_names, least))
 
 
@@ -117,7 +117,7 @@ def rows(painted: Painted, score: dict[str, float], balanced: Painted | None) ->
         least = round(order[int(share * len(order))], 2)
         yield measure(f"the same, quality at least {least:g}", painted, replace(own, min_quality=least))
     plan = reference_plan(painted.run)
-    candidates = [Candidate(entry.index, image_of(painted.folder, entry)) for entry in painted.entries]
+    candidates = [Candidate(entry.index, find_image(painted.folder, entry)) for entry in painted.entries]
     for threshold in NEAR:
         run = replace(painted.run, near_duplicates=threshold, count=None)
         yield measure(

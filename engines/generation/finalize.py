@@ -32,7 +32,7 @@ from engines.files import sync_folder
 from engines.generation.events import DatasetSummary
 from engines.generation.filters import Rules, drop_reason, is_rule, labels_of, uncertain_of
 from engines.generation.jobs import Plan
-from engines.generation.journal import IMAGES, JOURNAL, SPARE, Box, Entry, read_entries, remove_images_from
+from engines.generation.journal import IMAGES, JOURNAL, SPARE, Box, Entry, find_image, read_entries, remove_images_from
 from engines.generation.matched import matched_score
 from engines.generation.preview import PREVIEW_IMAGES, Sample, write_preview
 from engines.generation.repeats import Candidate, find_repeats, reference_plan
@@ -251,22 +251,13 @@ def _repeats(
         return {}
     everything = _choices(folder / JOURNAL, replace(run, count=None), rules, {})
     candidates = (
-        Candidate(choice.entry.index, _place(folder, choice.entry)) for choice in everything if choice.reason is None
+        Candidate(choice.entry.index, find_image(folder, choice.entry))
+        for choice in everything
+        if choice.reason is None
     )
     if run.near_duplicates:
         plan = plan or reference_plan(run)
     return find_repeats(candidates, run, plan if plan and plan.references else None, training)
-
-
-def _place(folder: Path, entry: Entry) -> Path:
-    """Where the image of a kept entry is, in the dataset or put away."""
-    for part in (IMAGES, SPARE):
-        if (path := folder / part / str(entry.file)).exists():
-            return path
-    raise RunError(
-        f"{folder / IMAGES / str(entry.file)} is missing, but {JOURNAL} has its labels: put it back, or generate into "
-        "a new folder."
-    )
 
 
 def _count(folder: Path, choices: Iterator[_Choice], rules: Rules) -> _Tally:
@@ -278,7 +269,7 @@ def _count(folder: Path, choices: Iterator[_Choice], rules: Rules) -> _Tally:
         if choice.reason is not None:
             tally.dropped[choice.reason] += 1
             continue
-        _place(folder, choice.entry)
+        find_image(folder, choice.entry)
         tally.images += 1
         tally.boxes.update(box.label for box in choice.boxes)
         tally.uncertain += len(uncertain_of(choice.entry.boxes, rules))
@@ -291,7 +282,7 @@ def _write_files(
     """Make all dataset files in the new folder `stage`."""
     (stage / IMAGES).mkdir(parents=True)
     chosen = (choice for choice in choose() if choice.reason is None)
-    samples = [Sample(_place(folder, choice.entry), choice.boxes) for choice in islice(chosen, PREVIEW_IMAGES)]
+    samples = [Sample(find_image(folder, choice.entry), choice.boxes) for choice in islice(chosen, PREVIEW_IMAGES)]
     if samples:
         write_preview(stage / PREVIEW, samples, run.class_names)
     if "yolo" in run.formats:

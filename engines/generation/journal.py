@@ -103,6 +103,17 @@ def image_name(index: int, suffix: str) -> str:
     return f"{index:08d}.{suffix}"
 
 
+def find_image(folder: Path, entry: Entry) -> Path:
+    """Where a run has the image of a kept entry, in its dataset or put away. Raises RunError where it is gone."""
+    for part in (IMAGES, SPARE):
+        if (path := folder / part / str(entry.file)).exists():
+            return path
+    raise RunError(
+        f"{folder / IMAGES / str(entry.file)} is missing, but {JOURNAL} has its labels: put it back, or generate into "
+        "a new folder."
+    )
+
+
 def read_progress(path: Path, chunks: Iterable[range]) -> Progress:
     """How far the journal at `path` is through `chunks`. A torn or foreign line ends what counts."""
     progress = Progress()

@@ -15,7 +15,7 @@ from engines.files import sync_folder, write_json
 from engines.generation.events import DatasetSummary
 from engines.generation.finalize import write_dataset
 from engines.generation.jobs import chunk_ranges
-from engines.generation.journal import IMAGES, JOURNAL, SPARE, Entry, Journal, read_entries, read_progress
+from engines.generation.journal import IMAGES, JOURNAL, Entry, Journal, find_image, read_entries, read_progress
 from engines.generation.run_folder import RUN, locked, require_run, run_errors
 from engines.generation.settings import RunSettings, differences
 
@@ -98,20 +98,17 @@ def _join(shards: Sequence[Path], settings: RunSettings, part: Path) -> None:
             for _ in chunk:
                 entry = next(source)
                 if entry.file is not None:
-                    _link(folder, entry.file, part / IMAGES)
+                    _link(find_image(folder, entry), part / IMAGES)
                 journal.add(entry)
         journal.flush()
 
 
-def _link(folder: Path, name: str, images: Path) -> None:
+def _link(source: Path, images: Path) -> None:
     """Put an image of a shard into the merged images folder."""
-    source = next((path for part in (IMAGES, SPARE) if (path := folder / part / name).exists()), None)
-    if source is None:
-        raise RunError(f"{folder / IMAGES / name} is missing, but {JOURNAL} has its labels: put it back.")
     try:
-        os.link(source, images / name)
+        os.link(source, images / source.name)
     except OSError:  # another disk, or one without hard links
-        shutil.copyfile(source, images / name)
+        shutil.copyfile(source, images / source.name)
 
 
 def _empty(folder: Path) -> None:
