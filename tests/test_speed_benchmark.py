@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import fakes
@@ -114,6 +114,44 @@ def test_the_search_for_a_peers_batch_ends_where_it_gets_slower(
     assert [entry["batch"] for entry in found if "error" not in entry] == [1, 2, 4]
     assert [entry["predicted_seconds"] for entry in found if "error" not in entry] == pytest.approx([8.0, 7.6, 9.2])
     assert {entry["error"] for entry in found if "error" in entry} == {"RuntimeError: no bf16"}
+
+
+def test_a_peer_paints_everything_with_its_two_best_kinds_of_settings_and_the_faster_counts(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = scripts["peer_runner"]
+    predicted = {
+        ("full", False, 8): 59.5,
+        ("full", False, 16): 60.7,
+        ("hybrid", True, 4): 61.3,
+        ("full", True, 4): 75.0,
+    }
+    found = [
+        {"precision": precision, "static": static, "batch": batch, "predicted_seconds": seconds}
+        for (precision, static, batch), seconds in predicted.items()
+    ]
+    rates = {"full": 3.0, "hybrid": 3.7}
+
+    def run(*given: Any) -> dict[str, Any]:
+        setting = given[4]
+        if setting.precision not in rates:
+            raise RuntimeError("no memory")
+        return {"precision": setting.precision, "batch": setting.batch, "images_per_second": rates[setting.precision]}
+
+    monkeypatch.setattr(runner, "export", lambda *_: None)
+    monkeypatch.setattr(runner, "search", lambda *_: [{"error": "no such kernel"}, *found])
+    monkeypatch.setattr(runner, "run", run)
+    (tmp_path / "jobs.json").write_text(json.dumps({"model": "model"}))
+    given = SimpleNamespace(
+        jobs=tmp_path / "jobs.json", bf16=True, int8=True, work=tmp_path, peer="openvino", batches="1", images=tmp_path
+    )
+    result = runner.measure(given)
+    assert (result["precision"], result["batch"], result["images_per_second"]) == ("hybrid", 4, 3.7)
+    assert [(one["precision"], one["batch"]) for one in result["painted"]] == [("full", 8), ("hybrid", 4)]
+    del rates["hybrid"]
+    assert runner.measure(given)["precision"] == "full"
+    rates.clear()
+    assert runner.measure(given)["error"] == "RuntimeError: no memory"
 
 
 def test_a_peer_without_an_environment_is_listed_with_what_was_tried(
