@@ -181,18 +181,18 @@ def _peers(steps: Steps) -> Iterator[str]:
     )
     yield peers.table(found["peers"], label)
     for result in found["peers"]:
-        tried = ", ".join(f"{_peer_setting(one)} {one['images_per_second']:.2f}" for one in result.get("painted", ())
-                          if "error" not in one)  # fmt: skip
-        if tried:
-            yield f"{result['title']} painted everything with what a search found best of its kind: {tried} images/s."
+        painted = [_painted(one) for one in result.get("painted", ()) if "error" not in one]
+        if painted:
+            yield f"{result['title']}, all images with the best of two kinds of settings: {'; '.join(painted)}."
         failed = [entry for entry in result.get("search", ()) if "error" in entry]
         if failed:
             told = f"{len(failed)} of {len(result['search'])} settings failed"
             yield f"{result['title']}: {told}, the first with {failed[0]['error']}"
 
 
-def _peer_setting(one: Mapping[str, Any]) -> str:
-    return f"{one['precision']}, {'static' if one['static'] else 'dynamic'} shapes, batch {one['batch']}:"
+def _painted(one: Mapping[str, Any]) -> str:
+    shapes = "static" if one["static"] else "dynamic"
+    return f"{one['precision']}, {shapes} shapes, batch {one['batch']}: {one['images_per_second']:.2f} images/s"
 
 
 def _tick(steps: Steps) -> Iterator[str]:
