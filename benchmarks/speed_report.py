@@ -64,17 +64,14 @@ def report(value: Mapping[str, Any]) -> str:
 
 
 def _origins(origins: Mapping[str, Mapping[str, Any]]) -> str:
-    """When rows ended, and the code that measured them; rows of other code than most are named."""
-    known = {name: origin for name, origin in origins.items() if origin["ended"] and not name.startswith(PROFILE)}
+    """When rows ended, and how many of them which code measured."""
+    known = [origin for name, origin in origins.items() if origin["ended"] and not name.startswith(PROFILE)]
     if not known:
         return ""
-    ends = sorted(str(origin["ended"]) for origin in known.values())
-    counted = Counter(origin["commit"] for origin in known.values())
-    usual = counted.most_common(1)[0][0]
-    others = [f"{name} ({origin['commit']})" for name, origin in known.items() if origin["commit"] != usual]
-    told = f", but for {', '.join(others)}" if others else ""
-    code = f" Code: commit {usual}{told}." if usual or others else ""
-    return f"The first row ended at {ends[0]}, the last at {ends[-1]} UTC.{code}"
+    ends = sorted(str(origin["ended"]) for origin in known)
+    counted = Counter(origin["commit"] for origin in known if origin["commit"]).most_common()
+    told = ", ".join(f"{count} by commit {commit}" for commit, count in counted)
+    return f"{len(known)} measurements, ended from {ends[0]} to {ends[-1]} UTC{f': {told}' if told else ''}."
 
 
 def table(header: Sequence[str], rows: Iterator[Sequence[object]] | Sequence[Sequence[object]]) -> str:

@@ -311,8 +311,7 @@ def test_the_report_holds_every_figure_and_every_failure(scripts: dict[str, Modu
     assert "| 256 | - | 80.0 [79.0, 81.0] | - | 12.0 | - |" in text
     assert "the middle of 4.05, 4.30, 4.10 | 256 | 4.10 | 81.0 [77.1, 83.4] | +1.0 | 12.0 | 9.2 |" in text
     assert (
-        "ended at 2026-01-01 09:00, the last at 2026-01-02 10:30 UTC. Code: commit new, but for baseline-1 (old)."
-        in text
+        "3 measurements, ended from 2026-01-01 09:00 to 2026-01-02 10:30 UTC: 2 by commit new, 1 by commit old." in text
     )
     assert "All of them at this processor's bf16 rate take 1.00 s, 8.00x as fast as diffusers." in text
     assert "| ours-int8 | int8 is not here |" in text
