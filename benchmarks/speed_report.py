@@ -180,7 +180,7 @@ def _peers(steps: Steps) -> Iterator[str]:
     for result in found["peers"]:
         painted = [_painted(one) for one in result.get("painted", ()) if "error" not in one]
         if painted:
-            yield f"{result['title']}, all images with the best of two kinds of settings: {'; '.join(painted)}."
+            yield f"{result['title']}, all images: {'; '.join(painted)}."
         failed = [entry for entry in result.get("search", ()) if "error" in entry]
         if failed:
             told = f"{len(failed)} of {len(result['search'])} settings failed"
