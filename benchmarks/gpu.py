@@ -140,8 +140,8 @@ def run_stage(stage: str, work: Path, device: str, toy: bool, deadline: float) -
         rows.make_models(work, size)
         note(work, {"machine": machine(), "versions": versions(), "flops": rows.image_flops(work, size)})
         return
-    measured = any("peak" in record for record in read_notes(work))
-    if stage.startswith("dengine") and not measured:  # not beside the reference, whose TF32 setting it would change
+    # In a process of dengine's: it would change the reference's setting of TF32.
+    if stage.startswith("dengine") and not any("peak" in record for record in read_notes(work)):
         note(work, {"peak": rows.peak(place, size, "f16" if place.type == "cuda" else "f32")})
     planned = list(rows.STAGES[stage](work, size, place))
     note(work, {"planned": [name for name, _ in planned]})

@@ -17,7 +17,7 @@ import numpy as np
 
 from engines.bundle import default_bundle, open_bundle
 from engines.datasets.images import read_image
-from engines.diffusion.schedule import guided_steps, make_schedule, start_index
+from engines.diffusion.schedule import make_schedule, start_index, step_rows
 from engines.evaluation.detection import Detections, mean_average_precision
 from engines.generation.journal import IMAGES, JOURNAL, image_name, read_entries
 from engines.generation.run_folder import require_run
@@ -49,7 +49,7 @@ def unet_rows(folder: Path) -> float:
     run = require_run(folder)
     bundle = open_bundle(Path(run.bundle) if run.bundle else default_bundle(), verify=False)
     schedule = make_schedule(bundle.scheduler_config, run.sampler, run.steps, run.eta)
-    rows = 1 + (guided_steps(schedule, run.guidance_interval or (0.0, 1.0)) & (run.guidance > 1.0))
+    rows = step_rows(schedule, run.guidance, run.guidance_interval or (0.0, 1.0))
     strengths = [entry.strength for entry in read_entries(folder / JOURNAL)]
     firsts = (0 if strength is None else start_index(schedule, strength) for strength in strengths)
     return float(sum(int(rows[first:].sum()) for first in firsts) / max(len(strengths), 1))

@@ -159,6 +159,24 @@ def test_an_engine_that_fails_is_listed_and_the_others_go_on(toy_bundle: Path, a
     assert told[-1].done == told[-1].total
 
 
+def test_where_no_batch_size_can_be_tried_batch_1_is_compiled_all_the_same(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(task: str, arguments: Mapping[str, Any], tell: Callable[[str], None]) -> Figures:
+        if task.endswith("batches_task"):
+            raise BackendError("killed.")
+        figures = {"baseline_task": baseline_figures("", 0.5), "engine_task": engine_figures()}
+        found = figures.get(task.rpartition(":")[2], ROOFLINE)
+        return {key: value for key, value in found.items() if key != "role"}
+
+    told: list[Progress] = []
+    monkeypatch.setattr(module, "run_alone", run)
+    found = bench(BenchSettings(bundle=toy_bundle, engines=("torch",), matmul_sizes=(32,)), told.append)["baseline"]
+    assert [row["role"] for row in found] == ["batch 1", "best batch", "torch.compile, batch 1"]
+    assert found[1]["error"] == "killed."
+    assert max(progress.done for progress in told) == told[-1].total
+
+
 def test_every_installed_engine_is_measured_unless_named(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 

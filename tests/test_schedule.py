@@ -18,6 +18,7 @@ from engines.diffusion.schedule import (
     make_schedule,
     smallest_strength,
     start_index,
+    step_rows,
 )
 from engines.errors import ModelError, UsageError
 
@@ -229,6 +230,8 @@ def test_guided_steps_are_those_inside_the_interval_with_its_ends() -> None:
     assert guided_steps(schedule, (0.0, 1.0)).all()
     assert guided_steps(schedule, (0.101, 0.301)).nonzero()[0].tolist() == [6, 7, 8]
     assert not guided_steps(schedule, (0.95, 1.0)).any()
+    assert step_rows(schedule, 4.0, (0.101, 0.301)).tolist() == [1] * 6 + [2] * 3 + [1] * (schedule.steps - 9)
+    assert set(step_rows(schedule, 1.0, (0.0, 1.0)).tolist()) == {1}
     for wrong in ((0.5, 0.4), (-0.1, 1.0), (0.0, 1.1), (float("nan"), 1.0)):
         with pytest.raises(UsageError, match="guidance interval"):
             guided_steps(schedule, wrong)

@@ -23,7 +23,7 @@ import torch
 from engines.backends.streams import send
 from engines.diffusion.capture import Step, capture
 from engines.diffusion.latents import initial_noise, step_noise
-from engines.diffusion.schedule import Schedule, guided_steps
+from engines.diffusion.schedule import Schedule, step_rows
 from engines.errors import NumericalError, UsageError
 
 
@@ -126,8 +126,8 @@ class SlotSampler:
         """
         if guidance_scale < 1.0 or not np.isfinite(guidance_scale):
             raise UsageError(f"guidance is {guidance_scale}; 1 (off) or more was expected.")
-        guided = guided_steps(schedule, guidance_interval) & (guidance_scale > 1.0)
-        needed = 1 + int(guided.any())
+        taken = step_rows(schedule, guidance_scale, guidance_interval)
+        needed = int(taken.max())
         if slots < 1 or rows < needed:
             raise UsageError(f"{slots} slots, {rows} rows; at least 1 slot and {needed} rows were expected.")
         sample = call.inputs["sample"]
@@ -138,7 +138,7 @@ class SlotSampler:
         self._slots = slots
         self._rows = rows
         self._guidance_scale = float(guidance_scale)
-        self._step_rows = (1 + guided.astype(int)).tolist()
+        self._step_rows = taken.tolist()
         self._shape = tuple(sample.shape[1:])
         self._device = sample.device
         self._timesteps = schedule.timesteps.tolist()

@@ -121,6 +121,14 @@ def guided_steps(schedule: Schedule, guidance_interval: tuple[float, float]) -> 
     return np.asarray((fraction >= low) & (fraction <= high))
 
 
+def step_rows(
+    schedule: Schedule, guidance_scale: float, guidance_interval: tuple[float, float]
+) -> npt.NDArray[np.int64]:
+    """Rows of a network call that each step takes, int64 [T]: two where guidance acts, else one. Raises UsageError."""
+    guided = guided_steps(schedule, guidance_interval) & (guidance_scale > 1.0)
+    return 1 + guided.astype(np.int64)
+
+
 def _check_config(config: Mapping[str, Any]) -> None:
     """Refuse what the two-line update cannot do, rather than paint something else than diffusers would."""
     name = str(config.get("_class_name", ""))

@@ -212,23 +212,23 @@ def _baseline(settings: BenchSettings, workload: Workload, steps: _Steps) -> lis
         if "error" in rows[0]:
             return rows
         tell = steps.begin("baseline, batch sizes")
+        batches = GPU_BATCHES if torch_device(settings.device).type == "cuda" else BATCHES
+        sizes = [size for size in batches if size <= workload.jobs]
+        best = asked
         try:
-            batches = GPU_BATCHES if torch_device(settings.device).type == "cuda" else BATCHES
-            sizes = [size for size in batches if size <= workload.jobs]
             rates = run_alone("engines.measure.baseline:batches_task", asked.to_json() | {"batches": sizes}, tell)
         except DengineError as cause:
-            steps.skip(2)
             rows.append({"role": "best batch", "error": str(cause)})
-            return [*rows, _row("torch.compile, batch 1", task, replace(asked, compiled=True), steps)]
-        rows[0]["tried"] = rates
-        best = replace(asked, batch=best_batch(rates))
-        compiled = [("torch.compile, batch 1", replace(asked, compiled=True))]
+        else:
+            rows[0]["tried"] = rates
+            best = replace(asked, batch=best_batch(rates))
         if best.batch > 1:
             rows.append(_row("best batch", task, best, steps))
-            compiled.append(("torch.compile, best batch", replace(best, compiled=True)))
+        rows.append(_row("torch.compile, batch 1", task, replace(asked, compiled=True), steps))
+        if best.batch > 1:
+            rows.append(_row("torch.compile, best batch", task, replace(best, compiled=True), steps))
         else:
             steps.skip(2)
-        rows += [_row(role, task, settled, steps) for role, settled in compiled]
     return rows
 
 
