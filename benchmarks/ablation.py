@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from engines.bundle import default_bundle, open_bundle
+from engines.bundle.bundle import default_bundle, open_bundle
 from engines.datasets.images import read_image
 from engines.diffusion.prompts import class_words
 from engines.errors import UsageError

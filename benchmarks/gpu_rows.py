@@ -27,7 +27,8 @@ from gpu_reference import GUIDANCE, MODE, TUNED_MODE, Diffusers
 from engines.adapter.info import read_info
 from engines.adapter.pyramid import pyramid_channels
 from engines.backends.torch_backend import TorchBackend
-from engines.bundle import FORMAT, Bundle, Manifest
+from engines.bundle.bundle import FORMAT, Bundle, Manifest
+from engines.bundle.graphs import ModelShape, graph_specs
 from engines.diffusion.capture import capture
 from engines.errors import BundleError
 from engines.files import read_json
@@ -35,7 +36,6 @@ from engines.generation.jobs import make_job
 from engines.generation.painter import Painter
 from engines.generation.prepare import make_plan, resolve
 from engines.generation.settings import GenerateSettings
-from engines.graphs import ModelShape, graph_specs
 from engines.measure.flops import graph_flops
 from engines.measure.memory import read_memory
 from engines.measure.roofline import best_rates, matmul_rates

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from engines.backends.base import cpu_has_bf16, cpu_has_int8
 from engines.backends.openvino_backend import rewrite
 from engines.backends.openvino_int8 import quantize, ranges_of
-from engines.bundle import Bundle, default_bundle, open_bundle
+from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.errors import UsageError
 from engines.files import write_atomic
 from engines.measure.machine import machine, versions

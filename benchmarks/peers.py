@@ -30,7 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from engines.bundle import Bundle, default_bundle, open_bundle
+from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.errors import UsageError
 from engines.files import write_atomic, write_json
 from engines.measure.workload import WORKLOAD, Workload, jobs_of

@@ -16,7 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from engines.adapter.inference import prepare_frame
-from engines.bundle import Bundle, default_bundle, open_bundle
+from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.datasets.dataset import open_dataset
 from engines.datasets.images import read_image
 from engines.diffusion.base_model import load_base

@@ -21,8 +21,8 @@ import full_size_models
 import numpy as np
 import torch
 
-from engines.bundle import FORMAT, Bundle, Manifest
-from engines.graphs import GraphSpec, ModelShape, graph_specs
+from engines.bundle.bundle import FORMAT, Bundle, Manifest
+from engines.bundle.graphs import GraphSpec, ModelShape, graph_specs
 
 Tell = Callable[[str], None]
 GUIDANCE = 4.0

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.backends import ENGINES
-from engines.bundle import default_bundle, open_bundle
+from engines.bundle.bundle import default_bundle, open_bundle
 from engines.errors import BackendError, DengineError
 from engines.files import sha256_file, write_json
 from engines.generation.settings import GenerateSettings

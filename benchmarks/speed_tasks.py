@@ -15,7 +15,7 @@ from typing import Any
 import ablation
 import numpy as np
 
-from engines.bundle import default_bundle, open_bundle
+from engines.bundle.bundle import default_bundle, open_bundle
 from engines.datasets.images import read_image
 from engines.diffusion.schedule import make_schedule, start_index, step_rows
 from engines.evaluation.detection import Detections, mean_average_precision

@@ -39,7 +39,7 @@ import engines.generation.finisher as finisher
 import engines.generation.loop as loop
 import engines.generation.networks as networks
 import engines.generation.painter as painter
-from engines.bundle import default_bundle, open_bundle
+from engines.bundle.bundle import default_bundle, open_bundle
 from engines.diffusion.sampler import SlotSampler
 from engines.files import write_atomic, write_json
 from engines.generation.events import Event, Opened

@@ -44,7 +44,7 @@ def command(
 
 
 def _check_gpu(bundle: Path | None, as_json: bool) -> None:
-    from engines.bundle import default_bundle
+    from engines.bundle.bundle import default_bundle
     from export.gpu_report import gpu_report, need_gpu
 
     need_gpu()

@@ -89,7 +89,7 @@ def examine() -> Diagnosis:
 
     from engines.backends.base import cpu_has_bf16, cpu_name, resolve_threads
     from engines.backends.cache import cache_folder
-    from engines.bundle import default_bundle
+    from engines.bundle.bundle import default_bundle
 
     capabilities = torch.cpu.get_capabilities()
     try:

@@ -43,7 +43,7 @@ from engines.pseudo_labels import choose, journal_boxes, label_rules
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend, Call
-    from engines.bundle import Bundle
+    from engines.bundle.bundle import Bundle
 
 ANNOTATIONS = "annotations.json"
 FIGURES = "figures.json"
@@ -108,7 +108,7 @@ class LabelSummary:
 def label(settings: LabelSettings, *, report: Report = lambda event: None) -> LabelSummary:
     """Open the bundle and the images, and label them; see `label_images`. Raises DengineError of every kind."""
     from engines.backends import open_backend
-    from engines.bundle import default_bundle, open_bundle
+    from engines.bundle.bundle import default_bundle, open_bundle
 
     _check_out(settings.out)
     report(Stage("opening the bundle"))

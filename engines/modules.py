@@ -2,7 +2,7 @@
 
 Knows: which part of a base model or adapter computes a graph, and in which order its tensors come. The `torch`
 backend runs these modules; `export` turns them into ONNX and checks other runtimes against them.
-Does not know: axes and tolerances (`engines.graphs`), or how anything is loaded.
+Does not know: axes and tolerances (`engines.bundle.graphs`), or how anything is loaded.
 
 B batch, R rows, L tokens, D text width, Z latent channels, H/W pixels, h/w latents.
 """

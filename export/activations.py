@@ -20,7 +20,7 @@ from torch import nn
 
 from engines.backends.rows import is_full_size
 from engines.backends.torch_backend import TorchBackend
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
 from engines.datasets.images import read_image
 from engines.diffusion.latents import to_pixels
 from engines.generation.journal import IMAGES

@@ -21,7 +21,7 @@ from engines.adapter.inference import SCORE_FLOOR
 from engines.backends import open_backend
 from engines.backends.base import Backend, cpu_has_bf16, cpu_has_int8
 from engines.backends.rows import is_full_size
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
 from engines.datasets.images import read_image
 from engines.errors import ExportError
 from engines.evaluation.detection import Detections, mean_average_precision

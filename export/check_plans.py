@@ -15,11 +15,11 @@ import torch
 from engines.backends import open_backend
 from engines.backends.base import Backend
 from engines.backends.plans import Bounds
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.graphs import GRAPH_NAMES
 from engines.diffusion.latents import to_uint8
 from engines.errors import ExportError
 from engines.generation.networks import Labeller
-from engines.graphs import GRAPH_NAMES
 from export.matching import MATCHINGS, match_boxes
 from export.verify import Chain, check_graph, run_graph
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from engines.backends.base import Backend, Call
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.graphs import GRAPH_NAMES, TOLERANCES
 from engines.diffusion.capture import Step, capture
 from engines.diffusion.sampler import SlotSampler, Task, UNetCall
 from engines.diffusion.schedule import make_schedule
@@ -25,7 +26,6 @@ from engines.errors import DengineError
 from engines.generation.networks import TextEncoder, prepare
 from engines.generation.prepare import GPU_SLOTS, resolve
 from engines.generation.settings import GenerateSettings, RunSettings
-from engines.graphs import GRAPH_NAMES, TOLERANCES
 from export.agreement import LEAST, compare_engines
 from export.check_plans import is_black
 from export.matching import MATCHINGS, match_boxes

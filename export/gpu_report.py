@@ -18,7 +18,7 @@ import torch
 
 from engines.backends import open_backend
 from engines.backends.probe import one_line
-from engines.bundle import Bundle, open_bundle
+from engines.bundle.bundle import Bundle, open_bundle
 from engines.doctor import Diagnosis, examine
 from engines.errors import BackendError, DengineError
 from export.assemble import export_bundle

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from engines.backends.tensorrt_backend import OLDEST
+from engines.bundle.graphs import GRAPH_NAMES
 from engines.errors import ExportError
-from engines.graphs import GRAPH_NAMES
 
 LIST = Path(__file__).with_name("tensorrt_operators.json")
 _STANDARD = ("", "ai.onnx")  # the two names of ONNX's own domain

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 from engines.backends.plans import Bounds
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
 from engines.errors import UsageError
 from engines.generation.needs import Size, default_rows, painted_graphs
 from engines.generation.prepare import GPU_SLOTS

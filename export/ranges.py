@@ -1,7 +1,7 @@
 """How large the numbers inside a network get, and which parts of it half precision cannot hold.
 
 Knows: how to run every graph's module in float32 on real inputs and keep the largest magnitude of each block, and how
-to choose from that the islands that stay in float32 (`engines.precision`). Does not know how a graph is exported.
+to choose from that the islands that stay in float32 (`engines.bundle.islands`). Does not know how a graph is exported.
 
 A block is a module that is called. Three numbers belong to it: the largest magnitude of what it reads, of what it
 gives, and of every operation that it does itself, outside the modules it calls: sums with a residual, products of
@@ -41,15 +41,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from engines.adapter.info import AdapterInfo
+from engines.bundle.graphs import GRAPH_NAMES
+from engines.bundle.islands import LARGEST, SCORES, has_projections, outermost, upcast_scores
 from engines.datasets.dataset import list_images
 from engines.datasets.images import read_image
 from engines.diffusion.base_model import BaseModel, alphas_cumprod, tokenize
 from engines.diffusion.latents import add_noise, initial_noise, to_pixels
 from engines.diffusion.prompts import generic_prompt, listing_prompt
 from engines.errors import DatasetError, ExportError
-from engines.graphs import GRAPH_NAMES
 from engines.modules import run_module
-from engines.precision import LARGEST, SCORES, has_projections, outermost, upcast_scores
 from export.verify import smooth_pictures
 
 FACTOR = 4.0  # room for inputs that reach further than the measured ones

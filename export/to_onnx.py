@@ -4,8 +4,8 @@ Knows: how to export a module by its spec, and how to point the graph's initiali
 file, so that a bundle stores every weight once. Does not know what a graph computes, or whether it is right
 (`export.verify`).
 
-Precision is in the graph: a module in half (`engines.precision`) becomes a graph in half. Nothing downstream is asked
-to choose; TensorRT 11 has no flag for it any more.
+Precision is in the graph: a module in half (`engines.bundle.islands`) becomes a graph in half. Nothing downstream is
+asked to choose; TensorRT 11 has no flag for it any more.
 
 Opset 23 is the default: it keeps GroupNormalization and Attention whole, so that a runtime can put its fused kernels
 in their place, and its GroupNormalization says that statistics are float32 in a half graph (stash_type). TensorRT
@@ -35,8 +35,8 @@ import torch
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
+from engines.bundle.graphs import GraphSpec
 from engines.errors import ExportError
-from engines.graphs import GraphSpec
 
 OPSETS = {"default": 23, "TensorRT before 10.14": 18}
 INLINE_LIMIT = 1 << 20  # bytes of constants that a graph may hold itself; weights belong into the weights file
@@ -95,7 +95,7 @@ def export_graph(
     """Export `module` to the ONNX file `path`, its initializers pointing into a weights file beside it.
 
     Args:
-        module: on the CPU, in float32 or as `engines.precision.apply_islands` left it, holding exactly the values
+        module: on the CPU, in float32 or as `engines.bundle.islands.apply_islands` left it, holding exactly the values
             that the weights file stores; its `forward` takes the spec's inputs in order and returns its outputs in
             order.
         spec: names, axes and dtypes; batch, height and width stay dynamic.

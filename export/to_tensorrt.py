@@ -38,10 +38,10 @@ from engines.backends.tensorrt_backend import (
     machine_of,
     version_of,
 )
-from engines.bundle import Bundle, open_bundle
+from engines.bundle.bundle import Bundle, open_bundle
+from engines.bundle.graphs import GRAPH_NAMES, GraphSpec
 from engines.errors import BackendError, DengineError, ExportError, UsageError
 from engines.files import sync_folder
-from engines.graphs import GRAPH_NAMES, GraphSpec
 from export.build_progress import BuildProgress, Phases, Report, make_monitor, run_cancellable
 from export.check_plans import PlanCheck
 from export.operators import check_operators

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from engines.adapter.info import AdapterConfig
 from engines.backends.base import Backend
-from engines.bundle import Bundle
-from engines.graphs import GraphSpec, ModelShape, graph_specs
+from engines.bundle.bundle import Bundle
+from engines.bundle.graphs import GraphSpec, ModelShape, graph_specs
 
 Z, STRIDE, LENGTH, WIDTH, QUERIES = 4, 4, 8, 6, 3
 CLASS_NAMES = ("rbc", "wbc", "platelets")

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engines.backends import open_backend
 from engines.backends.base import Backend, Call
-from engines.bundle import Bundle
-from engines.graphs import GraphSpec, TensorSpec
+from engines.bundle.bundle import Bundle
+from engines.bundle.graphs import GraphSpec, TensorSpec
 
 Float = npt.NDArray[np.float32]
 SIZES = ({"B": 2, "h": 4, "w": 6}, {"B": 3, "h": 8, "w": 4})

@@ -27,7 +27,7 @@ from engines.backends import base, open_backend, tensorrt_backend
 from engines.backends.gpu import Gpu
 from engines.backends.plans import Needs, PlanStore, build_command, plans_folder
 from engines.backends.tensorrt_backend import TensorRtBackend
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
 from engines.diffusion.sampler import SlotSampler
 from engines.errors import BackendError, ExportError, UsageError
 from engines.generation.events import Event, Stage
@@ -77,7 +77,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanBundle:
 def install_bundle(folder: Path, patch: pytest.MonkeyPatch) -> PlanBundle:
     patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     bundle = PlanBundle(folder / "bundle")
-    patch.setattr("engines.bundle.open_bundle", lambda folder: bundle)
+    patch.setattr("engines.bundle.bundle.open_bundle", lambda folder: bundle)
     patch.setattr(to_tensorrt, "open_bundle", lambda folder: bundle)
     patch.setattr(to_tensorrt, "check_operators", lambda folder, version: None)
     patch.setattr(check_plans, "open_backend", lambda *_, **__: FakeBackend())

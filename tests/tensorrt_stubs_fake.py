@@ -21,7 +21,7 @@ from fakes import SPECS as FLOAT_SPECS
 from tensorrt_stubs import constructor, specced
 
 from engines.backends.gpu import Gpu
-from engines.graphs import GraphSpec
+from engines.bundle.graphs import GraphSpec
 
 SPECS = {name: spec.as_dtype("float16") for name, spec in FLOAT_SPECS.items()}
 DTYPES = {"float32": "FLOAT", "float16": "HALF", "int64": "INT64"}

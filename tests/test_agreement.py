@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from engines import bundle as bundles
-from engines.bundle import open_bundle
+from engines.bundle import bundle as bundles
+from engines.bundle.bundle import open_bundle
 from engines.errors import ExportError
 from export import agreement
 from export.agreement import Agreement, check_agreement, compare_engines, figures, gate_size, variants

@@ -14,9 +14,9 @@ from small_graphs import SIZES, expected_unet, fill, open_small, prepare_unet, s
 
 from engines.backends import auto_engine, open_backend
 from engines.backends.base import Backend, Tensors, cpu_has_bf16
-from engines.bundle import Bundle, open_bundle
+from engines.bundle.bundle import Bundle, open_bundle
+from engines.bundle.graphs import GRAPH_NAMES
 from engines.errors import BackendError, UsageError
-from engines.graphs import GRAPH_NAMES
 from engines.rng import generator
 
 GRAPH_ENGINES = ("openvino", "onnxruntime")

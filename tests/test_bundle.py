@@ -12,12 +12,12 @@ import pytest
 import safetensors.numpy
 from onnx import TensorProto, helper
 
-import engines.bundle
+import engines.bundle.bundle
 from engines.adapter.info import AdapterConfig, AdapterInfo
-from engines.bundle import FORMAT, MANIFEST, Manifest, default_bundle, open_bundle
+from engines.bundle.bundle import FORMAT, MANIFEST, Manifest, default_bundle, open_bundle
+from engines.bundle.graphs import GRAPH_NAMES, ModelShape, graph_specs
 from engines.errors import BundleError
 from engines.files import sha256_file
-from engines.graphs import GRAPH_NAMES, ModelShape, graph_specs
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 LATER = ("opset", "islands", "loras", "activations")  # fields that older manifests do not have
@@ -283,7 +283,7 @@ def test_a_manifest_that_is_no_json_is_named(folder: Path) -> None:
 
 
 def test_a_copy_without_the_bundled_model_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines.bundle, "__file__", str(tmp_path / "bundle.py"))
+    monkeypatch.setattr(engines.bundle.bundle, "__file__", str(tmp_path / "bundle" / "bundle.py"))
     with pytest.raises(BundleError, match="Give one with --bundle"):
         default_bundle()
 
@@ -291,7 +291,7 @@ def test_a_copy_without_the_bundled_model_says_what_to_give(tmp_path: Path, monk
 def test_the_bundled_model_is_found_beside_the_code(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines.bundle, "__file__", str(tmp_path / "bundle.py"))
+    monkeypatch.setattr(engines.bundle.bundle, "__file__", str(tmp_path / "bundle" / "bundle.py"))
     (tmp_path / "pretrained").mkdir()
     folder.rename(tmp_path / "pretrained" / "blood-cells")
     assert open_bundle(default_bundle()).class_names == ("rbc", "wbc")

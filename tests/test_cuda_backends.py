@@ -12,7 +12,7 @@ from torch import nn
 from engines.backends import open_backend, ort_backend, torch_backend
 from engines.backends.base import new_buffers
 from engines.backends.ort_backend import CUDA_PROVIDER, OrtBackend
-from engines.bundle import Bundle, default_bundle, open_bundle
+from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.diffusion import capture
 from engines.errors import BackendError, UsageError
 from engines.generation.loop import generate

@@ -15,10 +15,10 @@ import toy
 from safetensors.torch import load_file, save_file
 
 from engines.backends import open_backend
-from engines.bundle import Bundle, open_bundle
+from engines.bundle.bundle import Bundle, open_bundle
+from engines.bundle.graphs import GRAPH_NAMES, GraphSpec
 from engines.diffusion.base_model import base_hash, load_base
 from engines.errors import ModelError, UsageError
-from engines.graphs import GRAPH_NAMES, GraphSpec
 from export import assemble, verify
 from export.assemble import export_bundle
 from export.progress import Progress

@@ -9,9 +9,9 @@ import pytest
 import toy
 from test_to_onnx import stores
 
-from engines.bundle import open_bundle
+from engines.bundle.bundle import open_bundle
+from engines.bundle.graphs import GRAPH_NAMES
 from engines.diffusion.base_model import base_hash
-from engines.graphs import GRAPH_NAMES
 
 
 def test_a_float16_bundle_matches_pytorch_and_names_its_islands(

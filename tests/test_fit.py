@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from engines import bundle as bundles
 from engines.adapter.info import AdapterInfo
 from engines.adapter.model import load_adapter
+from engines.bundle import bundle as bundles
 from engines.diffusion import base_model
 from engines.diffusion.base_model import BaseModel, base_hash, load_base
 from engines.diffusion.lora import fused_hash

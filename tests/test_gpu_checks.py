@@ -8,9 +8,9 @@ import fakes
 import pytest
 import torch
 
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.graphs import GRAPH_NAMES
 from engines.errors import BackendError
-from engines.graphs import GRAPH_NAMES
 from export import gpu_checks
 from export.agreement import Agreement
 from export.gpu_checks import (

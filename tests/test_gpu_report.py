@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 from dengine_cli.doctor import describe_gpu
 from dengine_cli.main import app
 from engines.backends.probe import Device, Probe
-from engines.bundle import default_bundle, open_bundle
+from engines.bundle.bundle import default_bundle, open_bundle
+from engines.bundle.graphs import GRAPH_NAMES
 from engines.doctor import Diagnosis, examine
 from engines.errors import ExportError
-from engines.graphs import GRAPH_NAMES
 from export import gpu_checks, gpu_report
 from export.gpu_checks import (
     FAILED,

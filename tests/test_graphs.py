@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, ModelShape, graph_specs
 from engines.errors import BackendError, BundleError
-from engines.graphs import GRAPH_NAMES, GraphSpec, ModelShape, graph_specs
 
 SHAPE = ModelShape(
     latent_channels=4,

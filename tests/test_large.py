@@ -31,7 +31,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any, Any]:
 def asked(scripts: tuple[Any, Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     large: Any = scripts[0]
     bundle = make_bundle(tmp_path / "bundle")
-    monkeypatch.setattr("engines.bundle.open_bundle", lambda folder: bundle, raising=False)
+    monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder: bundle, raising=False)
 
     def here(action: Callable[..., None], *values: Any) -> Any:
         action(*values)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engines.losses import cxcywh_to_xyxy, ignore_crowds, ignored, xyxy_to_cxcywh
+from engines.adapter.losses import cxcywh_to_xyxy, ignore_crowds, ignored, xyxy_to_cxcywh
 
 Box = Sequence[float]
 

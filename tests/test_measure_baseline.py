@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from engines.bundle import open_bundle
+from engines.bundle.bundle import open_bundle
 from engines.diffusion.latents import initial_noise
 from engines.errors import BackendError, UsageError
 from engines.generation.journal import read_entries

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from engines.adapter.model import load_adapter
-from engines.bundle import open_bundle
+from engines.bundle.bundle import open_bundle
 from engines.diffusion.base_model import load_base
 from engines.measure.flops import count_flops, graph_flops
 from engines.modules import graph_modules

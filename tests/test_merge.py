@@ -25,7 +25,7 @@ Paint = Callable[..., Path]
 def paint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paint:
     """A run of 13 jobs on the fake backend: paint(name, shard=(k, n))."""
     bundle = make_bundle(tmp_path / "bundle")
-    monkeypatch.setattr("engines.bundle.open_bundle", lambda folder: bundle, raising=False)
+    monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder: bundle, raising=False)
     monkeypatch.setattr("engines.backends.open_backend", lambda *_, **__: FakeBackend(), raising=False)
     monkeypatch.setattr(preview_module, "_CELL", 16)
 

@@ -10,7 +10,7 @@ from small_graphs import SIZES, Float, fill, open_small, prepare_unet, small_bun
 
 from engines.backends import cache, open_backend
 from engines.backends.openvino_backend import OpenVinoBackend
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
 
 
 @pytest.fixture(autouse=True)

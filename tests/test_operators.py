@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from dengine_cli.export import show_export
-from engines.bundle import default_bundle
+from engines.bundle.bundle import default_bundle
+from engines.bundle.graphs import GRAPH_NAMES
 from engines.errors import ExportError
-from engines.graphs import GRAPH_NAMES
 from export.assemble import ExportSummary
 from export.operators import (
     LIST,

@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from engines.bundle import open_bundle
+from engines.bundle.bundle import open_bundle
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "operators.py"
 

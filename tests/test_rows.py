@@ -12,7 +12,7 @@ import torch
 import engines.backends.rows as rows_module
 from engines.backends import open_backend
 from engines.backends.rows import FULL_SIZE, RowBackend, is_full_size
-from engines.bundle import Bundle, open_bundle
+from engines.bundle.bundle import Bundle, open_bundle
 
 SIZES = {"B": 3, "h": 8, "w": 12}
 

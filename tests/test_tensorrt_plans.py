@@ -15,7 +15,7 @@ from engines.backends import open_backend, plans
 from engines.backends.gpu import find_gpu
 from engines.backends.plans import Bounds, Machine, Needs, PlanStore, missing_plans, plan_key, plans_folder
 from engines.backends.tensorrt_backend import check_bundle, import_tensorrt, probe, version_of
-from engines.bundle import Bundle, open_bundle
+from engines.bundle.bundle import Bundle, open_bundle
 from engines.errors import BackendError, UsageError
 from export import assemble, to_tensorrt
 from export.assemble import ExportSummary

@@ -16,7 +16,7 @@ from painting import make_paint, make_references
 
 from engines.backends.base import Call
 from engines.backends.openvino_backend import OpenVinoBackend
-from engines.bundle import Bundle, open_bundle
+from engines.bundle.bundle import Bundle, open_bundle
 from engines.diffusion.sampler import SlotSampler
 from engines.generation import finisher, painter, writer
 from engines.generation.events import Event, Painted

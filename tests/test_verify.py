@@ -10,8 +10,8 @@ import fakes
 import pytest
 import torch
 
-from engines.bundle import Bundle, open_bundle
-from engines.graphs import GRAPH_NAMES
+from engines.bundle.bundle import Bundle, open_bundle
+from engines.bundle.graphs import GRAPH_NAMES
 from export import verify
 from export.matching import MATCHINGS, match_boxes
 from export.verify import Chain, ValuesError, check_precision, check_sizes, reference_backend, verify_bundle

@@ -16,7 +16,7 @@ from benchmarks.proof.lists import fraction_of, prepare
 from benchmarks.proof.plan import FULL, SELF
 from benchmarks.proof.tuning import RESULT as TUNED
 from benchmarks.proof.workplace import ROOT, ProofError, Workplace
-from engines.bundle import default_bundle
+from engines.bundle.bundle import default_bundle
 from engines.datasets.dataset import Record, open_dataset
 from engines.evaluation.detection import Detections
 from engines.evaluation.thresholds import choose_thresholds

@@ -37,7 +37,7 @@ from engines.adapter.geometry import (
     sine_positions,
     split_levels,
 )
-from engines.losses import ignore_crowds, sums_by_kind
+from engines.adapter.losses import ignore_crowds, sums_by_kind
 
 PRIOR = 0.01  # share of queries that hold an object, before anything is learned
 _BATCH_NORM_MOMENTUM = 0.01  # slow, as the averaged weights are that meet these statistics

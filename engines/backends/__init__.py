@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engines.backends.base import Backend
     from engines.backends.plans import Needs
     from engines.backends.tensorrt_backend import TensorRtBackend
-    from engines.bundle import Bundle
+    from engines.bundle.bundle import Bundle
 
 ENGINES = ("auto", "tensorrt", "torch", "openvino", "onnxruntime")
 _CPU_ORDER = ("openvino", "onnxruntime")  # measured: the fastest first; torch is always there

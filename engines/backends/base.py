@@ -17,8 +17,8 @@ from typing import Protocol
 
 import torch
 
+from engines.bundle.graphs import GraphSpec, TensorSpec
 from engines.errors import BackendError
-from engines.graphs import GraphSpec, TensorSpec
 
 PRECISIONS = ("auto", "f32", "bf16", "f16", "int8")  # how a graph is executed; f16 is for GPUs, int8 for `openvino`
 # The text encoder runs once a prompt and decides what is painted. The adapter is small, so that bf16 saves nothing one

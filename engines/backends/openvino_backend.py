@@ -39,9 +39,9 @@ from engines.backends.openvino_pairs import share_pairs
 from engines.backends.openvino_upsampling import fold_upsampling
 from engines.backends.probe import Probe, tiny_input, tiny_onnx, try_device
 from engines.backends.signal_stack import same_signal_stack
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.graphs import GraphSpec, TensorSpec
 from engines.errors import BackendError
-from engines.graphs import GraphSpec, TensorSpec
 
 _MADE = 3  # raised whenever a model is changed in another way before it is compiled: part of the cache's keys
 STREAM_ROWS = 2  # of a batch, at least, for each part that is computed beside others

@@ -41,7 +41,7 @@ from engines.backends.base import (
 )
 from engines.backends.probe import Probe, one_line, tiny_input, tiny_onnx, try_device
 from engines.backends.rows import is_full_size
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
 from engines.errors import BackendError, UsageError
 
 CUDA_PROVIDER = "CUDAExecutionProvider"

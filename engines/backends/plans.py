@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.backends.cache import cache_folder, cache_key
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
 from engines.files import sync_folder
 
 BUILT_AHEAD = ("tensorrt",)  # engines with plans: who runs them asks for full batches, whatever the number of images

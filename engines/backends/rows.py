@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 
 from engines.backends.base import Backend, Call, Shapes, Tensors, wanted_outputs
-from engines.bundle import Bundle
-from engines.graphs import GraphSpec
+from engines.bundle.bundle import Bundle
+from engines.bundle.graphs import GraphSpec
 
 FULL_SIZE = 200_000_000  # parameters of a UNet, from which on a bundle is of full size; Stable Diffusion's have 860 M
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of a parameter, as stored

@@ -24,9 +24,9 @@ from engines.backends.base import Call, Shapes, Tensors, import_runtime, new_buf
 from engines.backends.gpu import Gpu, find_gpu
 from engines.backends.plans import Machine, Needs, Plan, PlanStore, missing_line, missing_plans, plan_key, shown_sizes
 from engines.backends.probe import Device, Probe, has_nvidia, one_line
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.graphs import GraphSpec
 from engines.errors import BackendError, UsageError
-from engines.graphs import GraphSpec
 
 OLDEST = (10, 12)  # the first TensorRT whose networks must be strongly typed
 INSTALL = "tensorrt"

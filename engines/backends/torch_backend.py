@@ -40,11 +40,11 @@ from engines.backends.base import (
     wanted_outputs,
 )
 from engines.backends.probe import Device, Probe, has_nvidia, one_line, tiny_input, tiny_weights, try_device
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.graphs import TensorSpec
+from engines.bundle.islands import apply_islands, upcast_scores
 from engines.errors import BackendError, UsageError
-from engines.graphs import TensorSpec
 from engines.modules import graph_modules, run_module
-from engines.precision import apply_islands, upcast_scores
 
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 _COMPILED = ("unet", "vae_decoder")

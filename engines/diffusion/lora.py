@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engines.bundle import MANIFEST, open_bundle
+from engines.bundle.bundle import MANIFEST, open_bundle
 from engines.diffusion.base_model import BaseModel
 from engines.diffusion.weights import PICKLES, Header, pickle_message, read_header
 from engines.errors import BundleError, ModelError, UsageError

@@ -32,7 +32,7 @@ from engines.generation.networks import ADVICE, Labeller, check_finite, fill, pr
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend
-    from engines.bundle import Bundle
+    from engines.bundle.bundle import Bundle
 
 _AHEAD = 2  # batches handed over and not yet taken back, at most
 _BLACK = 1  # no value of a picture above this: black

@@ -42,7 +42,7 @@ from engines.heaps import keep_few_heaps
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend
-    from engines.bundle import Bundle
+    from engines.bundle.bundle import Bundle
 
 
 def generate(
@@ -61,7 +61,7 @@ def generate(
     command goes on from the last whole chunk.
     """
     from engines.backends import open_backend
-    from engines.bundle import default_bundle, open_bundle
+    from engines.bundle.bundle import default_bundle, open_bundle
 
     started = time.monotonic()
     keep_few_heaps()

@@ -16,7 +16,7 @@ from engines.generation.prepare import GPU_SLOTS, needed_rows, painting_options,
 from engines.generation.settings import GenerateSettings, RunSettings
 
 if TYPE_CHECKING:
-    from engines.bundle import Bundle
+    from engines.bundle.bundle import Bundle
 
 Size = tuple[int, int]  # width, height in pixels
 Graphs = tuple[tuple[str, dict[str, int]], ...]

@@ -24,7 +24,7 @@ from engines.errors import NumericalError
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend, Call
-    from engines.bundle import Bundle
+    from engines.bundle.bundle import Bundle
 
 LARGEST_BATCH = 8  # images decoded and labelled in one call, at most
 ADVICE = "Take a wider precision (--precision f32), or another --engine."

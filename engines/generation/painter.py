@@ -32,7 +32,7 @@ from engines.generation.settings import RunSettings
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend, Call
-    from engines.bundle import Bundle
+    from engines.bundle.bundle import Bundle
 
 _SORTED = 512  # jobs put in order together: the largest chunk that dengine takes by itself
 _KEPT = 64 * 2**20  # bytes of decoded references that are kept, at most

@@ -25,7 +25,7 @@ from engines.generation.settings import (
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend
-    from engines.bundle import Bundle
+    from engines.bundle.bundle import Bundle
 
 CPU_SLOTS, GPU_SLOTS = 4, 8  # images in work at once, where the user does not say
 _STRENGTHS = 33  # of a range, at which the steps that jobs take are counted

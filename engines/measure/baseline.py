@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from engines.bundle import Bundle, default_bundle, open_bundle
+from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.datasets.writers import IMAGES, Annotated, write_coco
 from engines.diffusion.libraries import first_line
 from engines.errors import BackendError

@@ -14,7 +14,7 @@ from typing import Any
 
 from engines.backends import ENGINES
 from engines.backends.base import PRECISIONS
-from engines.bundle import Bundle, default_bundle, open_bundle
+from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.errors import DengineError, UsageError
 from engines.measure.alone import run_alone
 from engines.measure.baseline import BATCHES, GPU_BATCHES, BaselineSettings, best_batch

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
 
 
 def count_flops(run: Callable[[], object]) -> int:

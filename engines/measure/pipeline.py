@@ -35,7 +35,7 @@ from PIL import Image
 from engines.adapter.inference import detections
 from engines.adapter.model import load_adapter
 from engines.adapter.pyramid import PyramidUNet
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
 from engines.diffusion.base_model import alphas_cumprod
 from engines.diffusion.latents import label_latents
 from engines.diffusion.libraries import silence_libraries

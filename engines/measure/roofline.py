@@ -18,7 +18,7 @@ import torch
 
 from engines.backends.base import cpu_has_bf16, import_runtime, resolve_threads
 from engines.backends.signal_stack import same_signal_stack
-from engines.bundle import default_bundle, open_bundle
+from engines.bundle.bundle import default_bundle, open_bundle
 from engines.measure.timing import synchronise
 
 SIZES = (1024, 2048, 4096)

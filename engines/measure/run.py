@@ -19,7 +19,7 @@ import torch
 
 from engines.backends.base import ALWAYS_F32, Call, cpu_has_bf16
 from engines.backends.openvino_int8 import ranges_of
-from engines.bundle import Bundle, default_bundle, open_bundle
+from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.diffusion.sampler import SlotSampler, Task
 from engines.diffusion.schedule import make_schedule
 from engines.generation.events import Event, Opened, Painted, RunSummary, Tick

@@ -17,7 +17,7 @@ from engines.generation.prepare import painting_options
 from engines.generation.settings import GenerateSettings
 
 if TYPE_CHECKING:
-    from engines.bundle import Bundle
+    from engines.bundle.bundle import Bundle
 
 
 @dataclass(frozen=True)

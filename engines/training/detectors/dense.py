@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers.models.rt_detr.modeling_rt_detr_resnet import RTDetrResNetBackbone
 
+from engines.adapter.losses import ignored, ignored_classes, never_lower, sums_by_kind
 from engines.errors import BackendError
-from engines.losses import ignored, ignored_classes, never_lower, sums_by_kind
 from engines.training.detectors.config import MAX_DETECTIONS, NetworkConfig
 from engines.training.detectors.parts import Autocast, Found, Target, resnet_config, start_fresh
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from engines.adapter.info import AdapterInfo, from_object
+from engines.bundle.graphs import GRAPH_NAMES, GraphSpec
 from engines.errors import BundleError, DengineError
 from engines.files import read_json, safe_join, sha256_file
-from engines.graphs import GRAPH_NAMES, GraphSpec
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -68,7 +68,7 @@ class Manifest:
     files: dict[str, str]  # POSIX path relative to the folder -> SHA-256, for every file but the manifest
     opset: int = 23  # of the graphs (ONNX); what older manifests, which do not say, have
     islands: dict[str, tuple[str, ...]] = field(default_factory=dict)  # graph -> parts that a float16 graph computes in
-    # float32, as `engines.precision` names them; ("",) is the whole graph. Graphs without any are left out.
+    # float32, as `engines.bundle.islands` names them; ("",) is the whole graph. Graphs without any are left out.
     loras: tuple[str, ...] = ()  # LoRA files fused into the base before export, as "name:scale sha256:..."
     activations: dict[str, tuple[float, float]] = field(
         default_factory=dict
@@ -202,7 +202,7 @@ class Bundle:
 
 def default_bundle() -> Path:
     """The folder of the bundle that comes with dengine. Raises BundleError where this copy of dengine has none."""
-    folder = Path(__file__).parent / "pretrained" / "blood-cells"
+    folder = Path(__file__).parents[1] / "pretrained" / "blood-cells"
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"This copy of dengine has no bundled model at {folder}. Give one with --bundle.")
     return folder
