@@ -26,13 +26,14 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from engines.bundle.bundle import default_bundle, open_bundle
+from engines.common.files import sha256_file, write_atomic
+from engines.common.rng import generator
 from engines.datasets.images import read_image
 from engines.diffusion.prompts import class_words
 from engines.errors import UsageError
 from engines.evaluation.detection import Detections, mean_average_precision
 from engines.evaluation.thresholds import matched
 from engines.evaluation.worth_matching import average_precision, figures, match
-from engines.files import sha256_file, write_atomic
 from engines.generation.finalize import rules_of
 from engines.generation.journal import JOURNAL, Entry, find_image, read_entries
 from engines.generation.loop import generate
@@ -40,7 +41,6 @@ from engines.generation.run_folder import require_run
 from engines.generation.scores import parse_score
 from engines.generation.settings import GenerateSettings
 from engines.pseudo_labels import choose
-from engines.rng import generator
 from engines.training.detectors.config import INFO_FILE, WEIGHTS_FILE
 from engines.training.detectors.model import Detector, load_detector
 

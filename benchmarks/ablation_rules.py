@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.ablation import Truth, found_by, read_journal
 from engines.adapter.inference import iou_matrix
+from engines.common.files import write_atomic
 from engines.evaluation.detection import Detections
 from engines.evaluation.thresholds import MATCH_IOU, in_crowds, matched
-from engines.files import write_atomic
 from engines.generation.filters import Rules, drop_reason, quality
 from engines.generation.journal import Entry, find_image
 from engines.generation.repeats import REPEATS_IMAGE, REPEATS_REFERENCE, Candidate, find_repeats, reference_plan

@@ -252,7 +252,7 @@ def machine() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that took part, where installed."""
-    from engines.versions import installed_versions
+    from engines.common.versions import installed_versions
 
     return {"python": platform.python_version()} | installed_versions(PACKAGES)
 

@@ -14,8 +14,8 @@ import torch
 from engines.adapter.inference import detections
 from engines.adapter.model import load_adapter
 from engines.adapter.pyramid import PyramidUNet, tap_levels
-from engines.backends.streams import fetch
 from engines.bundle.bundle import Bundle
+from engines.common.streams import fetch
 from engines.diffusion.libraries import silence_libraries
 
 GUIDANCE = 7.5  # the reference's

@@ -29,9 +29,9 @@ from engines.adapter.pyramid import pyramid_channels
 from engines.backends.torch_backend import TorchBackend
 from engines.bundle.bundle import FORMAT, Bundle, Manifest
 from engines.bundle.graphs import ModelShape, graph_specs
+from engines.common.files import read_json
 from engines.diffusion.capture import capture
 from engines.errors import BundleError
-from engines.files import read_json
 from engines.generation.jobs import make_job
 from engines.generation.painter import Painter
 from engines.generation.prepare import make_plan, resolve

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engines.files import sha256_file
+from engines.common.files import sha256_file
 
 SHOWN = 5  # mistakes and files that a report names; all are counted
 

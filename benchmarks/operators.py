@@ -25,8 +25,8 @@ from engines.backends.base import cpu_has_bf16, cpu_has_int8
 from engines.backends.openvino_backend import rewrite
 from engines.backends.openvino_int8 import quantize, ranges_of
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
+from engines.common.files import write_atomic
 from engines.errors import UsageError
-from engines.files import write_atomic
 from engines.measure.machine import machine, versions
 
 CASES = (("unet", 16), ("vae_decoder", 4), ("vae_encoder", 4))  # graph, its batch

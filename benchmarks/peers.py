@@ -31,8 +31,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
+from engines.common.files import write_atomic, write_json
 from engines.errors import UsageError
-from engines.files import write_atomic, write_json
 from engines.measure.workload import WORKLOAD, Workload, jobs_of
 
 RUNNER = Path(__file__).resolve().parent / "peer_runner.py"

@@ -32,7 +32,7 @@ import speed_report
 from speed_bars import OURS, best_ours, holds
 from speed_store import PROFILE, Result, Speed, Steps, middle, paint, run_generate
 
-from engines.files import sha256_file, write_atomic
+from engines.common.files import sha256_file, write_atomic
 from engines.generation.settings import GenerateSettings
 from engines.measure.alone import run_alone
 from engines.measure.baseline import BATCHES, BaselineSettings, best_batch

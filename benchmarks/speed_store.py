@@ -18,8 +18,8 @@ from typing import Any
 
 from engines.backends import ENGINES
 from engines.bundle.bundle import default_bundle, open_bundle
+from engines.common.files import sha256_file, write_json
 from engines.errors import BackendError, DengineError
-from engines.files import sha256_file, write_json
 from engines.generation.settings import GenerateSettings
 from engines.measure.alone import ROOT
 from engines.measure.machine import machine, versions

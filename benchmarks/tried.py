@@ -40,8 +40,8 @@ import engines.generation.loop as loop
 import engines.generation.networks as networks
 import engines.generation.painter as painter
 from engines.bundle.bundle import default_bundle, open_bundle
+from engines.common.files import write_atomic, write_json
 from engines.diffusion.sampler import SlotSampler
-from engines.files import write_atomic, write_json
 from engines.generation.events import Event, Opened
 from engines.generation.networks import Labeller
 from engines.generation.run_folder import require_run

@@ -55,7 +55,7 @@ def command(
     Real runs of generate, beside the plain diffusers pipeline doing the same jobs, and the machine's own matmul rate.
     Prints tables, and one JSON line last. Each measurement has a process of its own; leave the machine alone meanwhile.
     """
-    from engines.files import write_json
+    from engines.common.files import write_json
     from engines.measure.bench import BenchSettings, Progress, bench
     from engines.measure.compare import compare as compare_reports
     from engines.measure.compare import read_report

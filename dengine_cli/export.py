@@ -7,8 +7,8 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Loras, PredictionType, parse_batches, parse_list, parse_loras, parse_size, parse_sizes
+from engines.common.files import read_json
 from engines.errors import UsageError
-from engines.files import read_json
 
 if TYPE_CHECKING:
     from export.assemble import ExportSummary

@@ -7,8 +7,8 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Loras, PredictionType, parse_loras, parse_size
+from engines.common.files import read_json
 from engines.errors import UsageError
-from engines.files import read_json
 
 if TYPE_CHECKING:
     from engines.adapter.info import AdapterInfo

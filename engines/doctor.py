@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from engines.backends.probe import Probe, one_line
+from engines.common.versions import installed_versions
 from engines.errors import BundleError
-from engines.versions import installed_versions
 
 BACKENDS = {  # engine -> the module with its `probe`, in the order that auto tries them
     "tensorrt": "engines.backends.tensorrt_backend",
@@ -88,8 +88,8 @@ def examine() -> Diagnosis:
     import torch
 
     from engines.backends.base import cpu_has_bf16, cpu_name, resolve_threads
-    from engines.backends.cache import cache_folder
     from engines.bundle.bundle import default_bundle
+    from engines.common.cache import cache_folder
 
     capabilities = torch.cpu.get_capabilities()
     try:

@@ -24,6 +24,7 @@ import torch
 
 from engines.adapter.inference import LABEL_VIEWS, prepare_frame, resized_size, view_detections
 from engines.backends.plans import BUILT_AHEAD
+from engines.common.files import write_json
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.images import read_image
 from engines.datasets.writers import Annotated, write_coco
@@ -31,7 +32,6 @@ from engines.diffusion.prompts import MAX_LISTED, class_words, generic_prompt, l
 from engines.errors import DatasetError, RunError, UsageError
 from engines.evaluation.detection import Detections, mean_average_precision
 from engines.evaluation.thresholds import precision_and_recall
-from engines.files import write_json
 from engines.generation.events import Labelled, Report, Stage
 from engines.generation.filters import Rules
 from engines.generation.matched import check_frequencies, matched_score

@@ -27,12 +27,12 @@ from engines.adapter.pyramid import pyramid_channels
 from engines.bundle.bundle import FORMAT, GRAPH_DTYPES, MANIFEST, WEIGHTS_DTYPES, Manifest, open_bundle
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, ModelShape, graph_specs
 from engines.bundle.islands import apply_islands
+from engines.common.files import sha256_file, sync_folder, write_json
+from engines.common.versions import installed_versions
 from engines.diffusion.base_model import BaseModel, load_base
 from engines.diffusion.lora import fuse_loras
 from engines.errors import ExportError, UsageError
-from engines.files import sha256_file, sync_folder, write_json
 from engines.modules import graph_modules
-from engines.versions import installed_versions
 from export.activations import measure_activations
 from export.agreement import Agreement, check_agreement, compare_engines, gate_size, variants
 from export.agreement import figures as agreement_figures

@@ -12,9 +12,9 @@ import torch
 
 from engines.adapter.info import WEIGHTS_FILE, AdapterInfo
 from engines.adapter.model import DetectionAdapter, save_adapter
+from engines.common.files import read_json, write_json
 from engines.diffusion.base_model import BASE_NOTES, BaseModel
 from engines.errors import ExportError, ModelError
-from engines.files import read_json, write_json
 
 GRAPH_WEIGHTS = {  # the file that each graph's initializers point into
     "text_encoder": "text_encoder/model.safetensors",

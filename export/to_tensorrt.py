@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 
-from engines.backends import cache
 from engines.backends.base import ALWAYS_F32
 from engines.backends.gpu import Gpu, find_gpu
 from engines.backends.plans import SUFFIX, Bounds, Plan, PlanStore, plan_key, plans_folder, remove_unused
@@ -40,8 +39,9 @@ from engines.backends.tensorrt_backend import (
 )
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec
+from engines.common import cache
+from engines.common.files import sync_folder
 from engines.errors import BackendError, DengineError, ExportError, UsageError
-from engines.files import sync_folder
 from export.build_progress import BuildProgress, Phases, Report, make_monitor, run_cancellable
 from export.check_plans import PlanCheck
 from export.operators import check_operators

@@ -30,10 +30,10 @@ from engines.backends.base import Backend
 from engines.backends.rows import is_full_size
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, TensorSpec
+from engines.common.rng import generator, normal
 from engines.diffusion.base_model import alphas_cumprod, tokenize
 from engines.diffusion.prompts import generic_prompt, listing_prompt
 from engines.errors import ExportError
-from engines.rng import generator, normal
 from export.matching import MATCHINGS, match_boxes
 from export.memory import release_memory
 

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 
 from engines.adapter.info import INFO_FILE, WEIGHTS_FILE, AdapterInfo, read_info
 from engines.adapter.model import load_adapter
+from engines.common.rng import generator
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion.base_model import base_hash, load_base
 from engines.errors import ModelError, TrainingError, UsageError
 from engines.evaluation.thresholds import Choice
-from engines.rng import generator
 from engines.training import pyramids
 from engines.training.adapter import AdapterTrainOptions, split_tune, train_adapter
 from engines.training.augment import FrameOptions

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.rng import generator
+from engines.common.rng import generator
 from engines.training.augment import FrameOptions, draw_frame, shift_colours
 
 RED = (255, 0, 0)

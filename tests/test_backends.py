@@ -16,8 +16,8 @@ from engines.backends import auto_engine, open_backend
 from engines.backends.base import Backend, Tensors, cpu_has_bf16
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.bundle.graphs import GRAPH_NAMES
+from engines.common.rng import generator
 from engines.errors import BackendError, UsageError
-from engines.rng import generator
 
 GRAPH_ENGINES = ("openvino", "onnxruntime")
 needs_bf16 = pytest.mark.skipif(not cpu_has_bf16(), reason="this processor has no bf16 arithmetic")

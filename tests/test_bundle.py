@@ -16,8 +16,8 @@ import engines.bundle.bundle
 from engines.adapter.info import AdapterConfig, AdapterInfo
 from engines.bundle.bundle import FORMAT, MANIFEST, Manifest, default_bundle, open_bundle
 from engines.bundle.graphs import GRAPH_NAMES, ModelShape, graph_specs
+from engines.common.files import sha256_file
 from engines.errors import BundleError
-from engines.files import sha256_file
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 LATER = ("opset", "islands", "loras", "activations")  # fields that older manifests do not have

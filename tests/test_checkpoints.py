@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engines.backends.cache import cache_folder
+from engines.common.cache import cache_folder
 from engines.diffusion import checkpoints
 from engines.diffusion.base_model import BaseModel, base_hash, load_base, local_folder
 from engines.diffusion.checkpoints import CONFIGS, checkpoint_folder, write_clip_tokenizer

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from engines.common.rng import generator
 from engines.datasets import duplicates
 from engines.datasets.duplicates import (
     Thumbnails,
@@ -18,7 +19,6 @@ from engines.datasets.duplicates import (
     thumbnails,
 )
 from engines.errors import DatasetError
-from engines.rng import generator
 
 
 def picture(number: int, size: tuple[int, int] = (96, 72)) -> npt.NDArray[np.uint8]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from engines.common.files import read_json, safe_join, sha256_file, sync_tree, write_atomic, write_json
 from engines.errors import BundleError
-from engines.files import read_json, safe_join, sha256_file, sync_tree, write_atomic, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ import pytest
 from engines.adapter.info import AdapterInfo
 from engines.adapter.model import load_adapter
 from engines.bundle import bundle as bundles
+from engines.common.files import sha256_file
 from engines.diffusion import base_model
 from engines.diffusion.base_model import BaseModel, base_hash, load_base
 from engines.diffusion.lora import fused_hash
 from engines.errors import ModelError
-from engines.files import sha256_file
 from export.fit import Origin, check_fit, read_origin
 
 STYLE, HALF_STYLE, OTHER = (

@@ -11,8 +11,8 @@ import torch
 from fakes import FakeBackend, FakeCall, tree
 from painting import Generate, check_consistent, make_paint, make_references
 
+from engines.common.files import write_atomic
 from engines.errors import NumericalError, RunError, UsageError
-from engines.files import write_atomic
 from engines.generation.events import Event, Painted
 from engines.generation.journal import IMAGES, JOURNAL, read_entries
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from engines.heaps import HEAPS
+from engines.common.malloc import HEAPS
 
 # Threads that each hold something take a heap each, as far as the limit goes; malloc_info lists the heaps.
 PROGRAM = """

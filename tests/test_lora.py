@@ -15,10 +15,10 @@ from torch import nn
 
 from dengine_cli.options import parse_loras
 from engines.adapter.info import AdapterInfo
+from engines.common.files import sha256_file
 from engines.diffusion.base_model import BaseModel, load_base
 from engines.diffusion.lora import fuse_loras, fused_hash
 from engines.errors import ExportError, ModelError, UsageError
-from engines.files import sha256_file
 from export import assemble
 
 Tensors = dict[str, torch.Tensor]

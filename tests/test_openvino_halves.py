@@ -7,7 +7,7 @@ import pytest
 
 from engines.backends.openvino_halves import cut_products
 from engines.backends.openvino_int8 import quantize
-from engines.rng import generator
+from engines.common.rng import generator
 
 ov: Any = pytest.importorskip("openvino")
 IN, OUT = 6, 8

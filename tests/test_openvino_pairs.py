@@ -12,7 +12,7 @@ from engines.backends import open_backend
 from engines.backends.base import cpu_has_bf16
 from engines.backends.openvino_pairs import share_pairs
 from engines.bundle.bundle import Bundle, open_bundle
-from engines.rng import generator
+from engines.common.rng import generator
 
 ov: Any = pytest.importorskip("openvino")
 ROWS = 6

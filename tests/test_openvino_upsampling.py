@@ -10,7 +10,7 @@ import torch
 from engines.backends.openvino_int8 import quantize
 from engines.backends.openvino_upsampling import fold_upsampling, part_of
 from engines.bundle.bundle import open_bundle
-from engines.rng import generator
+from engines.common.rng import generator
 
 ov: Any = pytest.importorskip("openvino")
 IN, OUT, H, W = 3, 5, 4, 6

@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from engines.common.rng import generator, normal
 from engines.diffusion.prompts import class_words, count_word, generic_prompt, listing_prompt, training_prompt
-from engines.rng import generator, normal
 
 
 @pytest.mark.parametrize(

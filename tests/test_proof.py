@@ -32,12 +32,12 @@ from benchmarks.proof.progress import to_do
 from benchmarks.proof.summary import Bar, Gain
 from benchmarks.proof.workplace import OutOfTimeError, ProofError, Workplace
 from dengine_cli import main as dengine
+from engines.common.rng import generator
 from engines.datasets.dataset import open_dataset
 from engines.errors import DatasetError, UsageError
 from engines.evaluation.detection import Detections
 from engines.evaluation.worth_figures import Result, compare
 from engines.generation.finalize import finalize
-from engines.rng import generator
 
 BCCD = Path(__file__).parent.parent.parent / "shared" / "bccd"
 

@@ -13,11 +13,11 @@ from PIL import Image
 
 from engines.adapter.losses import cxcywh_to_xyxy
 from engines.adapter.model import load_adapter
+from engines.common.rng import generator
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.writers import Annotated, write_coco
 from engines.diffusion.base_model import load_base
 from engines.errors import DatasetError, TrainingError
-from engines.rng import generator
 from engines.training.adapter import AdapterTrainOptions, train_adapter
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend, open_pseudo

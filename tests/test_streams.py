@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from engines.backends.streams import Lane, fetch, hand_over, send
+from engines.common.streams import Lane, fetch, hand_over, send
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 

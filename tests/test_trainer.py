@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from engines.common.rng import generator
 from engines.errors import TrainingError, UsageError
-from engines.rng import generator
 from engines.training.trainer import (
     FitOptions,
     LossAt,

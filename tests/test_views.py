@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engines.common.rng import generator
 from engines.datasets.dataset import Record
-from engines.rng import generator
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
 BOX = (60.0, 40.0, 110.0, 70.0)

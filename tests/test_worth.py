@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from test_settings import run_settings
 
+from engines.common.rng import generator
 from engines.datasets.writers import Annotated, write_coco
 from engines.errors import DatasetError, DengineError, RunError, UsageError
 from engines.evaluation import worth
@@ -21,7 +22,6 @@ from engines.evaluation.worth_data import EvaluateSettings, WorthData, open_data
 from engines.generation.finalize import ANNOTATIONS
 from engines.generation.journal import IMAGES, JOURNAL
 from engines.generation.run_folder import start_run
-from engines.rng import generator
 from engines.training import detector as training
 from engines.training.trainer import Progress
 

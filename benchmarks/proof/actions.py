@@ -17,10 +17,10 @@ from benchmarks.proof.plan import FULL, SELF
 from benchmarks.proof.tuning import RESULT as TUNED
 from benchmarks.proof.workplace import ROOT, ProofError, Workplace
 from engines.bundle.bundle import default_bundle
+from engines.common.files import read_json, write_json
 from engines.datasets.dataset import Record, open_dataset
 from engines.evaluation.detection import Detections
 from engines.evaluation.thresholds import choose_thresholds
-from engines.files import read_json, write_json
 from engines.generation.scores import FALLBACK
 
 BASE = "base-nolabels"

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from engines.common.rng import generator
 from engines.evaluation.detection import Annotations, Detections
 from engines.evaluation.worth_matching import average_precision, figures, match
-from engines.rng import generator
 
 KEPT = ("AP", "AP50")
 _STREAM = 50  # as in engines.evaluation.worth_figures: its intervals and ours see the same draws

@@ -21,11 +21,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.proof.plan import FULL, Plan
+from engines.common.files import write_atomic
+from engines.common.rng import generator
 from engines.datasets.dataset import Record, open_dataset
 from engines.datasets.duplicates import NEAR, fingerprints, near_pairs
 from engines.errors import DatasetError
-from engines.files import write_atomic
-from engines.rng import generator
 
 LISTS = Path(__file__).parent / "label_lists"
 SPLITS = Path("ImageSets") / "Main"

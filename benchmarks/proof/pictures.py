@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks.proof.described import strengths
 from benchmarks.proof.plan import FULL, Plan
-from engines.files import write_atomic
+from engines.common.files import write_atomic
 from engines.generation.finalize import PREVIEW
 
 CURVES = "curves.png"

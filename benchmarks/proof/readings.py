@@ -13,9 +13,9 @@ from benchmarks.proof.actions import Figures, bundle_of, labelled, list_of
 from benchmarks.proof.draws import draws
 from benchmarks.proof.plan import FULL
 from benchmarks.proof.workplace import ProofError, Workplace
+from engines.common.files import read_json
 from engines.datasets.dataset import open_dataset
 from engines.evaluation.worth import COMPARISON, RESULT, TRAININGS, detections_of
-from engines.files import read_json
 
 VAL = "val-kept"
 

@@ -31,7 +31,7 @@ from benchmarks.proof.summary import (
 )
 from benchmarks.proof.tries import tries
 from benchmarks.proof.workplace import ProofError, Workplace
-from engines.files import read_json, write_atomic
+from engines.common.files import read_json, write_atomic
 
 NAMES = {"real": "real", "pseudo": "real + pseudo", "generated": "real + generated", "adapter": "the adapter itself"}
 FINDINGS = Path(__file__).parent / "findings.md"  # typed; everything else is made from records

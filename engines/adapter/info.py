@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from engines.common.files import read_json
 from engines.errors import DengineError, ModelError
-from engines.files import read_json
 
 FORMAT = 1
 LEAST_COUNTED = 10  # annotated objects of a class that its frequency is believed from

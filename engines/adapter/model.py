@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from engines.adapter.heads import DeformableEncoder, DetrHead, HybridEncoder, decoder_config
 from engines.adapter.info import INFO_FILE, WEIGHTS_FILE, AdapterConfig, AdapterInfo, read_info
+from engines.common.files import write_atomic, write_json
 from engines.errors import ModelError
-from engines.files import write_atomic, write_json
 
 __all__ = ["AdapterConfig", "AdapterInfo", "DetectionAdapter", "load_adapter", "read_info", "save_adapter"]
 

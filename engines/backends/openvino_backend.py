@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from engines.backends import cache
 from engines.backends.base import (
     ALWAYS_F32,
     Call,
@@ -41,6 +40,7 @@ from engines.backends.probe import Probe, tiny_input, tiny_onnx, try_device
 from engines.backends.signal_stack import same_signal_stack
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GraphSpec, TensorSpec
+from engines.common import cache
 from engines.errors import BackendError
 
 _MADE = 3  # raised whenever a model is changed in another way before it is compiled: part of the cache's keys

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.backends.cache import cache_folder, cache_key
 from engines.bundle.bundle import Bundle
-from engines.files import sync_folder
+from engines.common.cache import cache_folder, cache_key
+from engines.common.files import sync_folder
 
 BUILT_AHEAD = ("tensorrt",)  # engines with plans: who runs them asks for full batches, whatever the number of images
 FORMAT = 1  # version of the plan files; part of every key

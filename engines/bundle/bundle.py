@@ -19,8 +19,8 @@ from typing import Any
 
 from engines.adapter.info import AdapterInfo, from_object
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec
+from engines.common.files import read_json, safe_join, sha256_file
 from engines.errors import BundleError, DengineError
-from engines.files import read_json, safe_join, sha256_file
 
 FORMAT = 1
 MANIFEST = "manifest.json"

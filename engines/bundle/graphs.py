@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engines.common.rng import generator
 from engines.errors import BackendError, BundleError
-from engines.rng import generator
 
 Axis = int | str
 GRAPH_NAMES = ("text_encoder", "vae_encoder", "vae_decoder", "unet", "adapter")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engines.common.files import read_json
 from engines.datasets.records import (
     Classes,
     Dataset,
@@ -28,7 +29,6 @@ from engines.datasets.records import (
     visible_folders,
 )
 from engines.errors import DatasetError
-from engines.files import read_json
 
 _SECTIONS = (b'"images"', b'"annotations"', b'"categories"')
 _PROBED_IMAGES = 20  # how many file names are tried to find the folder that holds the images

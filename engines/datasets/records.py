@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engines.common.files import safe_join
 from engines.datasets.images import IMAGE_SUFFIXES, checked_image_size
 from engines.errors import DatasetError, UsageError
-from engines.files import safe_join
 
 Size = tuple[int, int]  # width, height
 

@@ -23,8 +23,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from engines.common.files import safe_join, sync_folder, write_atomic
 from engines.errors import DatasetError
-from engines.files import safe_join, sync_folder, write_atomic
 
 IMAGES, LABELS, DATA_YAML, METADATA = "images", "labels", "data.yaml", "metadata.jsonl"
 _GRID = 1024  # parts of a pixel

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from engines.common.files import safe_join
 from engines.datasets.images import list_images
 from engines.datasets.records import (
     Classes,
@@ -31,7 +32,6 @@ from engines.datasets.records import (
     visible_folders,
 )
 from engines.errors import DatasetError
-from engines.files import safe_join
 
 _YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _NAME_FILES = ("classes.txt", "labels/classes.txt", "obj.names")

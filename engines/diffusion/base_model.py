@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from engines.common.files import read_json, sha256_file
 from engines.diffusion.checkpoints import PREDICTION_TYPES, checkpoint_folder
 from engines.diffusion.families import check_folder_family
 from engines.diffusion.libraries import first_line, silence_libraries
@@ -28,7 +29,6 @@ from engines.diffusion.weights import (
     pickle_message,
 )
 from engines.errors import ModelError, UsageError
-from engines.files import read_json, sha256_file
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 BASE_NOTES = "dengine.json"  # beside model_index.json, where dengine trained the base: its style, classes and scale

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from engines.backends.cache import cache_folder, cache_key
+from engines.common.cache import cache_folder, cache_key
+from engines.common.files import read_json, sha256_file, sync_folder, sync_tree, write_json
 from engines.diffusion.families import (
     CLIP_PREFIX,
     OPEN_CLIP_PREFIX,
@@ -32,7 +33,6 @@ from engines.diffusion.families import (
 from engines.diffusion.libraries import first_line, silence_libraries
 from engines.diffusion.weights import STEMS, Header, TensorInfo, check_weights, read_header
 from engines.errors import ModelError, UsageError
-from engines.files import read_json, sha256_file, sync_folder, sync_tree, write_json
 
 CONFIGS = Path(__file__).parent / "configs"  # see NOTICE.md there
 CONVERTER = 1  # raised when a conversion gives other files than before

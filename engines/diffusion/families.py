@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from engines.common.files import read_json
 from engines.diffusion.weights import Header
 from engines.errors import ModelError
-from engines.files import read_json
 
 Family = Literal["sd1", "sd2"]
 SUPPORTED = "Stable Diffusion 1.x and 2.x text-to-image models are supported"

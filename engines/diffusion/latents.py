@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engines.backends.streams import fetch, send
-from engines.rng import normal
+from engines.common.rng import normal
+from engines.common.streams import fetch, send
 
 # The last part of a noise key (seed, index, part). Steps of a schedule come first, from 1: part 0 is left
 # out, since the stream of (seed, index, 0) is also that of (seed, index). There are never 2**20 steps.

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from engines.bundle.bundle import MANIFEST, open_bundle
+from engines.common.files import sha256_file
 from engines.diffusion.base_model import BaseModel
 from engines.diffusion.weights import PICKLES, Header, pickle_message, read_header
 from engines.errors import BundleError, ModelError, UsageError
-from engines.files import sha256_file
 
 _DOWN, _UP, _ALPHA = "down", "up", "alpha"
 _ENDINGS = (  # of a tensor's name, and what it then is

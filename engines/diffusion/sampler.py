@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engines.backends.streams import send
+from engines.common.streams import send
 from engines.diffusion.capture import Step, capture
 from engines.diffusion.latents import initial_noise, step_noise
 from engines.diffusion.schedule import Schedule, step_rows

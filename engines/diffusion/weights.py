@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.common.files import read_json
 from engines.errors import ModelError
-from engines.files import read_json
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}

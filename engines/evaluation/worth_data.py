@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from engines.common.files import read_json
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, near_pairs
 from engines.datasets.images import read_image
 from engines.errors import DatasetError, RunError, UsageError
-from engines.files import read_json
 from engines.generation.events import Stage
 from engines.generation.finalize import ANNOTATIONS
 from engines.generation.run_folder import RUN, require_run

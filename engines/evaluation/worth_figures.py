@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engines.common.rng import generator
 from engines.evaluation.detection import Annotations, Detections, mean_average_precision
 from engines.evaluation.worth_matching import average_precision, figures, match
-from engines.rng import generator
 
 _BOOTSTRAP = 50  # what a random stream is for
 _LOW, _HIGH = 0.025, 0.975

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engines.common.files import write_atomic
 from engines.evaluation.worth_figures import Arm, Spread, arm_name
-from engines.files import write_atomic
 
 _FIGURES = ("AP", "AP50", "AP75")
 

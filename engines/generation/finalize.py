@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.common.files import sync_folder
 from engines.datasets.images import list_images
 from engines.datasets.writers import (
     DATA_YAML,
@@ -28,7 +29,6 @@ from engines.datasets.writers import (
     write_yolo,
 )
 from engines.errors import RunError, UsageError
-from engines.files import sync_folder
 from engines.generation.events import DatasetSummary
 from engines.generation.filters import Rules, drop_reason, is_rule, labels_of, uncertain_of
 from engines.generation.jobs import Plan

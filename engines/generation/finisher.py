@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 
 from engines.adapter.inference import view_detections
-from engines.backends.streams import Lane, Mark
+from engines.common.streams import Lane, Mark
 from engines.diffusion.latents import to_uint8
 from engines.diffusion.sampler import Task, check_latents
 from engines.errors import NumericalError

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from engines.common.rng import generator
 from engines.diffusion.prompts import MAX_LISTED, class_words, count_word, generic_prompt, listing_prompt
-from engines.rng import generator
 
 if TYPE_CHECKING:
     from engines.datasets.dataset import Record

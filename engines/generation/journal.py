@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from engines.common.files import sync_folder
 from engines.errors import RunError
-from engines.files import sync_folder
 
 JOURNAL = "journal.jsonl"
 IMAGES = "images"

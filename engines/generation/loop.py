@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.common.files import sync_folder
+from engines.common.malloc import keep_few_heaps
 from engines.datasets.dataset import open_dataset
 from engines.errors import RunError
-from engines.files import sync_folder
 from engines.generation.events import Event, Opened, Painted, Report, RunSummary, Stage, Tick
 from engines.generation.filters import Rules, drop_reason, labels_of
 from engines.generation.finalize import remove_dataset_files, rules_of, write_dataset
@@ -38,7 +39,6 @@ from engines.generation.repeats import REPEATS
 from engines.generation.run_folder import check_folder, check_format, locked, read_run, run_errors, start_run
 from engines.generation.settings import GenerateSettings, RunSettings
 from engines.generation.writer import ImageWriter, Written
-from engines.heaps import keep_few_heaps
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend

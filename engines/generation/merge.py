@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from engines.common.files import sync_folder, write_json
 from engines.errors import RunError, UsageError
-from engines.files import sync_folder, write_json
 from engines.generation.events import DatasetSummary
 from engines.generation.finalize import write_dataset
 from engines.generation.jobs import chunk_ranges

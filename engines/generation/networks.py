@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engines.backends.streams import Lane, fetch, hand_over, send
+from engines.common.streams import Lane, fetch, hand_over, send
 from engines.diffusion.base_model import alphas_cumprod, tokenize
 from engines.diffusion.latents import label_latents
 from engines.errors import NumericalError

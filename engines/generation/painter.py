@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from engines.backends.streams import Lane, fetch
+from engines.common.streams import Lane, fetch
 from engines.datasets.images import read_image
 from engines.diffusion.latents import to_pixels
 from engines.diffusion.sampler import SlotSampler, Task, always_guided

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from engines.files import write_atomic
+from engines.common.files import write_atomic
 from engines.generation.journal import Box, count_classes
 
 PREVIEW_IMAGES = 32  # on the sheet, at most

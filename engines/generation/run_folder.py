@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from engines.common.files import read_json, write_json
 from engines.errors import RunError
-from engines.files import read_json, write_json
 from engines.generation.journal import IMAGES, JOURNAL
 from engines.generation.settings import FORMAT, RunSettings, differences
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from engines.files import write_atomic
+from engines.common.files import write_atomic
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.common.files import read_json
 from engines.errors import UsageError
-from engines.files import read_json
 from engines.measure.bench import FORMAT
 
 

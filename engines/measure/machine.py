@@ -7,7 +7,7 @@ import os
 import platform
 from typing import Any
 
-from engines.versions import installed_versions
+from engines.common.versions import installed_versions
 
 PACKAGES = (
     "dengine", "torch", "diffusers", "transformers", "numpy", "pillow", "onnx", "onnxruntime-gpu", "onnxruntime",

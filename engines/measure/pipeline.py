@@ -36,6 +36,7 @@ from engines.adapter.inference import detections
 from engines.adapter.model import load_adapter
 from engines.adapter.pyramid import PyramidUNet
 from engines.bundle.bundle import Bundle
+from engines.common.rng import generator
 from engines.diffusion.base_model import alphas_cumprod
 from engines.diffusion.latents import label_latents
 from engines.diffusion.libraries import silence_libraries
@@ -44,7 +45,6 @@ from engines.generation.jobs import Job
 from engines.generation.painter import read_crop
 from engines.generation.scores import by_label
 from engines.measure.workload import WorkloadJobs
-from engines.rng import generator
 
 _STREAM = 2**21 + 3  # last part of the pipelines' noise keys (seed, index, part), beside those of `jobs`
 

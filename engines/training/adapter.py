@@ -23,13 +23,13 @@ from engines.adapter.inference import resized_size
 from engines.adapter.info import INFO_FILE, AdapterConfig, AdapterInfo, from_object
 from engines.adapter.model import DetectionAdapter, save_adapter
 from engines.adapter.pyramid import pyramid_channels
+from engines.common.files import read_json
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
 from engines.diffusion.lora import fuse_loras, fused_hash
 from engines.errors import ModelError, TrainingError, UsageError
 from engines.evaluation.thresholds import Choice, choose_thresholds
-from engines.files import read_json
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, FrozenPyramid, SourceOptions, TunePart

@@ -20,6 +20,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from engines.common.files import sha256_file, sync_tree, write_json
+from engines.common.rng import generator
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
 from engines.diffusion.base_model import (
@@ -33,8 +35,6 @@ from engines.diffusion.base_model import (
 )
 from engines.diffusion.libraries import silence_libraries
 from engines.errors import TrainingError, UsageError
-from engines.files import sha256_file, sync_tree, write_json
-from engines.rng import generator
 from engines.training.presets import BasePreset, Phase, base_preset
 from engines.training.tokenizer import write_tokenizer
 from engines.training.trainer import FitOptions, Report, autocast, check_device, finished, fit, resolve_precision

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from engines.adapter.inference import SCORE_FLOOR
+from engines.common.files import read_json
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.duplicates import NEAR, fingerprints, near_pairs
 from engines.errors import DatasetError
-from engines.files import read_json
 from engines.labelling import DESCRIPTION
 
 

@@ -20,11 +20,11 @@ from engines.adapter.inference import detections, prepare_frame
 from engines.adapter.losses import xyxy_to_cxcywh
 from engines.adapter.model import DetectionAdapter
 from engines.adapter.pyramid import PyramidUNet, label_pass
+from engines.common.rng import generator, normal
 from engines.datasets.dataset import Record
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BaseModel, alphas_cumprod
 from engines.evaluation.detection import Detections, mean_average_precision
-from engines.rng import generator, normal
 from engines.training.augment import FrameOptions, draw_frame
 from engines.training.trainer import autocast
 from engines.training.views import ImageStore, View

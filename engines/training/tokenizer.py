@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from engines.files import write_json
+from engines.common.files import write_json
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from engines.common.files import read_json, sync_folder, write_json
 from engines.errors import TrainingError, UsageError
-from engines.files import read_json, sync_folder, write_json
 
 _INDEX = "checkpoint.json"
 _BEST = "best.safetensors"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from engines.rng import generator
+from engines.common.rng import generator
 from engines.training.trainer import FitOptions, Report, fit
 from engines.training.views import ImageStore, ViewOptions, draw_view
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from engines.adapter.inference import resized_size
+from engines.common.rng import generator
 from engines.datasets.dataset import Record
-from engines.rng import generator
 from engines.training.augment import FrameOptions, draw_frame
 from engines.training.detectors.config import MULTIPLE
 from engines.training.views import ImageStore

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from engines.adapter.info import from_object
+from engines.common.files import read_json
 from engines.errors import ModelError, UsageError
-from engines.files import read_json
 
 FORMAT = 1
 INFO_FILE = "detector.json"

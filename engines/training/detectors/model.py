@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from engines.adapter.inference import prepare_frame
+from engines.common.files import sync_folder, write_json
 from engines.errors import ModelError
 from engines.evaluation.detection import Detections
-from engines.files import sync_folder, write_json
 from engines.training.detectors.config import (
     INFO_FILE,
     MULTIPLE,

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import RTDetrV2Config, RTDetrV2ForObjectDetection
 
 from engines.adapter.losses import cxcywh_to_xyxy, ignore_crowds, sums_by_kind, xyxy_to_cxcywh
+from engines.common.files import read_json
 from engines.errors import ModelError
-from engines.files import read_json
 from engines.training.detectors.config import MAX_DETECTIONS, NetworkConfig
 from engines.training.detectors.parts import Autocast, Found, Target, resnet_config, start_fresh
 
