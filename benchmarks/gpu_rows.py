@@ -26,7 +26,7 @@ from gpu_reference import GUIDANCE, MODE, TUNED_MODE, Diffusers
 
 from engines.adapter.info import read_info
 from engines.adapter.pyramid import pyramid_channels
-from engines.backends.torch_backend import TorchBackend
+from engines.backends.torch import TorchBackend
 from engines.bundle.bundle import FORMAT, Bundle, Manifest
 from engines.bundle.graphs import ModelShape, graph_specs
 from engines.common.files import read_json

@@ -22,8 +22,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from engines.backends.base import cpu_has_bf16, cpu_has_int8
-from engines.backends.openvino_backend import rewrite
-from engines.backends.openvino_int8 import quantize, ranges_of
+from engines.backends.openvino.backend import rewrite
+from engines.backends.openvino.int8 import quantize, ranges_of
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.common.files import write_atomic
 from engines.errors import UsageError

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tried_report import ALL, AS_IT_IS, report
 
-import engines.backends.openvino_backend as openvino
+import engines.backends.openvino.backend as openvino
 import engines.generation.finisher as finisher
 import engines.generation.loop as loop
 import engines.generation.networks as networks

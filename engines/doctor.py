@@ -19,10 +19,10 @@ from engines.common.versions import installed_versions
 from engines.errors import BundleError
 
 BACKENDS = {  # engine -> the module with its `probe`, in the order that auto tries them
-    "tensorrt": "engines.backends.tensorrt_backend",
-    "torch": "engines.backends.torch_backend",
-    "openvino": "engines.backends.openvino_backend",
-    "onnxruntime": "engines.backends.ort_backend",
+    "tensorrt": "engines.backends.tensorrt.backend",
+    "torch": "engines.backends.torch",
+    "openvino": "engines.backends.openvino.backend",
+    "onnxruntime": "engines.backends.onnxruntime",
 }
 FEATURES = {  # what PyTorch calls a feature of the processor -> its name; those that matter to speed
     "avx2": "AVX2",

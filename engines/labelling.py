@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 from engines.adapter.inference import LABEL_VIEWS, prepare_frame, resized_size, view_detections
-from engines.backends.plans import BUILT_AHEAD
+from engines.backends.tensorrt.plans import BUILT_AHEAD
 from engines.common.files import write_json
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.images import read_image

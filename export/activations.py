@@ -2,7 +2,7 @@
 
 Knows: which products of a UNet and of a VAE may compute in int8, and how to keep the lowest and highest number that
 each reads while PyTorch paints a few images in float32, and encodes them. Does not know what a runtime makes of it
-(`engines.backends.openvino_int8`), or about float16 (`export.ranges`).
+(`engines.backends.openvino.int8`), or about float16 (`export.ranges`).
 
 Left in higher precision are the first and last convolution, whose inputs and outputs are the image itself (as is usual
 since Zhou et al. 2016, arXiv 1606.06160), and what reads a timestep or a prompt: it costs next to nothing, and other
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from engines.backends.rows import is_full_size
-from engines.backends.torch_backend import TorchBackend
+from engines.backends.torch import TorchBackend
 from engines.bundle.bundle import Bundle
 from engines.datasets.images import read_image
 from engines.diffusion.latents import to_pixels

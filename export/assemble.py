@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from engines.adapter.info import AdapterInfo
 from engines.adapter.model import load_adapter
 from engines.adapter.pyramid import pyramid_channels
+from engines.backends.modules import graph_modules
 from engines.bundle.bundle import FORMAT, GRAPH_DTYPES, MANIFEST, WEIGHTS_DTYPES, Manifest, open_bundle
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, ModelShape, graph_specs
 from engines.bundle.islands import apply_islands
@@ -32,7 +33,6 @@ from engines.common.versions import installed_versions
 from engines.diffusion.base_model import BaseModel, load_base
 from engines.diffusion.lora import fuse_loras
 from engines.errors import ExportError, UsageError
-from engines.modules import graph_modules
 from export.activations import measure_activations
 from export.agreement import Agreement, check_agreement, compare_engines, gate_size, variants
 from export.agreement import figures as agreement_figures

@@ -14,7 +14,7 @@ import torch
 
 from engines.backends import open_backend
 from engines.backends.base import Backend
-from engines.backends.plans import Bounds
+from engines.backends.tensorrt.plans import Bounds
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.diffusion.latents import to_uint8

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from engines.backends.tensorrt_backend import OLDEST
+from engines.backends.tensorrt.backend import OLDEST
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.errors import ExportError
 

@@ -11,7 +11,7 @@ one profile of them.
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
-from engines.backends.plans import Bounds
+from engines.backends.tensorrt.plans import Bounds
 from engines.bundle.bundle import Bundle
 from engines.errors import UsageError
 from engines.generation.needs import Size, default_rows, painted_graphs

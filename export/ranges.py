@@ -41,6 +41,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from engines.adapter.info import AdapterInfo
+from engines.backends.modules import run_module
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.bundle.islands import LARGEST, SCORES, has_projections, outermost, upcast_scores
 from engines.datasets.dataset import list_images
@@ -49,7 +50,6 @@ from engines.diffusion.base_model import BaseModel, alphas_cumprod, tokenize
 from engines.diffusion.latents import add_noise, initial_noise, to_pixels
 from engines.diffusion.prompts import generic_prompt, listing_prompt
 from engines.errors import DatasetError, ExportError
-from engines.modules import run_module
 from export.verify import smooth_pictures
 
 FACTOR = 4.0  # room for inputs that reach further than the measured ones

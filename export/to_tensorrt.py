@@ -2,7 +2,7 @@
 
 Knows: TensorRT's Python API for building: network, parser, profiles, timing cache, progress, errors. Does not know
 which shapes are wanted (`export.plan_profiles`), how a plan is compared with PyTorch (`export.check_plans`), or what a
-plan file looks like (`engines.backends.plans`).
+plan file looks like (`engines.backends.tensorrt.plans`).
 
 The Python API is used directly and not through Polygraphy: what is called is then what the tests check against the
 vendor's bindings, name by name, and the log, from which an out-of-memory error has to be read, is our own.
@@ -26,9 +26,7 @@ from typing import Any
 import torch
 
 from engines.backends.base import ALWAYS_F32
-from engines.backends.gpu import Gpu, find_gpu
-from engines.backends.plans import SUFFIX, Bounds, Plan, PlanStore, plan_key, plans_folder, remove_unused
-from engines.backends.tensorrt_backend import (
+from engines.backends.tensorrt.backend import (
     TensorRtBackend,
     check_bundle,
     import_tensorrt,
@@ -37,6 +35,8 @@ from engines.backends.tensorrt_backend import (
     machine_of,
     version_of,
 )
+from engines.backends.tensorrt.gpu import Gpu, find_gpu
+from engines.backends.tensorrt.plans import SUFFIX, Bounds, Plan, PlanStore, plan_key, plans_folder, remove_unused
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec
 from engines.common import cache

@@ -23,10 +23,11 @@ from PIL import Image
 from tensorrt_stubs import VARIABLE, load_bindings, make_stub_libraries
 from tensorrt_stubs_fake import OWN_STREAM, SPECS, Build, FakeStream, FakeTensorRt, PlanBundle
 
-from engines.backends import base, open_backend, tensorrt_backend
-from engines.backends.gpu import Gpu
-from engines.backends.plans import Needs, PlanStore, build_command, plans_folder
-from engines.backends.tensorrt_backend import TensorRtBackend
+from engines.backends import base, open_backend
+from engines.backends.tensorrt import backend as tensorrt_backend
+from engines.backends.tensorrt.backend import TensorRtBackend
+from engines.backends.tensorrt.gpu import Gpu
+from engines.backends.tensorrt.plans import Needs, PlanStore, build_command, plans_folder
 from engines.bundle.bundle import Bundle
 from engines.diffusion.sampler import SlotSampler
 from engines.errors import BackendError, ExportError, UsageError
@@ -63,7 +64,7 @@ def fake(bindings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorR
 def install_fake(bindings: Any, patch: pytest.MonkeyPatch) -> FakeTensorRt:
     fake = FakeTensorRt(bindings)
     patch.setitem(sys.modules, "tensorrt", fake.module())
-    patch.setattr("engines.backends.gpu.find_gpu", lambda device=None: fake.gpu())
+    patch.setattr("engines.backends.tensorrt.gpu.find_gpu", lambda device=None: fake.gpu())
     tensorrt_backend.log.cache_clear()
     return fake
 
@@ -556,7 +557,7 @@ def test_auto_passes_over_tensorrt_with_one_line_while_a_plan_is_missing(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr("engines.backends.importlib.util.find_spec", lambda name: name)
-    monkeypatch.setattr("engines.backends.torch_backend.TorchBackend", lambda *_, **__: FakeBackend())
+    monkeypatch.setattr("engines.backends.torch.TorchBackend", lambda *_, **__: FakeBackend())
     events: list[Event] = []
     painted(bundle, tmp_path / "first", events, engine="auto")
     lines = [event.text for event in events if isinstance(event, Stage) and "tensorrt" in event.text]

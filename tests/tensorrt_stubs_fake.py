@@ -20,7 +20,7 @@ from fakes import GRAPHS, FakeBundle
 from fakes import SPECS as FLOAT_SPECS
 from tensorrt_stubs import constructor, specced
 
-from engines.backends.gpu import Gpu
+from engines.backends.tensorrt.gpu import Gpu
 from engines.bundle.graphs import GraphSpec
 
 SPECS = {name: spec.as_dtype("float16") for name, spec in FLOAT_SPECS.items()}

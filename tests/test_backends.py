@@ -299,8 +299,8 @@ def test_onnxruntime_runs_float16_graphs_in_nothing_but_float16(half: Bundle) ->
 
 
 def test_torch_in_half_keeps_the_islands_of_the_bundle(half: Bundle) -> None:
-    from engines.backends.torch_backend import _load_modules
-    from engines.modules import run_module
+    from engines.backends.modules import run_module
+    from engines.backends.torch import _load_modules
 
     modules = _load_modules(half, torch.float16, torch.device("cpu"))
     dtypes = {name: value.dtype for name, value in modules["unet"].named_parameters()}

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from engines.backends import open_backend, ort_backend, torch_backend
+from engines.backends import onnxruntime as ort_backend
+from engines.backends import open_backend
+from engines.backends import torch as torch_backend
 from engines.backends.base import new_buffers
-from engines.backends.ort_backend import CUDA_PROVIDER, OrtBackend
+from engines.backends.onnxruntime import CUDA_PROVIDER, OrtBackend
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.diffusion import capture
 from engines.errors import BackendError, UsageError

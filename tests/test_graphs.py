@@ -129,8 +129,8 @@ def test_a_spoilt_spec_is_refused(change: dict[str, object]) -> None:
 @pytest.mark.parametrize("kind", ["sd1", "sd2"])
 def test_modules_give_what_the_specs_say(toy_bases: dict[str, Path], toy_adapters: dict[str, Path], kind: str) -> None:
     from engines.adapter.model import load_adapter
+    from engines.backends.modules import graph_modules, run_module
     from engines.diffusion.base_model import load_base
-    from engines.modules import graph_modules, run_module
     from export.assemble import model_shape
 
     base = load_base(toy_bases[kind])
@@ -151,8 +151,8 @@ def test_modules_give_what_the_specs_say(toy_bases: dict[str, Path], toy_adapter
 
 
 def test_the_vae_graphs_agree_with_the_base_model(toy_bases: dict[str, Path]) -> None:
+    from engines.backends.modules import VaeDecoder, VaeEncoder, run_module
     from engines.diffusion.base_model import load_base
-    from engines.modules import VaeDecoder, VaeEncoder, run_module
 
     base = load_base(toy_bases["sd1"])
     pixels = torch.rand(2, 3, 32, 16) * 2 - 1

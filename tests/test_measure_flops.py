@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 
 from engines.adapter.model import load_adapter
+from engines.backends.modules import graph_modules
 from engines.bundle.bundle import open_bundle
 from engines.diffusion.base_model import load_base
 from engines.measure.flops import count_flops, graph_flops
-from engines.modules import graph_modules
 
 FRAME = (64, 48)
 

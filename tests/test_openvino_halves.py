@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.backends.openvino_halves import cut_products
-from engines.backends.openvino_int8 import quantize
+from engines.backends.openvino.halves import cut_products
+from engines.backends.openvino.int8 import quantize
 from engines.common.rng import generator
 
 ov: Any = pytest.importorskip("openvino")

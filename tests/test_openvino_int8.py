@@ -11,8 +11,8 @@ from torch import nn
 
 from engines.backends import open_backend
 from engines.backends.base import Backend, cpu_has_int8
-from engines.backends.openvino_backend import count_streams, samples
-from engines.backends.openvino_int8 import grid, quantize, quantized_weight, ranges_of
+from engines.backends.openvino.backend import count_streams, samples
+from engines.backends.openvino.int8 import grid, quantize, quantized_weight, ranges_of
 from engines.backends.rows import RowBackend
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.errors import BackendError, UsageError

@@ -10,7 +10,7 @@ import torch
 
 from engines.backends import open_backend
 from engines.backends.base import cpu_has_bf16
-from engines.backends.openvino_pairs import share_pairs
+from engines.backends.openvino.pairs import share_pairs
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.common.rng import generator
 

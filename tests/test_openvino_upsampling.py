@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from engines.backends.openvino_int8 import quantize
-from engines.backends.openvino_upsampling import fold_upsampling, part_of
+from engines.backends.openvino.int8 import quantize
+from engines.backends.openvino.upsampling import fold_upsampling, part_of
 from engines.bundle.bundle import open_bundle
 from engines.common.rng import generator
 

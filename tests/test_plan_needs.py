@@ -10,7 +10,7 @@ from fakes import SPECS, FakeBackend, FakeBundle, make_bundle
 from PIL import Image
 
 from dengine_cli.options import parse_batches, parse_sizes
-from engines.backends.plans import Needs
+from engines.backends.tensorrt.plans import Needs
 from engines.diffusion.schedule import make_schedule
 from engines.errors import UsageError
 from engines.generation.loop import generate

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from engines.backends.modules import VaeDecoder, VaeEncoder, run_module
 from engines.bundle.graphs import TOLERANCES
 from engines.bundle.islands import apply_islands, outermost, upcast_scores
 from engines.diffusion.base_model import load_base
 from engines.errors import ModelError
-from engines.modules import VaeDecoder, VaeEncoder, run_module
 
 
 class Block(nn.Module):

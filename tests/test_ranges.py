@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from engines.adapter.model import load_adapter
+from engines.backends.modules import graph_modules, run_module
 from engines.bundle.graphs import GRAPH_NAMES, TOLERANCES
 from engines.bundle.islands import LARGEST, apply_islands
 from engines.diffusion.base_model import load_base
 from engines.errors import DatasetError, ExportError
-from engines.modules import graph_modules, run_module
 from export.ranges import (
     LIMIT,
     OWN_PICTURES,

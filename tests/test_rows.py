@@ -142,7 +142,7 @@ def test_a_full_size_bundle_runs_by_rows_on_a_cpu_and_keeps_no_compiled_model(
         return True
 
     monkeypatch.setattr(rows_module, "is_full_size", always)
-    monkeypatch.setattr("engines.backends.ort_backend.is_full_size", always)
+    monkeypatch.setattr("engines.backends.onnxruntime.is_full_size", always)
     by_rows = open_backend(bundle, engine, precision="f32", threads=1, device="cpu")
     assert by_rows.description == f"{plain.description}, row by row"
     spec = bundle.specs["vae_decoder"]

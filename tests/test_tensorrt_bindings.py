@@ -16,7 +16,7 @@ from tensorrt_stubs import ROOT, VARIABLE, VERSIONS, bindings_folder, missing
 
 CHECKS = "tests/tensorrt_stubs_checks.py"
 SOURCES = ("dengine_cli", "engines", "export", "tests")
-MAY_IMPORT = {"engines/backends/tensorrt_backend.py", "export/to_tensorrt.py"}
+MAY_IMPORT = {"engines/backends/tensorrt/backend.py", "export/to_tensorrt.py"}
 NAMES = {"tensorrt", "polygraphy"}
 
 
@@ -62,7 +62,7 @@ def test_no_other_file_imports_tensorrt() -> None:
             if any(module.split(".")[0] in NAMES for module in _imports(path.read_text(encoding="utf-8"))):
                 found.add(path.relative_to(ROOT).as_posix())
     assert found <= MAY_IMPORT
-    assert "engines/backends/tensorrt_backend.py" in found
+    assert "engines/backends/tensorrt/backend.py" in found
 
 
 def _imports(source: str) -> list[str]:

@@ -10,11 +10,12 @@ import pytest
 import torch
 from command_line import dengine
 
-from engines.backends import gpu as gpu_module
-from engines.backends import open_backend, plans
-from engines.backends.gpu import find_gpu
-from engines.backends.plans import Bounds, Machine, Needs, PlanStore, missing_plans, plan_key, plans_folder
-from engines.backends.tensorrt_backend import check_bundle, import_tensorrt, probe, version_of
+from engines.backends import open_backend
+from engines.backends.tensorrt import gpu as gpu_module
+from engines.backends.tensorrt import plans
+from engines.backends.tensorrt.backend import check_bundle, import_tensorrt, probe, version_of
+from engines.backends.tensorrt.gpu import find_gpu
+from engines.backends.tensorrt.plans import Bounds, Machine, Needs, PlanStore, missing_plans, plan_key, plans_folder
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.errors import BackendError, UsageError
 from export import assemble, to_tensorrt
@@ -265,12 +266,12 @@ def test_a_missing_tensorrt_comes_with_what_to_install(monkeypatch: pytest.Monke
 def test_auto_is_silent_where_tensorrt_was_never_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = half_bundle(tmp_path)
     told: list[str] = []
-    monkeypatch.setattr("engines.backends.openvino_backend.OpenVinoBackend", lambda *_, **__: "openvino")
+    monkeypatch.setattr("engines.backends.openvino.backend.OpenVinoBackend", lambda *_, **__: "openvino")
     assert cast(Any, open_backend(bundle, "auto", device="cpu", needs=Needs(()), told=told.append)) == "openvino"
     bundle.manifest.graph_dtype = "float32"  # type: ignore[misc]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr("engines.backends.torch_backend.TorchBackend", lambda *_, **__: "torch")
+    monkeypatch.setattr("engines.backends.torch.TorchBackend", lambda *_, **__: "torch")
     assert cast(Any, open_backend(bundle, "auto", needs=Needs(()), told=told.append)) == "torch"
     assert told == []
     with pytest.raises(BackendError, match=r"are in float32; .* --graph-dtype float16"):

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from engines.backends.modules import graph_modules, run_module
 from engines.bundle.bundle import open_bundle
 from engines.bundle.graphs import GraphSpec, TensorSpec
 from engines.bundle.islands import apply_islands, upcast_scores
 from engines.diffusion.base_model import load_base
 from engines.errors import ExportError
-from engines.modules import graph_modules, run_module
 from export import verify
 from export.store import GRAPH_WEIGHTS
 from export.to_onnx import OPSETS, export_graph

@@ -15,7 +15,7 @@ from fakes import FakeBackend, FakeCall, tree
 from painting import make_paint, make_references
 
 from engines.backends.base import Call
-from engines.backends.openvino_backend import OpenVinoBackend
+from engines.backends.openvino.backend import OpenVinoBackend
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.diffusion.sampler import SlotSampler
 from engines.generation import finisher, painter, writer

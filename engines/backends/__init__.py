@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import torch
 
     from engines.backends.base import Backend
-    from engines.backends.plans import Needs
-    from engines.backends.tensorrt_backend import TensorRtBackend
+    from engines.backends.tensorrt.backend import TensorRtBackend
+    from engines.backends.tensorrt.plans import Needs
     from engines.bundle.bundle import Bundle
 
 ENGINES = ("auto", "tensorrt", "torch", "openvino", "onnxruntime")
@@ -100,14 +100,14 @@ def _open_plain(
 ) -> "Backend":
     """The backend of an engine that needs no plans."""
     if engine == "openvino":
-        from engines.backends.openvino_backend import OpenVinoBackend
+        from engines.backends.openvino.backend import OpenVinoBackend
 
         return OpenVinoBackend(bundle, precision=precision, threads=threads, keep=keep)
     if engine == "onnxruntime":
-        from engines.backends.ort_backend import OrtBackend
+        from engines.backends.onnxruntime import OrtBackend
 
         return OrtBackend(bundle, precision=precision, threads=threads, device=place)
-    from engines.backends.torch_backend import TorchBackend
+    from engines.backends.torch import TorchBackend
 
     return TorchBackend(bundle, precision=precision, threads=threads, device=place, compiled=compiled)
 
@@ -115,8 +115,8 @@ def _open_plain(
 def _open_tensorrt(
     bundle: "Bundle", precision: str, threads: int | None, place: "torch.device", needs: "Needs | None"
 ) -> "TensorRtBackend":
-    from engines.backends.gpu import find_gpu
-    from engines.backends.tensorrt_backend import TensorRtBackend
+    from engines.backends.tensorrt.backend import TensorRtBackend
+    from engines.backends.tensorrt.gpu import find_gpu
 
     backend = TensorRtBackend(bundle, precision=precision, threads=threads, gpu=find_gpu(place))
     if needs is not None and (missing := backend.missing(needs)):

@@ -2,7 +2,7 @@
 
 Knows: tensor names, dtypes and axes of the five graphs of a bundle, which sizes they accept, example inputs and
 the tolerance. Everything that runs, exports or checks a graph reads it here, the shapes of TensorRT's profiles too.
-Does not know: how a graph is computed (`engines.modules`), where it is stored, or which runtime executes it.
+Does not know: how a graph is computed (`engines.backends.modules`), where it is stored, or which runtime executes it.
 
 An axis is a number, or a size, possibly scaled: "B", "h", "8*h", "h/2". Sizes:
     B batch (UNet: rows), h/w height and width of the latents, S encoder tokens of the adapter (known only to it)

@@ -1,7 +1,7 @@
 """Which graphs a run will prepare, and at which sizes, for the engine whose plans are built beforehand.
 
 Knows: what `painter` and `labelling` prepare, before they do, and the options of `dengine export --engine tensorrt`
-that make it build for that. Does not know what a plan is, or whether there is one (`engines.backends.plans`).
+that make it build for that. Does not know what a plan is, or whether there is one (`engines.backends.tensorrt.plans`).
 
 B batch, R rows, h/w latents.
 """
@@ -10,7 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.backends.plans import Needs
+from engines.backends.tensorrt.plans import Needs
 from engines.generation.networks import LARGEST_BATCH
 from engines.generation.prepare import GPU_SLOTS, needed_rows, painting_options, slots_and_rows
 from engines.generation.settings import GenerateSettings, RunSettings

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.backends.plans import BUILT_AHEAD
+from engines.backends.tensorrt.plans import BUILT_AHEAD
 from engines.datasets.dataset import Dataset
 from engines.diffusion.schedule import Schedule, guided_steps, make_schedule, start_index
 from engines.errors import UsageError

@@ -59,9 +59,9 @@ def _modules(bundle: Bundle) -> dict[str, nn.Module]:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from engines.adapter.model import DetectionAdapter
+    from engines.backends.modules import graph_modules
     from engines.diffusion.base_model import BaseModel
     from engines.diffusion.libraries import silence_libraries
-    from engines.modules import graph_modules
 
     silence_libraries()
     folder = bundle.folder

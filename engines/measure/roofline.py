@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from engines.backends.base import cpu_has_bf16, import_runtime, resolve_threads
-from engines.backends.signal_stack import same_signal_stack
+from engines.backends.openvino.signal_stack import same_signal_stack
 from engines.bundle.bundle import default_bundle, open_bundle
 from engines.measure.timing import synchronise
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.backends.openvino_nodes import name_of, replace_output
+from engines.backends.openvino.nodes import name_of, replace_output
 
 Crossing = list[tuple[Any, Any]]  # an input of a node that depends on what varies, and the half that it is to read
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.backends.openvino_nodes import read_weight
+from engines.backends.openvino.nodes import read_weight
 from engines.errors import BackendError
 
 _MOSTLY_POSITIVE = 0.25  # of the highest number: a range that goes less far below zero gets an unsigned grid

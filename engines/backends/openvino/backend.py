@@ -32,12 +32,12 @@ from engines.backends.base import (
     resolve_threads,
     wanted_outputs,
 )
-from engines.backends.openvino_halves import cut_products
-from engines.backends.openvino_int8 import Ranges, quantize, ranges_of
-from engines.backends.openvino_pairs import share_pairs
-from engines.backends.openvino_upsampling import fold_upsampling
+from engines.backends.openvino.halves import cut_products
+from engines.backends.openvino.int8 import Ranges, quantize, ranges_of
+from engines.backends.openvino.pairs import share_pairs
+from engines.backends.openvino.signal_stack import same_signal_stack
+from engines.backends.openvino.upsampling import fold_upsampling
 from engines.backends.probe import Probe, tiny_input, tiny_onnx, try_device
-from engines.backends.signal_stack import same_signal_stack
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GraphSpec, TensorSpec
 from engines.common import cache

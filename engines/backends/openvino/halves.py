@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.backends.openvino_nodes import read_constant, read_weight, replace_output
+from engines.backends.openvino.nodes import read_constant, read_weight, replace_output
 
 
 def cut_products(ov: Any, model: Any) -> int:

@@ -39,12 +39,12 @@ from engines.backends.base import (
     resolve_threads,
     wanted_outputs,
 )
+from engines.backends.modules import graph_modules, run_module
 from engines.backends.probe import Device, Probe, has_nvidia, one_line, tiny_input, tiny_weights, try_device
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import TensorSpec
 from engines.bundle.islands import apply_islands, upcast_scores
 from engines.errors import BackendError, UsageError
-from engines.modules import graph_modules, run_module
 
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 _COMPILED = ("unet", "vae_decoder")

@@ -21,9 +21,18 @@ from typing import Any
 import torch
 
 from engines.backends.base import Call, Shapes, Tensors, import_runtime, new_buffers, resolve_threads, wanted_outputs
-from engines.backends.gpu import Gpu, find_gpu
-from engines.backends.plans import Machine, Needs, Plan, PlanStore, missing_line, missing_plans, plan_key, shown_sizes
 from engines.backends.probe import Device, Probe, has_nvidia, one_line
+from engines.backends.tensorrt.gpu import Gpu, find_gpu
+from engines.backends.tensorrt.plans import (
+    Machine,
+    Needs,
+    Plan,
+    PlanStore,
+    missing_line,
+    missing_plans,
+    plan_key,
+    shown_sizes,
+)
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GraphSpec
 from engines.errors import BackendError, UsageError

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.backends.openvino_nodes import read_weight, replace_output
+from engines.backends.openvino.nodes import read_weight, replace_output
 
 _FLOOR = ("floor", "round_prefer_floor", "simple")  # with "asymmetric": pixel i of the large image is i // 2
 Kernel = npt.NDArray[np.float32]

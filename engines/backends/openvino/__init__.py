@@ -1,0 +1,1 @@
+"""OpenVINO on CPUs: the backend, and what makes its graphs cheaper (halves, int8, pairs, upsampling)."""
