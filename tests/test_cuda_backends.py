@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+import engines.backends.torch as torch_backend
 from engines.backends import onnxruntime as ort_backend
 from engines.backends import open_backend
-from engines.backends import torch as torch_backend
 from engines.backends.base import new_buffers
 from engines.backends.onnxruntime import CUDA_PROVIDER, OrtBackend
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+import engines.backends.torch as torch_backend
 from dengine_cli.doctor import describe
 from engines import doctor
 from engines.backends import auto_engine, probe
 from engines.backends import onnxruntime as ort_backend
-from engines.backends import torch as torch_backend
 from engines.backends.base import cpu_has_bf16
 from engines.backends.probe import Device, Probe, try_device
 from engines.doctor import BACKENDS, Diagnosis, examine
