@@ -18,9 +18,9 @@ import numpy as np
 from engines.bundle.bundle import default_bundle, open_bundle
 from engines.datasets.images import read_image
 from engines.diffusion.schedule import make_schedule, start_index, step_rows
-from engines.evaluation.detection import Detections, mean_average_precision
 from engines.generation.journal import IMAGES, JOURNAL, image_name, read_entries
 from engines.generation.run_folder import require_run
+from engines.labels.average_precision import Detections, mean_average_precision
 from engines.measure.workload import Workload, WorkloadJobs, jobs_of
 from engines.training.detectors.model import load_detector
 from export.agreement import psnr

@@ -63,7 +63,7 @@ def command(
 
     Nothing is painted."""
     from engines.generation.finalize import finalize
-    from engines.generation.scores import parse_near_duplicates, parse_score_or_matched, shown
+    from engines.labels.scores import parse_near_duplicates, parse_score_or_matched, shown
 
     summary = finalize(
         run,

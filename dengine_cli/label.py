@@ -52,8 +52,8 @@ def command(
     Boxes are in the images' own pixels, all that score 0.05 or more, in a COCO file. Where the images have
     annotations, all boxes are measured against them, as average precision, and labels as precision and recall.
     """
-    from engines.generation.scores import parse_score_or_matched
     from engines.labelling import LabelSettings, label
+    from engines.labels.scores import parse_score_or_matched
 
     settings = LabelSettings(
         images=images,
@@ -89,7 +89,7 @@ def _report(bars: console.ProgressBars) -> Any:
 
 def show_labels(summary: "LabelSummary") -> None:
     """Print what was found, how good it is where that is known, and where it is."""
-    from engines.generation.scores import shown
+    from engines.labels.scores import shown
 
     if left_out := console.findings((), summary.skipped):
         console.note(left_out)

@@ -137,7 +137,7 @@ def command(
 
 def show_thresholds(info: "AdapterInfo") -> None:
     """Print each class's score threshold, and why a class has none."""
-    from engines.generation.scores import FALLBACK
+    from engines.labels.scores import FALLBACK
 
     chosen, rows = info.figures["thresholds"], []
     for name in info.class_names:

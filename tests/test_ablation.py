@@ -11,8 +11,8 @@ import pytest
 from test_finalize import make_run
 
 from engines.errors import UsageError
-from engines.evaluation.detection import Detections
 from engines.generation.settings import GenerateSettings
+from engines.labels.average_precision import Detections
 
 
 @pytest.fixture(scope="module")

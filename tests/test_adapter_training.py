@@ -17,7 +17,7 @@ from engines.common.rng import generator
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion.base_model import base_hash, load_base
 from engines.errors import ModelError, TrainingError, UsageError
-from engines.evaluation.thresholds import Choice
+from engines.labels.thresholds import Choice
 from engines.training import pyramids
 from engines.training.adapter import AdapterTrainOptions, split_tune, train_adapter
 from engines.training.augment import FrameOptions

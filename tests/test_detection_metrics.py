@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engines.evaluation.detection import Detections, mean_average_precision
+from engines.labels.average_precision import Detections, mean_average_precision
 
 NAMES = ("rbc", "wbc", "platelets")
 

@@ -17,7 +17,7 @@ from engines.common.rng import generator
 from engines.datasets.dataset import Record
 from engines.datasets.images import read_image
 from engines.errors import BackendError, ModelError, TrainingError, UsageError
-from engines.evaluation.detection import Detections
+from engines.labels.average_precision import Detections
 from engines.training.augment import FrameOptions
 from engines.training.detector import Curve, TrainingSet, detect, measure, train_detector
 from engines.training.detectors import rt_detr

@@ -21,7 +21,7 @@ from engines.generation.finalize import ANNOTATIONS, PREVIEW, finalize
 from engines.generation.journal import IMAGES, JOURNAL, SPARE, Box, Entry, Journal, image_name
 from engines.generation.repeats import REPEATS_TRAINING
 from engines.generation.run_folder import locked, start_run
-from engines.generation.scores import highest
+from engines.labels.scores import highest
 
 SCORES = (0.9, 0.45, 0.1, 0.6, 0.31, 0.05, 0.8)  # the best box of each image
 

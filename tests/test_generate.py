@@ -16,11 +16,11 @@ from engines.errors import RunError
 from engines.generation import journal as journal_module
 from engines.generation import preview as preview_module
 from engines.generation.events import Event, Opened, Painted, Stage, Tick
-from engines.generation.filters import quality
 from engines.generation.finalize import ANNOTATIONS, PREVIEW, finalize
 from engines.generation.journal import IMAGES, JOURNAL, SPARE, read_entries
 from engines.generation.loop import generate
 from engines.generation.settings import GenerateSettings
+from engines.labels.rules import quality
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from engines.datasets.writers import Annotated, write_coco
 from engines.errors import DatasetError, NumericalError, RunError, UsageError
 from engines.generation.events import Event, Labelled
 from engines.labelling import LabelSettings, LabelSummary, label, label_images
-from engines.pseudo_labels import label_rules
+from engines.labels.choose import label_rules
 
 SIZES = ((64, 48), (48, 64), (64, 48), (100, 50), (24, 20))  # the fake bundle's short side is 32, its multiple 8
 BOX = (0.25, 0.5, 0.5, 1.0)  # corners as shares of an image

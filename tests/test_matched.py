@@ -13,13 +13,13 @@ from test_labelling import make_data
 from dengine_cli.generate import show_dataset
 from engines.adapter.info import AdapterConfig, AdapterInfo
 from engines.errors import RunError, UsageError
-from engines.generation.filters import Rules
 from engines.generation.finalize import finalize
 from engines.generation.journal import JOURNAL, Box
-from engines.generation.matched import matched_score
-from engines.generation.scores import MATCHED, Score, parse_score, parse_score_or_matched
 from engines.labelling import label_images
-from engines.pseudo_labels import label_rules
+from engines.labels.choose import label_rules
+from engines.labels.matched import matched_score
+from engines.labels.rules import Rules
+from engines.labels.scores import MATCHED, Score, parse_score, parse_score_or_matched
 
 NAMES = ("a", "b")
 
@@ -96,7 +96,7 @@ def test_generate_says_which_verbs_it_is_for() -> None:
 def test_label_writes_as_many_labels_as_the_adapter_saw_annotations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engines.generation.matched.LEAST_COUNTED", 2)  # the folder is small
+    monkeypatch.setattr("engines.labels.matched.LEAST_COUNTED", 2)  # the folder is small
     data, bundle = make_data(tmp_path / "data"), make_bundle(tmp_path / "bundle")
     bundle.adapter_info.thresholds["rbc"] = 0.05
     rules = label_rules({"rbc": 0.05}, 0.0, 1.0, {}, CLASS_NAMES)
@@ -128,7 +128,7 @@ def test_label_takes_a_region_of_doubt_up_to_scores_that_are_not_known_yet() -> 
 def test_finalize_finds_the_score_that_leaves_the_wanted_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engines.generation.matched.LEAST_COUNTED", 2)  # the run is small
+    monkeypatch.setattr("engines.labels.matched.LEAST_COUNTED", 2)  # the run is small
     run = make_run(tmp_path / "run", frequencies={"a": 2 / 7})
     summary = finalize(run, score=MATCHED)
     assert (summary.boxes_by_class["a"], summary.boxes_by_class["b"]) == (2, 2)

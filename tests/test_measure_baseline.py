@@ -38,7 +38,7 @@ def references(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _low_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     """The random adapter's scores are low: a label is what scores SCORE."""
-    monkeypatch.setattr("engines.generation.scores.FALLBACK", SCORE)
+    monkeypatch.setattr("engines.labels.scores.FALLBACK", SCORE)
 
 
 def test_batches_hold_every_job_once_with_equal_steps(toy_bundle: Path, references: Path) -> None:

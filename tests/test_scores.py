@@ -3,7 +3,7 @@
 import pytest
 
 from engines.errors import UsageError
-from engines.generation.scores import (
+from engines.labels.scores import (
     FALLBACK,
     Score,
     by_label,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from engines.evaluation.detection import Detections
-from engines.evaluation.thresholds import LEAST_BOXES, choose_thresholds, matched, precision_and_recall
+from engines.labels.average_precision import Detections
+from engines.labels.thresholds import LEAST_BOXES, choose_thresholds, matched, precision_and_recall
 
 WIDTH = 10.0
 

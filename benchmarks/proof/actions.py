@@ -19,9 +19,9 @@ from benchmarks.proof.workplace import ROOT, ProofError, Workplace
 from engines.bundle.bundle import default_bundle
 from engines.common.files import read_json, write_json
 from engines.datasets.dataset import Record, open_dataset
-from engines.evaluation.detection import Detections
-from engines.evaluation.thresholds import choose_thresholds
-from engines.generation.scores import FALLBACK
+from engines.labels.average_precision import Detections
+from engines.labels.scores import FALLBACK
+from engines.labels.thresholds import choose_thresholds
 
 BASE = "base-nolabels"
 RULES = "rules-full"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from engines.evaluation.detection import MAX_DETECTIONS, Annotations, Detections
+from engines.labels.average_precision import MAX_DETECTIONS, Annotations, Detections
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engines.generation.scores import Score
+from engines.labels.scores import Score
 
 
 @dataclass(frozen=True)

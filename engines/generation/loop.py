@@ -18,7 +18,6 @@ from engines.common.malloc import keep_few_heaps
 from engines.datasets.dataset import open_dataset
 from engines.errors import RunError
 from engines.generation.events import Event, Opened, Painted, Report, RunSummary, Stage, Tick
-from engines.generation.filters import Rules, drop_reason, labels_of
 from engines.generation.finalize import remove_dataset_files, rules_of, write_dataset
 from engines.generation.finisher import Outcome
 from engines.generation.jobs import Plan, chunk_ranges, make_job
@@ -39,6 +38,7 @@ from engines.generation.repeats import REPEATS
 from engines.generation.run_folder import check_folder, check_format, locked, read_run, run_errors, start_run
 from engines.generation.settings import GenerateSettings, RunSettings
 from engines.generation.writer import ImageWriter, Written
+from engines.labels.rules import Rules, drop_reason, labels_of
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend

@@ -17,7 +17,7 @@ from engines.adapter.inference import LABEL_VIEWS, SCORE_FLOOR
 from engines.adapter.info import from_object
 from engines.datasets.duplicates import NEAR
 from engines.errors import BundleError, RunError, UsageError
-from engines.generation.scores import EXPECTED_SCORE, Score, check_uncertain, full_score, highest, in_range, shown
+from engines.labels.scores import EXPECTED_SCORE, Score, check_uncertain, full_score, highest, in_range, shown
 
 FORMAT = 2  # version of run.json, and of the order in which a chunk's jobs are painted
 OLDER = (1,)  # formats of runs that can be read, but not gone on with

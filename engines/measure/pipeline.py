@@ -43,7 +43,7 @@ from engines.diffusion.libraries import silence_libraries
 from engines.errors import BackendError, UsageError
 from engines.generation.jobs import Job
 from engines.generation.painter import read_crop
-from engines.generation.scores import by_label
+from engines.labels.scores import by_label
 from engines.measure.workload import WorkloadJobs
 
 _STREAM = 2**21 + 3  # last part of the pipelines' noise keys (seed, index, part), beside those of `jobs`

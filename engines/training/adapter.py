@@ -29,7 +29,7 @@ from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
 from engines.diffusion.lora import fuse_loras, fused_hash
 from engines.errors import ModelError, TrainingError, UsageError
-from engines.evaluation.thresholds import Choice, choose_thresholds
+from engines.labels.thresholds import Choice, choose_thresholds
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, FrozenPyramid, SourceOptions, TunePart

@@ -16,7 +16,7 @@ from engines.common.files import sha256_file
 from engines.datasets.dataset import Record
 from engines.datasets.images import read_image
 from engines.errors import TrainingError
-from engines.evaluation.detection import Detections, mean_average_precision
+from engines.labels.average_precision import Detections, mean_average_precision
 from engines.training.augment import FrameOptions
 from engines.training.detectors.batches import MixedBatches, Sample, frame_size, mix_value
 from engines.training.detectors.config import INFO_FILE, DetectorOptions

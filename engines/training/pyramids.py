@@ -24,7 +24,7 @@ from engines.common.rng import generator, normal
 from engines.datasets.dataset import Record
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BaseModel, alphas_cumprod
-from engines.evaluation.detection import Detections, mean_average_precision
+from engines.labels.average_precision import Detections, mean_average_precision
 from engines.training.augment import FrameOptions, draw_frame
 from engines.training.trainer import autocast
 from engines.training.views import ImageStore, View

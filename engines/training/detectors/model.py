@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from engines.adapter.inference import prepare_frame
 from engines.common.files import sync_folder, write_json
 from engines.errors import ModelError
-from engines.evaluation.detection import Detections
+from engines.labels.average_precision import Detections
 from engines.training.detectors.config import (
     INFO_FILE,
     MULTIPLE,

@@ -13,7 +13,7 @@ import numpy as np
 
 from engines.adapter.inference import iou_matrix, without_duplicates
 from engines.generation.journal import Box
-from engines.generation.scores import Score, by_label, shown
+from engines.labels.scores import Score, by_label, shown
 
 SAME_OBJECT_IOU = 0.5  # a weak box that overlaps a label so much is another try at the labelled object
 _NO_BOX, _DOUBTFUL = "no box ", "doubtful labels"

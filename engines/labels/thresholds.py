@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.adapter.inference import SCORE_FLOOR, iou_matrix
-from engines.evaluation.detection import Annotations, Detections
+from engines.labels.average_precision import Annotations, Detections
 
 MATCH_IOU = 0.5  # a detection that overlaps an annotated box of its class so much has found it
 LEAST_BOXES = 10  # annotated boxes, and detections above a threshold, that a precision is believed from

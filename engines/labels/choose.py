@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from engines.evaluation.detection import Detections
-from engines.generation.filters import Rules, labels_of, uncertain_of
 from engines.generation.journal import Box, make_box
-from engines.generation.scores import FALLBACK, Matched, Score, check_uncertain, full_score
+from engines.labels.average_precision import Detections
+from engines.labels.rules import Rules, labels_of, uncertain_of
+from engines.labels.scores import FALLBACK, Matched, Score, check_uncertain, full_score
 
 Chosen = npt.NDArray[np.bool_]
 

@@ -1,0 +1,1 @@
+"""When a box is a label: boxes, scores, the rules of a dataset, and how good labels are against annotations."""
