@@ -32,14 +32,14 @@ from engines.bundle.graphs import ModelShape, graph_specs
 from engines.common.files import read_json
 from engines.diffusion.capture import capture
 from engines.errors import BundleError
-from engines.generation.jobs import make_job
-from engines.generation.painter import Painter
-from engines.generation.prepare import make_plan, resolve
-from engines.generation.settings import GenerateSettings
 from engines.measure.flops import graph_flops
 from engines.measure.memory import read_memory
 from engines.measure.roofline import best_rates, matmul_rates
 from engines.measure.timing import TimedBackend, Use, synchronise, time_calls
+from engines.painting.jobs import make_job
+from engines.painting.painter import Painter
+from engines.painting.resolve import make_plan, resolve
+from engines.painting.settings import GenerateSettings
 
 STEPS = 50  # the reference's
 OWN_STEPS = 25  # dengine's default

@@ -180,8 +180,8 @@ def paint(asked: Asked, folder: Path, shard: tuple[int, int] | None, notes: Path
     """One `generate`; writes to `notes` when each part was done, and how much memory was resident then."""
     from engines.generation.events import Event, Opened, Painted
     from engines.generation.loop import generate
-    from engines.generation.settings import GenerateSettings
     from engines.measure.memory import read_memory
+    from engines.painting.settings import GenerateSettings
 
     found: list[tuple[int, float, int | None]] = []  # images, seconds, bytes where they are known
     painted = 0

@@ -140,7 +140,7 @@ def write_jobs(folder: Path, workload: Workload, bundle: Bundle, references: Pat
     """jobs.json, the crops and the model in `folder`, for `peer_runner`: exactly the jobs that `generate` does."""
     from PIL import Image
 
-    from engines.generation.painter import read_crop
+    from engines.painting.painter import read_crop
 
     model = f"{MODEL}-{bundle.digest[:12]}"
     write_model(bundle, folder / model)
@@ -201,7 +201,7 @@ def label_seconds(bundle: Bundle, workload: Workload) -> dict[str, Any]:
     import torch
 
     from engines.backends import open_backend
-    from engines.generation.networks import Labeller
+    from engines.painting.networks import Labeller
 
     backend = open_backend(bundle, "torch", precision="f32", device="cpu")
     w, h = (side // bundle.vae_stride for side in workload.frame)

@@ -33,11 +33,11 @@ from speed_bars import OURS, best_ours, holds
 from speed_store import PROFILE, Result, Speed, Steps, middle, paint, run_generate
 
 from engines.common.files import sha256_file, write_atomic
-from engines.generation.settings import GenerateSettings
 from engines.measure.alone import run_alone
 from engines.measure.baseline import BATCHES, BaselineSettings, best_batch
 from engines.measure.machine import machine, versions
 from engines.measure.workload import WORKLOAD, Workload
+from engines.painting.settings import GenerateSettings
 
 REFERENCES, REFERENCE_SEED = 64, 1000  # images that are repainted, and the seed that they were painted with
 SEARCH_SEED = 1  # the search's jobs are other jobs than those that are reported

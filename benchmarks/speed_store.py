@@ -20,10 +20,10 @@ from engines.backends import ENGINES
 from engines.bundle.bundle import default_bundle, open_bundle
 from engines.common.files import sha256_file, write_json
 from engines.errors import BackendError, DengineError
-from engines.generation.settings import GenerateSettings
 from engines.measure.alone import ROOT
 from engines.measure.machine import machine, versions
 from engines.measure.workload import WORKLOAD, Workload
+from engines.painting.settings import GenerateSettings
 from engines.training.detectors.config import WEIGHTS_FILE
 
 Result = dict[str, Any]

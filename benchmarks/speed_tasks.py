@@ -30,7 +30,7 @@ LEAST = 0.5  # score of the detector's boxes that count, as in ablation.py
 # What `generate` imports on its way to a first image.
 IMPORTS = (
     "torch", "diffusers", "transformers", "onnx", "openvino", "PIL.Image", "engines.backends.openvino.backend",
-    "engines.generation.finalize", "engines.generation.loop", "engines.generation.painter",
+    "engines.generation.finalize", "engines.generation.loop", "engines.painting.painter",
 )  # fmt: skip
 
 

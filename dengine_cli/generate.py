@@ -109,8 +109,8 @@ def command(
     again. Defaults in brackets are those of dengine; a bundle may bring its own.
     """
     from engines.generation.loop import generate
-    from engines.generation.settings import GenerateSettings, parse_shard
     from engines.labels.scores import parse_near_duplicates, parse_score
+    from engines.painting.settings import GenerateSettings, parse_shard
 
     settings = GenerateSettings(
         out=out,

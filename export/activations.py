@@ -24,8 +24,8 @@ from engines.bundle.bundle import Bundle
 from engines.datasets.images import read_image
 from engines.diffusion.latents import to_pixels
 from engines.generation.journal import IMAGES
-from engines.generation.networks import fill, prepare
-from engines.generation.settings import GenerateSettings
+from engines.painting.networks import fill, prepare
+from engines.painting.settings import GenerateSettings
 from export.agreement import paint_jobs
 
 JOBS = 12  # painted to measure on, with the bundle's own number of steps

@@ -23,9 +23,9 @@ from engines.diffusion.capture import Step, capture
 from engines.diffusion.sampler import SlotSampler, Task, UNetCall
 from engines.diffusion.schedule import make_schedule
 from engines.errors import DengineError
-from engines.generation.networks import TextEncoder, prepare
-from engines.generation.prepare import GPU_SLOTS, resolve
-from engines.generation.settings import GenerateSettings, RunSettings
+from engines.painting.networks import TextEncoder, prepare
+from engines.painting.resolve import GPU_SLOTS, resolve
+from engines.painting.settings import GenerateSettings, RunSettings
 from export.agreement import LEAST, compare_engines
 from export.check_plans import is_black
 from export.matching import MATCHINGS, match_boxes

@@ -1,7 +1,7 @@
 """Which shapes TensorRT plans are built for.
 
 Knows: how `--batch` and `--size` become profiles (smallest, usual, largest) of every graph, so that a `generate` with
-those settings finds all it prepares (`engines.generation.needs`). Does not know how a plan is built.
+those settings finds all it prepares (`engines.painting.needs`). Does not know how a plan is built.
 
 Static by default: a profile whose three shapes are one. A graph that is run at two batch sizes, as the UNet is for the
 sampler and for the label pass, has two profiles in one plan, and its weights on the GPU once. A range of batches makes
@@ -14,8 +14,8 @@ from itertools import pairwise
 from engines.backends.tensorrt.plans import Bounds
 from engines.bundle.bundle import Bundle
 from engines.errors import UsageError
-from engines.generation.needs import Size, default_rows, painted_graphs
-from engines.generation.prepare import GPU_SLOTS
+from engines.painting.needs import Size, default_rows, painted_graphs
+from engines.painting.resolve import GPU_SLOTS
 
 Batches = tuple[int, int, int]  # smallest, usual, largest number of images in work at once
 Frames = tuple[Size, Size, Size]  # smallest, usual, largest (width, height) in pixels

@@ -15,7 +15,7 @@ from engines.generation.events import Event, RunSummary
 from engines.generation.finalize import ANNOTATIONS
 from engines.generation.journal import IMAGES, JOURNAL, read_entries
 from engines.generation.loop import generate
-from engines.generation.settings import GenerateSettings
+from engines.painting.settings import GenerateSettings
 
 Generate = Callable[..., RunSummary]
 

@@ -33,8 +33,8 @@ from engines.diffusion.sampler import SlotSampler
 from engines.errors import BackendError, ExportError, UsageError
 from engines.generation.events import Event, Stage
 from engines.generation.loop import generate
-from engines.generation.settings import GenerateSettings
 from engines.labelling import LabelSettings, label
+from engines.painting.settings import GenerateSettings
 from export import check_plans, to_tensorrt
 from export.build_progress import BuildProgress
 from export.plan_profiles import Batches, Frames

@@ -11,8 +11,8 @@ import pytest
 from test_finalize import make_run
 
 from engines.errors import UsageError
-from engines.generation.settings import GenerateSettings
 from engines.labels.average_precision import Detections
+from engines.painting.settings import GenerateSettings
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,7 @@ def test_generate_repaints_the_named_part_of_the_references_alone(
 def test_ctrl_c_finishes_and_says_how_to_go_on(
     toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engines.generation import painter
+    from engines.painting import painter
 
     ticks: list[int] = []
     before = painter.Painter.paint

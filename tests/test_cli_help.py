@@ -135,8 +135,8 @@ def option_defaults(verb: str) -> dict[str, str]:
 
 
 def test_help_of_generate_writes_the_defaults_that_are_used() -> None:
-    from engines.generation.settings import DEFAULTS, JPEG_QUALITY
     from engines.labels.scores import FALLBACK
+    from engines.painting.settings import DEFAULTS, JPEG_QUALITY
 
     shown = option_defaults("generate")
     for name in ("steps", "sampler", "eta", "guidance"):

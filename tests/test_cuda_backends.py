@@ -18,7 +18,7 @@ from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.diffusion import capture
 from engines.errors import BackendError, UsageError
 from engines.generation.loop import generate
-from engines.generation.settings import GenerateSettings
+from engines.painting.settings import GenerateSettings
 
 CUDA = torch.device("cuda", 0)
 CANNOT_RECORD = "This session cannot use the graph capture feature as requested by the user"

@@ -67,8 +67,8 @@ def test_a_float16_bundle_paints_and_labels(toy_bundle_fp16: Path, tmp_path: Pat
     from PIL import Image
 
     from engines.generation.loop import generate
-    from engines.generation.settings import GenerateSettings
     from engines.labelling import LabelSettings, label
+    from engines.painting.settings import GenerateSettings
 
     for engine in ("onnxruntime", "openvino", "torch"):
         out = tmp_path / engine

@@ -13,9 +13,9 @@ from fakes import FRAME, LENGTH, STRIDE, WIDTH, FakeBackend, FakeCall, Z, as_bac
 from engines.diffusion.latents import to_uint8
 from engines.diffusion.sampler import Task
 from engines.errors import NumericalError
-from engines.generation.finisher import Finished, Finisher, Outcome
-from engines.generation.jobs import Job
-from engines.generation.networks import Preparing, cores_for_graphs
+from engines.painting.finisher import Finished, Finisher, Outcome
+from engines.painting.jobs import Job
+from engines.painting.networks import Preparing, cores_for_graphs
 
 BATCH = 2
 
@@ -83,7 +83,7 @@ def test_outcomes_come_once_and_in_order_though_earlier_ones_take_longer(
         time.sleep(next(seconds))
         return to_uint8(pixels)
 
-    monkeypatch.setattr("engines.generation.finisher.to_uint8", slow)
+    monkeypatch.setattr("engines.painting.finisher.to_uint8", slow)
     found: list[Outcome] = []
     with make_finisher(tmp_path) as finisher:
         for indices in ((4, 1), (0, 7), (3, 2), (6,)):
@@ -113,7 +113,7 @@ def test_only_two_batches_are_in_work_and_the_rest_waits(tmp_path: Path, monkeyp
         go.wait(10)
         return to_uint8(pixels)
 
-    monkeypatch.setattr("engines.generation.finisher.to_uint8", held)
+    monkeypatch.setattr("engines.painting.finisher.to_uint8", held)
     handed: list[int] = []
     with make_finisher(tmp_path) as finisher:
 

@@ -19,8 +19,8 @@ from engines.generation.events import Event, Opened, Painted, Stage, Tick
 from engines.generation.finalize import ANNOTATIONS, PREVIEW, finalize
 from engines.generation.journal import IMAGES, JOURNAL, SPARE, read_entries
 from engines.generation.loop import generate
-from engines.generation.settings import GenerateSettings
 from engines.labels.rules import quality
+from engines.painting.settings import GenerateSettings
 
 
 @pytest.fixture

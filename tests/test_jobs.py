@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engines.datasets.dataset import Record
-from engines.generation.jobs import Job, Plan, balanced_shares, chunk_ranges, make_job
+from engines.painting.jobs import Job, Plan, balanced_shares, chunk_ranges, make_job
 
 CLASSES = ("rbc", "wbc")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from engines.errors import RunError
-from engines.generation.jobs import chunk_ranges
 from engines.generation.journal import (
     IMAGES,
     JOURNAL,
@@ -21,6 +20,7 @@ from engines.generation.journal import (
     read_progress,
     remove_images_from,
 )
+from engines.painting.jobs import chunk_ranges
 
 
 def entry(index: int, kept: bool = True) -> Entry:

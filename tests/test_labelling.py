@@ -143,7 +143,7 @@ def test_an_images_labels_do_not_depend_on_the_others(tmp_path: Path) -> None:
 def test_the_prompt_is_the_one_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompt: str, wanted: set[str]
 ) -> None:
-    from engines.generation.networks import TextEncoder
+    from engines.painting.networks import TextEncoder
 
     seen = set()
     real = TextEncoder.__call__

@@ -8,9 +8,9 @@ import fakes
 import pytest
 import torch
 
-from engines.generation.networks import prepare
 from engines.measure import timing
 from engines.measure.timing import Interval, TimedBackend, Use, covered, outside_share, spread, time_calls
+from engines.painting.networks import prepare
 
 CPU = torch.device("cpu")
 USE = Use("unet", 8, None)

@@ -8,9 +8,9 @@ from painting import make_references
 
 from engines.datasets.dataset import open_dataset
 from engines.errors import UsageError
-from engines.generation.jobs import make_job
-from engines.generation.prepare import make_plan, resolve
 from engines.measure.workload import WORKLOAD, Workload, jobs_of
+from engines.painting.jobs import make_job
+from engines.painting.resolve import make_plan, resolve
 
 SMALL = Workload(frame=fakes.FRAME, steps=10, jobs=20, seed=3)
 

@@ -16,7 +16,7 @@ from engines.generation.loop import generate
 from engines.generation.merge import merge
 from engines.generation.repeats import REPEATS_IMAGE
 from engines.generation.run_folder import RUN
-from engines.generation.settings import GenerateSettings
+from engines.painting.settings import GenerateSettings
 
 Paint = Callable[..., Path]
 

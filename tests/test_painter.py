@@ -12,11 +12,11 @@ from PIL import Image
 
 from engines.datasets.dataset import open_dataset
 from engines.datasets.images import read_image
-from engines.generation import painter as painter_module
-from engines.generation.jobs import Job, Plan, make_job
-from engines.generation.painter import Painter, longest_first
-from engines.generation.prepare import make_plan, resolve
-from engines.generation.settings import GenerateSettings
+from engines.painting import painter as painter_module
+from engines.painting.jobs import Job, Plan, make_job
+from engines.painting.painter import Painter, longest_first
+from engines.painting.resolve import make_plan, resolve
+from engines.painting.settings import GenerateSettings
 
 STEPS = 10
 

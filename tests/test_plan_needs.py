@@ -14,10 +14,10 @@ from engines.backends.tensorrt.plans import Needs
 from engines.diffusion.schedule import make_schedule
 from engines.errors import UsageError
 from engines.generation.loop import generate
-from engines.generation.needs import default_rows, generate_needs, label_needs
-from engines.generation.prepare import needed_rows
-from engines.generation.settings import GenerateSettings
 from engines.labelling import LabelSettings, label
+from engines.painting.needs import default_rows, generate_needs, label_needs
+from engines.painting.resolve import needed_rows
+from engines.painting.settings import GenerateSettings
 from export.plan_profiles import wanted_profiles
 
 # --- which are needed --------------------------------------------------------------------------------------------

@@ -14,9 +14,6 @@ from test_settings import run_settings
 from engines.datasets.dataset import open_dataset
 from engines.errors import DatasetError, RunError
 from engines.generation import repeats as repeats_module
-from engines.generation.jobs import make_job
-from engines.generation.painter import read_crop
-from engines.generation.prepare import dataset_hash
 from engines.generation.repeats import (
     REPEATS_IMAGE,
     REPEATS_REFERENCE,
@@ -25,7 +22,10 @@ from engines.generation.repeats import (
     find_repeats,
     reference_plan,
 )
-from engines.generation.settings import RunSettings
+from engines.painting.jobs import make_job
+from engines.painting.painter import read_crop
+from engines.painting.resolve import dataset_hash
+from engines.painting.settings import RunSettings
 
 
 def picture(number: int, size: tuple[int, int] = (48, 48)) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,7 @@ import pytest
 
 from engines.errors import BundleError, RunError, UsageError
 from engines.generation.run_folder import check_format
-from engines.generation.settings import (
+from engines.painting.settings import (
     GenerateSettings,
     RunSettings,
     default_chunk,

@@ -18,9 +18,9 @@ from PIL import Image
 from dengine_cli.main import app
 from engines.errors import BackendError, UsageError
 from engines.generation.events import DatasetSummary, RunSummary
-from engines.generation.painter import read_crop
-from engines.generation.settings import GenerateSettings
 from engines.measure.workload import Workload, jobs_of
+from engines.painting.painter import read_crop
+from engines.painting.settings import GenerateSettings
 
 MODULES = (
     "ablation",

@@ -30,15 +30,15 @@ from engines.datasets.writers import (
 )
 from engines.errors import RunError, UsageError
 from engines.generation.events import DatasetSummary
-from engines.generation.jobs import Plan
 from engines.generation.journal import IMAGES, JOURNAL, SPARE, Box, Entry, find_image, read_entries, remove_images_from
 from engines.generation.preview import PREVIEW_IMAGES, Sample, write_preview
 from engines.generation.repeats import Candidate, find_repeats, reference_plan
 from engines.generation.run_folder import RUN, locked, require_run, run_errors
-from engines.generation.settings import DATASET_FORMATS, RunSettings
 from engines.labels.matched import matched_score
 from engines.labels.rules import Rules, drop_reason, is_rule, labels_of, uncertain_of
 from engines.labels.scores import Matched, Score, check_uncertain, full_score, shown
+from engines.painting.jobs import Plan
+from engines.painting.settings import DATASET_FORMATS, RunSettings
 
 ANNOTATIONS = "annotations.json"
 PREVIEW = "preview.png"

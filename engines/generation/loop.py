@@ -19,8 +19,6 @@ from engines.datasets.dataset import open_dataset
 from engines.errors import RunError
 from engines.generation.events import Event, Opened, Painted, Report, RunSummary, Stage, Tick
 from engines.generation.finalize import remove_dataset_files, rules_of, write_dataset
-from engines.generation.finisher import Outcome
-from engines.generation.jobs import Plan, chunk_ranges, make_job
 from engines.generation.journal import (
     IMAGES,
     JOURNAL,
@@ -30,15 +28,17 @@ from engines.generation.journal import (
     read_progress,
     remove_images_from,
 )
-from engines.generation.needs import generate_needs
-from engines.generation.networks import cores_for_graphs
-from engines.generation.painter import Painter
-from engines.generation.prepare import make_plan, resolve
 from engines.generation.repeats import REPEATS
 from engines.generation.run_folder import check_folder, check_format, locked, read_run, run_errors, start_run
-from engines.generation.settings import GenerateSettings, RunSettings
 from engines.generation.writer import ImageWriter, Written
 from engines.labels.rules import Rules, drop_reason, labels_of
+from engines.painting.finisher import Outcome
+from engines.painting.jobs import Plan, chunk_ranges, make_job
+from engines.painting.needs import generate_needs
+from engines.painting.networks import cores_for_graphs
+from engines.painting.painter import Painter
+from engines.painting.resolve import make_plan, resolve
+from engines.painting.settings import GenerateSettings, RunSettings
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend

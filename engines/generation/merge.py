@@ -14,10 +14,10 @@ from engines.common.files import sync_folder, write_json
 from engines.errors import RunError, UsageError
 from engines.generation.events import DatasetSummary
 from engines.generation.finalize import write_dataset
-from engines.generation.jobs import chunk_ranges
 from engines.generation.journal import IMAGES, JOURNAL, Entry, Journal, find_image, read_entries, read_progress
 from engines.generation.run_folder import RUN, locked, require_run, run_errors
-from engines.generation.settings import RunSettings, differences
+from engines.painting.jobs import chunk_ranges
+from engines.painting.settings import RunSettings, differences
 
 
 def merge(folders: Sequence[Path], out: Path) -> DatasetSummary:

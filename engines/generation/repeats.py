@@ -22,8 +22,8 @@ from engines.datasets.dataset import open_dataset
 from engines.datasets.duplicates import NEAR, Sketches, Thumbnails, near_sketches, sketch, thumbnail
 from engines.datasets.images import read_image
 from engines.errors import DatasetError, RunError
-from engines.generation.jobs import Plan, make_job
-from engines.generation.settings import RunSettings
+from engines.painting.jobs import Plan, make_job
+from engines.painting.settings import RunSettings
 
 REPEATS_IMAGE = "nearly repeats an earlier image"
 REPEATS_REFERENCE = "nearly repeats a reference"
@@ -84,7 +84,7 @@ def reference_plan(run: RunSettings) -> Plan | None:
 
     Raises RunError where they are gone, or are no longer those that the run was painted from.
     """
-    from engines.generation.prepare import dataset_hash
+    from engines.painting.resolve import dataset_hash
 
     if run.reference is None:
         return None
@@ -135,7 +135,7 @@ def _whole(run: RunSettings, file: Path) -> Thumbnails:
 
 def _crop(run: RunSettings, plan: Plan, index: int) -> Thumbnails:
     """The thumbnail of what job `index` repainted, mirrored where it was."""
-    from engines.generation.painter import read_crop
+    from engines.painting.painter import read_crop
 
     return _unless_broken(run, lambda: read_crop(plan, make_job(plan, run.seed, index)))
 

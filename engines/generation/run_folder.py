@@ -12,7 +12,7 @@ from pathlib import Path
 from engines.common.files import read_json, write_json
 from engines.errors import RunError
 from engines.generation.journal import IMAGES, JOURNAL
-from engines.generation.settings import FORMAT, RunSettings, differences
+from engines.painting.settings import FORMAT, RunSettings, differences
 
 RUN = "run.json"
 LOCK = ".lock"

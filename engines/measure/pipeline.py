@@ -41,10 +41,10 @@ from engines.diffusion.base_model import alphas_cumprod
 from engines.diffusion.latents import label_latents
 from engines.diffusion.libraries import silence_libraries
 from engines.errors import BackendError, UsageError
-from engines.generation.jobs import Job
-from engines.generation.painter import read_crop
 from engines.labels.scores import by_label
 from engines.measure.workload import WorkloadJobs
+from engines.painting.jobs import Job
+from engines.painting.painter import read_crop
 
 _STREAM = 2**21 + 3  # last part of the pipelines' noise keys (seed, index, part), beside those of `jobs`
 

@@ -42,7 +42,7 @@ from engines.measure.workload import Workload
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend
-    from engines.generation.settings import GenerateSettings, RunSettings
+    from engines.painting.settings import GenerateSettings, RunSettings
 
 Tell = Callable[[str], None]
 

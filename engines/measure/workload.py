@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from engines.datasets.dataset import open_dataset
 from engines.diffusion.schedule import Schedule, start_index
 from engines.errors import UsageError
-from engines.generation.jobs import Job, Plan, make_job
-from engines.generation.prepare import painting_options
-from engines.generation.settings import GenerateSettings
+from engines.painting.jobs import Job, Plan, make_job
+from engines.painting.resolve import painting_options
+from engines.painting.settings import GenerateSettings
 
 if TYPE_CHECKING:
     from engines.bundle.bundle import Bundle

@@ -14,14 +14,8 @@ from engines.backends.tensorrt.plans import BUILT_AHEAD
 from engines.datasets.dataset import Dataset
 from engines.diffusion.schedule import Schedule, guided_steps, make_schedule, start_index
 from engines.errors import UsageError
-from engines.generation.jobs import Plan
-from engines.generation.settings import (
-    JPEG_QUALITY,
-    GenerateSettings,
-    RunSettings,
-    default_chunk,
-    resolve_options,
-)
+from engines.painting.jobs import Plan
+from engines.painting.settings import JPEG_QUALITY, GenerateSettings, RunSettings, default_chunk, resolve_options
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend

@@ -25,10 +25,10 @@ from engines.diffusion.latents import to_pixels
 from engines.diffusion.sampler import SlotSampler, Task, always_guided
 from engines.diffusion.schedule import make_schedule, start_index
 from engines.errors import DatasetError
-from engines.generation.finisher import Finished, Finisher, Outcome
-from engines.generation.jobs import Job, Plan
-from engines.generation.networks import LARGEST_BATCH, Preparing, TextEncoder, check_finite, fill, prepare
-from engines.generation.settings import RunSettings
+from engines.painting.finisher import Finished, Finisher, Outcome
+from engines.painting.jobs import Job, Plan
+from engines.painting.networks import LARGEST_BATCH, Preparing, TextEncoder, check_finite, fill, prepare
+from engines.painting.settings import RunSettings
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend, Call

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.backends.tensorrt.plans import Needs
-from engines.generation.networks import LARGEST_BATCH
-from engines.generation.prepare import GPU_SLOTS, needed_rows, painting_options, slots_and_rows
-from engines.generation.settings import GenerateSettings, RunSettings
+from engines.painting.networks import LARGEST_BATCH
+from engines.painting.resolve import GPU_SLOTS, needed_rows, painting_options, slots_and_rows
+from engines.painting.settings import GenerateSettings, RunSettings
 
 if TYPE_CHECKING:
     from engines.bundle.bundle import Bundle

@@ -1,0 +1,1 @@
+"""From a job to pixels and boxes, without a folder."""
