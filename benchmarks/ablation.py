@@ -32,15 +32,15 @@ from engines.datasets.images import read_image
 from engines.diffusion.prompts import class_words
 from engines.errors import UsageError
 from engines.evaluation.worth_matching import average_precision, figures, match
-from engines.generation.finalize import rules_of
-from engines.generation.journal import JOURNAL, Entry, find_image, read_entries
-from engines.generation.loop import generate
-from engines.generation.run_folder import require_run
 from engines.labels.average_precision import Detections, mean_average_precision
 from engines.labels.choose import choose
 from engines.labels.scores import parse_score
 from engines.labels.thresholds import matched
 from engines.painting.settings import GenerateSettings
+from engines.runs.finalize import rules_of
+from engines.runs.generate import generate
+from engines.runs.journal import JOURNAL, Entry, find_image, read_entries
+from engines.runs.run_folder import require_run
 from engines.training.detectors.config import INFO_FILE, WEIGHTS_FILE
 from engines.training.detectors.model import Detector, load_detector
 

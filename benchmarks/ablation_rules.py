@@ -24,15 +24,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.ablation import Truth, found_by, read_journal
 from engines.adapter.inference import iou_matrix
 from engines.common.files import write_atomic
-from engines.generation.journal import Entry, find_image
-from engines.generation.repeats import REPEATS_IMAGE, REPEATS_REFERENCE, Candidate, find_repeats, reference_plan
-from engines.generation.run_folder import require_run
 from engines.labels.average_precision import Detections
 from engines.labels.choose import choose
 from engines.labels.rules import Rules, drop_reason, quality
 from engines.labels.scores import FALLBACK, full_score, parse_score
 from engines.labels.thresholds import MATCH_IOU, in_crowds, matched
 from engines.painting.settings import RunSettings
+from engines.runs.journal import Entry, find_image
+from engines.runs.near_duplicates import REPEATS_IMAGE, REPEATS_REFERENCE, Candidate, find_repeats, reference_plan
+from engines.runs.run_folder import require_run
 from engines.training.detectors.model import Detector, load_detector
 
 RESULTS, TABLE = "rules.jsonl", "rules.md"

@@ -82,7 +82,7 @@ def import_libraries() -> None:
     """Import what every run needs, so that a forked one has it at once."""
     os.environ["OMP_NUM_THREADS"] = "1"
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    for name in ("diffusers", "transformers", "dengine_cli.main", "engines.generation.loop"):
+    for name in ("diffusers", "transformers", "dengine_cli.main", "engines.runs.generate"):
         importlib.import_module(name)
     from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: F401  they are only loaded when named
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401

@@ -101,8 +101,8 @@ def measure(asked: Asked, work: Path, shards: int) -> Record:
     from large_checks import SHOWN, different_files, find_mistakes, read_hashes
     from large_report import bars
 
-    from engines.generation.finalize import finalize
     from engines.measure.machine import machine, versions
+    from engines.runs.finalize import finalize
 
     whole = work / "whole"
     result: Record = {"machine": machine(), "versions": versions(), "images": asked.images, "shards": shards}
@@ -178,10 +178,10 @@ def shard_folder(work: Path, number: int, shards: int) -> Path:
 
 def paint(asked: Asked, folder: Path, shard: tuple[int, int] | None, notes: Path) -> None:
     """One `generate`; writes to `notes` when each part was done, and how much memory was resident then."""
-    from engines.generation.events import Event, Opened, Painted
-    from engines.generation.loop import generate
     from engines.measure.memory import read_memory
     from engines.painting.settings import GenerateSettings
+    from engines.runs.events import Event, Opened, Painted
+    from engines.runs.generate import generate
 
     found: list[tuple[int, float, int | None]] = []  # images, seconds, bytes where they are known
     painted = 0
@@ -225,8 +225,8 @@ def finalize_again(folder: Path, expected: Mapping[str, str]) -> Record:
     from large_checks import different_files, read_hashes
 
     from engines.datasets.duplicates import NEAR
-    from engines.generation.finalize import finalize
-    from engines.generation.repeats import REPEATS_IMAGE
+    from engines.runs.finalize import finalize
+    from engines.runs.near_duplicates import REPEATS_IMAGE
 
     plain = seconds_of(lambda: finalize(folder))
     changed = different_files(expected, read_hashes(folder))
@@ -245,7 +245,7 @@ def finalize_again(folder: Path, expected: Mapping[str, str]) -> Record:
 
 def merge_shards(work: Path, out: Path, shards: int) -> None:
     """Join the shards."""
-    from engines.generation.merge import merge
+    from engines.runs.merge import merge
 
     merge([shard_folder(work, number, shards) for number in range(1, shards + 1)], out)
 

@@ -18,10 +18,10 @@ import numpy as np
 from engines.bundle.bundle import default_bundle, open_bundle
 from engines.datasets.images import read_image
 from engines.diffusion.schedule import make_schedule, start_index, step_rows
-from engines.generation.journal import IMAGES, JOURNAL, image_name, read_entries
-from engines.generation.run_folder import require_run
 from engines.labels.average_precision import Detections, mean_average_precision
 from engines.measure.workload import Workload, WorkloadJobs, jobs_of
+from engines.runs.journal import IMAGES, JOURNAL, image_name, read_entries
+from engines.runs.run_folder import require_run
 from engines.training.detectors.model import load_detector
 from export.agreement import psnr
 
@@ -30,7 +30,7 @@ LEAST = 0.5  # score of the detector's boxes that count, as in ablation.py
 # What `generate` imports on its way to a first image.
 IMPORTS = (
     "torch", "diffusers", "transformers", "onnx", "openvino", "PIL.Image", "engines.backends.openvino.backend",
-    "engines.generation.finalize", "engines.generation.loop", "engines.painting.painter",
+    "engines.runs.finalize", "engines.runs.generate", "engines.painting.painter",
 )  # fmt: skip
 
 

@@ -35,21 +35,21 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tried_report import ALL, AS_IT_IS, report
 
 import engines.backends.openvino.backend as openvino
-import engines.generation.loop as loop
 import engines.painting.finisher as finisher
 import engines.painting.networks as networks
 import engines.painting.painter as painter
+import engines.runs.generate as loop
 from engines.bundle.bundle import default_bundle, open_bundle
 from engines.common.files import write_atomic, write_json
 from engines.diffusion.sampler import SlotSampler
-from engines.generation.events import Event, Opened
-from engines.generation.run_folder import require_run
-from engines.generation.writer import ImageWriter
 from engines.measure.alone import run_alone
 from engines.measure.machine import machine, versions
 from engines.measure.run import engine_task
 from engines.measure.workload import WORKLOAD, Workload, jobs_of
 from engines.painting.networks import Labeller
+from engines.runs.events import Event, Opened
+from engines.runs.run_folder import require_run
+from engines.runs.writer import ImageWriter
 
 JOBS, CHUNK, ROUNDS, SLOTS, PRECISION = 128, 64, 3, 16, "int8"
 _EVERY = 3  # so many runs with something undone come after one as it is

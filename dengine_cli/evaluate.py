@@ -99,7 +99,7 @@ def command(
 
 def _report(bars: console.ProgressBars) -> Any:
     from engines.evaluation.worth import TrainingStep
-    from engines.generation.events import Stage
+    from engines.runs.events import Stage
 
     show_training = console.training_report(bars)
 

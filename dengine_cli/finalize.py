@@ -62,8 +62,8 @@ def command(
     """Write a run's dataset again, with other thresholds or formats.
 
     Nothing is painted."""
-    from engines.generation.finalize import finalize
     from engines.labels.scores import parse_near_duplicates, parse_score_or_matched, shown
+    from engines.runs.finalize import finalize
 
     summary = finalize(
         run,

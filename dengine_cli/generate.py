@@ -9,7 +9,7 @@ from dengine_cli import console
 from dengine_cli.options import Compiled, Device, Precision, Slots, Threads, parse_list, parse_range, parse_size
 
 if TYPE_CHECKING:
-    from engines.generation.events import DatasetSummary, RunSummary
+    from engines.runs.events import DatasetSummary, RunSummary
 
 EXAMPLE = "dengine generate --count 1000 --bundle bundles/mine --reference my-dataset --out runs/first"
 _MANY = 1.5  # times as many labels as expected are worth a remark
@@ -108,9 +108,9 @@ def command(
     The same command gives the same files, byte for byte. A run that was stopped goes on when the command is given
     again. Defaults in brackets are those of dengine; a bundle may bring its own.
     """
-    from engines.generation.loop import generate
     from engines.labels.scores import parse_near_duplicates, parse_score
     from engines.painting.settings import GenerateSettings, parse_shard
+    from engines.runs.generate import generate
 
     settings = GenerateSettings(
         out=out,
@@ -167,7 +167,7 @@ class _Report:
         self._boxes = self._dropped = 0
 
     def __call__(self, event: Any) -> None:
-        from engines.generation.events import Opened, Painted, Stage
+        from engines.runs.events import Opened, Painted, Stage
 
         if isinstance(event, Stage):
             self._bars.line(event.text)

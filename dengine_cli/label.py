@@ -76,7 +76,7 @@ def command(
 
 
 def _report(bars: console.ProgressBars) -> Any:
-    from engines.generation.events import Labelled, Stage
+    from engines.runs.events import Labelled, Stage
 
     def report(event: Any) -> None:
         if isinstance(event, Stage):

@@ -18,6 +18,6 @@ def command(
     """Join the shards of a run into one dataset.
 
     The result is, byte for byte, what the same run would have made without --shard."""
-    from engines.generation.merge import merge
+    from engines.runs.merge import merge
 
     show_dataset(merge(runs, out))

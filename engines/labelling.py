@@ -30,8 +30,6 @@ from engines.datasets.images import read_image
 from engines.datasets.writers import Annotated, write_coco
 from engines.diffusion.prompts import MAX_LISTED, class_words, generic_prompt, listing_prompt
 from engines.errors import DatasetError, RunError, UsageError
-from engines.generation.events import Labelled, Report, Stage
-from engines.generation.run_folder import run_errors
 from engines.labels.average_precision import Detections, mean_average_precision
 from engines.labels.choose import choose, journal_boxes, label_rules
 from engines.labels.matched import check_frequencies, matched_score
@@ -40,6 +38,8 @@ from engines.labels.scores import Matched, Score
 from engines.labels.thresholds import precision_and_recall
 from engines.painting.needs import label_needs
 from engines.painting.networks import LARGEST_BATCH, Labeller, TextEncoder, check_finite, fill, prepare
+from engines.runs.events import Labelled, Report, Stage
+from engines.runs.run_folder import run_errors
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend, Call

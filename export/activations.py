@@ -23,9 +23,9 @@ from engines.backends.torch import TorchBackend
 from engines.bundle.bundle import Bundle
 from engines.datasets.images import read_image
 from engines.diffusion.latents import to_pixels
-from engines.generation.journal import IMAGES
 from engines.painting.networks import fill, prepare
 from engines.painting.settings import GenerateSettings
+from engines.runs.journal import IMAGES
 from export.agreement import paint_jobs
 
 JOBS = 12  # painted to measure on, with the bundle's own number of steps

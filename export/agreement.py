@@ -24,11 +24,11 @@ from engines.backends.rows import is_full_size
 from engines.bundle.bundle import Bundle
 from engines.datasets.images import read_image
 from engines.errors import ExportError
-from engines.generation.journal import IMAGES, JOURNAL, Entry, boxes_above, read_entries
-from engines.generation.loop import run
 from engines.labels.average_precision import Detections, mean_average_precision
 from engines.painting.resolve import make_plan, resolve
 from engines.painting.settings import GenerateSettings
+from engines.runs.generate import run
+from engines.runs.journal import IMAGES, JOURNAL, Entry, boxes_above, read_entries
 from export.memory import release_memory
 from export.verify import check_precision
 

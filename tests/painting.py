@@ -10,12 +10,12 @@ import pytest
 from fakes import FakeBackend, make_bundle
 from PIL import Image
 
-from engines.generation import preview as preview_module
-from engines.generation.events import Event, RunSummary
-from engines.generation.finalize import ANNOTATIONS
-from engines.generation.journal import IMAGES, JOURNAL, read_entries
-from engines.generation.loop import generate
 from engines.painting.settings import GenerateSettings
+from engines.runs import preview as preview_module
+from engines.runs.events import Event, RunSummary
+from engines.runs.finalize import ANNOTATIONS
+from engines.runs.generate import generate
+from engines.runs.journal import IMAGES, JOURNAL, read_entries
 
 Generate = Callable[..., RunSummary]
 

@@ -31,10 +31,10 @@ from engines.backends.tensorrt.plans import Needs, PlanStore, build_command, pla
 from engines.bundle.bundle import Bundle
 from engines.diffusion.sampler import SlotSampler
 from engines.errors import BackendError, ExportError, UsageError
-from engines.generation.events import Event, Stage
-from engines.generation.loop import generate
 from engines.labelling import LabelSettings, label
 from engines.painting.settings import GenerateSettings
+from engines.runs.events import Event, Stage
+from engines.runs.generate import generate
 from export import check_plans, to_tensorrt
 from export.build_progress import BuildProgress
 from export.plan_profiles import Batches, Frames

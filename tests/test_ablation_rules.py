@@ -10,10 +10,10 @@ import pytest
 from test_finalize import make_run
 
 from benchmarks.ablation_rules import Painted, look_at, measure, rows, table
-from engines.generation.journal import IMAGES, SPARE
-from engines.generation.repeats import REPEATS_IMAGE
 from engines.labels.average_precision import Detections
 from engines.labels.rules import Rules
+from engines.runs.journal import IMAGES, SPARE
+from engines.runs.near_duplicates import REPEATS_IMAGE
 
 NAMES = ("a", "b")
 

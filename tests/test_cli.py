@@ -293,7 +293,7 @@ def test_a_file_or_a_strange_folder_as_output_is_refused(toy_bundle: Path, tmp_p
 
 
 def test_two_runs_on_one_folder_are_refused(run: tuple[Path, Result], toy_bundle: Path) -> None:
-    from engines.generation.run_folder import locked
+    from engines.runs.run_folder import locked
 
     with locked(run[0]):
         assert_fails(dengine(*painting(toy_bundle, run[0], "--count", 2)), 1, "in use", str(run[0]))

@@ -17,8 +17,8 @@ from engines.backends.onnxruntime import CUDA_PROVIDER, OrtBackend
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.diffusion import capture
 from engines.errors import BackendError, UsageError
-from engines.generation.loop import generate
 from engines.painting.settings import GenerateSettings
+from engines.runs.generate import generate
 
 CUDA = torch.device("cuda", 0)
 CANNOT_RECORD = "This session cannot use the graph capture feature as requested by the user"

@@ -66,9 +66,9 @@ def test_what_is_printed_of_a_float16_bundle_names_the_largest_numbers_and_the_i
 def test_a_float16_bundle_paints_and_labels(toy_bundle_fp16: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    from engines.generation.loop import generate
     from engines.labelling import LabelSettings, label
     from engines.painting.settings import GenerateSettings
+    from engines.runs.generate import generate
 
     for engine in ("onnxruntime", "openvino", "torch"):
         out = tmp_path / engine

@@ -2,8 +2,8 @@
 
 import pytest
 
-from engines.generation.journal import Box
 from engines.labels.rules import Rules, drop_reason, is_rule, labels_of, quality, uncertain_of
+from engines.runs.journal import Box
 
 NAMES = ("a", "b")
 

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from dengine_cli import main as program
 from engines.errors import DatasetError, RunError, UsageError
-from engines.generation import preview as preview_module
-from engines.generation.finalize import ANNOTATIONS, PREVIEW, finalize
-from engines.generation.journal import IMAGES, JOURNAL, SPARE, Box, Entry, Journal, image_name
-from engines.generation.repeats import REPEATS_TRAINING
-from engines.generation.run_folder import locked, start_run
 from engines.labels.scores import highest
+from engines.runs import preview as preview_module
+from engines.runs.finalize import ANNOTATIONS, PREVIEW, finalize
+from engines.runs.journal import IMAGES, JOURNAL, SPARE, Box, Entry, Journal, image_name
+from engines.runs.near_duplicates import REPEATS_TRAINING
+from engines.runs.run_folder import locked, start_run
 
 SCORES = (0.9, 0.45, 0.1, 0.6, 0.31, 0.05, 0.8)  # the best box of each image
 
@@ -221,7 +221,7 @@ def test_a_full_disk_leaves_the_old_dataset(tmp_path: Path, monkeypatch: pytest.
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as disk:
-        disk.setattr("engines.generation.finalize.write_yolo", full)
+        disk.setattr("engines.runs.finalize.write_yolo", full)
         with pytest.raises(RunError, match="No space left"):
             finalize(run, score=0.5, formats=("yolo",))
     assert tree(run) == before

@@ -13,14 +13,14 @@ from painting import Generate, check_consistent, make_paint, make_references, pa
 from PIL import Image
 
 from engines.errors import RunError
-from engines.generation import journal as journal_module
-from engines.generation import preview as preview_module
-from engines.generation.events import Event, Opened, Painted, Stage, Tick
-from engines.generation.finalize import ANNOTATIONS, PREVIEW, finalize
-from engines.generation.journal import IMAGES, JOURNAL, SPARE, read_entries
-from engines.generation.loop import generate
 from engines.labels.rules import quality
 from engines.painting.settings import GenerateSettings
+from engines.runs import journal as journal_module
+from engines.runs import preview as preview_module
+from engines.runs.events import Event, Opened, Painted, Stage, Tick
+from engines.runs.finalize import ANNOTATIONS, PREVIEW, finalize
+from engines.runs.generate import generate
+from engines.runs.journal import IMAGES, JOURNAL, SPARE, read_entries
 
 
 @pytest.fixture

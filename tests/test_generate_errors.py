@@ -13,8 +13,8 @@ from painting import Generate, check_consistent, make_paint, make_references
 
 from engines.common.files import write_atomic
 from engines.errors import NumericalError, RunError, UsageError
-from engines.generation.events import Event, Painted
-from engines.generation.journal import IMAGES, JOURNAL, read_entries
+from engines.runs.events import Event, Painted
+from engines.runs.journal import IMAGES, JOURNAL, read_entries
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_afterwards(
         write_atomic(path, data)
 
     with monkeypatch.context() as disk:
-        disk.setattr("engines.generation.writer.write_atomic", until_full)
+        disk.setattr("engines.runs.writer.write_atomic", until_full)
         with pytest.raises(RunError, match="No space left on the disk"):
             paint(tmp_path / "run", jobs=18, keep_empty=True)
     paint(tmp_path / "run", jobs=18, keep_empty=True)

@@ -11,9 +11,9 @@ from painting import Generate, check_consistent, make_paint, make_references, pa
 from PIL import Image
 
 from engines.errors import DatasetError, RunError
-from engines.generation.finalize import finalize
-from engines.generation.journal import IMAGES, JOURNAL, read_entries
-from engines.generation.repeats import REPEATS_IMAGE, REPEATS_REFERENCE
+from engines.runs.finalize import finalize
+from engines.runs.journal import IMAGES, JOURNAL, read_entries
+from engines.runs.near_duplicates import REPEATS_IMAGE, REPEATS_REFERENCE
 
 
 @pytest.fixture

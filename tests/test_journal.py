@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from engines.errors import RunError
-from engines.generation.journal import (
+from engines.painting.jobs import chunk_ranges
+from engines.runs.journal import (
     IMAGES,
     JOURNAL,
     SPARE,
@@ -20,7 +21,6 @@ from engines.generation.journal import (
     read_progress,
     remove_images_from,
 )
-from engines.painting.jobs import chunk_ranges
 
 
 def entry(index: int, kept: bool = True) -> Entry:

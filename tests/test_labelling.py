@@ -15,9 +15,9 @@ from PIL import Image
 from engines.datasets.dataset import Dataset, open_dataset
 from engines.datasets.writers import Annotated, write_coco
 from engines.errors import DatasetError, NumericalError, RunError, UsageError
-from engines.generation.events import Event, Labelled
 from engines.labelling import LabelSettings, LabelSummary, label, label_images
 from engines.labels.choose import label_rules
+from engines.runs.events import Event, Labelled
 
 SIZES = ((64, 48), (48, 64), (64, 48), (100, 50), (24, 20))  # the fake bundle's short side is 32, its multiple 8
 BOX = (0.25, 0.5, 0.5, 1.0)  # corners as shares of an image

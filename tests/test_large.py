@@ -11,8 +11,8 @@ import pytest
 from fakes import FakeBackend, make_bundle
 from test_full_size import load
 
-from engines.generation import preview as preview_module
-from engines.generation.finalize import finalize
+from engines.runs import preview as preview_module
+from engines.runs.finalize import finalize
 
 IMAGES, SHARDS = 20, 2
 

@@ -13,13 +13,13 @@ from test_labelling import make_data
 from dengine_cli.generate import show_dataset
 from engines.adapter.info import AdapterConfig, AdapterInfo
 from engines.errors import RunError, UsageError
-from engines.generation.finalize import finalize
-from engines.generation.journal import JOURNAL, Box
 from engines.labelling import label_images
 from engines.labels.choose import label_rules
 from engines.labels.matched import matched_score
 from engines.labels.rules import Rules
 from engines.labels.scores import MATCHED, Score, parse_score, parse_score_or_matched
+from engines.runs.finalize import finalize
+from engines.runs.journal import JOURNAL, Box
 
 NAMES = ("a", "b")
 

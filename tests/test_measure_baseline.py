@@ -14,12 +14,12 @@ from PIL import Image
 from engines.bundle.bundle import open_bundle
 from engines.diffusion.latents import initial_noise
 from engines.errors import BackendError, UsageError
-from engines.generation.journal import read_entries
-from engines.generation.loop import generate
 from engines.measure import baseline
 from engines.measure.baseline import BaselineSettings, best_batch, run_baseline, try_batches
 from engines.measure.pipeline import Baseline, batches_of, torch_device
 from engines.measure.workload import Workload, jobs_of
+from engines.runs.generate import generate
+from engines.runs.journal import read_entries
 
 WORKLOAD = Workload(frame=(64, 48), steps=5, jobs=5, guidance=3.0, strength=(0.4, 0.8))
 SCORE = 0.08

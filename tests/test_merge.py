@@ -10,13 +10,13 @@ import torch
 from fakes import FakeBackend, FakeCall, make_bundle, tree
 
 from engines.errors import RunError, UsageError
-from engines.generation import preview as preview_module
-from engines.generation.journal import JOURNAL
-from engines.generation.loop import generate
-from engines.generation.merge import merge
-from engines.generation.repeats import REPEATS_IMAGE
-from engines.generation.run_folder import RUN
 from engines.painting.settings import GenerateSettings
+from engines.runs import preview as preview_module
+from engines.runs.generate import generate
+from engines.runs.journal import JOURNAL
+from engines.runs.merge import merge
+from engines.runs.near_duplicates import REPEATS_IMAGE
+from engines.runs.run_folder import RUN
 
 Paint = Callable[..., Path]
 

@@ -13,11 +13,11 @@ from dengine_cli.options import parse_batches, parse_sizes
 from engines.backends.tensorrt.plans import Needs
 from engines.diffusion.schedule import make_schedule
 from engines.errors import UsageError
-from engines.generation.loop import generate
 from engines.labelling import LabelSettings, label
 from engines.painting.needs import default_rows, generate_needs, label_needs
 from engines.painting.resolve import needed_rows
 from engines.painting.settings import GenerateSettings
+from engines.runs.generate import generate
 from export.plan_profiles import wanted_profiles
 
 # --- which are needed --------------------------------------------------------------------------------------------

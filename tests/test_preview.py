@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from engines.generation.journal import Box
-from engines.generation.preview import Sample, class_colour, write_preview
+from engines.runs.journal import Box
+from engines.runs.preview import Sample, class_colour, write_preview
 
 
 def grey_image(path: Path, size: tuple[int, int] = (60, 40)) -> Path:

@@ -36,8 +36,8 @@ from engines.common.rng import generator
 from engines.datasets.dataset import open_dataset
 from engines.errors import DatasetError, UsageError
 from engines.evaluation.worth_figures import Result, compare
-from engines.generation.finalize import finalize
 from engines.labels.average_precision import Detections
+from engines.runs.finalize import finalize
 
 BCCD = Path(__file__).parent.parent.parent / "shared" / "bccd"
 

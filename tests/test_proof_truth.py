@@ -12,12 +12,12 @@ from test_settings import run_settings
 
 from benchmarks.proof.truth import read_labels
 from engines.datasets.dataset import open_dataset
-from engines.generation.journal import IMAGES, Entry, Journal, image_name
-from engines.generation.repeats import reference_plan
-from engines.generation.run_folder import start_run
 from engines.painting.jobs import make_job
 from engines.painting.painter import read_crop
 from engines.painting.resolve import dataset_hash
+from engines.runs.journal import IMAGES, Entry, Journal, image_name
+from engines.runs.near_duplicates import reference_plan
+from engines.runs.run_folder import start_run
 
 
 @dataclass

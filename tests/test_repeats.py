@@ -13,8 +13,12 @@ from test_settings import run_settings
 
 from engines.datasets.dataset import open_dataset
 from engines.errors import DatasetError, RunError
-from engines.generation import repeats as repeats_module
-from engines.generation.repeats import (
+from engines.painting.jobs import make_job
+from engines.painting.painter import read_crop
+from engines.painting.resolve import dataset_hash
+from engines.painting.settings import RunSettings
+from engines.runs import near_duplicates as repeats_module
+from engines.runs.near_duplicates import (
     REPEATS_IMAGE,
     REPEATS_REFERENCE,
     REPEATS_TRAINING,
@@ -22,10 +26,6 @@ from engines.generation.repeats import (
     find_repeats,
     reference_plan,
 )
-from engines.painting.jobs import make_job
-from engines.painting.painter import read_crop
-from engines.painting.resolve import dataset_hash
-from engines.painting.settings import RunSettings
 
 
 def picture(number: int, size: tuple[int, int] = (48, 48)) -> npt.NDArray[np.uint8]:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from engines.errors import BundleError, RunError, UsageError
-from engines.generation.run_folder import check_format
 from engines.painting.settings import (
     GenerateSettings,
     RunSettings,
@@ -16,6 +15,7 @@ from engines.painting.settings import (
     parse_shard,
     resolve_options,
 )
+from engines.runs.run_folder import check_format
 
 OUT = Path("run")
 CLASSES = ("a", "b")

@@ -17,10 +17,10 @@ from PIL import Image
 
 from dengine_cli.main import app
 from engines.errors import BackendError, UsageError
-from engines.generation.events import DatasetSummary, RunSummary
 from engines.measure.workload import Workload, jobs_of
 from engines.painting.painter import read_crop
 from engines.painting.settings import GenerateSettings
+from engines.runs.events import DatasetSummary, RunSummary
 
 MODULES = (
     "ablation",
@@ -181,7 +181,7 @@ def test_the_command_line_asks_for_the_workloads_settings(
         dataset = DatasetSummary(tmp_path, tmp_path / "annotations.json", None, 0, 0, {}, 0)
         return RunSummary(dataset, 0, 0.0, 0.0, None, False, "fake")
 
-    monkeypatch.setattr("engines.generation.loop.generate", generate)
+    monkeypatch.setattr("engines.runs.generate.generate", generate)
     workload = Workload()
     changed: dict[str, Any] = {"sampler": "dpmpp", "steps": 10, "guidance_interval": (0.4, 1.0), "precision": "f32"}
     changed["device"] = "cpu"

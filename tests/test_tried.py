@@ -18,10 +18,10 @@ from engines.backends.base import Call
 from engines.backends.openvino.backend import OpenVinoBackend
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.diffusion.sampler import SlotSampler
-from engines.generation import writer
-from engines.generation.events import Event, Painted
 from engines.measure.workload import Workload
 from engines.painting import finisher, painter
+from engines.runs import writer
+from engines.runs.events import Event, Painted
 
 OURS = {  # what is done outside OpenVINO, and what is seen where it is undone
     "an image's prompt is encoded once": "texts",

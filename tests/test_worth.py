@@ -19,9 +19,9 @@ from engines.errors import DatasetError, DengineError, RunError, UsageError
 from engines.evaluation import worth
 from engines.evaluation.worth import COMPARISON, PLOT, RESULT, TRAININGS, TrainingStep, evaluate
 from engines.evaluation.worth_data import EvaluateSettings, WorthData, open_data
-from engines.generation.finalize import ANNOTATIONS
-from engines.generation.journal import IMAGES, JOURNAL
-from engines.generation.run_folder import start_run
+from engines.runs.finalize import ANNOTATIONS
+from engines.runs.journal import IMAGES, JOURNAL
+from engines.runs.run_folder import start_run
 from engines.training import detector as training
 from engines.training.trainer import Progress
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from engines.generation import writer as writer_module
-from engines.generation.writer import ImageWriter, encode_image
+from engines.runs import writer as writer_module
+from engines.runs.writer import ImageWriter, encode_image
 
 
 def picture(seed: int = 0) -> npt.NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks.proof.described import strengths
 from benchmarks.proof.plan import FULL, Plan
 from engines.common.files import write_atomic
-from engines.generation.finalize import PREVIEW
+from engines.runs.finalize import PREVIEW
 
 CURVES = "curves.png"
 _SHEET_WIDTH, _SHEET_HEIGHT = 1300, 1000  # pixels that are kept of a preview

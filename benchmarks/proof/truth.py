@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from benchmarks.proof.workplace import ProofError, Workplace
 from engines.datasets.dataset import Record, open_dataset
-from engines.generation.journal import JOURNAL, read_entries
-from engines.generation.repeats import reference_plan
-from engines.generation.run_folder import RUN, require_run
 from engines.labels.average_precision import Detections
 from engines.labels.thresholds import precision_and_recall
 from engines.painting.jobs import Job, make_job
+from engines.runs.journal import JOURNAL, read_entries
+from engines.runs.near_duplicates import reference_plan
+from engines.runs.run_folder import RUN, require_run
 from engines.training.views import clip_boxes, mirror_boxes
 
 EDGES = (0.0, 0.2, 0.3, 0.45, 0.6)  # strengths that the ranges which are told apart begin with

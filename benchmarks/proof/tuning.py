@@ -21,8 +21,8 @@ from engines.adapter.info import from_object
 from engines.common.files import read_json, write_json
 from engines.datasets.dataset import Record, open_dataset
 from engines.errors import UsageError
-from engines.generation.journal import JOURNAL, read_entries
-from engines.generation.run_folder import RUN, require_run
+from engines.runs.journal import JOURNAL, read_entries
+from engines.runs.run_folder import RUN, require_run
 from engines.training.detector import Curve, TrainingSet, measure, train_detector
 from engines.training.detectors.batches import Sample
 from engines.training.detectors.config import DetectorOptions, preset

@@ -28,9 +28,9 @@ from engines.errors import RunError, UsageError
 from engines.evaluation.worth_data import EvaluateSettings, WorthData, open_data
 from engines.evaluation.worth_figures import Arm, Result, compare
 from engines.evaluation.worth_plot import plot
-from engines.generation.events import Stage
-from engines.generation.run_folder import LOCK, locked, run_errors
 from engines.labels.average_precision import Detections, mean_average_precision
+from engines.runs.events import Stage
+from engines.runs.run_folder import LOCK, locked, run_errors
 from engines.training.detector import TrainingSet, annotations_digest, detect, train_detector, weights_digest
 from engines.training.detectors.batches import mix_value
 from engines.training.detectors.config import INFO_FILE, DetectorOptions, preset

@@ -20,9 +20,9 @@ from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, near_pairs
 from engines.datasets.images import read_image
 from engines.errors import DatasetError, RunError, UsageError
-from engines.generation.events import Stage
-from engines.generation.finalize import ANNOTATIONS
-from engines.generation.run_folder import RUN, require_run
+from engines.runs.events import Stage
+from engines.runs.finalize import ANNOTATIONS
+from engines.runs.run_folder import RUN, require_run
 from engines.training.detectors.batches import Sample
 from engines.training.detectors.config import MULTIPLE
 

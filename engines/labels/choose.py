@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from engines.generation.journal import Box, make_box
 from engines.labels.average_precision import Detections
 from engines.labels.rules import Rules, labels_of, uncertain_of
 from engines.labels.scores import FALLBACK, Matched, Score, check_uncertain, full_score
+from engines.runs.journal import Box, make_box
 
 Chosen = npt.NDArray[np.bool_]
 

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from engines.adapter.inference import SCORE_FLOOR
 from engines.adapter.info import LEAST_COUNTED
 from engines.errors import UsageError
-from engines.generation.journal import Box
 from engines.labels.rules import Rules, labels_of
 from engines.labels.scores import Score, same_or_each
+from engines.runs.journal import Box
 
 _STEPS = 100  # thresholds are whole hundredths
 _TINY = 1e-6  # of a hundredth: a score on one is not below it

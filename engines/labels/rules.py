@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.adapter.inference import iou_matrix, without_duplicates
-from engines.generation.journal import Box
 from engines.labels.scores import Score, by_label, shown
+from engines.runs.journal import Box
 
 SAME_OBJECT_IOU = 0.5  # a weak box that overlaps a label so much is another try at the labelled object
 _NO_BOX, _DOUBTFUL = "no box ", "doubtful labels"

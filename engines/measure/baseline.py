@@ -22,13 +22,13 @@ from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.datasets.writers import IMAGES, Annotated, write_coco
 from engines.diffusion.libraries import first_line
 from engines.errors import BackendError
-from engines.generation.finalize import ANNOTATIONS
-from engines.generation.journal import image_name
 from engines.measure.memory import read_memory
 from engines.measure.pipeline import Baseline, Picture, batches_of
 from engines.measure.workload import WORKLOAD, Workload, WorkloadJobs, jobs_of
 from engines.painting.jobs import Job
 from engines.painting.settings import JPEG_QUALITY
+from engines.runs.finalize import ANNOTATIONS
+from engines.runs.journal import image_name
 
 BATCHES = (1, 2, 4, 8, 16)  # that `try_batches` tries
 GPU_BATCHES = (*BATCHES, 32, 64)

@@ -22,9 +22,6 @@ from engines.backends.openvino.int8 import ranges_of
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.diffusion.sampler import SlotSampler, Task
 from engines.diffusion.schedule import make_schedule
-from engines.generation.events import Event, Opened, Painted, RunSummary, Tick
-from engines.generation.loop import generate
-from engines.generation.run_folder import require_run
 from engines.measure.memory import Memory, read_memory
 from engines.measure.timing import (
     CALLS,
@@ -39,6 +36,9 @@ from engines.measure.timing import (
     time_calls,
 )
 from engines.measure.workload import Workload
+from engines.runs.events import Event, Opened, Painted, RunSummary, Tick
+from engines.runs.generate import generate
+from engines.runs.run_folder import require_run
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend

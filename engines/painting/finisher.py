@@ -26,9 +26,9 @@ from engines.common.streams import Lane, Mark
 from engines.diffusion.latents import to_uint8
 from engines.diffusion.sampler import Task, check_latents
 from engines.errors import NumericalError
-from engines.generation.journal import Box, make_box
 from engines.painting.jobs import Job
 from engines.painting.networks import ADVICE, Labeller, check_finite, fill, prepare
+from engines.runs.journal import Box, make_box
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from engines.common.files import read_json, write_json
 from engines.errors import RunError
-from engines.generation.journal import IMAGES, JOURNAL
 from engines.painting.settings import FORMAT, RunSettings, differences
+from engines.runs.journal import IMAGES, JOURNAL
 
 RUN = "run.json"
 LOCK = ".lock"

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from engines.common.files import write_atomic
-from engines.generation.journal import Box, count_classes
+from engines.runs.journal import Box, count_classes
 
 PREVIEW_IMAGES = 32  # on the sheet, at most
 _CELL = 400  # pixels that the long side of an image takes on the sheet, at least

@@ -17,20 +17,6 @@ from engines.common.files import sync_folder
 from engines.common.malloc import keep_few_heaps
 from engines.datasets.dataset import open_dataset
 from engines.errors import RunError
-from engines.generation.events import Event, Opened, Painted, Report, RunSummary, Stage, Tick
-from engines.generation.finalize import remove_dataset_files, rules_of, write_dataset
-from engines.generation.journal import (
-    IMAGES,
-    JOURNAL,
-    Entry,
-    Journal,
-    image_name,
-    read_progress,
-    remove_images_from,
-)
-from engines.generation.repeats import REPEATS
-from engines.generation.run_folder import check_folder, check_format, locked, read_run, run_errors, start_run
-from engines.generation.writer import ImageWriter, Written
 from engines.labels.rules import Rules, drop_reason, labels_of
 from engines.painting.finisher import Outcome
 from engines.painting.jobs import Plan, chunk_ranges, make_job
@@ -39,6 +25,12 @@ from engines.painting.networks import cores_for_graphs
 from engines.painting.painter import Painter
 from engines.painting.resolve import make_plan, resolve
 from engines.painting.settings import GenerateSettings, RunSettings
+from engines.runs.events import Event, Opened, Painted, Report, RunSummary, Stage, Tick
+from engines.runs.finalize import remove_dataset_files, rules_of, write_dataset
+from engines.runs.journal import IMAGES, JOURNAL, Entry, Journal, image_name, read_progress, remove_images_from
+from engines.runs.near_duplicates import REPEATS
+from engines.runs.run_folder import check_folder, check_format, locked, read_run, run_errors, start_run
+from engines.runs.writer import ImageWriter, Written
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend

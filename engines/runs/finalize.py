@@ -29,16 +29,16 @@ from engines.datasets.writers import (
     write_yolo,
 )
 from engines.errors import RunError, UsageError
-from engines.generation.events import DatasetSummary
-from engines.generation.journal import IMAGES, JOURNAL, SPARE, Box, Entry, find_image, read_entries, remove_images_from
-from engines.generation.preview import PREVIEW_IMAGES, Sample, write_preview
-from engines.generation.repeats import Candidate, find_repeats, reference_plan
-from engines.generation.run_folder import RUN, locked, require_run, run_errors
 from engines.labels.matched import matched_score
 from engines.labels.rules import Rules, drop_reason, is_rule, labels_of, uncertain_of
 from engines.labels.scores import Matched, Score, check_uncertain, full_score, shown
 from engines.painting.jobs import Plan
 from engines.painting.settings import DATASET_FORMATS, RunSettings
+from engines.runs.events import DatasetSummary
+from engines.runs.journal import IMAGES, JOURNAL, SPARE, Box, Entry, find_image, read_entries, remove_images_from
+from engines.runs.near_duplicates import Candidate, find_repeats, reference_plan
+from engines.runs.preview import PREVIEW_IMAGES, Sample, write_preview
+from engines.runs.run_folder import RUN, locked, require_run, run_errors
 
 ANNOTATIONS = "annotations.json"
 PREVIEW = "preview.png"
