@@ -31,7 +31,6 @@ from engines.common.rng import generator
 from engines.datasets.images import read_image
 from engines.diffusion.prompts import class_words
 from engines.errors import UsageError
-from engines.evaluation.worth_matching import average_precision, figures, match
 from engines.labels.average_precision import Detections, mean_average_precision
 from engines.labels.choose import choose
 from engines.labels.scores import parse_score
@@ -41,8 +40,9 @@ from engines.runs.finalize import rules_of
 from engines.runs.generate import generate
 from engines.runs.journal import JOURNAL, Entry, find_image, read_entries
 from engines.runs.run_folder import require_run
-from engines.training.detectors.config import INFO_FILE, WEIGHTS_FILE
-from engines.training.detectors.model import Detector, load_detector
+from engines.worth.detectors.config import INFO_FILE, WEIGHTS_FILE
+from engines.worth.detectors.model import Detector, load_detector
+from engines.worth.matching import average_precision, figures, match
 
 RESULTS, TABLE = "ablation.jsonl", "ablation.md"
 RESAMPLES = 1000  # draws for an interval

@@ -33,7 +33,7 @@ from engines.painting.settings import RunSettings
 from engines.runs.journal import Entry, find_image
 from engines.runs.near_duplicates import REPEATS_IMAGE, REPEATS_REFERENCE, Candidate, find_repeats, reference_plan
 from engines.runs.run_folder import require_run
-from engines.training.detectors.model import Detector, load_detector
+from engines.worth.detectors.model import Detector, load_detector
 
 RESULTS, TABLE = "rules.jsonl", "rules.md"
 SCORES = (FALLBACK, 0.5, 0.7)  # one threshold for all classes

@@ -15,11 +15,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from engines.datasets.dataset import open_dataset
-from engines.training.detector import TrainingSet, measure, train_detector
-from engines.training.detectors.batches import Sample
-from engines.training.detectors.config import INFO_FILE, preset
-from engines.training.detectors.model import load_detector
 from engines.training.trainer import Progress
+from engines.worth.detectors.batches import Sample
+from engines.worth.detectors.config import INFO_FILE, preset
+from engines.worth.detectors.model import load_detector
+from engines.worth.detectors.train import TrainingSet, measure, train_detector
 
 
 def main() -> None:

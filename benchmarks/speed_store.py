@@ -24,7 +24,7 @@ from engines.measure.alone import ROOT
 from engines.measure.machine import machine, versions
 from engines.measure.workload import WORKLOAD, Workload
 from engines.painting.settings import GenerateSettings
-from engines.training.detectors.config import WEIGHTS_FILE
+from engines.worth.detectors.config import WEIGHTS_FILE
 
 Result = dict[str, Any]
 PROFILE = "profile-"  # what the names of profiles begin with

@@ -22,7 +22,7 @@ from engines.labels.average_precision import Detections, mean_average_precision
 from engines.measure.workload import Workload, WorkloadJobs, jobs_of
 from engines.runs.journal import IMAGES, JOURNAL, image_name, read_entries
 from engines.runs.run_folder import require_run
-from engines.training.detectors.model import load_detector
+from engines.worth.detectors.model import load_detector
 from export.agreement import psnr
 
 Tell = Callable[[str], None]

@@ -9,7 +9,7 @@ from dengine_cli import console
 from dengine_cli.options import parse_list, parse_range
 
 if TYPE_CHECKING:
-    from engines.evaluation.worth import WorthSummary
+    from engines.worth.evaluate import WorthSummary
 
 EXAMPLE = "dengine evaluate --real train-set --synthetic runs/first --val val-set --out worth"
 AFTER_INTERRUPT = "Run the same command with --resume to go on; finished trainings are not repeated."
@@ -68,8 +68,8 @@ def command(
     number of steps, and compares them on validation images that neither has seen. Without --synthetic, the real images
     alone are measured; the same command with it and --resume goes on from there.
     """
-    from engines.evaluation.worth import evaluate
-    from engines.evaluation.worth_data import EvaluateSettings
+    from engines.worth.data import EvaluateSettings
+    from engines.worth.evaluate import evaluate
 
     changes = {"steps": steps, "batch": batch, "lr": lr, "turns": turns or None, "device": device}
     changes["precision"] = precision
@@ -98,8 +98,8 @@ def command(
 
 
 def _report(bars: console.ProgressBars) -> Any:
-    from engines.evaluation.worth import TrainingStep
     from engines.runs.events import Stage
+    from engines.worth.evaluate import TrainingStep
 
     show_training = console.training_report(bars)
 
@@ -115,7 +115,7 @@ def _report(bars: console.ProgressBars) -> Any:
 
 def show_worth(summary: "WorthSummary") -> None:
     """Print the table of figures, what was left out, and where everything is."""
-    from engines.evaluation.worth_figures import table
+    from engines.worth.figures import table
 
     data = summary.data
     if left_out := console.findings(*data.findings):

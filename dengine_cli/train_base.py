@@ -47,7 +47,7 @@ def command(
     """
     from engines.datasets.dataset import open_dataset
     from engines.diffusion.base_model import local_folder
-    from engines.training.base import BaseTrainOptions, train_base
+    from engines.training.base_model import BaseTrainOptions, train_base
 
     options = BaseTrainOptions(
         preset=preset,

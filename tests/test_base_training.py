@@ -13,9 +13,9 @@ from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import base_model
 from engines.diffusion.base_model import load_base
 from engines.errors import TrainingError, UsageError
-from engines.training import base as base_training
+from engines.training import base_model as base_training
 from engines.training import presets
-from engines.training.base import BaseTrainOptions, diffusion_loss, train_base
+from engines.training.base_model import BaseTrainOptions, diffusion_loss, train_base
 from engines.training.presets import Phase
 from engines.training.tokenizer import write_tokenizer
 from engines.training.trainer import Progress

@@ -152,7 +152,7 @@ def test_doctor_names_every_engine() -> None:
 def test_train_base_hands_on_what_was_asked(
     labelled: Path, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engines.training import base
+    from engines.training import base_model as base
 
     asked: dict[str, Any] = {}
 

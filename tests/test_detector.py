@@ -19,10 +19,10 @@ from engines.datasets.images import read_image
 from engines.errors import BackendError, ModelError, TrainingError, UsageError
 from engines.labels.average_precision import Detections
 from engines.training.augment import FrameOptions
-from engines.training.detector import Curve, TrainingSet, detect, measure, train_detector
-from engines.training.detectors import rt_detr
-from engines.training.detectors.batches import MixedBatches, Sample, frame_size
-from engines.training.detectors.config import (
+from engines.training.trainer import Progress
+from engines.worth.detectors import rt_detr
+from engines.worth.detectors.batches import MixedBatches, Sample, frame_size
+from engines.worth.detectors.config import (
     INFO_FILE,
     KINDS,
     PRESETS,
@@ -32,8 +32,8 @@ from engines.training.detectors.config import (
     NetworkConfig,
     preset,
 )
-from engines.training.detectors.model import Detector, check_library, load_detector, new_detector
-from engines.training.trainer import Progress
+from engines.worth.detectors.model import Detector, check_library, load_detector, new_detector
+from engines.worth.detectors.train import Curve, TrainingSet, detect, measure, train_detector
 
 NAMES = ("square", "bar")
 TINY = NetworkConfig(

@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engines.training.detectors.config import DetectorOptions, NetworkConfig
-from engines.training.detectors.model import new_detector
+from engines.worth.detectors.config import DetectorOptions, NetworkConfig
+from engines.worth.detectors.model import new_detector
 
 PLACES = torch.tensor([[4.0, 4.0, 20.0, 20.0], [40.0, 40.0, 60.0, 60.0]])  # of the stand-in's answers
 REAL = importlib.util.find_spec("torchvision") is not None
@@ -258,7 +258,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         pytest.skip("torchvision is not installed")
     if not request.param:
         # transformers looks for torchvision when it is first imported: it must not find the stand-in.
-        importlib.import_module("engines.training.detectors.dense")
+        importlib.import_module("engines.worth.detectors.dense")
         for name, module in stand_in().items():
             monkeypatch.setitem(sys.modules, name, module)
     return bool(request.param)

@@ -11,9 +11,10 @@ from command_line import assert_fails, dengine
 from test_worth import TINY, make_dataset, make_run
 from test_worth_figures import make_arms
 
-from engines.evaluation import worth, worth_data
-from engines.evaluation.worth import COMPARISON, PLOT, WorthSummary
-from engines.evaluation.worth_data import EvaluateSettings, WorthData
+from engines.worth import data as worth_data
+from engines.worth import evaluate as worth
+from engines.worth.data import EvaluateSettings, WorthData
+from engines.worth.evaluate import COMPARISON, PLOT, WorthSummary
 
 
 @pytest.fixture

@@ -35,9 +35,9 @@ from dengine_cli import main as dengine
 from engines.common.rng import generator
 from engines.datasets.dataset import open_dataset
 from engines.errors import DatasetError, UsageError
-from engines.evaluation.worth_figures import Result, compare
 from engines.labels.average_precision import Detections
 from engines.runs.finalize import finalize
+from engines.worth.figures import Result, compare
 
 BCCD = Path(__file__).parent.parent.parent / "shared" / "bccd"
 

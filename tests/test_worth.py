@@ -16,14 +16,14 @@ from test_settings import run_settings
 from engines.common.rng import generator
 from engines.datasets.writers import Annotated, write_coco
 from engines.errors import DatasetError, DengineError, RunError, UsageError
-from engines.evaluation import worth
-from engines.evaluation.worth import COMPARISON, PLOT, RESULT, TRAININGS, TrainingStep, evaluate
-from engines.evaluation.worth_data import EvaluateSettings, WorthData, open_data
 from engines.runs.finalize import ANNOTATIONS
 from engines.runs.journal import IMAGES, JOURNAL
 from engines.runs.run_folder import start_run
-from engines.training import detector as training
 from engines.training.trainer import Progress
+from engines.worth import evaluate as worth
+from engines.worth.data import EvaluateSettings, WorthData, open_data
+from engines.worth.detectors import train as training
+from engines.worth.evaluate import COMPARISON, PLOT, RESULT, TRAININGS, TrainingStep, evaluate
 
 NAMES = ("a", "b")
 TINY: dict[str, Any] = {

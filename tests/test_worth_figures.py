@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from engines.common.rng import generator
-from engines.evaluation.worth_figures import Arm, Difference, Result, Spread, arm_name, compare, table
-from engines.evaluation.worth_matching import average_precision, figures, match
-from engines.evaluation.worth_plot import plot
 from engines.labels.average_precision import Detections, mean_average_precision
+from engines.worth.figures import Arm, Difference, Result, Spread, arm_name, compare, table
+from engines.worth.matching import average_precision, figures, match
+from engines.worth.plot import plot
 
 NAMES = ("a", "b")
 

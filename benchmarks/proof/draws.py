@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.common.rng import generator
-from engines.evaluation.worth_matching import average_precision, figures, match
 from engines.labels.average_precision import Annotations, Detections
+from engines.worth.matching import average_precision, figures, match
 
 KEPT = ("AP", "AP50")
 _STREAM = 50  # as in engines.evaluation.worth_figures: its intervals and ours see the same draws

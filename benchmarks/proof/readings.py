@@ -15,7 +15,7 @@ from benchmarks.proof.plan import FULL
 from benchmarks.proof.workplace import ProofError, Workplace
 from engines.common.files import read_json
 from engines.datasets.dataset import open_dataset
-from engines.evaluation.worth import COMPARISON, RESULT, TRAININGS, detections_of
+from engines.worth.evaluate import COMPARISON, RESULT, TRAININGS, detections_of
 
 VAL = "val-kept"
 

@@ -23,11 +23,11 @@ from engines.datasets.dataset import Record, open_dataset
 from engines.errors import UsageError
 from engines.runs.journal import JOURNAL, read_entries
 from engines.runs.run_folder import RUN, require_run
-from engines.training.detector import Curve, TrainingSet, measure, train_detector
-from engines.training.detectors.batches import Sample
-from engines.training.detectors.config import DetectorOptions, preset
-from engines.training.detectors.model import load_detector
 from engines.training.trainer import Progress
+from engines.worth.detectors.batches import Sample
+from engines.worth.detectors.config import DetectorOptions, preset
+from engines.worth.detectors.model import load_detector
+from engines.worth.detectors.train import Curve, TrainingSet, measure, train_detector
 
 RESULT, CURVE = "result.json", "curve.jsonl"
 

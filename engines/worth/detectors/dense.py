@@ -18,8 +18,8 @@ from transformers.models.rt_detr.modeling_rt_detr_resnet import RTDetrResNetBack
 
 from engines.adapter.losses import ignored, ignored_classes, never_lower, sums_by_kind
 from engines.errors import BackendError
-from engines.training.detectors.config import MAX_DETECTIONS, NetworkConfig
-from engines.training.detectors.parts import Autocast, Found, Target, resnet_config, start_fresh
+from engines.worth.detectors.config import MAX_DETECTIONS, NetworkConfig
+from engines.worth.detectors.parts import Autocast, Found, Target, resnet_config, start_fresh
 
 _SCORE_FLOOR = 0.01  # detections below this are never kept
 _GROUPS = 32  # of group norm

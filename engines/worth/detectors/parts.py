@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from engines.training.detectors.config import NetworkConfig
+from engines.worth.detectors.config import NetworkConfig
 
 # boxes float32 [N, 4] and crowds [C, 4], corners in pixels of the frame; labels int64 [N], and crowd_labels [C]
 Target = Mapping[str, Tensor]

@@ -19,8 +19,8 @@ from transformers import RTDetrV2Config, RTDetrV2ForObjectDetection
 from engines.adapter.losses import cxcywh_to_xyxy, ignore_crowds, sums_by_kind, xyxy_to_cxcywh
 from engines.common.files import read_json
 from engines.errors import ModelError
-from engines.training.detectors.config import MAX_DETECTIONS, NetworkConfig
-from engines.training.detectors.parts import Autocast, Found, Target, resnet_config, start_fresh
+from engines.worth.detectors.config import MAX_DETECTIONS, NetworkConfig
+from engines.worth.detectors.parts import Autocast, Found, Target, resnet_config, start_fresh
 
 _PRIOR = 0.01  # share of queries that hold an object, before anything is learned
 _LIBRARY_START = ("sampling_offsets", "attention_weights")  # layers whose first weights have a meaning

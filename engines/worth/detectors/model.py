@@ -22,7 +22,7 @@ from engines.adapter.inference import prepare_frame
 from engines.common.files import sync_folder, write_json
 from engines.errors import ModelError
 from engines.labels.average_precision import Detections
-from engines.training.detectors.config import (
+from engines.worth.detectors.config import (
     INFO_FILE,
     MULTIPLE,
     WEIGHTS_FILE,
@@ -30,7 +30,7 @@ from engines.training.detectors.config import (
     DetectorOptions,
     NetworkConfig,
 )
-from engines.training.detectors.parts import DetectionNetwork, Found
+from engines.worth.detectors.parts import DetectionNetwork, Found
 
 _BATCH = 8  # images of one size that are looked at at once
 
@@ -68,7 +68,7 @@ class Detector:
 def check_library(kind: str) -> None:
     """BackendError, with the way to mend it, where the library of a kind of detector does not import."""
     if kind != "rt_detr":
-        from engines.training.detectors.dense import torchvision_detection
+        from engines.worth.detectors.dense import torchvision_detection
 
         torchvision_detection()
 
@@ -102,7 +102,7 @@ def start_from(
         return Detector(network.to(options.device), info)
     if kind != "rt_detr" or not (folder / "config.json").exists():
         raise ModelError(f"{folder} holds no {INFO_FILE} of a {kind}; give the folder of a trained detector.")
-    from engines.training.detectors.rt_detr import load_checkpoint
+    from engines.worth.detectors.rt_detr import load_checkpoint
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -134,10 +134,10 @@ def load_detector(folder: Path | str, device: str = "cpu") -> Detector:
 
 def _build(network: NetworkConfig, num_classes: int) -> nn.Module:
     if network.kind == "rt_detr":
-        from engines.training.detectors import rt_detr
+        from engines.worth.detectors import rt_detr
 
         return rt_detr.build(network, num_classes)
-    from engines.training.detectors import dense
+    from engines.worth.detectors import dense
 
     return dense.build(network, num_classes)
 
@@ -145,7 +145,7 @@ def _build(network: NetworkConfig, num_classes: int) -> nn.Module:
 def _rebuild(info: DetectorInfo) -> nn.Module:
     if not info.library:
         return _build(info.network, len(info.class_names))
-    from engines.training.detectors.rt_detr import from_settings
+    from engines.worth.detectors.rt_detr import from_settings
 
     return from_settings(info.library, len(info.class_names))
 

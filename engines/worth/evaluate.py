@@ -25,17 +25,17 @@ import numpy as np
 from engines.adapter.info import from_object
 from engines.common.files import read_json, write_atomic, write_json
 from engines.errors import RunError, UsageError
-from engines.evaluation.worth_data import EvaluateSettings, WorthData, open_data
-from engines.evaluation.worth_figures import Arm, Result, compare
-from engines.evaluation.worth_plot import plot
 from engines.labels.average_precision import Detections, mean_average_precision
 from engines.runs.events import Stage
 from engines.runs.run_folder import LOCK, locked, run_errors
-from engines.training.detector import TrainingSet, annotations_digest, detect, train_detector, weights_digest
-from engines.training.detectors.batches import mix_value
-from engines.training.detectors.config import INFO_FILE, DetectorOptions, preset
-from engines.training.detectors.model import check_library, load_detector
 from engines.training.trainer import Progress, check_device, differences, resolve_precision
+from engines.worth.data import EvaluateSettings, WorthData, open_data
+from engines.worth.detectors.batches import mix_value
+from engines.worth.detectors.config import INFO_FILE, DetectorOptions, preset
+from engines.worth.detectors.model import check_library, load_detector
+from engines.worth.detectors.train import TrainingSet, annotations_digest, detect, train_detector, weights_digest
+from engines.worth.figures import Arm, Result, compare
+from engines.worth.plot import plot
 
 FORMAT = 1
 TRAININGS, RESULT = "trainings", "result.json"

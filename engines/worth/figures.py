@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.common.rng import generator
-from engines.evaluation.worth_matching import average_precision, figures, match
 from engines.labels.average_precision import Annotations, Detections, mean_average_precision
+from engines.worth.matching import average_precision, figures, match
 
 _BOOTSTRAP = 50  # what a random stream is for
 _LOW, _HIGH = 0.025, 0.975

@@ -18,11 +18,11 @@ from engines.datasets.images import read_image
 from engines.errors import TrainingError
 from engines.labels.average_precision import Detections, mean_average_precision
 from engines.training.augment import FrameOptions
-from engines.training.detectors.batches import MixedBatches, Sample, frame_size, mix_value
-from engines.training.detectors.config import INFO_FILE, DetectorOptions
-from engines.training.detectors.model import Detector, new_detector, save_detector, start_from
-from engines.training.detectors.parts import renew_statistics
 from engines.training.trainer import FitOptions, Report, finished, fit
+from engines.worth.detectors.batches import MixedBatches, Sample, frame_size, mix_value
+from engines.worth.detectors.config import INFO_FILE, DetectorOptions
+from engines.worth.detectors.model import Detector, new_detector, save_detector, start_from
+from engines.worth.detectors.parts import renew_statistics
 
 _TRAINING = "training"  # folder of the checkpoints
 _RENEWAL = 32  # batches that batch norm's last statistics are measured on

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.common.files import write_atomic
-from engines.evaluation.worth_figures import Arm, Spread, arm_name
+from engines.worth.figures import Arm, Spread, arm_name
 
 _FIGURES = ("AP", "AP50", "AP75")
 

@@ -22,8 +22,8 @@ from engines.adapter.inference import resized_size
 from engines.common.rng import generator
 from engines.datasets.dataset import Record
 from engines.training.augment import FrameOptions, draw_frame
-from engines.training.detectors.config import MULTIPLE
 from engines.training.views import ImageStore
+from engines.worth.detectors.config import MULTIPLE
 
 _MIX, _ORDER, _VIEW = range(40, 43)  # what a random stream is for
 

@@ -23,8 +23,8 @@ from engines.errors import DatasetError, RunError, UsageError
 from engines.runs.events import Stage
 from engines.runs.finalize import ANNOTATIONS
 from engines.runs.run_folder import RUN, require_run
-from engines.training.detectors.batches import Sample
-from engines.training.detectors.config import MULTIPLE
+from engines.worth.detectors.batches import Sample
+from engines.worth.detectors.config import MULTIPLE
 
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)(x?)")
 

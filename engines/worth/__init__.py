@@ -1,0 +1,1 @@
+"""`dengine evaluate`: what generated images are worth to a detector."""
