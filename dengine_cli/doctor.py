@@ -11,7 +11,7 @@ from engines.errors import UsageError
 
 if TYPE_CHECKING:
     from engines.doctor import Diagnosis
-    from export.gpu_report import GpuReport
+    from export.gpu.report import GpuReport
 
 EXAMPLE = "dengine doctor"
 AFTER_INTERRUPT = "TensorRT plans that were built stay in the cache; nothing else was changed."
@@ -45,7 +45,7 @@ def command(
 
 def _check_gpu(bundle: Path | None, as_json: bool) -> None:
     from engines.bundle.bundle import default_bundle
-    from export.gpu_report import gpu_report, need_gpu
+    from export.gpu.report import gpu_report, need_gpu
 
     need_gpu()
     with console.ProgressBars() as bars:

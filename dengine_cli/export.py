@@ -12,8 +12,8 @@ from engines.errors import UsageError
 
 if TYPE_CHECKING:
     from export.assemble import ExportSummary
-    from export.plan_profiles import Batches, Frames
-    from export.to_tensorrt import BuildSummary
+    from export.tensorrt.build import BuildSummary
+    from export.tensorrt.profiles import Batches, Frames
 
 EXAMPLE = "dengine export --model bases/mine --adapter adapters/mine --out bundles/mine"
 AFTER_INTERRUPT = "Run the same command again; a bundle or a plan appears whole or not at all."
@@ -99,7 +99,7 @@ def command(
     if engine is not None:
         if graph_dtype != "float16":
             raise UsageError("--engine tensorrt needs graphs in half precision: add --graph-dtype float16.")
-        from export.to_tensorrt import check_ready
+        from export.tensorrt.build import check_ready
 
         check_ready(opset, workspace)  # now, and not when all else is done
     from engines.diffusion.base_model import local_folder
@@ -130,7 +130,7 @@ def command(
 
 def build(bundle: Path, batches: "Batches | None", sizes: "Frames | None", workspace: float | None) -> None:
     """Build a bundle's plans, with a bar for each."""
-    from export.to_tensorrt import build_plans
+    from export.tensorrt.build import build_plans
 
     with console.ProgressBars() as bars:
         summary = build_plans(

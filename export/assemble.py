@@ -38,11 +38,11 @@ from export.agreement import Agreement, check_agreement, compare_engines, gate_s
 from export.agreement import figures as agreement_figures
 from export.fit import check_fit, read_origin
 from export.memory import release_memory
-from export.operators import OperatorCheck, inspect_operators
 from export.progress import Report, Steps
 from export.ranges import Measured, choose_islands, count_pictures, measure_graphs, picture_files
 from export.ranges import figures as range_figures
 from export.store import GRAPH_WEIGHTS, store_model
+from export.tensorrt.operators import OperatorCheck, inspect_operators
 from export.to_onnx import OPSETS, export_graph
 from export.verify import GraphCheck, count_steps, figures, installed_engines, verify_bundle
 

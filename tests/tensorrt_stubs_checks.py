@@ -35,10 +35,11 @@ from engines.labelling import LabelSettings, label
 from engines.painting.settings import GenerateSettings
 from engines.runs.events import Event, Stage
 from engines.runs.generate import generate
-from export import check_plans, to_tensorrt
-from export.build_progress import BuildProgress
-from export.plan_profiles import Batches, Frames
-from export.to_tensorrt import BuildSummary, build_plans
+from export.tensorrt import build as to_tensorrt
+from export.tensorrt import check_plans
+from export.tensorrt.build import BuildSummary, build_plans
+from export.tensorrt.profiles import Batches, Frames
+from export.tensorrt.progress import BuildProgress
 
 FOLDER = Path(os.environ[VARIABLE])  # of the bindings
 VERSION = FOLDER.name

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from export.build_progress import BuildProgress, Phases, run_cancellable
+from export.tensorrt.progress import BuildProgress, Phases, run_cancellable
 
 # --- a build, watched --------------------------------------------------------------------------------------------
 

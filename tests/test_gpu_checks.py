@@ -11,9 +11,9 @@ import torch
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.errors import BackendError
-from export import gpu_checks
 from export.agreement import Agreement
-from export.gpu_checks import (
+from export.gpu import checks as gpu_checks
+from export.gpu.checks import (
     FAILED,
     OK,
     SKIPPED,

@@ -21,14 +21,9 @@ from engines.bundle.bundle import default_bundle, open_bundle
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.doctor import Diagnosis, examine
 from engines.errors import ExportError
-from export import gpu_checks, gpu_report
-from export.gpu_checks import (
-    FAILED,
-    OK,
-    SKIPPED,
-    Check,
-    Speed,
-)
+from export.gpu import checks as gpu_checks
+from export.gpu import report as gpu_report
+from export.gpu.checks import FAILED, OK, SKIPPED, Check, Speed
 
 
 def silent(text: str) -> None:
@@ -70,7 +65,7 @@ class Flow:
         }
         for name, value in replaced.items():
             monkeypatch.setattr(gpu_report, name, value)
-        monkeypatch.setattr("export.to_tensorrt.build_plans", self.build)
+        monkeypatch.setattr("export.tensorrt.build.build_plans", self.build)
 
     def examine(self) -> Diagnosis:
         return dataclasses.replace(self.diagnosis, runtimes=tuple(self.runtimes))

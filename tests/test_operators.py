@@ -14,13 +14,7 @@ from engines.bundle.bundle import default_bundle
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.errors import ExportError
 from export.assemble import ExportSummary
-from export.operators import (
-    LIST,
-    check_operators,
-    inspect_operators,
-    operator_list,
-    unsupported_operators,
-)
+from export.tensorrt.operators import LIST, check_operators, inspect_operators, operator_list, unsupported_operators
 
 FLOAT, HALF, BFLOAT16, INT64, BOOL = (
     TensorProto.FLOAT,

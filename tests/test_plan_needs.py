@@ -18,7 +18,7 @@ from engines.painting.needs import default_rows, generate_needs, label_needs
 from engines.painting.resolve import needed_rows
 from engines.painting.settings import GenerateSettings
 from engines.runs.generate import generate
-from export.plan_profiles import wanted_profiles
+from export.tensorrt.profiles import wanted_profiles
 
 # --- which are needed --------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from tensorrt_stubs import ROOT, VARIABLE, VERSIONS, bindings_folder, missing
 
 CHECKS = "tests/tensorrt_stubs_checks.py"
 SOURCES = ("dengine_cli", "engines", "export", "tests")
-MAY_IMPORT = {"engines/backends/tensorrt/backend.py", "export/to_tensorrt.py"}
+MAY_IMPORT = {"engines/backends/tensorrt/backend.py", "export/tensorrt/build.py"}
 NAMES = {"tensorrt", "polygraphy"}
 
 

@@ -18,12 +18,13 @@ from engines.backends.tensorrt.gpu import find_gpu
 from engines.backends.tensorrt.plans import Bounds, Machine, Needs, PlanStore, missing_plans, plan_key, plans_folder
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.errors import BackendError, UsageError
-from export import assemble, to_tensorrt
+from export import assemble
 from export.assemble import ExportSummary
-from export.build_progress import BuildProgress, Report
-from export.check_plans import PlanCheck
-from export.plan_profiles import wanted_profiles
-from export.to_tensorrt import BuildSummary, PlanSummary
+from export.tensorrt import build as to_tensorrt
+from export.tensorrt.build import BuildSummary, PlanSummary
+from export.tensorrt.check_plans import PlanCheck
+from export.tensorrt.profiles import wanted_profiles
+from export.tensorrt.progress import BuildProgress, Report
 
 MACHINE = Machine("11.4.0", "Some GPU", "9.0", "580.1")
 STATIC: Bounds = {"B": (8, 8, 8), "h": (8, 8, 8), "w": (12, 12, 12)}

@@ -1,7 +1,7 @@
 """TensorRT as a backend, on an NVIDIA GPU.
 
 Knows: loading the plans that `plans` found, and running one in PyTorch's memory and streams (`gpu` has the rule). Does
-not know how a plan is built (`export.to_tensorrt`), or where it is kept (`plans`). No other file at run time imports
+not know how a plan is built (`export.tensorrt.build`), or where it is kept (`plans`). No other file at run time imports
 TensorRT.
 
 TensorRT readies itself for new shapes at the first `run` of a Call, which must therefore come before a capture.

@@ -1,7 +1,7 @@
 """ONNX graphs to TensorRT plans, for this machine.
 
 Knows: TensorRT's Python API for building: network, parser, profiles, timing cache, progress, errors. Does not know
-which shapes are wanted (`export.plan_profiles`), how a plan is compared with PyTorch (`export.check_plans`), or what a
+which shapes are wanted (`export.tensorrt.profiles`), how a plan is compared with PyTorch (`export.tensorrt.check_plans`), or what a
 plan file looks like (`engines.backends.tensorrt.plans`).
 
 The Python API is used directly and not through Polygraphy: what is called is then what the tests check against the
@@ -42,10 +42,10 @@ from engines.bundle.graphs import GRAPH_NAMES, GraphSpec
 from engines.common import cache
 from engines.common.files import sync_folder
 from engines.errors import BackendError, DengineError, ExportError, UsageError
-from export.build_progress import BuildProgress, Phases, Report, make_monitor, run_cancellable
-from export.check_plans import PlanCheck
-from export.operators import check_operators
-from export.plan_profiles import Batches, Frames, Profiles, wanted_profiles
+from export.tensorrt.check_plans import PlanCheck
+from export.tensorrt.operators import check_operators
+from export.tensorrt.profiles import Batches, Frames, Profiles, wanted_profiles
+from export.tensorrt.progress import BuildProgress, Phases, Report, make_monitor, run_cancellable
 from export.to_onnx import OPSETS
 
 GB = 10**9

@@ -2,7 +2,7 @@
 
 Knows: what can go wrong on a GPU and not on a CPU (half precision that overflows, black images, a captured tick that
 differs), and how to tell. Does not know which checks make a report, or what happens when one raises
-(`export.gpu_report`). Every check takes an opened backend, so it runs on a CPU as well.
+(`export.gpu.report`). Every check takes an opened backend, so it runs on a CPU as well.
 
 B batch, R rows of a UNet call, S slots, Z/h/w latents.
 """
@@ -27,8 +27,8 @@ from engines.painting.networks import TextEncoder, prepare
 from engines.painting.resolve import GPU_SLOTS, resolve
 from engines.painting.settings import GenerateSettings, RunSettings
 from export.agreement import LEAST, compare_engines
-from export.check_plans import is_black
 from export.matching import MATCHINGS, match_boxes
+from export.tensorrt.check_plans import is_black
 from export.verify import MATCHED, Chain, reference_backend, relative_error, run_graph
 
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"

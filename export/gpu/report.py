@@ -1,8 +1,8 @@
 """Every check that needs a GPU, in one run: what `dengine doctor --gpu` prints.
 
 Knows: which checks there are, in which order, on which engines, and that one that fails does not stop the others: the
-report is for pasting into an issue. Does not know how a check is done (`export.gpu_checks`), how plans are built
-(`export.to_tensorrt`), or how a report is shown.
+report is for pasting into an issue. Does not know how a check is done (`export.gpu.checks`), how plans are built
+(`export.tensorrt.build`), or how a report is shown.
 """
 
 import contextlib
@@ -22,8 +22,7 @@ from engines.bundle.bundle import Bundle, open_bundle
 from engines.doctor import Diagnosis, examine
 from engines.errors import BackendError, DengineError
 from export.assemble import export_bundle
-from export.build_progress import Report as BuildReport
-from export.gpu_checks import (
+from export.gpu.checks import (
     FAILED,
     OK,
     SKIPPED,
@@ -36,11 +35,12 @@ from export.gpu_checks import (
     run_reference,
 )
 from export.matching import MATCHINGS
-from export.operators import unsupported_operators
+from export.tensorrt.operators import unsupported_operators
+from export.tensorrt.progress import Report as BuildReport
 from export.to_onnx import OPSETS
 
 if TYPE_CHECKING:
-    from export.to_tensorrt import PlanSummary
+    from export.tensorrt.build import PlanSummary
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class _Run:
 
     def tensorrt(self, bundle: Bundle, version: str) -> None:
         """Plans for the default `generate`, built or found, and all of the above with them."""
-        from export.to_tensorrt import build_plans
+        from export.tensorrt.build import build_plans
 
         with self._section("tensorrt"), half_precision(bundle, version, self._report) as half:
             if half is not bundle:

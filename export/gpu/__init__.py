@@ -1,0 +1,1 @@
+"""`dengine doctor --gpu`: the checks that need a GPU, and their report."""
