@@ -1,8 +1,8 @@
 """ONNX graphs to TensorRT plans, for this machine.
 
 Knows: TensorRT's Python API for building: network, parser, profiles, timing cache, progress, errors. Does not know
-which shapes are wanted (`export.tensorrt.profiles`), how a plan is compared with PyTorch (`export.tensorrt.check_plans`), or what a
-plan file looks like (`engines.backends.tensorrt.plans`).
+which shapes are wanted (`export.tensorrt.profiles`), how a plan is compared with PyTorch
+(`export.tensorrt.check_plans`), or what a plan file looks like (`engines.backends.tensorrt.plans`).
 
 The Python API is used directly and not through Polygraphy: what is called is then what the tests check against the
 vendor's bindings, name by name, and the log, from which an out-of-memory error has to be read, is our own.

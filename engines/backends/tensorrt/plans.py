@@ -3,8 +3,8 @@
 Knows: everything that a plan is bound to (graph and weights, precision, TensorRT, GPU, driver), which shapes it serves,
 and that its bytes are those that were built here. Does not import TensorRT: it neither builds nor runs a plan.
 
-A plan is code for a GPU, so it is loaded only from this folder, where `export.tensorrt.build` put it, never from a bundle
-or a download. A plan file is one line of JSON (key, profiles, SHA-256 of both and of the plan) and then the plan.
+A plan is code for a GPU, so it is loaded only from this folder, where `export.tensorrt.build` put it, never from a
+bundle or a download. A plan file is one line of JSON (key, profiles, SHA-256 of both and of the plan), then the plan.
 """
 
 import contextlib

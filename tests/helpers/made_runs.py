@@ -1,0 +1,54 @@
+"""Runs and their settings, made without painting."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from engines.labels.scores import highest
+from engines.painting.settings import (
+    RunSettings,
+)
+from engines.runs.finalize import ANNOTATIONS
+from engines.runs.journal import IMAGES, Box, Entry, Journal, image_name
+from engines.runs.run_folder import start_run
+
+
+def run_settings(**changes: Any) -> RunSettings:
+    values: dict[str, Any] = {
+        "bundle": None, "bundle_hash": "0" * 64, "class_names": ("a", "b"), "reference": "data",
+        "reference_hash": "1" * 64, "count": 8, "jobs": None, "shard": None, "seed": 2**40, "strength": (0.4, 0.8),
+        "flip": True, "frame": (64, 48), "steps": 25, "sampler": "ddim", "eta": 0.0, "guidance": 4.0,
+        "guidance_interval": None, "prompt_template": None, "negative_prompt": "", "score": 0.3, "keep_empty": False,
+        "chunk": 8, "slots": 4, "rows": 8, "engine": "torch", "precision": "f32", "threads": 1, "backend": "torch, cpu",
+        "formats": ("coco",), "image_format": "jpeg", "jpeg_quality": 95, "skip_bad": False,
+    }  # fmt: skip
+    return RunSettings(**values | changes)
+
+
+SCORES = (0.9, 0.45, 0.1, 0.6, 0.31, 0.05, 0.8)  # the best box of each image
+
+
+def make_run(folder: Path, **changes: Any) -> Path:
+    """A finished run of seven images, painted with `--score 0.3` unless told otherwise."""
+    settings = run_settings(**{"frame": (32, 24), "chunk": len(SCORES), "count": 7} | changes)
+    folder.mkdir()
+    start_run(folder, settings, None)
+    with Journal(folder, 0) as journal:
+        journal.begin(range(len(SCORES)))
+        for index, score in enumerate(SCORES):
+            kept = settings.keep_empty or score >= highest(settings.score)
+            name = image_name(index, "jpg") if kept else None
+            if name:
+                Image.fromarray(np.full((24, 32, 3), 20 * index, np.uint8)).save(folder / IMAGES / name)
+            boxes = (Box(1.5, 2.0, 30.25, 20.0, score, index % 2), Box(0.0, 0.0, 4.0, 4.0, 0.05, 0))
+            reason = None if kept else f"no box scores {settings.score}"
+            journal.add(Entry(index, f"prompt {index}", None, None, reason, name, "0" * 64 if kept else None, boxes))
+        journal.flush()
+    return folder
+
+
+def coco(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / ANNOTATIONS).read_text("utf-8")))

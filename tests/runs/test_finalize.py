@@ -1,0 +1,334 @@
+"""`finalize`: other thresholds and formats from the journal alone, and nothing that points at nothing."""
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import tree
+from made_runs import coco, make_run
+from PIL import Image
+from typer.testing import CliRunner
+
+from dengine_cli import main as program
+from engines.errors import DatasetError, RunError, UsageError
+from engines.runs import preview as preview_module
+from engines.runs.finalize import ANNOTATIONS, PREVIEW, finalize
+from engines.runs.journal import IMAGES, JOURNAL, SPARE, image_name
+from engines.runs.near_duplicates import REPEATS_TRAINING
+from engines.runs.run_folder import locked
+
+
+@pytest.fixture(autouse=True)
+def _small_preview(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preview_module, "_CELL", 16)
+
+
+def images(folder: Path, part: str = IMAGES) -> list[int]:
+    return sorted(int(path.stem) for path in (folder / part).glob("*.jpg"))
+
+
+def test_the_dataset_is_what_the_journal_says(tmp_path: Path) -> None:
+    summary = finalize(make_run(tmp_path / "run"))
+    assert (summary.images, summary.boxes, summary.jobs) == (5, 5, 7)
+    assert summary.boxes_by_class == {"a": 3, "b": 2}
+    assert summary.dropped == {"no box scores 0.3": 2}
+    found = coco(tmp_path / "run")
+    assert [image["file_name"] for image in found["images"]] == [image_name(i, "jpg") for i in (0, 1, 3, 4, 6)]
+    assert [image["prompt"] for image in found["images"]] == [f"prompt {i}" for i in (0, 1, 3, 4, 6)]
+    assert found["annotations"][0]["bbox"] == [1.5, 2.0, 28.75, 18.0]
+    assert [a["score"] for a in found["annotations"]] == pytest.approx([0.9, 0.45, 0.6, 0.31, 0.8])
+    assert [category["name"] for category in found["categories"]] == ["a", "b"]
+    assert summary.preview == tmp_path / "run" / PREVIEW
+
+
+def test_a_higher_threshold_puts_images_away_and_the_old_one_brings_them_back(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    finalize(run, formats=("yolo", "imagefolder"))
+    before = tree(run)
+    summary = finalize(run, score=0.5)
+    assert summary.images == 3
+    assert summary.dropped == {"no box scores 0.5": 4}
+    assert (images(run), images(run, SPARE)) == ([0, 3, 6], [1, 4])
+    assert [image["file_name"] for image in coco(run)["images"]] == [image_name(i, "jpg") for i in (0, 3, 6)]
+    assert not (run / "labels").exists()
+    assert not (run / "data.yaml").exists()
+    assert not (run / IMAGES / "metadata.jsonl").exists()
+    finalize(run, formats=("yolo", "imagefolder"))
+    assert tree(run) == before
+
+
+def test_yolo_and_imagefolder_have_the_images_that_coco_has(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    finalize(run, formats=("coco", "yolo", "imagefolder"), score=0.5)
+    assert sorted(path.stem for path in (run / "labels").glob("*.txt")) == [f"{i:08d}" for i in (0, 3, 6)]
+    lines = (run / IMAGES / "metadata.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["file_name"] for line in lines] == [image_name(i, "jpg") for i in (0, 3, 6)]
+
+
+def test_a_threshold_below_the_runs_own_needs_the_empty_images(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"below the run's own, 0\.3"):
+        finalize(make_run(tmp_path / "run"), score=0.2)
+    kept = make_run(tmp_path / "kept", keep_empty=True)
+    assert finalize(kept, score=0.1, keep_empty=False).images == 6
+    assert finalize(kept).images == 7
+
+
+def test_empty_images_stay_where_they_are_wanted(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    summary = finalize(run, score=0.7, keep_empty=True)
+    assert (summary.images, summary.boxes) == (5, 2)
+    assert len(coco(run)["images"]) == 5
+
+
+def test_what_repeats_a_training_image_is_put_away_and_comes_back(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", keep_empty=True, reference=None, reference_hash=None)
+    learned = tmp_path / "learned"
+    learned.mkdir()
+    for number, name in enumerate(("2", "5")):
+        rough = np.random.default_rng(number).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+        picture = Image.fromarray(rough).resize((32, 24), Image.Resampling.BICUBIC)
+        for place in (run / IMAGES / image_name(int(name), "jpg"), learned / f"{name}.png"):
+            picture.save(place)
+    summary = finalize(run, training=learned)
+    assert (summary.images, summary.dropped[REPEATS_TRAINING]) == (5, 2)
+    assert images(run, SPARE) == [2, 5]
+    assert finalize(run).images == 7
+    assert finalize(run, training=learned, near_duplicates=0.0).dropped == {REPEATS_TRAINING: 2}
+    (learned / "broken.png").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"broken\.png"):
+        finalize(run, training=learned)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(UsageError, match="holds no image"):
+        finalize(run, training=tmp_path / "bare")
+
+
+def test_a_count_takes_the_lowest_indices_of_what_scores_enough(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", count=2)
+    summary = finalize(run)
+    assert images(run) == [0, 1]
+    assert summary.dropped == {"no box scores 0.3": 2, "beyond the count": 3}
+    finalize(run, score=0.5)
+    assert images(run) == [0, 3]
+
+
+def test_a_missing_image_is_named_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    finalize(run)
+    before = (run / ANNOTATIONS).read_bytes()
+    (run / IMAGES / "00000003.jpg").unlink()
+    with pytest.raises(RunError, match=r"00000003\.jpg is missing"):
+        finalize(run)
+    assert (run / ANNOTATIONS).read_bytes() == before
+
+
+def test_an_interrupted_run_can_be_finalized_up_to_its_last_line(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    lines = (run / JOURNAL).read_bytes().splitlines(keepends=True)
+    (run / JOURNAL).write_bytes(b"".join(lines[:4]) + lines[4][:50])
+    (run / ".labels.tmp").mkdir()
+    (run / ".annotations.json.spool").touch()
+    assert finalize(run).images == 3
+    assert images(run) == [0, 1, 3]
+    assert sorted(path.name for path in run.iterdir() if path.name.startswith(".")) == [".lock"]
+
+
+def agrees(folder: Path) -> bool:
+    """Whether COCO, YOLO, imagefolder and the images folder name the same images."""
+    listed = {Path(image["file_name"]).stem for image in coco(folder)["images"]}
+    lines = (folder / IMAGES / "metadata.jsonl").read_text("utf-8").splitlines()
+    others = [
+        {path.stem for path in (folder / "labels").glob("*.txt")},
+        {Path(json.loads(line)["file_name"]).stem for line in lines},
+        {f"{index:08d}" for index in images(folder)},
+    ]
+    return (folder / "data.yaml").exists() and all(other == listed for other in others)
+
+
+def test_a_kill_at_any_moment_leaves_a_dataset_that_agrees_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run")
+    formats = ("yolo", "imagefolder")
+    finalize(run, formats=formats)
+    moments: list[Path] = []
+
+    def before(name: str) -> None:
+        real = getattr(os, name)
+
+        def told(*arguments: Any, **options: Any) -> Any:
+            moments.append(tmp_path / f"killed-{len(moments)}")
+            shutil.copytree(run, moments[-1])
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(os, name, told)
+
+    with monkeypatch.context():
+        for name in ("rename", "replace", "unlink", "fsync", "rmdir"):
+            before(name)
+        finalize(run, score=0.5, formats=formats)
+    monkeypatch.undo()
+    monkeypatch.setattr(preview_module, "_CELL", 16)
+    new = tree(run)
+    states = {"old": 0, "none": 0, "new": 0}
+    for folder in moments:
+        if not (folder / ANNOTATIONS).exists():
+            states["none"] += 1
+        else:
+            assert agrees(folder)
+            states["old" if len(coco(folder)["images"]) == 5 else "new"] += 1
+        finalize(folder, score=0.5, formats=formats)
+        assert tree(folder) == new
+    assert min(states.values()) > 0
+
+
+def test_a_full_disk_leaves_the_old_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run")
+    finalize(run)
+    before = tree(run)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("engines.runs.finalize.write_yolo", full)
+        with pytest.raises(RunError, match="No space left"):
+            finalize(run, score=0.5, formats=("yolo",))
+    assert tree(run) == before
+
+
+def test_each_class_may_have_its_own_threshold(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")  # even images show class a, odd ones class b
+    summary = finalize(run, score={"a": 0.7})
+    assert images(run) == [0, 1, 3, 6]
+    assert summary.dropped == {"no box scores what its class needs": 3}
+    assert coco(run)["info"]["score"] == {"a": 0.7, "b": 0.3}
+    with pytest.raises(UsageError, match=r"a=0\.7,b=0\.2 is below the run's own, 0\.3"):
+        finalize(run, score={"a": 0.7, "b": 0.2})
+    with pytest.raises(UsageError, match="names c; the classes are a, b"):
+        finalize(run, score={"c": 0.7})
+    with pytest.raises(UsageError, match="generate and label"):
+        finalize(run, score={})
+
+
+def test_weak_boxes_mark_their_regions_as_uncertain(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", keep_empty=True)
+    before = finalize(run, score=0.5)
+    summary = finalize(run, score=0.5, uncertain=0.1, formats=("yolo", "imagefolder"))
+    assert (summary.boxes, summary.uncertain, before.uncertain) == (3, 3, 0)
+    found = coco(run)["annotations"]
+    assert [(a["image_id"] - 1, a["iscrowd"]) for a in found] == [(0, 0), (1, 1), (2, 1), (3, 0), (4, 1), (6, 0)]
+    assert all((a["score"] < 0.5) == bool(a["iscrowd"]) for a in found)
+    assert (run / "labels" / "00000001.txt").read_text("utf-8") == "", "YOLO cannot say so"
+    line = (run / IMAGES / "metadata.jsonl").read_text("utf-8").splitlines()[1]
+    assert json.loads(line)["objects"]["iscrowd"] == [1]
+    with pytest.raises(UsageError, match="below --score"):
+        finalize(run, score=0.5, uncertain=0.5)
+
+
+def test_the_command_line_takes_every_rule(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", keep_empty=True)
+    rules = ["--score", "a=0.5,b=0.4", "--uncertain", "0.2", "--min-quality", "0.5", "--near-duplicates", "keep"]
+    result = CliRunner().invoke(program.app, ["finalize", str(run), *rules, "--drop-empty"])
+    assert result.exit_code == 0, result.output
+    assert "3 images with 3 boxes" in result.output
+    assert "not in the dataset: doubtful labels: quality below 0.5" in result.output
+
+
+def test_doubled_labels_go_and_come_back(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", score=0.05)
+    before = finalize(run)
+    fewer = finalize(run, max_overlap=0.005)  # the two boxes of an image overlap by 0.009; in four they share a class
+    assert (fewer.images, fewer.boxes) == (before.images, before.boxes - 4)
+    assert finalize(run).boxes == before.boxes
+    with pytest.raises(UsageError, match=r"--max-overlap is 1\.5"):
+        finalize(run, max_overlap=1.5)
+
+
+def test_images_with_only_uncertain_boxes_are_empty(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", uncertain=0.2)
+    assert finalize(run, score=0.5).images == 3
+
+
+def test_doubtful_images_go_and_stricter_is_all_that_can_be_asked_for(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", min_quality=0.4)
+    summary = finalize(run, min_quality=0.6)  # quality is about the best box's score
+    assert images(run) == [0, 6]
+    assert summary.dropped == {"no box scores 0.3": 2, "doubtful labels: quality below 0.6": 3}
+    with pytest.raises(UsageError, match=r"--min-quality is 0\.3; a number from 0\.4"):
+        finalize(run, min_quality=0.3)
+
+
+def test_near_duplicates_go_before_the_count_is_cut(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", keep_empty=True, reference=None, reference_hash=None, count=3)
+    rough = np.random.default_rng(0).integers(0, 255, (5, 24, 32, 3), dtype=np.uint8)
+    for index, look in enumerate((0, 1, 0, 1, 2, 3, 4)):
+        Image.fromarray(rough[look]).save(run / IMAGES / image_name(index, "jpg"))
+    assert finalize(run).images == 3
+    summary = finalize(run, near_duplicates=0.95)
+    assert images(run) == [0, 1, 4]
+    assert summary.dropped == {"nearly repeats an earlier image": 2, "beyond the count": 2}
+    finalize(run)
+    assert images(run) == [0, 1, 2]
+    with pytest.raises(UsageError, match=r"--near-duplicates is 1\.5"):
+        finalize(run, near_duplicates=1.5)
+
+
+def test_a_run_of_before_these_rules_reads_as_if_they_were_off(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    finalize(run)
+    before = tree(run)
+    stored = json.loads((run / "run.json").read_text("utf-8"))
+    for name in (
+        "uncertain",
+        "min_quality",
+        "max_overlap",
+        "near_duplicates",
+        "balance",
+        "reference_split",
+        "short_side",
+    ):
+        del stored[name]
+    (run / "run.json").write_text(json.dumps(stored), "utf-8")
+    finalize(run)
+    assert {name: data for name, data in tree(run).items() if name != "run.json"} == {
+        name: data for name, data in before.items() if name != "run.json"
+    }
+    (run / "run.json").write_text(json.dumps(stored | {"score": {"a": 0.3}}), "utf-8")
+    with pytest.raises(RunError, match="the run's own classes"):
+        finalize(run)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"score": 0.01}, "0.05 to 1"), ({"score": 1.5}, "0.05 to 1"), ({"formats": ("voc",)}, "voc is unknown")],
+)
+def test_options_out_of_range_are_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        finalize(make_run(tmp_path / "run"), **options)
+
+
+def test_a_folder_that_is_no_run_or_is_in_use_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="does not exist"):
+        finalize(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="is a file"):
+        finalize(tmp_path / "file")
+    with pytest.raises(RunError, match="not a run"):
+        finalize(tmp_path)
+    run = make_run(tmp_path / "run")
+    with locked(run), pytest.raises(RunError, match="in use"):
+        finalize(run)
+
+
+def test_a_run_without_any_image_in_the_dataset_has_no_preview(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    finalize(run)
+    summary = finalize(run, score=0.95)
+    assert (summary.images, summary.preview) == (0, None)
+    assert not (run / PREVIEW).exists()
+    assert coco(run)["images"] == []

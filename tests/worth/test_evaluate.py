@@ -1,0 +1,291 @@
+"""What generated data is worth: the images that go in, and whole comparisons."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from made_worth import NAMES, TINY, make_dataset, make_run
+
+from engines.errors import DatasetError, DengineError, RunError, UsageError
+from engines.runs.finalize import ANNOTATIONS
+from engines.runs.journal import IMAGES
+from engines.training.trainer import Progress
+from engines.worth import evaluate as worth
+from engines.worth.data import EvaluateSettings, WorthData, open_data
+from engines.worth.detectors import train as training
+from engines.worth.evaluate import COMPARISON, PLOT, RESULT, TRAININGS, TrainingStep, evaluate
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> EvaluateSettings:
+    """Four real images, six generated ones, three to measure on."""
+    return EvaluateSettings(
+        real=make_dataset(tmp_path / "real", range(4), (128, 96)),
+        synthetic=(make_run(tmp_path / "run", range(10, 16)),),
+        val=make_dataset(tmp_path / "val", range(20, 23)),
+        out=tmp_path / "out",
+        preset="quick",
+        changes=tuple(TINY.items()),
+        resamples=10,
+    )
+
+
+def opened(settings: EvaluateSettings, most: int = 256) -> WorthData:
+    return open_data(settings, most, lambda event: None)
+
+
+def refused(settings: EvaluateSettings, kind: type[DengineError], *words: str) -> None:
+    """`evaluate` stops with one line that holds `words`, and nothing is written."""
+    with pytest.raises(kind) as caught:
+        evaluate(settings)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+    assert not settings.out.exists()
+
+
+def test_real_and_generated_images_come_to_one_scale(settings: EvaluateSettings, tmp_path: Path) -> None:
+    data = opened(settings)
+    assert data.short_side == 48  # the run's
+    assert {sample.short_side for sample in data.real} == {48}
+    assert {sample.short_side for sample in data.generated} == {48}
+    wide = make_run(tmp_path / "wide", range(30, 33), frame=(96, 64), short_side=32)
+    data = opened(replace(settings, synthetic=(wide,), short_side=64))
+    assert {sample.short_side for sample in data.real} == {64}
+    assert {sample.short_side for sample in data.generated} == {128}  # 64 pixels of frame, painted at half the scale
+    assert opened(settings, most=32).short_side == 32
+    old = make_run(tmp_path / "old", range(40, 43), frame=(96, 64), short_side=None)
+    data = opened(replace(settings, synthetic=(old,)))
+    assert data.short_side == 64
+    assert "does not say its scale" in data.notes[0]
+
+
+def test_a_labelled_dataset_can_stand_for_a_run(settings: EvaluateSettings, tmp_path: Path) -> None:
+    pseudo = make_dataset(tmp_path / "pseudo", range(50, 53), (128, 96))
+    data = opened(replace(settings, synthetic=(pseudo,)))
+    assert [sample.record.name for sample in data.generated] == ["50.png", "51.png", "52.png"]
+    assert {sample.short_side for sample in data.generated} == {256}
+
+
+def test_classes_are_matched_by_name(settings: EvaluateSettings, tmp_path: Path) -> None:
+    turned = make_run(tmp_path / "turned", range(60, 62), ("b", "a"))
+    data = opened(replace(settings, synthetic=(turned,)))
+    assert data.class_names == NAMES
+    assert data.generated[0].record.labels.tolist() == [1, 0]
+
+
+def test_a_list_chooses_real_images_but_amounts_count_in_all(settings: EvaluateSettings, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("1\n3.png\n")
+    data = opened(replace(settings, images=tmp_path / "list.txt", amounts=("0", "1x", "6")))
+    assert [sample.record.name for sample in data.real] == ["1.png", "3.png"]
+    assert data.arms == (0, 4, 6)
+    assert data.split_images == 4
+    (tmp_path / "list.txt").write_text("1\n77\n")
+    refused(replace(settings, images=tmp_path / "list.txt"), UsageError, "names 1 images", "'77' first")
+    refused(replace(settings, images=tmp_path / "none.txt"), UsageError, "none.txt cannot be read")
+
+
+def test_amounts_beyond_the_runs_are_refused(settings: EvaluateSettings) -> None:
+    refused(replace(settings, amounts=("2x",)), UsageError, "2x is 8 images, but the runs hold 6")
+    refused(replace(settings, amounts=("0",)), UsageError, "nothing to compare")
+    assert opened(replace(settings, amounts=("0.5x",))).arms == (0, 2)
+
+
+def test_wrong_options_are_listed_together(settings: EvaluateSettings) -> None:
+    with pytest.raises(UsageError, match=r"--mix is 0.*--seeds is 0.*--amounts holds 'many'"):
+        replace(settings, mix=(0.0, 0.0), seeds=0, amounts=("many",))
+    refused(replace(settings, preset="huge"), UsageError, "quick, small, paper")
+    refused(replace(settings, changes=(("steps", 0),)), UsageError, "steps must be positive")
+
+
+def test_different_class_lists_are_refused(settings: EvaluateSettings, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other", range(60, 62), ("a", "c"))
+    refused(replace(settings, synthetic=(other,)), DatasetError, "has the classes a, c", "has a, b")
+    wrong = make_dataset(tmp_path / "wrong", range(70, 72), names=("a", "z"))
+    refused(replace(settings, val=wrong), DatasetError, 'class "z"')
+
+
+def test_runs_without_anything_to_learn_from_are_refused(settings: EvaluateSettings, tmp_path: Path) -> None:
+    empty = make_run(tmp_path / "empty", [])
+    refused(replace(settings, synthetic=(empty,)), RunError, "empty kept no image")
+    bare = make_dataset(make_run(tmp_path / "bare", []), range(2), boxes=0)
+    refused(replace(settings, synthetic=(bare,)), RunError, "2 images and no box")
+    crowds = make_run(tmp_path / "crowds", range(80, 82))
+    content = json.loads((crowds / ANNOTATIONS).read_text())
+    for found in content["annotations"]:
+        found["iscrowd"] = 1
+    (crowds / ANNOTATIONS).write_text(json.dumps(content))
+    refused(replace(settings, synthetic=(crowds,)), RunError, "2 images and no box")
+    unfinished = make_run(tmp_path / "unfinished", range(60, 62))
+    (unfinished / ANNOTATIONS).unlink()
+    refused(replace(settings, synthetic=(unfinished,)), RunError, "dengine finalize")
+    refused(replace(settings, synthetic=(tmp_path / "nowhere",)), RunError, "does not exist")
+
+
+def test_validation_images_without_boxes_are_refused(settings: EvaluateSettings, tmp_path: Path) -> None:
+    bare = make_dataset(tmp_path / "bare", range(70, 72), boxes=0)
+    refused(replace(settings, val=bare), DatasetError, "has no boxes")
+
+
+def test_copies_of_training_images_among_the_validation_images_are_refused(
+    settings: EvaluateSettings, tmp_path: Path
+) -> None:
+    refused(replace(settings, val=settings.real), DatasetError, "4 validation images are copies", "0.png first")
+    painted = make_dataset(tmp_path / "painted", [20, 12])
+    refused(replace(settings, val=painted), DatasetError, "1 validation images are copies", "12.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"precision": "f16"}, 'precision "f16"; auto, f32 or bf16'),
+        ({"device": "gpu"}, 'Unknown device "gpu"'),
+        ({"device": "mps"}, 'Unknown device "mps"; cpu, cuda or cuda:N'),
+        ({"device": f"cuda:{torch.cuda.device_count()}"}, "CUDA GPUs here; take --device cpu"),
+    ],
+)
+def test_a_precision_or_device_that_is_not_there_is_refused(
+    settings: EvaluateSettings, change: dict[str, str], words: str
+) -> None:
+    refused(replace(settings, changes=tuple((TINY | change).items())), UsageError, words)
+
+
+def test_damaged_images_stop_it_or_are_left_out_and_listed(settings: EvaluateSettings) -> None:
+    broken = settings.real / IMAGES / "1.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:200] + bytes(400) + content[600:])
+    refused(settings, DatasetError, "1.png")
+    data = opened(replace(settings, skip_bad=True))
+    assert [sample.record.name for sample in data.real] == ["0.png", "2.png", "3.png"]
+    assert any("1.png" in line for line in data.findings[1])
+
+
+def test_near_copies_are_named_and_left_out(settings: EvaluateSettings, tmp_path: Path) -> None:
+    val = make_dataset(tmp_path / "near", [20, 2, 21])  # image 2 at half its size
+    data = opened(replace(settings, val=val))
+    assert [record.name for record in data.val] == ["20.png", "21.png"]
+    assert len(data.left_out) == 1
+    assert data.left_out[0].startswith("2.png nearly repeats 2.png (0.9")
+    refused(replace(settings, val=make_dataset(tmp_path / "all", [2])), DatasetError, "no validation image")
+
+
+def test_a_comparison_leaves_detectors_figures_and_a_picture(settings: EvaluateSettings) -> None:
+    events: list[Any] = []
+    short = tuple((TINY | {"steps": 1}).items())
+    summary = evaluate(replace(settings, seeds=2, amounts=("1x", "6"), changes=short), report=events.append)
+    assert [arm.generated for arm in summary.arms] == [0, 4, 6]
+    assert summary.seeds == (0, 1)
+    assert {len(arm.figures["AP"].values) for arm in summary.arms} == {2}
+    names = {f"{arm}-seed{seed}" for arm in ("real", "generated4", "generated6") for seed in (0, 1)}
+    assert {path.name for path in (settings.out / TRAININGS).iterdir()} == names
+    steps = [event for event in events if isinstance(event, TrainingStep)]
+    assert (steps[-1].done, steps[-1].total) == (6, 6)
+    value = json.loads((settings.out / COMPARISON).read_text())
+    assert [arm["generated"] for arm in value["arms"]] == [0, 4, 6]
+    assert value["arms"][1]["differences"]["AP"]["mean"] == summary.arms[1].differences["AP"].mean
+    assert value["data"]["val_images"] == 3
+    assert value["mix"] == 0.5
+    assert summary.picture == settings.out / PLOT
+    assert (settings.out / PLOT).exists()
+
+
+def test_both_arms_begin_with_the_same_weights_and_take_as_many_steps(
+    settings: EvaluateSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[list[npt.NDArray[np.float32]]] = []
+    steps: list[int] = []
+
+    def fit(module: Any, loss_at: Any, options: Any, *_: Any, **__: Any) -> dict[str, float]:
+        starts.append([weight.detach().numpy().copy() for weight in module.parameters()])
+        steps.append(options.steps)
+        return {}
+
+    monkeypatch.setattr(training, "fit", fit)
+    evaluate(settings)
+    assert steps == [3, 3]
+    assert all(np.array_equal(one, other) for one, other in zip(*starts, strict=True))
+
+
+def test_an_interrupted_comparison_resumes_to_the_same_figures(
+    settings: EvaluateSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluate(replace(settings, out=tmp_path / "whole"))
+    seen: list[Progress] = []
+
+    def stop(event: Any) -> None:
+        if isinstance(event, TrainingStep):
+            seen.append(event.progress)
+            if event.progress.stage.startswith("generated"):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(settings, report=stop)
+    assert not (settings.out / COMPARISON).exists()
+    with pytest.raises(RunError, match="--resume"):
+        evaluate(settings)
+    first = (settings.out / TRAININGS / "real-seed0" / RESULT).read_bytes()
+    trained: list[str] = []
+    resumed = evaluate(
+        replace(settings, resume=True),
+        report=lambda event: trained.append(event.progress.stage) if isinstance(event, TrainingStep) else None,
+    )
+    assert set(trained) <= {"generated6-seed0"}
+    assert (settings.out / TRAININGS / "real-seed0" / RESULT).read_bytes() == first
+    assert resumed.arms == whole.arms
+    assert (settings.out / PLOT).read_bytes() == (tmp_path / "whole" / PLOT).read_bytes()
+    more: list[str] = []
+    evaluate(
+        replace(settings, resume=True, seeds=2),
+        report=lambda event: more.append(event.progress.stage) if isinstance(event, TrainingStep) else None,
+    )
+    assert set(more) == {"real-seed1", "generated6-seed1"}
+    with pytest.raises(RunError, match=r"other settings: options\.steps was 3, is 4"):
+        evaluate(replace(settings, resume=True, changes=tuple((TINY | {"steps": 4}).items())))
+    assert not (settings.out / ".lock").is_dir()
+
+
+def test_the_real_images_alone_are_measured_first_and_compared_later(settings: EvaluateSettings) -> None:
+    scaled = replace(settings, short_side=48, changes=tuple((TINY | {"steps": 1}).items()))
+    alone = evaluate(replace(scaled, synthetic=()))
+    assert [(arm.generated, dict(arm.differences)) for arm in alone.arms] == [(0, {})]
+    first = (settings.out / TRAININGS / "real-seed0" / RESULT).stat().st_mtime_ns
+    both = evaluate(replace(scaled, resume=True))
+    assert [arm.generated for arm in both.arms] == [0, 6]
+    assert both.arms[0] == alone.arms[0]
+    assert (settings.out / TRAININGS / "real-seed0" / RESULT).stat().st_mtime_ns == first
+
+
+def test_a_detector_that_was_not_measured_yet_is_not_trained_again(
+    settings: EvaluateSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detect = training.detect
+
+    def stopped(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worth, "detect", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(settings)
+    monkeypatch.setattr(worth, "detect", detect)
+    slower = replace(settings, resume=True, changes=(*settings.changes, ("lr", 1e-5)))
+    with pytest.raises(RunError, match=r"real-seed0 was made with other settings: options.lr was 0.0\d+, is 1e-05"):
+        evaluate(slower)
+    seen: list[str] = []
+    evaluate(
+        replace(settings, resume=True),
+        report=lambda event: seen.append(event.progress.stage) if isinstance(event, TrainingStep) else None,
+    )
+    assert set(seen) == {"generated6-seed0"}
+
+
+def test_a_folder_with_other_things_is_left_alone(settings: EvaluateSettings) -> None:
+    settings.out.mkdir()
+    (settings.out / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="not empty"):
+        evaluate(settings)
+    assert [path.name for path in settings.out.iterdir()] == ["notes.txt"]
