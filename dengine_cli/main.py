@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from dengine_cli import bench, doctor, evaluate, export, finalize, generate, label, merge, train_adapter, train_base
+from dengine_cli.flags import with_flags
 from engines.errors import DengineError
 
 EXIT_USAGE = 2
@@ -64,7 +65,8 @@ class Program(TyperGroup):
         except Exception as error:
             if debug:
                 raise
-            return _fail(_in_one_line(error), getattr(error, "exit_code", EXIT_ERROR))
+            text = with_flags(_in_one_line(error), _flags(verb))
+            return _fail(text, getattr(error, "exit_code", EXIT_ERROR))
         return 0
 
 
@@ -101,6 +103,18 @@ for _name, _module in VERBS.items():
 def main() -> None:
     """The console script."""
     app()
+
+
+def _flags(verb: str) -> dict[str, str]:
+    """The flag of each setting: of `verb` first, then of the other verbs, which its messages may advise."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    flags: dict[str, str] = {}
+    for name in sorted(commands, key=lambda name: name == verb):
+        for parameter in commands[name].params:
+            if parameter.param_type_name == "option":
+                flags[str(parameter.name)] = max(parameter.opts, key=len)
+    aliases = getattr(VERBS.get(verb), "FIELDS", {})
+    return flags | {field: flags[option] for field, option in aliases.items()}
 
 
 def _in_one_line(error: Exception) -> str:

@@ -3,14 +3,24 @@
 Knows: one base class and one subclass for each kind of trouble. Knows nothing about how they are shown:
 `dengine_cli.main` turns each into one line and an exit code.
 
-Every message says what was found, what was expected, and how to mend it.
+Every message says what was found, what was expected, and how to mend it. It names a setting as Python does, between
+backticks: `score`, or with a value that is advised, `precision=auto`. The command line shows these as its flags
+(`dengine_cli.flags`); no flag is spelt here or anywhere in `engines` and `export`.
 """
 
 
 class DengineError(Exception):
-    """Base of every error a user can mend; never raised itself. Exit code 1 unless a subclass says otherwise."""
+    """Base of every error a user can mend; never raised itself. Exit code 1 unless a subclass says otherwise.
+
+    `field` is the setting, or the field of a file, that is wrong: the name that Python knows it by; None where the
+    trouble is not with one.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class UsageError(DengineError):
