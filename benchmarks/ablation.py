@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from engines.bundle.bundle import default_bundle, open_bundle
 from engines.common.files import sha256_file, write_atomic
+from engines.common.names import class_words
 from engines.common.rng import generator
 from engines.datasets.images import read_image
-from engines.diffusion.prompts import class_words
 from engines.errors import UsageError
 from engines.labels.average_precision import Detections, mean_average_precision
 from engines.labels.choose import choose

@@ -25,10 +25,11 @@ import torch
 from engines.adapter.inference import LABEL_VIEWS, prepare_frame, resized_size, view_detections
 from engines.backends.tensorrt.plans import BUILT_AHEAD
 from engines.common.files import write_json
+from engines.common.names import class_words
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.images import read_image
 from engines.datasets.writers import Annotated, write_coco
-from engines.diffusion.prompts import MAX_LISTED, class_words, generic_prompt, listing_prompt
+from engines.diffusion.prompts import MAX_LISTED, generic_prompt, listing_prompt
 from engines.errors import DatasetError, RunError, UsageError
 from engines.labels.average_precision import Detections, mean_average_precision
 from engines.labels.choose import choose, journal_boxes, label_rules

@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from engines.adapter.inference import SCORE_FLOOR
 from engines.backends import open_backend
-from engines.backends.base import Backend, cpu_has_bf16, cpu_has_int8
+from engines.backends.base import Backend
 from engines.backends.rows import is_full_size
 from engines.bundle.bundle import Bundle
+from engines.common.devices import cpu_has_bf16, cpu_has_int8
 from engines.datasets.images import read_image
 from engines.errors import ExportError
 from engines.labels.average_precision import Detections, mean_average_precision

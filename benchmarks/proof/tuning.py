@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.adapter.info import from_object
 from engines.common.files import read_json, write_json
+from engines.common.schema import from_object
 from engines.datasets.dataset import Record, open_dataset
 from engines.errors import UsageError
 from engines.runs.journal import JOURNAL, read_entries

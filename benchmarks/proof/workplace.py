@@ -27,10 +27,10 @@ import torch
 
 from benchmarks.proof.lists import LISTS
 from benchmarks.proof.plan import Plan
+from engines.common.devices import resolve_precision
 from engines.common.files import read_json, write_json
 from engines.common.versions import installed_versions
 from engines.errors import DengineError
-from engines.training.trainer import resolve_precision
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _DENGINE = ("-c", "from dengine_cli.main import main; main()")

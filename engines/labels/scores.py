@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from engines.adapter.inference import SCORE_FLOOR
+from engines.common.names import class_words
 from engines.datasets.duplicates import NEAR
-from engines.diffusion.prompts import class_words
 from engines.errors import UsageError
 
 Score = dict[str, float] | float  # a number for all classes, or class -> number

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from engines.common.names import class_words
 from engines.common.rng import generator
-from engines.diffusion.prompts import MAX_LISTED, class_words, count_word, generic_prompt, listing_prompt
+from engines.diffusion.prompts import MAX_LISTED, count_word, generic_prompt, listing_prompt
 
 if TYPE_CHECKING:
     from engines.datasets.dataset import Record

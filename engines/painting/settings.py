@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engines.adapter.inference import LABEL_VIEWS, SCORE_FLOOR
-from engines.adapter.info import from_object
+from engines.common.schema import from_object
 from engines.datasets.duplicates import NEAR
 from engines.errors import BundleError, RunError, UsageError
 from engines.labels.scores import EXPECTED_SCORE, Score, check_uncertain, full_score, highest, in_range, shown

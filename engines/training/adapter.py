@@ -20,10 +20,12 @@ from typing import Any
 import torch
 
 from engines.adapter.inference import resized_size
-from engines.adapter.info import INFO_FILE, AdapterConfig, AdapterInfo, from_object
+from engines.adapter.info import INFO_FILE, AdapterConfig, AdapterInfo
 from engines.adapter.model import DetectionAdapter, save_adapter
 from engines.adapter.pyramid import pyramid_channels
+from engines.common.devices import check_device, resolve_precision
 from engines.common.files import read_json
+from engines.common.schema import from_object
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
@@ -33,7 +35,7 @@ from engines.labels.thresholds import Choice, choose_thresholds
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, FrozenPyramid, SourceOptions, TunePart
-from engines.training.trainer import FitOptions, Report, check_device, finished, fit, resolve_precision
+from engines.training.trainer import FitOptions, Report, finished, fit
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
 STATISTICS_IMAGES = 200  # images whose class counts `generate` draws prompts from

@@ -20,7 +20,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from engines.common.devices import check_device, resolve_precision
 from engines.common.files import sha256_file, sync_tree, write_json
+from engines.common.names import class_words
 from engines.common.rng import generator
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
@@ -37,7 +39,7 @@ from engines.diffusion.libraries import silence_libraries
 from engines.errors import TrainingError, UsageError
 from engines.training.presets import BasePreset, Phase, base_preset
 from engines.training.tokenizer import write_tokenizer
-from engines.training.trainer import FitOptions, Report, autocast, check_device, finished, fit, resolve_precision
+from engines.training.trainer import FitOptions, Report, autocast, finished, fit
 from engines.training.vae import to_pixels, train_vae
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
@@ -278,7 +280,7 @@ def _build(
     else:
         torch.manual_seed(options.seed)
         words = [*prompts.WORDS, *options.style.split()]
-        words += [word for name in class_names for word in prompts.class_words(name).split()]
+        words += [word for name in class_names for word in class_words(name).split()]
         tokenizer = write_tokenizer(out / "tokenizer", words, preset.text_length)
         text = CLIPTextConfig(
             vocab_size=len(tokenizer),

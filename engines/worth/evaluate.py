@@ -22,13 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from engines.adapter.info import from_object
+from engines.common.devices import check_device, resolve_precision
 from engines.common.files import read_json, write_atomic, write_json
+from engines.common.schema import from_object
 from engines.errors import RunError, UsageError
 from engines.labels.average_precision import Detections, mean_average_precision
 from engines.runs.events import Stage
 from engines.runs.run_folder import LOCK, locked, run_errors
-from engines.training.trainer import Progress, check_device, differences, resolve_precision
+from engines.training.trainer import Progress, differences
 from engines.worth.data import EvaluateSettings, WorthData, open_data
 from engines.worth.detectors.batches import mix_value
 from engines.worth.detectors.config import INFO_FILE, DetectorOptions, preset
