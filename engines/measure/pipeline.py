@@ -41,6 +41,7 @@ from engines.diffusion.base_model import alphas_cumprod
 from engines.diffusion.latents import label_latents
 from engines.diffusion.libraries import silence_libraries
 from engines.errors import BackendError, UsageError
+from engines.labels.boxes import Instances
 from engines.labels.scores import by_label
 from engines.measure.workload import WorkloadJobs
 from engines.painting.jobs import Job
@@ -55,9 +56,7 @@ class Picture:
 
     job: Job
     image: Image.Image
-    boxes: npt.NDArray[np.float32]  # [N, 4] corners in pixels, best first
-    scores: npt.NDArray[np.float32]  # [N], each at least what its class needs for a label
-    labels: npt.NDArray[np.int64]  # [N]
+    instances: Instances  # best first, each scoring at least what its class needs for a label
 
 
 class Baseline:
@@ -135,9 +134,8 @@ class Baseline:
     def _picture(
         self, job: Job, image: Image.Image, logits: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32]
     ) -> Picture:
-        corners, scores, labels = detections(logits, boxes, image.size, 1.0, image.size)
-        good = scores >= self._thresholds[labels]
-        return Picture(job, image, corners[good], scores[good], labels[good])
+        found = detections(logits, boxes, image.size, 1.0, image.size)
+        return Picture(job, image, found.take(found.scores >= self._thresholds[found.labels]))
 
 
 def batches_of(work: WorkloadJobs, batch: int) -> list[list[Job]]:

@@ -48,8 +48,9 @@ class Plan:
     @functools.cached_property
     def reference_places(self) -> npt.NDArray[np.float64]:
         """Where in 0..1 the share of each reference ends, when they are balanced."""
-        names = [[self.class_names[label] for label in r.labels[~r.iscrowd].tolist()] for r in self.references]
-        return np.cumsum(balanced_shares([Counter(found) for found in names]))
+        counts = [Counter(record.instances.single.labels.tolist()) for record in self.references]
+        named = [Counter({self.class_names[label]: n for label, n in found.items()}) for found in counts]
+        return np.cumsum(balanced_shares(named))
 
     @functools.cached_property
     def statistics_places(self) -> npt.NDArray[np.float64]:
@@ -90,7 +91,7 @@ def make_job(plan: Plan, run_seed: int, index: int) -> Job:
     low, high = plan.strength
     strength = min(max(round(float(rng.uniform(low, high)), 4), low), high)
     counts = _counts_inside(record, crop, plan.class_names)
-    if record.caption is None and len(record.labels) == 0:
+    if record.caption is None and len(record.instances) == 0:
         counts = _drawn_counts(plan, rng)
     return Job(index, run_seed, _prompt(plan, counts, record.caption, rng), reference, crop, flip, strength)
 
@@ -157,9 +158,10 @@ def _counts_inside(
     record: "Record", crop: tuple[float, float, float, float], class_names: Sequence[str]
 ) -> dict[str, int]:
     """How many objects of each class have their centre in the crop; crowds are left out."""
-    centres = (record.boxes[:, :2] + record.boxes[:, 2:]) / 2
-    inside = (centres >= crop[:2]).all(axis=1) & (centres <= crop[2:]).all(axis=1) & ~record.iscrowd
-    return {class_names[label]: n for label, n in sorted(Counter(record.labels[inside].tolist()).items())}
+    found = record.instances.single
+    centres = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+    inside = (centres >= crop[:2]).all(axis=1) & (centres <= crop[2:]).all(axis=1)
+    return {class_names[label]: n for label, n in sorted(Counter(found.labels[inside].tolist()).items())}
 
 
 def _drawn_counts(plan: Plan, rng: np.random.Generator) -> dict[str, int]:

@@ -26,7 +26,7 @@ from engines.adapter.pyramid import pyramid_channels
 from engines.common.devices import check_device, resolve_precision
 from engines.common.files import read_json
 from engines.common.schema import from_object
-from engines.datasets.dataset import Dataset, Record
+from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
 from engines.diffusion.lora import fuse_loras, fused_hash
@@ -155,7 +155,7 @@ def train_adapter(
     ModelError.
     """
     check_start(out, options)
-    if not any(len(record.boxes) for record in dataset.records):
+    if not any(len(record.instances) for record in dataset.records):
         raise TrainingError(f"{dataset.root} has no boxes to learn from.")
     train, tune = split_tune(dataset.records, options.tune_fraction)
     base = load_base(base_folder, device=options.device)
@@ -189,7 +189,9 @@ def train_adapter(
         evaluate=(lambda step: tune_part.evaluate(model)) if tune else None,
         score=options.score if tune else "",
     )
-    choices = choose_thresholds(tune, tune_part.detect(model), dataset.class_names, options.precision_goal)
+    choices = choose_thresholds(
+        instances_of(tune), tune_part.detect(model), dataset.class_names, options.precision_goal
+    )
     info = AdapterInfo(
         class_names=tuple(dataset.class_names),
         timestep=options.timestep,
@@ -333,7 +335,8 @@ def _identity(dataset: Dataset, pseudo: Sequence[Record], options: AdapterTrainO
     digest = hashlib.sha256()
     for record in (*dataset.records, *pseudo):
         digest.update(f"{record.name}\0{record.width}\0{record.height}\0".encode())
-        digest.update(record.boxes.tobytes() + record.labels.tobytes() + record.iscrowd.tobytes())
+        found = record.instances
+        digest.update(found.boxes.tobytes() + found.labels.tobytes() + found.crowd.tobytes())
     settings = {name: value for name, value in options.to_json().items() if name not in free}
     return {
         "settings": settings,

@@ -37,6 +37,7 @@ from engines.diffusion.base_model import (
 )
 from engines.diffusion.libraries import silence_libraries
 from engines.errors import TrainingError, UsageError
+from engines.labels.boxes import Instances
 from engines.training.presets import BasePreset, Phase, base_preset
 from engines.training.tokenizer import write_tokenizer
 from engines.training.trainer import FitOptions, Report, autocast, finished, fit
@@ -253,7 +254,7 @@ def _encode_views(
             rng = generator(options.seed, _VIEW, number, k)
             view = draw_view(store, k % len(store.records), views, rng)
             pixels.append(to_pixels(view.pixels))
-            found = Counter(view.labels.tolist())
+            found = Counter(view.instances.labels.tolist())
             counts.append({name: found[i] for i, name in enumerate(class_names) if found[i]})
         with autocast(resolve_precision(options.precision, options.device), options.device):
             encoded = vae.encode(torch.stack(pixels).to(options.device)).latent_dist.mode()
@@ -345,7 +346,8 @@ def _identity(
     images = {record.name: sha256_file(record.file)[:16] for record in records}
     labels = hashlib.sha256()
     for record in records:
-        labels.update(repr((record.name, record.boxes.tolist(), record.labels.tolist())).encode())
+        found = record.instances
+        labels.update(repr((record.name, found.boxes.tolist(), found.labels.tolist())).encode())
     return {
         "preset": asdict(preset),
         "settings": decisive,
@@ -356,7 +358,7 @@ def _identity(
 
 
 def _without_labels(record: Record) -> Record:
-    return replace(record, boxes=record.boxes[:0], labels=record.labels[:0], iscrowd=record.iscrowd[:0])
+    return replace(record, instances=Instances.none())
 
 
 def _scaled(steps: int, options: BaseTrainOptions) -> int:

@@ -21,10 +21,11 @@ from engines.adapter.losses import xyxy_to_cxcywh
 from engines.adapter.model import DetectionAdapter
 from engines.adapter.pyramid import PyramidUNet, label_pass
 from engines.common.rng import generator, normal
-from engines.datasets.dataset import Record
+from engines.datasets.dataset import Record, instances_of
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BaseModel, alphas_cumprod
-from engines.labels.average_precision import Detections, mean_average_precision
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
 from engines.training.augment import FrameOptions, draw_frame
 from engines.training.trainer import autocast
 from engines.training.views import ImageStore, View
@@ -163,18 +164,19 @@ class BatchSource:
     def _draw_view(self, image: int, rng: np.random.Generator) -> View:
         record = self._records[image]
         pixels, frame = self._store[image], self._options.frame
-        return draw_frame(pixels, record.boxes, record.labels, frame, rng, record.iscrowd)
+        return draw_frame(pixels, record.instances, frame, rng)
 
     def _counts(self, view: View) -> dict[str, int]:
-        found = Counter(view.labels.tolist())
+        found = Counter(view.instances.single.labels.tolist())
         return {name: found[i] for i, name in enumerate(self._class_names) if found[i]}
 
 
 def _target(view: View, width: int, height: int) -> dict[str, Tensor]:
     """The labels of a frame as the head's losses want them."""
     size = torch.tensor([width, height, width, height], dtype=torch.float32)
-    boxes, crowds = (xyxy_to_cxcywh(torch.from_numpy(some) / size) for some in (view.boxes, view.crowds))
-    labels, crowd_labels = torch.from_numpy(view.labels), torch.from_numpy(view.crowd_labels)
+    single, several = view.instances.single, view.instances.crowds
+    boxes, crowds = (xyxy_to_cxcywh(torch.from_numpy(some.boxes) / size) for some in (single, several))
+    labels, crowd_labels = (torch.from_numpy(some.labels) for some in (single, several))
     return {"class_labels": labels, "boxes": boxes, "crowds": crowds, "crowd_labels": crowd_labels}
 
 
@@ -197,10 +199,10 @@ class TunePart:
 
     def evaluate(self, model: DetectionAdapter, kind: prompts.PromptKind = "generic") -> dict[str, float]:
         """`mean_average_precision` with prompts of that kind."""
-        return mean_average_precision(self._records, self.detect(model, kind), self._class_names)
+        return mean_average_precision(instances_of(self._records), self.detect(model, kind), self._class_names)
 
     @torch.no_grad()
-    def detect(self, model: DetectionAdapter, kind: prompts.PromptKind = "generic") -> list[Detections]:
+    def detect(self, model: DetectionAdapter, kind: prompts.PromptKind = "generic") -> list[Instances]:
         """The detections on every image, with prompts of that kind; a listing names what the annotations hold."""
         device = next(model.parameters()).device
         found = []
@@ -214,11 +216,8 @@ class TunePart:
                     self._keep(index, pyramid)
             logits, boxes, _, _ = model(*(level.to(device).float() for level in pyramid))
             size = (record.width, record.height)
-            found.append(
-                Detections(
-                    *detections(logits[0].float().cpu().numpy(), boxes[0].float().cpu().numpy(), padded, scale, size)
-                )
-            )
+            answer = (logits[0].float().cpu().numpy(), boxes[0].float().cpu().numpy())
+            found.append(detections(*answer, padded, scale, size))
         return found
 
     def _keep(self, index: int, pyramid: tuple[Tensor, ...]) -> None:
@@ -232,5 +231,5 @@ class TunePart:
             return ""
         if kind == "generic":
             return prompts.generic_prompt(self._options.style)
-        counts = Counter(self._class_names[label] for label in record.labels[~record.iscrowd])
+        counts = Counter(self._class_names[label] for label in record.instances.single.labels)
         return prompts.listing_prompt(self._options.style, counts)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.common.rng import generator
-from engines.labels.average_precision import Annotations, Detections, mean_average_precision
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
 from engines.worth.matching import average_precision, figures, match
 
 _BOOTSTRAP = 50  # what a random stream is for
@@ -29,7 +30,7 @@ class Result:
 
     generated: int  # images in the arm beside the real ones
     seed: int
-    detections: Sequence[Detections]  # one for each validation image
+    detections: Sequence[Instances]  # one for each validation image
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Arm:
 
 def compare(
     results: Sequence[Result],
-    annotations: Sequence[Annotations],
+    annotations: Sequence[Instances],
     class_names: Sequence[str],
     *,
     resamples: int,
@@ -124,7 +125,7 @@ def _shown(spread: Spread | None) -> str:
 
 def _resampled(
     by_arm: Mapping[int, Sequence[Result]],
-    annotations: Sequence[Annotations],
+    annotations: Sequence[Instances],
     class_names: Sequence[str],
     resamples: int,
     seed: int,

@@ -74,15 +74,16 @@ class MixedBatches:
             rng = generator(self._seed, _VIEW, draw, kind)
             view = draw_frame(
                 self._stores[kind][place],
-                sample.record.boxes,
-                sample.record.labels,
+                sample.record.instances,
                 replace(self._frame, short_side=sample.short_side),
                 rng,
-                sample.record.iscrowd,
             )
             pixels.append(torch.from_numpy(view.pixels))
-            names = ("boxes", "labels", "crowds", "crowd_labels")
-            targets.append({name: torch.from_numpy(getattr(view, name)) for name in names})
+            single, crowds = view.instances.single, view.instances.crowds
+            arrays = {
+                "boxes": single.boxes, "labels": single.labels, "crowds": crowds.boxes, "crowd_labels": crowds.labels
+            }  # fmt: skip
+            targets.append({name: torch.from_numpy(array) for name, array in arrays.items()})
         return torch.stack(pixels).permute(0, 3, 1, 2).float() / 255.0, targets
 
     def drawn(self, draw: int) -> tuple[int, int]:
