@@ -36,7 +36,7 @@ from engines.adapter.inference import detections
 from engines.adapter.model import load_adapter
 from engines.adapter.pyramid import PyramidUNet
 from engines.bundle.bundle import Bundle
-from engines.common.rng import generator
+from engines.common.rng import Stream, generator
 from engines.diffusion.base_model import alphas_cumprod
 from engines.diffusion.latents import label_latents
 from engines.diffusion.libraries import silence_libraries
@@ -46,8 +46,6 @@ from engines.labels.scores import by_label
 from engines.measure.workload import WorkloadJobs
 from engines.painting.jobs import Job
 from engines.painting.painter import read_crop
-
-_STREAM = 2**21 + 3  # last part of the pipelines' noise keys (seed, index, part), beside those of `jobs`
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,5 +174,5 @@ def torch_device(name: str | None) -> torch.device:
 
 def _torch_generator(job: Job) -> torch.Generator:
     """The source of a call's noise, on the CPU, keyed by its first job."""
-    seed = int(generator(job.seed, job.index, _STREAM).integers(2**63))
+    seed = int(generator(job.seed, job.index, Stream.PIPELINE).integers(2**63))
     return torch.Generator().manual_seed(seed)

@@ -23,7 +23,7 @@ from torch.nn import functional
 from engines.common.devices import check_device, resolve_precision
 from engines.common.files import sha256_file, sync_tree, write_json
 from engines.common.names import class_words
-from engines.common.rng import generator
+from engines.common.rng import Stream, generator
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
 from engines.diffusion.base_model import (
@@ -46,7 +46,6 @@ from engines.training.views import ImageStore, ViewOptions, draw_view
 
 MIN_SNR = 5.0
 PROMPT_KINDS: dict[prompts.PromptKind, float] = {"listing": 0.75, "generic": 0.15, "empty": 0.10}
-_VIEW, _STEP, _NOISE = 3, 4, 5  # what a random stream is for
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "num_train_timesteps": 1000,
@@ -202,12 +201,12 @@ def _train_unet(
                     networks.vae, store, class_names, phases[number], number, preset, options
                 )
         latents, counts = encoded[number]
-        rng = generator(options.seed, _STEP, step)
+        rng = generator(options.seed, Stream.UNET_STEP, step)
         chosen = rng.integers(len(counts), size=phases[number].batch)
         texts = [prompts.training_prompt(rng, options.style, counts[i], class_names, PROMPT_KINDS, 0.0) for i in chosen]
         timesteps = torch.from_numpy(rng.integers(len(alphas), size=len(chosen))).to(options.device)
         batch = latents[chosen].to(options.device)
-        noise = generator(options.seed, _NOISE, step).standard_normal(batch.shape, dtype=np.float32)
+        noise = generator(options.seed, Stream.UNET_NOISE, step).standard_normal(batch.shape, dtype=np.float32)
         states = networks.text_encoder(tokenize(networks.tokenizer, texts).to(options.device))[0]
         loss = diffusion_loss(
             networks.unet,
@@ -251,7 +250,7 @@ def _encode_views(
     for first in range(0, phase.views, batch):
         pixels = []
         for k in range(first, min(first + batch, phase.views)):
-            rng = generator(options.seed, _VIEW, number, k)
+            rng = generator(options.seed, Stream.UNET_VIEWS, number, k)
             view = draw_view(store, k % len(store.records), views, rng)
             pixels.append(to_pixels(view.pixels))
             found = Counter(view.instances.labels.tolist())
