@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engines.common.devices import check_device, resolve_precision
+from engines.common.devices import find_device, resolve_precision
 from engines.common.files import sha256_file, sync_tree, write_json
 from engines.common.names import class_words
 from engines.common.rng import Stream, generator
@@ -110,7 +110,7 @@ def train_base(
     unknown = set(options.stages) - {"vae", "unet"}
     if unknown or not options.stages:
         raise UsageError(f"stages {sorted(unknown) or 'none'}; vae, unet, or both were expected.")
-    check_device(options.device)
+    find_device(options.device)
     if len(options.stages) < 2 and continue_from is None and not resume:
         raise UsageError("a base model from scratch needs both stages, vae and unet.")
     if not dataset.records:
