@@ -26,8 +26,8 @@ def label_rules(
     thresholds: Mapping[str, float],
     class_names: Sequence[str],
 ) -> Rules:
-    """The rules for `--score`, `--uncertain` and `--max-overlap`; classes that `score` does not name take the adapter's
-    `thresholds`. With "matched" the rules have the least score that may be found.
+    """The rules for these settings of `label`; classes that `score` does not name take the adapter's `thresholds`.
+    With "matched" the rules have the least score that may be found.
 
     Raises UsageError for classes that are none of `class_names`, and for numbers out of range.
     """

@@ -18,11 +18,11 @@ from benchmarks.proof.order import build
 from benchmarks.proof.plan import TOY
 from benchmarks.proof.stages import Stage
 from benchmarks.proof.workplace import ProofError, Workplace
+from dengine_cli.parse import parse_score_or_matched
 from engines.common.rng import generator
 from engines.datasets.dataset import open_dataset
 from engines.labels.average_precision import Detections, mean_average_precision
 from engines.labels.choose import label_rules
-from engines.labels.scores import parse_score_or_matched
 
 NAMES = ("a", "b", "c")
 PLAN = replace(TOY, shares={"10": 0.2}, tune_images={"10": 2}, resamples=5, lists=("10-0", "10-1"))
