@@ -103,7 +103,7 @@ def ours_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     inputs.
     """
     from engines.backends import open_backend
-    from engines.backends.base import resolve_threads
+    from engines.common.devices import resolve_threads
     from engines.diffusion.sampler import SlotSampler, Task
     from engines.diffusion.schedule import make_schedule
     from engines.measure.roofline import SIZES, best_rates, matmul_rates

@@ -87,9 +87,9 @@ def examine() -> Diagnosis:
     """Look at this machine. Raises nothing: what is missing or broken is said in the diagnosis."""
     import torch
 
-    from engines.backends.base import cpu_has_bf16, cpu_name, resolve_threads
     from engines.bundle.bundle import default_bundle
     from engines.common.cache import cache_folder
+    from engines.common.devices import cpu_has_bf16, cpu_name, resolve_threads
 
     capabilities = torch.cpu.get_capabilities()
     try:
@@ -136,7 +136,7 @@ def _auto(runtimes: tuple[Probe, ...]) -> tuple[str, str]:
     import torch
 
     from engines.backends import auto_engine
-    from engines.backends.base import cpu_has_bf16
+    from engines.common.devices import cpu_has_bf16
 
     engine = auto_engine()
     if engine == "tensorrt" or (engine == "torch" and torch.cuda.is_available()):

@@ -8,16 +8,14 @@ memory; nothing is copied on the way. Outputs are valid until the next `run()`.
 """
 
 import importlib
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from functools import cache
 from types import ModuleType
 from typing import Protocol
 
 import torch
 
 from engines.bundle.graphs import GraphSpec, TensorSpec
+from engines.common.devices import cpu_has_bf16
 from engines.errors import BackendError
 
 PRECISIONS = ("auto", "f32", "bf16", "f16", "int8")  # how a graph is executed; f16 is for GPUs, int8 for `openvino`
@@ -122,18 +120,6 @@ def new_buffers(specs: Sequence[TensorSpec], shapes: Shapes, device: torch.devic
     }
 
 
-def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself (AMX or AVX-512), which is when bf16 is faster than f32."""
-    features = torch.cpu.get_capabilities()
-    return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
-
-
-def cpu_has_int8() -> bool:
-    """Whether the processor multiplies 8-bit integers four at a time (AMX or VNNI), which is when int8 is fast."""
-    features = torch.cpu.get_capabilities()
-    return any(features.get(name) for name in ("amx_int8", "avx512_vnni", "avx_vnni"))
-
-
 def cpu_precision(precision: str, engine: str) -> str:
     """What `precision` means for a runtime that executes f32 and bf16 on the CPU: f32 or bf16.
 
@@ -146,22 +132,6 @@ def cpu_precision(precision: str, engine: str) -> str:
     if precision == "f16":
         raise BackendError(f"{engine} on a CPU computes in f32 or bf16, not f16. Use --precision auto.")
     return precision
-
-
-def resolve_threads(threads: int | None) -> int:
-    """CPU threads for a graph: `threads`, or as many as PyTorch takes (OMP_NUM_THREADS, else the cores)."""
-    return torch.get_num_threads() if threads is None else threads
-
-
-@cache
-def cpu_name() -> str:
-    """The processor's model name, for messages and cache keys."""
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def counted(number: int, noun: str) -> str:

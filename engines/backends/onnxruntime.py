@@ -32,16 +32,15 @@ from engines.backends.base import (
     Shapes,
     Tensors,
     counted,
-    cpu_name,
     import_runtime,
     known_shapes,
     new_buffers,
-    resolve_threads,
     wanted_outputs,
 )
 from engines.backends.probe import Probe, one_line, tiny_input, tiny_onnx, try_device
 from engines.backends.rows import is_full_size
 from engines.bundle.bundle import Bundle
+from engines.common.devices import cpu_name, resolve_threads
 from engines.errors import BackendError, UsageError
 
 CUDA_PROVIDER = "CUDAExecutionProvider"

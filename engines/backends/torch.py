@@ -31,12 +31,9 @@ from engines.backends.base import (
     Shapes,
     Tensors,
     counted,
-    cpu_has_bf16,
-    cpu_name,
     cpu_precision,
     known_shapes,
     new_buffers,
-    resolve_threads,
     wanted_outputs,
 )
 from engines.backends.modules import graph_modules, run_module
@@ -44,6 +41,7 @@ from engines.backends.probe import Device, Probe, has_nvidia, one_line, tiny_inp
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import TensorSpec
 from engines.bundle.islands import apply_islands, upcast_scores
+from engines.common.devices import cpu_has_bf16, cpu_name, resolve_threads
 from engines.errors import BackendError, UsageError
 
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}

@@ -7,9 +7,9 @@ adapter's own, and shown. Knows nothing about boxes or images.
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from engines.adapter.inference import SCORE_FLOOR
-from engines.diffusion.prompts import class_words
+from engines.common.names import class_words
 from engines.errors import UsageError
+from engines.labels.boxes import SCORE_FLOOR
 
 Score = dict[str, float] | float  # a number for all classes, or class -> number
 Matched = Literal["matched"]  # thresholds that `matched` finds, once all boxes are known

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engines.backends.base import ALWAYS_F32, Call, cpu_has_bf16
+from engines.backends.base import ALWAYS_F32, Call
 from engines.backends.openvino.int8 import ranges_of
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
+from engines.common.devices import cpu_has_bf16
 from engines.diffusion.sampler import SlotSampler, Task
 from engines.diffusion.schedule import make_schedule
 from engines.measure.memory import Memory, read_memory

@@ -25,6 +25,7 @@ from engines.diffusion.latents import to_pixels
 from engines.diffusion.sampler import SlotSampler, Task, always_guided
 from engines.diffusion.schedule import make_schedule, start_index
 from engines.errors import DatasetError
+from engines.labels.boxes import Instances
 from engines.painting.finisher import Finished, Finisher, Outcome
 from engines.painting.jobs import Job, Plan
 from engines.painting.networks import LARGEST_BATCH, Preparing, TextEncoder, check_finite, fill, prepare
@@ -152,7 +153,7 @@ class Painter:
                 except DatasetError as cause:
                     if not self._settings.skip_bad:
                         raise DatasetError(f"{cause} Or leave broken references out with `skip_bad=True`.") from cause
-                    bad.append(Outcome(job, None, (), _without_folder(str(cause), self._plan, job)))
+                    bad.append(Outcome(job, None, Instances.none(), _without_folder(str(cause), self._plan, job)))
             if not good:
                 return
             yield from zip(good, self._encode(good, crops), strict=True)

@@ -126,7 +126,7 @@ def dataset_hash(dataset: Dataset) -> str:
     for record in dataset.records:
         words = (record.name, record.width, record.height, record.file.stat().st_size, record.caption)
         digest.update(repr(words).encode())
-        for array in (record.boxes, record.labels, record.iscrowd):
+        for array in (record.instances.boxes, record.instances.labels, record.instances.crowd):
             digest.update(array.tobytes())
     return digest.hexdigest()
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engines.adapter.inference import LABEL_VIEWS, SCORE_FLOOR
-from engines.adapter.info import from_object
+from engines.adapter.inference import LABEL_VIEWS
+from engines.common.schema import from_object
 from engines.datasets.duplicates import NEAR
 from engines.errors import BundleError, Mistake, RunError, UsageError, refuse
+from engines.labels.boxes import SCORE_FLOOR
 from engines.labels.scores import EXPECTED_SCORE, Score, check_uncertain, full_score, highest, in_range, shown
 
 FORMAT = 2  # version of run.json, and of the order in which a chunk's jobs are painted

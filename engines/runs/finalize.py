@@ -15,27 +15,26 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from engines.common.files import sync_folder
 from engines.datasets.images import list_images
 from engines.datasets.writers import (
     DATA_YAML,
     LABELS,
     METADATA,
-    Annotated,
+    AnnotatedImage,
     write_coco,
     write_imagefolder,
     write_yolo,
 )
 from engines.errors import RunError, UsageError
+from engines.labels.boxes import Instances
 from engines.labels.matched import matched_score
-from engines.labels.rules import Rules, drop_reason, is_rule, labels_of, uncertain_of
+from engines.labels.rules import Rules, chosen, drop_reason, is_rule
 from engines.labels.scores import Matched, Score, check_uncertain, full_score, shown
 from engines.painting.jobs import Plan
 from engines.painting.settings import DATASET_FORMATS, RunSettings
 from engines.runs.events import DatasetSummary
-from engines.runs.journal import IMAGES, JOURNAL, SPARE, Box, Entry, find_image, read_entries, remove_images_from
+from engines.runs.journal import IMAGES, JOURNAL, SPARE, Entry, find_image, read_entries, remove_images_from
 from engines.runs.near_duplicates import Candidate, find_repeats, reference_plan
 from engines.runs.preview import PREVIEW_IMAGES, Sample, write_preview
 from engines.runs.run_folder import RUN, locked, require_run, run_errors
@@ -153,7 +152,7 @@ def _matched(folder: Path, run: RunSettings, max_overlap: float | None) -> Score
         )
     own = rules_of(run)
     rules = own if max_overlap is None else replace(own, max_overlap=max_overlap)
-    painted = (entry.boxes for entry in _entries(folder / JOURNAL, run) if _painted(entry))
+    painted = (entry.instances for entry in _entries(folder / JOURNAL, run) if _painted(entry))
     return matched_score(painted, rules, run.frequencies)
 
 
@@ -221,7 +220,7 @@ class _Choice:
     """A journal line, and what the dataset makes of it."""
 
     entry: Entry
-    boxes: list[Box]  # its labels
+    instances: Instances  # its labels, and as crowds the uncertain boxes
     reason: str | None  # why the image is not in the dataset; None when it is
 
 
@@ -238,7 +237,8 @@ class _Tally:
 def _entries(journal: Path, run: RunSettings) -> Iterator[Entry]:
     """The journal's lines, whose boxes are all of the run's classes."""
     for entry in read_entries(journal):
-        if any(not 0 <= box.label < len(run.class_names) for box in entry.boxes):
+        labels = entry.instances.labels
+        if ((labels < 0) | (labels >= len(run.class_names))).any():
             raise RunError(f"{journal}: image {entry.index} has a box of a class that {RUN} does not name.")
         yield entry
 
@@ -248,12 +248,14 @@ def _choices(journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int
     images = 0
     for entry in _entries(journal, run):
         reason = (
-            (drop_reason(entry.boxes, rules) if _painted(entry) else None) or entry.reason or repeats.get(entry.index)
+            (drop_reason(entry.instances, rules) if _painted(entry) else None)
+            or entry.reason
+            or repeats.get(entry.index)
         )
         if reason is None and run.count is not None and images == run.count:
             reason = _BEYOND
         images += reason is None
-        yield _Choice(entry, labels_of(entry.boxes, rules), reason)
+        yield _Choice(entry, chosen(entry.instances, rules), reason)
 
 
 def _painted(entry: Entry) -> bool:
@@ -288,8 +290,8 @@ def _count(folder: Path, choices: Iterator[_Choice], rules: Rules) -> _Tally:
             continue
         find_image(folder, choice.entry)
         tally.images += 1
-        tally.boxes.update(box.label for box in choice.boxes)
-        tally.uncertain += len(uncertain_of(choice.entry.boxes, rules))
+        tally.boxes.update(choice.instances.single.labels.tolist())
+        tally.uncertain += int(choice.instances.crowd.sum())
     return tally
 
 
@@ -298,21 +300,21 @@ def _write_files(
 ) -> None:
     """Make all dataset files in the new folder `stage`."""
     (stage / IMAGES).mkdir(parents=True)
-    chosen = (choice for choice in choose() if choice.reason is None)
-    samples = [Sample(find_image(folder, choice.entry), choice.boxes) for choice in islice(chosen, PREVIEW_IMAGES)]
+    kept = islice((choice for choice in choose() if choice.reason is None), PREVIEW_IMAGES)
+    samples = [Sample(find_image(folder, choice.entry), choice.instances.single) for choice in kept]
     if samples:
         write_preview(stage / PREVIEW, samples, run.class_names)
     if "yolo" in run.formats:
-        write_yolo(stage, _annotated(choose(), run, rules), run.class_names)
+        write_yolo(stage, _annotated(choose(), run), run.class_names)
     if "imagefolder" in run.formats:
-        write_imagefolder(stage, _annotated(choose(), run, rules), run.class_names)
+        write_imagefolder(stage, _annotated(choose(), run), run.class_names)
     info = {
         "description": "painted and labelled by dengine",
         "bundle_sha256": run.bundle_hash,
         "seed": run.seed,
         "score": rules.score,
     }
-    write_coco(stage / ANNOTATIONS, _annotated(choose(), run, rules), run.class_names, info)
+    write_coco(stage / ANNOTATIONS, _annotated(choose(), run), run.class_names, info)
 
 
 def _take_over(folder: Path, stage: Path, choose: Callable[[], Iterator[_Choice]]) -> None:
@@ -349,20 +351,15 @@ def _move_images(folder: Path, choices: Iterator[_Choice]) -> None:
             spare.rmdir()
 
 
-def _annotated(choices: Iterator[_Choice], run: RunSettings, rules: Rules) -> Iterator[Annotated]:
+def _annotated(choices: Iterator[_Choice], run: RunSettings) -> Iterator[AnnotatedImage]:
     width, height = run.frame
     for choice in choices:
         if choice.reason is None:
-            crowds = uncertain_of(choice.entry.boxes, rules)
-            rows = np.array([*choice.boxes, *crowds], dtype=np.float64).reshape(-1, 6)
-            yield Annotated(
+            yield AnnotatedImage(
                 file_name=str(choice.entry.file),
                 width=width,
                 height=height,
-                boxes=rows[:, :4].astype(np.float32),
-                labels=rows[:, 5].astype(np.int64),
-                scores=rows[:, 4].astype(np.float32),
-                iscrowd=np.arange(len(rows)) >= len(choice.boxes),
+                instances=choice.instances,
                 prompt=choice.entry.prompt,
             )
 

@@ -208,7 +208,7 @@ def _open_synthetic(folder: Path, real: Dataset, skip_bad: bool) -> tuple[Datase
 
 def _has_boxes(records: Sequence[Record]) -> bool:
     """Whether there is a box of a single object: crowds teach nothing."""
-    return any((~record.iscrowd).any() for record in records)
+    return any((~record.instances.crowd).any() for record in records)
 
 
 def _check_classes(folder: Path, names: Sequence[str], real: Dataset) -> None:

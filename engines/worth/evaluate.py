@@ -22,13 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from engines.adapter.info import from_object
+from engines.common.devices import check_device, resolve_precision
 from engines.common.files import read_json, write_atomic, write_json
+from engines.common.schema import from_object
+from engines.datasets.dataset import instances_of
 from engines.errors import RunError, UsageError
-from engines.labels.average_precision import Detections, mean_average_precision
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
 from engines.runs.events import Stage
 from engines.runs.run_folder import LOCK, locked, run_errors
-from engines.training.trainer import Progress, check_device, differences, resolve_precision
+from engines.training.trainer import Progress, differences
 from engines.worth.data import EvaluateSettings, WorthData, open_data
 from engines.worth.detectors.batches import mix_value
 from engines.worth.detectors.config import INFO_FILE, DetectorOptions, preset
@@ -98,7 +101,7 @@ def evaluate(settings: EvaluateSettings, *, report: Report = lambda event: None)
             reached = _totals(report, number * options.steps, len(trainings) * options.steps)
             results.append(_result(training, data, options, settings, reached))
         report(Stage(f"comparing on {len(data.val)} validation images"))
-        arms = compare(results, data.val, data.class_names, resamples=settings.resamples)
+        arms = compare(results, instances_of(data.val), data.class_names, resamples=settings.resamples)
         write_json(settings.out / COMPARISON, _comparison(arms, data, options, settings, chosen))
         drawn = plot(settings.out / PLOT, arms, data.split_images)
     return WorthSummary(
@@ -136,7 +139,7 @@ def _check_out(settings: EvaluateSettings) -> None:
         raise RunError(f"{out} is not empty, and holds no comparison: give a new folder.", field="out")
 
 
-def detections_of(stored: Mapping[str, Any]) -> list[Detections]:
+def detections_of(stored: Mapping[str, Any]) -> list[Instances]:
     """What a training found on each of its `images`, of the content of its result.json."""
     return [_from_lists(item) for item in stored["detections"]]
 
@@ -191,7 +194,7 @@ def _result(
         "format": FORMAT,
         "identity": identity,
         "seconds": round(time.monotonic() - started, 1),
-        "figures": mean_average_precision(data.val, found, data.class_names),
+        "figures": mean_average_precision(instances_of(data.val), found, data.class_names),
         "images": [record.name for record in data.val],
         "detections": [_to_lists(item) for item in found],
     }
@@ -233,14 +236,10 @@ def _comparison(
     }
 
 
-def _to_lists(found: Detections) -> list[Any]:
+def _to_lists(found: Instances) -> list[Any]:
     return [found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()]
 
 
-def _from_lists(value: Sequence[Any]) -> Detections:
+def _from_lists(value: Sequence[Any]) -> Instances:
     boxes, scores, labels = value
-    return Detections(
-        np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        np.array(scores, dtype=np.float32),
-        np.array(labels, dtype=np.int64),
-    )
+    return Instances.of(np.array(boxes, dtype=np.float32), labels, np.array(scores, dtype=np.float32))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from engines.backends.base import cpu_has_bf16
 from engines.bundle.bundle import open_bundle
+from engines.common.devices import cpu_has_bf16
 from engines.measure import run
 from engines.measure.run import engine_task, memory_of, precision_of, use_name
 from engines.measure.timing import Use

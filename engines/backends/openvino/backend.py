@@ -23,13 +23,9 @@ from engines.backends.base import (
     Shapes,
     Tensors,
     counted,
-    cpu_has_bf16,
-    cpu_has_int8,
-    cpu_name,
     cpu_precision,
     import_runtime,
     new_buffers,
-    resolve_threads,
     wanted_outputs,
 )
 from engines.backends.openvino.halves import cut_products
@@ -41,6 +37,7 @@ from engines.backends.probe import Probe, tiny_input, tiny_onnx, try_device
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GraphSpec, TensorSpec
 from engines.common import cache
+from engines.common.devices import cpu_has_bf16, cpu_has_int8, cpu_name, resolve_threads
 from engines.errors import BackendError
 
 _MADE = 3  # raised whenever a model is changed in another way before it is compiled: part of the cache's keys

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from engines.backends.base import Call, Shapes, Tensors, import_runtime, new_buffers, resolve_threads, wanted_outputs
+from engines.backends.base import Call, Shapes, Tensors, import_runtime, new_buffers, wanted_outputs
 from engines.backends.probe import Device, Probe, has_nvidia, one_line
 from engines.backends.tensorrt.gpu import Gpu, find_gpu
 from engines.backends.tensorrt.plans import (
@@ -35,6 +35,7 @@ from engines.backends.tensorrt.plans import (
 )
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GraphSpec
+from engines.common.devices import resolve_threads
 from engines.errors import BackendError, UsageError
 
 OLDEST = (10, 12)  # the first TensorRT whose networks must be strongly typed

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from engines.adapter.info import from_object
 from engines.common.files import read_json
+from engines.common.schema import from_object
 from engines.errors import ModelError, UsageError, refuse, wrong_values
 
 FORMAT = 1
