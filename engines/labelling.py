@@ -30,7 +30,7 @@ from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.images import read_image
 from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.diffusion.prompts import MAX_LISTED, generic_prompt, listing_prompt
-from engines.errors import DatasetError, RunError, UsageError
+from engines.errors import DatasetError, RunError, UsageError, refuse
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.labels.matched import check_frequencies, matched_score
@@ -55,7 +55,7 @@ PROMPT_KINDS = ("generic", "listing", "empty")
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """What `dengine label` was asked for. Raises UsageError for what cannot be meant."""
+    """What `dengine label` was asked for. Raises UsageError that lists every mistake at once."""
 
     images: Path  # a folder of images, or a dataset
     out: Path  # folder for the labels, without any so far
@@ -73,20 +73,39 @@ class LabelSettings:
     max_overlap: float = 1.0  # with a score: of two labels of a class that overlap more, the surer stays; 1: both do
 
     def __post_init__(self) -> None:
-        if self.prompt not in PROMPT_KINDS:
-            raise UsageError(f"--prompt is {self.prompt}; one of {', '.join(PROMPT_KINDS)} was expected.")
-        if self.label_views not in LABEL_VIEWS:
-            raise UsageError(f"--label-views is {self.label_views}; 1 or 2 was expected.")
-        if self.precision == "int8":
-            raise UsageError("--precision int8 is for painting: it would cost labels accuracy. Use --precision auto.")
-        if self.uncertain and self.score is None:
-            raise UsageError("--uncertain without --score: it says which boxes below that are uncertain.")
-        if self.max_overlap != 1.0 and self.score is None:
-            raise UsageError(
-                "--max-overlap without --score: it says which labels go, and without a score all boxes stay."
-            )
-        if not 0.0 < self.max_overlap <= 1.0:
-            raise UsageError(f"--max-overlap is {self.max_overlap:g}; a number above 0, up to 1 (off), was expected.")
+        checks = (
+            (
+                "prompt",
+                self.prompt in PROMPT_KINDS,
+                f"`prompt` is {self.prompt}; one of {', '.join(PROMPT_KINDS)} was expected",
+            ),
+            (
+                "label_views",
+                self.label_views in LABEL_VIEWS,
+                f"`label_views` is {self.label_views}; 1 or 2 was expected",
+            ),
+            (
+                "precision",
+                self.precision != "int8",
+                "`precision=int8` is for painting: it would cost labels accuracy; use `precision=auto`",
+            ),
+            (
+                "uncertain",
+                not self.uncertain or self.score is not None,
+                "`uncertain` without `score`: it says which boxes below that are uncertain",
+            ),
+            (
+                "max_overlap",
+                self.max_overlap == 1.0 or self.score is not None,
+                "`max_overlap` without `score`: it says which labels go, and without a score all boxes stay",
+            ),
+            (
+                "max_overlap",
+                0.0 < self.max_overlap <= 1.0,
+                f"`max_overlap` is {self.max_overlap:g}; a number above 0, up to 1 (off), was expected",
+            ),
+        )
+        refuse((name, text) for name, fits, text in checks if not fits)
 
 
 @dataclass(frozen=True)
@@ -161,7 +180,9 @@ def label_images(
     started = time.monotonic()
     annotated = any(len(record.instances) for record in dataset.records)
     if prompt == "listing" and not annotated:
-        raise UsageError(f"--prompt listing needs annotations, and {dataset.root} has none: take generic.")
+        raise UsageError(
+            f"`prompt=listing` needs annotations, and {dataset.root} has none: take generic.", field="prompt"
+        )
     _check_out(out)
     prompts = [_prompt(prompt, bundle.style, dataset, record) for record in dataset.records]
     with run_errors(out):
@@ -236,9 +257,9 @@ class _Found:
 
 def _check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file; give a folder for the labels.")
+        raise RunError(f"{out} is a file; give a folder for the labels.", field="out")
     if (out / ANNOTATIONS).exists():
-        raise RunError(f"{out / ANNOTATIONS} exists already and is not overwritten: give another folder.")
+        raise RunError(f"{out / ANNOTATIONS} exists already and is not overwritten: give another folder.", field="out")
 
 
 def _prompt(kind: str, style: str, dataset: Dataset, record: Record) -> str:
@@ -282,7 +303,7 @@ def _labels(
                     batch.append((index, _checked_image(records[index])))
                 except DatasetError as cause:
                     if not skip_bad:
-                        raise DatasetError(f"{cause} Or leave broken images out with --skip-bad.") from cause
+                        raise DatasetError(f"{cause} Or leave broken images out with `skip_bad=True`.") from cause
                     found.skipped.append(str(cause))
             if batch:
                 states = [text(prompts[index]) for index, _ in batch]

@@ -26,8 +26,9 @@ def check_frequencies(frequencies: Mapping[str, float]) -> None:
     """Raise UsageError where no class has a frequency."""
     if not frequencies:
         raise UsageError(
-            f"--score matched: the adapter learned from fewer than {LEAST_COUNTED} objects of every class, too few to "
-            "say how frequent they are. Give numbers."
+            f"`score=matched`: the adapter learned from fewer than {LEAST_COUNTED} objects of every class, too few to "
+            "say how frequent they are. Give numbers.",
+            field="score",
         )
 
 

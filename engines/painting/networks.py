@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engines.bundle.bundle import Bundle
 
 LARGEST_BATCH = 8  # images decoded and labelled in one call, at most
-ADVICE = "Take a wider precision (--precision f32), or another --engine."
+ADVICE = "Take a wider precision (`precision=f32`), or another `engine`."
 _PROMPTS_KEPT = 128  # embeddings kept; a run's prompts repeat
 T = TypeVar("T")
 
@@ -135,7 +135,9 @@ def check_finite(graph: str, values: torch.Tensor, names: Sequence[str]) -> None
     finite = values.isfinite().flatten(1).all(dim=1).tolist()
     for name, good in zip(names, finite, strict=True):
         if not good:
-            raise NumericalError(f"graph {graph}: the output for {name} is NaN or infinite. {ADVICE}")
+            raise NumericalError(
+                f"graph {graph}: the output for {name} is NaN or infinite. {ADVICE}", field="precision"
+            )
 
 
 def prepare(

@@ -154,7 +154,7 @@ class Painter:
                     good.append(job)
                 except DatasetError as cause:
                     if not self._settings.skip_bad:
-                        raise DatasetError(f"{cause} Or leave broken references out with --skip-bad.") from cause
+                        raise DatasetError(f"{cause} Or leave broken references out with `skip_bad=True`.") from cause
                     bad.append(Outcome(job, None, Instances.none(), _without_folder(str(cause), self._plan, job)))
             if not good:
                 return

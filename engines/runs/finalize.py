@@ -72,12 +72,18 @@ def finalize(
     repeats_from = run.near_duplicates if near_duplicates is None else near_duplicates
     learned = () if training is None else tuple(list_images(training))
     if training is not None and not learned:
-        raise UsageError(f"--training: {training} holds no image.")
+        raise UsageError(f"`training`: {training} holds no image.", field="training")
     if not 0.0 <= repeats_from <= 1.0:
-        raise UsageError(f"--near-duplicates is {repeats_from}; keep, drop, or a number from 0 to 1 was expected.")
+        raise UsageError(
+            f"`near_duplicates` is {repeats_from}; a number from 0 (keep all) to 1 was expected.",
+            field="near_duplicates",
+        )
     unknown = [name for name in formats or () if name not in DATASET_FORMATS]
     if unknown:
-        raise UsageError(f"--format {', '.join(unknown)} is unknown; {', '.join(DATASET_FORMATS)} are known.")
+        raise UsageError(
+            f"`formats` holds {', '.join(unknown)}, which is unknown; {', '.join(DATASET_FORMATS)} are known.",
+            field="formats",
+        )
     with locked(folder), run_errors(folder):
         if isinstance(score, str):
             score = _matched(folder, run, max_overlap)
@@ -97,7 +103,9 @@ def _other_rules(
     """The rules of a run with changes. Raises UsageError for what cannot be had without painting again."""
     own = dict(zip(run.class_names, rules_of(run).scores, strict=True))
     if score == {}:
-        raise UsageError("--score adapter is for generate and label: a run's own scores are what finalize starts from.")
+        raise UsageError(
+            "`score={}` is for generate and label: a run's own scores are what finalize starts from.", field="score"
+        )
     full = full_score(run.score if score is None else score, own, run.class_names)
     rules = Rules(
         score=full,
@@ -110,16 +118,21 @@ def _other_rules(
     again = "Run `dengine generate` into a new folder with the lower"
     if any(new < old for new, old in zip(rules.scores, own.values(), strict=True)) and not run.keep_empty:
         raise UsageError(
-            f"--score {shown(full)} is below the run's own, {shown(run.score)}: images without a box above that were "
-            f"not kept. {again} score, or with --keep-empty."
+            f"`score={shown(full)}` is below the run's own, {shown(run.score)}: images without a box above that were "
+            f"not kept. {again} score, or with `keep_empty=True`.",
+            field="score",
         )
     if not run.min_quality <= rules.min_quality <= 1.0:
         raise UsageError(
-            f"--min-quality is {rules.min_quality:g}; a number from {run.min_quality:g}, the run's own, to 1 was "
-            f"expected: images below were not kept. {again} quality."
+            f"`min_quality` is {rules.min_quality:g}; a number from {run.min_quality:g}, the run's own, to 1 was "
+            f"expected: images below were not kept. {again} quality.",
+            field="min_quality",
         )
     if not 0.0 < rules.max_overlap <= 1.0:
-        raise UsageError(f"--max-overlap is {rules.max_overlap:g}; a number above 0, up to 1 (off), was expected.")
+        raise UsageError(
+            f"`max_overlap` is {rules.max_overlap:g}; a number above 0, up to 1 (off), was expected.",
+            field="max_overlap",
+        )
     check_uncertain(rules.uncertain, full)
     return rules
 
@@ -128,11 +141,15 @@ def _matched(folder: Path, run: RunSettings, max_overlap: float | None) -> Score
     """The score by which labels are as frequent as the adapter's annotations were."""
     if run.frequencies is None:
         raise UsageError(
-            "--score matched: this run was begun by an earlier dengine, which did not note how frequent its classes "
-            "are. `dengine label` finds such scores for the images of any folder."
+            "`score=matched`: this run was begun by an earlier dengine, which did not note how frequent its classes "
+            "are. `dengine label` finds such scores for the images of any folder.",
+            field="score",
         )
     if run.balance:
-        raise UsageError("--score matched: with --balance the run shows rare classes more often, so this says nothing.")
+        raise UsageError(
+            "`score=matched`: with `balance` the run shows rare classes more often, so this says nothing.",
+            field="score",
+        )
     own = rules_of(run)
     rules = own if max_overlap is None else replace(own, max_overlap=max_overlap)
     painted = (entry.instances for entry in _entries(folder / JOURNAL, run) if _painted(entry))

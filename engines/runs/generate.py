@@ -167,8 +167,8 @@ def run(
         reason = max(set(dataset.dropped) - set(REPEATS), key=lambda reason: dataset.dropped[reason])
         raise RunError(
             f"None of the last {state.unkept} images was kept, most often because: {reason}. {state.kept} of "
-            f"{state.target} are in {folder}. In a new folder, lower --score or --min-quality, or keep images without "
-            "boxes with --keep-empty; or use a bundle whose adapter knows such images."
+            f"{state.target} are in {folder}. In a new folder, lower `score` or `min_quality`, or keep images without "
+            "boxes with `keep_empty=True`; or use a bundle whose adapter knows such images."
         )
     return RunSummary(
         dataset=dataset,

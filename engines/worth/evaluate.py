@@ -8,7 +8,7 @@ Knows nothing about how a detector learns, or how figures are compared.
     OUT/trainings/generated820-seed0/    the same of an arm with 820 generated images
     OUT/comparison.json, comparison.png  what they say together
 
-A finished training is never repeated: the same command with --resume goes on behind it, and more seeds, amounts or
+A finished training is never repeated: the same comparison with `resume` goes on behind it, and more seeds, amounts or
 runs add trainings to those there.
 """
 
@@ -128,12 +128,15 @@ def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
 def _check_out(settings: EvaluateSettings) -> None:
     out = settings.out
     if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file; give a folder for the comparison.")
+        raise RunError(f"{out} is a file; give a folder for the comparison.", field="out")
     if (out / TRAININGS).exists():
         if not settings.resume:
-            raise RunError(f"{out} holds a comparison already: go on with it with --resume, or give another folder.")
+            raise RunError(
+                f"{out} holds a comparison already: go on with it with `resume=True`, or give another folder.",
+                field="resume",
+            )
     elif out.is_dir() and any(item.name != LOCK for item in out.iterdir()):
-        raise RunError(f"{out} is not empty, and holds no comparison: give a new folder.")
+        raise RunError(f"{out} is not empty, and holds no comparison: give a new folder.", field="out")
 
 
 def detections_of(stored: Mapping[str, Any]) -> list[Instances]:

@@ -19,7 +19,7 @@ from engines.errors import DatasetError
 CLASSES = ("red cell", "Blutplättchen", 'a "quoted": name')
 
 
-def _annotated(index: int, count: int, **changes: Any) -> Annotated:
+def _annotated(index: int, count: int, **changes: Any) -> AnnotatedImage:
     rng = np.random.default_rng(index)
     corners = rng.uniform(0, [31, 23], (count, 2))
     sizes = rng.uniform(0.5, 9, (count, 2))
