@@ -59,16 +59,19 @@ def open_backend(
     from engines.backends import base
 
     if engine not in ENGINES:
-        raise UsageError(f'Unknown engine "{engine}"; one of {", ".join(ENGINES)} was expected.')
+        raise UsageError(f'Unknown engine "{engine}"; one of {", ".join(ENGINES)} was expected.', field="engine")
     if precision not in base.PRECISIONS:
-        raise UsageError(f'Unknown precision "{precision}"; one of {", ".join(base.PRECISIONS)} was expected.')
+        raise UsageError(
+            f'Unknown precision "{precision}"; one of {", ".join(base.PRECISIONS)} was expected.', field="precision"
+        )
     if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}; 1 or more was expected.")
+        raise UsageError(f"`threads` is {threads}; 1 or more was expected.", field="threads")
     if engine == "auto" and compiled:
         engine = "torch"
     if compiled and engine != "torch":
         raise UsageError(
-            f"--compile is for --engine torch on CUDA, not for {engine}, which compiles its graphs itself."
+            f"`compiled` is for `engine=torch` on CUDA, not for {engine}, which compiles its graphs itself.",
+            field="compiled",
         )
     if engine == "auto":
         if needs is not None and _may_have_plans(bundle, precision, device):
@@ -78,7 +81,9 @@ def open_backend(
             told(f"tensorrt is passed over: {reason}")
         engine = auto_engine(device)
     if precision == "int8" and engine != "openvino":
-        raise UsageError(f"int8 is for --engine openvino, not for {engine}. Use --precision auto there.")
+        raise UsageError(
+            f"int8 is for `engine=openvino`, not for {engine}. Use `precision=auto` there.", field="precision"
+        )
     place = _place(engine, device)
     if engine == "tensorrt":
         return _open_tensorrt(bundle, precision, threads, place, needs)
@@ -172,18 +177,23 @@ def _place(engine: str, device: str | None) -> "torch.device":
     except RuntimeError:
         place = torch.device("meta")
     if place.type not in ("cpu", "cuda"):
-        raise UsageError(f'Unknown device "{device}"; cpu, cuda or cuda:N was expected.')
+        raise UsageError(f'Unknown device "{device}"; cpu, cuda or cuda:N was expected.', field="device")
     if place.type == "cpu":
         if engine == "tensorrt":
-            raise UsageError("tensorrt runs on NVIDIA GPUs, not on the CPU. Take another --engine there.")
+            raise UsageError(
+                "tensorrt runs on NVIDIA GPUs, not on the CPU. Take another `engine` there.", field="engine"
+            )
         return torch.device("cpu")
     if engine == "openvino":
-        raise UsageError(f"openvino runs on the CPU, not on {device}. Use --engine torch or onnxruntime there.")
+        raise UsageError(
+            f"openvino runs on the CPU, not on {device}. Use `engine=torch` or onnxruntime there.", field="engine"
+        )
     count = torch.cuda.device_count() if cuda else 0
     index = place.index or 0
     if index >= count:
         raise BackendError(
-            f"There is no CUDA device {index} that PyTorch can use ({count} found). Use --device cpu, or install a GPU "
-            f"driver and a CUDA build of torch."
+            f"There is no CUDA device {index} that PyTorch can use ({count} found). Use `device=cpu`, or install a GPU "
+            f"driver and a CUDA build of torch.",
+            field="device",
         )
     return torch.device("cuda", index)

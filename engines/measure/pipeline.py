@@ -168,7 +168,7 @@ def torch_device(name: str | None) -> torch.device:
     except RuntimeError:
         raise UsageError(f'Unknown device "{name}"; cpu, cuda or cuda:N was expected.') from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise BackendError("There is no CUDA device that PyTorch can use. Use --device cpu.")
+        raise BackendError("There is no CUDA device that PyTorch can use. Use `device=cpu`.", field="device")
     return device
 
 
