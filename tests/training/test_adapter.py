@@ -17,6 +17,7 @@ from engines.common.rng import generator
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion.base_model import base_hash, load_base
 from engines.errors import ModelError, TrainingError, UsageError
+from engines.labels.boxes import Instances
 from engines.labels.thresholds import Choice
 from engines.training import pyramids
 from engines.training.adapter import AdapterTrainOptions, split_tune, train_adapter
@@ -50,9 +51,7 @@ def _record(folder: Path, number: int) -> Record:
         name=name,
         width=64,
         height=48,
-        boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        labels=np.array(labels, dtype=np.int64),
-        iscrowd=np.zeros(len(labels), dtype=bool),
+        instances=Instances.of(boxes, labels),
         caption=None,
     )
 
@@ -214,16 +213,12 @@ def test_targets_are_shares_of_the_frame(shapes: Dataset, toy_bases: dict[str, P
     source = _source(shapes, _frozen(toy_bases["sd1"]), frame=plain)
     members = source._members(source._key(0))
     for image, target in zip(members, source.at(0).targets, strict=True):
-        record = shapes.records[image]
+        found = shapes.records[image].instances
         centred = np.concatenate(
-            [
-                (record.instances.boxes[:, :2] + record.instances.boxes[:, 2:]) / 2,
-                record.instances.boxes[:, 2:] - record.instances.boxes[:, :2],
-            ],
-            axis=1,
+            [(found.boxes[:, :2] + found.boxes[:, 2:]) / 2, found.boxes[:, 2:] - found.boxes[:, :2]], axis=1
         )
         assert np.allclose(target["boxes"].numpy(), centred / [128, 96, 128, 96], atol=1e-5)
-        assert target["class_labels"].tolist() == record.instances.labels.tolist()
+        assert target["class_labels"].tolist() == found.labels.tolist()
 
 
 def test_the_loss_falls(shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path) -> None:
@@ -282,7 +277,7 @@ def test_a_frame_that_the_networks_cannot_divide_is_refused(
 
 
 def test_a_dataset_without_boxes_is_refused(shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path) -> None:
-    empty = replace(shapes, records=[record for record in shapes.records if not len(record.instances.boxes)])
+    empty = replace(shapes, records=[record for record in shapes.records if not len(record.instances)])
     with pytest.raises(TrainingError, match="has no boxes to learn from"):
         _train(empty, toy_bases["sd1"], tmp_path / "adapter")
 
