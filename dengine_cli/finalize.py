@@ -20,7 +20,8 @@ def command(
         typer.Option(
             metavar="SCORE",
             help="Boxes below are left out: a number, CLASS=NUMBER,... or, with matched, what makes labels as frequent "
-            "as the annotations that the adapter learned from, the run's own at least.  [default: the run's]",
+            "as the annotations that the adapter learned from, the run's own at least: what those left out, matched "
+            "leaves out, too.  [default: the run's]",
         ),
     ] = None,
     uncertain: Annotated[

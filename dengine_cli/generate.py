@@ -211,8 +211,9 @@ def show_dataset(summary: "DatasetSummary") -> None:
         console.echo(console.table([(name, str(n)) for name, n in summary.boxes_by_class.items()], ("class", "boxes")))
     if many := _more_than_expected(summary):
         console.note(
-            f"{', '.join(many)}: many more labels an image than annotations that the adapter learned from; "
-            f"`dengine finalize {summary.folder} --score matched` keeps the surest of them"
+            f"{', '.join(many)}: many more labels an image than annotations that the adapter learned from. Look at the "
+            "preview: if those annotations left nothing out, "
+            f"`dengine finalize {summary.folder} --score matched` keeps the surest labels"
         )
     if summary.uncertain:
         console.echo(f"{summary.uncertain} more regions are marked as uncertain (iscrowd)")

@@ -36,7 +36,7 @@ def command(
             metavar="SCORE",
             help="Write labels to learn from: no box below a number, CLASS=NUMBER,... or, with adapter, its own "
             "thresholds, or, with matched, what makes labels as frequent as the annotations that the adapter learned "
-            "from, 0.3 at least.  [default: all boxes]",
+            "from, 0.3 at least: what those left out, matched leaves out, too.  [default: all boxes]",
         ),
     ] = None,
     uncertain: Annotated[float, typer.Option(help="Boxes from here up to --score become COCO crowds; 0: none.")] = 0.0,

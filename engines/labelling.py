@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 from engines.adapter.inference import LABEL_VIEWS, prepare_frame, resized_size, view_detections
-from engines.backends.tensorrt.plans import BUILT_AHEAD
+from engines.backends.registry import backend_info
 from engines.common.files import write_json
 from engines.common.names import class_words
 from engines.datasets.dataset import Dataset, Record, open_dataset
@@ -127,7 +127,7 @@ class LabelSummary:
 
 def label(settings: LabelSettings, *, report: Report = lambda event: None) -> LabelSummary:
     """Open the bundle and the images, and label them; see `label_images`. Raises DengineError of every kind."""
-    from engines.backends import open_backend
+    from engines.backends.registry import open_backend
     from engines.bundle.bundle import default_bundle, open_bundle
 
     _check_out(settings.out)
@@ -294,7 +294,7 @@ def _labels(
     for size, members in groupby(sorted(range(len(records)), key=sizes.__getitem__), key=sizes.__getitem__):
         indices = list(members)
         report(Stage(f"preparing for frames of {size[0]}x{size[1]}"))
-        batch_size = LARGEST_BATCH if backend.name in BUILT_AHEAD else min(LARGEST_BATCH, len(indices))
+        batch_size = LARGEST_BATCH if backend_info(backend.name).built_ahead else min(LARGEST_BATCH, len(indices))
         reader = _Reader(bundle, backend, size, batch_size, views)
         for start in range(0, len(indices), reader.batch):
             batch = []

@@ -255,7 +255,7 @@ def test_progress_reaches_the_number_of_images(tmp_path: Path) -> None:
 def test_label_opens_bundle_and_images_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder: bundle)
-    monkeypatch.setattr("engines.backends.open_backend", lambda *_, **__: FakeBackend())
+    monkeypatch.setattr("engines.backends.registry.open_backend", lambda *_, **__: FakeBackend())
     make_data(tmp_path / "data")
     summary = label(LabelSettings(tmp_path / "data", tmp_path / "out", bundle=tmp_path / "bundle"))
     assert summary.images == 5

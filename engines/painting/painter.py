@@ -67,7 +67,9 @@ class Painter:
         def unet() -> "Call":
             paired = settings.rows % 2 == 0 and always_guided(settings.guidance, settings.guidance_interval)
             varies = "encoder_hidden_states" if paired else None
-            return prepare(bundle, backend, "unet", {"B": settings.rows, "h": h, "w": w}, ["model_output"], varies)
+            return prepare(
+                bundle, backend, "unet", {"B": settings.rows, "h": h, "w": w}, ["model_output"], varies, "sampler"
+            )
 
         with Preparing(backend, stage) as preparing:  # what takes longest first
             frame, views = settings.frame, settings.label_views

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.backends.tensorrt.plans import BUILT_AHEAD
+from engines.backends.registry import backend_info
 from engines.datasets.dataset import Dataset
 from engines.diffusion.schedule import Schedule, guided_steps, make_schedule, start_index
 from engines.errors import UsageError
@@ -58,7 +58,7 @@ def resolve(
         )
     target = asked.count or asked.jobs or 1
     usual = min(GPU_SLOTS if backend.device.type == "cuda" else CPU_SLOTS, target)
-    if backend.name in BUILT_AHEAD:
+    if backend_info(backend.name).built_ahead:
         usual = GPU_SLOTS  # whatever the target: this is what its plans are built for
     slots, rows = slots_and_rows(asked, stored, usual, schedule, options)
     quality = None if asked.image_format == "png" else asked.jpeg_quality or JPEG_QUALITY

@@ -52,7 +52,7 @@ def generate(
     Raises UsageError, DatasetError, BundleError, BackendError, RunError, NumericalError; whatever ends it, the same
     command goes on from the last whole chunk.
     """
-    from engines.backends import open_backend
+    from engines.backends.registry import open_backend
     from engines.bundle.bundle import default_bundle, open_bundle
 
     started = time.monotonic()

@@ -23,7 +23,7 @@ from engines.adapter.inference import resized_size
 from engines.adapter.info import INFO_FILE, AdapterConfig, AdapterInfo
 from engines.adapter.model import DetectionAdapter, save_adapter
 from engines.adapter.pyramid import pyramid_channels
-from engines.common.devices import check_device, resolve_precision
+from engines.common.devices import find_device, resolve_precision
 from engines.common.files import read_json
 from engines.common.schema import from_object
 from engines.datasets.dataset import Dataset, Record, instances_of
@@ -223,7 +223,7 @@ def check_start(out: Path, options: AdapterTrainOptions) -> None:
     """TrainingError where `out` has an adapter already, UsageError for a device that is not there."""
     if (out / INFO_FILE).exists():
         raise TrainingError(f"{out} already holds a finished adapter; choose another folder, or remove it.")
-    check_device(options.device)
+    find_device(options.device)
 
 
 def split_tune(records: Sequence[Record], fraction: float) -> tuple[list[Record], list[Record]]:

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engines.common.devices import check_device, resolve_precision
+from engines.common.devices import find_device, resolve_precision
 from engines.common.files import sha256_file, sync_tree, write_json
 from engines.common.names import class_words
 from engines.common.rng import Stream, generator
@@ -115,7 +115,7 @@ def train_base(
         raise UsageError(
             f"`stages` is {', '.join(options.stages) or 'empty'}; vae, unet, or both were expected.", field="stages"
         )
-    check_device(options.device)
+    find_device(options.device)
     if len(options.stages) < 2 and continue_from is None and not resume:
         raise UsageError("A base model from scratch needs both `stages`, vae and unet.", field="stages")
     if not dataset.records:

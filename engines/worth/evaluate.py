@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.common.devices import check_device, resolve_precision
+from engines.common.devices import find_device, resolve_precision
 from engines.common.files import read_json, write_atomic, write_json
 from engines.common.schema import from_object
 from engines.datasets.dataset import instances_of
@@ -119,7 +119,7 @@ def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
     options, seeds = preset(settings.preset, settings.detector)
     value = json.loads(json.dumps(dataclasses.asdict(options))) | dict(settings.changes)
     options = from_object(DetectorOptions, value, UsageError, "options")
-    check_device(options.device)
+    find_device(options.device)
     # Resolved here, so that a comparison that goes on on another machine never mixes two arithmetics.
     precision = resolve_precision(options.precision, options.device)
     return dataclasses.replace(options, precision=precision), settings.seeds or seeds

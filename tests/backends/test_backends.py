@@ -13,8 +13,8 @@ import toy
 from refusals import refused
 from small_graphs import SIZES, expected_unet, fill, open_small, prepare_unet, small_bundle, small_specs
 
-from engines.backends import auto_engine, open_backend
 from engines.backends.base import Backend, Tensors
+from engines.backends.registry import auto_engine, open_backend
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.common.devices import cpu_has_bf16

@@ -49,7 +49,7 @@ def test_generate_needs_what_it_then_prepares(
         return backend
 
     monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder: bundle)
-    monkeypatch.setattr("engines.backends.open_backend", opened)
+    monkeypatch.setattr("engines.backends.registry.open_backend", opened)
     generate(GenerateSettings(out=tmp_path / "run", bundle=bundle.folder, count=1, keep_empty=True, **options))
     prepared = {(graph, tuple(shapes.items())) for graph, shapes in backend.prepared}
     assert as_prepared(asked["needs"]) == prepared
@@ -66,7 +66,7 @@ def test_label_needs_what_it_then_prepares(tmp_path: Path, monkeypatch: pytest.M
         return backend
 
     monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder: bundle)
-    monkeypatch.setattr("engines.backends.open_backend", opened)
+    monkeypatch.setattr("engines.backends.registry.open_backend", opened)
     label(LabelSettings(images=tmp_path / "images", out=tmp_path / "out", bundle=bundle.folder))
     assert as_prepared(asked["needs"]) == {(graph, tuple(shapes.items())) for graph, shapes in backend.prepared}
     assert asked["needs"].build == {"sizes": ((48, 32), (72, 32), (72, 32))}

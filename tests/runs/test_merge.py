@@ -27,7 +27,7 @@ def paint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paint:
     """A run of 13 jobs on the fake backend: paint(name, shard=(k, n))."""
     bundle = make_bundle(tmp_path / "bundle")
     monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder: bundle, raising=False)
-    monkeypatch.setattr("engines.backends.open_backend", lambda *_, **__: FakeBackend(), raising=False)
+    monkeypatch.setattr("engines.backends.registry.open_backend", lambda *_, **__: FakeBackend(), raising=False)
     monkeypatch.setattr(preview_module, "_CELL", 16)
 
     def run(name: str, **options: Any) -> Path:
@@ -70,7 +70,9 @@ def test_merged_shards_are_freed_of_near_duplicates_as_the_unsplit_run_is(
             for row in call.outputs["pixels"]:
                 row[:] = torch.linspace(-1, 1, row.shape[-1]).roll(16 * int(1000 * row[0, 0, 0]) % 48)
 
-    monkeypatch.setattr("engines.backends.open_backend", lambda *_, **__: FakeBackend(after=alike), raising=False)
+    monkeypatch.setattr(
+        "engines.backends.registry.open_backend", lambda *_, **__: FakeBackend(after=alike), raising=False
+    )
     options: dict[str, Any] = {"near_duplicates": 0.95, "keep_empty": True}
     whole = paint("whole", **options)
     shards = [paint(f"shard-{k}", shard=(k, 3), **options) for k in (1, 2, 3)]

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from engines.backends.base import Call, Shapes, Tensors, import_runtime, new_buffers, wanted_outputs
+from engines.backends.base import Call, OpenOptions, Role, Shapes, Tensors, import_runtime, new_buffers, wanted_outputs
 from engines.backends.probe import Device, Probe, has_nvidia, one_line
 from engines.backends.tensorrt.gpu import Gpu, find_gpu
 from engines.backends.tensorrt.plans import (
@@ -90,6 +90,16 @@ def last_error() -> str:
     return errors[-1].rstrip(".") if errors else "TensorRT gives no reason"
 
 
+def open_bundle(bundle: Bundle, options: OpenOptions) -> "TensorRtBackend":
+    """See `registry.open_backend`. Raises BackendError where a plan for `options.needs` is missing."""
+    backend = TensorRtBackend(
+        bundle, precision=options.precision, threads=options.threads, gpu=find_gpu(options.device)
+    )
+    if options.needs is not None and (missing := backend.missing(options.needs)):
+        raise BackendError(missing)
+    return backend
+
+
 class TensorRtBackend:
     """Executes a bundle's graphs from plans that were built on this machine."""
 
@@ -127,7 +137,12 @@ class TensorRtBackend:
         return missing_plans(self._store, self._bundle, self._machine, needs)
 
     def prepare(
-        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+        self,
+        graph: str,
+        shapes: Shapes,
+        outputs: Sequence[str] | None = None,
+        varies: str | None = None,
+        role: Role | None = None,
     ) -> Call:
         """See `Backend.prepare`. Raises BackendError with the command that builds the plan, where there is none."""
         spec = self._bundle.specs[graph]

@@ -10,10 +10,10 @@ import torch
 from refusals import refused
 from torch import nn
 
-from engines.backends import open_backend
 from engines.backends.base import Backend
 from engines.backends.openvino.backend import count_streams, samples
 from engines.backends.openvino.int8 import grid, quantize, quantized_weight, ranges_of
+from engines.backends.registry import open_backend
 from engines.backends.rows import RowBackend
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.common.devices import cpu_has_int8

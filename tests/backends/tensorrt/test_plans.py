@@ -12,7 +12,7 @@ from command_line import dengine
 from refusals import refused
 
 from dengine_cli.flags import with_flags
-from engines.backends import open_backend
+from engines.backends.registry import open_backend
 from engines.backends.tensorrt import gpu as gpu_module
 from engines.backends.tensorrt import plans
 from engines.backends.tensorrt.backend import check_bundle, import_tensorrt, probe, version_of
