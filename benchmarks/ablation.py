@@ -25,15 +25,16 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from dengine_cli.parse import parse_score
 from engines.bundle.bundle import default_bundle, open_bundle
 from engines.common.files import sha256_file, write_atomic
+from engines.common.names import class_words
 from engines.common.rng import generator
 from engines.datasets.images import read_image
-from engines.diffusion.prompts import class_words
 from engines.errors import UsageError
-from engines.labels.average_precision import Detections, mean_average_precision
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
 from engines.labels.choose import choose
-from engines.labels.scores import parse_score
 from engines.labels.thresholds import matched
 from engines.painting.settings import GenerateSettings
 from engines.runs.finalize import rules_of
@@ -97,21 +98,21 @@ def found_by(detector: Detector, files: Sequence[Path], class_names: Sequence[st
     return truth
 
 
-def read_journal(folder: Path) -> tuple[list[Entry], list[Detections]]:
+def read_journal(folder: Path) -> tuple[list[Entry], list[Instances]]:
     """The entries of a run's images, and all their boxes."""
     entries = [entry for entry in read_entries(folder / JOURNAL) if entry.file]
     rows = [np.array(entry.boxes, dtype=np.float32).reshape(-1, 6) for entry in entries]
-    return entries, [Detections(row[:, :4], row[:, 4], row[:, 5].astype(np.int64)) for row in rows]
+    return entries, [Instances(row[:, :4], row[:, 4], row[:, 5].astype(np.int64)) for row in rows]
 
 
-def read_labels(folder: Path) -> tuple[list[Entry], list[Detections], list[Detections]]:
+def read_labels(folder: Path) -> tuple[list[Entry], list[Instances], list[Instances]]:
     """The same, and the boxes that are labels by the run's own rules."""
     rules = rules_of(require_run(folder))
     entries, boxes = read_journal(folder)
     labels = []
     for every in boxes:
         chosen, _ = choose(every, rules)
-        labels.append(Detections(every.boxes[chosen], every.scores[chosen], every.labels[chosen]))
+        labels.append(Instances(every.boxes[chosen], every.scores[chosen], every.labels[chosen]))
     return entries, boxes, labels
 
 
@@ -144,7 +145,7 @@ def agreement(folder: Path, detector: Detector, least: float) -> dict[str, Any]:
 
 
 def interval(
-    truth: Sequence[Truth], labels: Sequence[Detections], class_names: Sequence[str], groups: Sequence[object]
+    truth: Sequence[Truth], labels: Sequence[Instances], class_names: Sequence[str], groups: Sequence[object]
 ) -> list[float]:
     """Where AP50 lies in nineteen of twenty draws of as many groups of images, [low, high].
 

@@ -22,12 +22,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.ablation import Truth, found_by, read_journal
-from engines.adapter.inference import iou_matrix
+from dengine_cli.parse import parse_score
 from engines.common.files import write_atomic
-from engines.labels.average_precision import Detections
+from engines.labels.boxes import Instances, iou_matrix
 from engines.labels.choose import choose
 from engines.labels.rules import Rules, drop_reason, quality
-from engines.labels.scores import FALLBACK, full_score, parse_score
+from engines.labels.scores import FALLBACK, full_score
 from engines.labels.thresholds import MATCH_IOU, in_crowds, matched
 from engines.painting.settings import RunSettings
 from engines.runs.journal import Entry, find_image
@@ -54,7 +54,7 @@ class Painted:
     run: RunSettings
     folder: Path
     entries: Sequence[Entry]
-    boxes: Sequence[Detections]  # of the journal, all of them
+    boxes: Sequence[Instances]  # of the journal, all of them
     truth: Sequence[Truth]
 
 
@@ -80,7 +80,7 @@ def measure(name: str, painted: Painted, rules: Rules, dropped: Mapping[int, str
     for row in kept:
         found, there = painted.boxes[row], painted.truth[row]
         chosen, uncertain = choose(found, rules)
-        labels = Detections(found.boxes[chosen], found.scores[chosen], found.labels[chosen])
+        labels = Instances(found.boxes[chosen], found.scores[chosen], found.labels[chosen])
         given.update(labels.labels.tolist())
         wanted += len(there.labels)
         right += sum(int(matched(there, labels, label)[1].sum()) for label in range(len(rules.class_names)))
@@ -144,7 +144,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _labelled(truth: Truth, labels: Detections) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+def _labelled(truth: Truth, labels: Instances) -> "np.ndarray[Any, np.dtype[np.bool_]]":
     """Which of the objects overlap a label of their class by MATCH_IOU, [N]."""
     same = truth.labels[:, None] == labels.labels[None, :]
     return np.asarray(((iou_matrix(truth.boxes, labels.boxes) >= MATCH_IOU) & same).any(axis=1))

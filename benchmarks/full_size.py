@@ -244,7 +244,7 @@ def within_limits(record: Record) -> bool:
 
 def machine() -> str:
     """Processor, cores and memory."""
-    from engines.backends.base import cpu_name
+    from engines.common.devices import cpu_name
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{cpu_name()}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}"

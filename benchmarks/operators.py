@@ -21,10 +21,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from engines.backends.base import cpu_has_bf16, cpu_has_int8
 from engines.backends.openvino.backend import rewrite
 from engines.backends.openvino.int8 import quantize, ranges_of
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
+from engines.common.devices import cpu_has_bf16, cpu_has_int8
 from engines.common.files import write_atomic
 from engines.errors import UsageError
 from engines.measure.machine import machine, versions

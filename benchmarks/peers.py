@@ -174,7 +174,7 @@ def write_jobs(folder: Path, workload: Workload, bundle: Bundle, references: Pat
 
 def run_peer(peer: Peer, jobs: Path, work: Path, batches: str = BATCHES) -> dict[str, Any]:
     """What `peer_runner` measured, or the error and the versions asked for."""
-    from engines.backends.base import cpu_has_bf16
+    from engines.common.devices import cpu_has_bf16
 
     asked = {"peer": peer.name, "title": peer.title, "int8": peer.int8, "requirements": list(peer.requirements)}
     try:
@@ -200,7 +200,7 @@ def label_seconds(bundle: Bundle, workload: Workload) -> dict[str, Any]:
     """Seconds an image of the label pass and the adapter in PyTorch float32, at its best batch, on latents at hand."""
     import torch
 
-    from engines.backends import open_backend
+    from engines.backends.registry import open_backend
     from engines.painting.networks import Labeller
 
     backend = open_backend(bundle, "torch", precision="f32", device="cpu")
@@ -261,7 +261,7 @@ def measure(
 
     int8 is left out where the processor has none.
     """
-    from engines.backends.base import cpu_has_int8
+    from engines.common.devices import cpu_has_int8
 
     opened = open_bundle(bundle or default_bundle())
     jobs = write_jobs(work, workload, opened, references)

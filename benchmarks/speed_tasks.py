@@ -18,7 +18,8 @@ import numpy as np
 from engines.bundle.bundle import default_bundle, open_bundle
 from engines.datasets.images import read_image
 from engines.diffusion.schedule import make_schedule, start_index, step_rows
-from engines.labels.average_precision import Detections, mean_average_precision
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
 from engines.measure.workload import Workload, WorkloadJobs, jobs_of
 from engines.runs.journal import IMAGES, JOURNAL, image_name, read_entries
 from engines.runs.run_folder import require_run
@@ -72,7 +73,7 @@ def judge_baseline_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, A
     }
 
 
-def read_coco_labels(folder: Path) -> tuple[list[Path], list[Detections], tuple[str, ...]]:
+def read_coco_labels(folder: Path) -> tuple[list[Path], list[Instances], tuple[str, ...]]:
     """The images of `folder`/annotations.json, their labels with their scores, and the class names."""
     value = json.loads((folder / "annotations.json").read_text("utf-8"))
     names = tuple(category["name"] for category in value["categories"])
@@ -83,7 +84,7 @@ def read_coco_labels(folder: Path) -> tuple[list[Path], list[Detections], tuple[
     labels = []
     for every in rows.values():
         table = np.array(every, dtype=np.float32).reshape(-1, 6)
-        labels.append(Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.int64)))
+        labels.append(Instances(table[:, :4], table[:, 4], table[:, 5].astype(np.int64)))
     return [folder / IMAGES / image["file_name"] for image in value["images"]], labels, names
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Loras, PredictionType, parse_batches, parse_list, parse_loras, parse_size, parse_sizes
+from dengine_cli.options import Loras, PredictionType
+from dengine_cli.parse import parse_batches, parse_list, parse_loras, parse_size, parse_sizes
 from engines.common.files import read_json
 from engines.errors import UsageError
 

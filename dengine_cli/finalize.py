@@ -7,7 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.generate import show_dataset
-from dengine_cli.options import parse_list
+from dengine_cli.parse import parse_list, parse_near_duplicates, parse_score_or_matched
 
 EXAMPLE = "dengine finalize runs/first --score 0.5 --format coco,yolo"
 AFTER_INTERRUPT = "Run the same command again; where annotations.json is missing, the dataset waits for it."
@@ -63,7 +63,7 @@ def command(
     """Write a run's dataset again, with other thresholds or formats.
 
     Nothing is painted."""
-    from engines.labels.scores import parse_near_duplicates, parse_score_or_matched, shown
+    from engines.labels.scores import shown
     from engines.runs.finalize import finalize
 
     summary = finalize(

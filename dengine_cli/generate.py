@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Compiled, Device, Precision, Slots, Threads, parse_list, parse_range, parse_size
+from dengine_cli.options import Compiled, Device, Precision, Slots, Threads
+from dengine_cli.parse import (
+    parse_list,
+    parse_near_duplicates,
+    parse_range,
+    parse_score,
+    parse_shard,
+    parse_size,
+)
 
 if TYPE_CHECKING:
     from engines.runs.events import DatasetSummary, RunSummary
@@ -108,8 +116,7 @@ def command(
     The same command gives the same files, byte for byte. A run that was stopped goes on when the command is given
     again. Defaults in brackets are those of dengine; a bundle may bring its own.
     """
-    from engines.labels.scores import parse_near_duplicates, parse_score
-    from engines.painting.settings import GenerateSettings, parse_shard
+    from engines.painting.settings import GenerateSettings
     from engines.runs.generate import generate
 
     settings = GenerateSettings(
@@ -117,7 +124,7 @@ def command(
         bundle=bundle,
         count=count,
         jobs=jobs,
-        shard=parse_shard(shard) if shard else None,
+        shard=parse_shard(shard),
         reference=reference,
         reference_split=reference_split,
         strength=parse_range(strength, "--strength"),

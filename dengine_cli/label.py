@@ -7,6 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Device, Threads
+from dengine_cli.parse import parse_score_or_matched
 
 if TYPE_CHECKING:
     from engines.labelling import LabelSummary
@@ -53,7 +54,6 @@ def command(
     annotations, all boxes are measured against them, as average precision, and labels as precision and recall.
     """
     from engines.labelling import LabelSettings, label
-    from engines.labels.scores import parse_score_or_matched
 
     settings = LabelSettings(
         images=images,

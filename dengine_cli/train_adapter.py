@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Loras, PredictionType, parse_loras, parse_size
+from dengine_cli.options import Loras, PredictionType
+from dengine_cli.parse import parse_loras, parse_size
 from engines.common.files import read_json
 from engines.errors import UsageError
 

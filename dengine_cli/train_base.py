@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import PredictionType, parse_labels, parse_list
+from dengine_cli.options import PredictionType
+from dengine_cli.parse import parse_labels, parse_list
 from engines.errors import UsageError
 
 EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"

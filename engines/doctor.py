@@ -6,7 +6,6 @@ Does not know: any runtime (`engines.backends`), or how a diagnosis is shown. No
 """
 
 import dataclasses
-import importlib
 import os
 import platform
 import subprocess
@@ -15,15 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from engines.backends.probe import Probe, one_line
+from engines.backends.registry import BACKENDS, BackendInfo, auto_engine, probe_backend
 from engines.common.versions import installed_versions
 from engines.errors import BundleError
 
-BACKENDS = {  # engine -> the module with its `probe`, in the order that auto tries them
-    "tensorrt": "engines.backends.tensorrt.backend",
-    "torch": "engines.backends.torch",
-    "openvino": "engines.backends.openvino.backend",
-    "onnxruntime": "engines.backends.onnxruntime",
-}
 FEATURES = {  # what PyTorch calls a feature of the processor -> its name; those that matter to speed
     "avx2": "AVX2",
     "avx512_f": "AVX-512",
@@ -87,9 +81,9 @@ def examine() -> Diagnosis:
     """Look at this machine. Raises nothing: what is missing or broken is said in the diagnosis."""
     import torch
 
-    from engines.backends.base import cpu_has_bf16, cpu_name, resolve_threads
     from engines.bundle.bundle import default_bundle
     from engines.common.cache import cache_folder
+    from engines.common.devices import cpu_has_bf16, cpu_name, resolve_threads
 
     capabilities = torch.cpu.get_capabilities()
     try:
@@ -97,7 +91,7 @@ def examine() -> Diagnosis:
     except BundleError:
         bundle = None
     gpus, driver = _gpus()
-    runtimes = tuple(_probe(name) for name in BACKENDS)
+    runtimes = tuple(_probe(info) for info in BACKENDS)
     engine, precision = _auto(runtimes)
     return Diagnosis(
         dengine=installed_versions(("dengine",)).get("dengine", "not installed, run from its sources"),
@@ -122,21 +116,19 @@ def examine() -> Diagnosis:
     )
 
 
-def _probe(name: str) -> Probe:
+def _probe(info: BackendInfo) -> Probe:
     """What a backend says of itself; what its import or its probe raises, if either does, becomes the advice."""
     try:
-        found: Probe = importlib.import_module(BACKENDS[name]).probe()
+        return probe_backend(info)
     except Exception as cause:  # a half-installed native library may raise anything
-        return Probe(name, advice=f"it cannot be asked: {one_line(cause)}")
-    return found
+        return Probe(info.name, advice=f"it cannot be asked: {one_line(cause)}")
 
 
 def _auto(runtimes: tuple[Probe, ...]) -> tuple[str, str]:
     """What --engine auto and --precision auto mean here."""
     import torch
 
-    from engines.backends import auto_engine
-    from engines.backends.base import cpu_has_bf16
+    from engines.common.devices import cpu_has_bf16
 
     engine = auto_engine()
     if engine == "tensorrt" or (engine == "torch" and torch.cuda.is_available()):

@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 
-from engines.backends import open_backend
 from engines.backends.base import Backend
+from engines.backends.registry import open_backend
 from engines.backends.rows import is_full_size
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, TensorSpec

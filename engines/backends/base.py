@@ -8,25 +8,43 @@ memory; nothing is copied on the way. Outputs are valid until the next `run()`.
 """
 
 import importlib
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
 from engines.bundle.graphs import GraphSpec, TensorSpec
+from engines.common.devices import cpu_has_bf16
 from engines.errors import BackendError
 
-PRECISIONS = ("auto", "f32", "bf16", "f16", "int8")  # how a graph is executed; f16 is for GPUs, int8 for `openvino`
 # The text encoder runs once a prompt and decides what is painted. The adapter is small, so that bf16 saves nothing one
 # can measure, while rounded scores let its top-k pick other queries. Both stay in f32, whatever the rest computes in.
 ALWAYS_F32 = ("text_encoder", "adapter")
 
+if TYPE_CHECKING:
+    from engines.backends.tensorrt.plans import Needs
+
+PRECISIONS = ("auto", "f32", "bf16", "f16", "int8")  # how a graph is executed; f16 is for GPUs, int8 for `openvino`
+# What a graph is prepared for, where that may decide how: the sampler's UNet gives its prediction alone and runs every
+# tick, so that it is worth recording and compiling, and may be narrower than what labels are read from.
+Role = Literal["sampler", "labels"]
+
 Shapes = Mapping[str, tuple[int, ...]]
 Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """How a bundle is opened, as far as a backend is concerned."""
+
+    precision: str  # one of PRECISIONS
+    threads: int | None  # CPU threads; None: as many as PyTorch takes
+    device: "torch.device"
+    keep_compiled: bool = True  # whether compiled models come from and go to the user's cache
+    compiled: bool = False  # whether networks pass through torch.compile
+    needs: "Needs | None" = None  # what is going to be prepared
 
 
 class Call(Protocol):
@@ -72,9 +90,14 @@ class Backend(Protocol):
         """CPU threads that a graph runs on."""
 
     def prepare(
-        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+        self,
+        graph: str,
+        shapes: Shapes,
+        outputs: Sequence[str] | None = None,
+        varies: str | None = None,
+        role: Role | None = None,
     ) -> Call:
-        """Ready `graph` for input `shapes`; only `outputs` (default all) are computed.
+        """Ready `graph` for input `shapes`; only `outputs` (default all) are computed. `role`: what it is for.
 
         `varies` promises that rows 2k and 2k + 1 will hold the same in every input but this one: a backend may then
         compute once what the two rows share.
@@ -122,18 +145,6 @@ def new_buffers(specs: Sequence[TensorSpec], shapes: Shapes, device: torch.devic
     }
 
 
-def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself (AMX or AVX-512), which is when bf16 is faster than f32."""
-    features = torch.cpu.get_capabilities()
-    return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
-
-
-def cpu_has_int8() -> bool:
-    """Whether the processor multiplies 8-bit integers four at a time (AMX or VNNI), which is when int8 is fast."""
-    features = torch.cpu.get_capabilities()
-    return any(features.get(name) for name in ("amx_int8", "avx512_vnni", "avx_vnni"))
-
-
 def cpu_precision(precision: str, engine: str) -> str:
     """What `precision` means for a runtime that executes f32 and bf16 on the CPU: f32 or bf16.
 
@@ -146,22 +157,6 @@ def cpu_precision(precision: str, engine: str) -> str:
     if precision == "f16":
         raise BackendError(f"{engine} on a CPU computes in f32 or bf16, not f16. Use --precision auto.")
     return precision
-
-
-def resolve_threads(threads: int | None) -> int:
-    """CPU threads for a graph: `threads`, or as many as PyTorch takes (OMP_NUM_THREADS, else the cores)."""
-    return torch.get_num_threads() if threads is None else threads
-
-
-@cache
-def cpu_name() -> str:
-    """The processor's model name, for messages and cache keys."""
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def counted(number: int, noun: str) -> str:

@@ -29,25 +29,31 @@ import torch
 
 from engines.backends.base import (
     Call,
+    OpenOptions,
+    Role,
     Shapes,
     Tensors,
     counted,
-    cpu_name,
     import_runtime,
     known_shapes,
     new_buffers,
-    resolve_threads,
     wanted_outputs,
 )
 from engines.backends.probe import Probe, one_line, tiny_input, tiny_onnx, try_device
 from engines.backends.rows import is_full_size
 from engines.bundle.bundle import Bundle
+from engines.common.devices import cpu_name, resolve_threads
 from engines.errors import BackendError, UsageError
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 _ERRORS_ONLY = 3  # ONNX Runtime's log level
 _NO_RECORDING = "graph capture"  # what ONNX Runtime says of a session that it cannot record
 _SILENT = 4  # fatal errors only: what goes wrong is said in the probe
+
+
+def open_bundle(bundle: Bundle, options: OpenOptions) -> "OrtBackend":
+    """See `registry.open_backend`."""
+    return OrtBackend(bundle, precision=options.precision, threads=options.threads, device=options.device)
 
 
 class OrtBackend:
@@ -85,14 +91,19 @@ class OrtBackend:
         self.description = f"onnxruntime {self._ort.__version__} on {place}, {own}"
 
     def prepare(
-        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+        self,
+        graph: str,
+        shapes: Shapes,
+        outputs: Sequence[str] | None = None,
+        varies: str | None = None,
+        role: Role | None = None,
     ) -> Call:
         """See `Backend.prepare`."""
         spec = self._specs[graph]
         sizes = spec.sizes(shapes)
         wanted = wanted_outputs(spec, outputs)
         inputs = new_buffers(spec.inputs, shapes, self.device)
-        session = self._session(graph, shapes, record=graph == "unet" and wanted == spec.outputs[:1])
+        session = self._session(graph, shapes, record=role == "sampler")
         known = known_shapes(wanted, sizes) or _observed(session.runs, inputs)
         results = new_buffers(wanted, known, self.device)
         binding = session.runs.io_binding()

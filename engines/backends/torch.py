@@ -28,15 +28,14 @@ from torch import nn
 from engines.backends.base import (
     ALWAYS_F32,
     Call,
+    OpenOptions,
+    Role,
     Shapes,
     Tensors,
     counted,
-    cpu_has_bf16,
-    cpu_name,
     cpu_precision,
     known_shapes,
     new_buffers,
-    resolve_threads,
     wanted_outputs,
 )
 from engines.backends.modules import graph_modules, run_module
@@ -44,10 +43,22 @@ from engines.backends.probe import Device, Probe, has_nvidia, one_line, tiny_inp
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import TensorSpec
 from engines.bundle.islands import apply_islands, upcast_scores
+from engines.common.devices import cpu_has_bf16, cpu_name, resolve_threads
 from engines.errors import BackendError, UsageError
 
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 _COMPILED = ("unet", "vae_decoder")
+
+
+def open_bundle(bundle: Bundle, options: OpenOptions) -> "TorchBackend":
+    """See `registry.open_backend`."""
+    return TorchBackend(
+        bundle,
+        precision=options.precision,
+        threads=options.threads,
+        device=options.device,
+        compiled=options.compiled,
+    )
 
 
 class TorchBackend:
@@ -99,7 +110,12 @@ class TorchBackend:
         return half
 
     def prepare(
-        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+        self,
+        graph: str,
+        shapes: Shapes,
+        outputs: Sequence[str] | None = None,
+        varies: str | None = None,
+        role: Role | None = None,
     ) -> Call:
         """See `Backend.prepare`."""
         spec = self._specs[graph]
@@ -107,7 +123,7 @@ class TorchBackend:
         wanted = wanted_outputs(spec, outputs)
         inputs = new_buffers(spec.inputs, shapes, self.device)
         module, order = self._modules[graph], spec.outputs
-        if graph == "unet" and wanted == spec.outputs[:1]:
+        if role == "sampler":
             module, order = _NoPyramid(module), wanted
         if self._compiled and (graph == "vae_decoder" or isinstance(module, _NoPyramid)):
             module = _compile(module, tuple(inputs.values()), graph)

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engines.adapter.info import AdapterInfo, from_object
+from engines.adapter.info import AdapterInfo
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec
 from engines.common.files import read_json, safe_join, sha256_file
+from engines.common.schema import from_object
 from engines.errors import BundleError, DengineError
 
 FORMAT = 1

@@ -18,6 +18,7 @@ from engines.datasets.records import (
     Findings,
     Record,
     build_record,
+    instances_of,
     measured,
     visible_folders,
 )
@@ -25,7 +26,7 @@ from engines.datasets.voc import find_voc, read_voc
 from engines.datasets.yolo import find_yolo, read_yolo
 from engines.errors import DatasetError
 
-__all__ = ["Dataset", "Record", "list_images", "open_dataset"]
+__all__ = ["Dataset", "Record", "instances_of", "list_images", "open_dataset"]
 
 _EXPECTED = (
     "a COCO .json (with images, annotations, categories) in it or in annotations/, "
@@ -62,7 +63,7 @@ def open_dataset(
     if not dataset.records:
         why = f" All of it was bad, beginning with: {dataset.skipped[0]}" if dataset.skipped else ""
         raise DatasetError(f"{root} ({dataset.source}) has no images; add some or name another split.{why}")
-    if require_boxes and not any(len(record.boxes) for record in dataset.records):
+    if require_boxes and not any(len(record.instances.boxes) for record in dataset.records):
         raise DatasetError(f"{root} ({dataset.source}) has no boxes; a labelled dataset is needed here.")
     return dataset
 

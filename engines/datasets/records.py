@@ -7,8 +7,7 @@ Boxes: xyxy in pixels of the upright image (EXIF applied), as continuous edges: 
 """
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from engines.common.files import safe_join
 from engines.datasets.images import IMAGE_SUFFIXES, checked_image_size
 from engines.errors import DatasetError, UsageError
+from engines.labels.boxes import Instances, join
 
 Size = tuple[int, int]  # width, height
 
@@ -32,9 +32,7 @@ class Record:
     name: str  # POSIX path relative to the image folder
     width: int  # of the upright image, read from the file
     height: int
-    boxes: npt.NDArray[np.float32]  # [N, 4] xyxy, inside the image, with positive area
-    labels: npt.NDArray[np.int64]  # [N], index into the dataset's class names
-    iscrowd: npt.NDArray[np.bool_]  # [N], True for a box round a crowd (COCO); evaluation ignores these
+    instances: Instances  # float32, inside the image, with positive area; labels index the dataset's class names
     caption: str | None  # the image's own caption, where the dataset has one
 
 
@@ -51,8 +49,12 @@ class Dataset:
 
     def objects(self) -> dict[str, int]:
         """How many boxes each class has, crowds aside."""
-        counts = Counter(label for record in self.records for label in record.labels[~record.iscrowd].tolist())
-        return {name: counts[label] for label, name in enumerate(self.class_names)}
+        return join([found.single for found in instances_of(self.records)]).count(self.class_names)
+
+
+def instances_of(records: Iterable[Record]) -> list[Instances]:
+    """The objects of each record, in order."""
+    return [record.instances for record in records]
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,11 @@ def build_record(
         name=name,
         width=size[0],
         height=size[1],
-        boxes=np.stack(boxes) if boxes else np.zeros((0, 4), dtype=np.float32),
-        labels=np.array([found.label for found in kept], dtype=np.int64),
-        iscrowd=np.array([found.iscrowd for found in kept], dtype=np.bool_),
+        instances=Instances.of(
+            np.array(boxes, dtype=np.float32),
+            [found.label for found in kept],
+            crowd=[found.iscrowd for found in kept],
+        ),
         caption=caption,
     )
 

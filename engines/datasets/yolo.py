@@ -69,7 +69,7 @@ def read_yolo(root: Path, split: str | None, class_names: Sequence[str] | None, 
             records.append(build_record(file, file.relative_to(image_root).as_posix(), size, objects, findings))
     _report_orphans(root, sources, labelled, findings)
     if classes is None:
-        count = 1 + max((int(label) for record in records for label in record.labels), default=-1)
+        count = 1 + max((int(label) for record in records for label in record.instances.labels), default=-1)
         classes = Classes([f"class{index}" for index in range(count)], None)
     return Dataset(
         root=root,

@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from engines.common.names import class_words
+
 PromptKind = Literal["generic", "listing", "empty"]
 
 COUNT_WORDS = ((1, "one"), (3, "few"), (8, "several"))  # up to this many; MANY beyond
@@ -27,11 +29,6 @@ ABSENT_PROBABILITY = 0.25  # of naming one class that is not there
 def count_word(count: int) -> str:
     """One, few (2-3), several (4-8) or many: the word a prompt uses for a positive count."""
     return next((word for most, word in COUNT_WORDS if count <= most), MANY)
-
-
-def class_words(name: str) -> str:
-    """A class name as prompts spell it: lower case, underscores and hyphens as spaces."""
-    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
 
 
 def generic_prompt(style: str) -> str:

@@ -1,60 +1,21 @@
 """The score from which a box is a label: one number for all classes, or one for each.
 
-Knows: how such thresholds, and the other numbers by which a dataset is cleaned, are spelt, checked, filled in from an
+Knows: how such thresholds, and the other numbers by which a dataset is cleaned, are checked, filled in from an
 adapter's own, and shown. Knows nothing about boxes or images.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from engines.adapter.inference import SCORE_FLOOR
-from engines.datasets.duplicates import NEAR
-from engines.diffusion.prompts import class_words
+from engines.common.names import class_words
 from engines.errors import UsageError
+from engines.labels.boxes import SCORE_FLOOR
 
 Score = dict[str, float] | float  # a number for all classes, or class -> number
 Matched = Literal["matched"]  # thresholds that `matched` finds, once all boxes are known
 MATCHED: Matched = "matched"
 FALLBACK = 0.3  # DiffusionEngine's, for classes that nobody has a threshold for
-_OWN = "adapter"  # spells the adapter's own thresholds
-EXPECTED_SCORE = f"a number from {SCORE_FLOOR} to 1, or CLASS=NUMBER,CLASS=NUMBER"
-
-
-def parse_score_or_matched(text: str | None) -> Score | Matched | None:
-    """As `parse_score`, but `matched` stays what it is."""
-    return MATCHED if text == MATCHED else parse_score(text)
-
-
-def parse_score(text: str | None) -> Score | None:
-    """`0.5` to 0.5, `RBC=0.5,WBC=0.3` to {"RBC": 0.5, "WBC": 0.3}, `adapter` to {}: its own for every class."""
-    if text is None:
-        return None
-    if text == MATCHED:
-        raise UsageError(
-            "--score matched looks at all boxes at once: it is for `dengine label` and `dengine finalize`."
-        )
-    if text == _OWN:
-        return {}
-    try:
-        if "=" not in text:
-            return float(text)
-        pairs = [part.rpartition("=") for part in text.split(",")]
-        scores = {name.strip(): float(number) for name, _, number in pairs}
-        if len(scores) == len(pairs) and all(scores):
-            return scores
-    except ValueError:
-        pass
-    raise UsageError(f'--score is "{text}"; {EXPECTED_SCORE} was expected.')
-
-
-def parse_near_duplicates(text: str) -> float:
-    """`keep` to 0, `drop` to the usual correlation, `0.97` to 0.97; UsageError for anything else."""
-    if text in ("keep", "drop"):
-        return NEAR if text == "drop" else 0.0
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f'--near-duplicates is "{text}"; keep, drop, or a correlation was expected.') from None
+EXPECTED_SCORE = f"a number from {SCORE_FLOOR} to 1, or CLASS=NUMBER,CLASS=NUMBER"  # in messages
 
 
 def in_range(score: Score) -> bool:
@@ -70,13 +31,15 @@ def full_score(score: Score, own: Mapping[str, float], class_names: Sequence[str
     for numbers out of range.
     """
     if not in_range(score):
-        raise UsageError(f"--score is {shown(score)}; {EXPECTED_SCORE} was expected.")
+        raise UsageError(f"`score` is {shown(score)}; {EXPECTED_SCORE} was expected.", field="score")
     if not isinstance(score, Mapping):
         return score
     known = {class_words(name): name for name in class_names}
     unknown = [name for name in score if class_words(name) not in known]
     if unknown:
-        raise UsageError(f"--score names {', '.join(unknown)}; the classes are {', '.join(class_names)}.")
+        raise UsageError(
+            f"`score` names {', '.join(unknown)}; the classes are {', '.join(class_names)}.", field="score"
+        )
     given = {known[class_words(name)]: number for name, number in score.items()}
     every = {name: given.get(name, own.get(name, FALLBACK)) for name in class_names}
     return same_or_each(every)
@@ -94,8 +57,9 @@ def check_uncertain(uncertain: float, score: Score) -> None:
     """
     if uncertain and not SCORE_FLOOR <= uncertain < highest(score):
         raise UsageError(
-            f"--uncertain is {uncertain:g}; 0 (off), or a number from {SCORE_FLOOR} to below --score "
-            f"({shown(score)}) was expected."
+            f"`uncertain` is {uncertain:g}; 0 (off), or a number from {SCORE_FLOOR} to below `score` "
+            f"({shown(score)}) was expected.",
+            field="uncertain",
         )
 
 
@@ -110,7 +74,7 @@ def by_label(score: Score, class_names: Sequence[str]) -> tuple[float, ...]:
 
 
 def shown(score: Score) -> str:
-    """`0.3`, or `RBC=0.5,WBC=0.3`: as `parse_score` reads it."""
+    """`0.3`, or `RBC=0.5,WBC=0.3`: as the command line reads it."""
     if isinstance(score, Mapping):
         return ",".join(f"{name}={number:g}" for name, number in score.items())
     return f"{score:g}"

@@ -19,7 +19,7 @@ def machine() -> dict[str, Any]:
     """Processor, cores that this process may use, GiB of memory, the system, and NVIDIA GPUs that PyTorch can use."""
     import torch
 
-    from engines.backends.base import cpu_name
+    from engines.common.devices import cpu_name
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if _cuda() else []
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from engines.backends.base import cpu_has_bf16, import_runtime, resolve_threads
+from engines.backends.base import import_runtime
 from engines.backends.openvino.signal_stack import same_signal_stack
 from engines.bundle.bundle import default_bundle, open_bundle
+from engines.common.devices import cpu_has_bf16, resolve_threads
 from engines.measure.timing import synchronise
 
 SIZES = (1024, 2048, 4096)

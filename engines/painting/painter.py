@@ -25,6 +25,7 @@ from engines.diffusion.latents import to_pixels
 from engines.diffusion.sampler import SlotSampler, Task, always_guided
 from engines.diffusion.schedule import make_schedule, start_index
 from engines.errors import DatasetError
+from engines.labels.boxes import Instances
 from engines.painting.finisher import Finished, Finisher, Outcome
 from engines.painting.jobs import Job, Plan
 from engines.painting.networks import LARGEST_BATCH, Preparing, TextEncoder, check_finite, fill, prepare
@@ -66,7 +67,9 @@ class Painter:
         def unet() -> "Call":
             paired = settings.rows % 2 == 0 and always_guided(settings.guidance, settings.guidance_interval)
             varies = "encoder_hidden_states" if paired else None
-            return prepare(bundle, backend, "unet", {"B": settings.rows, "h": h, "w": w}, ["model_output"], varies)
+            return prepare(
+                bundle, backend, "unet", {"B": settings.rows, "h": h, "w": w}, ["model_output"], varies, "sampler"
+            )
 
         with Preparing(backend, stage) as preparing:  # what takes longest first
             frame, views = settings.frame, settings.label_views
@@ -151,8 +154,8 @@ class Painter:
                     good.append(job)
                 except DatasetError as cause:
                     if not self._settings.skip_bad:
-                        raise DatasetError(f"{cause} Or leave broken references out with --skip-bad.") from cause
-                    bad.append(Outcome(job, None, (), _without_folder(str(cause), self._plan, job)))
+                        raise DatasetError(f"{cause} Or leave broken references out with `skip_bad=True`.") from cause
+                    bad.append(Outcome(job, None, Instances.none(), _without_folder(str(cause), self._plan, job)))
             if not good:
                 return
             yield from zip(good, self._encode(good, crops), strict=True)

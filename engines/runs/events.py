@@ -23,7 +23,7 @@ class Opened:
     """The run is set up and begins to paint (or has nothing left to paint)."""
 
     backend: str  # one line: engine, device, precision, threads
-    target: int  # images that `--count` asks for, or jobs that `--jobs` (this shard of them) comes to
+    target: int  # images that `count` asks for, or jobs that `jobs` (this shard of them) comes to
     counts_kept: bool  # True: target counts kept images; False: it counts jobs
     done: int  # of the target, done by earlier starts of the run
 

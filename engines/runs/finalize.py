@@ -15,27 +15,26 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from engines.common.files import sync_folder
 from engines.datasets.images import list_images
 from engines.datasets.writers import (
     DATA_YAML,
     LABELS,
     METADATA,
-    Annotated,
+    AnnotatedImage,
     write_coco,
     write_imagefolder,
     write_yolo,
 )
 from engines.errors import RunError, UsageError
+from engines.labels.boxes import Instances
 from engines.labels.matched import matched_score
-from engines.labels.rules import Rules, drop_reason, is_rule, labels_of, uncertain_of
+from engines.labels.rules import Rules, chosen, drop_reason, is_rule
 from engines.labels.scores import Matched, Score, check_uncertain, full_score, shown
 from engines.painting.jobs import Plan
 from engines.painting.settings import DATASET_FORMATS, RunSettings
 from engines.runs.events import DatasetSummary
-from engines.runs.journal import IMAGES, JOURNAL, SPARE, Box, Entry, find_image, read_entries, remove_images_from
+from engines.runs.journal import IMAGES, JOURNAL, SPARE, Entry, find_image, read_entries, remove_images_from
 from engines.runs.near_duplicates import Candidate, find_repeats, reference_plan
 from engines.runs.preview import PREVIEW_IMAGES, Sample, write_preview
 from engines.runs.run_folder import RUN, locked, require_run, run_errors
@@ -73,12 +72,18 @@ def finalize(
     repeats_from = run.near_duplicates if near_duplicates is None else near_duplicates
     learned = () if training is None else tuple(list_images(training))
     if training is not None and not learned:
-        raise UsageError(f"--training: {training} holds no image.")
+        raise UsageError(f"`training`: {training} holds no image.", field="training")
     if not 0.0 <= repeats_from <= 1.0:
-        raise UsageError(f"--near-duplicates is {repeats_from}; keep, drop, or a number from 0 to 1 was expected.")
+        raise UsageError(
+            f"`near_duplicates` is {repeats_from}; a number from 0 (keep all) to 1 was expected.",
+            field="near_duplicates",
+        )
     unknown = [name for name in formats or () if name not in DATASET_FORMATS]
     if unknown:
-        raise UsageError(f"--format {', '.join(unknown)} is unknown; {', '.join(DATASET_FORMATS)} are known.")
+        raise UsageError(
+            f"`formats` holds {', '.join(unknown)}, which is unknown; {', '.join(DATASET_FORMATS)} are known.",
+            field="formats",
+        )
     with locked(folder), run_errors(folder):
         if isinstance(score, str):
             score = _matched(folder, run, max_overlap)
@@ -98,7 +103,9 @@ def _other_rules(
     """The rules of a run with changes. Raises UsageError for what cannot be had without painting again."""
     own = dict(zip(run.class_names, rules_of(run).scores, strict=True))
     if score == {}:
-        raise UsageError("--score adapter is for generate and label: a run's own scores are what finalize starts from.")
+        raise UsageError(
+            "`score={}` is for generate and label: a run's own scores are what finalize starts from.", field="score"
+        )
     full = full_score(run.score if score is None else score, own, run.class_names)
     rules = Rules(
         score=full,
@@ -111,16 +118,21 @@ def _other_rules(
     again = "Run `dengine generate` into a new folder with the lower"
     if any(new < old for new, old in zip(rules.scores, own.values(), strict=True)) and not run.keep_empty:
         raise UsageError(
-            f"--score {shown(full)} is below the run's own, {shown(run.score)}: images without a box above that were "
-            f"not kept. {again} score, or with --keep-empty."
+            f"`score={shown(full)}` is below the run's own, {shown(run.score)}: images without a box above that were "
+            f"not kept. {again} score, or with `keep_empty=True`.",
+            field="score",
         )
     if not run.min_quality <= rules.min_quality <= 1.0:
         raise UsageError(
-            f"--min-quality is {rules.min_quality:g}; a number from {run.min_quality:g}, the run's own, to 1 was "
-            f"expected: images below were not kept. {again} quality."
+            f"`min_quality` is {rules.min_quality:g}; a number from {run.min_quality:g}, the run's own, to 1 was "
+            f"expected: images below were not kept. {again} quality.",
+            field="min_quality",
         )
     if not 0.0 < rules.max_overlap <= 1.0:
-        raise UsageError(f"--max-overlap is {rules.max_overlap:g}; a number above 0, up to 1 (off), was expected.")
+        raise UsageError(
+            f"`max_overlap` is {rules.max_overlap:g}; a number above 0, up to 1 (off), was expected.",
+            field="max_overlap",
+        )
     check_uncertain(rules.uncertain, full)
     return rules
 
@@ -129,14 +141,18 @@ def _matched(folder: Path, run: RunSettings, max_overlap: float | None) -> Score
     """The score by which labels are as frequent as the adapter's annotations were."""
     if run.frequencies is None:
         raise UsageError(
-            "--score matched: this run was begun by an earlier dengine, which did not note how frequent its classes "
-            "are. `dengine label` finds such scores for the images of any folder."
+            "`score=matched`: this run was begun by an earlier dengine, which did not note how frequent its classes "
+            "are. `dengine label` finds such scores for the images of any folder.",
+            field="score",
         )
     if run.balance:
-        raise UsageError("--score matched: with --balance the run shows rare classes more often, so this says nothing.")
+        raise UsageError(
+            "`score=matched`: with `balance` the run shows rare classes more often, so this says nothing.",
+            field="score",
+        )
     own = rules_of(run)
     rules = own if max_overlap is None else replace(own, max_overlap=max_overlap)
-    painted = (entry.boxes for entry in _entries(folder / JOURNAL, run) if _painted(entry))
+    painted = (entry.instances for entry in _entries(folder / JOURNAL, run) if _painted(entry))
     return matched_score(painted, rules, run.frequencies)
 
 
@@ -204,7 +220,7 @@ class _Choice:
     """A journal line, and what the dataset makes of it."""
 
     entry: Entry
-    boxes: list[Box]  # its labels
+    instances: Instances  # its labels, and as crowds the uncertain boxes
     reason: str | None  # why the image is not in the dataset; None when it is
 
 
@@ -221,7 +237,8 @@ class _Tally:
 def _entries(journal: Path, run: RunSettings) -> Iterator[Entry]:
     """The journal's lines, whose boxes are all of the run's classes."""
     for entry in read_entries(journal):
-        if any(not 0 <= box.label < len(run.class_names) for box in entry.boxes):
+        labels = entry.instances.labels
+        if ((labels < 0) | (labels >= len(run.class_names))).any():
             raise RunError(f"{journal}: image {entry.index} has a box of a class that {RUN} does not name.")
         yield entry
 
@@ -231,12 +248,14 @@ def _choices(journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int
     images = 0
     for entry in _entries(journal, run):
         reason = (
-            (drop_reason(entry.boxes, rules) if _painted(entry) else None) or entry.reason or repeats.get(entry.index)
+            (drop_reason(entry.instances, rules) if _painted(entry) else None)
+            or entry.reason
+            or repeats.get(entry.index)
         )
         if reason is None and run.count is not None and images == run.count:
             reason = _BEYOND
         images += reason is None
-        yield _Choice(entry, labels_of(entry.boxes, rules), reason)
+        yield _Choice(entry, chosen(entry.instances, rules), reason)
 
 
 def _painted(entry: Entry) -> bool:
@@ -271,8 +290,8 @@ def _count(folder: Path, choices: Iterator[_Choice], rules: Rules) -> _Tally:
             continue
         find_image(folder, choice.entry)
         tally.images += 1
-        tally.boxes.update(box.label for box in choice.boxes)
-        tally.uncertain += len(uncertain_of(choice.entry.boxes, rules))
+        tally.boxes.update(choice.instances.single.labels.tolist())
+        tally.uncertain += int(choice.instances.crowd.sum())
     return tally
 
 
@@ -281,21 +300,21 @@ def _write_files(
 ) -> None:
     """Make all dataset files in the new folder `stage`."""
     (stage / IMAGES).mkdir(parents=True)
-    chosen = (choice for choice in choose() if choice.reason is None)
-    samples = [Sample(find_image(folder, choice.entry), choice.boxes) for choice in islice(chosen, PREVIEW_IMAGES)]
+    kept = islice((choice for choice in choose() if choice.reason is None), PREVIEW_IMAGES)
+    samples = [Sample(find_image(folder, choice.entry), choice.instances.single) for choice in kept]
     if samples:
         write_preview(stage / PREVIEW, samples, run.class_names)
     if "yolo" in run.formats:
-        write_yolo(stage, _annotated(choose(), run, rules), run.class_names)
+        write_yolo(stage, _annotated(choose(), run), run.class_names)
     if "imagefolder" in run.formats:
-        write_imagefolder(stage, _annotated(choose(), run, rules), run.class_names)
+        write_imagefolder(stage, _annotated(choose(), run), run.class_names)
     info = {
         "description": "painted and labelled by dengine",
         "bundle_sha256": run.bundle_hash,
         "seed": run.seed,
         "score": rules.score,
     }
-    write_coco(stage / ANNOTATIONS, _annotated(choose(), run, rules), run.class_names, info)
+    write_coco(stage / ANNOTATIONS, _annotated(choose(), run), run.class_names, info)
 
 
 def _take_over(folder: Path, stage: Path, choose: Callable[[], Iterator[_Choice]]) -> None:
@@ -332,20 +351,15 @@ def _move_images(folder: Path, choices: Iterator[_Choice]) -> None:
             spare.rmdir()
 
 
-def _annotated(choices: Iterator[_Choice], run: RunSettings, rules: Rules) -> Iterator[Annotated]:
+def _annotated(choices: Iterator[_Choice], run: RunSettings) -> Iterator[AnnotatedImage]:
     width, height = run.frame
     for choice in choices:
         if choice.reason is None:
-            crowds = uncertain_of(choice.entry.boxes, rules)
-            rows = np.array([*choice.boxes, *crowds], dtype=np.float64).reshape(-1, 6)
-            yield Annotated(
+            yield AnnotatedImage(
                 file_name=str(choice.entry.file),
                 width=width,
                 height=height,
-                boxes=rows[:, :4].astype(np.float32),
-                labels=rows[:, 5].astype(np.int64),
-                scores=rows[:, 4].astype(np.float32),
-                iscrowd=np.arange(len(rows)) >= len(choice.boxes),
+                instances=choice.instances,
                 prompt=choice.entry.prompt,
             )
 

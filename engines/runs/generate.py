@@ -17,7 +17,7 @@ from engines.common.files import sync_folder
 from engines.common.malloc import keep_few_heaps
 from engines.datasets.dataset import open_dataset
 from engines.errors import RunError
-from engines.labels.rules import Rules, drop_reason, labels_of
+from engines.labels.rules import Rules, drop_reason, is_label
 from engines.painting.finisher import Outcome
 from engines.painting.jobs import Plan, chunk_ranges, make_job
 from engines.painting.needs import generate_needs
@@ -52,7 +52,7 @@ def generate(
     Raises UsageError, DatasetError, BundleError, BackendError, RunError, NumericalError; whatever ends it, the same
     command goes on from the last whole chunk.
     """
-    from engines.backends import open_backend
+    from engines.backends.registry import open_backend
     from engines.bundle.bundle import default_bundle, open_bundle
 
     started = time.monotonic()
@@ -167,8 +167,8 @@ def run(
         reason = max(set(dataset.dropped) - set(REPEATS), key=lambda reason: dataset.dropped[reason])
         raise RunError(
             f"None of the last {state.unkept} images was kept, most often because: {reason}. {state.kept} of "
-            f"{state.target} are in {folder}. In a new folder, lower --score or --min-quality, or keep images without "
-            "boxes with --keep-empty; or use a bundle whose adapter knows such images."
+            f"{state.target} are in {folder}. In a new folder, lower `score` or `min_quality`, or keep images without "
+            "boxes with `keep_empty=True`; or use a bundle whose adapter knows such images."
         )
     return RunSummary(
         dataset=dataset,
@@ -235,7 +235,7 @@ def _take(
 ) -> bool:
     """Decide whether an image is kept, and say so; have it written, or its line."""
     job = outcome.job
-    reason = outcome.problem or drop_reason(outcome.boxes, state.rules)
+    reason = outcome.problem or drop_reason(outcome.instances, state.rules)
     entry = Entry(
         index=job.index,
         prompt=job.prompt,
@@ -244,7 +244,7 @@ def _take(
         reason=reason,
         file=None,
         sha256=None,
-        boxes=outcome.boxes,
+        instances=outcome.instances,
     )
     if reason is None and outcome.pixels is not None:
         name = image_name(job.index, wanted.suffix)
@@ -255,7 +255,8 @@ def _take(
     state.jobs += 1
     state.painted += 1
     state.kept += reason is None
-    report(Painted(job.index, state.done, state.target, len(labels_of(outcome.boxes, state.rules)), reason))
+    labels = int(is_label(outcome.instances, state.rules).sum())
+    report(Painted(job.index, state.done, state.target, labels, reason))
     return reason is None
 
 

@@ -20,11 +20,13 @@ from typing import Any
 import torch
 
 from engines.adapter.inference import resized_size
-from engines.adapter.info import INFO_FILE, AdapterConfig, AdapterInfo, from_object
+from engines.adapter.info import INFO_FILE, AdapterConfig, AdapterInfo
 from engines.adapter.model import DetectionAdapter, save_adapter
 from engines.adapter.pyramid import pyramid_channels
+from engines.common.devices import find_device, resolve_precision
 from engines.common.files import read_json
-from engines.datasets.dataset import Dataset, Record
+from engines.common.schema import from_object
+from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
 from engines.diffusion.lora import fuse_loras, fused_hash
@@ -33,7 +35,7 @@ from engines.labels.thresholds import Choice, choose_thresholds
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, FrozenPyramid, SourceOptions, TunePart
-from engines.training.trainer import FitOptions, Report, check_device, finished, fit, resolve_precision
+from engines.training.trainer import FitOptions, Report, finished, fit
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
 STATISTICS_IMAGES = 200  # images whose class counts `generate` draws prompts from
@@ -153,7 +155,7 @@ def train_adapter(
     ModelError.
     """
     check_start(out, options)
-    if not any(len(record.boxes) for record in dataset.records):
+    if not any(len(record.instances) for record in dataset.records):
         raise TrainingError(f"{dataset.root} has no boxes to learn from.")
     train, tune = split_tune(dataset.records, options.tune_fraction)
     base = load_base(base_folder, device=options.device)
@@ -187,7 +189,9 @@ def train_adapter(
         evaluate=(lambda step: tune_part.evaluate(model)) if tune else None,
         score=options.score if tune else "",
     )
-    choices = choose_thresholds(tune, tune_part.detect(model), dataset.class_names, options.precision_goal)
+    choices = choose_thresholds(
+        instances_of(tune), tune_part.detect(model), dataset.class_names, options.precision_goal
+    )
     info = AdapterInfo(
         class_names=tuple(dataset.class_names),
         timestep=options.timestep,
@@ -221,7 +225,7 @@ def check_start(out: Path, options: AdapterTrainOptions) -> None:
     """TrainingError where `out` has an adapter already, UsageError for a device that is not there."""
     if (out / INFO_FILE).exists():
         raise TrainingError(f"{out} already holds a finished adapter; choose another folder, or remove it.")
-    check_device(options.device)
+    find_device(options.device)
 
 
 def split_tune(records: Sequence[Record], fraction: float) -> tuple[list[Record], list[Record]]:
@@ -331,7 +335,8 @@ def _identity(dataset: Dataset, pseudo: Sequence[Record], options: AdapterTrainO
     digest = hashlib.sha256()
     for record in (*dataset.records, *pseudo):
         digest.update(f"{record.name}\0{record.width}\0{record.height}\0".encode())
-        digest.update(record.boxes.tobytes() + record.labels.tobytes() + record.iscrowd.tobytes())
+        found = record.instances
+        digest.update(found.boxes.tobytes() + found.labels.tobytes() + found.crowd.tobytes())
     settings = {name: value for name, value in options.to_json().items() if name not in free}
     return {
         "settings": settings,

@@ -20,8 +20,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from engines.common.devices import find_device, resolve_precision
 from engines.common.files import sha256_file, sync_tree, write_json
-from engines.common.rng import generator
+from engines.common.names import class_words
+from engines.common.rng import Stream, generator
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
 from engines.diffusion.base_model import (
@@ -35,15 +37,15 @@ from engines.diffusion.base_model import (
 )
 from engines.diffusion.libraries import silence_libraries
 from engines.errors import TrainingError, UsageError
+from engines.labels.boxes import Instances
 from engines.training.presets import BasePreset, Phase, base_preset
 from engines.training.tokenizer import write_tokenizer
-from engines.training.trainer import FitOptions, Report, autocast, check_device, finished, fit, resolve_precision
+from engines.training.trainer import FitOptions, Report, autocast, finished, fit
 from engines.training.vae import to_pixels, train_vae
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
 MIN_SNR = 5.0
 PROMPT_KINDS: dict[prompts.PromptKind, float] = {"listing": 0.75, "generic": 0.15, "empty": 0.10}
-_VIEW, _STEP, _NOISE = 3, 4, 5  # what a random stream is for
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "num_train_timesteps": 1000,
@@ -108,7 +110,7 @@ def train_base(
     unknown = set(options.stages) - {"vae", "unet"}
     if unknown or not options.stages:
         raise UsageError(f"stages {sorted(unknown) or 'none'}; vae, unet, or both were expected.")
-    check_device(options.device)
+    find_device(options.device)
     if len(options.stages) < 2 and continue_from is None and not resume:
         raise UsageError("a base model from scratch needs both stages, vae and unet.")
     if not dataset.records:
@@ -199,12 +201,12 @@ def _train_unet(
                     networks.vae, store, class_names, phases[number], number, preset, options
                 )
         latents, counts = encoded[number]
-        rng = generator(options.seed, _STEP, step)
+        rng = generator(options.seed, Stream.UNET_STEP, step)
         chosen = rng.integers(len(counts), size=phases[number].batch)
         texts = [prompts.training_prompt(rng, options.style, counts[i], class_names, PROMPT_KINDS, 0.0) for i in chosen]
         timesteps = torch.from_numpy(rng.integers(len(alphas), size=len(chosen))).to(options.device)
         batch = latents[chosen].to(options.device)
-        noise = generator(options.seed, _NOISE, step).standard_normal(batch.shape, dtype=np.float32)
+        noise = generator(options.seed, Stream.UNET_NOISE, step).standard_normal(batch.shape, dtype=np.float32)
         states = networks.text_encoder(tokenize(networks.tokenizer, texts).to(options.device))[0]
         loss = diffusion_loss(
             networks.unet,
@@ -248,10 +250,10 @@ def _encode_views(
     for first in range(0, phase.views, batch):
         pixels = []
         for k in range(first, min(first + batch, phase.views)):
-            rng = generator(options.seed, _VIEW, number, k)
+            rng = generator(options.seed, Stream.UNET_VIEWS, number, k)
             view = draw_view(store, k % len(store.records), views, rng)
             pixels.append(to_pixels(view.pixels))
-            found = Counter(view.labels.tolist())
+            found = Counter(view.instances.labels.tolist())
             counts.append({name: found[i] for i, name in enumerate(class_names) if found[i]})
         with autocast(resolve_precision(options.precision, options.device), options.device):
             encoded = vae.encode(torch.stack(pixels).to(options.device)).latent_dist.mode()
@@ -278,7 +280,7 @@ def _build(
     else:
         torch.manual_seed(options.seed)
         words = [*prompts.WORDS, *options.style.split()]
-        words += [word for name in class_names for word in prompts.class_words(name).split()]
+        words += [word for name in class_names for word in class_words(name).split()]
         tokenizer = write_tokenizer(out / "tokenizer", words, preset.text_length)
         text = CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -343,7 +345,8 @@ def _identity(
     images = {record.name: sha256_file(record.file)[:16] for record in records}
     labels = hashlib.sha256()
     for record in records:
-        labels.update(repr((record.name, record.boxes.tolist(), record.labels.tolist())).encode())
+        found = record.instances
+        labels.update(repr((record.name, found.boxes.tolist(), found.labels.tolist())).encode())
     return {
         "preset": asdict(preset),
         "settings": decisive,
@@ -354,7 +357,7 @@ def _identity(
 
 
 def _without_labels(record: Record) -> Record:
-    return replace(record, boxes=record.boxes[:0], labels=record.labels[:0], iscrowd=record.iscrowd[:0])
+    return replace(record, instances=Instances.none())
 
 
 def _scaled(steps: int, options: BaseTrainOptions) -> int:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.adapter.inference import SCORE_FLOOR
 from engines.common.files import read_json
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.duplicates import NEAR, fingerprints, near_pairs
 from engines.errors import DatasetError
 from engines.labelling import DESCRIPTION
+from engines.labels.boxes import SCORE_FLOOR
 
 
 def open_pseudo(folder: Path, labelled: Dataset, *, skip_bad: bool = False) -> tuple[Dataset, int]:
@@ -41,11 +41,11 @@ def open_pseudo(folder: Path, labelled: Dataset, *, skip_bad: bool = False) -> t
     repeats |= {index for index, one in enumerate(own.hashes) if one in hashes}
     order = np.array([labelled.class_names.index(name) for name in found.class_names], dtype=np.int64)
     kept = [
-        replace(record, labels=order[record.labels])
+        replace(record, instances=replace(record.instances, labels=order[record.instances.labels]))
         for index, record in enumerate(found.records)
         if index not in repeats
     ]
-    if not any((~record.iscrowd).any() for record in kept):
+    if not any((~record.instances.crowd).any() for record in kept):
         raise DatasetError(
             f"{folder} has {len(found.records)} images, {len(repeats)} of which nearly repeat labelled ones (their "
             f"thumbnails correlate by {NEAR:g} or more, as two pictures of one scene do), and no box in the rest: give "

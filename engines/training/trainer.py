@@ -19,8 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from engines.common.devices import resolve_precision
 from engines.common.files import read_json, sync_folder, write_json
-from engines.errors import TrainingError, UsageError
+from engines.errors import TrainingError
 
 _INDEX = "checkpoint.json"
 _BEST = "best.safetensors"
@@ -60,31 +61,6 @@ class Progress:
 Report = Callable[[Progress], None]
 LossAt = Callable[[int], tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]]
 Evaluate = Callable[[int], Mapping[str, float]]
-
-
-def resolve_precision(precision: str, device: str) -> str:
-    """`f32` or `bf16`: what `auto` takes on this device."""
-    if precision not in ("auto", "f32", "bf16"):
-        raise UsageError(f'precision "{precision}"; auto, f32 or bf16 was expected.')
-    if precision != "auto":
-        return precision
-    if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported() else "f32"
-    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16", False) else "f32"
-
-
-def check_device(device: str) -> None:
-    """UsageError for what is neither the CPU nor a CUDA GPU, or a GPU that PyTorch has not got here."""
-    expected = f'Unknown device "{device}"; cpu, cuda or cuda:N was expected.'
-    try:
-        place = torch.device(device)
-    except RuntimeError as cause:
-        raise UsageError(expected) from cause
-    if place.type not in ("cpu", "cuda"):
-        raise UsageError(expected)
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if place.type == "cuda" and (place.index or 0) >= count:
-        raise UsageError(f'Device "{device}": PyTorch finds {count} CUDA GPUs here; take --device cpu.')
 
 
 def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[Any]:

@@ -8,7 +8,7 @@ Knows nothing about how a detector learns, or how figures are compared.
     OUT/trainings/generated820-seed0/    the same of an arm with 820 generated images
     OUT/comparison.json, comparison.png  what they say together
 
-A finished training is never repeated: the same command with --resume goes on behind it, and more seeds, amounts or
+A finished training is never repeated: the same comparison with `resume` goes on behind it, and more seeds, amounts or
 runs add trainings to those there.
 """
 
@@ -22,13 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from engines.adapter.info import from_object
+from engines.common.devices import find_device, resolve_precision
 from engines.common.files import read_json, write_atomic, write_json
+from engines.common.schema import from_object
+from engines.datasets.dataset import instances_of
 from engines.errors import RunError, UsageError
-from engines.labels.average_precision import Detections, mean_average_precision
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
 from engines.runs.events import Stage
 from engines.runs.run_folder import LOCK, locked, run_errors
-from engines.training.trainer import Progress, check_device, differences, resolve_precision
+from engines.training.trainer import Progress, differences
 from engines.worth.data import EvaluateSettings, WorthData, open_data
 from engines.worth.detectors.batches import mix_value
 from engines.worth.detectors.config import INFO_FILE, DetectorOptions, preset
@@ -98,7 +101,7 @@ def evaluate(settings: EvaluateSettings, *, report: Report = lambda event: None)
             reached = _totals(report, number * options.steps, len(trainings) * options.steps)
             results.append(_result(training, data, options, settings, reached))
         report(Stage(f"comparing on {len(data.val)} validation images"))
-        arms = compare(results, data.val, data.class_names, resamples=settings.resamples)
+        arms = compare(results, instances_of(data.val), data.class_names, resamples=settings.resamples)
         write_json(settings.out / COMPARISON, _comparison(arms, data, options, settings, chosen))
         drawn = plot(settings.out / PLOT, arms, data.split_images)
     return WorthSummary(
@@ -116,7 +119,7 @@ def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
     options, seeds = preset(settings.preset, settings.detector)
     value = json.loads(json.dumps(dataclasses.asdict(options))) | dict(settings.changes)
     options = from_object(DetectorOptions, value, UsageError, "options")
-    check_device(options.device)
+    find_device(options.device)
     # Resolved here, so that a comparison that goes on on another machine never mixes two arithmetics.
     precision = resolve_precision(options.precision, options.device)
     return dataclasses.replace(options, precision=precision), settings.seeds or seeds
@@ -125,15 +128,18 @@ def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
 def _check_out(settings: EvaluateSettings) -> None:
     out = settings.out
     if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file; give a folder for the comparison.")
+        raise RunError(f"{out} is a file; give a folder for the comparison.", field="out")
     if (out / TRAININGS).exists():
         if not settings.resume:
-            raise RunError(f"{out} holds a comparison already: go on with it with --resume, or give another folder.")
+            raise RunError(
+                f"{out} holds a comparison already: go on with it with `resume=True`, or give another folder.",
+                field="resume",
+            )
     elif out.is_dir() and any(item.name != LOCK for item in out.iterdir()):
-        raise RunError(f"{out} is not empty, and holds no comparison: give a new folder.")
+        raise RunError(f"{out} is not empty, and holds no comparison: give a new folder.", field="out")
 
 
-def detections_of(stored: Mapping[str, Any]) -> list[Detections]:
+def detections_of(stored: Mapping[str, Any]) -> list[Instances]:
     """What a training found on each of its `images`, of the content of its result.json."""
     return [_from_lists(item) for item in stored["detections"]]
 
@@ -188,7 +194,7 @@ def _result(
         "format": FORMAT,
         "identity": identity,
         "seconds": round(time.monotonic() - started, 1),
-        "figures": mean_average_precision(data.val, found, data.class_names),
+        "figures": mean_average_precision(instances_of(data.val), found, data.class_names),
         "images": [record.name for record in data.val],
         "detections": [_to_lists(item) for item in found],
     }
@@ -230,14 +236,10 @@ def _comparison(
     }
 
 
-def _to_lists(found: Detections) -> list[Any]:
+def _to_lists(found: Instances) -> list[Any]:
     return [found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()]
 
 
-def _from_lists(value: Sequence[Any]) -> Detections:
+def _from_lists(value: Sequence[Any]) -> Instances:
     boxes, scores, labels = value
-    return Detections(
-        np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        np.array(scores, dtype=np.float32),
-        np.array(labels, dtype=np.int64),
-    )
+    return Instances.of(np.array(boxes, dtype=np.float32), labels, np.array(scores, dtype=np.float32))

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engines.backends import open_backend
 from engines.backends.probe import one_line
+from engines.backends.registry import open_backend
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.doctor import Diagnosis, examine
 from engines.errors import BackendError, DengineError

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from engines.backends import open_backend
 from engines.backends.base import Backend
+from engines.backends.registry import open_backend
 from engines.backends.tensorrt.plans import Bounds
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GRAPH_NAMES

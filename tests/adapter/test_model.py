@@ -12,11 +12,12 @@ from torch import Tensor
 
 from engines.adapter.attention import DeformableAttention
 from engines.adapter.geometry import anchor_logits, flatten_levels, split_levels
-from engines.adapter.inference import detections, fuse, iou_matrix, prepare_frame
+from engines.adapter.inference import detections, fuse, prepare_frame
 from engines.adapter.info import INFO_FILE, WEIGHTS_FILE, AdapterConfig, AdapterInfo
 from engines.adapter.model import DetectionAdapter, load_adapter, save_adapter
 from engines.common.rng import generator
 from engines.errors import ModelError
+from engines.labels.boxes import iou_matrix
 
 SMALL: dict[str, Any] = {"width": 16, "heads": 2, "ffn_width": 16, "decoder_layers": 2, "queries": 12, "denoising": 8}
 HEADS: tuple[dict[str, Any], ...] = ({"head": "rt_detr"}, {"head": "deformable_detr", "extra_levels": 1})

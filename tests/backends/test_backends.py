@@ -12,10 +12,11 @@ import torch
 import toy
 from small_graphs import SIZES, expected_unet, fill, open_small, prepare_unet, small_bundle, small_specs
 
-from engines.backends import auto_engine, open_backend
-from engines.backends.base import Backend, Tensors, cpu_has_bf16
+from engines.backends.base import Backend, Tensors
+from engines.backends.registry import auto_engine, open_backend
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.bundle.graphs import GRAPH_NAMES
+from engines.common.devices import cpu_has_bf16
 from engines.common.rng import generator
 from engines.errors import BackendError, UsageError
 

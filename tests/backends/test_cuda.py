@@ -11,9 +11,9 @@ from torch import nn
 
 import engines.backends.torch as torch_backend
 from engines.backends import onnxruntime as ort_backend
-from engines.backends import open_backend
 from engines.backends.base import new_buffers
 from engines.backends.onnxruntime import CUDA_PROVIDER, OrtBackend
+from engines.backends.registry import open_backend
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.diffusion import capture
 from engines.errors import BackendError, UsageError

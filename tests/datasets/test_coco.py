@@ -65,7 +65,7 @@ def test_classes_are_in_the_order_of_their_ids_and_crowds_are_marked(tmp_path: P
 )
 def test_usual_layouts_are_found(tmp_path: Path, name: str, images: str) -> None:
     dataset = open_dataset(_write(tmp_path, _content(), name, images))
-    assert [len(record.boxes) for record in dataset.records] == [2, 1]
+    assert [len(record.instances.boxes) for record in dataset.records] == [2, 1]
 
 
 def test_a_split_is_a_word_in_the_name_of_the_file_or_its_folder(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_size_of_the_file_counts_and_boxes_are_clipped_to_it(tmp_path: Path)
     content["annotations"][0]["bbox"] = [30, 20, 100, 100]
     record = open_dataset(_write(tmp_path, content)).records[0]
     assert (record.width, record.height) == (40, 30)
-    assert record.boxes[0].tolist() == [30, 20, 40, 30]
+    assert record.instances.boxes[0].tolist() == [30, 20, 40, 30]
 
 
 def test_boxes_are_in_pixels_of_the_upright_image(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_boxes_are_in_pixels_of_the_upright_image(tmp_path: Path) -> None:
     (tmp_path / "annotations.json").write_text(json.dumps(content))
     record = open_dataset(tmp_path).records[0]
     assert (record.width, record.height) == (30, 40)
-    assert record.boxes[0].tolist() == [0, 30, 30, 40]
+    assert record.instances.boxes[0].tolist() == [0, 30, 30, 40]
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_degenerate_boxes_are_dropped_and_reported_with_file_and_index(
     content = _content()
     content["annotations"][0]["bbox"] = bbox
     dataset = open_dataset(_write(tmp_path, content))
-    assert dataset.records[0].labels.tolist() == [0]
-    assert len(dataset.records[0].boxes) == len(dataset.records[0].iscrowd) == 1
+    assert dataset.records[0].instances.labels.tolist() == [0]
+    assert len(dataset.records[0].instances.boxes) == len(dataset.records[0].instances.crowd) == 1
     assert len(dataset.dropped) == 1
     assert dataset.dropped[0].startswith("annotations.json, annotations[0]: box [")
     assert why in dataset.dropped[0]
@@ -197,7 +197,7 @@ def test_a_bad_item_is_an_error_with_its_field_or_is_left_out_and_listed(
     assert "\n" not in str(caught.value)
     dataset = open_dataset(tmp_path, skip_bad=True)
     assert str(caught.value) == dataset.skipped[0]
-    assert tuple(len(record.boxes) for record in dataset.records if len(record.boxes)) == kept
+    assert tuple(len(record.instances.boxes) for record in dataset.records if len(record.instances.boxes)) == kept
 
 
 def test_every_bad_item_is_listed(tmp_path: Path) -> None:

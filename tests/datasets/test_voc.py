@@ -60,9 +60,9 @@ def test_boxes_agree_with_supervision(tmp_path: Path) -> None:
     assert len(theirs) == 2
     for record, (path, _, detections) in zip(ours.records, theirs, strict=True):
         assert Path(path).name == record.name
-        np.testing.assert_allclose(detections.xyxy, record.boxes)
+        np.testing.assert_allclose(detections.xyxy, record.instances.boxes)
         names = [theirs.classes[index] for index in detections.class_id]
-        assert names == [ours.class_names[label] for label in record.labels]
+        assert names == [ours.class_names[label] for label in record.instances.labels]
 
 
 def test_a_split_lists_its_images_and_keeps_the_indices_of_the_whole(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_boxes_without_area_are_dropped_and_reported_and_others_are_clipped(tmp_
     objects = [("cat", (5, 5, 5, 9)), ("cat", (9, 5, 5, 9)), ("dog", (0, -3, 90, 10)), ("cat", (60, 1, 70, 9))]
     dataset = open_dataset(_make(tmp_path, {"a": objects}))
     (record,) = dataset.records
-    assert record.boxes.tolist() == [[0, 0, 40, 10]]
+    assert record.instances.boxes.tolist() == [[0, 0, 40, 10]]
     assert dataset.class_names == ("cat", "dog")
     assert dataset.dropped == (
         "Annotations/a.xml, object 0: box [5, 5, 5, 9] has no area.",

@@ -31,8 +31,8 @@ def _simple(root: Path, text: str = _LABELS, settings: str = "names: [cat, dog]\
 def test_boxes_are_fractions_of_the_image(tmp_path: Path) -> None:
     dataset = open_dataset(_simple(tmp_path))
     assert dataset.class_names == ("cat", "dog")
-    np.testing.assert_allclose(dataset.records[0].boxes, [[0, 0, 40, 30], [8, 12, 12, 18]], rtol=1e-6)
-    assert dataset.records[0].labels.tolist() == [1, 0]
+    np.testing.assert_allclose(dataset.records[0].instances.boxes, [[0, 0, 40, 30], [8, 12, 12, 18]], rtol=1e-6)
+    assert dataset.records[0].instances.labels.tolist() == [1, 0]
 
 
 def test_boxes_agree_with_supervision(tmp_path: Path) -> None:
@@ -43,8 +43,8 @@ def test_boxes_agree_with_supervision(tmp_path: Path) -> None:
     ours = open_dataset(tmp_path)
     for record, (path, _, detections) in zip(ours.records, theirs, strict=True):
         assert Path(path).name == record.name
-        np.testing.assert_allclose(detections.xyxy, record.boxes, atol=1e-4)
-        assert detections.class_id.tolist() == record.labels.tolist()
+        np.testing.assert_allclose(detections.xyxy, record.instances.boxes, atol=1e-4)
+        assert detections.class_id.tolist() == record.instances.labels.tolist()
 
 
 def test_boxes_are_in_pixels_of_the_upright_image(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_boxes_are_in_pixels_of_the_upright_image(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 8
     Image.new("RGB", (40, 30)).save(tmp_path / "images" / "a.png", exif=exif)
-    assert open_dataset(tmp_path).records[0].boxes[0].tolist() == [0, 0, 30, 40]
+    assert open_dataset(tmp_path).records[0].instances.boxes[0].tolist() == [0, 0, 30, 40]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_usual_layouts_and_splits_are_found(tmp_path: Path, image: str, label: s
     for split in ("train", None):
         dataset = open_dataset(tmp_path, split=split)
         assert [record.file for record in dataset.records] == [tmp_path / image]
-        assert dataset.records[0].labels.tolist() == [1, 0]
+        assert dataset.records[0].instances.labels.tolist() == [1, 0]
 
 
 def test_splits_are_kept_apart_and_joined_without_one(tmp_path: Path) -> None:
@@ -101,26 +101,26 @@ def test_names_come_from_a_list_a_file_the_caller_or_the_numbers(tmp_path: Path)
     _simple(tmp_path)
     (tmp_path / "data.yaml").unlink()
     assert open_dataset(tmp_path).class_names == ("class0", "class1")
-    assert open_dataset(tmp_path, class_names=["x", "y"]).records[0].labels.tolist() == [1, 0]
+    assert open_dataset(tmp_path, class_names=["x", "y"]).records[0].instances.labels.tolist() == [1, 0]
     (tmp_path / "labels" / "classes.txt").write_text("cat\ndog\n")
     assert open_dataset(tmp_path).class_names == ("cat", "dog")
-    assert open_dataset(tmp_path, class_names=["dog", "cat"]).records[0].labels.tolist() == [0, 1]
+    assert open_dataset(tmp_path, class_names=["dog", "cat"]).records[0].instances.labels.tolist() == [0, 1]
 
 
 def test_an_image_without_a_label_file_has_no_boxes(tmp_path: Path) -> None:
     _simple(tmp_path)
     (tmp_path / "labels" / "a.txt").unlink()
-    assert [len(record.boxes) for record in open_dataset(tmp_path).records] == [0, 2]
+    assert [len(record.instances.boxes) for record in open_dataset(tmp_path).records] == [0, 2]
 
 
 def test_a_polygon_becomes_the_box_round_it(tmp_path: Path) -> None:
     dataset = open_dataset(_simple(tmp_path, "0 0.1 0.2 0.5 0.1 0.3 0.9\n"))
-    np.testing.assert_allclose(dataset.records[0].boxes, [[4, 3, 20, 27]], rtol=1e-6)
+    np.testing.assert_allclose(dataset.records[0].instances.boxes, [[4, 3, 20, 27]], rtol=1e-6)
 
 
 def test_boxes_without_area_are_dropped_and_reported_and_others_are_clipped(tmp_path: Path) -> None:
     dataset = open_dataset(_simple(tmp_path, "0 0.5 0.5 0 0.1\n1 0 0.5 0.5 1.005\n"))
-    assert dataset.records[0].boxes.tolist() == [[0, 0, 10, 30]]
+    assert dataset.records[0].instances.boxes.tolist() == [[0, 0, 10, 30]]
     assert dataset.dropped == ("labels/a.txt, line 1: box [20, 13.5, 20, 16.5] has no area.",)
 
 
@@ -145,12 +145,12 @@ def test_a_bad_line_is_an_error_with_file_and_line_or_is_left_out_and_listed(
         open_dataset(tmp_path)
     dataset = open_dataset(tmp_path, skip_bad=True)
     assert dataset.skipped == (str(caught.value),)
-    assert dataset.records[0].labels.tolist() == [0, 1]
+    assert dataset.records[0].instances.labels.tolist() == [0, 1]
 
 
 def test_blank_lines_are_passed_over(tmp_path: Path) -> None:
     dataset = open_dataset(_simple(tmp_path, "\n0 0.5 0.5 0.1 0.1\n  \n1 0.5 0.5 0.1 0.1\n\n"))
-    assert dataset.records[0].labels.tolist() == [0, 1]
+    assert dataset.records[0].instances.labels.tolist() == [0, 1]
 
 
 def test_a_label_without_its_image_and_an_image_that_is_broken_are_bad(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from engines.common.names import class_words
 from engines.common.rng import generator, normal
-from engines.diffusion.prompts import class_words, count_word, generic_prompt, listing_prompt, training_prompt
+from engines.diffusion.prompts import count_word, generic_prompt, listing_prompt, training_prompt
 
 
 @pytest.mark.parametrize(

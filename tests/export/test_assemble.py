@@ -14,7 +14,7 @@ import torch
 import toy
 from safetensors.torch import load_file, save_file
 
-from engines.backends import open_backend
+from engines.backends.registry import open_backend
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec
 from engines.diffusion.base_model import base_hash, load_base

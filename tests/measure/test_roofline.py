@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from engines.backends.base import cpu_has_bf16
+from engines.common.devices import cpu_has_bf16
 from engines.measure import roofline
 from engines.measure.roofline import Rate, best_rates, matmul_rates, rate_of
 

@@ -9,7 +9,6 @@ import pytest
 from fakes import SPECS, FakeBackend, FakeBundle, make_bundle
 from PIL import Image
 
-from dengine_cli.options import parse_batches, parse_sizes
 from engines.backends.tensorrt.plans import Needs
 from engines.diffusion.schedule import make_schedule
 from engines.errors import UsageError
@@ -48,7 +47,7 @@ def test_generate_needs_what_it_then_prepares(
         return backend
 
     monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder: bundle)
-    monkeypatch.setattr("engines.backends.open_backend", opened)
+    monkeypatch.setattr("engines.backends.registry.open_backend", opened)
     generate(GenerateSettings(out=tmp_path / "run", bundle=bundle.folder, count=1, keep_empty=True, **options))
     prepared = {(graph, tuple(shapes.items())) for graph, shapes in backend.prepared}
     assert as_prepared(asked["needs"]) == prepared
@@ -65,7 +64,7 @@ def test_label_needs_what_it_then_prepares(tmp_path: Path, monkeypatch: pytest.M
         return backend
 
     monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder: bundle)
-    monkeypatch.setattr("engines.backends.open_backend", opened)
+    monkeypatch.setattr("engines.backends.registry.open_backend", opened)
     label(LabelSettings(images=tmp_path / "images", out=tmp_path / "out", bundle=bundle.folder))
     assert as_prepared(asked["needs"]) == {(graph, tuple(shapes.items())) for graph, shapes in backend.prepared}
     assert asked["needs"].options == "--size 48x32:72x32:72x32"
@@ -136,16 +135,3 @@ def test_a_size_too_small_for_the_adapter_is_refused(tmp_path: Path) -> None:
     cast(Any, cast(FakeBundle, bundle)).adapter_info.config = SimpleNamespace(queries=99, cells=lambda h, w: h * w)
     with pytest.raises(UsageError, match="--size begins at 32x32, which has 64 cells for the adapter's 99 queries"):
         wanted_profiles(bundle, None, ((32, 32), (64, 64), (64, 64)))
-
-
-def test_ranges_are_read_from_text() -> None:
-    assert (parse_batches("8", "--batch"), parse_batches("1:8:16", "--batch")) == ((8, 8, 8), (1, 8, 16))
-    assert (parse_batches(None, "--batch"), parse_sizes(None, "--size")) == (None, None)
-    assert parse_sizes("64x32", "--size") == ((64, 32),) * 3
-    assert parse_sizes("64x32:64X64:96x64", "--size") == ((64, 32), (64, 64), (96, 64))
-    for wrong in ("1:2", "a", "", "1:2:3:4", "-1"):
-        with pytest.raises(UsageError, match=r"--batch is .*least:usual:most"):
-            parse_batches(wrong, "--batch")
-    for wrong in ("64x32:64x32", "64", "1x2:3x4:5x"):
-        with pytest.raises(UsageError, match="--size is"):
-            parse_sizes(wrong, "--size")

@@ -216,10 +216,14 @@ def test_targets_are_shares_of_the_frame(shapes: Dataset, toy_bases: dict[str, P
     for image, target in zip(members, source.at(0).targets, strict=True):
         record = shapes.records[image]
         centred = np.concatenate(
-            [(record.boxes[:, :2] + record.boxes[:, 2:]) / 2, record.boxes[:, 2:] - record.boxes[:, :2]], axis=1
+            [
+                (record.instances.boxes[:, :2] + record.instances.boxes[:, 2:]) / 2,
+                record.instances.boxes[:, 2:] - record.instances.boxes[:, :2],
+            ],
+            axis=1,
         )
         assert np.allclose(target["boxes"].numpy(), centred / [128, 96, 128, 96], atol=1e-5)
-        assert target["class_labels"].tolist() == record.labels.tolist()
+        assert target["class_labels"].tolist() == record.instances.labels.tolist()
 
 
 def test_the_loss_falls(shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path) -> None:
@@ -278,7 +282,7 @@ def test_a_frame_that_the_networks_cannot_divide_is_refused(
 
 
 def test_a_dataset_without_boxes_is_refused(shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path) -> None:
-    empty = replace(shapes, records=[record for record in shapes.records if not len(record.boxes)])
+    empty = replace(shapes, records=[record for record in shapes.records if not len(record.instances.boxes)])
     with pytest.raises(TrainingError, match="has no boxes to learn from"):
         _train(empty, toy_bases["sd1"], tmp_path / "adapter")
 

@@ -133,7 +133,7 @@ def test_a_training_stopped_after_the_first_stage_resumes_to_the_same_bits(datas
 def test_a_resume_with_moved_boxes_is_refused_though_their_number_is_the_same(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _train(dataset, tmp_path / "base", stop="unet")
-    moved = [replace(record, boxes=record.boxes + 1) for record in dataset.records]
+    moved = [replace(record, boxes=record.instances.boxes + 1) for record in dataset.records]
     with pytest.raises(TrainingError, match="labels"):
         _train(replace(dataset, records=moved), tmp_path / "base", resume=True)
 

@@ -15,7 +15,7 @@ from engines.adapter.losses import cxcywh_to_xyxy
 from engines.adapter.model import load_adapter
 from engines.common.rng import generator
 from engines.datasets.dataset import Dataset, Record, open_dataset
-from engines.datasets.writers import Annotated, write_coco
+from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.diffusion.base_model import load_base
 from engines.errors import DatasetError, TrainingError
 from engines.training.adapter import AdapterTrainOptions, train_adapter
@@ -48,7 +48,7 @@ def _folder(
         rows = np.array([BOX] * (boxes + crowds), dtype=np.float32).reshape(-1, 4)
         scores, labels = np.full(len(rows), 0.9, dtype=np.float32), np.zeros(len(rows), dtype=np.int64)
         is_crowd = np.arange(len(rows)) >= boxes
-        images.append(Annotated(f"{number}.png", *SIZE, rows, labels, scores, is_crowd))
+        images.append(AnnotatedImage(f"{number}.png", *SIZE, rows, labels, scores, is_crowd))
     write_coco(root / "annotations.json", images, names, info)
     return root
 
@@ -111,7 +111,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     labelled = open_dataset(_folder(tmp_path / "labelled", [0]))
     found, _ = open_pseudo(_folder(tmp_path / "found", [1], names=("bar", "square")), labelled)
     assert found.class_names == NAMES
-    assert [labelled.class_names[label] for label in found.records[0].labels] == ["bar"]
+    assert [labelled.class_names[label] for label in found.records[0].instances.labels] == ["bar"]
 
 
 def test_other_classes_and_folders_without_a_box_are_refused(tmp_path: Path) -> None:

@@ -9,17 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from engines.common.devices import resolve_precision
 from engines.common.rng import generator
 from engines.errors import TrainingError, UsageError
-from engines.training.trainer import (
-    FitOptions,
-    LossAt,
-    Progress,
-    finished,
-    fit,
-    learning_rate,
-    resolve_precision,
-)
+from engines.training.trainer import FitOptions, LossAt, Progress, finished, fit, learning_rate
 
 OPTIONS = FitOptions(steps=12, lr=1e-2, warmup=3, precision="f32", checkpoint_minutes=0.0)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from engines.backends.base import Call, Shapes, Tensors, import_runtime, new_buffers, resolve_threads, wanted_outputs
+from engines.backends.base import Call, OpenOptions, Role, Shapes, Tensors, import_runtime, new_buffers, wanted_outputs
 from engines.backends.probe import Device, Probe, has_nvidia, one_line
 from engines.backends.tensorrt.gpu import Gpu, find_gpu
 from engines.backends.tensorrt.plans import (
@@ -35,6 +35,7 @@ from engines.backends.tensorrt.plans import (
 )
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GraphSpec
+from engines.common.devices import resolve_threads
 from engines.errors import BackendError, UsageError
 
 OLDEST = (10, 12)  # the first TensorRT whose networks must be strongly typed
@@ -90,6 +91,16 @@ def last_error() -> str:
     return errors[-1].rstrip(".") if errors else "TensorRT gives no reason"
 
 
+def open_bundle(bundle: Bundle, options: OpenOptions) -> "TensorRtBackend":
+    """See `registry.open_backend`. Raises BackendError where a plan for `options.needs` is missing."""
+    backend = TensorRtBackend(
+        bundle, precision=options.precision, threads=options.threads, gpu=find_gpu(options.device)
+    )
+    if options.needs is not None and (missing := backend.missing(options.needs)):
+        raise BackendError(missing)
+    return backend
+
+
 class TensorRtBackend:
     """Executes a bundle's graphs from plans that were built on this machine."""
 
@@ -126,7 +137,12 @@ class TensorRtBackend:
         return missing_plans(self._store, self._bundle, self._machine, needs)
 
     def prepare(
-        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+        self,
+        graph: str,
+        shapes: Shapes,
+        outputs: Sequence[str] | None = None,
+        varies: str | None = None,
+        role: Role | None = None,
     ) -> Call:
         """See `Backend.prepare`. Raises BackendError with the command that builds the plan, where there is none."""
         spec = self._bundle.specs[graph]

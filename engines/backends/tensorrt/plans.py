@@ -23,7 +23,6 @@ from engines.bundle.bundle import Bundle
 from engines.common.cache import cache_folder, cache_key
 from engines.common.files import sync_folder
 
-BUILT_AHEAD = ("tensorrt",)  # engines with plans: who runs them asks for full batches, whatever the number of images
 FORMAT = 1  # version of the plan files; part of every key
 LIMIT_BYTES = 64 << 30  # the least recently used plans go when the folder outgrows this
 SUFFIX = ".plan"

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from engines.common.files import sha256_file
-from engines.datasets.dataset import Record
+from engines.datasets.dataset import Record, instances_of
 from engines.datasets.images import read_image
 from engines.errors import TrainingError
-from engines.labels.average_precision import Detections, mean_average_precision
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
 from engines.training.augment import FrameOptions
 from engines.training.trainer import FitOptions, Report, finished, fit
 from engines.worth.detectors.batches import MixedBatches, Sample, frame_size, mix_value
@@ -130,14 +131,14 @@ def train_detector(
     return detector
 
 
-def detect(detector: Detector, records: Sequence[Record]) -> list[Detections]:
+def detect(detector: Detector, records: Sequence[Record]) -> list[Instances]:
     """What a detector finds on the images of `records`."""
     return detector.predict(read_image(record.file) for record in records)
 
 
 def measure(detector: Detector, records: Sequence[Record]) -> dict[str, float]:
     """`mean_average_precision` of a detector on annotated images."""
-    return mean_average_precision(records, detect(detector, records), detector.info.class_names)
+    return mean_average_precision(instances_of(records), detect(detector, records), detector.info.class_names)
 
 
 def annotations_digest(records: Sequence[Record], short_sides: Sequence[int] = ()) -> str:
@@ -145,7 +146,8 @@ def annotations_digest(records: Sequence[Record], short_sides: Sequence[int] = (
     hashed = hashlib.sha256(repr(list(short_sides)).encode())
     for record in records:
         hashed.update(f"{record.name}\0{record.width}\0{record.height}\0".encode())
-        hashed.update(record.boxes.tobytes() + record.labels.tobytes() + record.iscrowd.tobytes())
+        found = record.instances
+        hashed.update(found.boxes.tobytes() + found.labels.tobytes() + found.crowd.tobytes())
     return hashed.hexdigest()[:16]
 
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from engines.backends import open_backend
-from engines.backends.base import Backend, cpu_has_int8
+from engines.backends.base import Backend
 from engines.backends.openvino.backend import count_streams, samples
 from engines.backends.openvino.int8 import grid, quantize, quantized_weight, ranges_of
+from engines.backends.registry import open_backend
 from engines.backends.rows import RowBackend
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
+from engines.common.devices import cpu_has_int8
 from engines.errors import BackendError, UsageError
 from export.activations import measure_activations, watched
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from command_line import dengine
 
-from engines.backends import open_backend
+from engines.backends.registry import open_backend
 from engines.backends.tensorrt import gpu as gpu_module
 from engines.backends.tensorrt import plans
 from engines.backends.tensorrt.backend import check_bundle, import_tensorrt, probe, version_of
