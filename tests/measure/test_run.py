@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from engines.backends.base import Role
 from engines.bundle.bundle import open_bundle
 from engines.common.devices import cpu_has_bf16
 from engines.measure import run
