@@ -4,6 +4,7 @@
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,13 @@ def edges() -> set[tuple[str, str]]:
 def test_every_module_has_a_floor() -> None:
     homeless = [module for module, _, _ in sources() if not room(module) and module != "engines"]
     assert homeless == []
+
+
+def test_the_page_on_the_architecture_draws_these_floors() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \| `([\w/]+)(?:\.py)?` \|", page, re.MULTILINE)
+    drawn = {(int(floor), name.replace("/", ".")) for floor, name in rows if name != "benchmarks"}
+    assert drawn == {(len(FLOORS) - floor, name) for name, floor in FLOOR.items()}
 
 
 def test_imports_run_downward() -> None:
