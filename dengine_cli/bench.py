@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from engines.measure.compare import Comparison
 
 EXAMPLE = "dengine bench bundles/mine --references my-images --out bench.json"
+FIELDS = {"bundle": "model", "engines": "engine"}
 AFTER_INTERRUPT = "Nothing was kept; run the same command again."
 
 

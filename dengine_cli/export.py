@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = "dengine export --model bases/mine --adapter adapters/mine --out bundles/mine"
 AFTER_INTERRUPT = "Run the same command again; a bundle or a plan appears whole or not at all."
+FIELDS = {"base": "model", "loras": "lora", "engines": "check_on", "generate": "defaults"}
+FIELDS |= {"batches": "batch", "sizes": "size"}
 _MADE_AS = ("float16", "float32", 23, False)  # defaults of --weights-dtype, --graph-dtype, --opset and --int8
 _SHOWN_RANGES = 2  # blocks of each graph
 _SHOWN_ISLANDS = 4  # of each graph

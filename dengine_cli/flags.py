@@ -67,9 +67,11 @@ def _value(name: str, text: str) -> str:
 
 
 def _spelt(value: Any, between: str) -> str:
-    """A tuple as one word: sizes 256x192, ranges 0.4:0.8, ranges of sizes 256x192:512x512."""
+    """A tuple as one word: sizes 256x192, ranges 0.4:0.8, ranges of sizes 256x192:512x512; 8 for a range 8:8:8."""
     if not isinstance(value, tuple):
         return str(value)
+    if between == ":" and len(set(value)) == 1:
+        value = value[:1]
     return between.join(_spelt(part, "x") for part in value)
 
 

@@ -141,8 +141,10 @@ def _flags(verb: str) -> dict[str, str]:
                 flags[str(parameter.name)] = max(parameter.opts, key=len)
             elif name == verb:
                 flags[str(parameter.name)] = str(parameter.metavar)
-    aliases = getattr(VERBS.get(verb), "FIELDS", {})
-    return flags | {field: flags[option] for field, option in aliases.items()}
+    for module in VERBS.values():
+        for field, option in getattr(module, "FIELDS", {}).items():
+            flags.setdefault(field, flags[option])
+    return flags | {field: flags[option] for field, option in getattr(VERBS.get(verb), "FIELDS", {}).items()}
 
 
 def _in_one_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engines.datasets.dataset import Record
 
 EXAMPLE = "dengine train-adapter my-dataset --split train --model bases/mine --out adapters/mine"
+FIELDS = {"base": "model", "loras": "lora"}
 AFTER_INTERRUPT = "Run the same command with --resume to go on from the last checkpoint."
 
 

@@ -1,6 +1,6 @@
 """What this machine can run, and what is missing for the rest: the facts behind `dengine doctor`.
 
-Knows: processor, memory, GPUs and their driver, versions, what `--engine auto` takes, where things are kept. It asks
+Knows: processor, memory, GPUs and their driver, versions, what the engine `auto` is, where things are kept. It asks
 each backend's own `probe()` what its runtime can do, which really runs a tiny graph.
 Does not know: any runtime (`engines.backends`), or how a diagnosis is shown. Nothing here raises, or takes long.
 """
@@ -54,7 +54,7 @@ class Diagnosis:
     python: str  # version
     processor: str  # model name
     cores: int  # that this process may use
-    threads: int  # that a graph runs on unless --threads says otherwise
+    threads: int  # that a graph runs on unless `threads` says otherwise
     memory: int  # bytes of main memory; 0 where the system does not say
     bf16: bool  # whether the processor multiplies bfloat16 itself
     features: tuple[str, ...]  # of the processor: those of FEATURES that it has
@@ -63,8 +63,8 @@ class Diagnosis:
     cuda: str  # that PyTorch was built for; empty for a CPU build
     packages: dict[str, str]  # package -> version, those that are installed
     runtimes: tuple[Probe, ...]  # in the order that auto tries them
-    engine: str  # what --engine auto takes; tensorrt comes before it where a bundle's plans are built
-    precision: str  # what --precision auto becomes with it
+    engine: str  # what the engine `auto` is; tensorrt comes before it where a bundle's plans are built
+    precision: str  # what the precision `auto` becomes with it
     bundle: Path | None  # the bundled model; None where this copy of dengine has none
     cache: Path  # where compiled models and plans are kept
     cache_bytes: int  # size of what is there
@@ -125,7 +125,7 @@ def _probe(info: BackendInfo) -> Probe:
 
 
 def _auto(runtimes: tuple[Probe, ...]) -> tuple[str, str]:
-    """What --engine auto and --precision auto mean here."""
+    """What the engine `auto` and the precision `auto` mean here."""
     import torch
 
     from engines.common.devices import cpu_has_bf16

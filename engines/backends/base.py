@@ -153,9 +153,13 @@ def cpu_precision(precision: str, engine: str) -> str:
     if precision == "auto":
         return "bf16" if cpu_has_bf16() else "f32"
     if precision == "bf16" and not cpu_has_bf16():
-        raise BackendError("This processor has no bf16 arithmetic (AMX or AVX-512 BF16). Use --precision f32.")
+        raise BackendError(
+            "This processor has no bf16 arithmetic (AMX or AVX-512 BF16). Use `precision=f32`.", field="precision"
+        )
     if precision == "f16":
-        raise BackendError(f"{engine} on a CPU computes in f32 or bf16, not f16. Use --precision auto.")
+        raise BackendError(
+            f"{engine} on a CPU computes in f32 or bf16, not f16. Use `precision=auto`.", field="precision"
+        )
     return precision
 
 

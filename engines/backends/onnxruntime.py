@@ -70,7 +70,8 @@ class OrtBackend:
         if precision not in ("auto", own):
             raise UsageError(
                 f"onnxruntime computes in the graphs' own precision, {own} in this bundle, not {precision}. "
-                f"Use --precision {own}, or another --engine."
+                f"Use `precision={own}`, or another `engine`.",
+                field="precision",
             )
         self._ort: Any = import_runtime("onnxruntime", "onnxruntime-gpu")
         self.device = device
@@ -85,7 +86,8 @@ class OrtBackend:
             if CUDA_PROVIDER not in self._ort.get_available_providers():
                 raise BackendError(
                     'This onnxruntime has no CUDA provider. Install it with "pip install onnxruntime-gpu", '
-                    "or use --device cpu."
+                    "or use `device=cpu`.",
+                    field="device",
                 )
             place = torch.cuda.get_device_name(device)
         self.description = f"onnxruntime {self._ort.__version__} on {place}, {own}"
@@ -125,7 +127,8 @@ class OrtBackend:
                 call.run()  # this is when it is recorded
             except Exception as cause:  # of the runtime's own kinds
                 raise BackendError(
-                    f"onnxruntime does not record {graph} into a CUDA graph: {one_line(cause)}. Take --engine torch."
+                    f"onnxruntime does not record {graph} into a CUDA graph: {one_line(cause)}. Take `engine=torch`.",
+                    field="engine",
                 ) from cause
             session.stream.synchronize()
         return call
@@ -173,7 +176,9 @@ class OrtBackend:
         except Exception as cause:  # ONNX Runtime's errors share no base class of their own
             raise BackendError(f"onnxruntime does not load {path}: {cause}") from cause
         if self.device.type == "cuda" and session.get_providers()[0] != CUDA_PROVIDER:
-            raise BackendError("onnxruntime could not start its CUDA provider. Use --device cpu, or another --engine.")
+            raise BackendError(
+                "onnxruntime could not start its CUDA provider. Use `device=cpu`, or another `engine`.", field="device"
+            )
         return session
 
 

@@ -76,7 +76,8 @@ class TorchBackend:
         """
         if compiled and device.type == "cpu":
             raise UsageError(
-                "--compile is for --engine torch on CUDA; on a CPU take --engine openvino, which compiles."
+                "`compiled` is for `engine=torch` on CUDA; on a CPU take `engine=openvino`, which compiles.",
+                field="compiled",
             )
         self.device = device
         self.threads = resolve_threads(threads)
@@ -173,7 +174,7 @@ def _compile(module: nn.Module, inputs: tuple[torch.Tensor, ...], graph: str) ->
         _run(compiled, inputs)
     except Exception as cause:  # the compiler's errors share no base class with its backend's
         raise BackendError(
-            f"torch.compile does not compile {graph}: {one_line(cause)}. Leave --compile out."
+            f"torch.compile does not compile {graph}: {one_line(cause)}. Leave `compiled` out.", field="compiled"
         ) from cause
     return compiled
 

@@ -98,9 +98,11 @@ def workload_of(settings: BenchSettings, bundle: Bundle) -> Workload:
         frame=settings.size or bundle.frame, steps=settings.steps, jobs=settings.count, seed=settings.seed
     )
     if settings.count < 1:
-        raise UsageError(f"--count is {settings.count}; 1 or more was expected.")
+        raise UsageError(f"`count` is {settings.count}; 1 or more was expected.", field="count")
     if settings.precision not in PRECISIONS:
-        raise UsageError(f"--precision is {settings.precision}; one of {', '.join(PRECISIONS)} was expected.")
+        raise UsageError(
+            f"`precision` is {settings.precision}; one of {', '.join(PRECISIONS)} was expected.", field="precision"
+        )
     find_device(settings.device)
     workload.generate_settings(Path(), references=settings.references, **_options(settings))
     return workload
@@ -166,7 +168,10 @@ class _Steps:
 def _engines(settings: BenchSettings) -> tuple[str, ...]:
     """The engines that were asked for, or those whose package is installed."""
     if unknown := [name for name in settings.engines if name not in _ENGINES]:
-        raise UsageError(f"--engine {', '.join(unknown)} is unknown; {', '.join(_ENGINES)} are known.")
+        raise UsageError(
+            f"`engines` holds {', '.join(unknown)}, which is unknown; {', '.join(_ENGINES)} are known.",
+            field="engines",
+        )
     present = tuple(name for name in _ENGINES if importlib.util.find_spec(name) is not None)
     return tuple(dict.fromkeys(settings.engines)) or present
 

@@ -76,9 +76,12 @@ class BaseTrainOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
-            raise UsageError(f"seed {self.seed}; a whole number from 0 to 2^31 - 1 was expected.")
+            raise UsageError(f"`seed` is {self.seed}; a whole number from 0 to 2^31 - 1 was expected.", field="seed")
         if not 0 < self.steps_scale <= 1000:
-            raise UsageError(f"steps scale {self.steps_scale}; a factor above 0 and up to 1000 was expected.")
+            raise UsageError(
+                f"`steps_scale` is {self.steps_scale}; a factor above 0 and up to 1000 was expected.",
+                field="steps_scale",
+            )
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,12 @@ def train_base(
     preset = base_preset(options.preset)
     unknown = set(options.stages) - {"vae", "unet"}
     if unknown or not options.stages:
-        raise UsageError(f"stages {sorted(unknown) or 'none'}; vae, unet, or both were expected.")
+        raise UsageError(
+            f"`stages` is {', '.join(options.stages) or 'empty'}; vae, unet, or both were expected.", field="stages"
+        )
     find_device(options.device)
     if len(options.stages) < 2 and continue_from is None and not resume:
-        raise UsageError("a base model from scratch needs both stages, vae and unet.")
+        raise UsageError("A base model from scratch needs both `stages`, vae and unet.", field="stages")
     if not dataset.records:
         raise TrainingError(f"{dataset.root} holds no images to train on.")
     if (out / "model_index.json").exists():
@@ -340,7 +345,7 @@ def _save(
 def _identity(
     records: Sequence[Record], preset: BasePreset, options: BaseTrainOptions, continue_from: Path | str | None
 ) -> dict[str, Any]:
-    """Everything that decides the weights, for the check at `--resume`."""
+    """Everything that decides the weights, for the check when it is resumed."""
     decisive = {k: v for k, v in asdict(options).items() if k not in ("checkpoint_minutes", "device")}
     images = {record.name: sha256_file(record.file)[:16] for record in records}
     labels = hashlib.sha256()

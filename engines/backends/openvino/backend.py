@@ -246,10 +246,13 @@ def rewrite(ov: Any, model: Any, varies: str | None) -> None:
 
 def _check_int8(bundle: Bundle) -> None:
     if not cpu_has_int8():
-        raise BackendError("This processor has no int8 arithmetic (AMX or VNNI). Use --precision auto.")
+        raise BackendError(
+            "This processor has no int8 arithmetic (AMX or VNNI). Use `precision=auto`.", field="precision"
+        )
     if not bundle.manifest.activations:
         raise BackendError(
-            f"{bundle.folder} has no ranges for int8. Export it again with --int8, or use --precision auto."
+            f"{bundle.folder} has no ranges for int8. Export it again with `int8=True`, or use `precision=auto`.",
+            field="precision",
         )
 
 
