@@ -75,6 +75,13 @@ def test_every_module_has_a_floor() -> None:
     assert homeless == []
 
 
+def test_the_page_on_the_architecture_draws_these_floors() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \| `([\w/]+)(?:\.py)?` \|", page, re.MULTILINE)
+    drawn = {(int(floor), name.replace("/", ".")) for floor, name in rows if name != "benchmarks"}
+    assert drawn == {(len(FLOORS) - floor, name) for name, floor in FLOOR.items()}
+
+
 def test_imports_run_downward() -> None:
     upward = sorted(f"{low} imports {high}" for low, high in edges() if FLOOR[low] <= FLOOR[high])
     assert upward == []
