@@ -18,7 +18,7 @@ from engines.labelling import label_images
 from engines.labels.boxes import Instances
 from engines.labels.matched import matched_score
 from engines.labels.rules import Rules, label_rules
-from engines.labels.scores import MATCHED, Score, parse_score, parse_score_or_matched
+from engines.labels.scores import MATCHED, Score
 from engines.runs.finalize import finalize
 from engines.runs.journal import JOURNAL
 
