@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from dengine_cli.parse import parse_score
 from engines.bundle.bundle import default_bundle, open_bundle
 from engines.common.files import sha256_file, write_atomic
 from engines.common.names import class_words
@@ -34,7 +35,6 @@ from engines.errors import UsageError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.labels.choose import choose
-from engines.labels.scores import parse_score
 from engines.labels.thresholds import matched
 from engines.painting.settings import GenerateSettings
 from engines.runs.finalize import rules_of

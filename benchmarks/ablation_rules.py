@@ -22,11 +22,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.ablation import Truth, found_by, read_journal
+from dengine_cli.parse import parse_score
 from engines.common.files import write_atomic
 from engines.labels.boxes import Instances, iou_matrix
 from engines.labels.choose import choose
 from engines.labels.rules import Rules, drop_reason, quality
-from engines.labels.scores import FALLBACK, full_score, parse_score
+from engines.labels.scores import FALLBACK, full_score
 from engines.labels.thresholds import MATCH_IOU, in_crowds, matched
 from engines.painting.settings import RunSettings
 from engines.runs.journal import Entry, find_image

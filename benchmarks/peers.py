@@ -200,7 +200,7 @@ def label_seconds(bundle: Bundle, workload: Workload) -> dict[str, Any]:
     """Seconds an image of the label pass and the adapter in PyTorch float32, at its best batch, on latents at hand."""
     import torch
 
-    from engines.backends import open_backend
+    from engines.backends.registry import open_backend
     from engines.painting.networks import Labeller
 
     backend = open_backend(bundle, "torch", precision="f32", device="cpu")

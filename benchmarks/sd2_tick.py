@@ -102,7 +102,7 @@ def ours_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     row by row, in int8 pair by pair. `relative_error` is that of the network's output against diffusers' on the same
     inputs.
     """
-    from engines.backends import open_backend
+    from engines.backends.registry import open_backend
     from engines.common.devices import resolve_threads
     from engines.diffusion.sampler import SlotSampler, Task
     from engines.diffusion.schedule import make_schedule

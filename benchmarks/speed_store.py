@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.backends import ENGINES
+from engines.backends.registry import ENGINES
 from engines.bundle.bundle import default_bundle, open_bundle
 from engines.common.files import sha256_file, write_json
 from engines.errors import BackendError, DengineError

@@ -1,6 +1,5 @@
 """`dengine bench`: how fast a bundle is here, on every engine, beside diffusers and the machine's own limit."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Compiled, Device, Precision, Slots, Threads, parse_size
+from dengine_cli.options import Compiled, Device, Precision, Slots, Threads
+from dengine_cli.parse import parse_size
 from engines.errors import UsageError
 
 if TYPE_CHECKING:
     from engines.measure.compare import Comparison
 
 EXAMPLE = "dengine bench bundles/mine --references my-images --out bench.json"
+FIELDS = {"bundle": "model", "engines": "engine"}
 AFTER_INTERRUPT = "Nothing was kept; run the same command again."
 
 
@@ -89,7 +90,7 @@ def command(
         console.echo(describe_changes(compare_reports(found, before)))
     if out is not None:
         write_json(out, found)
-    console.echo(json.dumps(found))
+    console.echo_json(found)
     if all("error" in row for row in found["engines"]):
         raise typer.Exit(1)
 

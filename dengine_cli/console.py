@@ -1,28 +1,53 @@
 """What a verb shows while it works and when it is done.
 
 Knows: progress bars with time left on a terminal, the same as plain lines anywhere else, tables, sizes and times in
-words. Knows nothing about what is being counted. Progress goes to stderr, results to stdout.
+words; settings that a text of the library marks are shown as the flags of the verb at work. Knows nothing about what is
+being counted. Progress goes to stderr, results to stdout.
 """
 
+import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
 
+from dengine_cli.flags import with_flags
+
 PLAIN_SECONDS = 10.0  # between plain lines of one stage, where there is no terminal
+_flags: Callable[[], Mapping[str, str]] = dict  # of the verb at work
+
+
+@contextmanager
+def speaking(flags: Callable[[], Mapping[str, str]]) -> Iterator[None]:
+    """While this lasts, settings that a text marks are shown as `flags()` has them."""
+    global _flags  # one process is one verb
+    before, _flags = _flags, flags
+    try:
+        yield
+    finally:
+        _flags = before
+
+
+def _shown(text: str) -> str:
+    return with_flags(text, _flags()) if "`" in text else text
 
 
 def echo(text: str = "") -> None:
     """A line of a verb's result, on stdout."""
-    print(text, flush=True)  # noqa: T201  the one place that prints results
+    print(_shown(text), flush=True)  # noqa: T201  the one place that prints results
+
+
+def echo_json(value: Any, indent: int | None = None) -> None:
+    """A result for programs, on stdout: the library's texts as they are."""
+    print(json.dumps(value, indent=indent), flush=True)  # noqa: T201  as in `echo`
 
 
 def note(text: str) -> None:
     """A remark beside the result, on stderr."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201  and the one that prints remarks
+    print(_shown(text), file=sys.stderr, flush=True)  # noqa: T201  and the one that prints remarks
 
 
 def duration(seconds: float) -> str:
@@ -128,6 +153,7 @@ class ProgressBars:
 
     def line(self, text: str) -> None:
         """A line that stays, above the bars."""
+        text = _shown(text)
         if self._bars is not None:
             self._bars.console.print(text, markup=False, highlight=False)
         else:
@@ -137,6 +163,7 @@ class ProgressBars:
         self, stage: str, done: float, total: float | None, text: str = "", seconds_left: float | None = None
     ) -> None:
         """Say how far `stage` is; without `seconds_left` the time left follows from the speed so far."""
+        text = _shown(text)
         now = time.monotonic()
         first, done_then = self._started.setdefault(stage, (now, done))
         if seconds_left is None and total and done > done_then:
@@ -153,7 +180,7 @@ class ProgressBars:
     def step(self, stage: str, done: int, total: int, text: str) -> None:
         """Say which of a few long steps begins: a line each where there is no terminal."""
         if self._bars is None:
-            self._write(f"{stage}: {done + 1}/{total}, {text}")
+            self._write(f"{stage}: {done + 1}/{total}, {_shown(text)}")
         else:
             self.update(stage, done, total, text)
 

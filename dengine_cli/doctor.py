@@ -1,6 +1,5 @@
 """`dengine doctor`: what this machine can run."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +39,10 @@ def command(
     from engines import doctor
 
     diagnosis = doctor.examine()
-    console.echo(json.dumps(diagnosis.to_json(), indent=2) if as_json else describe(diagnosis))
+    if as_json:
+        console.echo_json(diagnosis.to_json(), indent=2)
+    else:
+        console.echo(describe(diagnosis))
 
 
 def _check_gpu(bundle: Path | None, as_json: bool) -> None:
@@ -54,7 +56,10 @@ def _check_gpu(bundle: Path | None, as_json: bool) -> None:
             report=bars.line,
             building=lambda at: bars.update(at.stage, at.done, at.total, at.text, at.seconds_left),
         )
-    console.echo(json.dumps(found.to_json(), indent=2) if as_json else describe_gpu(found))
+    if as_json:
+        console.echo_json(found.to_json(), indent=2)
+    else:
+        console.echo(describe_gpu(found))
     if found.failed:
         raise typer.Exit(1)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import parse_list, parse_range
+from dengine_cli.parse import parse_amounts, parse_range
 
 if TYPE_CHECKING:
     from engines.worth.evaluate import WorthSummary
@@ -86,7 +86,7 @@ def command(
         seeds=seeds,
         seed=seed,
         mix=parse_range(mix, "--mix") or (0.5, 0.5),
-        amounts=parse_list(amounts),
+        amounts=parse_amounts(amounts),
         weights=weights,
         short_side=short_side,
         changes=tuple((name, value) for name, value in changes.items() if value is not None),

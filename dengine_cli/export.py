@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Loras, PredictionType, parse_batches, parse_list, parse_loras, parse_size, parse_sizes
+from dengine_cli.options import Loras, PredictionType
+from dengine_cli.parse import parse_batches, parse_list, parse_loras, parse_size, parse_sizes
 from engines.common.files import read_json
 from engines.errors import UsageError
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = "dengine export --model bases/mine --adapter adapters/mine --out bundles/mine"
 AFTER_INTERRUPT = "Run the same command again; a bundle or a plan appears whole or not at all."
+FIELDS = {"base": "model", "loras": "lora", "engines": "check_on", "generate": "defaults"}
+FIELDS |= {"batches": "batch", "sizes": "size"}
 _MADE_AS = ("float16", "float32", 23, False)  # defaults of --weights-dtype, --graph-dtype, --opset and --int8
 _SHOWN_RANGES = 2  # blocks of each graph
 _SHOWN_ISLANDS = 4  # of each graph

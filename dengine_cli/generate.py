@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Compiled, Device, Precision, Slots, Threads, parse_list, parse_range, parse_size
+from dengine_cli.options import Compiled, Device, Precision, Slots, Threads
+from dengine_cli.parse import (
+    parse_list,
+    parse_near_duplicates,
+    parse_range,
+    parse_score,
+    parse_shard,
+    parse_size,
+)
 
 if TYPE_CHECKING:
     from engines.runs.events import DatasetSummary, RunSummary
@@ -108,8 +116,7 @@ def command(
     The same command gives the same files, byte for byte. A run that was stopped goes on when the command is given
     again. Defaults in brackets are those of dengine; a bundle may bring its own.
     """
-    from engines.labels.scores import parse_near_duplicates, parse_score
-    from engines.painting.settings import GenerateSettings, parse_shard
+    from engines.painting.settings import GenerateSettings
     from engines.runs.generate import generate
 
     settings = GenerateSettings(
@@ -117,7 +124,7 @@ def command(
         bundle=bundle,
         count=count,
         jobs=jobs,
-        shard=parse_shard(shard) if shard else None,
+        shard=parse_shard(shard),
         reference=reference,
         reference_split=reference_split,
         strength=parse_range(strength, "--strength"),
@@ -204,8 +211,9 @@ def show_dataset(summary: "DatasetSummary") -> None:
         console.echo(console.table([(name, str(n)) for name, n in summary.boxes_by_class.items()], ("class", "boxes")))
     if many := _more_than_expected(summary):
         console.note(
-            f"{', '.join(many)}: many more labels an image than annotations that the adapter learned from; "
-            f"`dengine finalize {summary.folder} --score matched` keeps the surest of them"
+            f"{', '.join(many)}: many more labels an image than annotations that the adapter learned from. Look at the "
+            "preview: if those annotations left nothing out, "
+            f"`dengine finalize {summary.folder} --score matched` keeps the surest labels"
         )
     if summary.uncertain:
         console.echo(f"{summary.uncertain} more regions are marked as uncertain (iscrowd)")

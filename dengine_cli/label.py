@@ -7,6 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Device, Threads
+from dengine_cli.parse import parse_score
 
 if TYPE_CHECKING:
     from engines.labelling import LabelSummary
@@ -35,7 +36,7 @@ def command(
             metavar="SCORE",
             help="Write labels to learn from: no box below a number, CLASS=NUMBER,... or, with adapter, its own "
             "thresholds, or, with matched, what makes labels as frequent as the annotations that the adapter learned "
-            "from, 0.3 at least.  [default: all boxes]",
+            "from, 0.3 at least: what those left out, matched leaves out, too.  [default: all boxes]",
         ),
     ] = None,
     uncertain: Annotated[float, typer.Option(help="Boxes from here up to --score become COCO crowds; 0: none.")] = 0.0,
@@ -53,7 +54,6 @@ def command(
     annotations, all boxes are measured against them, as average precision, and labels as precision and recall.
     """
     from engines.labelling import LabelSettings, label
-    from engines.labels.scores import parse_score_or_matched
 
     settings = LabelSettings(
         images=images,
@@ -66,7 +66,7 @@ def command(
         threads=threads,
         device=device,
         skip_bad=skip_bad,
-        score=parse_score_or_matched(score),
+        score=parse_score(score),
         uncertain=uncertain,
         max_overlap=max_overlap,
         label_views=label_views,

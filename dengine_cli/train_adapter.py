@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Loras, PredictionType, parse_loras, parse_size
+from dengine_cli.options import Loras, PredictionType
+from dengine_cli.parse import parse_loras, parse_size
 from engines.common.files import read_json
 from engines.errors import UsageError
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from engines.datasets.dataset import Record
 
 EXAMPLE = "dengine train-adapter my-dataset --split train --model bases/mine --out adapters/mine"
+FIELDS = {"base": "model", "loras": "lora"}
 AFTER_INTERRUPT = "Run the same command with --resume to go on from the last checkpoint."
 
 

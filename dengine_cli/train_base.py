@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import PredictionType, parse_labels, parse_list
+from dengine_cli.options import PredictionType
+from dengine_cli.parse import parse_labels, parse_list
 from engines.errors import UsageError
 
 EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"
+FIELDS = {"base": "continue_from"}
 AFTER_INTERRUPT = "Run the same command with --resume to go on from the last checkpoint."
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.backends import open_backend
 from engines.backends.base import Backend
+from engines.backends.registry import open_backend
 from engines.backends.rows import is_full_size
 from engines.bundle.bundle import Bundle
 from engines.common.devices import cpu_has_bf16, cpu_has_int8

@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 
-from engines.backends import open_backend
 from engines.backends.base import Backend
+from engines.backends.registry import open_backend
 from engines.backends.rows import is_full_size
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, TensorSpec
@@ -41,7 +41,7 @@ ENGINES = ("onnxruntime", "openvino")  # what a bundle is checked on, where it i
 MATCHED = ("logits", "boxes")  # outputs behind the adapter's top-k: compared as boxes, not element by element
 _KEY = 20_309  # of the random inputs
 _HALF_ADVICE = (
-    " The graph is in half precision: export with --ranges on images of your own, or with --graph-dtype float32."
+    " The graph is in half precision: export with `ranges` on images of your own, or with `graph_dtype=float32`."
 )
 
 Tensors = Mapping[str, torch.Tensor]
@@ -187,7 +187,8 @@ class Chain:
             if not torch.isfinite(value).all():
                 raise ValuesError(
                     f"{graph}: PyTorch itself gives {name} with values that are not finite, from the stored weights. "
-                    f"Store them as float32 (--weights-dtype float32), or mend the model."
+                    f"Store them as float32 (`weights_dtype=float32`), or mend the model.",
+                    field="weights_dtype",
                 )
         self.inputs[graph], self.outputs[graph] = inputs, outputs
 

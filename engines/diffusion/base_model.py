@@ -165,8 +165,9 @@ def local_folder(
     found = prediction_type and _scheduler_config(path).get("prediction_type", "epsilon")
     if prediction_type != found:
         raise UsageError(
-            f'--prediction-type is {prediction_type}, and {path}/scheduler says "{found}". Leave the option out (it is '
-            "for single files), or correct scheduler_config.json."
+            f'`prediction_type` is {prediction_type}, and {path}/scheduler says "{found}". Leave the option out (it is '
+            "for single files), or correct scheduler_config.json.",
+            field="prediction_type",
         )
     return path
 

@@ -10,13 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engines.common.rng import normal
+from engines.common.rng import Stream, normal
 from engines.common.streams import fetch, send
-
-# The last part of a noise key (seed, index, part). Steps of a schedule come first, from 1: part 0 is left
-# out, since the stream of (seed, index, 0) is also that of (seed, index). There are never 2**20 steps.
-_INITIAL_NOISE = 2**20
-_LABEL_NOISE = 2**20 + 1
 
 
 def to_pixels(image: npt.NDArray[np.uint8]) -> torch.Tensor:
@@ -54,7 +49,7 @@ def add_noise(
 
 def initial_noise(shape: tuple[int, ...], seed: int, index: int) -> torch.Tensor:
     """The noise that image `index` begins from, float32 of `shape` [Z, h, w] on the CPU."""
-    return torch.from_numpy(normal(shape, seed, index, _INITIAL_NOISE))
+    return torch.from_numpy(normal(shape, seed, index, Stream.INITIAL_NOISE))
 
 
 def step_noise(shape: tuple[int, ...], seed: int, index: int, step: int) -> torch.Tensor:
@@ -70,5 +65,5 @@ def label_latents(
     The noise is a function of (seed, index) alone, whatever sampler painted the image and on what device; it is drawn
     on the CPU and mixed in where the latents are.
     """
-    noise = send(torch.from_numpy(normal(tuple(latents.shape), seed, index, _LABEL_NOISE)), latents.device)
+    noise = send(torch.from_numpy(normal(tuple(latents.shape), seed, index, Stream.LABEL_NOISE)), latents.device)
     return add_noise(latents, noise, alphas_cumprod, timestep)

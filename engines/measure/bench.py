@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engines.backends import ENGINES
 from engines.backends.base import PRECISIONS
+from engines.backends.registry import ENGINES
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
+from engines.common.devices import find_device
 from engines.errors import DengineError, UsageError
 from engines.measure.alone import run_alone
 from engines.measure.baseline import BATCHES, GPU_BATCHES, BaselineSettings, best_batch
 from engines.measure.machine import machine, versions
-from engines.measure.pipeline import torch_device
 from engines.measure.roofline import SIZES, rate_of
 from engines.measure.workload import Workload, jobs_of
 
@@ -98,10 +98,12 @@ def workload_of(settings: BenchSettings, bundle: Bundle) -> Workload:
         frame=settings.size or bundle.frame, steps=settings.steps, jobs=settings.count, seed=settings.seed
     )
     if settings.count < 1:
-        raise UsageError(f"--count is {settings.count}; 1 or more was expected.")
+        raise UsageError(f"`count` is {settings.count}; 1 or more was expected.", field="count")
     if settings.precision not in PRECISIONS:
-        raise UsageError(f"--precision is {settings.precision}; one of {', '.join(PRECISIONS)} was expected.")
-    torch_device(settings.device)
+        raise UsageError(
+            f"`precision` is {settings.precision}; one of {', '.join(PRECISIONS)} was expected.", field="precision"
+        )
+    find_device(settings.device)
     workload.generate_settings(Path(), references=settings.references, **_options(settings))
     return workload
 
@@ -166,7 +168,10 @@ class _Steps:
 def _engines(settings: BenchSettings) -> tuple[str, ...]:
     """The engines that were asked for, or those whose package is installed."""
     if unknown := [name for name in settings.engines if name not in _ENGINES]:
-        raise UsageError(f"--engine {', '.join(unknown)} is unknown; {', '.join(_ENGINES)} are known.")
+        raise UsageError(
+            f"`engines` holds {', '.join(unknown)}, which is unknown; {', '.join(_ENGINES)} are known.",
+            field="engines",
+        )
     present = tuple(name for name in _ENGINES if importlib.util.find_spec(name) is not None)
     return tuple(dict.fromkeys(settings.engines)) or present
 
@@ -212,7 +217,7 @@ def _baseline(settings: BenchSettings, workload: Workload, steps: _Steps) -> lis
         if "error" in rows[0]:
             return rows
         tell = steps.begin("baseline, batch sizes")
-        batches = GPU_BATCHES if torch_device(settings.device).type == "cuda" else BATCHES
+        batches = GPU_BATCHES if find_device(settings.device).type == "cuda" else BATCHES
         sizes = [size for size in batches if size <= workload.jobs]
         best = asked
         try:

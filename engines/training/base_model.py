@@ -20,10 +20,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engines.common.devices import check_device, resolve_precision
+from engines.common.devices import find_device, resolve_precision
 from engines.common.files import sha256_file, sync_tree, write_json
 from engines.common.names import class_words
-from engines.common.rng import generator
+from engines.common.rng import Stream, generator
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
 from engines.diffusion.base_model import (
@@ -46,7 +46,6 @@ from engines.training.views import ImageStore, ViewOptions, draw_view
 
 MIN_SNR = 5.0
 PROMPT_KINDS: dict[prompts.PromptKind, float] = {"listing": 0.75, "generic": 0.15, "empty": 0.10}
-_VIEW, _STEP, _NOISE = 3, 4, 5  # what a random stream is for
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "num_train_timesteps": 1000,
@@ -77,9 +76,12 @@ class BaseTrainOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
-            raise UsageError(f"seed {self.seed}; a whole number from 0 to 2^31 - 1 was expected.")
+            raise UsageError(f"`seed` is {self.seed}; a whole number from 0 to 2^31 - 1 was expected.", field="seed")
         if not 0 < self.steps_scale <= 1000:
-            raise UsageError(f"steps scale {self.steps_scale}; a factor above 0 and up to 1000 was expected.")
+            raise UsageError(
+                f"`steps_scale` is {self.steps_scale}; a factor above 0 and up to 1000 was expected.",
+                field="steps_scale",
+            )
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,12 @@ def train_base(
     preset = base_preset(options.preset)
     unknown = set(options.stages) - {"vae", "unet"}
     if unknown or not options.stages:
-        raise UsageError(f"stages {sorted(unknown) or 'none'}; vae, unet, or both were expected.")
-    check_device(options.device)
+        raise UsageError(
+            f"`stages` is {', '.join(options.stages) or 'empty'}; vae, unet, or both were expected.", field="stages"
+        )
+    find_device(options.device)
     if len(options.stages) < 2 and continue_from is None and not resume:
-        raise UsageError("a base model from scratch needs both stages, vae and unet.")
+        raise UsageError("A base model from scratch needs both `stages`, vae and unet.", field="stages")
     if not dataset.records:
         raise TrainingError(f"{dataset.root} holds no images to train on.")
     if (out / "model_index.json").exists():
@@ -202,12 +206,12 @@ def _train_unet(
                     networks.vae, store, class_names, phases[number], number, preset, options
                 )
         latents, counts = encoded[number]
-        rng = generator(options.seed, _STEP, step)
+        rng = generator(options.seed, Stream.UNET_STEP, step)
         chosen = rng.integers(len(counts), size=phases[number].batch)
         texts = [prompts.training_prompt(rng, options.style, counts[i], class_names, PROMPT_KINDS, 0.0) for i in chosen]
         timesteps = torch.from_numpy(rng.integers(len(alphas), size=len(chosen))).to(options.device)
         batch = latents[chosen].to(options.device)
-        noise = generator(options.seed, _NOISE, step).standard_normal(batch.shape, dtype=np.float32)
+        noise = generator(options.seed, Stream.UNET_NOISE, step).standard_normal(batch.shape, dtype=np.float32)
         states = networks.text_encoder(tokenize(networks.tokenizer, texts).to(options.device))[0]
         loss = diffusion_loss(
             networks.unet,
@@ -251,7 +255,7 @@ def _encode_views(
     for first in range(0, phase.views, batch):
         pixels = []
         for k in range(first, min(first + batch, phase.views)):
-            rng = generator(options.seed, _VIEW, number, k)
+            rng = generator(options.seed, Stream.UNET_VIEWS, number, k)
             view = draw_view(store, k % len(store.records), views, rng)
             pixels.append(to_pixels(view.pixels))
             found = Counter(view.instances.labels.tolist())
@@ -341,7 +345,7 @@ def _save(
 def _identity(
     records: Sequence[Record], preset: BasePreset, options: BaseTrainOptions, continue_from: Path | str | None
 ) -> dict[str, Any]:
-    """Everything that decides the weights, for the check at `--resume`."""
+    """Everything that decides the weights, for the check when it is resumed."""
     decisive = {k: v for k, v in asdict(options).items() if k not in ("checkpoint_minutes", "device")}
     images = {record.name: sha256_file(record.file)[:16] for record in records}
     labels = hashlib.sha256()

@@ -20,7 +20,7 @@ from engines.adapter.inference import detections, prepare_frame
 from engines.adapter.losses import xyxy_to_cxcywh
 from engines.adapter.model import DetectionAdapter
 from engines.adapter.pyramid import PyramidUNet, label_pass
-from engines.common.rng import generator, normal
+from engines.common.rng import Stream, generator, normal
 from engines.datasets.dataset import Record, instances_of
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BaseModel, alphas_cumprod
@@ -29,8 +29,6 @@ from engines.labels.boxes import Instances
 from engines.training.augment import FrameOptions, draw_frame
 from engines.training.trainer import autocast
 from engines.training.views import ImageStore, View
-
-_ORDER, _MEMBERS, _VIEW, _NOISE, _TUNE, _STATISTICS = range(20, 26)  # what a random stream is for
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class BatchSource:
         """Objects by class in one random frame of each of the first `images` images that hold any."""
         found = []
         for index in range(min(images, len(self._records))):
-            view = self._draw_view(index, generator(self._options.seed, _STATISTICS, index))
+            view = self._draw_view(index, generator(self._options.seed, Stream.ADAPTER_STATISTICS, index))
             counts = self._counts(view)
             if counts:
                 found.append(counts)
@@ -128,13 +126,13 @@ class BatchSource:
     def _key(self, step: int) -> tuple[int, int]:
         epoch, place = divmod(step, self._groups)
         view = epoch % self._options.cache_views if self._options.cache_views else epoch
-        order = generator(self._options.seed, _ORDER, epoch).permutation(self._groups)
+        order = generator(self._options.seed, Stream.ADAPTER_ORDER, epoch).permutation(self._groups)
         return view, int(order[place])
 
     def _members(self, key: tuple[int, int]) -> list[int]:
         view, group = key
         size = self._options.batch
-        images = generator(self._options.seed, _MEMBERS, view).permutation(len(self._records))
+        images = generator(self._options.seed, Stream.ADAPTER_GROUPS, view).permutation(len(self._records))
         return [int(i) for i in np.resize(images, self._groups * size)[group * size : (group + 1) * size]]
 
     def _make(self, key: tuple[int, int]) -> Batch:
@@ -143,7 +141,7 @@ class BatchSource:
         drawn = [future.result() for future in coming] if coming else [self._draw(key[0], i) for i in members]
         frame, seed = self._options.frame, self._options.seed
         pixels = torch.from_numpy(np.stack([view.pixels for view, _ in drawn])).permute(0, 3, 1, 2)
-        noise = [self._frozen.noise(frame.height, frame.width, seed, _NOISE, key[0], i) for i in members]
+        noise = [self._frozen.noise(frame.height, frame.width, seed, Stream.ADAPTER_NOISE, key[0], i) for i in members]
         pyramid = self._frozen(pixels.float() / 127.5 - 1.0, torch.stack(noise), [text for _, text in drawn])
         if self._options.cache_views:
             pyramid = tuple(level.to("cpu", torch.bfloat16) for level in pyramid)
@@ -154,7 +152,7 @@ class BatchSource:
             self._coming[key] = [self._pool.submit(self._draw, key[0], i) for i in self._members(key)]
 
     def _draw(self, view_index: int, image: int) -> tuple[View, str]:
-        rng = generator(self._options.seed, _VIEW, view_index, image)
+        rng = generator(self._options.seed, Stream.ADAPTER_VIEWS, view_index, image)
         view = self._draw_view(image, rng)
         text = prompts.training_prompt(
             rng, self._options.style, self._counts(view), self._class_names, self._options.prompt_probabilities
@@ -210,7 +208,7 @@ class TunePart:
             pixels, scale, padded = prepare_frame(self._store[index], self._options.frame.short_side, self._multiple)
             pyramid = self._kept.get(index) if kind == "generic" else None
             if pyramid is None:
-                noise = self._frozen.noise(padded[1], padded[0], self._options.seed, _TUNE, index)
+                noise = self._frozen.noise(padded[1], padded[0], self._options.seed, Stream.ADAPTER_DEV, index)
                 pyramid = self._frozen(torch.from_numpy(pixels)[None], noise[None], [self._prompt(record, kind)])
                 if kind == "generic":
                     self._keep(index, pyramid)

@@ -107,7 +107,9 @@ def fit(
     if resume:
         state.load(folder, full_identity)
     elif (folder / _INDEX).exists():
-        raise TrainingError(f"{folder} holds an unfinished training; continue it with --resume, or remove it.")
+        raise TrainingError(
+            f"{folder} holds an unfinished training; continue it with `resume=True`, or remove it.", field="resume"
+        )
     started, first_step, saved = time.monotonic(), state.step, time.monotonic()
     losses: list[float] = []
     while state.step < options.steps:

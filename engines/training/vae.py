@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from engines.common.rng import generator
+from engines.common.rng import Stream, generator
 from engines.training.trainer import FitOptions, Report, fit
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
-_DRAW, _LATENT = 1, 2  # what a random stream of a step is for
 KL_WEIGHT = 2e-4
 
 
@@ -35,12 +34,14 @@ def train_vae(
     """Fit `vae` (AutoencoderKL) in place to random views of the images in `store`."""
 
     def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
-        rng = generator(options.seed, _DRAW, step)
+        rng = generator(options.seed, Stream.VAE_VIEWS, step)
         chosen = rng.integers(len(store.records), size=batch)
         pixels = torch.stack([to_pixels(draw_view(store, int(i), views, rng).pixels) for i in chosen])
         pixels = pixels.to(options.device)
         posterior = vae.encode(pixels).latent_dist
-        noise = generator(options.seed, _LATENT, step).standard_normal(posterior.mean.shape, dtype=np.float32)
+        noise = generator(options.seed, Stream.VAE_LATENTS, step).standard_normal(
+            posterior.mean.shape, dtype=np.float32
+        )
         latents = posterior.mean + posterior.std * torch.from_numpy(noise).to(options.device)
         rebuilt = vae.decode(latents).sample.float()
         rebuilding = reconstruction_loss(rebuilt, pixels)

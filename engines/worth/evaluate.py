@@ -8,7 +8,7 @@ Knows nothing about how a detector learns, or how figures are compared.
     OUT/trainings/generated820-seed0/    the same of an arm with 820 generated images
     OUT/comparison.json, comparison.png  what they say together
 
-A finished training is never repeated: the same command with --resume goes on behind it, and more seeds, amounts or
+A finished training is never repeated: the same comparison with `resume` goes on behind it, and more seeds, amounts or
 runs add trainings to those there.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.common.devices import check_device, resolve_precision
+from engines.common.devices import find_device, resolve_precision
 from engines.common.files import read_json, write_atomic, write_json
 from engines.common.schema import from_object
 from engines.datasets.dataset import instances_of
@@ -119,7 +119,7 @@ def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
     options, seeds = preset(settings.preset, settings.detector)
     value = json.loads(json.dumps(dataclasses.asdict(options))) | dict(settings.changes)
     options = from_object(DetectorOptions, value, UsageError, "options")
-    check_device(options.device)
+    find_device(options.device)
     # Resolved here, so that a comparison that goes on on another machine never mixes two arithmetics.
     precision = resolve_precision(options.precision, options.device)
     return dataclasses.replace(options, precision=precision), settings.seeds or seeds
@@ -128,12 +128,15 @@ def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
 def _check_out(settings: EvaluateSettings) -> None:
     out = settings.out
     if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file; give a folder for the comparison.")
+        raise RunError(f"{out} is a file; give a folder for the comparison.", field="out")
     if (out / TRAININGS).exists():
         if not settings.resume:
-            raise RunError(f"{out} holds a comparison already: go on with it with --resume, or give another folder.")
+            raise RunError(
+                f"{out} holds a comparison already: go on with it with `resume=True`, or give another folder.",
+                field="resume",
+            )
     elif out.is_dir() and any(item.name != LOCK for item in out.iterdir()):
-        raise RunError(f"{out} is not empty, and holds no comparison: give a new folder.")
+        raise RunError(f"{out} is not empty, and holds no comparison: give a new folder.", field="out")
 
 
 def detections_of(stored: Mapping[str, Any]) -> list[Instances]:

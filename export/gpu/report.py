@@ -1,4 +1,4 @@
-"""Every check that needs a GPU, in one run: what `dengine doctor --gpu` prints.
+"""Every check that needs a GPU, in one run: what `dengine doctor` prints of one.
 
 Knows: which checks there are, in which order, on which engines, and that one that fails does not stop the others: the
 report is for pasting into an issue. Does not know how a check is done (`export.gpu.checks`), how plans are built
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engines.backends import open_backend
 from engines.backends.probe import one_line
+from engines.backends.registry import open_backend
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.doctor import Diagnosis, examine
 from engines.errors import BackendError, DengineError
@@ -69,7 +69,7 @@ def need_gpu() -> None:
     if not torch.cuda.is_available():
         raise BackendError(
             "There is no NVIDIA GPU that PyTorch can use here, and these checks need one. "
-            'Run "dengine doctor" without --gpu to see what is missing.'
+            "Run `dengine doctor` alone to see what is missing."
         )
 
 

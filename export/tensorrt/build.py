@@ -89,7 +89,8 @@ def check_ready(opset: int | None = None, workspace: float | None = None) -> Non
     if opset == OPSETS["default"] and version_of(version) < WHOLE_ATTENTION:
         raise BackendError(
             f"TensorRT {version} does not read Attention at opset {opset}; {'.'.join(map(str, WHOLE_ATTENTION))} does. "
-            f"Export with --opset 18, or upgrade TensorRT."
+            f"Export with `opset=18`, or upgrade TensorRT.",
+            field="opset",
         )
 
 
@@ -190,8 +191,8 @@ class _Builder:
                 continue
             except torch.OutOfMemoryError:
                 failures.append(
-                    f"{graph}: the GPU's memory does not suffice to compare its plan with PyTorch. Lower --batch or "
-                    f"--size, or end other programs on the GPU. The plan was not kept."
+                    f"{graph}: the GPU's memory does not suffice to compare its plan with PyTorch. Lower `batches` "
+                    f"or `sizes`, or end other programs on the GPU. The plan was not kept."
                 )
                 for path in plans[graph]:
                     path.unlink(missing_ok=True)
@@ -268,7 +269,7 @@ class _Builder:
         raise ExportError(
             f"{path}: TensorRT {self.trt.__version__} does not read it: "
             f"{'; '.join(named[:_SHOWN]) or last_error()}{more}. "
-            f'A newer TensorRT may ("pip install --upgrade tensorrt"), or a bundle of an older --opset.'
+            f'A newer TensorRT may ("pip install --upgrade tensorrt"), or a bundle of an older `opset`.'
         )
 
     def _timings_key(self) -> str:
@@ -298,8 +299,9 @@ class _Builder:
         limit = "unlimited" if self.workspace is None else f"{self.workspace:g} GB"
         return ExportError(
             f"{graph}: the GPU's memory does not suffice to build its plan: TensorRT {amount}, and "
-            f"{self.gpu.free_memory() / GB:.1f} GB are free ({last_error()}). Lower --workspace (now {limit}), --batch "
-            f"or --size, or end other programs on the GPU."
+            f"{self.gpu.free_memory() / GB:.1f} GB are free ({last_error()}). Lower `workspace` (now {limit}), "
+            f"`batches` or `sizes`, or end other programs on the GPU.",
+            field="workspace",
         )
 
 
@@ -315,7 +317,7 @@ def _add_profile(builder: Any, config: Any, spec: GraphSpec, profile: Bounds) ->
 
 def _check_workspace(workspace: float | None) -> None:
     if workspace is not None and not workspace > 0:
-        raise UsageError(f"--workspace is {workspace:g}; a number of GB above 0 was expected.")
+        raise UsageError(f"`workspace` is {workspace:g}; a number of GB above 0 was expected.", field="workspace")
 
 
 def _remove_stale(folder: Path) -> None:

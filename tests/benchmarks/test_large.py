@@ -22,7 +22,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any, Any]:
     """large, large_checks and large_report; every process of the first is this one, and paints with fakes."""
     monkeypatch.setattr(sys, "path", list(sys.path))  # the script adds the repository
     checks, report, large = (load(name) for name in ("large_checks", "large_report", "large"))
-    monkeypatch.setattr("engines.backends.open_backend", lambda *_, **__: FakeBackend(), raising=False)
+    monkeypatch.setattr("engines.backends.registry.open_backend", lambda *_, **__: FakeBackend(), raising=False)
     monkeypatch.setattr(preview_module, "_CELL", 16)
     return large, checks, report
 

@@ -3,16 +3,11 @@
 import io
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
 from dengine_cli import console
-from dengine_cli.options import parse_labels, parse_list, parse_range, parse_size
-from engines.errors import UsageError
 from engines.training.trainer import Progress
-
-NAMES = ("a/one.jpg", "a/two.jpg", "three.png")
 
 
 @pytest.mark.parametrize(
@@ -104,43 +99,22 @@ def test_a_request_to_terminate_asks_for_a_stop_too() -> None:
         assert stop()
 
 
-def test_ranges_sizes_and_lists_are_read() -> None:
-    assert parse_range("0.4:0.8", "--x") == (0.4, 0.8)
-    assert parse_range("0.6", "--x") == (0.6, 0.6)
-    assert parse_range(None, "--x") is None
-    assert parse_size("320x256", "--x") == (320, 256)
-    assert parse_list(" coco, yolo,,coco") == ("coco", "yolo")
-
-
-@pytest.mark.parametrize("text", ["", "a:b", "0.4:", ":0.8", "0.4-0.8"])
-def test_a_wrong_range_names_its_option(text: str) -> None:
-    with pytest.raises(UsageError, match="--strength is"):
-        parse_range(text, "--strength")
-
-
-@pytest.mark.parametrize("text", ["", "320", "320x", "x256", "-1x2", "3.5x2", "1x2x3"])
-def test_a_wrong_size_names_its_option(text: str) -> None:
-    with pytest.raises(UsageError, match="--size is"):
-        parse_size(text, "--size")
-
-
-def test_labels_may_be_read_of_none_of_all_or_of_listed_images(tmp_path: Path) -> None:
-    listed = tmp_path / "list.txt"
-    listed.write_text("one\n a/two.jpg \n\n", "utf-8")
-    assert parse_labels("none", NAMES) == set()
-    assert parse_labels("all", NAMES) is None
-    assert parse_labels(str(listed), NAMES) == {"a/one.jpg", "a/two.jpg"}
-
-
-def test_a_list_that_names_an_unknown_image_is_refused(tmp_path: Path) -> None:
-    listed = tmp_path / "list.txt"
-    listed.write_text("one\nfour\n", "utf-8")
-    with pytest.raises(UsageError, match="'four'"):
-        parse_labels(str(listed), NAMES)
-
-
-def test_labels_that_are_no_list_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="none, all, or a file"):
-        parse_labels("some", NAMES)
-    with pytest.raises(UsageError, match="cannot be read"):
-        parse_labels(str(tmp_path), NAMES)
+def test_settings_that_a_text_of_the_library_marks_are_shown_as_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    with console.speaking(lambda: {"keep_empty": "--keep-empty"}), console.ProgressBars(stream) as bars:
+        bars.line("`keep_empty`")
+        bars.update("painting", 0, 2, "`keep_empty=True`")
+        bars.step("export", 0, 2, "`keep_empty`")
+        console.echo("found `keep_empty`")
+        console.note("noted `keep_empty`")
+        console.echo_json({"text": "`keep_empty`"})
+    assert stream.getvalue().splitlines() == [
+        "--keep-empty",
+        "painting: 0/2, --keep-empty",
+        "export: 1/2, --keep-empty",
+    ]
+    said = capsys.readouterr()
+    assert said.out.splitlines() == ["found --keep-empty", '{"text": "`keep_empty`"}']
+    assert said.err == "noted --keep-empty\n"
+    console.echo("`keep_empty`")
+    assert capsys.readouterr().out == "`keep_empty`\n", "no verb is at work"

@@ -12,7 +12,7 @@ from made_worth import TINY, make_arms, make_dataset, make_run
 
 from engines.worth import data as worth_data
 from engines.worth import evaluate as worth
-from engines.worth.data import EvaluateSettings, WorthData
+from engines.worth.data import EvaluateSettings, Times, WorthData
 from engines.worth.evaluate import COMPARISON, PLOT, WorthSummary
 
 
@@ -72,7 +72,7 @@ def test_every_option_arrives(folders: dict[str, Path], asked: list[EvaluateSett
             seeds=4,
             seed=7,
             mix=(0.3, 0.0),
-            amounts=("0", "1x", "2x"),
+            amounts=(0, Times(1.0), Times(2.0)),
             weights=Path("w"),
             short_side=128,
             changes=(

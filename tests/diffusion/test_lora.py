@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dengine_cli.options import parse_loras
+from dengine_cli.parse import parse_loras
 from engines.adapter.info import AdapterInfo
 from engines.common.files import sha256_file
 from engines.diffusion.base_model import BaseModel, load_base

@@ -35,7 +35,9 @@ def make_paint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generate:
         monkeypatch.setattr(preview_module, "_CELL", 16)  # a large contact sheet takes longer than the rest
         bundle = make_bundle(tmp_path / "bundle", **changes or {})
         monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder: bundle, raising=False)
-        monkeypatch.setattr("engines.backends.open_backend", lambda *_, **__: backend or FakeBackend(), raising=False)
+        monkeypatch.setattr(
+            "engines.backends.registry.open_backend", lambda *_, **__: backend or FakeBackend(), raising=False
+        )
         settings = GenerateSettings(out=out, bundle=tmp_path / "bundle", **{"chunk": 6, "slots": 3} | options)
         told: list[Event] = [] if events is None else events
         return generate(settings, report=told.append, stop=stop)

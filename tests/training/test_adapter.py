@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 from safetensors.torch import load_file
 
 from engines.adapter.info import INFO_FILE, WEIGHTS_FILE, AdapterInfo, read_info
@@ -256,25 +257,25 @@ def test_options_go_to_json_and_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "field"),
     [
-        ({"steps": 0, "scale": (2.0, 1.0)}, "scale must be .*; steps must be positive"),
-        ({"prompt_probabilities": {"generic": 0.5}}, "adding up to 1"),
-        ({"network": {"layers": 3}}, 'network has no setting "layers"'),
-        ({"score": "mAP"}, "score must be AP, AP50 or AP75"),
-        ({"precision_goal": 1.1}, "precision_goal must be above 0"),
-        ({"pseudo_share": 1.0}, "pseudo_share must be between 0.01 and 0.99"),
+        ({"steps": 0, "scale": (2.0, 1.0)}, "scale"),
+        ({"prompt_probabilities": {"generic": 0.5}}, "prompt_probabilities"),
+        ({"network": {"layers": 3}}, "network"),
+        ({"score": "mAP"}, "score"),
+        ({"precision_goal": 1.1}, "precision_goal"),
+        ({"pseudo_share": 1.0}, "pseudo_share"),
     ],
 )
-def test_impossible_options_are_usage_errors(changes: Mapping[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_impossible_options_are_usage_errors(changes: Mapping[str, Any], field: str) -> None:
+    with refused(UsageError, field, *changes):
         replace(OPTIONS, **changes)
 
 
 def test_a_frame_that_the_networks_cannot_divide_is_refused(
     shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="frame 70x48: both must be multiples of 16, such as 64x48"):
+    with refused(UsageError, "frame", (70, 48), 16, (64, 48)):
         _train(shapes, toy_bases["sd1"], tmp_path / "adapter", replace(OPTIONS, frame=(70, 48)))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 from safetensors.torch import load_file
 
 from engines.datasets.dataset import Dataset, Record
@@ -175,9 +176,9 @@ def test_a_finished_folder_is_not_trained_over(dataset: Dataset, toy_bases: dict
 
 
 def test_unknown_presets_stages_and_devices_are_usage_errors(dataset: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="tiny"):
+    with refused(UsageError, "preset", "huge", "tiny"):
         _train(dataset, tmp_path / "a", replace(OPTIONS, preset="huge"))
-    with pytest.raises(UsageError, match="both stages"):
+    with refused(UsageError, "stages"):
         _train(dataset, tmp_path / "a", replace(OPTIONS, stages=("unet",)))
     with pytest.raises(UsageError, match='Unknown device "mps"'):
         _train(dataset, tmp_path / "a", replace(OPTIONS, device="mps"))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from command_line import assert_fails, dengine
 from PIL import Image
+from refusals import refused
 
 from engines.adapter.losses import cxcywh_to_xyxy
 from engines.adapter.model import load_adapter
@@ -126,7 +127,7 @@ def test_other_classes_and_folders_without_a_box_are_refused(tmp_path: Path) -> 
 def test_boxes_of_every_score_are_no_labels(tmp_path: Path) -> None:
     labelled = open_dataset(_folder(tmp_path / "labelled", [0, 1]))
     info = {"description": "labelled by dengine"}
-    with pytest.raises(DatasetError, match=r"annotations\.json holds every box .* --score adapter"):
+    with refused(DatasetError, "score", "annotations.json", "`score={}`"):
         open_pseudo(_folder(tmp_path / "all", [2, 3], info=info), labelled)
     assert open_pseudo(_folder(tmp_path / "sure", [2, 3], info=info | {"score": {"bar": 0.5}}), labelled)[1] == 0
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 from safetensors.torch import load_file
 
 from engines.common.rng import generator
@@ -227,9 +228,9 @@ def test_a_stopped_and_resumed_training_gives_the_same_detector(
     with pytest.raises(KeyboardInterrupt):
         train(shapes, tmp_path / "parts", options)
     monkeypatch.setattr(MixedBatches, "at", at)
-    with pytest.raises(TrainingError, match="--resume"):
+    with refused(TrainingError, "resume", tmp_path / "parts"):
         train(shapes, tmp_path / "parts", options)
-    with pytest.raises(TrainingError, match=r"options\.lr was"):
+    with refused(TrainingError, None, "options.lr"):
         train(shapes, tmp_path / "parts", replace(options, lr=0.5), resume=True)
     parts, _ = train(shapes, tmp_path / "parts", options, resume=True)
     assert_same(detect(whole, shapes[:3]), detect(parts, shapes[:3]))
@@ -241,7 +242,7 @@ def test_a_saved_detector_finds_the_same_things(shapes: list[Record], tmp_path: 
     assert loaded.info == replace(trained.info, training=loaded.info.training)
     assert loaded.info.training["seed"] == 0
     assert_same(detect(trained, shapes[:3]), detect(loaded, shapes[:3]))
-    with pytest.raises(TrainingError, match="already holds a finished detector"):
+    with refused(TrainingError, None, tmp_path / "detector"):
         train(shapes, tmp_path / "detector")
 
 
@@ -322,12 +323,12 @@ def test_training_can_begin_with_a_checkpoint_of_transformers(shapes: list[Recor
 def test_weights_of_something_else_are_refused(shapes: list[Record], tmp_path: Path) -> None:
     train(shapes, tmp_path / "detector")
     other = replace(OPTIONS, network=replace(TINY, kind="retinanet"))
-    with pytest.raises(ModelError, match='holds a "rt_detr"; a "retinanet" was asked for'):
+    with refused(ModelError, None, '"rt_detr"', '"retinanet"'):
         train(shapes, tmp_path / "out", other, weights=tmp_path / "detector")
-    with pytest.raises(ModelError, match=r"no detector\.json"):
+    with refused(ModelError, None, tmp_path, "detector.json"):
         train(shapes, tmp_path / "out", weights=tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "detr"}')
-    with pytest.raises(ModelError, match='"detr"; a "rt_detr_v2" was expected'):
+    with refused(ModelError, None, '"detr"', '"rt_detr_v2"'):
         train(shapes, tmp_path / "out", weights=tmp_path)
     assert not (tmp_path / "out").exists()
 
@@ -336,13 +337,13 @@ def test_a_spoilt_folder_is_refused_with_its_mistake(shapes: list[Record], tmp_p
     train(shapes, tmp_path)
     value = json.loads((tmp_path / INFO_FILE).read_text())
     (tmp_path / INFO_FILE).write_text(json.dumps(value | {"network": value["network"] | {"width": 64}}))
-    with pytest.raises(ModelError, match=r"detector\.safetensors"):
+    with refused(ModelError, None, "detector.safetensors"):
         load_detector(tmp_path)
     (tmp_path / INFO_FILE).write_text(json.dumps(value | {"colour": 1}))
-    with pytest.raises(ModelError, match='unknown key "colour"'):
+    with refused(ModelError, None, "colour"):
         DetectorInfo.read(tmp_path)
     (tmp_path / INFO_FILE).write_text(json.dumps(value | {"format": 9}))
-    with pytest.raises(ModelError, match="format 9"):
+    with refused(ModelError, None, 9):
         DetectorInfo.read(tmp_path)
 
 
@@ -352,18 +353,18 @@ def test_there_is_a_preset_of_every_size_for_every_kind() -> None:
             options, seeds = preset(name, kind)
             assert options.network.kind == kind
             assert seeds > 0
-    with pytest.raises(UsageError, match="quick, small, paper"):
+    with refused(UsageError, "preset", "huge", "quick, small, paper"):
         preset("huge", "rt_detr")
-    with pytest.raises(UsageError, match="rt_detr, retinanet, faster_rcnn"):
+    with refused(UsageError, "detector", "yolo", "rt_detr, retinanet, faster_rcnn"):
         preset("quick", "yolo")
 
 
 def test_wrong_settings_are_listed_together() -> None:
-    with pytest.raises(UsageError, match=r"steps must be .*; batch must be .*; scale must be"):
+    with refused(UsageError, "steps", "`steps`", "`batch`", "`scale`"):
         DetectorOptions(steps=0, batch=1, scale=(2.0, 1.0))
-    with pytest.raises(ModelError, match=r"queries must be .*; depths must be"):
+    with refused(ModelError, "queries", "`queries`", "`depths`"):
         NetworkConfig(queries=0, depths=(1, 0, 1, 1))
-    with pytest.raises(ModelError, match="multiple of 32"):
+    with refused(ModelError, "width", 48):
         NetworkConfig(width=48)
 
 
@@ -371,7 +372,7 @@ def test_a_missing_torchvision_is_one_line_and_a_way_out(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "torchvision", None)
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
     check_library("rt_detr")
-    with pytest.raises(BackendError, match=r"pip install torchvision.*--detector rt_detr"):
+    with refused(BackendError, "detector", "pip install torchvision", "`detector=rt_detr`"):
         check_library("retinanet")
 
 

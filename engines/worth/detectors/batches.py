@@ -19,13 +19,11 @@ import torch
 from torch import Tensor
 
 from engines.adapter.inference import resized_size
-from engines.common.rng import generator
+from engines.common.rng import Stream, generator
 from engines.datasets.dataset import Record
 from engines.training.augment import FrameOptions, draw_frame
 from engines.training.views import ImageStore
 from engines.worth.detectors.config import MULTIPLE
-
-_MIX, _ORDER, _VIEW = range(40, 43)  # what a random stream is for
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +56,7 @@ class MixedBatches:
         self._stores = tuple(ImageStore([sample.record for sample in samples]) for samples in self._kinds)
         self._frame, self._batch, self._seed = frame, batch, seed
         share = np.linspace(*(mix if generated else (0.0, 0.0)), steps * batch)
-        self._is_generated = generator(seed, _MIX).random(steps * batch) < share
+        self._is_generated = generator(seed, Stream.DETECTOR_MIX).random(steps * batch) < share
         # How many images of the same kind were drawn before each draw.
         drawn = np.cumsum(self._is_generated)
         self._before = np.where(self._is_generated, drawn - 1, np.arange(steps * batch) - drawn)
@@ -71,7 +69,7 @@ class MixedBatches:
         for draw in range(step * self._batch, (step + 1) * self._batch):
             kind, place = self.drawn(draw)
             sample = self._kinds[kind][place]
-            rng = generator(self._seed, _VIEW, draw, kind)
+            rng = generator(self._seed, Stream.DETECTOR_VIEWS, draw, kind)
             view = draw_frame(
                 self._stores[kind][place],
                 sample.record.instances,
@@ -101,7 +99,7 @@ def mix_value(mix: tuple[float, float]) -> float | list[float]:
 
 @lru_cache(maxsize=8)
 def _order(seed: int, kind: int, epoch: int, images: int) -> tuple[int, ...]:
-    return tuple(generator(seed, _ORDER, epoch, kind + 1).permutation(images).tolist())
+    return tuple(generator(seed, Stream.DETECTOR_ORDER, epoch, kind + 1).permutation(images).tolist())
 
 
 def frame_size(records: Sequence[Record], short_side: int) -> tuple[int, int]:
