@@ -7,7 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.generate import show_dataset
-from dengine_cli.parse import parse_list, parse_near_duplicates, parse_score_or_matched
+from dengine_cli.parse import parse_list, parse_near_duplicates, parse_score
 
 EXAMPLE = "dengine finalize runs/first --score 0.5 --format coco,yolo"
 AFTER_INTERRUPT = "Run the same command again; where annotations.json is missing, the dataset waits for it."
@@ -68,7 +68,7 @@ def command(
 
     summary = finalize(
         run,
-        score=parse_score_or_matched(score),
+        score=parse_score(score),
         uncertain=uncertain,
         min_quality=min_quality,
         max_overlap=max_overlap,

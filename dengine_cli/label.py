@@ -7,7 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Device, Threads
-from dengine_cli.parse import parse_score_or_matched
+from dengine_cli.parse import parse_score
 
 if TYPE_CHECKING:
     from engines.labelling import LabelSummary
@@ -66,7 +66,7 @@ def command(
         threads=threads,
         device=device,
         skip_bad=skip_bad,
-        score=parse_score_or_matched(score),
+        score=parse_score(score),
         uncertain=uncertain,
         max_overlap=max_overlap,
         label_views=label_views,

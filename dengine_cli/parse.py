@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from engines.errors import UsageError
 
 if TYPE_CHECKING:
-    from engines.labels.scores import Matched, Score
+    from engines.labels.scores import ScoreLike
     from engines.worth.data import Amount
 
 
@@ -71,18 +71,14 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
     return int(first), int(second)
 
 
-def parse_score(text: str | None) -> "Score | None":
-    """`0.5` to 0.5, `RBC=0.5,WBC=0.3` to {"RBC": 0.5, "WBC": 0.3}, `adapter` to {}: its own for every class."""
-    from engines.labels.scores import EXPECTED_SCORE, MATCHED
-
+def parse_score(text: str | None) -> "ScoreLike | None":
+    """`0.5` to 0.5, `RBC=0.5,WBC=0.3` to {"RBC": 0.5, "WBC": 0.3}; `adapter` and `matched` are what they are."""
     if text is None:
         return None
-    if text == MATCHED:
-        raise UsageError(
-            "--score matched looks at all boxes at once: it is for `dengine label` and `dengine finalize`."
-        )
     if text == "adapter":
-        return {}
+        return "adapter"
+    if text == "matched":
+        return "matched"
     try:
         if "=" not in text:
             return float(text)
@@ -92,14 +88,7 @@ def parse_score(text: str | None) -> "Score | None":
             return scores
     except ValueError:
         pass
-    raise UsageError(f"--score is {text!r}; {EXPECTED_SCORE} was expected.")
-
-
-def parse_score_or_matched(text: str | None) -> "Score | Matched | None":
-    """As `parse_score`, but `matched` stays what it is."""
-    from engines.labels.scores import MATCHED
-
-    return MATCHED if text == MATCHED else parse_score(text)
+    raise UsageError(f"--score is {text!r:.60}; adapter, matched, a number, or CLASS=NUMBER,CLASS=NUMBER was expected.")
 
 
 def parse_near_duplicates(text: str) -> float:

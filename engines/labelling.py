@@ -35,7 +35,7 @@ from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.labels.matched import check_frequencies, matched_score
 from engines.labels.rules import Rules, chosen, is_label, label_rules
-from engines.labels.scores import Matched, Score
+from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, StoredScore, stored
 from engines.labels.thresholds import precision_and_recall
 from engines.painting.needs import label_needs
 from engines.painting.networks import LARGEST_BATCH, Labeller, TextEncoder, check_finite, fill, prepare
@@ -68,7 +68,7 @@ class LabelSettings:
     device: str | None = None  # cpu, cuda or cuda:N; None: what the engine is fastest on
     skip_bad: bool = False  # leave broken images out, instead of stopping
     label_views: int = 1  # looks that boxes are read from: 2 is with the mirror image
-    score: Score | Matched | None = None  # for pseudo-labels: a box below is left out; None: all boxes are in
+    score: ScoreLike | None = None  # for pseudo-labels: a box below is left out; None: all boxes are in
     uncertain: float = 0.0  # with a score: a box from this up to it marks its region as uncertain; 0: none does
     max_overlap: float = 1.0  # with a score: of two labels of a class that overlap more, the surer stays; 1: both do
 
@@ -118,7 +118,7 @@ class LabelSummary:
     boxes_by_class: Mapping[str, int]  # every class, in the bundle's order
     uncertain: int  # regions marked as uncertain, beside the boxes
     skipped: tuple[str, ...]  # broken images that were left out
-    score: Score | None  # what a label scores at least; None: all boxes are in
+    score: StoredScore | None  # what a label scores at least; None: all boxes are in
     figures: Mapping[str, float]  # AP, AP50, AP75, AP/<class>, ...; of labels precision/<class>; {} without annotations
     unknown_classes: tuple[str, ...]  # annotated, but not among the bundle's: counted nowhere
     seconds: float
@@ -133,9 +133,10 @@ def label(settings: LabelSettings, *, report: Report = lambda event: None) -> La
     _check_out(settings.out)
     report(Stage("opening the bundle"))
     bundle = open_bundle(settings.bundle or default_bundle())
-    rules, matched = None, isinstance(settings.score, str)
+    rules, matched = None, False
     if settings.score is not None:
         thresholds = bundle.adapter_info.thresholds
+        matched = ScorePolicy.of(settings.score).kind is ScoreKind.MATCHED
         if matched:
             check_frequencies(bundle.adapter_info.frequencies)
         rules = label_rules(settings.score, settings.uncertain, settings.max_overlap, thresholds, bundle.class_names)
@@ -196,7 +197,7 @@ def label_images(
                     found.keep(spool, index, boxes)
                 if rules is not None and matched:
                     every = (answer for _, answer in found.read(spool))
-                    rules = replace(rules, score=matched_score(every, rules, bundle.adapter_info.frequencies))
+                    rules = replace(rules, thresholds=matched_score(every, rules, bundle.adapter_info.frequencies))
                 figures, unknown = _figures(spool, found, dataset, bundle, rules) if annotated else ({}, ())
                 info: dict[str, Any] = {
                     "description": DESCRIPTION,
@@ -208,7 +209,11 @@ def label_images(
                 if figures:
                     write_json(out / FIGURES, {**info, "images": len(found.offsets), "figures": figures})
                 if rules is not None:
-                    info |= {"score": rules.score, "uncertain": rules.uncertain, "max_overlap": rules.max_overlap}
+                    info |= {
+                        "score": stored(rules.thresholds),
+                        "uncertain": rules.uncertain,
+                        "max_overlap": rules.max_overlap,
+                    }
                 images = (found.annotated(dataset.records[index], boxes, rules) for index, boxes in found.read(spool))
                 write_coco(out / ANNOTATIONS, images, bundle.class_names, info)
         finally:
@@ -220,7 +225,7 @@ def label_images(
         boxes_by_class={name: found.boxes[label] for label, name in enumerate(bundle.class_names)},
         uncertain=found.uncertain,
         skipped=tuple(found.skipped),
-        score=None if rules is None else rules.score,
+        score=None if rules is None else stored(rules.thresholds),
         figures=figures,
         unknown_classes=unknown,
         seconds=time.monotonic() - started,

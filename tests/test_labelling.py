@@ -16,7 +16,7 @@ from refusals import refused
 from engines.datasets.dataset import Dataset
 from engines.errors import DatasetError, NumericalError, RunError, UsageError
 from engines.labelling import LabelSettings, LabelSummary, label, label_images
-from engines.labels.choose import label_rules
+from engines.labels.rules import label_rules
 from engines.runs.events import Event, Labelled
 
 

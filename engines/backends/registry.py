@@ -143,7 +143,7 @@ def auto_engine(device: str | None = None) -> str:
     return next((engine for engine in _CPU_ORDER if importlib.util.find_spec(engine)), "torch")
 
 
-def _opened(engine: str, bundle: "Bundle", options: OpenOptions) -> "Backend":
+def _opened(engine: str, bundle: "Bundle", options: "OpenOptions") -> "Backend":
     module: Any = importlib.import_module(backend_info(engine).module)
     backend: Backend = module.open_bundle(bundle, options)
     return backend

@@ -42,7 +42,7 @@ from engines.diffusion.base_model import alphas_cumprod
 from engines.diffusion.latents import label_latents
 from engines.diffusion.libraries import silence_libraries
 from engines.labels.boxes import Instances
-from engines.labels.scores import by_label
+from engines.labels.scores import unstored
 from engines.measure.workload import WorkloadJobs
 from engines.painting.jobs import Job
 from engines.painting.painter import read_crop
@@ -73,7 +73,7 @@ class Baseline:
         self._network = PyramidUNet(self.pipe.unet)
         self._adapter = load_adapter(bundle.folder / "adapter", device=self.device)[0]
         self._abar = alphas_cumprod(bundle.scheduler_config)
-        self._thresholds = np.array(by_label(work.options["score"], bundle.class_names))
+        self._thresholds = np.array(list(unstored(work.options["score"], bundle.class_names).values()))
         if compiled:
             self.pipe.unet = torch.compile(self.pipe.unet)
 

@@ -18,7 +18,7 @@ from engines.common.schema import from_object
 from engines.datasets.duplicates import NEAR
 from engines.errors import BundleError, Mistake, RunError, UsageError, refuse
 from engines.labels.boxes import SCORE_FLOOR
-from engines.labels.scores import EXPECTED_SCORE, Score, check_uncertain, full_score, highest, in_range, shown
+from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, StoredScore, check_uncertain, shown, stored
 
 FORMAT = 2  # version of run.json, and of the order in which a chunk's jobs are painted
 OLDER = (1,)  # formats of runs that can be read, but not gone on with
@@ -27,6 +27,7 @@ SAMPLERS = ("ddim", "dpmpp")
 DATASET_FORMATS = ("coco", "yolo", "imagefolder")
 IMAGE_SUFFIXES = {"jpeg": "jpg", "png": "png"}
 TEMPLATE_FIELDS = ("style", "classes", "caption")
+_NOT_MATCHED = "`score=matched` looks at all boxes at once: it is for `dengine label` and `dengine finalize`"
 LIMIT = 10**9  # no count, seed aside, is larger
 
 # What is painted where neither the user nor the bundle's manifest says otherwise.
@@ -37,7 +38,7 @@ DEFAULTS: Mapping[str, Any] = {
     "sampler": "ddim",
     "eta": 0.0,
     "strength": (0.4, 0.8),
-    "score": {},
+    "score": "adapter",
     "uncertain": 0.0,
     "min_quality": 0.0,
     "max_overlap": 1.0,
@@ -71,7 +72,7 @@ class GenerateSettings:
     guidance_interval: tuple[float, float] | None = None  # of t / T, where guidance acts; None: everywhere
     prompt_template: str | None = None  # with {style}, {classes}, {caption}; None: the wording of training
     negative_prompt: str | None = None  # what guidance leads away from
-    score: Score | None = None  # a box below this is no label; classes it does not name take the adapter's own
+    score: ScoreLike | None = None  # a box below this is no label; classes it does not name take the adapter's own
     uncertain: float | None = None  # a box from this up to `score` marks its region as uncertain; 0: none does
     min_quality: float | None = None  # an image is dropped when its boxes are less sure as a whole; 0: none is
     max_overlap: float | None = None  # of two labels of a class that overlap (IoU) more, the surer stays; 1: both do
@@ -120,7 +121,7 @@ class RunSettings:
     guidance_interval: tuple[float, float] | None
     prompt_template: str | None
     negative_prompt: str
-    score: Score  # a number, or a number for every class
+    score: StoredScore  # the lowest of a label: a number, or a number for every class
     keep_empty: bool
     chunk: int
     slots: int
@@ -176,7 +177,7 @@ def resolve_options(
 ) -> dict[str, Any]:
     """The painting options of DEFAULTS' keys with every None filled in: from the bundle, then from DEFAULTS.
 
-    A score is full: it names every class or none, and classes left out take the adapter's `thresholds`.
+    A score has its stored form, and classes left out take the adapter's `thresholds`.
     Raises BundleError for a bundle whose defaults are unknown or out of range, UsageError where an option that was
     given contradicts one that was filled in.
     """
@@ -197,10 +198,11 @@ def resolve_options(
     for key, default in DEFAULTS.items():
         given = getattr(asked, key)
         options[key] = given if given is not None else own.get(key, default)
-    options["score"] = full_score(options["score"], thresholds, class_names)
+    wanted = ScorePolicy.of(options["score"]).thresholds(thresholds, class_names)
+    options["score"] = stored(wanted)
     if asked.uncertain is not None:
-        check_uncertain(asked.uncertain, options["score"])
-    elif options["uncertain"] >= highest(options["score"]):
+        check_uncertain(asked.uncertain, wanted)
+    elif options["uncertain"] >= max(wanted.values()):
         options["uncertain"] = 0.0
     if options["sampler"] != "ddim" and asked.eta is None:
         options["eta"] = 0.0
@@ -256,7 +258,6 @@ def _range_mistakes(s: GenerateSettings) -> list[Mistake]:
         (s.seed, "seed", 0 <= s.seed < 2**63, "a whole number from 0 to 2^63 - 1"),
         (s.eta, "eta", s.eta is None or 0.0 <= s.eta <= 1.0, "a number from 0 to 1"),
         (s.guidance, "guidance", s.guidance is None or 1.0 <= s.guidance < math.inf, "1 (off) or more"),
-        (s.score, "score", s.score is None or in_range(s.score), EXPECTED_SCORE),
         (s.uncertain, "uncertain", not s.uncertain or SCORE_FLOOR <= s.uncertain < 1.0,
          f"0 (off), or a number from {SCORE_FLOOR} to below 1"),
         (s.min_quality, "min_quality", s.min_quality is None or 0.0 <= s.min_quality <= 1.0, "a number from 0 to 1"),
@@ -280,6 +281,13 @@ def _range_mistakes(s: GenerateSettings) -> list[Mistake]:
         for value, name, good, wanted in checks
         if not good
     ]
+    if s.score is not None:
+        try:
+            matched = ScorePolicy.of(s.score).kind is ScoreKind.MATCHED
+        except UsageError as cause:
+            mistakes.append(("score", str(cause).rstrip(".")))
+        else:
+            mistakes += [("score", _NOT_MATCHED)] if matched else []
     mistakes += [
         ("formats", f"`formats={name}` is unknown; {', '.join(DATASET_FORMATS)} are known")
         for name in s.formats

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engines.labels.scores import Score
+from engines.labels.scores import StoredScore
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class DatasetSummary:
     jobs: int  # journal lines: images painted, kept or not
     dropped: Mapping[str, int] = field(default_factory=dict)  # why not in the dataset -> how many
     uncertain: int = 0  # regions marked as uncertain, beside the boxes
-    score: Score = 0.0  # what a label scores at least
+    score: StoredScore = 0.0  # what a label scores at least
     frequencies: Mapping[str, float] = field(default_factory=dict)  # labels an image to expect, where that is known
 
 

@@ -29,8 +29,17 @@ from engines.datasets.writers import (
 from engines.errors import RunError, UsageError
 from engines.labels.boxes import Instances
 from engines.labels.matched import matched_score
-from engines.labels.rules import Rules, chosen, drop_reason, is_rule
-from engines.labels.scores import Matched, Score, check_uncertain, full_score, shown
+from engines.labels.rules import Drop, DropReason, Rules, chosen, drop
+from engines.labels.scores import (
+    ScoreKind,
+    ScoreLike,
+    ScorePolicy,
+    Thresholds,
+    check_uncertain,
+    shown,
+    stored,
+    unstored,
+)
 from engines.painting.jobs import Plan
 from engines.painting.settings import DATASET_FORMATS, RunSettings
 from engines.runs.events import DatasetSummary
@@ -42,13 +51,13 @@ from engines.runs.run_folder import RUN, locked, require_run, run_errors
 ANNOTATIONS = "annotations.json"
 PREVIEW = "preview.png"
 STAGE = ".dataset.tmp"  # where new dataset files are made
-_BEYOND = "beyond the count"
+_BEYOND = Drop(DropReason.BEYOND, "beyond the count")
 
 
 def finalize(
     folder: Path,
     *,
-    score: Score | Matched | None = None,
+    score: ScoreLike | None = None,
     uncertain: float | None = None,
     min_quality: float | None = None,
     max_overlap: float | None = None,
@@ -85,41 +94,42 @@ def finalize(
             field="formats",
         )
     with locked(folder), run_errors(folder):
-        if isinstance(score, str):
-            score = _matched(folder, run, max_overlap)
-        rules = _other_rules(run, score, uncertain, min_quality, max_overlap, keep_empty)
+        policy = None if score is None else ScorePolicy.of(score)
+        if policy is not None and policy.kind is ScoreKind.MATCHED:
+            policy = ScorePolicy.of(_matched(folder, run, max_overlap))
+        rules = _other_rules(run, policy, uncertain, min_quality, max_overlap, keep_empty)
         run = replace(run, near_duplicates=repeats_from, formats=run.formats if formats is None else tuple(formats))
         return write_dataset(folder, run, rules, training=learned)
 
 
 def _other_rules(
     run: RunSettings,
-    score: Score | None,
+    policy: ScorePolicy | None,
     uncertain: float | None,
     min_quality: float | None,
     max_overlap: float | None,
     keep_empty: bool | None,
 ) -> Rules:
     """The rules of a run with changes. Raises UsageError for what cannot be had without painting again."""
-    own = dict(zip(run.class_names, rules_of(run).scores, strict=True))
-    if score == {}:
+    own = rules_of(run).thresholds
+    if policy is not None and policy.kind is ScoreKind.ADAPTER:
         raise UsageError(
-            "`score={}` is for generate and label: a run's own scores are what finalize starts from.", field="score"
+            "`score=adapter` is for generate and label: a run's own scores are what finalize starts from.",
+            field="score",
         )
-    full = full_score(run.score if score is None else score, own, run.class_names)
+    wanted = own if policy is None else policy.thresholds(own, run.class_names)
     rules = Rules(
-        score=full,
-        class_names=run.class_names,
+        thresholds=wanted,
         uncertain=run.uncertain if uncertain is None else uncertain,
         min_quality=run.min_quality if min_quality is None else min_quality,
         keep_empty=run.keep_empty if keep_empty is None else keep_empty,
         max_overlap=run.max_overlap if max_overlap is None else max_overlap,
     )
     again = "Run `dengine generate` into a new folder with the lower"
-    if any(new < old for new, old in zip(rules.scores, own.values(), strict=True)) and not run.keep_empty:
+    if any(wanted[name] < own[name] for name in own) and not run.keep_empty:
         raise UsageError(
-            f"`score={shown(full)}` is below the run's own, {shown(run.score)}: images without a box above that were "
-            f"not kept. {again} score, or with `keep_empty=True`.",
+            f"`score={shown(stored(wanted))}` is below the run's own, {shown(run.score)}: images without a box above "
+            f"that were not kept. {again} score, or with `keep_empty=True`.",
             field="score",
         )
     if not run.min_quality <= rules.min_quality <= 1.0:
@@ -133,11 +143,11 @@ def _other_rules(
             f"`max_overlap` is {rules.max_overlap:g}; a number above 0, up to 1 (off), was expected.",
             field="max_overlap",
         )
-    check_uncertain(rules.uncertain, full)
+    check_uncertain(rules.uncertain, wanted)
     return rules
 
 
-def _matched(folder: Path, run: RunSettings, max_overlap: float | None) -> Score:
+def _matched(folder: Path, run: RunSettings, max_overlap: float | None) -> Thresholds:
     """The score by which labels are as frequent as the adapter's annotations were."""
     if run.frequencies is None:
         raise UsageError(
@@ -158,7 +168,8 @@ def _matched(folder: Path, run: RunSettings, max_overlap: float | None) -> Score
 
 def rules_of(run: RunSettings) -> Rules:
     """What a run's own dataset takes from its journal."""
-    return Rules(run.score, run.class_names, run.uncertain, run.min_quality, run.keep_empty, run.max_overlap)
+    thresholds = unstored(run.score, run.class_names)
+    return Rules(thresholds, run.uncertain, run.min_quality, run.keep_empty, run.max_overlap)
 
 
 def write_dataset(
@@ -203,7 +214,7 @@ def write_dataset(
         jobs=tally.jobs,
         dropped=dict(tally.dropped),
         uncertain=tally.uncertain,
-        score=rules.score,
+        score=stored(rules.thresholds),
         frequencies={} if run.balance or run.frequencies is None else run.frequencies,
     )
 
@@ -221,7 +232,7 @@ class _Choice:
 
     entry: Entry
     instances: Instances  # its labels, and as crowds the uncertain boxes
-    reason: str | None  # why the image is not in the dataset; None when it is
+    drop: Drop | None  # why the image is not in the dataset; None when it is
 
 
 @dataclass
@@ -247,19 +258,18 @@ def _choices(journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int
     """What the dataset makes of every line: images with a label, and no more of them than were asked for."""
     images = 0
     for entry in _entries(journal, run):
-        reason = (
-            (drop_reason(entry.instances, rules) if _painted(entry) else None)
-            or entry.reason
-            or repeats.get(entry.index)
-        )
-        if reason is None and run.count is not None and images == run.count:
-            reason = _BEYOND
-        images += reason is None
-        yield _Choice(entry, chosen(entry.instances, rules), reason)
+        by_rule = drop(entry.instances, rules) if _painted(entry) else None
+        dropped = by_rule or entry.drop
+        if dropped is None and entry.index in repeats:
+            dropped = Drop(DropReason.REPEAT, repeats[entry.index])
+        if dropped is None and run.count is not None and images == run.count:
+            dropped = _BEYOND
+        images += dropped is None
+        yield _Choice(entry, chosen(entry.instances, rules), dropped)
 
 
 def _painted(entry: Entry) -> bool:
-    return entry.reason is None or is_rule(entry.reason)
+    return entry.drop is None or entry.drop.reason.by_rule
 
 
 def _repeats(
@@ -270,9 +280,7 @@ def _repeats(
         return {}
     everything = _choices(folder / JOURNAL, replace(run, count=None), rules, {})
     candidates = (
-        Candidate(choice.entry.index, find_image(folder, choice.entry))
-        for choice in everything
-        if choice.reason is None
+        Candidate(choice.entry.index, find_image(folder, choice.entry)) for choice in everything if choice.drop is None
     )
     if run.near_duplicates:
         plan = plan or reference_plan(run)
@@ -285,8 +293,8 @@ def _count(folder: Path, choices: Iterator[_Choice], rules: Rules) -> _Tally:
     for choice in choices:
         tally.jobs += 1
         tally.next_index = choice.entry.index + 1
-        if choice.reason is not None:
-            tally.dropped[choice.reason] += 1
+        if choice.drop is not None:
+            tally.dropped[choice.drop.text] += 1
             continue
         find_image(folder, choice.entry)
         tally.images += 1
@@ -300,7 +308,7 @@ def _write_files(
 ) -> None:
     """Make all dataset files in the new folder `stage`."""
     (stage / IMAGES).mkdir(parents=True)
-    kept = islice((choice for choice in choose() if choice.reason is None), PREVIEW_IMAGES)
+    kept = islice((choice for choice in choose() if choice.drop is None), PREVIEW_IMAGES)
     samples = [Sample(find_image(folder, choice.entry), choice.instances.single) for choice in kept]
     if samples:
         write_preview(stage / PREVIEW, samples, run.class_names)
@@ -312,7 +320,7 @@ def _write_files(
         "description": "painted and labelled by dengine",
         "bundle_sha256": run.bundle_hash,
         "seed": run.seed,
-        "score": rules.score,
+        "score": stored(rules.thresholds),
     }
     write_coco(stage / ANNOTATIONS, _annotated(choose(), run), run.class_names, info)
 
@@ -340,9 +348,9 @@ def _move_images(folder: Path, choices: Iterator[_Choice]) -> None:
         if choice.entry.file is None:
             continue
         home, away = folder / IMAGES / choice.entry.file, spare / choice.entry.file
-        if choice.reason is None and not home.exists():
+        if choice.drop is None and not home.exists():
             away.rename(home)
-        elif choice.reason is not None and home.exists():
+        elif choice.drop is not None and home.exists():
             spare.mkdir(exist_ok=True)
             home.rename(away)
     if spare.is_dir():
@@ -354,7 +362,7 @@ def _move_images(folder: Path, choices: Iterator[_Choice]) -> None:
 def _annotated(choices: Iterator[_Choice], run: RunSettings) -> Iterator[AnnotatedImage]:
     width, height = run.frame
     for choice in choices:
-        if choice.reason is None:
+        if choice.drop is None:
             yield AnnotatedImage(
                 file_name=str(choice.entry.file),
                 width=width,

@@ -17,7 +17,7 @@ from engines.common.files import sync_folder
 from engines.common.malloc import keep_few_heaps
 from engines.datasets.dataset import open_dataset
 from engines.errors import RunError
-from engines.labels.rules import Rules, drop_reason, is_label
+from engines.labels.rules import Drop, DropReason, Rules, drop, is_label
 from engines.painting.finisher import Outcome
 from engines.painting.jobs import Plan, chunk_ranges, make_job
 from engines.painting.needs import generate_needs
@@ -235,18 +235,18 @@ def _take(
 ) -> bool:
     """Decide whether an image is kept, and say so; have it written, or its line."""
     job = outcome.job
-    reason = outcome.problem or drop_reason(outcome.instances, state.rules)
+    dropped = Drop(DropReason.UNREADABLE, outcome.problem) if outcome.problem else drop(outcome.instances, state.rules)
     entry = Entry(
         index=job.index,
         prompt=job.prompt,
         reference=None if job.reference is None else plan.references[job.reference].name,
         strength=job.strength,
-        reason=reason,
+        drop=dropped,
         file=None,
         sha256=None,
         instances=outcome.instances,
     )
-    if reason is None and outcome.pixels is not None:
+    if dropped is None and outcome.pixels is not None:
         name = image_name(job.index, wanted.suffix)
         state.entries[name] = replace(entry, file=name)
         writer.submit(name, outcome.pixels)
@@ -254,10 +254,10 @@ def _take(
         journal.add(entry)
     state.jobs += 1
     state.painted += 1
-    state.kept += reason is None
+    state.kept += dropped is None
     labels = int(is_label(outcome.instances, state.rules).sum())
-    report(Painted(job.index, state.done, state.target, labels, reason))
-    return reason is None
+    report(Painted(job.index, state.done, state.target, labels, None if dropped is None else dropped.text))
+    return dropped is None
 
 
 def _note_written(written: Iterator[Written], journal: Journal, state: _State) -> None:

@@ -271,8 +271,8 @@ def _frame_size(
         if options.frame[0] % multiple or options.frame[1] % multiple:
             width, height = (max(multiple, round(side / multiple) * multiple) for side in options.frame)
             raise UsageError(
-                f"frame {options.frame[0]}x{options.frame[1]}: both must be multiples of {multiple}, such as "
-                f"{width}x{height}."
+                f"`frame={options.frame}`: both must be multiples of {multiple}; `frame={(width, height)}` would do.",
+                field="frame",
             )
         return options.frame
     shapes = Counter((record.width, record.height) for record in records)

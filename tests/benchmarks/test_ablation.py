@@ -11,7 +11,7 @@ import pytest
 from made_runs import make_run
 
 from engines.errors import UsageError
-from engines.labels.average_precision import Detections
+from engines.labels.boxes import Instances
 from engines.painting.settings import GenerateSettings
 
 
@@ -30,13 +30,13 @@ def ablation() -> ModuleType:
 def detector(names: tuple[str, ...], seen: list[int]) -> Any:
     """Finds, on the images of `make_run` whose brightness is in `seen`, the box that is there, and a weak one."""
 
-    def predict(images: Any) -> list[Detections]:
+    def predict(images: Any) -> list[Instances]:
         found = []
         for pixels in images:
             index = round(float(pixels.mean()) / 20)
             boxes = np.array([[1.0, 2.0, 30.0, 20.0], [5.0, 5.0, 9.0, 9.0]], dtype=np.float32)
             scores = np.array([0.9 if index in seen else 0.1, 0.2], dtype=np.float32)
-            found.append(Detections(boxes, scores, np.array([names.index("ab"[index % 2].upper()), 0])))
+            found.append(Instances.of(boxes, [names.index("ab"[index % 2].upper()), 0], scores))
         return found
 
     return SimpleNamespace(predict=predict, info=SimpleNamespace(class_names=names))
@@ -59,7 +59,7 @@ def test_the_interval_is_that_of_groups_of_images_drawn_again(ablation: ModuleTy
     box = np.array([[0.0, 0.0, 10.0, 10.0]], dtype=np.float32)
     one, score = np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.float32)
     truth = [ablation.Truth(box, one, np.zeros(1, dtype=bool))] * 40
-    right, wrong = Detections(box, score, one), Detections(box + 20, score, one)
+    right, wrong = Instances.of(box, one, score), Instances.of(box + 20, one, score)
     groups = range(40)
     assert ablation.interval(truth, [right] * 40, ("cell",), groups) == pytest.approx([1.0, 1.0])
     assert ablation.interval(truth, [wrong] * 40, ("cell",), groups) == [0.0, 0.0]

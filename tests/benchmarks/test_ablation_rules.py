@@ -10,7 +10,7 @@ import pytest
 from made_runs import make_run
 
 from benchmarks.ablation_rules import Painted, look_at, measure, rows, table
-from engines.labels.average_precision import Detections
+from engines.labels.boxes import Instances
 from engines.labels.rules import Rules
 from engines.runs.journal import IMAGES, SPARE
 from engines.runs.near_duplicates import REPEATS_IMAGE
@@ -24,12 +24,12 @@ def painted(folder: Path, *, spare: int = 0) -> Painted:
     The last `spare` of them are in the run's folder of unused images.
     """
 
-    def predict(images: Any) -> list[Detections]:
+    def predict(images: Any) -> list[Instances]:
         found = []
         for pixels in images:
             label = round(float(pixels.mean()) / 20) % 2
             box = np.array([[1.0, 2.0, 30.0, 20.0]], dtype=np.float32)
-            found.append(Detections(box, np.array([0.9], dtype=np.float32), np.array([label])))
+            found.append(Instances.of(box, [label], [0.9]))
         return found
 
     detector: Any = SimpleNamespace(predict=predict, info=SimpleNamespace(class_names=NAMES))
@@ -42,7 +42,7 @@ def painted(folder: Path, *, spare: int = 0) -> Painted:
 
 def test_a_higher_threshold_loses_objects_and_uncertain_regions_excuse_them(tmp_path: Path) -> None:
     run = painted(tmp_path / "run")
-    scores = [max((box.score for box in entry.boxes), default=0) for entry in run.entries]
+    scores = [entry.instances.scores.max(initial=0.0) for entry in run.entries]
     rules = Rules(0.5, NAMES, keep_empty=True)
     found = measure("x", run, rules)
     right = sum(score >= 0.5 for score in scores)

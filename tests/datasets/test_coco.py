@@ -46,10 +46,10 @@ def test_classes_are_in_the_order_of_their_ids_and_crowds_are_marked(tmp_path: P
     assert dataset.class_names == ("cat", "dog")
     first, second = dataset.records
     assert (first.name, second.name) == ("a.png", "b.png")
-    np.testing.assert_array_equal(first.boxes, np.array([[1, 2, 4, 6.5], [0, 0, 40, 30]], dtype=np.float32))
-    assert first.labels.tolist() == [1, 0]
-    assert first.iscrowd.tolist() == [False, True]
-    assert second.labels.tolist() == [0]
+    np.testing.assert_array_equal(first.instances.boxes, np.array([[1, 2, 4, 6.5], [0, 0, 40, 30]], dtype=np.float32))
+    assert first.instances.labels.tolist() == [1, 0]
+    assert first.instances.crowd.tolist() == [False, True]
+    assert second.instances.labels.tolist() == [0]
 
 
 @pytest.mark.parametrize(

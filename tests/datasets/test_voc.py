@@ -47,9 +47,9 @@ def test_boxes_become_continuous_edges_and_classes_are_alphabetical(tmp_path: Pa
     dataset = open_dataset(_make(tmp_path, _TWO))
     assert dataset.class_names == ("cat", "dog")
     first, second = dataset.records
-    assert first.boxes.tolist() == [[0, 0, 40, 30], [10, 5, 20, 15]]
-    assert first.labels.tolist() == [1, 0]
-    assert second.boxes.tolist() == [[1.5, 2, 10, 12]]
+    assert first.instances.boxes.tolist() == [[0, 0, 40, 30], [10, 5, 20, 15]]
+    assert first.instances.labels.tolist() == [1, 0]
+    assert second.instances.boxes.tolist() == [[1.5, 2, 10, 12]]
     assert [record.name for record in dataset.records] == ["a.jpg", "b.jpg"]
 
 

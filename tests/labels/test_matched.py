@@ -15,24 +15,20 @@ from dengine_cli.generate import show_dataset
 from engines.adapter.info import AdapterConfig, AdapterInfo
 from engines.errors import RunError, UsageError
 from engines.labelling import label_images
-from engines.labels.choose import label_rules
+from engines.labels.boxes import Instances
 from engines.labels.matched import matched_score
-from engines.labels.rules import Rules
+from engines.labels.rules import Rules, label_rules
 from engines.labels.scores import MATCHED, Score
 from engines.runs.finalize import finalize
-from engines.runs.journal import JOURNAL, Box
+from engines.runs.journal import JOURNAL
 
 NAMES = ("a", "b")
 
 
-def box(score: float, label: int) -> Box:
-    return Box(0.0, 0.0, 4.0, 4.0, score, label)
-
-
 def found(images: int, scores: Mapping[int, Sequence[float]], frequencies: Mapping[str, float], **rules: Any) -> Score:
     """The matched score of `images` images, each with boxes of these scores by label."""
-    boxes = [box(score, label) for label, each in scores.items() for score in each]
-    return matched_score([boxes] * images, replace(Rules(0.3, NAMES), **rules), frequencies)
+    rows = [[0.0, 0.0, 4.0, 4.0, score, label] for label, each in scores.items() for score in each]
+    return matched_score([Instances.from_rows(rows)] * images, replace(Rules(0.3, NAMES), **rules), frequencies)
 
 
 def test_labels_come_as_near_to_the_frequency_as_scores_allow() -> None:

@@ -263,11 +263,14 @@ def test_when_nothing_could_be_measured_the_command_fails(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--engine", "cuda"), "--engine cuda is unknown; tensorrt, torch, openvino, onnxruntime are known."),
+        (
+            ("--engine", "cuda"),
+            "--engine holds cuda, which is unknown; tensorrt, torch, openvino, onnxruntime are known.",
+        ),
         (("--count", "0"), "--count is 0; 1 or more was expected."),
         (("--precision", "f8"), "--precision is f8; one of auto, f32"),
         (("--device", "gpu"), 'Unknown device "gpu"'),
-        (("--size", "50x48"), "size 50x48: both must be multiples of 16"),
+        (("--size", "50x48"), "--size 50x48: both must be multiples of 16"),
         (("--steps", "0"), "--steps is 0"),
         (("--references", "/nowhere"), "/nowhere does not exist"),
         (("--compare", "/nowhere.json"), "/nowhere.json is missing"),

@@ -54,11 +54,11 @@ def test_with_two_views_an_object_on_one_side_of_both_is_two_halves(tmp_path: Pa
         (outcome,) = [*finisher.submit(batch(0)), *finisher.drain()]
     width, height = FRAME
     sure = 1 / (1 + np.exp(-2))
-    assert [(box.x0, box.y0, box.x1, box.y1) for box in outcome.boxes] == [
-        (0.125 * width, 0.25 * height, 0.375 * width, 0.75 * height),
-        (0.625 * width, 0.25 * height, 0.875 * width, 0.75 * height),
+    assert outcome.instances.boxes.tolist() == [
+        [0.125 * width, 0.25 * height, 0.375 * width, 0.75 * height],
+        [0.625 * width, 0.25 * height, 0.875 * width, 0.75 * height],
     ]
-    assert [box.score for box in outcome.boxes] == pytest.approx([sure / 2] * 2, abs=1e-3)
+    assert outcome.instances.scores.tolist() == pytest.approx([sure / 2] * 2, abs=1e-3)
     assert backend.calls["adapter"] == backend.calls["unet"] == 2
     assert backend.calls["vae_decoder"] == 1
 
@@ -103,7 +103,7 @@ def test_an_outcome_is_that_of_the_image_alone_and_stays_as_it_was(tmp_path: Pat
             assert list(finisher.submit(batch(outcome.job.index))) == []
             (alone,) = finisher.drain()
             assert np.array_equal(alone.pixels, outcome.pixels)  # type: ignore[arg-type]
-            assert alone.boxes == outcome.boxes
+            assert alone.instances == outcome.instances
     assert len({outcome.pixels.tobytes() for outcome in together if outcome.pixels is not None}) == 5
 
 
@@ -180,7 +180,7 @@ def test_only_pytorch_itself_keeps_its_threads_while_graphs_run(engine: str, ins
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("engine", "beside"), [("openvino", True), ("fake", False)])
+@pytest.mark.parametrize(("engine", "beside"), [("openvino", True), ("onnxruntime", False)])
 def test_graphs_are_made_ready_side_by_side_where_the_engine_gains_by_that(engine: str, beside: bool) -> None:
     told: list[str] = []
     other = threading.Event()

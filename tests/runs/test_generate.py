@@ -231,7 +231,7 @@ def test_doubtful_images_do_not_count_and_are_not_written(paint: Generate, tmp_p
     entries = list(read_entries(tmp_path / "run" / JOURNAL))
     assert summary.dataset.images == 6
     assert summary.dataset.dropped["doubtful labels: quality below 0.75"] > 0
-    assert min(quality(entry.boxes) for entry in entries if entry.reason is None) >= 0.75
+    assert min(quality(entry.instances) for entry in entries if entry.reason is None) >= 0.75
     check_consistent(tmp_path / "run")
     paint(tmp_path / "all", jobs=len(entries), keep_empty=True)
     finalize(tmp_path / "all", min_quality=0.75, keep_empty=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from torch import nn
 
 from engines.common.devices import resolve_precision
@@ -87,7 +88,7 @@ def test_resuming_with_other_settings_names_the_difference(tmp_path: Path) -> No
 
 def test_starting_over_an_unfinished_training_is_refused(tmp_path: Path) -> None:
     _fit(_module(), tmp_path)
-    with pytest.raises(TrainingError, match="--resume"):
+    with refused(TrainingError, "resume", tmp_path):
         _fit(_module(), tmp_path)
 
 

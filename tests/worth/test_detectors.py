@@ -18,7 +18,7 @@ from engines.common.rng import generator
 from engines.datasets.dataset import Record
 from engines.datasets.images import read_image
 from engines.errors import BackendError, ModelError, TrainingError, UsageError
-from engines.labels.average_precision import Detections
+from engines.labels.boxes import Instances
 from engines.training.augment import FrameOptions
 from engines.training.trainer import Progress
 from engines.worth.detectors import rt_detr
@@ -68,10 +68,8 @@ def make_record(
     size: tuple[int, int],
     crowd: Sequence[int] = (),
 ) -> Record:
-    iscrowd = np.zeros(len(labels), dtype=bool)
-    iscrowd[list(crowd)] = True
-    corners = np.array(boxes, dtype=np.float32).reshape(-1, 4)
-    return Record(file, file.name, *size, corners, np.array(labels, dtype=np.int64), iscrowd, None)
+    found = Instances.of(boxes, labels, crowd=[index in crowd for index in range(len(labels))])
+    return Record(file, file.name, *size, found, None)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +97,7 @@ def train(
     return train_detector(TrainingSet(NAMES, samples(records)), options, folder, report=seen.append, **arguments), seen
 
 
-def assert_same(first: Sequence[Detections], second: Sequence[Detections]) -> None:
+def assert_same(first: Sequence[Instances], second: Sequence[Instances]) -> None:
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one.boxes, other.boxes)
         np.testing.assert_array_equal(one.scores, other.scores)

@@ -74,7 +74,7 @@ def test_classes_are_matched_by_name(settings: EvaluateSettings, tmp_path: Path)
     turned = make_run(tmp_path / "turned", range(60, 62), ("b", "a"))
     data = opened(replace(settings, synthetic=(turned,)))
     assert data.class_names == NAMES
-    assert data.generated[0].record.labels.tolist() == [1, 0]
+    assert data.generated[0].record.instances.labels.tolist() == [1, 0]
 
 
 def test_a_list_chooses_real_images_but_amounts_count_in_all(settings: EvaluateSettings, tmp_path: Path) -> None:
