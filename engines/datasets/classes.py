@@ -20,22 +20,24 @@ class Classes:
     Raises UsageError for names asked for that are empty or alike, DatasetError for such names of a dataset.
     """
 
-    def __init__(self, found: Sequence[str], wanted: Sequence[str] | None, findings: Findings | None = None) -> None:
+    def __init__(
+        self, found: Sequence[str], wanted: Sequence[str] | None, findings: Findings | None = None, where: str = ""
+    ) -> None:
         clean = [" ".join(name.split()) for name in found]
         self._spelt = dict(zip(found, clean, strict=True))
         if wanted is None and clean != list(found) and findings is not None:
             findings.remark("Class names have line breaks or double spaces in them, which are read as one space.")
         self.names = tuple(wanted) if wanted is not None else tuple(clean)
         self._index = {name: index for index, name in enumerate(self.names)}
-        kind = DatasetError if wanted is None else UsageError
+        kind, place = (DatasetError, f"{where}: " if where else "") if wanted is None else (UsageError, "")
         if len(self._index) < len(self.names) or "" in self._index:
             shown = ", ".join(f"{short(name)!r}" for name in self.names[:12])
-            raise kind(f"Class names must differ and not be empty; got {shown}.", field="class_names")
+            raise kind(f"{place}Class names must differ and not be empty; got {shown}.", field="class_names")
         words: dict[str, str] = {}
         for name in self.names:
             if (other := words.setdefault(class_words(name), name)) != name:
                 raise kind(
-                    f'The classes "{short(other)}" and "{short(name)}" are one to a prompt, which knows neither case '
+                    f'{place}The classes "{short(other)}" and "{short(name)}" are one to a prompt, which knows neither case '
                     "nor underscores: rename one of them, or join them.",
                     field="class_names",
                 )

@@ -39,10 +39,12 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
     """The dataset of the one COCO file that the split names; DatasetError naming file and field."""
     source = choose_file(tree, files, options.split, "COCO", "instances")
     content = entry(read_json(tree.path(source)), source)
-    categories, used = _read_categories(content, source, findings), _used(content)
+    categories, used = _read_categories(content, source, findings), _used(content, source)
     groups = {name for key, (_, group) in categories.items() for name in [group] if name != categories[key][0]}
     names = without_groups({key: name for key, (name, _) in categories.items()}, groups, used, findings)
-    classes = Classes([names[key] for key in sorted(names, key=_by_number)], options.class_names, findings)
+    classes = Classes(
+        [names[key] for key in sorted(names, key=_by_number)], options.class_names, findings, f"{source}, categories"
+    )
     objects, captions = _read_annotations(content, names, classes, source, findings)
     for image_id, sibling in _sibling_captions(tree, source):
         captions.setdefault(image_id, sibling)
@@ -99,10 +101,10 @@ def _read_categories(content: Mapping[str, Any], source: str, findings: Findings
     return categories
 
 
-def _used(content: Mapping[str, Any]) -> set[str]:
+def _used(content: Mapping[str, Any], source: str) -> set[str]:
     """The ids of categories that annotations have."""
     found = set()
-    for annotation in typed(content, "annotations", list, "annotations"):
+    for annotation in typed(content, "annotations", list, source):
         if isinstance(annotation, Mapping) and "category_id" in annotation:
             try:
                 found.add(identity(annotation, "category_id", ""))

@@ -55,7 +55,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
     assert kind is not None  # `find` saw it
     names = _label_names(tree, source)
     rows = list(_rows(read_text(tree.path(source)), source))
-    classes = Classes(sorted({_label(row, kind, names) for row in rows} - {""}), options.class_names, findings)
+    classes = Classes(sorted({_label(row, kind, names) for row in rows} - {""}), options.class_names, findings, source)
     finder = Finder(tree, findings, "", near_folders(source, options.split))
     drafts: dict[str, Draft] = {}
     for index, row in enumerate(rows, start=2):

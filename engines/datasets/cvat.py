@@ -47,7 +47,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
             shown = ", ".join(sorted(subsets - {""})) or "none"
             raise DatasetError(f'{tree.root} has no split "{options.split:.60}"; it has {shown}.', field="split")
     labels = {shape.get("label", "") for image in root.findall("image") for shape in image}
-    classes = Classes(sorted(labels - {""}), options.class_names, findings)
+    classes = Classes(sorted(labels - {""}), options.class_names, findings, f"{source}, label")
     drafts: dict[str, Draft] = {}
     for index, image in enumerate(images):
         with findings.item():

@@ -52,7 +52,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
         with findings.item():
             contents[name] = entry(read_json(tree.path(name)), name)
     labels = {str(shape.get("label")) for content in contents.values() for shape in _shapes(content)}
-    classes = Classes(sorted(labels), options.class_names, findings)
+    classes = Classes(sorted(labels), options.class_names, findings, "shapes, label")
     drafts: dict[str, Draft] = {}
     for name, content in contents.items():
         with findings.item():

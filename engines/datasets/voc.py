@@ -65,7 +65,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
         names |= {_name(object_) for object_ in root.findall("object")}
         if name in chosen:
             found.append(_File(name, root))
-    classes = Classes(sorted(names - {""}), options.class_names, findings)
+    classes = Classes(sorted(names - {""}), options.class_names, findings, "object, name")
     drafts = _read_files(tree, found, classes, options.split, findings)
     _remark_passed_over(tree, files, drafts, options.split, findings)
     source = "Pascal VOC" + (f", split {options.split}" if options.split else "")

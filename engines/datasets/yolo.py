@@ -54,7 +54,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
     sources = _sources(tree, settings, options.split, findings)
     images = sorted({image for source in sources for image in _images_of(tree, source, findings)}, key=_by_parts)
     names = class_names(tree, settings, options.class_names)
-    classes = None if names is None else Classes(names, options.class_names, findings)
+    classes = None if names is None else Classes(names, options.class_names, findings, settings.file or "names")
     labels, drafts = _Labels(tree), list[Draft]()
     parents = [source if source in tree.folders or not source else source.rpartition("/")[0] for source in sources]
     common = os.path.commonpath([parent or "." for parent in parents]) if all(parents) else ""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engines.datasets.classes import Classes
-from engines.datasets.fields import brief, number, read_text, short
+from engines.datasets.fields import number, read_text, short
 from engines.datasets.readings import FRACTIONS, hull
 from engines.datasets.records import Draft, Findings
 from engines.datasets.tree import Tree
@@ -59,6 +59,7 @@ def parse_file(
                     with findings.item():
                         lines.append((draft, _values(text.split(), f"{file}, line {index}")))
     posed = keypoints is not None or _are_poses([values for _, (_, _, values) in lines])
+    scored = bool(lines) and all(len(values) == 5 for _, (_, _, values) in lines)
     pixels = _are_pixels([values[:4] for _, (_, _, values) in lines if len(values) in (4, 5) or posed])
     for draft, (where, index, values) in lines:
         with findings.item():
@@ -72,7 +73,7 @@ def parse_file(
                     f"{where}: values must be fractions of the image, 0 to 1; these are pixels, as in most lines: "
                     "divide them by the image's width and height, or export YOLO anew."
                 )
-            _add(draft, where, label, values, posed, findings)
+            _add(draft, where, label, values, posed, scored, findings)
 
 
 def _values(words: Sequence[str], where: str) -> Line:
@@ -80,7 +81,7 @@ def _values(words: Sequence[str], where: str) -> Line:
     if len(values) < 5:
         raise DatasetError(f"{where} has {len(values)} values; class, x, y, width, height were expected.")
     if values[0] != int(values[0]) or not 0 <= values[0] < _MAX_CLASSES:
-        raise DatasetError(f"{where}: class {brief(words[0])} is not a whole number from 0 to {_MAX_CLASSES - 1}.")
+        raise DatasetError(f"{where}: class {short(words[0])} is not a whole number from 0 to {_MAX_CLASSES - 1}.")
     return where, int(values[0]), values[1:]
 
 
@@ -113,11 +114,13 @@ def _are_pixels(boxes: Sequence[Sequence[float]]) -> bool:
     return len(boxes) > 1 and sum(max(box) > 1 + _OVERSHOOT for box in boxes) >= _LIKELY * len(boxes)
 
 
-def _add(draft: Draft, where: str, label: int, values: Sequence[float], posed: bool, findings: Findings) -> None:
+def _add(
+    draft: Draft, where: str, label: int, values: Sequence[float], posed: bool, scored: bool, findings: Findings
+) -> None:
     if posed and len(values) > 4:
         findings.count("lines hold keypoints, of which the box is read", where)
         values = values[:4]
-    elif len(values) == 5:
+    elif scored:
         findings.count("lines have a sixth value, a score, which is not read", where)
         values = values[:4]
     elif len(values) != 4 and (len(values) < 6 or len(values) % 2):
