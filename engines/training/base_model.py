@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from engines.common.devices import find_device, resolve_precision
+from engines.common.events import Report
 from engines.common.files import sha256_file, sync_tree, write_json
 from engines.common.names import class_words
 from engines.common.rng import Stream, generator
@@ -40,7 +41,7 @@ from engines.errors import TrainingError, UsageError
 from engines.labels.boxes import Instances
 from engines.training.presets import BasePreset, Phase, base_preset
 from engines.training.tokenizer import write_tokenizer
-from engines.training.trainer import FitOptions, Report, autocast, finished, fit
+from engines.training.trainer import FitOptions, autocast, finished, fit
 from engines.training.vae import to_pixels, train_vae
 from engines.training.views import ImageStore, ViewOptions, draw_view
 

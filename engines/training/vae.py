@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from engines.common.events import Report
 from engines.common.rng import Stream, generator
-from engines.training.trainer import FitOptions, Report, fit
+from engines.training.trainer import FitOptions, fit
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
 KL_WEIGHT = 2e-4
