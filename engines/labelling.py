@@ -339,7 +339,7 @@ class _Reader:
     def __call__(
         self, images: Sequence[npt.NDArray[np.uint8]], states: Sequence[torch.Tensor], names: Sequence[str]
     ) -> list[Instances]:
-        """Instances of n <= batch images, uint8 [H_i, W_i, 3] each, in their own pixels."""
+        """What is found on each of n <= batch images, uint8 [H_i, W_i, 3] each, in their own pixels."""
         frames = [prepare_frame(image, self._bundle.short_side, self._bundle.size_multiple) for image in images]
         fill(self._encoder.inputs["pixels"], [torch.from_numpy(pixels) for pixels, _, _ in frames])
         self._encoder.run()

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from engines.common.files import sync_folder
-from engines.datasets.images import list_images
+from engines.datasets.tree import list_images
 from engines.datasets.writers import (
     DATA_YAML,
     LABELS,

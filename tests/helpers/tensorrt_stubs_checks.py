@@ -564,7 +564,7 @@ def test_auto_passes_over_tensorrt_with_one_line_while_a_plan_is_missing(
     painted(bundle, tmp_path / "second", events, engine="auto")
     assert json.loads((tmp_path / "second" / "run.json").read_text())["engine"] == "tensorrt"
     found = open_backend(cast(Bundle, bundle), "auto", needs=Needs(()), precision="f32")
-    assert found.name == "fake"  # plans are f16
+    assert found.name == "onnxruntime"  # plans are f16
 
 
 def test_label_finds_its_plans_and_says_what_other_sizes_need(

@@ -16,7 +16,7 @@ from engines.adapter.info import INFO_FILE, WEIGHTS_FILE, AdapterInfo, read_info
 from engines.adapter.model import load_adapter
 from engines.common.events import Event
 from engines.common.rng import generator
-from engines.datasets.dataset import Dataset, Record
+from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.diffusion.base_model import base_hash, load_base
 from engines.errors import ModelError, TrainingError, UsageError
 from engines.labels.boxes import Instances
@@ -110,17 +110,19 @@ def test_a_training_ends_in_an_adapter_folder_and_leaves_the_base_alone(
 def test_thresholds_are_chosen_on_the_tune_part_for_the_goal(
     shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[list[str], float]] = []
+    asked: list[tuple[list[Instances], float]] = []
 
     def choose(tune: Any, found: Any, names: Any, goal: float) -> dict[str, Choice]:
-        asked.append(([record.name for record in tune], goal))
+        asked.append((tune, goal))
         assert len(found) == len(tune)
         return {"square": Choice(25, 0.42, 0.96, 0.8), "bar": Choice(3, None)}
 
     monkeypatch.setattr("engines.training.adapter.choose_thresholds", choose)
     _train(shapes, toy_bases["sd1"], tmp_path / "adapter", replace(OPTIONS, steps=1, precision_goal=0.95))
     _, info = load_adapter(tmp_path / "adapter")
-    assert asked == [([record.name for record in split_tune(shapes.records, 0.25)[1]], 0.95)]
+    tune = instances_of(split_tune(shapes.records, 0.25)[1])
+    assert asked == [(tune, 0.95)]
+    assert sum(map(len, tune)) > 1
     assert info.thresholds == {"square": 0.42}
     assert info.figures["thresholds"] == {
         "goal": 0.95,

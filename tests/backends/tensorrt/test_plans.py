@@ -256,7 +256,7 @@ def test_tensorrt_without_a_gpu_says_what_is_needed(tmp_path: Path) -> None:
 
 
 def test_tensorrt_on_the_cpu_is_a_usage_error(tmp_path: Path) -> None:
-    with refused(UsageError, "engine", "tensorrt"):
+    with refused(UsageError, "device", "tensorrt", "`engine="):
         open_backend(half_bundle(tmp_path), "tensorrt", device="cpu")
 
 
