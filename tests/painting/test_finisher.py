@@ -180,7 +180,7 @@ def test_only_pytorch_itself_keeps_its_threads_while_graphs_run(engine: str, ins
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("engine", "beside"), [("openvino", True), ("fake", False)])
+@pytest.mark.parametrize(("engine", "beside"), [("openvino", True), ("onnxruntime", False)])
 def test_graphs_are_made_ready_side_by_side_where_the_engine_gains_by_that(engine: str, beside: bool) -> None:
     told: list[str] = []
     other = threading.Event()
