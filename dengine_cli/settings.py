@@ -39,7 +39,7 @@ _READ: Mapping[str, Callable[[str], Any]] = {
 def settings_of(
     kind: "type[Settings]", parameters: Mapping[str, Any], fields: Mapping[str, str] | None = None, **more: Any
 ) -> "Settings":
-    """The settings that a command's `parameters` make; `fields` says which parameter stands for a field of another name.
+    """The settings that a command's `parameters` make; `fields` says which one stands for a field of another name.
 
     Parameters that are None were not given, and are left to the settings; so are those that are no field of theirs.
     `more` goes before the parameters. Raises UsageError for a text that cannot be read, and what the settings raise.

@@ -127,7 +127,7 @@ def check_ticks(
     asked = GenerateSettings(out=Path("unused"), bundle=bundle.folder, jobs=GPU_SLOTS, **maybe)
     settings = resolve(asked, bundle, backend, None, None).options
     w, h = (side // bundle.vae_stride for side in settings.size)
-    call = prepare(bundle, backend, "unet", {"B": settings.rows, "h": h, "w": w}, ["model_output"])
+    call = prepare(bundle, backend, "unet", {"B": settings.rows, "h": h, "w": w}, ["model_output"], role="sampler")
     text = TextEncoder(bundle, backend)
     cond, uncond = text(f"a {bundle.style}"), text(settings.negative_prompt)
     tasks = [Task(index, settings.seed, None, 0, cond, uncond) for index in range(settings.slots)]

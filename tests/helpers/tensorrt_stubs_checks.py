@@ -24,7 +24,8 @@ from PIL import Image
 from tensorrt_stubs import VARIABLE, load_bindings, make_stub_libraries
 from tensorrt_stubs_fake import OWN_STREAM, SPECS, Build, FakeStream, FakeTensorRt, PlanBundle
 
-from engines.backends import base, open_backend
+from engines.backends import base
+from engines.backends.registry import open_backend
 from engines.backends.tensorrt import backend as tensorrt_backend
 from engines.backends.tensorrt.backend import TensorRtBackend
 from engines.backends.tensorrt.gpu import Gpu
@@ -65,7 +66,7 @@ def fake(bindings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorR
 def install_fake(bindings: Any, patch: pytest.MonkeyPatch) -> FakeTensorRt:
     fake = FakeTensorRt(bindings)
     patch.setitem(sys.modules, "tensorrt", fake.module())
-    patch.setattr("engines.backends.tensorrt.gpu.find_gpu", lambda device=None: fake.gpu())
+    patch.setattr("engines.backends.tensorrt.backend.find_gpu", lambda device=None: fake.gpu())
     tensorrt_backend.log.cache_clear()
     return fake
 
@@ -553,8 +554,8 @@ def test_auto_passes_over_tensorrt_with_one_line_while_a_plan_is_missing(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr("engines.backends.importlib.util.find_spec", lambda name: name)
-    monkeypatch.setattr("engines.backends.torch.TorchBackend", lambda *_, **__: FakeBackend())
+    monkeypatch.setattr("engines.backends.registry.importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("engines.backends.torch.TorchBackend", lambda *_, **__: FakeBackend(name="torch"))
     events: list[Event] = []
     painted(bundle, tmp_path / "first", events, engine="auto")
     lines = [event.text for event in events if event.kind is EventKind.NOTE and "tensorrt" in event.text]
@@ -564,7 +565,7 @@ def test_auto_passes_over_tensorrt_with_one_line_while_a_plan_is_missing(
     painted(bundle, tmp_path / "second", events, engine="auto")
     assert json.loads((tmp_path / "second" / "run.json").read_text())["engine"] == "tensorrt"
     found = open_backend(cast(Bundle, bundle), "auto", needs=Needs(()), precision="f32")
-    assert found.name == "onnxruntime"  # plans are f16
+    assert found.name == "torch"  # plans are f16
 
 
 def test_label_finds_its_plans_and_says_what_other_sizes_need(
