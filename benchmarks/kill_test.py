@@ -92,11 +92,12 @@ def make_bundle(work: Path) -> None:
     """A bundle of tiny random networks in work/bundle, as the tests make it."""
     import toy
 
-    from export.assemble import export_bundle
+    from export.assemble import export
+    from export.settings import ExportSettings
 
     base = toy.make_toy_base(work / "base")
     adapter = toy.make_toy_adapter(work / "adapter", base)
-    export_bundle(base, adapter, work / "bundle", engines=["torch"], threads=1)
+    export(ExportSettings(base, adapter, work / "bundle", engines=["torch"], threads=1))
 
 
 def fork(action: Callable[[], object], log: Path) -> int:

@@ -27,6 +27,7 @@ from engines.backends.registry import backend_info
 from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import write_json
 from engines.common.names import class_words
+from engines.common.schema import AnyPath, settle
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.images import read_image
 from engines.datasets.writers import AnnotatedImage, write_coco
@@ -55,11 +56,15 @@ PROMPT_KINDS = ("generic", "listing", "empty")
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """What `dengine label` was asked for. Raises UsageError that lists every mistake at once."""
+    """What `label` is asked for. Paths may be text. Raises UsageError that lists every mistake at once.
 
-    images: Path  # a folder of images, or a dataset
-    out: Path  # folder for the labels, without any so far
-    bundle: Path | None = None  # None: the bundled model
+    >>> LabelSettings("photographs", out="labels", score=0.5).prompt
+    'generic'
+    """
+
+    images: AnyPath  # a folder of images, or a dataset
+    out: AnyPath  # folder for the labels, without any so far
+    bundle: AnyPath | None = None  # None: the bundled model
     prompt: str = "generic"  # of PROMPT_KINDS; listing names each image's own annotated classes
     split: str | None = None  # of the dataset
     engine: str = "auto"  # a backend's name
@@ -73,6 +78,7 @@ class LabelSettings:
     max_overlap: float = 1.0  # with a score: of two labels of a class that overlap more, the surer stays; 1: both do
 
     def __post_init__(self) -> None:
+        settle(self)
         checks = (
             (
                 "prompt",
@@ -126,7 +132,13 @@ class LabelSummary:
 
 
 def label(settings: LabelSettings, *, report: Report | None = None) -> LabelSummary:
-    """Open the bundle and the images, and label them; see `label_images`. Raises DengineError of every kind."""
+    """Open the bundle and the images, and label them; see `label_images`. Raises DengineError of every kind.
+
+    >>> label(LabelSettings("run/images", out="labels"), report=print).images
+    opening the bundle
+    ...
+    2
+    """
     from engines.backends.registry import open_backend
     from engines.bundle.bundle import default_bundle, open_bundle
 

@@ -65,15 +65,17 @@ def overflowing_toy(tmp_path_factory: pytest.TempPathFactory, toy_bases: dict[st
 @pytest.fixture(scope="session")
 def toy_bundle_fp16(tmp_path_factory: pytest.TempPathFactory, overflowing_toy: tuple[Path, Path]) -> Path:
     """A bundle of `overflowing_toy` whose graphs compute in half precision, checked on every runtime. Read only."""
-    from export.assemble import export_bundle
+    from export.assemble import export
+    from export.settings import ExportSettings
 
     base, adapter = overflowing_toy
     out = tmp_path_factory.mktemp("bundles") / "fp16"
-    return export_bundle(base, adapter, out, graph_dtype="float16", threads=1).folder
+    return export(ExportSettings(base, adapter, out, graph_dtype="float16", threads=1)).folder
 
 
 def _export(kind: str, factory: pytest.TempPathFactory, bases: dict[str, Path], adapters: dict[str, Path]) -> Path:
-    from export.assemble import export_bundle
+    from export.assemble import export
+    from export.settings import ExportSettings
 
     out = factory.mktemp("bundles") / kind
-    return export_bundle(bases[kind], adapters[kind], out, threads=1).folder
+    return export(ExportSettings(bases[kind], adapters[kind], out, threads=1)).folder

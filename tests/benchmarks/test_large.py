@@ -12,7 +12,7 @@ from fakes import FakeBackend, make_bundle
 from scripts import load
 
 from engines.runs import preview as preview_module
-from engines.runs.finalize import finalize
+from engines.runs.finalize import FinalizeSettings, finalize
 
 IMAGES, SHARDS = 20, 2
 
@@ -75,7 +75,9 @@ def test_the_run_its_shards_and_finalize_give_one_dataset(
     ]
     json.dumps(result)
     monkeypatch.setattr(large, "paint", None)  # nothing is painted twice
-    broken_off = finalize(tmp_path / "whole", near_duplicates=0.01)  # in the search for near duplicates
+    broken_off = finalize(
+        FinalizeSettings(tmp_path / "whole", near_duplicates=0.01)
+    )  # in the search for near duplicates
     assert broken_off.images < IMAGES
     again = large.measure(asked, tmp_path, SHARDS)
     assert again["parts"] == result["parts"]

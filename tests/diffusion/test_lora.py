@@ -20,6 +20,7 @@ from engines.diffusion.lora import fuse_loras, fused_hash
 from engines.errors import ExportError, ModelError, UsageError
 from engines.labels.boxes import Instances
 from export import assemble
+from export.settings import ExportSettings
 
 Tensors = dict[str, torch.Tensor]
 Changes = dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor, float]]  # (part, layer) to down, up, alpha
@@ -262,8 +263,10 @@ def test_export_stores_the_sum_and_names_the_files(
     monkeypatch.setattr(assemble, "_export_graphs", look)
     loras = [(tmp_path / "style.safetensors", 0.25)]
     with pytest.raises(ExportError, match="seen enough"):
-        assemble.export_bundle(
-            toy_bases["sd1"], toy_adapters["sd1"], tmp_path / "out", weights_dtype="float32", loras=loras
+        assemble.export(
+            ExportSettings(
+                toy_bases["sd1"], toy_adapters["sd1"], tmp_path / "out", weights_dtype="float32", loras=loras
+            )
         )
 
 
@@ -305,7 +308,7 @@ def test_train_adapter_learns_on_the_sum(
 
     monkeypatch.setattr(adapter, "FrozenPyramid", frozen)
     with pytest.raises(EnoughError):
-        adapter.train_adapter(
+        adapter.fit_adapter(
             dataset,
             toy_bases["sd1"],
             tmp_path / "out",
