@@ -1,12 +1,13 @@
 """`dengine evaluate`: what generated data is worth to a detector."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dengine_cli import console
 from dengine_cli.parse import parse_amounts, parse_range
+from engines.common.events import left_out
 
 if TYPE_CHECKING:
     from engines.worth.evaluate import WorthSummary
@@ -94,23 +95,7 @@ def command(
         skip_bad=skip_bad,
     )
     with console.ProgressBars() as bars:
-        show_worth(evaluate(settings, report=_report(bars)))
-
-
-def _report(bars: console.ProgressBars) -> Any:
-    from engines.runs.events import Stage
-    from engines.worth.evaluate import TrainingStep
-
-    show_training = console.training_report(bars)
-
-    def report(event: Any) -> None:
-        if isinstance(event, Stage):
-            bars.line(event.text)
-        elif isinstance(event, TrainingStep):
-            show_training(event.progress)
-            bars.update("all trainings", event.done, event.total)
-
-    return report
+        show_worth(evaluate(settings, report=console.reporter(bars)))
 
 
 def show_worth(summary: "WorthSummary") -> None:
@@ -118,8 +103,8 @@ def show_worth(summary: "WorthSummary") -> None:
     from engines.worth.figures import table
 
     data = summary.data
-    if left_out := console.findings(*data.findings):
-        console.note(left_out)
+    for line in left_out(*data.findings):
+        console.note(line)
     for line in data.left_out:
         console.note(f"left out of the validation images: {line}")
     header, rows = table(summary.arms, data.split_images)

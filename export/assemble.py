@@ -28,6 +28,7 @@ from engines.backends.modules import graph_modules
 from engines.bundle.bundle import FORMAT, GRAPH_DTYPES, MANIFEST, WEIGHTS_DTYPES, Manifest, open_bundle
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, ModelShape, graph_specs
 from engines.bundle.islands import apply_islands
+from engines.common.events import Report, silent
 from engines.common.files import sha256_file, sync_folder, write_json
 from engines.common.versions import installed_versions
 from engines.diffusion.base_model import BaseModel, load_base
@@ -38,7 +39,7 @@ from export.agreement import Agreement, check_agreement, compare_engines, gate_s
 from export.agreement import figures as agreement_figures
 from export.fit import check_fit, read_origin
 from export.memory import release_memory
-from export.progress import Report, Steps
+from export.progress import Steps
 from export.ranges import Measured, choose_islands, count_pictures, measure_graphs, picture_files
 from export.ranges import figures as range_figures
 from export.store import GRAPH_WEIGHTS, store_model
@@ -90,7 +91,7 @@ def export_bundle(
     engines: Sequence[str] | None = None,
     int8: bool = False,
     threads: int | None = None,
-    report: Report = lambda progress: None,
+    report: Report | None = None,
 ) -> ExportSummary:
     """Write a verified bundle to `out`, which must not exist, or be an empty folder.
 
@@ -127,7 +128,7 @@ def export_bundle(
         raise ExportError('No runtime to check the graphs on. Install one with "pip install onnxruntime openvino".')
     compared = variants(checked_on, graph_dtype, int8=int8)
     pictures = count_pictures(asked.pictures) if graph_dtype == "float16" else 0
-    steps = Steps(3 + int8 + pictures + len(GRAPH_NAMES) + count_steps(checked_on) + len(compared), report)
+    steps = Steps(3 + int8 + pictures + len(GRAPH_NAMES) + count_steps(checked_on) + len(compared), report or silent)
     steps("reading the models")
     source = load_base(base)
     network, info = load_adapter(adapter)

@@ -172,7 +172,8 @@ def _place(info: BackendInfo, device: str | None) -> "torch.device":
         )
     kind = find_device(device, check=False).type
     if kind not in info.devices:
-        first, *rest = [other.name for other in BACKENDS if kind in other.devices and not other.built_ahead]
-        others = "".join(f" or {other}" for other in rest)
-        raise UsageError(f"{info.name} does not run on {device}. Take `engine={first}`{others} there.", field="engine")
+        others = [other.name for other in BACKENDS if kind in other.devices and not other.built_ahead]
+        raise UsageError(
+            f"{info.name} does not run on {device}. Take `engine={' or '.join(others)}` there.", field="device"
+        )
     return find_device(device)

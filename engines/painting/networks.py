@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 LARGEST_BATCH = 8  # images decoded and labelled in one call, at most
 ADVICE = "Take a wider precision (`precision=f32`), or another `engine`."
-_PROMPTS_KEPT = 128  # embeddings kept; a run's prompts repeat
+# Embeddings kept on a GPU, where an encoder of full size takes a share of every image: the prompts of a run repeat.
+# On a CPU it is nothing beside the UNet, and none are kept (`benchmarks/results/tried.md`).
+_PROMPTS_KEPT = 128
 T = TypeVar("T")
 
 
@@ -44,9 +46,10 @@ class TextEncoder:
         self._call = prepare(bundle, backend, "text_encoder", {"B": 1})
         self._lane = Lane(backend.device)
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._most = _PROMPTS_KEPT if backend.device.type == "cuda" else 0
 
     def __call__(self, prompt: str) -> torch.Tensor:
-        """encoder_hidden_states [L, D] of a prompt; the last used ones are kept."""
+        """encoder_hidden_states [L, D] of a prompt, kept for the next time on a GPU."""
         if prompt in self._kept:
             self._kept.move_to_end(prompt)
             return self._kept[prompt]
@@ -59,7 +62,7 @@ class TextEncoder:
             check_finite("text_encoder", states[None], [f'prompt "{prompt}"'])
             hand_over(states)
         self._kept[prompt] = states
-        if len(self._kept) > _PROMPTS_KEPT:
+        if len(self._kept) > self._most:
             self._kept.popitem(last=False)
         return states
 

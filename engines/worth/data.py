@@ -9,17 +9,17 @@ generated image is resized by the quotient of the two, whatever its frame is. So
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from engines.common.events import Report, note
 from engines.common.files import read_json
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, near_pairs
 from engines.datasets.images import read_image
 from engines.errors import DatasetError, RunError, UsageError, refuse
-from engines.runs.events import Stage
 from engines.runs.finalize import ANNOTATIONS
 from engines.runs.run_folder import RUN, require_run
 from engines.worth.detectors.batches import Sample
@@ -114,12 +114,12 @@ class WorthData:
         return hashlib.sha256("".join((*real, *painted[:generated], *val)).encode()).hexdigest()[:16]
 
 
-def open_data(settings: EvaluateSettings, most: int, report: Callable[[Stage], None]) -> WorthData:
+def open_data(settings: EvaluateSettings, most: int, report: Report) -> WorthData:
     """Open and check all datasets. `most`: pixels of the short side that the detector sees, at most.
 
     Raises DatasetError, RunError, UsageError; nothing is written.
     """
-    report(Stage("reading annotations"))
+    report(note("reading annotations"))
     skip = settings.skip_bad
     real = _open(settings.real, split=settings.split, skip_bad=skip)
     names = real.class_names
@@ -135,7 +135,7 @@ def open_data(settings: EvaluateSettings, most: int, report: Callable[[Stage], N
     ]
     arms = _arms(settings.amounts, len(real.records), len(generated))
     generated = generated[: arms[-1]]
-    report(Stage("looking for copies among training and validation images"))
+    report(note("looking for copies among training and validation images"))
     prints = [fingerprints(record.file for record in records) for records in (
         real.records, [sample.record for sample in generated], val.records
     )]  # fmt: skip

@@ -134,7 +134,7 @@ def test_without_a_gpu_torch_runs_on_the_cpu_and_tensorrt_is_left_to_say_what_it
 @pytest.mark.parametrize("gpu", [True, False])
 @pytest.mark.parametrize(
     ("engine", "device", "advice"),
-    [("openvino", "cuda", "`engine=torch` or onnxruntime"), ("tensorrt", "cpu", "`engine=torch` or openvino")],
+    [("openvino", "cuda", "`engine=torch or onnxruntime`"), ("tensorrt", "cpu", "`engine=torch or openvino")],
 )
 def test_a_device_that_an_engine_never_runs_on_is_refused_with_the_engines_that_do(
     bundle: Bundle,
@@ -147,7 +147,7 @@ def test_a_device_that_an_engine_never_runs_on_is_refused_with_the_engines_that_
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: int(gpu))
-    with refused(UsageError, "engine", engine, device, advice):
+    with refused(UsageError, "device", engine, device, advice):
         open_backend(bundle, engine, device=device)
     assert opened == []
 

@@ -31,17 +31,16 @@ from engines.backends.tensorrt.backend import TensorRtBackend
 from engines.backends.tensorrt.gpu import Gpu
 from engines.backends.tensorrt.plans import Needs, PlanStore, plans_folder
 from engines.bundle.bundle import Bundle
+from engines.common.events import Event, EventKind
 from engines.diffusion.sampler import SlotSampler
 from engines.errors import BackendError, ExportError, UsageError
 from engines.labelling import LabelSettings, label
 from engines.painting.settings import GenerateSettings
-from engines.runs.events import Event, Stage
 from engines.runs.generate import generate
 from export.tensorrt import build as to_tensorrt
 from export.tensorrt import check_plans
 from export.tensorrt.build import BuildSummary, build_plans
 from export.tensorrt.profiles import Batches, Frames
-from export.tensorrt.progress import BuildProgress
 
 FOLDER = Path(os.environ[VARIABLE])  # of the bindings
 VERSION = FOLDER.name
@@ -278,7 +277,7 @@ def test_a_plan_that_is_wrong_is_removed_and_the_others_stay(
 
 
 def test_progress_has_a_share_the_phase_and_a_time_left(build: Builder) -> None:
-    told: list[BuildProgress] = []
+    told: list[Event] = []
     build(report=told.append)
     unet = [progress for progress in told if progress.stage == "unet"]
     assert [progress.done for progress in unet] == sorted(progress.done for progress in unet)
@@ -306,8 +305,8 @@ def test_a_build_that_is_cancelled_leaves_nothing(fake: FakeTensorRt, build: Bui
 
 
 def test_an_error_of_whoever_is_told_ends_the_build_and_nothing_else(fake: FakeTensorRt, build: Builder) -> None:
-    def report(progress: BuildProgress) -> None:
-        if progress.stage == "unet":
+    def report(event: Event) -> None:
+        if event.stage == "unet":
             raise BrokenPipeError("nobody reads")
 
     with pytest.raises(ExportError, match="cannot be written"):  # an OSError of any kind
@@ -328,7 +327,7 @@ def test_memory_that_does_not_suffice_is_said_with_what_to_lower(fake: FakeTenso
     text = str(error.value)
     assert text.startswith("unet: the GPU's memory does not suffice to build its plan: TensorRT asked for 28.6 GB")
     assert "3.0 GB are free (Could not find any implementation for node /conv_in/Conv)" in text
-    assert "Lower --workspace (now 8 GB), --batch or --size" in text
+    assert "Lower `workspace` (now 8 GB), `batches` or `sizes`" in text
     fake.log_lines = [("ERROR", "Assertion failed: no kernel")]
     with pytest.raises(ExportError, match="unet: TensorRT built no plan: Assertion failed: no kernel"):
         build()
@@ -420,7 +419,7 @@ def test_a_run_that_fails_is_an_error_with_what_tensorrt_said(fake: FakeTensorRt
         call.run()
 
 
-def test_a_missing_plan_is_an_error_with_the_command_that_builds_it(
+def test_a_missing_plan_is_an_error_with_the_call_that_builds_it(
     fake: FakeTensorRt, exported: PlanBundle, build: Builder
 ) -> None:
     backend = opened(exported, fake.gpu())
@@ -428,8 +427,9 @@ def test_a_missing_plan_is_an_error_with_the_command_that_builds_it(
         backend.prepare("unet", SPECS["unet"].input_shapes({"B": 5, "h": 8, "w": 16}))
     text = str(error.value)
     assert "no TensorRT plan of unet (batch 5, 64x32) for this machine (TensorRT " in text
-    assert text.endswith(f'"dengine export --bundle {exported.folder} --engine tensorrt --batch 1:5:5 --size 64x32".')
-    build((1, 5, 5), ((64, 32),) * 3)  # what it says
+    sizes = ((64, 32),) * 3
+    assert text.endswith(f"`build_plans({str(exported.folder)!r}, batches=(1, 5, 5), sizes={sizes})`.")
+    build((1, 5, 5), sizes)  # what it says
     backend.prepare("unet", SPECS["unet"].input_shapes({"B": 5, "h": 8, "w": 16})).run()
 
 
@@ -559,7 +559,7 @@ def test_auto_passes_over_tensorrt_with_one_line_while_a_plan_is_missing(
     monkeypatch.setattr("engines.backends.torch.TorchBackend", lambda *_, **__: FakeBackend(name="torch"))
     events: list[Event] = []
     painted(bundle, tmp_path / "first", events, engine="auto")
-    lines = [event.text for event in events if isinstance(event, Stage) and "tensorrt" in event.text]
+    lines = [event.text for event in events if event.kind is EventKind.NOTE and "tensorrt" in event.text]
     assert len(lines) == 1
     assert lines[0].startswith("tensorrt is passed over: There is no TensorRT plan of text_encoder (batch 1), unet ")
     build()
