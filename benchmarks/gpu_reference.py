@@ -19,8 +19,7 @@ from engines.common.streams import fetch
 from engines.diffusion.libraries import silence_libraries
 
 GUIDANCE = 7.5  # the reference's
-# Of torch.compile's modes: both have CUDA graphs of their own; the second tries kernels, too, which takes minutes.
-MODE, TUNED_MODE = "reduce-overhead", "max-autotune"
+MODE = "reduce-overhead"  # of torch.compile; it has CUDA graphs of its own
 
 
 class Diffusers:
@@ -122,7 +121,7 @@ class Diffusers:
         spec = self._bundle.specs["unet"]
         width, height = (side // self._bundle.vae_stride for side in self._bundle.frame)
         shapes = spec.input_shapes({"B": rows, "h": height, "w": width})
-        half = self._network.unet.dtype
+        half: torch.dtype = self._pipe.unet.dtype
         sample, states = (
             torch.randn(shapes[name], device=self.device).to(half) for name in ("sample", "encoder_hidden_states")
         )
