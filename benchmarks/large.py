@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.large_checks import SHOWN, different_files, find_mistakes, read_hashes
-from benchmarks.records import Record, Steps, Tell, here, measured_on, met, parser, say, table, write_report
+from benchmarks.records import Bar, Record, Steps, Tell, bar_table, here, measured_on, parser, say, table, write_report
 from benchmarks.toy_bundle import make_toy_bundle
 from engines.bundle.bundle import open_bundle
 from engines.measure.alone import run_alone
@@ -136,8 +136,8 @@ def seconds_of(action: Callable[[], object]) -> float:
     return round(time.monotonic() - started, 2)
 
 
-def bars(result: Mapping[str, Any]) -> Iterator[tuple[str, str, object, bool]]:
-    """What was measured, what was asked for, what was found, and whether that will do."""
+def bars(result: Mapping[str, Any]) -> Iterator[Bar]:
+    """Every row with what it has to reach."""
     first, last, counted = result["parts"][0], result["parts"][-1], result["counted"]
     known = first["rss_mb"] is not None and last["rss_mb"] is not None
     growth = round(float(last["rss_mb"] - first["rss_mb"]), 1) if known else float("inf")
@@ -160,8 +160,7 @@ def report(result: Mapping[str, Any]) -> Iterator[str]:
     """The report's parts."""
     yield f"# {result['images']} images in one run"
     yield f"{measured_on(result)} Painted on: {result['backend']}. {result['origins']}"
-    rows = [(what, wanted, found, met(reached)) for what, wanted, found, reached in bars(result)]
-    yield table(("what", "wanted", "found", ""), rows)
+    yield bar_table(bars(result))
     parts = [(part["images"], part["images_per_second"], part["rss_mb"] or "-") for part in result["parts"]]
     yield table(("after images", "images/s of the part", "resident, MB"), parts)
     yield (

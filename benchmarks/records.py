@@ -21,6 +21,7 @@ from engines.measure.machine import machine, versions
 
 Record = dict[str, Any]  # a JSON object
 Tell = Callable[[str], None]
+Bar = tuple[str, str, object, bool | None]  # what, wanted, found, whether that will do; None: not measured, or no bar
 COMMON = {
     "bundle": "a bundle; the bundled model without it",
     "work": "folder for everything that is made; kept, and gone on with",
@@ -144,9 +145,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in every)
 
 
-def met(reached: bool | None) -> str:
-    """The last cell of a row with a bar; None: not measured, or no bar."""
-    return {True: "met", False: "**not met**", None: "-"}[reached]
+def bar_table(bars: Iterable[Bar]) -> str:
+    """What had to be reached, what was found, and whether that will do."""
+    told = {True: "met", False: "**not met**", None: "-"}
+    return table(("what", "wanted", "found", ""), [(*cells, told[reached]) for *cells, reached in bars])
 
 
 def write_report(parts: Iterable[str], value: Mapping[str, Any], out: Path | None = None) -> None:

@@ -5,11 +5,10 @@ was not measured says so.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.records import met
+from benchmarks.records import Bar
 
 Steps = Mapping[str, Mapping[str, Any]]
 OURS = ("auto", "int8", "f32")  # precisions; one that this version or machine lacks is listed with its error
@@ -17,20 +16,6 @@ POINTS = 2.0  # AP50, 0 to 100, that the labels of a faster setting may lose
 EAGER, COMPILED = ("baseline-1", "baseline-best"), ("baseline-compiled-1", "baseline-compiled")
 RATES = {"1": 4.0, "best": 3.0, "settings": 8.0, "peer": 1.3, "tick": 3.7}
 OUTSIDE, ROOFLINE, FIRST_IMAGE = 0.05, 0.55, 3.0
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One row of the first table."""
-
-    what: str
-    wanted: str
-    found: str
-    met: bool | None  # None: not measured, or no bar
-
-    def cells(self) -> tuple[str, ...]:
-        """The row."""
-        return self.what, self.wanted, self.found, met(self.met)
 
 
 def bars(steps: Steps) -> Iterator[Bar]:
@@ -50,7 +35,7 @@ def bars(steps: Steps) -> Iterator[Bar]:
         yield _against_peers(name, rate, ours.get("precision") == "int8", steps)
         share = steps.get(f"inside-{precision}", {}).get("outside_share")
         reached = None if share is None else share <= OUTSIDE
-        yield Bar(f"{name}, time outside the graphs", f"<= {OUTSIDE:.0%} of wall", percent(share), reached)
+        yield f"{name}, time outside the graphs", f"<= {OUTSIDE:.0%} of wall", percent(share), reached
     final = best_final(steps)
     what, rate = "best settings, against eager diffusers at its best batch", None
     if final is not None:
@@ -60,9 +45,8 @@ def bars(steps: Steps) -> Iterator[Bar]:
     yield from _tick_bars(steps)
     first = first_image_seconds(steps)
     found = "not measured" if first is None else f"{first:.2f} s"
-    yield Bar(
-        "load to one finished image", f"<= {FIRST_IMAGE:g} s", found, None if first is None else first <= FIRST_IMAGE
-    )
+    reached = None if first is None else first <= FIRST_IMAGE
+    yield "load to one finished image", f"<= {FIRST_IMAGE:g} s", found, reached
 
 
 def best_ours(steps: Steps, *precisions: str) -> Mapping[str, Any] | None:
@@ -124,9 +108,9 @@ def _best_rate(steps: Steps, names: tuple[str, ...]) -> float | None:
 def _times(what: str, ours: float | None, other: float | None, wanted: float | None) -> Bar:
     bar = "no bar" if wanted is None else f"{wanted:g}x"
     if ours is None or other is None:
-        return Bar(what, bar, "not measured", None)
+        return what, bar, "not measured", None
     reached = None if wanted is None else ours / other >= wanted
-    return Bar(what, bar, f"{ours / other:.2f}x ({ours:.2f} / {other:.2f} images/s)", reached)
+    return what, bar, f"{ours / other:.2f}x ({ours:.2f} / {other:.2f} images/s)", reached
 
 
 def _against_peers(name: str, rate: float | None, int8: bool, steps: Steps) -> Bar:
@@ -152,8 +136,8 @@ def _tick_bars(steps: Steps) -> Iterator[Bar]:
             times = both[0] / both[1]
             told = f"{times:.2f}x ({both[0]:.2f} s / {both[1]:.2f} s)"
         reached = None if times is None else times >= wanted
-        yield Bar(f"{what}, against diffusers float32", f"{wanted:g}x", told, reached)
+        yield f"{what}, against diffusers float32", f"{wanted:g}x", told, reached
         share = tick_share(ours)
         if ours.get("precision") != "int8":  # whose own rate is another
             reached = None if share is None else share >= ROOFLINE
-            yield Bar(f"{what}, share of the bf16 matmul rate", f">= {ROOFLINE:.0%}", percent(share), reached)
+            yield f"{what}, share of the bf16 matmul rate", f">= {ROOFLINE:.0%}", percent(share), reached

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.records import measured_on, table
+from benchmarks.records import bar_table, measured_on, table
 from benchmarks.speed_bars import OURS, POINTS, Steps, bars, setting_of, tick_share
 
 Cells = Sequence[object]
@@ -29,7 +29,7 @@ def report(value: Mapping[str, Any]) -> Iterator[str]:
     if value["toy"]:
         yield "**A dry run: the full-size rows used a tiny network.**"
     yield "## What it has to reach"
-    yield table(("what", "at least", "found", ""), [bar.cells() for bar in bars(steps)])
+    yield bar_table(bars(steps))
     yield "## Images a second"
     yield table(("what", "setting", "images/s", "seconds", "labels", "images"), _rates(steps))
     yield (
