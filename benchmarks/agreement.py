@@ -5,18 +5,17 @@ without base model or adapter. It errs too, so its figures tell settings apart, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engines.common.names import class_words
 from engines.common.rng import generator
 from engines.datasets.images import read_image
 from engines.errors import UsageError
-from engines.labels.average_precision import Detections, mean_average_precision
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
 from engines.worth.detectors.model import Detector
 from engines.worth.matching import average_precision, figures, match
 
@@ -25,17 +24,8 @@ RESAMPLES = 1000  # draws for an interval
 _DRAWS = 60  # what their random stream is for
 
 
-@dataclass(frozen=True, eq=False)
-class Truth:
-    """What the detector found on one image, as annotations."""
-
-    boxes: npt.NDArray[np.float32]  # [N, 4] corners in pixels
-    labels: npt.NDArray[np.int64]  # [N], index into the bundle's class names
-    iscrowd: npt.NDArray[np.bool_]  # [N], all False
-
-
 def agreement(
-    detector: Detector, files: Sequence[Path], labels: Sequence[Detections], class_names: Sequence[str],
+    detector: Detector, files: Sequence[Path], labels: Sequence[Instances], class_names: Sequence[str],
     groups: Sequence[object],
 ) -> dict[str, Any]:  # fmt: skip
     """How far the labels of images agree with what the detector finds there: `label_ap50` (0 to 1), its `interval`, the
@@ -48,11 +38,11 @@ def agreement(
         "images": len(files),
         "label_ap50": mean_average_precision(truth, labels, class_names)["AP50"],
         "interval": interval(truth, labels, class_names, groups),
-        "labels": sum(len(one.scores) for one in labels) / max(len(labels), 1),
+        "labels": sum(len(one) for one in labels) / max(len(labels), 1),
     }
 
 
-def found_by(detector: Detector, files: Sequence[Path], class_names: Sequence[str]) -> list[Truth]:
+def found_by(detector: Detector, files: Sequence[Path], class_names: Sequence[str]) -> list[Instances]:
     """What the detector finds on images with a score of at least LEAST; its classes are matched by name."""
     own = {class_words(name): label for label, name in enumerate(class_names)}
     mapping = np.array([own.get(class_words(name), -1) for name in detector.info.class_names], dtype=np.int64)
@@ -60,15 +50,12 @@ def found_by(detector: Detector, files: Sequence[Path], class_names: Sequence[st
         raise UsageError(
             f"The detector knows {', '.join(detector.info.class_names)}, the bundle {', '.join(class_names)}."
         )
-    truth = []
-    for found in detector.predict(read_image(file) for file in files):
-        sure = found.scores >= LEAST
-        truth.append(Truth(found.boxes[sure], mapping[found.labels[sure]], np.zeros(int(sure.sum()), dtype=bool)))
-    return truth
+    sure = (found.take(found.scores >= LEAST) for found in detector.predict(read_image(file) for file in files))
+    return [Instances.of(found.boxes, mapping[found.labels]) for found in sure]
 
 
 def interval(
-    truth: Sequence[Truth], labels: Sequence[Detections], class_names: Sequence[str], groups: Sequence[object]
+    truth: Sequence[Instances], labels: Sequence[Instances], class_names: Sequence[str], groups: Sequence[object]
 ) -> list[float]:
     """Where AP50 lies in nineteen of twenty draws of as many groups of images, [low, high]."""
     if not truth:

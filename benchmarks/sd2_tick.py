@@ -91,7 +91,7 @@ def ours_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
     The network runs as `generate` has it at this size: row by row, in int8 pair by pair. `relative_error` is that of
     its output against diffusers' on the same inputs.
     """
-    from engines.backends import open_backend
+    from engines.backends.registry import open_backend
     from engines.common.devices import resolve_threads
     from engines.diffusion.sampler import SlotSampler, Task
     from engines.diffusion.schedule import make_schedule

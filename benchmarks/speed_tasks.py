@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.agreement import Truth, agreement
+from benchmarks.agreement import agreement
 from benchmarks.records import Record, Tell
 from engines.bundle.bundle import default_bundle, open_bundle
 from engines.common.files import sha256_file
 from engines.datasets.images import read_image
 from engines.diffusion.schedule import make_schedule, start_index, step_rows
-from engines.labels.average_precision import Detections, mean_average_precision
-from engines.labels.choose import choose
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
+from engines.labels.rules import is_label
 from engines.measure.workload import Workload, jobs_of
 from engines.runs.events import Event, Opened
 from engines.runs.finalize import rules_of
@@ -94,7 +95,7 @@ def judge_run_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
     """Agreement of the labels of a `run` of ours with the `detector`, and its `unet_rows` an image."""
     tell("asking the detector")
     folder = Path(arguments["run"])
-    entries, _, labels = read_labels(folder)
+    entries, labels = read_labels(folder)
     files = [find_image(folder, entry) for entry in entries]
     groups = [entry.reference or entry.index for entry in entries]
     names = require_run(folder).class_names
@@ -114,19 +115,14 @@ def judge_baseline_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
     return agreement(load_detector(arguments["detector"]), files, labels, names, groups)
 
 
-def read_labels(folder: Path) -> tuple[list[Entry], list[Detections], list[Detections]]:
-    """The entries of a run's images, all their boxes, and those that are labels by the run's own rules."""
+def read_labels(folder: Path) -> tuple[list[Entry], list[Instances]]:
+    """The entries of a run's images, and those of their boxes that are labels by the run's own rules."""
     rules = rules_of(require_run(folder))
     entries = [entry for entry in read_entries(folder / JOURNAL) if entry.file]
-    boxes = [_detections(entry.boxes) for entry in entries]
-    labels = []
-    for every in boxes:
-        chosen, _ = choose(every, rules)
-        labels.append(Detections(every.boxes[chosen], every.scores[chosen], every.labels[chosen]))
-    return entries, boxes, labels
+    return entries, [entry.instances.take(is_label(entry.instances, rules)) for entry in entries]
 
 
-def read_coco_labels(folder: Path) -> tuple[list[Path], list[Detections], tuple[str, ...]]:
+def read_coco_labels(folder: Path) -> tuple[list[Path], list[Instances], tuple[str, ...]]:
     """The images of `folder`/annotations.json, their labels with their scores, and the class names."""
     value = json.loads((folder / "annotations.json").read_text("utf-8"))
     names = tuple(category["name"] for category in value["categories"])
@@ -135,13 +131,7 @@ def read_coco_labels(folder: Path) -> tuple[list[Path], list[Detections], tuple[
         x, y, width, height = found["bbox"]
         rows[found["image_id"]].append((x, y, x + width, y + height, found["score"], found["category_id"] - 1))
     files = [folder / IMAGES / image["file_name"] for image in value["images"]]
-    return files, [_detections(every) for every in rows.values()], names
-
-
-def _detections(rows: Sequence[Sequence[float]]) -> Detections:
-    """From rows of x1, y1, x2, y2, score, label."""
-    table = np.array(rows, dtype=np.float32).reshape(-1, 6)
-    return Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.int64))
+    return files, [Instances.from_rows(every) for every in rows.values()], names
 
 
 def unet_rows(folder: Path) -> float:
@@ -161,16 +151,13 @@ def same_labels_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
     """
     tell("comparing labels and images")
     run, reference = Path(arguments["run"]), Path(arguments["reference"])
-    here, boxes, _ = read_labels(run)
-    there, _, labels = read_labels(reference)
-    own = {entry.index: (entry, found) for entry, found in zip(here, boxes, strict=True)}
-    pairs = [
-        (entry, label, *own[entry.index]) for entry, label in zip(there, labels, strict=True) if entry.index in own
-    ]
-    truth = [Truth(one.boxes, one.labels, np.zeros(len(one.labels), dtype=bool)) for _, one, _, _ in pairs]
-    figures = mean_average_precision(truth, [found for *_, found in pairs], require_run(run).class_names)
+    own = {entry.index: entry for entry in read_labels(run)[0]}
+    pairs = [(own[other.index], other, label) for other, label in zip(*read_labels(reference), strict=True)
+             if other.index in own]  # fmt: skip
+    names = require_run(run).class_names
+    figures = mean_average_precision([label for *_, label in pairs], [mine.instances for mine, *_ in pairs], names)
     ratios = [
-        psnr(read_image(find_image(run, mine)), read_image(find_image(reference, other))) for other, _, mine, _ in pairs
+        psnr(read_image(find_image(run, mine)), read_image(find_image(reference, other))) for mine, other, _ in pairs
     ]
     return {"images": len(pairs), "ap50": figures["AP50"], "psnr": float(np.mean(ratios))}
 

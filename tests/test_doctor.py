@@ -15,9 +15,10 @@ import torch
 import engines.backends.torch as torch_backend
 from dengine_cli.doctor import describe
 from engines import doctor
-from engines.backends import auto_engine, probe
 from engines.backends import onnxruntime as ort_backend
+from engines.backends import probe
 from engines.backends.probe import Device, Probe, try_device
+from engines.backends.registry import auto_engine
 from engines.common.devices import cpu_has_bf16
 from engines.doctor import BACKENDS, Diagnosis, examine
 

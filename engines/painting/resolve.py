@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.backends.tensorrt.plans import BUILT_AHEAD
+from engines.backends.registry import backend_info
 from engines.datasets.dataset import Dataset
 from engines.diffusion.schedule import Schedule, guided_steps, make_schedule, start_index
 from engines.errors import UsageError
@@ -43,20 +43,22 @@ def resolve(
     frame = asked.size or bundle.frame
     multiple = bundle.size_multiple
     if any(side % multiple for side in frame):
-        nearest = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in frame)
+        nearest = tuple(max(multiple, round(side / multiple) * multiple) for side in frame)
         raise UsageError(
-            f"--size {frame[0]}x{frame[1]}: both must be multiples of {multiple} for this bundle; {nearest} would do."
+            f"`size={frame}`: both must be multiples of {multiple} for this bundle; `size={nearest}` would do.",
+            field="size",
         )
     config = bundle.adapter_info.config
     cells = config.cells(frame[1] // bundle.vae_stride, frame[0] // bundle.vae_stride)
     if cells < config.queries:
         raise UsageError(
-            f"--size {frame[0]}x{frame[1]} has {cells} cells for the adapter's {config.queries} queries; "
-            f"give a larger size, such as {bundle.frame[0]}x{bundle.frame[1]}."
+            f"`size={frame}` has {cells} cells for the adapter's {config.queries} queries; "
+            f"give a larger one, such as `size={bundle.frame}`.",
+            field="size",
         )
     target = asked.count or asked.jobs or 1
     usual = min(GPU_SLOTS if backend.device.type == "cuda" else CPU_SLOTS, target)
-    if backend.name in BUILT_AHEAD:
+    if backend_info(backend.name).built_ahead:
         usual = GPU_SLOTS  # whatever the target: this is what its plans are built for
     slots, rows = slots_and_rows(asked, stored, usual, schedule, options)
     quality = None if asked.image_format == "png" else asked.jpeg_quality or JPEG_QUALITY
@@ -124,7 +126,7 @@ def dataset_hash(dataset: Dataset) -> str:
     for record in dataset.records:
         words = (record.name, record.width, record.height, record.file.stat().st_size, record.caption)
         digest.update(repr(words).encode())
-        for array in (record.boxes, record.labels, record.iscrowd):
+        for array in (record.instances.boxes, record.instances.labels, record.instances.crowd):
             digest.update(array.tobytes())
     return digest.hexdigest()
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engines.adapter.inference import LABEL_VIEWS, SCORE_FLOOR
+from engines.adapter.inference import LABEL_VIEWS
 from engines.common.schema import from_object
 from engines.datasets.duplicates import NEAR
-from engines.errors import BundleError, RunError, UsageError
-from engines.labels.scores import EXPECTED_SCORE, Score, check_uncertain, full_score, highest, in_range, shown
+from engines.errors import BundleError, Mistake, RunError, UsageError, refuse
+from engines.labels.boxes import SCORE_FLOOR
+from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, StoredScore, check_uncertain, shown, stored
 
 FORMAT = 2  # version of run.json, and of the order in which a chunk's jobs are painted
 OLDER = (1,)  # formats of runs that can be read, but not gone on with
@@ -26,6 +27,7 @@ SAMPLERS = ("ddim", "dpmpp")
 DATASET_FORMATS = ("coco", "yolo", "imagefolder")
 IMAGE_SUFFIXES = {"jpeg": "jpg", "png": "png"}
 TEMPLATE_FIELDS = ("style", "classes", "caption")
+_NOT_MATCHED = "`score=matched` looks at all boxes at once: it is for `dengine label` and `dengine finalize`"
 LIMIT = 10**9  # no count, seed aside, is larger
 
 # What is painted where neither the user nor the bundle's manifest says otherwise.
@@ -36,7 +38,7 @@ DEFAULTS: Mapping[str, Any] = {
     "sampler": "ddim",
     "eta": 0.0,
     "strength": (0.4, 0.8),
-    "score": {},
+    "score": "adapter",
     "uncertain": 0.0,
     "min_quality": 0.0,
     "max_overlap": 1.0,
@@ -70,7 +72,7 @@ class GenerateSettings:
     guidance_interval: tuple[float, float] | None = None  # of t / T, where guidance acts; None: everywhere
     prompt_template: str | None = None  # with {style}, {classes}, {caption}; None: the wording of training
     negative_prompt: str | None = None  # what guidance leads away from
-    score: Score | None = None  # a box below this is no label; classes it does not name take the adapter's own
+    score: ScoreLike | None = None  # a box below this is no label; classes it does not name take the adapter's own
     uncertain: float | None = None  # a box from this up to `score` marks its region as uncertain; 0: none does
     min_quality: float | None = None  # an image is dropped when its boxes are less sure as a whole; 0: none is
     max_overlap: float | None = None  # of two labels of a class that overlap (IoU) more, the surer stays; 1: both do
@@ -93,9 +95,7 @@ class GenerateSettings:
     skip_bad: bool = False  # leave broken references out, instead of stopping
 
     def __post_init__(self) -> None:
-        mistakes = [*_range_mistakes(self), *_contradictions(self)]
-        if mistakes:
-            raise UsageError("; ".join(mistakes) + ".")
+        refuse([*_range_mistakes(self), *_contradictions(self)])
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class RunSettings:
     guidance_interval: tuple[float, float] | None
     prompt_template: str | None
     negative_prompt: str
-    score: Score  # a number, or a number for every class
+    score: StoredScore  # the lowest of a label: a number, or a number for every class
     keep_empty: bool
     chunk: int
     slots: int
@@ -158,7 +158,9 @@ class RunSettings:
             )
         settings = from_object(cls, value, RunError, where)
         if isinstance(settings.score, dict) and tuple(settings.score) != settings.class_names:
-            raise RunError(f"{where}: score names {', '.join(settings.score)}; the run's own classes were expected.")
+            raise RunError(
+                f"{where}: score names {', '.join(settings.score)}; the run's own classes were expected.", field="score"
+            )
         return settings
 
     @property
@@ -175,7 +177,7 @@ def resolve_options(
 ) -> dict[str, Any]:
     """The painting options of DEFAULTS' keys with every None filled in: from the bundle, then from DEFAULTS.
 
-    A score is full: it names every class or none, and classes left out take the adapter's `thresholds`.
+    A score has its stored form, and classes left out take the adapter's `thresholds`.
     Raises BundleError for a bundle whose defaults are unknown or out of range, UsageError where an option that was
     given contradicts one that was filled in.
     """
@@ -190,15 +192,17 @@ def resolve_options(
     try:
         GenerateSettings(out=asked.out, count=1, reference=Path(), **own)
     except (UsageError, TypeError) as cause:
-        raise BundleError(f'manifest.json: "generate" cannot be used: {cause}') from cause
+        field = cause.field if isinstance(cause, UsageError) else None
+        raise BundleError(f'manifest.json: "generate" cannot be used: {cause}', field=field) from cause
     options = {}
     for key, default in DEFAULTS.items():
         given = getattr(asked, key)
         options[key] = given if given is not None else own.get(key, default)
-    options["score"] = full_score(options["score"], thresholds, class_names)
+    wanted = ScorePolicy.of(options["score"]).thresholds(thresholds, class_names)
+    options["score"] = stored(wanted)
     if asked.uncertain is not None:
-        check_uncertain(asked.uncertain, options["score"])
-    elif options["uncertain"] >= highest(options["score"]):
+        check_uncertain(asked.uncertain, wanted)
+    elif options["uncertain"] >= max(wanted.values()):
         options["uncertain"] = 0.0
     if options["sampler"] != "ddim" and asked.eta is None:
         options["eta"] = 0.0
@@ -216,8 +220,8 @@ def resolve_options(
 _FREE = ("bundle", "reference", "skip_bad", "reference_split", "short_side", "frequencies")
 
 
-def differences(stored: RunSettings, wanted: RunSettings) -> list[str]:
-    """What keeps `wanted` from going on with the run `stored`, one line a setting; empty when nothing does.
+def differences(stored: RunSettings, wanted: RunSettings) -> list[Mistake]:
+    """What keeps `wanted` from going on with the run `stored`, setting by setting; empty when nothing does.
 
     A larger count (or number of jobs) is no difference; neither is where the bundle and the references lie, as long
     as their contents are the same.
@@ -227,7 +231,7 @@ def differences(stored: RunSettings, wanted: RunSettings) -> list[str]:
         before, now = getattr(stored, name), getattr(wanted, name)
         grows = name in ("count", "jobs") and before is not None and now is not None and now >= before
         if before != now and not grows and name not in _FREE:
-            found.append(f"{name.replace('_', '-')} is {_shown(before)} in the run, {_shown(now)} was asked for")
+            found.append((name, f"`{name}` is {_shown(before)} in the run, {_shown(now)} was asked for"))
     return found
 
 
@@ -240,18 +244,10 @@ def default_chunk(target: int, slots: int) -> int:
     return min(512, math.ceil(math.sqrt(target * slots) / slots) * slots)
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """`2/4` to (2, 4); UsageError for anything else."""
-    first, _, second = text.partition("/")
-    if not (first.isdecimal() and second.isdecimal()):
-        raise UsageError(f'shard "{text}"; part and number of parts were expected, such as 2/4.')
-    return int(first), int(second)
-
-
-def _range_mistakes(s: GenerateSettings) -> list[str]:
+def _range_mistakes(s: GenerateSettings) -> list[Mistake]:
     """Values outside their own range."""
     mistakes = [
-        f"--{name.replace('_', '-')} is {value}; a whole number from 1 to {most} was expected"
+        (name, f"`{name}` is {value}; a whole number from 1 to {most} was expected")
         for name, most in (
             ("count", LIMIT), ("jobs", LIMIT), ("steps", 1000), ("chunk", 10**6), ("slots", 1024), ("rows", 2048),
             ("threads", 1024), ("jpeg_quality", 100),
@@ -262,71 +258,85 @@ def _range_mistakes(s: GenerateSettings) -> list[str]:
         (s.seed, "seed", 0 <= s.seed < 2**63, "a whole number from 0 to 2^63 - 1"),
         (s.eta, "eta", s.eta is None or 0.0 <= s.eta <= 1.0, "a number from 0 to 1"),
         (s.guidance, "guidance", s.guidance is None or 1.0 <= s.guidance < math.inf, "1 (off) or more"),
-        (s.score, "score", s.score is None or in_range(s.score), EXPECTED_SCORE),
         (s.uncertain, "uncertain", not s.uncertain or SCORE_FLOOR <= s.uncertain < 1.0,
          f"0 (off), or a number from {SCORE_FLOOR} to below 1"),
-        (s.min_quality, "min-quality", s.min_quality is None or 0.0 <= s.min_quality <= 1.0, "a number from 0 to 1"),
-        (s.max_overlap, "max-overlap", s.max_overlap is None or 0.0 < s.max_overlap <= 1.0,
+        (s.min_quality, "min_quality", s.min_quality is None or 0.0 <= s.min_quality <= 1.0, "a number from 0 to 1"),
+        (s.max_overlap, "max_overlap", s.max_overlap is None or 0.0 < s.max_overlap <= 1.0,
          "a number above 0, up to 1 (off)"),
-        (s.label_views, "label-views", s.label_views in LABEL_VIEWS, "1 or 2"),
-        (s.near_duplicates, "near-duplicates", 0.0 <= s.near_duplicates <= 1.0,
-         f"keep, drop (from a correlation of {NEAR} on), or a correlation from 0 (keep) to 1"),
+        (s.label_views, "label_views", s.label_views in LABEL_VIEWS, "1 or 2"),
+        (s.near_duplicates, "near_duplicates", 0.0 <= s.near_duplicates <= 1.0,
+         f"a correlation from 0 (keep all) to 1, such as {NEAR},"),
         (s.sampler, "sampler", s.sampler is None or s.sampler in SAMPLERS, " or ".join(SAMPLERS)),
-        (s.image_format, "image-format", s.image_format in IMAGE_SUFFIXES, " or ".join(IMAGE_SUFFIXES)),
+        (s.image_format, "image_format", s.image_format in IMAGE_SUFFIXES, " or ".join(IMAGE_SUFFIXES)),
         (s.size, "size", s.size is None or min(s.size) > 0, "width x height in pixels"),
         (s.strength, "strength", s.strength is None or 0.0 < s.strength[0] <= s.strength[1] <= 1.0,
          "a range low:high above 0 and up to 1"),
-        (s.guidance_interval, "guidance-interval",
+        (s.guidance_interval, "guidance_interval",
          s.guidance_interval is None or 0.0 <= s.guidance_interval[0] < s.guidance_interval[1] <= 1.0,
          "a range low:high from 0 to 1"),
         (s.shard, "shard", s.shard is None or 1 <= s.shard[0] <= s.shard[1], "k/n with k from 1 to n"),
     )  # fmt: skip
     mistakes += [
-        f"--{name} is {_shown(value)}; {wanted} was expected" for value, name, good, wanted in checks if not good
+        (name, f"`{name}` is {_shown(value)}; {wanted} was expected")
+        for value, name, good, wanted in checks
+        if not good
     ]
+    if s.score is not None:
+        try:
+            matched = ScorePolicy.of(s.score).kind is ScoreKind.MATCHED
+        except UsageError as cause:
+            mistakes.append(("score", str(cause).rstrip(".")))
+        else:
+            mistakes += [("score", _NOT_MATCHED)] if matched else []
     mistakes += [
-        f"--format {name} is unknown; {', '.join(DATASET_FORMATS)} are known"
+        ("formats", f"`formats={name}` is unknown; {', '.join(DATASET_FORMATS)} are known")
         for name in s.formats
         if name not in DATASET_FORMATS
     ]
     return mistakes + _template_mistakes(s.prompt_template)
 
 
-def _contradictions(s: GenerateSettings) -> list[str]:
+def _contradictions(s: GenerateSettings) -> list[Mistake]:
     """Options that cannot be meant together."""
     unguided = s.guidance is not None and s.guidance <= 1.0
     return [
-        text
-        for wrong, text in (
-            (s.count is None and s.jobs is None, "--count or --jobs is missing: say how many images to paint"),
-            (s.count is not None and s.jobs is not None, "--count and --jobs exclude each other: give one"),
-            (s.shard is not None and s.jobs is None,
-             "--shard needs --jobs: how many jobs a count comes to is known only at its end"),
-            (s.sampler == "dpmpp" and bool(s.eta),
-             f"--eta {s.eta} with --sampler dpmpp, which adds no noise: leave it out"),
-            (unguided and s.guidance_interval is not None, "--guidance-interval with --guidance 1, which is off"),
-            (unguided and bool(s.negative_prompt), "--negative-prompt with --guidance 1, which does not read it"),
-            (s.reference_split is not None and s.reference is None,
-             "--reference-split without --reference: it names a part of that dataset"),
-            (s.strength is not None and s.reference is None,
-             "--strength without --reference: it says how much of a reference is repainted"),
-            (s.jpeg_quality is not None and s.image_format != "jpeg", "--jpeg-quality with images that are not JPEG"),
+        (name, text)
+        for name, wrong, text in (
+            ("count", s.count is None and s.jobs is None, "`count` or `jobs` is missing: say how many images to paint"),
+            ("count", s.count is not None and s.jobs is not None, "`count` and `jobs` exclude each other: give one"),
+            ("shard", s.shard is not None and s.jobs is None,
+             "`shard` needs `jobs`: how many jobs a count comes to is known only at its end"),
+            ("eta", s.sampler == "dpmpp" and bool(s.eta),
+             f"`eta={s.eta}` with `sampler=dpmpp`, which adds no noise: leave it out"),
+            ("guidance_interval", unguided and s.guidance_interval is not None,
+             "`guidance_interval` with `guidance=1`, which is off"),
+            ("negative_prompt", unguided and bool(s.negative_prompt),
+             "`negative_prompt` with `guidance=1`, which does not read it"),
+            ("reference_split", s.reference_split is not None and s.reference is None,
+             "`reference_split` without `reference`: it names a part of that dataset"),
+            ("strength", s.strength is not None and s.reference is None,
+             "`strength` without `reference`: it says how much of a reference is repainted"),
+            ("jpeg_quality", s.jpeg_quality is not None and s.image_format != "jpeg",
+             "`jpeg_quality` with images that are not JPEG"),
         )
         if wrong
     ]  # fmt: skip
 
 
-def _template_mistakes(template: str | None) -> list[str]:
+def _template_mistakes(template: str | None) -> list[Mistake]:
     if template is None:
         return []
     known = ", ".join(f"{{{name}}}" for name in TEMPLATE_FIELDS)
     try:
         fields = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(template)]
     except ValueError as cause:
-        return [f'--prompt-template "{template}" is not readable ({cause}); known fields are {known}']
+        text = f'`prompt_template` is "{template:.60}", which is not readable ({cause}); known fields are {known}'
+        return [("prompt_template", text)]
     wrong = [f"{{{name}}}" for name, _, _ in fields if name is not None and name not in TEMPLATE_FIELDS]
     wrong += [f"{{{name}}}" for name, spec, conversion in fields if name in TEMPLATE_FIELDS and (spec or conversion)]
-    return [f"--prompt-template holds {', '.join(wrong)}; known fields are {known}"] if wrong else []
+    if not wrong:
+        return []
+    return [("prompt_template", f"`prompt_template` holds {', '.join(wrong)}; known fields are {known}")]
 
 
 def _shown(value: Any) -> str:

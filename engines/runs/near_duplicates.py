@@ -88,18 +88,25 @@ def reference_plan(run: RunSettings) -> Plan | None:
 
     if run.reference is None:
         return None
-    mend = "put them back, or take --near-duplicates keep."
     if run.short_side is None:
         raise RunError(
             "This run does not say how its references were cropped: give its `dengine generate` command once more, or "
-            "take --near-duplicates keep."
+            "take `near_duplicates=0`.",
+            field="near_duplicates",
         )
     try:
         dataset = open_dataset(run.reference, split=run.reference_split, skip_bad=run.skip_bad, require_boxes=False)
     except DatasetError as cause:
-        raise RunError(f"--near-duplicates compares with the references: {cause} Or take keep.") from cause
+        raise RunError(
+            f"`near_duplicates` compares with the references: {cause} Or take `near_duplicates=0`.",
+            field="near_duplicates",
+        ) from cause
     if dataset_hash(dataset) != run.reference_hash:
-        raise RunError(f"{run.reference} does not hold the references that the run was painted from: {mend}")
+        raise RunError(
+            f"{run.reference} does not hold the references that the run was painted from: put them back, or take "
+            "`near_duplicates=0`.",
+            field="near_duplicates",
+        )
     return Plan(
         frame=run.frame,
         short_side=run.short_side,

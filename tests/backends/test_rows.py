@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import engines.backends.rows as rows_module
-from engines.backends import open_backend
+from engines.backends.registry import open_backend
 from engines.backends.rows import FULL_SIZE, RowBackend, is_full_size
 from engines.bundle.bundle import Bundle, open_bundle
 

@@ -21,7 +21,7 @@ IMAGES, SHARDS = 20, 2
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
     """What every process was asked: each is this one, one after the other, and paints with fakes."""
     bundle, asked, lock = make_bundle(tmp_path / "bundle"), list[dict[str, Any]](), Lock()
-    monkeypatch.setattr("engines.backends.open_backend", lambda *_, **__: FakeBackend(), raising=False)
+    monkeypatch.setattr("engines.backends.registry.open_backend", lambda *_, **__: FakeBackend(), raising=False)
     monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder, **_: bundle, raising=False)
     monkeypatch.setattr(large, "open_bundle", lambda folder, **_: bundle)
     monkeypatch.setattr(preview_module, "_CELL", 16)

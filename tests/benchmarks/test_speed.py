@@ -15,7 +15,7 @@ from benchmarks import agreement as judge
 from benchmarks import speed, speed_report, speed_tasks
 from benchmarks.speed_bars import bars
 from engines.errors import BackendError, UsageError
-from engines.labels.average_precision import Detections
+from engines.labels.boxes import Instances
 from engines.measure.workload import Workload
 from engines.worth.detectors.config import WEIGHTS_FILE
 
@@ -195,13 +195,13 @@ def test_every_setting_of_the_search_is_one_that_generate_takes() -> None:
 def detector(names: tuple[str, ...], seen: list[int]) -> Any:
     """Finds, on the images of `make_run` whose brightness is in `seen`, the box that is there, and a weak one."""
 
-    def predict(images: Any) -> list[Detections]:
+    def predict(images: Any) -> list[Instances]:
         found = []
         for pixels in images:
             index = round(float(pixels.mean()) / 20)
             boxes = np.array([[1.0, 2.0, 30.0, 20.0], [5.0, 5.0, 9.0, 9.0]], dtype=np.float32)
             scores = np.array([0.9 if index in seen else 0.1, 0.2], dtype=np.float32)
-            found.append(Detections(boxes, scores, np.array([names.index("ab"[index % 2].upper()), 0])))
+            found.append(Instances.of(boxes, [names.index("ab"[index % 2].upper()), 0], scores))
         return found
 
     return SimpleNamespace(predict=predict, info=SimpleNamespace(class_names=names))
@@ -229,8 +229,8 @@ def test_agreement_is_of_labels_that_the_detector_finds_by_class_name(
 def test_the_interval_is_that_of_groups_of_images_drawn_again() -> None:
     box = np.array([[0.0, 0.0, 10.0, 10.0]], dtype=np.float32)
     one, score = np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.float32)
-    truth = [judge.Truth(box, one, np.zeros(1, dtype=bool))] * 40
-    right, wrong = Detections(box, score, one), Detections(box + 20, score, one)
+    truth = [Instances.of(box, one)] * 40
+    right, wrong = Instances.of(box, one, score), Instances.of(box + 20, one, score)
     groups = range(40)
     assert judge.interval(truth, [right] * 40, ("cell",), groups) == pytest.approx([1.0, 1.0])
     assert judge.interval(truth, [wrong] * 40, ("cell",), groups) == [0.0, 0.0]

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from engines.labels.boxes import Instances
 from engines.labels.scores import highest
 from engines.painting.settings import (
     RunSettings,
 )
 from engines.runs.finalize import ANNOTATIONS
-from engines.runs.journal import IMAGES, Box, Entry, Journal, image_name
+from engines.runs.journal import IMAGES, Entry, Journal, image_name
 from engines.runs.run_folder import start_run
 
 
@@ -43,9 +44,9 @@ def make_run(folder: Path, **changes: Any) -> Path:
             name = image_name(index, "jpg") if kept else None
             if name:
                 Image.fromarray(np.full((24, 32, 3), 20 * index, np.uint8)).save(folder / IMAGES / name)
-            boxes = (Box(1.5, 2.0, 30.25, 20.0, score, index % 2), Box(0.0, 0.0, 4.0, 4.0, 0.05, 0))
+            found = Instances.from_rows([[1.5, 2.0, 30.25, 20.0, score, index % 2], [0.0, 0.0, 4.0, 4.0, 0.05, 0]])
             reason = None if kept else f"no box scores {settings.score}"
-            journal.add(Entry(index, f"prompt {index}", None, None, reason, name, "0" * 64 if kept else None, boxes))
+            journal.add(Entry(index, f"prompt {index}", None, None, reason, name, "0" * 64 if kept else None, found))
         journal.flush()
     return folder
 

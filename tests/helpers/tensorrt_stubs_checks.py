@@ -4,6 +4,7 @@ Not collected with the other tests: `test_tensorrt_bindings` runs this file in a
 whose folder is in the environment. Every call in here that reaches `tensorrt` is checked against that version.
 """
 
+import ast
 import json
 import os
 import shutil
@@ -27,19 +28,18 @@ from engines.backends import base, open_backend
 from engines.backends.tensorrt import backend as tensorrt_backend
 from engines.backends.tensorrt.backend import TensorRtBackend
 from engines.backends.tensorrt.gpu import Gpu
-from engines.backends.tensorrt.plans import Needs, PlanStore, build_command, plans_folder
+from engines.backends.tensorrt.plans import Needs, PlanStore, plans_folder
 from engines.bundle.bundle import Bundle
+from engines.common.events import Event, EventKind
 from engines.diffusion.sampler import SlotSampler
 from engines.errors import BackendError, ExportError, UsageError
 from engines.labelling import LabelSettings, label
 from engines.painting.settings import GenerateSettings
-from engines.runs.events import Event, Stage
 from engines.runs.generate import generate
 from export.tensorrt import build as to_tensorrt
 from export.tensorrt import check_plans
 from export.tensorrt.build import BuildSummary, build_plans
 from export.tensorrt.profiles import Batches, Frames
-from export.tensorrt.progress import BuildProgress
 
 FOLDER = Path(os.environ[VARIABLE])  # of the bindings
 VERSION = FOLDER.name
@@ -206,7 +206,7 @@ def test_ranges_become_one_profile_that_covers_them(fake: FakeTensorRt, build: B
 def test_the_workspace_is_limited_when_asked(fake: FakeTensorRt, build: Builder) -> None:
     build(workspace=1.5)
     assert built(fake, "unet").pools == {fake.trt.MemoryPoolType.WORKSPACE: 1_500_000_000}
-    with pytest.raises(UsageError, match="--workspace is 0"):
+    with pytest.raises(UsageError, match="`workspace` is 0"):
         build(workspace=0)
 
 
@@ -276,7 +276,7 @@ def test_a_plan_that_is_wrong_is_removed_and_the_others_stay(
 
 
 def test_progress_has_a_share_the_phase_and_a_time_left(build: Builder) -> None:
-    told: list[BuildProgress] = []
+    told: list[Event] = []
     build(report=told.append)
     unet = [progress for progress in told if progress.stage == "unet"]
     assert [progress.done for progress in unet] == sorted(progress.done for progress in unet)
@@ -304,8 +304,8 @@ def test_a_build_that_is_cancelled_leaves_nothing(fake: FakeTensorRt, build: Bui
 
 
 def test_an_error_of_whoever_is_told_ends_the_build_and_nothing_else(fake: FakeTensorRt, build: Builder) -> None:
-    def report(progress: BuildProgress) -> None:
-        if progress.stage == "unet":
+    def report(event: Event) -> None:
+        if event.stage == "unet":
             raise BrokenPipeError("nobody reads")
 
     with pytest.raises(ExportError, match="cannot be written"):  # an OSError of any kind
@@ -342,7 +342,7 @@ def test_a_bundle_in_float32_is_refused_with_the_command_that_makes_another(
     fake: FakeTensorRt, bundle: PlanBundle, build: Builder
 ) -> None:
     bundle.manifest.graph_dtype = "float32"
-    with pytest.raises(BackendError, match=r"dengine export --model .* --graph-dtype float16 --out"):
+    with pytest.raises(BackendError, match=r"`export_bundle\(.* graph_dtype='float16'\)`"):
         build()
     assert fake.builds == []
 
@@ -536,19 +536,15 @@ def test_generate_finds_every_plan_of_a_plain_export(fake: FakeTensorRt, exporte
         {"guidance": 1.0, "slots": 6},
     ],
 )
-def test_the_command_that_an_error_names_builds_what_generate_needs(
+def test_the_call_that_an_error_names_builds_what_generate_needs(
     fake: FakeTensorRt, exported: PlanBundle, build: Builder, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     with pytest.raises(BackendError, match="no TensorRT plan") as error:
         painted(exported, tmp_path / "run", **options)
-    command = str(error.value).split('"')[-2]
-    start = build_command(exported.folder)
-    assert command.startswith(f"{start} --")
-    words = command.removeprefix(start).split()
-    asked = dict(zip(words[::2], words[1::2], strict=True))
-    batches = [int(n) for n in asked.get("--batch", "8").split(":")]
-    frames = [tuple(int(n) for n in size.split("x")) for size in asked.get("--size", "48x32").split(":")]
-    build(cast(Any, tuple(batches * (3 // len(batches)))), cast(Any, tuple(frames * (3 // len(frames)))))
+    call = cast(ast.Call, ast.parse(str(error.value).split("`")[-2], mode="eval").body)
+    assert ast.unparse(call.func) == "build_plans"
+    assert [ast.literal_eval(argument) for argument in call.args] == [str(exported.folder)]
+    build(**{str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords})
     assert painted(exported, tmp_path / "run", **options).dataset.images == 3
 
 
@@ -561,14 +557,14 @@ def test_auto_passes_over_tensorrt_with_one_line_while_a_plan_is_missing(
     monkeypatch.setattr("engines.backends.torch.TorchBackend", lambda *_, **__: FakeBackend())
     events: list[Event] = []
     painted(bundle, tmp_path / "first", events, engine="auto")
-    lines = [event.text for event in events if isinstance(event, Stage) and "tensorrt" in event.text]
+    lines = [event.text for event in events if event.kind is EventKind.NOTE and "tensorrt" in event.text]
     assert len(lines) == 1
     assert lines[0].startswith("tensorrt is passed over: There is no TensorRT plan of text_encoder (batch 1), unet ")
     build()
     painted(bundle, tmp_path / "second", events, engine="auto")
     assert json.loads((tmp_path / "second" / "run.json").read_text())["engine"] == "tensorrt"
     found = open_backend(cast(Bundle, bundle), "auto", needs=Needs(()), precision="f32")
-    assert found.name == "fake"  # plans are f16
+    assert found.name == "onnxruntime"  # plans are f16
 
 
 def test_label_finds_its_plans_and_says_what_other_sizes_need(
@@ -582,7 +578,7 @@ def test_label_finds_its_plans_and_says_what_other_sizes_need(
     settings = LabelSettings(images=images, out=tmp_path / "a", bundle=exported.folder, engine="tensorrt")
     assert label(settings).images == 3
     Image.fromarray(rng.integers(0, 255, (32, 64, 3), dtype=np.uint8)).save(images / "wide.png")
-    with pytest.raises(BackendError, match=r"unet \(batch 8, 64x32\).*--size 48x32:64x32:64x32"):
+    with pytest.raises(BackendError, match=r"unet \(batch 8, 64x32\).*sizes=\(\(48, 32\), \(64, 32\), \(64, 32\)\)"):
         label(replace(settings, out=tmp_path / "b"))
     build(sizes=((48, 32), (64, 32), (64, 32)))
     assert label(replace(settings, out=tmp_path / "b")).images == 4

@@ -9,29 +9,26 @@ import pytest
 from fakes import CLASS_NAMES, FakeBackend, as_backend, make_bundle
 from made_data import make_data
 from made_runs import coco, make_run
+from refusals import refused
 
 from dengine_cli.generate import show_dataset
 from engines.adapter.info import AdapterConfig, AdapterInfo
 from engines.errors import RunError, UsageError
 from engines.labelling import label_images
-from engines.labels.choose import label_rules
+from engines.labels.boxes import Instances
 from engines.labels.matched import matched_score
-from engines.labels.rules import Rules
-from engines.labels.scores import MATCHED, Score, parse_score, parse_score_or_matched
+from engines.labels.rules import Rules, label_rules
+from engines.labels.scores import MATCHED, Score
 from engines.runs.finalize import finalize
-from engines.runs.journal import JOURNAL, Box
+from engines.runs.journal import JOURNAL
 
 NAMES = ("a", "b")
 
 
-def box(score: float, label: int) -> Box:
-    return Box(0.0, 0.0, 4.0, 4.0, score, label)
-
-
 def found(images: int, scores: Mapping[int, Sequence[float]], frequencies: Mapping[str, float], **rules: Any) -> Score:
     """The matched score of `images` images, each with boxes of these scores by label."""
-    boxes = [box(score, label) for label, each in scores.items() for score in each]
-    return matched_score([boxes] * images, replace(Rules(0.3, NAMES), **rules), frequencies)
+    rows = [[0.0, 0.0, 4.0, 4.0, score, label] for label, each in scores.items() for score in each]
+    return matched_score([Instances.from_rows(rows)] * images, replace(Rules(0.3, NAMES), **rules), frequencies)
 
 
 def test_labels_come_as_near_to_the_frequency_as_scores_allow() -> None:
@@ -48,7 +45,7 @@ def test_no_threshold_is_below_the_least_which_holds_where_too_little_is_known()
     assert found(9, scores, {"b": 1.0}) == 0.3, "nine labels say too little"
     assert found(10, scores, {"b": 1.0}) == {"a": 0.3, "b": 0.65}
     assert found(0, scores, {"b": 1.0}) == 0.3
-    with pytest.raises(UsageError, match="fewer than 10 objects of every class"):
+    with refused(UsageError, "score"):
         found(20, scores, {})
 
 
@@ -86,13 +83,6 @@ def test_frequencies_are_of_all_labelled_images_and_of_classes_with_enough_objec
     assert before.frequencies == {"rbc": 6.0}, "an adapter from before they were noted"
 
 
-def test_generate_says_which_verbs_it_is_for() -> None:
-    assert parse_score_or_matched("matched") == MATCHED
-    assert parse_score_or_matched("a=0.5") == {"a": 0.5}
-    with pytest.raises(UsageError, match=r"matched looks at all boxes at once.*label.*finalize"):
-        parse_score("matched")
-
-
 def test_label_writes_as_many_labels_as_the_adapter_saw_annotations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +111,7 @@ def test_label_writes_as_many_labels_as_the_adapter_saw_annotations(
 def test_label_takes_a_region_of_doubt_up_to_scores_that_are_not_known_yet() -> None:
     rules = label_rules(MATCHED, 0.6, 1.0, {"rbc": 0.5}, CLASS_NAMES)
     assert (rules.score, rules.uncertain) == (0.3, 0.6)
-    with pytest.raises(UsageError, match="--uncertain is 1"):
+    with refused(UsageError, "uncertain", 1):
         label_rules(MATCHED, 1.0, 1.0, {}, CLASS_NAMES)
 
 
@@ -143,14 +133,14 @@ def test_finalize_refuses_a_box_of_a_class_that_the_run_has_not(tmp_path: Path) 
     run = make_run(tmp_path / "run", frequencies={"a": 1.0})
     lines = (run / JOURNAL).read_text("utf-8")
     (run / JOURNAL).write_text(lines.replace("0.9,0]", "0.9,7]").replace("0.9, 0]", "0.9, 7]"), "utf-8")
-    with pytest.raises(RunError, match="a box of a class"):
+    with refused(RunError, None, run / JOURNAL):
         finalize(run, score=MATCHED)
 
 
 def test_finalize_says_why_it_cannot(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"an earlier dengine.*dengine label"):
+    with refused(UsageError, "score", "dengine label"):
         finalize(make_run(tmp_path / "before", frequencies=None), score=MATCHED)
-    with pytest.raises(UsageError, match="--balance"):
+    with refused(UsageError, "score", "`balance`"):
         finalize(make_run(tmp_path / "even", frequencies={"a": 1.0}, balance=True), score=MATCHED)
 
 

@@ -79,10 +79,10 @@ def test_pictures_and_boxes_are_those_of_generate_from_the_same_noise(
         expected = np.asarray(Image.open(out / "images" / str(entry.file)), dtype=np.int16)
         assert np.abs(np.asarray(picture.image, dtype=np.int16) - expected).max() <= 1
         assert expected.std() > 1  # it is a picture
-        labels = [box for box in entry.boxes if box.score >= SCORE]
-        assert len(picture.boxes) == len(labels)
-        assert np.allclose(picture.scores, [box.score for box in labels], atol=2e-3)
-        assert np.allclose(picture.boxes, [box[:4] for box in labels], atol=0.1)
+        labels = entry.instances.take(entry.instances.scores >= SCORE)
+        assert len(picture.instances) == len(labels)
+        assert np.allclose(picture.instances.scores, labels.scores, atol=2e-3)
+        assert np.allclose(picture.instances.boxes, labels.boxes, atol=0.1)
         scores += len(labels)
     assert scores > 0
 
@@ -104,7 +104,7 @@ def test_a_batch_paints_what_its_jobs_paint_alone(
         (alone,) = painter.paint([job])
         assert together.job == alone.job == job
         assert np.abs(np.asarray(together.image, np.int16) - np.asarray(alone.image, np.int16)).max() <= 1
-        assert np.allclose(together.scores, alone.scores, atol=1e-3)
+        assert np.allclose(together.instances.scores, alone.instances.scores, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["img2img", "text to image"])

@@ -92,4 +92,4 @@ def test_whether_a_call_may_be_captured_is_passed_on(
     timed = TimedBackend(fakes.as_backend(fakes.FakeBackend()))
     call = prepare(fakes.make_bundle(tmp_path), timed, "unet", {"B": 2, "h": 8, "w": 12})
     assert call.capturable is capturable
-    assert (timed.name, timed.precision, timed.threads, timed.device.type) == ("fake", "f32", 1, "cpu")
+    assert (timed.name, timed.precision, timed.threads, timed.device.type) == ("onnxruntime", "f32", 1, "cpu")

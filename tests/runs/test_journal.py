@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from engines.errors import RunError
+from engines.labels.boxes import Instances
 from engines.painting.jobs import chunk_ranges
 from engines.runs.journal import (
     IMAGES,
     JOURNAL,
     SPARE,
-    Box,
     Entry,
     Journal,
     Progress,
@@ -32,7 +32,7 @@ def entry(index: int, kept: bool = True) -> Entry:
         reason=None if kept else "no box scores 0.3",
         file=f"{index:08d}.jpg" if kept else None,
         sha256="0" * 64 if kept else None,
-        boxes=(Box(0.0, 1.25, 10.5, 20.0, 0.9876, 2), Box(3.0, 3.0, 4.0, 4.0, 0.05, 0)),
+        instances=Instances.from_rows([[0.0, 1.25, 10.5, 20.0, 0.9876, 2], [3.0, 3.0, 4.0, 4.0, 0.05, 0]]),
     )
 
 
