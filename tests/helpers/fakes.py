@@ -148,7 +148,7 @@ class FakeBackend:
     """Runs the functions above; counts calls, and lets a test look in, or spoil an output, after each."""
 
     after: Callable[[str, FakeCall], None] = lambda graph, call: None
-    name: str = "onnxruntime"
+    name: str = "onnxruntime"  # an engine that is asked for nothing of its own
     description: str = "fake, cpu, f32, 1 thread"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "f32"

@@ -17,7 +17,7 @@ from engines.errors import DatasetError, RunError
 from engines.painting.jobs import make_job
 from engines.painting.painter import read_crop
 from engines.painting.resolve import dataset_hash
-from engines.painting.settings import RunSettings
+from engines.painting.run_settings import RunSettings
 from engines.runs import near_duplicates as repeats_module
 from engines.runs.near_duplicates import (
     REPEATS_IMAGE,
@@ -105,8 +105,8 @@ def test_an_image_that_repeats_the_crop_it_was_painted_from_goes(tmp_path: Path,
     assert plan is not None
     made = candidates(tmp_path / "run", [7, 8, 9, 10])
     for one in made[:2]:
-        Image.fromarray(read_crop(plan, make_job(plan, run.seed, one.index))).save(one.file)
-    Image.fromarray(read_crop(plan, make_job(plan, run.seed, 999))).save(made[2].file)  # somebody else's crop
+        Image.fromarray(read_crop(plan, make_job(plan, run.options.seed, one.index))).save(one.file)
+    Image.fromarray(read_crop(plan, make_job(plan, run.options.seed, 999))).save(made[2].file)  # somebody else's crop
     assert find_repeats(made, run, plan) == {0: REPEATS_REFERENCE, 10: REPEATS_REFERENCE}
 
 
