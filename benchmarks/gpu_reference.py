@@ -96,7 +96,7 @@ class Diffusers:
         self._pipe.image_processor.postprocess(decoded, output_type="pil")
         logits, boxes = (value.numpy() for value in fetch(*self._label(latents, states)))
         frame = (width, height)
-        return sum(len(detections(logits[i], boxes[i], frame, 1.0, frame)[0]) for i in range(batch))
+        return sum(len(detections(logits[i], boxes[i], frame, 1.0, frame)) for i in range(batch))
 
     def _label(self, latents: torch.Tensor, states: torch.Tensor) -> Sequence[torch.Tensor]:
         """Logits and boxes."""

@@ -107,21 +107,21 @@ def dengine_row(bundle: Bundle, backend: TorchBackend, slots: int, steps: int) -
     asked = GenerateSettings(out=Path(), jobs=1, slots=slots, steps=steps, guidance=GUIDANCE, keep_empty=True)
     begin_row(backend.device)
     timed = TimedBackend(backend)
-    settings = resolve(asked, bundle, timed, None, None)
-    plan = make_plan(settings, bundle, None)
-    painter = Painter(bundle, timed, settings, plan, stage=lambda text: None, tick=lambda: None)
+    options = resolve(asked, bundle, timed, None, None).options
+    plan = make_plan(options, bundle, None)
+    painter = Painter(bundle, timed, options, plan, stage=lambda text: None, tick=lambda: None)
     indices = itertools.count()
 
     def paint(count: int) -> int:
-        jobs = (make_job(plan, settings.seed, next(indices)) for _ in range(count))
-        return sum(len(outcome.boxes) for outcome in painter.paint(jobs, lambda: False))
+        jobs = (make_job(plan, options.seed, next(indices)) for _ in range(count))
+        return sum(len(outcome.instances) for outcome in painter.paint(jobs, lambda: False))
 
     row = measured(paint, slots, backend.device)
-    call = timed.calls[Use("unet", settings.rows, ("model_output",))]
+    call = timed.calls[Use("unet", options.rows, "sampler")]
     step = capture(call.run, backend.device) if call.capturable else call.run
     seconds = time_calls(step, backend.device, warm_up=2, calls=10, limit=3.0).median
     return row | {
-        "unet_seconds": seconds, "unet_rows": settings.rows, "steps": settings.steps, "precision": backend.precision,
+        "unet_seconds": seconds, "unet_rows": options.rows, "steps": options.steps, "precision": backend.precision,
     }  # fmt: skip
 
 

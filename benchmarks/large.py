@@ -26,10 +26,10 @@ from benchmarks.large_checks import SHOWN, different_files, find_mistakes, read_
 from benchmarks.records import Bar, Record, Steps, Tell, bar_table, here, measured_on, parser, say, table, write_report
 from benchmarks.toy_bundle import make_toy_bundle
 from engines.bundle.bundle import open_bundle
+from engines.common.events import Event, EventKind
 from engines.measure.alone import run_alone
 from engines.measure.memory import read_memory
 from engines.painting.settings import GenerateSettings
-from engines.runs.events import Event, Opened, Painted
 from engines.runs.finalize import finalize
 from engines.runs.generate import generate
 from engines.runs.merge import merge
@@ -97,8 +97,8 @@ def paint_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
 
     def note(event: Event) -> None:
         nonlocal painted
-        painted += isinstance(event, Painted)
-        if isinstance(event, Opened) or (isinstance(event, Painted) and painted % part == 0):
+        painted += event.kind is EventKind.IMAGE
+        if event.kind is EventKind.STARTED or (event.kind is EventKind.IMAGE and painted % part == 0):
             notes.append((painted, time.monotonic(), read_memory().rss))
 
     shard = arguments["shard"]

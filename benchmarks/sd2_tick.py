@@ -107,7 +107,7 @@ def ours_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
     latents, states = _inputs(shape)
     h, w = latents.shape[2:]
     shapes = bundle.specs["unet"].input_shapes({"B": 2, "h": h, "w": w})
-    call = backend.prepare("unet", shapes, ["model_output"], varies="encoder_hidden_states")
+    call = backend.prepare("unet", shapes, ["model_output"], "encoder_hidden_states", "sampler")
     times: list[float] = []
 
     def told() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.agreement import agreement
 from benchmarks.records import Record, Tell
 from engines.bundle.bundle import default_bundle, open_bundle
+from engines.common.events import Event, EventKind
 from engines.common.files import sha256_file
 from engines.datasets.images import read_image
 from engines.diffusion.schedule import make_schedule, start_index, step_rows
@@ -24,7 +25,6 @@ from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.labels.rules import is_label
 from engines.measure.workload import Workload, jobs_of
-from engines.runs.events import Event, Opened
 from engines.runs.finalize import rules_of
 from engines.runs.generate import generate
 from engines.runs.journal import IMAGES, JOURNAL, Entry, find_image, image_name, read_entries
@@ -32,6 +32,7 @@ from engines.runs.run_folder import require_run
 from engines.worth.detectors.model import load_detector
 from export.agreement import psnr
 
+SHOWN = ("precision", "slots", "rows", "steps", "sampler", "guidance_interval")  # of a run's options
 WARM_JOBS = 16  # images of the run that fills the cache of compiled models
 
 
@@ -62,9 +63,9 @@ def _paint(arguments: Mapping[str, Any], workload: Workload, tell: Tell) -> Reco
     opened: list[float] = []
 
     def hear(event: Event) -> None:
-        if isinstance(event, Opened):
+        if event.kind is EventKind.STARTED:
             opened.append(time.perf_counter())
-            tell(event.backend)
+            tell(event.text)
 
     summary = generate(settings, report=hear)
     seconds = time.perf_counter() - opened[0]
@@ -73,8 +74,8 @@ def _paint(arguments: Mapping[str, Any], workload: Workload, tell: Tell) -> Reco
         "images": summary.painted,
         "seconds": seconds,
         "images_per_second": summary.painted / seconds,
-        **{name: getattr(run, name) for name in ("backend", "precision", "slots", "rows", "steps", "sampler")},
-        "guidance_interval": run.guidance_interval,
+        "backend": run.backend,
+        **{name: getattr(run.options, name) for name in SHOWN},
     }
 
 
@@ -136,10 +137,10 @@ def read_coco_labels(folder: Path) -> tuple[list[Path], list[Instances], tuple[s
 
 def unet_rows(folder: Path) -> float:
     """UNet rows an image that the sampler of a run computed: two for a guided step, one for any other."""
-    run = require_run(folder)
-    bundle = open_bundle(Path(run.bundle) if run.bundle else default_bundle(), verify=False)
-    schedule = make_schedule(bundle.scheduler_config, run.sampler, run.steps, run.eta)
-    rows = step_rows(schedule, run.guidance, run.guidance_interval or (0.0, 1.0))
+    options = require_run(folder).options
+    bundle = open_bundle(options.bundle or default_bundle(), verify=False)
+    schedule = make_schedule(bundle.scheduler_config, options.sampler, options.steps, options.eta)
+    rows = step_rows(schedule, options.guidance, options.guidance_interval or (0.0, 1.0))
     strengths = [entry.strength for entry in read_entries(folder / JOURNAL)]
     firsts = (0 if strength is None else start_index(schedule, strength) for strength in strengths)
     return float(sum(int(rows[first:].sum()) for first in firsts) / max(len(strengths), 1))

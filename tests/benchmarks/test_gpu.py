@@ -14,6 +14,7 @@ from benchmarks import gpu
 from benchmarks import gpu_rows as rows
 from benchmarks.gpu_reference import Diffusers
 from engines.adapter.pyramid import PyramidUNet
+from engines.measure.timing import time_calls
 
 CPU = torch.device("cpu")
 OTHERS = ("openvino", "onnx", "onnxscript", "onnxruntime", "tensorrt", "typer", "rich", "faster_coco_eval")
@@ -44,6 +45,7 @@ def asked(work: Path, deadline: float) -> None:
 
 def test_a_stage_keeps_every_row_with_its_figures(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "counted_images", lambda batch: batch)
+    monkeypatch.setattr(rows, "time_calls", lambda run, device, **_: time_calls(run, device, warm_up=1, calls=1))
     for stage in ("models", "diffusers", "dengine"):
         gpu.run_stage(stage, work)
     steps = gpu.steps_of(work, IDENTITY)

@@ -70,6 +70,7 @@ def test_the_search_for_a_peers_batch_ends_where_it_gets_slower(monkeypatch: pyt
             raise RuntimeError("no\nbf16")
         return "pipeline"
 
+    monkeypatch.setattr("gc.collect", lambda: 0)  # of all that earlier tests left it would take seconds
     monkeypatch.setattr(runner, "BATCHES", tuple(seconds))
     monkeypatch.setattr(runner, "load", load)
     monkeypatch.setattr(runner, "paint", lambda *_: [])

@@ -149,6 +149,7 @@ def test_a_run_does_what_is_missing_and_rows_that_are_named_again(
 
     (tmp_path / WEIGHTS_FILE).write_bytes(b"a detector")
     monkeypatch.setattr(speed, "run_alone", run_alone)
+    monkeypatch.setattr("benchmarks.records.commit", lambda: "a commit")
     first = run()
     assert {"baseline_task", "paint_task", "judge_run_task", "peers_task", "make_task"} < set(asked)
     failed = {name for name, step in first["steps"].items() if "error" in step}
