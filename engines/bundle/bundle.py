@@ -195,10 +195,11 @@ class Bundle:
         return self.folder / f"{graph}.onnx"
 
     def tokenizer(self) -> Any:
-        """The bundle's transformers.CLIPTokenizer; `base_model.tokenize` turns prompts into ids with it."""
-        from transformers import CLIPTokenizer
+        """The bundle's transformers.CLIPTokenizer; `tokenizer.tokenize` turns prompts into ids with it."""
+        from engines.common.tokenizer import load_tokenizer
 
-        return CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
+        (ids,) = self.specs["text_encoder"].inputs
+        return load_tokenizer(self.folder / "tokenizer", ids.below or 0, self.text_length)
 
 
 def default_bundle() -> Path:

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from engines.bundle.bundle import MANIFEST, open_bundle
 from engines.common.files import sha256_file
+from engines.common.weight_file import Header, read_header
 from engines.diffusion.base_model import BaseModel
-from engines.diffusion.weights import PICKLES, Header, pickle_message, read_header
+from engines.diffusion.weights import PICKLES, pickle_message
 from engines.errors import BundleError, ModelError, UsageError
 
 _DOWN, _UP, _ALPHA = "down", "up", "alpha"

@@ -37,9 +37,9 @@ from engines.adapter.model import load_adapter
 from engines.adapter.pyramid import PyramidUNet
 from engines.bundle.bundle import Bundle
 from engines.common.rng import generator
-from engines.diffusion.base_model import alphas_cumprod
 from engines.diffusion.latents import label_latents
 from engines.diffusion.libraries import silence_libraries
+from engines.diffusion.noise import alphas_cumprod
 from engines.errors import BackendError, UsageError
 from engines.labels.scores import by_label
 from engines.measure.workload import WorkloadJobs

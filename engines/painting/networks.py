@@ -18,8 +18,9 @@ import numpy.typing as npt
 import torch
 
 from engines.common.streams import Lane, fetch, hand_over, send
-from engines.diffusion.base_model import alphas_cumprod, tokenize
+from engines.common.tokenizer import tokenize
 from engines.diffusion.latents import label_latents
+from engines.diffusion.noise import alphas_cumprod
 from engines.errors import NumericalError
 
 if TYPE_CHECKING:

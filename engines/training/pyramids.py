@@ -23,7 +23,8 @@ from engines.adapter.pyramid import PyramidUNet, label_pass
 from engines.common.rng import generator, normal
 from engines.datasets.dataset import Record
 from engines.diffusion import prompts
-from engines.diffusion.base_model import BaseModel, alphas_cumprod
+from engines.diffusion.base_model import BaseModel
+from engines.diffusion.noise import alphas_cumprod
 from engines.labels.average_precision import Detections, mean_average_precision
 from engines.training.augment import FrameOptions, draw_frame
 from engines.training.trainer import autocast

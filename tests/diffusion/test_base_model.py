@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engines.diffusion.base_model import BaseModel, alphas_cumprod, base_hash, load_base, local_folder
+from engines.diffusion.base_model import BaseModel, base_hash, load_base, local_folder
+from engines.diffusion.noise import alphas_cumprod
 from engines.errors import ModelError, UsageError
 
 
@@ -127,7 +128,7 @@ def test_weights_that_a_file_lacks_are_not_left_random(folder: Path) -> None:
     for part, said in (("text_encoder", "final_layer_norm.weight"), ("unet", "conv_out.bias")):
         path = next((folder / part).glob("*.safetensors"))
         save_file({name: value for name, value in load_file(path).items() if not name.endswith(said)}, path)
-        with pytest.raises(ModelError, match=rf'{part} is not whole: its weights lack ".*{said}" \(1 are missing\)'):
+        with pytest.raises(ModelError, match=rf'{part} is not whole: its weights lack ".*{said}" \(1 of '):
             load_base(folder)
 
 
@@ -189,8 +190,9 @@ def test_zero_terminal_snr_is_refused_at_the_start(folder: Path) -> None:
 
 def test_a_prediction_type_that_contradicts_the_folder_is_refused(folder: Path) -> None:
     assert local_folder(folder, "epsilon") == local_folder(folder) == folder
-    with pytest.raises(UsageError, match=r'--prediction-type is v_prediction, and .* says "epsilon"'):
+    with pytest.raises(UsageError, match='says "epsilon"') as caught:
         local_folder(folder, "v_prediction")
+    assert caught.value.field == "prediction_type"
 
 
 class Hub:
