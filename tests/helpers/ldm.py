@@ -76,6 +76,11 @@ def _unet_names(unet: Any) -> Tensors:
     return {renamed(name): value for name, value in unet.state_dict().items()}
 
 
+def original_unet_names(unet: Any) -> dict[str, str]:
+    """The original name of each of a UNet's weights."""
+    return dict(zip(unet.state_dict(), _unet_names(unet), strict=True))
+
+
 def _vae_names(vae: Any) -> Tensors:
     last = len(vae.config.block_out_channels) - 1
 
