@@ -102,7 +102,7 @@ def folder(tmp_path: Path) -> Path:
     (root / "tokenizer").mkdir()
     (root / "tokenizer" / "tokenizer_config.json").write_text("{}")
     (root / "adapter").mkdir()
-    config = AdapterConfig(channels=(32, 64), num_classes=2)
+    config = AdapterConfig(channels=SHAPE.pyramid, num_classes=SHAPE.classes, queries=SHAPE.queries)
     info = AdapterInfo(("rbc", "wbc"), 1, 64, (128, 64), 16, "photo", {}, "0" * 64, config)
     (root / "adapter" / "adapter.json").write_text(json.dumps(info.to_json()))
     weights = {"w": np.arange(16, dtype=np.float32)}
@@ -122,7 +122,7 @@ def test_a_whole_bundle_opens_and_says_what_it_is(folder: Path) -> None:
     assert (bundle.text_length, bundle.hidden_size) == (8, 16)
     assert bundle.scheduler_config == {"beta_start": 0.001}
     assert bundle.generate_defaults == {"steps": 20}
-    assert bundle.adapter_info.config.queries == 100
+    assert bundle.adapter_info.config.queries == SHAPE.queries
     assert bundle.specs == graph_specs(SHAPE)
     assert bundle.graph_path("unet").is_file()
 
@@ -222,12 +222,19 @@ def test_a_required_file_must_be_listed(folder: Path) -> None:
         open_bundle(folder)
 
 
+def changed_axis(axis: Any) -> dict[str, Any]:
+    """The graphs of a manifest, one of whose axes is another."""
+    graphs = json.loads(json.dumps({name: spec.to_json() for name, spec in graph_specs(SHAPE).items()}))
+    graphs["unet"]["outputs"][0]["axes"][1] = axis
+    return dict(graphs)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"format": 99}, "bundle format 99 was found; this version reads format 1"),
         ({"colour": "red"}, 'unknown key "colour"'),
-        ({"frame": [100, 64], "timestep": -1}, r'"timestep" must be 0 or more, not -1; "frame" must be two positive'),
+        ({"frame": [100, 64], "timestep": -1}, r'"timestep" must be 0 to 100000, not -1; "frame" must be two'),
         ({"weights_dtype": "int4"}, '"weights_dtype" must be one of float32, float16, bfloat16'),
         ({"class_names": ["rbc", "rbc"]}, '"class_names" must be different names'),
         ({"class_names": ["wbc", "rbc"]}, "differ in class names or timestep"),
@@ -235,9 +242,14 @@ def test_a_required_file_must_be_listed(folder: Path) -> None:
         ({"graphs": {}}, '"graphs" must be the graphs text_encoder'),
         ({"graphs": {name: {} for name in GRAPH_NAMES}}, "The spec of a graph is not readable"),
         ({"files": {"unet.onnx": "beef"}}, '"files" must be SHA-256 by file'),
-        ({"opset": 0}, '"opset" must be positive, not 0'),
+        ({"opset": 0}, '"opset" must be 1 to 100, not 0'),
         ({"islands": {"unet": ["a"]}}, '"islands" must be names by graph, in a float16 bundle'),
         ({"graph_dtype": "float16", "islands": {"net": ["a"]}}, '"islands" must be names by graph'),
+        ({"hidden_size": 17}, "the specs of text_encoder, unet are not those of its networks"),
+        ({"text_length": 10**30}, r'"text_length" must be 1 to 4096, not 1000'),
+        ({"graphs": changed_axis(float("inf"))}, "holds a number that is not finite"),
+        ({"graphs": changed_axis(10**7)}, "is not a whole number from 1 to 1000000"),
+        ({"graphs": changed_axis(5)}, "the specs of unet are not those of its networks"),
         ({"graph_dtype": "float16"}, "the specs of text_encoder, vae_encoder, .* are not in float16"),
     ],
 )
