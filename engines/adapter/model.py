@@ -150,11 +150,11 @@ def load_adapter(
 def _check_described(config: AdapterConfig, path: Path) -> None:
     """Raise ModelError unless the file's header has every weight of the network that adapter.json describes, in its
     shape, and no other: before memory is taken for either."""
+    header = read_header(path)
+    check_no_quantisation(path, header.tensors)
     try:
         with torch.device("meta"):
             described = DetectionAdapter(config).state_dict()
     except Exception as cause:  # the libraries validate with errors of their own
         raise ModelError(f"{path.with_name(INFO_FILE)} describes no network: {shorten(cause, 200)}.") from cause
-    header = read_header(path)
-    check_no_quantisation(path, header.tensors)
     check_described(path, header.tensors, described, INFO_FILE)

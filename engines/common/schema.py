@@ -109,5 +109,9 @@ def _can_be_written(value: Any) -> bool:
 def _kind_name(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return " or ".join(str(argument) for argument in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return "a list"
+    if typing.get_origin(hint) is dict or dataclasses.is_dataclass(hint):
+        return "an object"
     named = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
     return named.get(hint, str(hint))
