@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
 
+_SHOWN = 200  # characters of what is left of a prompt
 PLAIN_SECONDS = 10.0  # between plain lines of one stage, where there is no terminal
 
 
@@ -65,6 +66,16 @@ def findings(dropped: Sequence[str], skipped: Sequence[str], shown: int = 5) -> 
             lines += [f"  {item}" for item in items[:shown]]
             lines += [f"  and {len(items) - shown} more"] * (len(items) > shown)
     return "\n".join(lines)
+
+
+def prompt_cut(event: Any) -> str:
+    """A line for an `engines.runs.events.PromptCut`."""
+    lost = event.prompt[len(event.read) :].strip()
+    shown = lost if len(lost) <= _SHOWN else f"{lost[: _SHOWN - 3]}..."
+    return (
+        f"a {event.kind} has {event.tokens} tokens, and {event.length} are read: not read, and not in the journal, is "
+        f'"{shown}"'
+    )
 
 
 @contextmanager

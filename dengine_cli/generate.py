@@ -167,10 +167,12 @@ class _Report:
         self._boxes = self._dropped = 0
 
     def __call__(self, event: Any) -> None:
-        from engines.runs.events import Opened, Painted, Stage
+        from engines.runs.events import Opened, Painted, PromptCut, Stage
 
         if isinstance(event, Stage):
             self._bars.line(event.text)
+        elif isinstance(event, PromptCut):
+            self._bars.line(console.prompt_cut(event))
         elif isinstance(event, Opened):
             self._bars.line(event.backend)
             self._bars.update("painting", event.done, event.target)

@@ -76,11 +76,13 @@ def command(
 
 
 def _report(bars: console.ProgressBars) -> Any:
-    from engines.runs.events import Labelled, Stage
+    from engines.runs.events import Labelled, PromptCut, Stage
 
     def report(event: Any) -> None:
         if isinstance(event, Stage):
             bars.line(event.text)
+        elif isinstance(event, PromptCut):
+            bars.line(console.prompt_cut(event))
         elif isinstance(event, Labelled):
             bars.update("labelling", event.done, event.total)
 

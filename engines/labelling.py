@@ -39,7 +39,7 @@ from engines.labels.scores import Matched, Score
 from engines.labels.thresholds import precision_and_recall
 from engines.painting.needs import label_needs
 from engines.painting.networks import LARGEST_BATCH, Labeller, TextEncoder, check_finite, fill, prepare
-from engines.runs.events import Labelled, Report, Stage
+from engines.runs.events import Labelled, PromptCut, Report, Stage
 from engines.runs.run_folder import run_errors
 
 if TYPE_CHECKING:
@@ -278,7 +278,9 @@ def _labels(
     report: Report,
 ) -> Iterator[tuple[int, Detections]]:
     """(record, its detections), shape by shape, so that networks are prepared once for each shape."""
-    text = TextEncoder(bundle, backend)
+    text = TextEncoder(bundle, backend, lambda *what: report(PromptCut(*what)))
+    for prompt in dict.fromkeys(prompts):
+        text.read(prompt)
     sizes = [_padded_size(record, bundle.short_side, bundle.size_multiple) for record in records]
     done = 0
     for size, members in groupby(sorted(range(len(records)), key=sizes.__getitem__), key=sizes.__getitem__):

@@ -85,6 +85,16 @@ def tokenize(tokenizer: Any, prompts: Sequence[str]) -> torch.Tensor:
     return ids
 
 
+def read_words(tokenizer: Any, prompt: str) -> tuple[str, int]:
+    """The beginning of a prompt that `tokenize` reads of it, and how many tokens the whole prompt has."""
+    whole = tokenizer(prompt, return_offsets_mapping=True, verbose=False)
+    tokens, length = len(whole.input_ids), tokenizer.model_max_length
+    if tokens <= length:
+        return prompt, tokens
+    end = max(stop for _, stop in whole.offset_mapping[: length - 1])  # the last place is the end's
+    return prompt[:end], tokens
+
+
 def read_vocabulary(folder: Path) -> Vocabulary:
     """What the files of a tokenizer's folder say, each checked. Raises ModelError."""
     settings = _read(folder / "tokenizer_config.json", {})

@@ -53,8 +53,10 @@ class Painter:
         *,
         stage: Callable[[str], None],
         tick: Callable[[], None],
+        cut: Callable[[str, str, str, int, int], None] | None = None,
     ) -> None:
-        """Prepare every graph. `stage` is told what is being prepared, `tick` of every network call of the sampler."""
+        """Prepare every graph. `stage` is told what is being prepared, `tick` of every network call of the sampler,
+        `cut` of prompts that are too long, as `TextEncoder` has it."""
         self._settings, self._plan = settings, plan
         w, h = (side // bundle.vae_stride for side in settings.frame)
         batch = self._batch = min(settings.slots, LARGEST_BATCH)
@@ -75,7 +77,7 @@ class Painter:
             )
             sampler_call = preparing("unet", unet)
             encoder_call = preparing("vae_encoder", encoder)
-            text = preparing("text_encoder", lambda: TextEncoder(bundle, backend))
+            text = preparing("text_encoder", lambda: TextEncoder(bundle, backend, cut))
             self._finisher, self._encoder, self._text = finisher(), encoder_call(), text()
         self._ahead = Lane(backend.device)
         self._references = _References(plan)
@@ -89,7 +91,12 @@ class Painter:
             guidance_interval=settings.guidance_interval or (0.0, 1.0),
             told=tick,
         )
+        self._text.read(settings.negative_prompt, "negative prompt")
         self._negative = self._text(settings.negative_prompt)
+
+    def prompt_read(self, job: Job) -> str:
+        """What of a job's prompt the network reads."""
+        return self._text.read(job.prompt)
 
     def paint(self, jobs: Iterable[Job], stop: Callable[[], bool]) -> Iterator[Outcome]:
         """The outcome of every job, as they finish; once `stop` says so, only of those already begun.

@@ -19,6 +19,17 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class PromptCut:
+    """A prompt is longer than the text encoder reads; said once a run for each kind of prompt."""
+
+    kind: str  # "prompt" or "negative prompt"
+    prompt: str  # the whole
+    read: str  # its beginning, which is read; what follows changes nothing
+    tokens: int  # that the whole prompt has, those at its beginning and end with them
+    length: int  # tokens that are read
+
+
+@dataclass(frozen=True)
 class Opened:
     """The run is set up and begins to paint (or has nothing left to paint)."""
 
@@ -54,7 +65,7 @@ class Labelled:
     total: int
 
 
-Event = Stage | Opened | Tick | Painted | Labelled
+Event = Stage | PromptCut | Opened | Tick | Painted | Labelled
 Report = Callable[[Event], None]
 
 

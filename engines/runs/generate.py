@@ -25,7 +25,7 @@ from engines.painting.networks import cores_for_graphs
 from engines.painting.painter import Painter
 from engines.painting.resolve import make_plan, resolve
 from engines.painting.settings import GenerateSettings, RunSettings
-from engines.runs.events import Event, Opened, Painted, Report, RunSummary, Stage, Tick
+from engines.runs.events import Event, Opened, Painted, PromptCut, Report, RunSummary, Stage, Tick
 from engines.runs.finalize import remove_dataset_files, rules_of, write_dataset
 from engines.runs.journal import IMAGES, JOURNAL, Entry, Journal, image_name, read_progress, remove_images_from
 from engines.runs.near_duplicates import REPEATS
@@ -84,6 +84,7 @@ def generate(
         return run(settings.out, wanted, stored, bundle, backend, plan, report=report, stop=stop, started=started)
 
 
+_PROMPTS_READ = 512  # before painting: the largest chunk that dengine takes by itself
 HOPELESS = 32  # so many jobs in a row without a kept image, or a whole chunk of more, end a run that counts images
 
 
@@ -150,7 +151,9 @@ def run(
             painter = Painter(
                 bundle, backend, wanted, plan,
                 stage=lambda text: report(Stage(text)), tick=_ticker(report),
+                cut=lambda *what: report(PromptCut(*what)),
             )  # fmt: skip
+            _say_what_is_cut(painter, plan, wanted, progress.chunks)
             begun = time.monotonic()
             report(Opened(backend.description, state.target, state.counts_kept, state.done))
             for chunk in itertools.islice(_chunks(wanted), progress.chunks, None):
@@ -200,7 +203,8 @@ def _paint_chunk(
     try:
         with ImageWriter(folder / IMAGES, image_format=wanted.image_format, jpeg_quality=quality) as writer:
             for outcome in painter.paint(jobs, stop):
-                if _take(outcome, wanted, plan, writer, journal, state, report):
+                read = painter.prompt_read(outcome.job)
+                if _take(outcome, read, wanted, plan, writer, journal, state, report):
                     last_kept = max(last_kept, outcome.job.index)
                 _note_written(writer.finished(), journal, state)
             _note_written(writer.drain(), journal, state)
@@ -226,6 +230,7 @@ def _settle(folder: Path, journal: Journal) -> None:
 
 def _take(
     outcome: Outcome,
+    prompt: str,
     wanted: RunSettings,
     plan: Plan,
     writer: ImageWriter,
@@ -233,12 +238,12 @@ def _take(
     state: _State,
     report: Report,
 ) -> bool:
-    """Decide whether an image is kept, and say so; have it written, or its line."""
+    """Decide whether an image is kept, and say so; have it written, or its line, with what was read of its prompt."""
     job = outcome.job
     reason = outcome.problem or drop_reason(outcome.boxes, state.rules)
     entry = Entry(
         index=job.index,
-        prompt=job.prompt,
+        prompt=prompt,
         reference=None if job.reference is None else plan.references[job.reference].name,
         strength=job.strength,
         reason=reason,
@@ -264,6 +269,12 @@ def _note_written(written: Iterator[Written], journal: Journal, state: _State) -
         journal.add(replace(state.entries.pop(image.name), sha256=image.sha256))
         if state.first_image is None:
             state.first_image = time.monotonic()
+
+
+def _say_what_is_cut(painter: Painter, plan: Plan, wanted: RunSettings, chunk: int) -> None:
+    """Have the prompts of the first jobs of a chunk read, so that one that is too long is said before painting."""
+    for index in itertools.islice(next(itertools.islice(_chunks(wanted), chunk, None), range(0)), _PROMPTS_READ):
+        painter.prompt_read(make_job(plan, wanted.seed, index))
 
 
 def _chunks(settings: RunSettings) -> Iterator[range]:
