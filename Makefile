@@ -19,7 +19,6 @@ build/tensorrt/10/.installed: BINDINGS := tensorrt-cu13-bindings==10.16.1.11
 
 demo: $(VENV)/.installed
 	$(BIN)/dengine generate --count 32 --out demo
-	$(BIN)/dengine finalize demo --score matched
 
 test: $(VENV)/.installed-dev $(TENSORRT:%=build/tensorrt/%/.installed)
 	$(BIN)/ruff check

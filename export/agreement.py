@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.adapter.inference import SCORE_FLOOR
-from engines.backends import open_backend
 from engines.backends.base import Backend
+from engines.backends.registry import open_backend
 from engines.backends.rows import is_full_size
 from engines.bundle.bundle import Bundle
 from engines.common.devices import cpu_has_bf16, cpu_has_int8
 from engines.datasets.images import read_image
 from engines.errors import ExportError
-from engines.labels.average_precision import Detections, mean_average_precision
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import SCORE_FLOOR
 from engines.painting.resolve import make_plan, resolve
 from engines.painting.settings import GenerateSettings
 from engines.runs.generate import run
-from engines.runs.journal import IMAGES, JOURNAL, Entry, boxes_above, read_entries
+from engines.runs.journal import IMAGES, JOURNAL, Entry, read_entries
 from export.memory import release_memory
 from export.verify import check_precision
 
@@ -52,15 +52,6 @@ class Agreement:
     jobs: int
     psnr: float  # dB, mean over the images; 99 where they are equal
     ap50: float | None  # of its labels against PyTorch's; None where PyTorch found nothing
-
-
-@dataclass(frozen=True, eq=False)
-class _Boxes:
-    """One image's boxes as annotations."""
-
-    boxes: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    iscrowd: npt.NDArray[np.bool_]
 
 
 def variants(engines: Sequence[str], graph_dtype: str = "float32", *, int8: bool = False) -> list[tuple[str, str]]:
@@ -98,9 +89,10 @@ def compare_engines(
         def paint(engine: str, precision: str) -> list[tuple[npt.NDArray[np.uint8], Entry]]:
             report(f"painting {jobs} image{'s' * (jobs > 1)} on {engine} in {precision}")
             out = next(outs)
+            maybe: Any = {"steps": steps, "threads": threads}  # None leaves them open
             asked = GenerateSettings(
-                out=out, bundle=bundle.folder, jobs=jobs, chunk=jobs, steps=steps, keep_empty=True, score=SCORE_FLOOR,
-                min_quality=0.0, image_format="png", engine=engine, precision=precision, threads=threads, device=device,
+                out=out, bundle=bundle.folder, jobs=jobs, chunk=jobs, keep_empty=True, score=SCORE_FLOOR,
+                min_quality=0.0, image_format="png", engine=engine, precision=precision, device=device, **maybe,
             )  # fmt: skip
             _paint(bundle, asked)
             entries = list(read_entries(out / JOURNAL))
@@ -148,7 +140,7 @@ def _paint(bundle: Bundle, asked: GenerateSettings) -> None:
 def paint_jobs(bundle: Bundle, backend: Backend, asked: GenerateSettings) -> None:
     """The same on a backend that is open already."""
     wanted = resolve(asked, bundle, backend, None, None)
-    plan = make_plan(wanted, bundle, None)
+    plan = make_plan(wanted.options, bundle, None)
     asked.out.mkdir(parents=True)
     run(
         asked.out, wanted, None, bundle, backend, plan,
@@ -164,10 +156,10 @@ def _agreement(
     class_names: Sequence[str],
 ) -> Agreement:
     ratios = [psnr(ours, theirs) for (ours, _), (theirs, _) in zip(found, reference, strict=True)]
-    truth = [_annotations(entry) for _, entry in reference]
+    truth = [entry.instances.take(entry.instances.scores >= TRUE_SCORE) for _, entry in reference]
     ap50 = None
-    if any(len(image.boxes) for image in truth):
-        detections = [_detections(entry) for _, entry in found]
+    if any(len(image) for image in truth):
+        detections = [entry.instances for _, entry in found]
         ap50 = round(mean_average_precision(truth, detections, class_names)["AP50"], 4)
     return Agreement(engine, precision, len(found), round(float(np.mean(ratios)), 2), ap50)
 
@@ -176,15 +168,3 @@ def psnr(image: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
     """Peak signal-to-noise ratio of two uint8 images in dB, 99 at most."""
     error = float(np.mean((image.astype(np.float64) - other) ** 2))
     return min(99.0, float(10 * np.log10(255.0**2 / error))) if error > 0 else 99.0
-
-
-def _annotations(entry: Entry) -> _Boxes:
-    boxes = boxes_above(entry.boxes, TRUE_SCORE)
-    corners = np.array([box[:4] for box in boxes], np.float32).reshape(-1, 4)
-    return _Boxes(corners, np.array([box.label for box in boxes], np.int64), np.zeros(len(boxes), np.bool_))
-
-
-def _detections(entry: Entry) -> Detections:
-    corners = np.array([box[:4] for box in entry.boxes], np.float32).reshape(-1, 4)
-    scores = np.array([box.score for box in entry.boxes], np.float32)
-    return Detections(corners, scores, np.array([box.label for box in entry.boxes], np.int64))

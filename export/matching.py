@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engines.adapter.inference import cxcywh_to_xyxy, iou_matrix
+from engines.labels.boxes import cxcywh_to_xyxy, iou_matrix
 
 SCORE = 0.05  # boxes below this are never used, and not compared
 

@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-Float = npt.NDArray[np.float32]
-Scored = tuple[Float, Float, npt.NDArray[np.int64]]  # corner boxes [N, 4], scores [N], labels [N]; best first
+from engines.common.pixels import padded, scaled
+from engines.labels.boxes import SCORE_FLOOR, Instances, cxcywh_to_xyxy, iou_matrix, join, without_duplicates
 
-SCORE_FLOOR = 0.05  # detections below this are never kept
+Float = npt.NDArray[np.float32]
+
 LIMIT = 100  # most detections of one image, COCO's own limit
 DUPLICATE_IOU = 0.8  # two boxes that overlap more are one object
 LABEL_VIEWS = (1, 2)  # looks at an image that its boxes may be read from
 SAME_IOU = 0.6  # boxes of two views that overlap more show one object
-_BLOCK = 200  # boxes that are compared at once
 
 
 def resized_size(width: int, height: int, short_side: int) -> tuple[int, int, float]:
@@ -50,8 +50,7 @@ def prepare_frame(image: npt.NDArray[np.uint8], short_side: int, multiple: int) 
         image = np.asarray(resized, dtype=np.uint8)
     padded_width = math.ceil(new_width / multiple) * multiple
     padded_height = math.ceil(new_height / multiple) * multiple
-    padding = ((0, padded_height - new_height), (0, padded_width - new_width), (0, 0))
-    pixels = np.pad(image, padding, mode="edge").transpose(2, 0, 1).astype(np.float32) / 127.5 - 1.0
+    pixels = scaled(padded(image, padded_width, padded_height)).transpose(2, 0, 1)
     return np.ascontiguousarray(pixels), scale, (padded_width, padded_height)
 
 
@@ -64,7 +63,7 @@ def detections(
     score_floor: float = SCORE_FLOOR,
     limit: int = LIMIT,
     duplicate_iou: float = DUPLICATE_IOU,
-) -> Scored:
+) -> Instances:
     """Scored boxes of one image, best first, from what the adapter gave for its frame.
 
     A query gives one detection: its best class. Of two boxes that overlap by more than `duplicate_iou` the better
@@ -78,8 +77,7 @@ def detections(
         original_size: (width, height) of the image.
 
     Returns:
-        (boxes float32 [N, 4], corners x0, y0, x1, y1 in the original's pixels; scores float32 [N];
-        labels int64 [N]), N <= limit, every box with positive area.
+        N <= limit instances in the original's pixels, float32, every box with positive area.
     """
     probabilities = 1.0 / (1.0 + np.exp(-np.clip(np.asarray(logits, dtype=np.float64), -60.0, 60.0)))
     labels = probabilities.argmax(axis=1)
@@ -94,7 +92,7 @@ def detections(
     order = np.argsort(-scores, kind="stable")
     order = order[(scores[order] >= score_floor) & (area[order] > 0)]
     order = order[without_duplicates(corners[order], duplicate_iou, limit)]
-    return corners[order], scores[order].astype(np.float32), labels[order].astype(np.int64)
+    return Instances.of(corners[order], labels[order], scores[order].astype(np.float32))
 
 
 def view_detections(
@@ -103,14 +101,14 @@ def view_detections(
     padded_size: tuple[int, int],
     scale: float,
     original_size: tuple[int, int],
-) -> Scored:
+) -> Instances:
     """`detections` of an image that was seen V times, logits [V, Q, K] and boxes [V, Q, 4], as one (`fuse`)."""
     return fuse([detections(*view, padded_size, scale, original_size) for view in zip(logits, boxes, strict=True)])
 
 
 def fuse(
-    views: Sequence[Scored], *, same_iou: float = SAME_IOU, score_floor: float = SCORE_FLOOR, limit: int = LIMIT
-) -> Scored:
+    views: Sequence[Instances], *, same_iou: float = SAME_IOU, score_floor: float = SCORE_FLOOR, limit: int = LIMIT
+) -> Instances:
     """What several looks at one image say together: weighted boxes fusion (Solovyev et al. 2019, arXiv 1910.13302).
 
     The best box of all, of whatever view, takes from each other view the box of its class that overlaps it most, by
@@ -120,8 +118,9 @@ def fuse(
     """
     if len(views) == 1:
         return views[0]
-    boxes, scores, labels = (np.concatenate(part) for part in zip(*views, strict=True))
-    owners = np.repeat(np.arange(len(views)), [len(view[1]) for view in views])
+    every = join(views)
+    boxes, scores, labels = every.boxes, every.scores, every.labels
+    owners = np.repeat(np.arange(len(views)), [len(view) for view in views])
     overlaps = np.where(labels[:, None] == labels[None, :], iou_matrix(boxes, boxes), 0.0)
     free = np.ones(len(scores), dtype=bool)
     corners, sums, kinds = [], [], []
@@ -141,42 +140,4 @@ def fuse(
     together, kept = np.array(sums, dtype=np.float32), np.array(kinds, dtype=np.int64)
     order = np.argsort(-together, kind="stable")
     order = order[together[order] >= score_floor][:limit]
-    return np.array(corners, dtype=np.float32).reshape(-1, 4)[order], together[order], kept[order]
-
-
-def cxcywh_to_xyxy(boxes: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Centre, width, height [..., 4] to corners [..., 4]."""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return np.concatenate([centre - half, centre + half], axis=-1)
-
-
-def iou_matrix(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Intersection over union of corner boxes [N, 4] and [M, 4]: [N, M]."""
-    # One axis at a time: a product over a last axis of two costs numpy many times the work itself.
-    sides = [
-        np.minimum(first[:, None, axis + 2], second[None, :, axis + 2])
-        - np.maximum(first[:, None, axis], second[None, :, axis])
-        for axis in (0, 1)
-    ]
-    overlap = np.clip(sides[0], 0.0, None) * np.clip(sides[1], 0.0, None)
-    areas = [(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) for boxes in (first, second)]
-    union = areas[0][:, None] + areas[1][None, :] - overlap
-    return np.asarray(overlap / np.maximum(union, 1e-9))
-
-
-def without_duplicates(corners: npt.NDArray[Any], duplicate_iou: float, limit: int) -> npt.NDArray[np.int64]:
-    """Indices of the first `limit` boxes [N, 4], best first, that no kept one covers by more than `duplicate_iou`."""
-    kept: list[int] = []
-    for first in range(0, len(corners), _BLOCK):  # hundreds of queries, of which the best few are all that is kept
-        block = range(first, min(first + _BLOCK, len(corners)))
-        rivals = [*kept, *block]
-        overlaps = iou_matrix(corners[block], corners[rivals]) > duplicate_iou
-        places = list(range(len(kept)))  # of the kept ones among the rivals
-        before = len(kept)
-        for row, index in enumerate(block):
-            if len(kept) == limit:
-                return np.array(kept, dtype=np.int64)
-            if not overlaps[row, places].any():
-                kept.append(index)
-                places.append(before + row)
-    return np.array(kept, dtype=np.int64)
+    return Instances.of(np.array(corners, dtype=np.float32).reshape(-1, 4)[order], kept[order], together[order])

@@ -16,9 +16,9 @@ from engines.common.files import read_json
 from engines.common.quote import list_mistakes, quote
 from engines.common.schema import from_object, in_range
 from engines.errors import ModelError
+from engines.labels.boxes import LEAST_COUNTED
 
 FORMAT = 1
-LEAST_COUNTED = 10  # annotated objects of a class that its frequency is believed from
 INFO_FILE = "adapter.json"
 WEIGHTS_FILE = "adapter.safetensors"
 

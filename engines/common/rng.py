@@ -4,8 +4,45 @@ Knows: how to turn a key of integers into an independent random stream. Nothing 
 entropy pool or a library's global generator, so that the same command repeats.
 """
 
+from enum import IntEnum, unique
+
 import numpy as np
 import numpy.typing as npt
+
+
+@unique
+class Stream(IntEnum):
+    """What a stream is for, as a part of its key, so that no two draws share one.
+
+    The numbers are never changed: what was begun with them must repeat.
+    """
+
+    # A base model's training: (seed, stream, step, ...).
+    VAE_VIEWS = 1
+    VAE_LATENTS = 2
+    UNET_VIEWS = 3
+    UNET_STEP = 4
+    UNET_NOISE = 5
+    # An adapter's training: (seed, stream, ...).
+    ADAPTER_ORDER = 20
+    ADAPTER_GROUPS = 21
+    ADAPTER_VIEWS = 22
+    ADAPTER_NOISE = 23
+    ADAPTER_DEV = 24
+    ADAPTER_STATISTICS = 25
+    # A detector's training: (seed, stream, ...), and the intervals of its figures.
+    DETECTOR_MIX = 40
+    DETECTOR_ORDER = 41
+    DETECTOR_VIEWS = 42
+    BOOTSTRAP = 50
+    # Painting: (seed, image, stream). Steps of a schedule come first, from 1: part 0 is left out, since the stream of
+    # (seed, image, 0) is also that of (seed, image). There are never 2**20 steps.
+    INITIAL_NOISE = 2**20
+    LABEL_NOISE = 2**20 + 1
+    JOB = 2**21
+    REFERENCE_ORDER = 2**21 + 1
+    BALANCE = 2**21 + 2
+    PIPELINE = 2**21 + 3
 
 
 def generator(*key: int) -> np.random.Generator:

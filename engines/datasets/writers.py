@@ -16,15 +16,15 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engines.common.files import safe_join, sync_folder, write_atomic
 from engines.errors import DatasetError
+from engines.labels.boxes import Instances
 
 IMAGES, LABELS, DATA_YAML, METADATA = "images", "labels", "data.yaml", "metadata.jsonl"
 _GRID = 1024  # parts of a pixel
@@ -32,31 +32,20 @@ _SLACK = 0.5  # by how many pixels a box may leave its image before it is a mist
 
 
 @dataclass(frozen=True, eq=False)
-class Annotated:
+class AnnotatedImage:
     """What is written about one image."""
 
     file_name: str  # POSIX path relative to the images folder
     width: int  # pixels of the upright image
     height: int
-    boxes: npt.NDArray[np.float32]  # [N, 4] xyxy pixels
-    labels: npt.NDArray[np.int64]  # [N], index into the class names
-    scores: npt.NDArray[np.float32] | None = None  # [N], 0 to 1
-    iscrowd: npt.NDArray[np.bool_] | None = None  # [N]; None is all False
+    instances: Instances  # in pixels; labels index the class names
+    scored: bool = True  # whether scores are written
     prompt: str | None = None  # what the image was painted from
 
 
-@dataclass(frozen=True)
-class _Object:
-    x: float
-    y: float
-    width: float
-    height: float
-    label: int
-    score: float | None
-    iscrowd: bool
-
-
-def write_coco(path: Path, images: Iterable[Annotated], class_names: Sequence[str], info: Mapping[str, Any]) -> None:
+def write_coco(
+    path: Path, images: Iterable[AnnotatedImage], class_names: Sequence[str], info: Mapping[str, Any]
+) -> None:
     """Write one COCO JSON file.
 
     Image and annotation ids count from 1 in the order given, category ids in the order of `class_names`.
@@ -74,9 +63,9 @@ def write_coco(path: Path, images: Iterable[Annotated], class_names: Sequence[st
             if image.prompt is not None:
                 entry["prompt"] = image.prompt
             file.write((",\n" if image_count > 1 else "\n") + _json(entry))
-            for found in _objects(image, len(class_names)):
+            for annotation in _coco_annotations(image, len(class_names)):
                 annotation_count += 1
-                text = _json(_coco_annotation(annotation_count, image_count, found))
+                text = _json({"id": annotation_count, "image_id": image_count, **annotation})
                 annotations.write((",\n" if annotation_count > 1 else "\n") + text)
         file.write('\n],\n"annotations": [')
         annotations.seek(0)
@@ -84,7 +73,7 @@ def write_coco(path: Path, images: Iterable[Annotated], class_names: Sequence[st
         file.write("\n]}\n")
 
 
-def write_yolo(folder: Path, images: Iterable[Annotated], class_names: Sequence[str]) -> None:
+def write_yolo(folder: Path, images: Iterable[AnnotatedImage], class_names: Sequence[str]) -> None:
     """Write `labels/*.txt` and `data.yaml` beside `images/`.
 
     A line is `class x_centre y_centre width height` in fractions of the image. YOLO has no scores and
@@ -94,8 +83,8 @@ def write_yolo(folder: Path, images: Iterable[Annotated], class_names: Sequence[
     temporary = _emptied(folder / f".{LABELS}.tmp")
     try:
         for image in images:
-            objects = _objects(image, len(class_names))
-            lines = [_yolo_line(found, image) for found in objects if not found.iscrowd]
+            found = on_grid(image, len(class_names)).single
+            lines = _yolo_lines(found, image)
             name = PurePosixPath(image.file_name).with_suffix(".txt").as_posix()
             target = safe_join(temporary, name, DatasetError, "file_name")
             if target.exists():
@@ -112,7 +101,7 @@ def write_yolo(folder: Path, images: Iterable[Annotated], class_names: Sequence[
     write_atomic(folder / DATA_YAML, settings.encode())
 
 
-def write_imagefolder(folder: Path, images: Iterable[Annotated], class_names: Sequence[str]) -> None:
+def write_imagefolder(folder: Path, images: Iterable[AnnotatedImage], class_names: Sequence[str]) -> None:
     """Write `images/metadata.jsonl`, for Hugging Face `load_dataset("imagefolder", data_dir=folder/images)`.
 
     A line has `file_name`, `width`, `height`, `prompt` where there is one, and `objects` with the lists
@@ -121,16 +110,17 @@ def write_imagefolder(folder: Path, images: Iterable[Annotated], class_names: Se
     """
     with _replacing(folder / IMAGES / METADATA) as file:
         for image in images:
-            found = list(_objects(image, len(class_names)))
+            found = on_grid(image, len(class_names))
+            bboxes = _bboxes(found)
             objects: dict[str, list[Any]] = {
-                "bbox": [[one.x, one.y, one.width, one.height] for one in found],
-                "category": [one.label for one in found],
-                "category_name": [class_names[one.label] for one in found],
-                "area": [one.width * one.height for one in found],
-                "iscrowd": [int(one.iscrowd) for one in found],
+                "bbox": bboxes,
+                "category": found.labels.tolist(),
+                "category_name": [class_names[label] for label in found.labels.tolist()],
+                "area": [width * height for _, _, width, height in bboxes],
+                "iscrowd": found.crowd.astype(int).tolist(),
             }
-            if image.scores is not None:
-                objects["score"] = [one.score for one in found]
+            if image.scored:
+                objects["score"] = _scores(found)
             entry: dict[str, Any] = {
                 "file_name": image.file_name,
                 "width": image.width,
@@ -141,42 +131,53 @@ def write_imagefolder(folder: Path, images: Iterable[Annotated], class_names: Se
             file.write(_json(entry | {"objects": objects}) + "\n")
 
 
-def _objects(image: Annotated, classes: int) -> Iterator[_Object]:
-    """The image's boxes, checked, clipped to it and put on the grid."""
-    count = len(image.boxes)
+def on_grid(image: AnnotatedImage, classes: int) -> Instances:
+    """The image's boxes, checked, clipped to it and put on the grid of 1/1024 pixel, float64.
+
+    Raises DatasetError naming the image for a box without area or outside it, or a label that is no class.
+    """
+    found = image.instances
     limits = np.array([image.width, image.height] * 2, dtype=np.float64)
-    raw = image.boxes.astype(np.float64).reshape(-1, 4)
+    raw = found.boxes.astype(np.float32).astype(np.float64)
     boxes = np.clip(np.rint(raw * _GRID) / _GRID, 0.0, limits) + 0.0  # no -0.0
     near = np.abs(boxes - raw) <= _SLACK  # NaN is not
-    good: list[bool] = np.all(near & (boxes[:, [2, 3, 2, 3]] > boxes[:, [0, 1, 0, 1]]), axis=1).tolist()
-    scores = [None] * count if image.scores is None else [round(float(score), 6) for score in image.scores]
-    crowds = [False] * count if image.iscrowd is None else [bool(crowd) for crowd in image.iscrowd]
-    rows = zip(boxes.tolist(), good, image.labels.tolist(), scores, crowds, strict=True)
-    for index, ((x1, y1, x2, y2), inside, label, score, iscrowd) in enumerate(rows):
+    good = np.all(near & (boxes[:, [2, 3, 2, 3]] > boxes[:, [0, 1, 0, 1]]), axis=1)
+    known = (found.labels >= 0) & (found.labels < classes)
+    for index in np.flatnonzero(~(good & known)).tolist():
         where = f"{image.file_name}, box {index}"
-        if not inside:
-            box, size = image.boxes[index].tolist(), f"{image.width}x{image.height}"
+        if known[index]:
+            box, size = found.boxes[index].tolist(), f"{image.width}x{image.height}"
             raise DatasetError(f"{where}: {box} is no box with positive area inside the {size} image.")
-        if not 0 <= label < classes:
-            raise DatasetError(f"{where}: label {label} is not one of 0 to {classes - 1}.")
-        yield _Object(x1, y1, x2 - x1, y2 - y1, label, score, iscrowd)
+        raise DatasetError(f"{where}: label {int(found.labels[index])} is not one of 0 to {classes - 1}.")
+    return replace(found, boxes=boxes, masks=None)
 
 
-def _coco_annotation(annotation_id: int, image_id: int, found: _Object) -> dict[str, Any]:
-    annotation: dict[str, Any] = {
-        "id": annotation_id,
-        "image_id": image_id,
-        "category_id": found.label + 1,
-        "bbox": [found.x, found.y, found.width, found.height],
-        "area": found.width * found.height,
-        "iscrowd": int(found.iscrowd),
-    }
-    return annotation if found.score is None else annotation | {"score": found.score}
+def _bboxes(found: Instances) -> list[list[float]]:
+    """[x, y, width, height] of each box."""
+    sides = found.boxes[:, 2:] - found.boxes[:, :2]
+    rows: list[list[float]] = np.concatenate([found.boxes[:, :2], sides], axis=1).tolist()
+    return rows
 
 
-def _yolo_line(found: _Object, image: Annotated) -> str:
-    x, y = (found.x + found.width / 2) / image.width, (found.y + found.height / 2) / image.height
-    return f"{found.label} {x:.8f} {y:.8f} {found.width / image.width:.8f} {found.height / image.height:.8f}\n"
+def _scores(found: Instances) -> list[float]:
+    return [round(float(score), 6) for score in found.scores.astype(np.float32)]
+
+
+def _coco_annotations(image: AnnotatedImage, classes: int) -> Iterator[dict[str, Any]]:
+    """The image's annotations, without their ids."""
+    found = on_grid(image, classes)
+    rows = zip(_bboxes(found), found.labels.tolist(), found.crowd.tolist(), _scores(found), strict=True)
+    for bbox, label, crowd, score in rows:
+        entry = {"category_id": label + 1, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": int(crowd)}
+        yield entry | {"score": score} if image.scored else entry
+
+
+def _yolo_lines(found: Instances, image: AnnotatedImage) -> list[str]:
+    lines = []
+    for (x, y, width, height), label in zip(_bboxes(found), found.labels.tolist(), strict=True):
+        centre = f"{(x + width / 2) / image.width:.8f} {(y + height / 2) / image.height:.8f}"
+        lines.append(f"{label} {centre} {width / image.width:.8f} {height / image.height:.8f}\n")
+    return lines
 
 
 def _json(value: Any) -> str:

@@ -95,7 +95,7 @@ def _prediction_type(header: Header, family: Family, path: Path, asked: str | No
     """What the model predicts: as asked, else as the file says (a marker, modelspec), else as all of its family do."""
     if asked is not None and asked not in PREDICTION_TYPES:
         expected = " or ".join(PREDICTION_TYPES)
-        raise UsageError(f"prediction type {quote(asked)}; {expected} was expected.", field="prediction_type")
+        raise UsageError(f"`prediction_type` is {quote(asked)}; {expected} was expected.", field="prediction_type")
     noted = _noted_prediction(header)
     if any(_FEW_STEPS.search(text) for text in (path.stem, header.metadata.get("modelspec.title", ""))):
         note(f"{path.name} looks like a model distilled for few steps; dengine samples it as any other")

@@ -10,18 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engines.common.rng import normal
+from engines.common.pixels import scaled
+from engines.common.rng import Stream, normal
 from engines.common.streams import fetch, send
-
-# The last part of a noise key (seed, index, part). Steps of a schedule come first, from 1: part 0 is left
-# out, since the stream of (seed, index, 0) is also that of (seed, index). There are never 2**20 steps.
-_INITIAL_NOISE = 2**20
-_LABEL_NOISE = 2**20 + 1
 
 
 def to_pixels(image: npt.NDArray[np.uint8]) -> torch.Tensor:
     """uint8 [H, W, 3] to float32 [3, H, W] in [-1, 1], as diffusers' VaeImageProcessor."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float().div(255.0).mul(2.0).sub(1.0)
+    return torch.from_numpy(scaled(image)).permute(2, 0, 1)
 
 
 def quantise(pixels: torch.Tensor) -> torch.Tensor:
@@ -52,9 +48,19 @@ def add_noise(
     return signal * latents + share * noise.to(latents)
 
 
+def velocity(
+    latents: torch.Tensor, noise: torch.Tensor, alphas_cumprod: torch.Tensor, timesteps: int | torch.Tensor
+) -> torch.Tensor:
+    """sqrt(abar_t) noise - sqrt(1 - abar_t) latents: what a network that predicts v is taught; form as `add_noise`.
+
+    Progressive distillation, Salimans and Ho 2022 (arXiv 2202.00512).
+    """
+    return add_noise(noise, -latents, alphas_cumprod, timesteps)
+
+
 def initial_noise(shape: tuple[int, ...], seed: int, index: int) -> torch.Tensor:
     """The noise that image `index` begins from, float32 of `shape` [Z, h, w] on the CPU."""
-    return torch.from_numpy(normal(shape, seed, index, _INITIAL_NOISE))
+    return torch.from_numpy(normal(shape, seed, index, Stream.INITIAL_NOISE))
 
 
 def step_noise(shape: tuple[int, ...], seed: int, index: int, step: int) -> torch.Tensor:
@@ -70,5 +76,5 @@ def label_latents(
     The noise is a function of (seed, index) alone, whatever sampler painted the image and on what device; it is drawn
     on the CPU and mixed in where the latents are.
     """
-    noise = send(torch.from_numpy(normal(tuple(latents.shape), seed, index, _LABEL_NOISE)), latents.device)
+    noise = send(torch.from_numpy(normal(tuple(latents.shape), seed, index, Stream.LABEL_NOISE)), latents.device)
     return add_noise(latents, noise, alphas_cumprod, timestep)

@@ -8,45 +8,18 @@ classes that the annotations hold. Crowd boxes are ignored, at most 100 detectio
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from engines.labels.boxes import Instances
+
 MAX_DETECTIONS = 100
 
 
-class Annotations(Protocol):
-    """The annotations of one image: what a dataset's Record has."""
-
-    @property
-    def boxes(self) -> npt.NDArray[np.float32]:
-        """Corners x0, y0, x1, y1 in pixels, [N, 4]."""
-        ...
-
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """Index into the class names, [N]."""
-        ...
-
-    @property
-    def iscrowd(self) -> npt.NDArray[np.bool_]:
-        """True for a box round a crowd, [N]."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Detections:
-    """The detections on one image."""
-
-    boxes: npt.NDArray[np.float32]  # [N, 4] corners x0, y0, x1, y1 in pixels
-    scores: npt.NDArray[np.float32]  # [N]
-    labels: npt.NDArray[np.int64]  # [N], index into the class names
-
-
 def mean_average_precision(
-    annotations: Sequence[Annotations], detections: Sequence[Detections], class_names: Sequence[str]
+    annotations: Sequence[Instances], detections: Sequence[Instances], class_names: Sequence[str]
 ) -> dict[str, float]:
     """AP of `detections[i]` against `annotations[i]`.
 
@@ -90,10 +63,10 @@ def _figures(precision: npt.NDArray[np.float64], class_names: Sequence[str]) -> 
     return figures
 
 
-def _annotation_rows(annotations: Sequence[Annotations]) -> list[dict[str, Any]]:
+def _annotation_rows(annotations: Sequence[Instances]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for image_id, found in enumerate(annotations, start=1):
-        for box, label, crowd in zip(found.boxes, found.labels, found.iscrowd, strict=True):
+        for box, label, crowd in zip(found.boxes, found.labels, found.crowd, strict=True):
             bbox = _bbox(box)
             rows.append(
                 {
@@ -108,7 +81,7 @@ def _annotation_rows(annotations: Sequence[Annotations]) -> list[dict[str, Any]]
     return rows
 
 
-def _detection_rows(detections: Sequence[Detections]) -> list[Mapping[str, Any]]:
+def _detection_rows(detections: Sequence[Instances]) -> list[Mapping[str, Any]]:
     return [
         {"image_id": image_id, "category_id": int(label) + 1, "bbox": _bbox(box), "score": float(score)}
         for image_id, found in enumerate(detections, start=1)
@@ -116,7 +89,7 @@ def _detection_rows(detections: Sequence[Detections]) -> list[Mapping[str, Any]]
     ]
 
 
-def _bbox(box: npt.NDArray[np.float32]) -> list[float]:
+def _bbox(box: npt.NDArray[Any]) -> list[float]:
     x0, y0, x1, y1 = (float(value) for value in box)
     return [x0, y0, x1 - x0, y1 - y0]
 

@@ -4,93 +4,149 @@ keeping, as pure functions of what the journal holds.
 Knows: the rules of a dataset and the reasons for which they drop an image. Knows nothing about pixels or files.
 Because the journal holds all that a rule reads, `finalize` decides again with others exactly as the run itself would
 have.
+
+N boxes of an image.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import numpy as np
+import numpy.typing as npt
 
-from engines.adapter.inference import iou_matrix, without_duplicates
-from engines.labels.scores import Score, by_label, shown
-from engines.runs.journal import Box
+from engines.labels.boxes import Instances, iou_matrix, join, without_duplicates
+from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, Thresholds, check_uncertain, shown, stored
 
 SAME_OBJECT_IOU = 0.5  # a weak box that overlaps a label so much is another try at the labelled object
-_NO_BOX, _DOUBTFUL = "no box ", "doubtful labels"
+
+Mask = npt.NDArray[np.bool_]
+
+
+class DropReason(StrEnum):
+    """Why a painted image is not in the dataset."""
+
+    NO_BOX = "no box"  # by the rules: no box is a label
+    DOUBTFUL = "doubtful"  # by the rules: its boxes are unsure as a whole
+    UNREADABLE = "unreadable"  # its reference could not be read, and nothing was painted
+    REPEAT = "repeat"  # it nearly repeats another image
+    BEYOND = "beyond"  # more images than were asked for
+
+    @property
+    def by_rule(self) -> bool:
+        """Whether other rules may keep the image."""
+        return self in (DropReason.NO_BOX, DropReason.DOUBTFUL)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """One image's reason, and what a person is told."""
+
+    reason: DropReason
+    text: str
 
 
 @dataclass(frozen=True)
 class Rules:
     """What a dataset takes from the journal."""
 
-    score: Score  # a box from this on is a label; every class has its own, or one number holds for all
-    class_names: tuple[str, ...]
+    thresholds: Thresholds  # a box from its class's on is a label
     uncertain: float = 0.0  # a box from this up to `score` marks its region as uncertain; 0: none does
     min_quality: float = 0.0  # an image whose `quality` is below is dropped
     keep_empty: bool = False  # keep images without a label
     max_overlap: float = 1.0  # of two labels of a class that overlap (IoU) by more, the surer stays; 1: both do
 
     @property
-    def scores(self) -> tuple[float, ...]:
-        """The threshold of each label."""
-        return by_label(self.score, self.class_names)
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, in the order of their labels."""
+        return tuple(self.thresholds)
+
+    def least(self, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """The threshold of each label, [N]."""
+        return np.array(tuple(self.thresholds.values()), dtype=np.float64)[labels]
 
 
-def labels_of(boxes: Iterable[Box], rules: Rules) -> list[Box]:
-    """The boxes that are labels, in their order."""
-    scores = rules.scores
-    sure = [box for box in boxes if box.score >= scores[box.label]]
-    return sure if rules.max_overlap >= 1.0 else _without_doubles(sure, rules.max_overlap)
+def label_rules(
+    score: ScoreLike,
+    uncertain: float,
+    max_overlap: float,
+    thresholds: Mapping[str, float],
+    class_names: Sequence[str],
+) -> Rules:
+    """The rules for labels on real images; classes that `score` does not name take the adapter's `thresholds`.
+
+    With "matched" the rules have the least score that may be found. Raises UsageError for classes that are none of
+    `class_names`, and for numbers out of range.
+    """
+    policy = ScorePolicy.of(score)
+    found = policy.thresholds(thresholds, class_names)
+    matched = policy.kind is ScoreKind.MATCHED
+    check_uncertain(uncertain, dict.fromkeys(class_names, 1.0) if matched else found)
+    return Rules(found, uncertain, max_overlap=max_overlap)
 
 
-def _without_doubles(boxes: Sequence[Box], most: float) -> list[Box]:
-    """The boxes without those that a surer one of their class covers by more than `most`."""
-    kept: list[int] = []
-    for label in {box.label for box in boxes}:
-        own = [index for index, box in enumerate(boxes) if box.label == label]
-        own.sort(key=lambda index: -boxes[index].score)
-        corners = np.array([boxes[index][:4] for index in own])
-        kept += [own[place] for place in without_duplicates(corners, most, len(own)).tolist()]
-    return [boxes[index] for index in sorted(kept)]
+def is_label(found: Instances, rules: Rules) -> Mask:
+    """Which boxes are labels, [N]."""
+    sure = found.scores >= rules.least(found.labels)
+    return sure if rules.max_overlap >= 1.0 else _without_doubles(found, sure, rules.max_overlap)
 
 
-def uncertain_of(boxes: Sequence[Box], rules: Rules) -> list[Box]:
-    """The boxes that score too little for a label and too much to be nothing.
+def is_uncertain(found: Instances, rules: Rules) -> Mask:
+    """Which boxes score too little for a label and too much to be nothing, [N].
 
-    One that overlaps a label by SAME_OBJECT_IOU is left out, whatever its class: that object is labelled, and what
-    lies round it is background.
+    One that overlaps a label by SAME_OBJECT_IOU is not among them, whatever its class: that object is labelled, and
+    what lies round it is background.
     """
     if not rules.uncertain:
-        return []
-    scores = rules.scores
-    weak = [box for box in boxes if rules.uncertain <= box.score < scores[box.label]]
-    labels = labels_of(boxes, rules)
-    if not weak or not labels:
-        return weak
-    overlaps = iou_matrix(np.array(weak)[:, :4], np.array(labels)[:, :4]).max(axis=1)
-    return [box for box, overlap in zip(weak, overlaps.tolist(), strict=True) if overlap < SAME_OBJECT_IOU]
+        return np.zeros(len(found), dtype=np.bool_)
+    weak = (found.scores >= rules.uncertain) & (found.scores < rules.least(found.labels))
+    labels = is_label(found, rules)
+    if weak.any() and labels.any():
+        weak[weak] = iou_matrix(_exact(found, weak), _exact(found, labels)).max(axis=1) < SAME_OBJECT_IOU
+    return weak
 
 
-def quality(boxes: Sequence[Box]) -> float:
+def chosen(found: Instances, rules: Rules | None) -> Instances:
+    """The labels, then as crowds the uncertain boxes: what a dataset's file holds of an image. All, without rules."""
+    if rules is None:
+        return found
+    labels, uncertain = found.take(is_label(found, rules)), found.take(is_uncertain(found, rules))
+    return join([labels, replace(uncertain, crowd=np.ones(len(uncertain), dtype=np.bool_))])
+
+
+def quality(found: Instances) -> float:
     """How sure the adapter is of an image as a whole, 0 to 1: the mean score of all its boxes in the journal, each
     weighted by its own score, so that many weak boxes count little and no threshold matters. 1 where there are none.
 
     On the bundled model's repaintings it ranks images by the F1 of their labels (Spearman 0.73) better than the share
     of the scores that is accepted (0.43).
     """
-    total = sum(box.score for box in boxes)
-    return sum(box.score**2 for box in boxes) / total if total else 1.0
+    scores = found.scores.tolist()
+    total = sum(scores)
+    return sum(score**2 for score in scores) / total if total else 1.0
 
 
-def drop_reason(boxes: Sequence[Box], rules: Rules) -> str | None:
+def drop(found: Instances, rules: Rules) -> Drop | None:
     """Why an image with these boxes is dropped; None for one that is kept."""
-    if not rules.keep_empty and not labels_of(boxes, rules):
-        return f"{_NO_BOX}scores {'what its class needs' if isinstance(rules.score, dict) else shown(rules.score)}"
-    if rules.min_quality and quality(boxes) < rules.min_quality:
-        return f"{_DOUBTFUL}: quality below {rules.min_quality:g}"
+    if not rules.keep_empty and not is_label(found, rules).any():
+        score = stored(rules.thresholds)
+        needed = "what its class needs" if isinstance(score, dict) else shown(score)
+        return Drop(DropReason.NO_BOX, f"no box scores {needed}")
+    if rules.min_quality and quality(found) < rules.min_quality:
+        return Drop(DropReason.DOUBTFUL, f"doubtful labels: quality below {rules.min_quality:g}")
     return None
 
 
-def is_rule(reason: str) -> bool:
-    """Whether `drop_reason` gave this reason; otherwise the image could not be painted."""
-    return reason.startswith((_NO_BOX, _DOUBTFUL))
+def _exact(found: Instances, rows: Mask | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Corners in float64, so that an overlap is the same for boxes from a network and from a file."""
+    return found.boxes[rows].astype(np.float64)
+
+
+def _without_doubles(found: Instances, sure: Mask, most: float) -> Mask:
+    """The `sure` boxes without those that a surer one of their class covers by more than `most`, [N]."""
+    kept = np.zeros(len(found), dtype=np.bool_)
+    for label in np.unique(found.labels[sure]):
+        own = np.flatnonzero(sure & (found.labels == label))
+        own = own[np.argsort(-found.scores[own], kind="stable")]
+        kept[own[without_duplicates(_exact(found, own), most, len(own))]] = True
+    return kept

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from engines.adapter.inference import SCORE_FLOOR, iou_matrix
-from engines.labels.average_precision import Annotations, Detections
+from engines.labels.boxes import SCORE_FLOOR, Floats, Instances, iou_matrix
 
 MATCH_IOU = 0.5  # a detection that overlaps an annotated box of its class so much has found it
 LEAST_BOXES = 10  # annotated boxes, and detections above a threshold, that a precision is believed from
@@ -31,7 +30,7 @@ class Choice:
 
 
 def choose_thresholds(
-    annotations: Sequence[Annotations], detections: Sequence[Detections], class_names: Sequence[str], goal: float
+    annotations: Sequence[Instances], detections: Sequence[Instances], class_names: Sequence[str], goal: float
 ) -> dict[str, Choice]:
     """The threshold of each class that gives `detections[i]` on `annotations[i]` a precision of `goal`, and finds most.
 
@@ -51,7 +50,7 @@ def choose_thresholds(
 
 
 def precision_and_recall(
-    annotations: Sequence[Annotations], labels: Sequence[Detections], class_names: Sequence[str]
+    annotations: Sequence[Instances], labels: Sequence[Instances], class_names: Sequence[str]
 ) -> dict[str, float]:
     """precision/<class> and recall/<class>, 0 to 1, of `labels[i]` on `annotations[i]`: right by MATCH_IOU or more.
 
@@ -68,7 +67,7 @@ def precision_and_recall(
     return figures
 
 
-def matched(truth: Annotations, found: Detections, label: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+def matched(truth: Instances, found: Instances, label: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Scores [N] of one image's detections of a class, best first, and whether each is right [N].
 
     A detection takes the annotated box of its class that it overlaps most, if that is by MATCH_IOU or more and no
@@ -77,18 +76,18 @@ def matched(truth: Annotations, found: Detections, label: int) -> tuple[npt.NDAr
     own = found.labels == label
     order = np.argsort(-found.scores[own], kind="stable")
     boxes, scores = found.boxes[own][order], found.scores[own][order].astype(np.float64).round(4)  # as in a journal
-    single = (truth.labels == label) & ~truth.iscrowd
+    single = (truth.labels == label) & ~truth.crowd
     overlaps = iou_matrix(boxes, truth.boxes[single])
     right = np.zeros(len(boxes), dtype=bool)
     for row in range(len(boxes)):
         if overlaps.shape[1] and overlaps[row].max() >= MATCH_IOU:
             right[row] = True
             overlaps[:, overlaps[row].argmax()] = 0.0  # taken
-    counts = right | ~in_crowds(boxes, truth.boxes[(truth.labels == label) & truth.iscrowd])
+    counts = right | ~in_crowds(boxes, truth.boxes[(truth.labels == label) & truth.crowd])
     return scores[counts], right[counts]
 
 
-def in_crowds(boxes: npt.NDArray[np.float32], crowds: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+def in_crowds(boxes: Floats, crowds: Floats) -> npt.NDArray[np.bool_]:
     """Whether at least MATCH_IOU of a box's own area lies in one of the crowds, [N]."""
     top_left = np.maximum(boxes[:, None, :2], crowds[None, :, :2])
     bottom_right = np.minimum(boxes[:, None, 2:], crowds[None, :, 2:])
@@ -97,9 +96,9 @@ def in_crowds(boxes: npt.NDArray[np.float32], crowds: npt.NDArray[np.float32]) -
     return np.asarray((inside >= MATCH_IOU * areas[:, None]).any(axis=1))
 
 
-def _objects(annotations: Sequence[Annotations], label: int) -> int:
+def _objects(annotations: Sequence[Instances], label: int) -> int:
     """Annotated boxes of a class; crowds aside."""
-    return sum(int(((truth.labels == label) & ~truth.iscrowd).sum()) for truth in annotations)
+    return sum(int(((truth.labels == label) & ~truth.crowd).sum()) for truth in annotations)
 
 
 def _choose(scores: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], boxes: int, goal: float) -> Choice:

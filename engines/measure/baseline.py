@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
-from engines.datasets.writers import IMAGES, Annotated, write_coco
+from engines.datasets.writers import IMAGES, AnnotatedImage, write_coco
 from engines.diffusion.libraries import first_line
 from engines.errors import BackendError
 from engines.measure.memory import read_memory
@@ -83,7 +83,7 @@ def run_baseline(settings: BaselineSettings, tell: Tell = lambda line: None) -> 
         _write(_warm(baseline, jobs, settings.compiled), folder)
         first_image = first_image or time.perf_counter() - started
     warm = time.perf_counter()
-    annotated: list[Annotated] = []
+    annotated: list[AnnotatedImage] = []
     for done, jobs in enumerate(batches):
         annotated += _write(baseline.paint(jobs), folder)
         tell(f"painting {len(annotated)}/{len(work.jobs)}, batch {done + 1} of {len(batches)}")
@@ -92,7 +92,7 @@ def run_baseline(settings: BaselineSettings, tell: Tell = lambda line: None) -> 
     seconds = time.perf_counter() - warm
     return {
         "images": len(annotated),
-        "boxes": sum(len(image.boxes) for image in annotated),
+        "boxes": sum(len(image.instances) for image in annotated),
         "batch": settings.batch,
         "mean_batch": len(annotated) / len(batches),
         "compiled": settings.compiled,
@@ -191,14 +191,12 @@ def _chain_seconds(baseline: Baseline, jobs: Sequence[Job], compiled: bool, fold
     return time.perf_counter() - start
 
 
-def _write(pictures: Sequence[Picture], folder: Path) -> list[Annotated]:
+def _write(pictures: Sequence[Picture], folder: Path) -> list[AnnotatedImage]:
     """Save the images, as dengine does by default: JPEG of the same quality; and what annotations.json says of them."""
     found = []
     for picture in pictures:
         name = image_name(picture.job.index, "jpg")
         picture.image.save(folder / name, quality=JPEG_QUALITY, subsampling=0)
         width, height = picture.image.size
-        found.append(
-            Annotated(name, width, height, picture.boxes, picture.labels, picture.scores, prompt=picture.job.prompt)
-        )
+        found.append(AnnotatedImage(name, width, height, picture.instances, prompt=picture.job.prompt))
     return found

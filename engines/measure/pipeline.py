@@ -36,17 +36,17 @@ from engines.adapter.inference import detections
 from engines.adapter.model import load_adapter
 from engines.adapter.pyramid import PyramidUNet
 from engines.bundle.bundle import Bundle
-from engines.common.rng import generator
+from engines.common.devices import find_device
+from engines.common.rng import Stream, generator
+from engines.diffusion.base_model import decode_latents
 from engines.diffusion.latents import label_latents
 from engines.diffusion.libraries import silence_libraries
 from engines.diffusion.noise import alphas_cumprod
-from engines.errors import BackendError, UsageError
-from engines.labels.scores import by_label
+from engines.labels.boxes import Instances
+from engines.labels.scores import unstored
 from engines.measure.workload import WorkloadJobs
 from engines.painting.jobs import Job
 from engines.painting.painter import read_crop
-
-_STREAM = 2**21 + 3  # last part of the pipelines' noise keys (seed, index, part), beside those of `jobs`
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +55,7 @@ class Picture:
 
     job: Job
     image: Image.Image
-    boxes: npt.NDArray[np.float32]  # [N, 4] corners in pixels, best first
-    scores: npt.NDArray[np.float32]  # [N], each at least what its class needs for a label
-    labels: npt.NDArray[np.int64]  # [N]
+    instances: Instances  # best first, each scoring at least what its class needs for a label
 
 
 class Baseline:
@@ -68,7 +66,7 @@ class Baseline:
 
         Raises UsageError for a device that is none, BackendError for one that is not here.
         """
-        self.device = torch_device(device)
+        self.device = find_device(device)
         self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self._bundle, self._work = bundle, work
         self.pipe = _load(bundle, self.dtype, references=bool(work.plan.references)).to(self.device)
@@ -76,7 +74,7 @@ class Baseline:
         self._network = PyramidUNet(self.pipe.unet)
         self._adapter = load_adapter(bundle.folder / "adapter", device=self.device)[0]
         self._abar = alphas_cumprod(bundle.scheduler_config)
-        self._thresholds = np.array(by_label(work.options["score"], bundle.class_names))
+        self._thresholds = np.array(list(unstored(work.options["score"], bundle.class_names).values()))
         if compiled:
             self.pipe.unet = torch.compile(self.pipe.unet)
 
@@ -99,7 +97,7 @@ class Baseline:
             output_type="latent",
             **self._begin(jobs),
         ).images
-        decoded = self.pipe.vae.decode(latents / self.pipe.vae.config.scaling_factor).sample
+        decoded = decode_latents(self.pipe.vae, latents)
         images = self.pipe.image_processor.postprocess(decoded, output_type="pil")
         logits, boxes = self._label(jobs, latents, states)
         return [
@@ -135,9 +133,8 @@ class Baseline:
     def _picture(
         self, job: Job, image: Image.Image, logits: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32]
     ) -> Picture:
-        corners, scores, labels = detections(logits, boxes, image.size, 1.0, image.size)
-        good = scores >= self._thresholds[labels]
-        return Picture(job, image, corners[good], scores[good], labels[good])
+        found = detections(logits, boxes, image.size, 1.0, image.size)
+        return Picture(job, image, found.take(found.scores >= self._thresholds[found.labels]))
 
 
 def batches_of(work: WorkloadJobs, batch: int) -> list[list[Job]]:
@@ -165,18 +162,7 @@ def _load(bundle: Bundle, dtype: torch.dtype, references: bool) -> Any:
     return pipe
 
 
-def torch_device(name: str | None) -> torch.device:
-    """Where the pipeline runs: `name`, or for None a GPU where there is one. Raises UsageError or BackendError."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        raise UsageError(f'Unknown device "{name}"; cpu, cuda or cuda:N was expected.') from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BackendError("There is no CUDA device that PyTorch can use. Use --device cpu.")
-    return device
-
-
 def _torch_generator(job: Job) -> torch.Generator:
     """The source of a call's noise, on the CPU, keyed by its first job."""
-    seed = int(generator(job.seed, job.index, _STREAM).integers(2**63))
+    seed = int(generator(job.seed, job.index, Stream.PIPELINE).integers(2**63))
     return torch.Generator().manual_seed(seed)

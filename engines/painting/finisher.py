@@ -26,9 +26,9 @@ from engines.common.streams import Lane, Mark
 from engines.diffusion.latents import to_uint8
 from engines.diffusion.sampler import Task, check_latents
 from engines.errors import NumericalError
+from engines.labels.boxes import Instances
 from engines.painting.jobs import Job
 from engines.painting.networks import ADVICE, Labeller, check_finite, fill, prepare
-from engines.runs.journal import Box, make_box
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend
@@ -44,7 +44,7 @@ class Outcome:
 
     job: Job
     pixels: npt.NDArray[np.uint8] | None  # [H, W, 3]; None where its reference cannot be read
-    boxes: tuple[Box, ...]  # best first
+    instances: Instances  # best first, as the journal holds them
     problem: str | None = None  # why there are no pixels
 
 
@@ -135,21 +135,22 @@ class Finisher:
         outcomes = []
         for i, one in enumerate(batch):
             if pictures[i].max() <= _BLACK:
-                raise NumericalError(f"graph vae_decoder: image {one.job.index} came out black. {ADVICE}")
-            boxes = rounded_boxes(numbers.logits[:, i], numbers.boxes[:, i], self._frame)
-            outcomes.append(Outcome(one.job, pictures[i], boxes))
+                raise NumericalError(
+                    f"graph vae_decoder: image {one.job.index} came out black. {ADVICE}", field="precision"
+                )
+            found = rounded_boxes(numbers.logits[:, i], numbers.boxes[:, i], self._frame)
+            outcomes.append(Outcome(one.job, pictures[i], found))
         return outcomes
 
 
-def rounded_boxes(
-    logits: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32], frame: tuple[int, int]
-) -> tuple[Box, ...]:
+def rounded_boxes(logits: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32], frame: tuple[int, int]) -> Instances:
     """Detections of one painted frame, best first, of logits [V, Q, K] and boxes [V, Q, 4]; as the journal holds them:
     rounded, so that what is decided by the numbers is the same before and after they were written."""
-    corners, scores, labels = view_detections(logits, boxes, frame, 1.0, frame)
-    rows = zip(np.round(corners.astype(np.float64), 2).tolist(), scores.tolist(), labels.tolist(), strict=True)
-    found = (make_box(corner, round(score, 4), label) for corner, score, label in rows)
-    return tuple(box for box in found if box.x1 > box.x0 and box.y1 > box.y0)
+    found = view_detections(logits, boxes, frame, 1.0, frame)
+    corners = np.round(found.boxes.astype(np.float64), 2)
+    scores = np.array([round(score, 4) for score in found.scores.tolist()], dtype=np.float64)
+    kept = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
+    return Instances.of(corners, found.labels, scores).take(kept)
 
 
 def _names(batch: Sequence[Finished]) -> list[str]:

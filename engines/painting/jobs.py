@@ -18,16 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.common.names import class_words
-from engines.common.rng import generator
+from engines.common.rng import Stream, generator
 from engines.diffusion.prompts import MAX_LISTED, count_word, generic_prompt, listing_prompt
 
 if TYPE_CHECKING:
     from engines.datasets.dataset import Record
-
-# Last part of the keys (seed, index, part); `engines.diffusion.latents` holds those of the noise, all below 2**21.
-_JOB_STREAM = 2**21
-_ORDER_STREAM = 2**21 + 1
-_BALANCE_STREAM = 2**21 + 2
 
 
 @dataclass(frozen=True)
@@ -48,8 +43,9 @@ class Plan:
     @functools.cached_property
     def reference_places(self) -> npt.NDArray[np.float64]:
         """Where in 0..1 the share of each reference ends, when they are balanced."""
-        names = [[self.class_names[label] for label in r.labels[~r.iscrowd].tolist()] for r in self.references]
-        return np.cumsum(balanced_shares([Counter(found) for found in names]))
+        counts = [Counter(record.instances.single.labels.tolist()) for record in self.references]
+        named = [Counter({self.class_names[label]: n for label, n in found.items()}) for found in counts]
+        return np.cumsum(balanced_shares(named))
 
     @functools.cached_property
     def statistics_places(self) -> npt.NDArray[np.float64]:
@@ -76,13 +72,13 @@ def make_job(plan: Plan, run_seed: int, index: int) -> Job:
     References are taken in passes, each in a random order of its own, so that all are used equally often; balanced
     ones as often as their share says, rounded up or down in each pass.
     """
-    rng = generator(run_seed, index, _JOB_STREAM)
+    rng = generator(run_seed, index, Stream.JOB)
     if not plan.references:
         return Job(index, run_seed, _prompt(plan, _drawn_counts(plan, rng), None, rng))
     number, place = divmod(index, len(plan.references))
     reference = _order(run_seed, number, len(plan.references))[place]
     if plan.balance:
-        offset = float(generator(run_seed, number, _BALANCE_STREAM).random())
+        offset = float(generator(run_seed, number, Stream.BALANCE).random())
         reference = _at(plan.reference_places, (reference + offset) / len(plan.references))
     record = plan.references[reference]
     crop = _draw_crop(plan, record.width, record.height, rng)
@@ -90,7 +86,7 @@ def make_job(plan: Plan, run_seed: int, index: int) -> Job:
     low, high = plan.strength
     strength = min(max(round(float(rng.uniform(low, high)), 4), low), high)
     counts = _counts_inside(record, crop, plan.class_names)
-    if record.caption is None and len(record.labels) == 0:
+    if record.caption is None and len(record.instances) == 0:
         counts = _drawn_counts(plan, rng)
     return Job(index, run_seed, _prompt(plan, counts, record.caption, rng), reference, crop, flip, strength)
 
@@ -137,7 +133,7 @@ def _at(places: npt.NDArray[np.float64], point: float) -> int:
 @functools.lru_cache(maxsize=2)
 def _order(run_seed: int, number: int, references: int) -> tuple[int, ...]:
     """The order of the references in pass `number`."""
-    return tuple(generator(run_seed, number, _ORDER_STREAM).permutation(references).tolist())
+    return tuple(generator(run_seed, number, Stream.REFERENCE_ORDER).permutation(references).tolist())
 
 
 def _draw_crop(plan: Plan, width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
@@ -157,9 +153,10 @@ def _counts_inside(
     record: "Record", crop: tuple[float, float, float, float], class_names: Sequence[str]
 ) -> dict[str, int]:
     """How many objects of each class have their centre in the crop; crowds are left out."""
-    centres = (record.boxes[:, :2] + record.boxes[:, 2:]) / 2
-    inside = (centres >= crop[:2]).all(axis=1) & (centres <= crop[2:]).all(axis=1) & ~record.iscrowd
-    return {class_names[label]: n for label, n in sorted(Counter(record.labels[inside].tolist()).items())}
+    found = record.instances.single
+    centres = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+    inside = (centres >= crop[:2]).all(axis=1) & (centres <= crop[2:]).all(axis=1)
+    return {class_names[label]: n for label, n in sorted(Counter(found.labels[inside].tolist()).items())}
 
 
 def _drawn_counts(plan: Plan, rng: np.random.Generator) -> dict[str, int]:

@@ -8,37 +8,22 @@ Knows nothing about how images are painted or which dataset files are made from 
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from engines.common.files import sync_folder
 from engines.errors import RunError
+from engines.labels.boxes import Instances
+from engines.labels.rules import Drop, DropReason
 
 JOURNAL = "journal.jsonl"
 IMAGES = "images"
 SPARE = "spare"  # images that were kept, but that the dataset does not use at present
 _IMAGE_NAME = re.compile(r"\d{8,}\.(jpg|png)")  # nothing that could lead out of the folder
 _BATCH = 32  # lines between two flushes to disk
-
-
-class Box(NamedTuple):
-    """One detection: corners in pixels of the image, inside it, with positive area."""
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-    score: float  # 0..1
-    label: int  # index of its class
-
-
-def make_box(corners: Sequence[float], score: float, label: int) -> Box:
-    """A box of corners x0, y0, x1, y1; ValueError where they are not four."""
-    x0, y0, x1, y1 = map(float, corners)
-    return Box(x0, y0, x1, y1, float(score), int(label))
 
 
 @dataclass(frozen=True)
@@ -49,18 +34,18 @@ class Entry:
     prompt: str
     reference: str | None  # name of the image it was painted from
     strength: float | None
-    reason: str | None  # why it was dropped; None for a kept image
+    drop: Drop | None  # why it was dropped; None for a kept image
     file: str | None  # name in the images folder; None for a dropped image, which is never written
     sha256: str | None  # of the file
-    boxes: tuple[Box, ...]  # all that score at least the journal's floor, best first
+    instances: Instances  # all that score at least the journal's floor, best first; float64
 
     def to_line(self) -> str:
         """The line, without its newline."""
-        outcome: dict[str, Any] = {"outcome": "dropped", "reason": self.reason}
-        if self.reason is None:
-            outcome = {"outcome": "kept", "file": self.file, "sha256": self.sha256}
+        outcome: dict[str, Any] = {"outcome": "kept", "file": self.file, "sha256": self.sha256}
+        if self.drop is not None:
+            outcome = {"outcome": "dropped", "drop": self.drop.reason, "reason": self.drop.text}
         words = {"prompt": self.prompt, "reference": self.reference, "strength": self.strength}
-        value = {"index": self.index, **outcome, **words, "boxes": [list(box) for box in self.boxes]}
+        value = {"index": self.index, **outcome, **words, "boxes": self.instances.to_rows()}
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
     @classmethod
@@ -71,16 +56,15 @@ class Entry:
             kept = {"kept": True, "dropped": False}[value["outcome"]]
             if kept and not _IMAGE_NAME.fullmatch(value["file"]):
                 raise ValueError(f"{value['file']!r} is no image of a run")
-            boxes = tuple(make_box(box[:4], box[4], box[5]) for box in value["boxes"])
             return cls(
                 index=int(value["index"]),
                 prompt=str(value["prompt"]),
                 reference=value["reference"],
                 strength=value["strength"],
-                reason=None if kept else str(value["reason"]),
+                drop=None if kept else _drop(value),
                 file=str(value["file"]) if kept else None,
                 sha256=str(value["sha256"]) if kept else None,
-                boxes=boxes,
+                instances=Instances.from_rows(value["boxes"]),
             )
         except (KeyError, TypeError, IndexError) as cause:
             raise ValueError(f"not a journal line: {cause!r}") from cause
@@ -129,8 +113,8 @@ def read_progress(path: Path, chunks: Iterable[range]) -> Progress:
                 if entry is None or entry.index != index:
                     return replace(progress, next_index=current.start)
                 size += len(line)
-                kept += entry.reason is None
-                unkept = unkept + 1 if entry.reason is not None else 0
+                kept += entry.drop is None
+                unkept = unkept + 1 if entry.drop is not None else 0
             progress = Progress(size, progress.chunks + 1, progress.jobs + len(current), kept, unkept)
             current = next(source, None)
     return progress
@@ -245,6 +229,17 @@ def _goes(name: str, index: int | None, but: Collection[int]) -> bool:
     return index is not None and number >= index and number not in but
 
 
+def _drop(value: dict[str, Any]) -> Drop:
+    """Why a line's image was dropped; lines of an earlier dengine have the sentence alone."""
+    text = str(value["reason"])
+    if "drop" in value:
+        return Drop(DropReason(value["drop"]), text)
+    before = {"no box ": DropReason.NO_BOX, "doubtful labels": DropReason.DOUBTFUL}
+    return Drop(
+        next((reason for words, reason in before.items() if text.startswith(words)), DropReason.UNREADABLE), text
+    )
+
+
 def _whole_line(line: bytes) -> Entry | None:
     if not line.endswith(b"\n"):
         return None
@@ -252,16 +247,3 @@ def _whole_line(line: bytes) -> Entry | None:
         return Entry.from_line(line)
     except ValueError:
         return None
-
-
-def boxes_above(boxes: Iterable[Box], score: float) -> list[Box]:
-    """The boxes that score at least `score`."""
-    return [box for box in boxes if box.score >= score]
-
-
-def count_classes(boxes: Iterable[Box], class_names: tuple[str, ...]) -> Mapping[str, int]:
-    """Boxes of each class, every class named."""
-    counts = dict.fromkeys(class_names, 0)
-    for box in boxes:
-        counts[class_names[box.label]] += 1
-    return counts

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from engines.common.files import write_atomic
-from engines.runs.journal import Box, count_classes
+from engines.labels.boxes import Instances, join
 
 PREVIEW_IMAGES = 32  # on the sheet, at most
 _CELL = 400  # pixels that the long side of an image takes on the sheet, at least
@@ -35,7 +35,7 @@ class Sample:
     """One image of the sheet."""
 
     file: Path
-    boxes: Sequence[Box]  # in its own pixels
+    instances: Instances  # in its own pixels
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
@@ -76,13 +76,14 @@ def _drawn(sample: Sample, cell: tuple[int, int]) -> Image.Image:
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(_TEXT - 4)
     placed = []
-    for box in sorted(sample.boxes, key=lambda box: box.score):  # the surest on top
-        x0, y0 = box.x0 * scale[0], box.y0 * scale[1]
-        x1, y1 = min(box.x1 * scale[0], cell[0]) - 1, min(box.y1 * scale[1], cell[1]) - 1
-        draw.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=class_colour(box.label), width=2)
-        placed.append((box, (x0, y0)))
-    for box, corner in placed:
-        _draw_score(draw, f"{100 * box.score:.0f}", corner, cell[0], class_colour(box.label), font)
+    for *corners, score, label in sorted(sample.instances.to_rows(), key=lambda row: row[4]):  # the surest on top
+        x0, y0 = corners[0] * scale[0], corners[1] * scale[1]
+        x1, y1 = min(corners[2] * scale[0], cell[0]) - 1, min(corners[3] * scale[1], cell[1]) - 1
+        colour = class_colour(int(label))
+        draw.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=2)
+        placed.append((f"{100 * score:.0f}", (x0, y0), colour))
+    for text, corner, colour in placed:
+        _draw_score(draw, text, corner, cell[0], colour, font)
     return picture
 
 
@@ -107,7 +108,7 @@ def _draw_legend(sheet: Image.Image, samples: Sequence[Sample], class_names: Seq
     """Class colours with how many boxes each has on this sheet, most first, as many as fit on the line."""
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(_TEXT)
-    counts = count_classes((box for sample in samples for box in sample.boxes), tuple(class_names))
+    counts = join([sample.instances for sample in samples]).count(class_names)
     x, y = float(_MARGIN), _MARGIN + 12
     order = sorted(range(len(class_names)), key=lambda label: (-counts[class_names[label]], label))
     for place, label in enumerate(order):

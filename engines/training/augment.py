@@ -4,7 +4,7 @@ Knows: how a frame of fixed size is drawn from an image so that it looks as `inf
 images later: scaled about the same short side, padded right and below with edge pixels where it is too small.
 Knows nothing about networks. A frame is a pure function of its random stream.
 
-H, W pixels of the frame; N boxes, C crowds.
+H, W pixels of the frame.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from engines.training.views import View, clip_boxes, mirror_boxes, turn_boxes
+from engines.common.pixels import padded
+from engines.labels.boxes import Instances, join
+from engines.training.views import View
 
 _GREY = np.full(3, 1 / np.sqrt(3.0))  # axis of the hue circle in RGB
 
@@ -34,16 +36,13 @@ class FrameOptions:
 
 def draw_frame(
     pixels: npt.NDArray[np.uint8],
-    boxes: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
+    found: Instances,
     options: FrameOptions,
     rng: np.random.Generator,
-    iscrowd: npt.NDArray[np.bool_] | None = None,
 ) -> View:
-    """Draw one frame from an image: uint8 [H, W, 3], boxes [N, 4] (xyxy pixels, those cut away are gone), labels [N].
+    """Draw one frame from an image: uint8 [H, W, 3] with what is seen of its objects.
 
-    `pixels` is uint8 of any size, `boxes` xyxy in its pixels. Those that `iscrowd` [N] marks become the view's crowds:
-    of these, whatever is seen stays.
+    `pixels` is uint8 of any size, `found` in its pixels. An object cut away is gone; of a crowd, what is seen stays.
     """
     height, width = pixels.shape[:2]
     low, high = np.log(options.scale)
@@ -57,18 +56,12 @@ def draw_frame(
     cut = (left, top, left + cut_width, top + cut_height)
     seen = np.asarray(Image.fromarray(pixels).resize((out_width, out_height), Image.Resampling.BILINEAR, box=cut))
     factor = np.array([out_width / cut_width, out_height / cut_height] * 2, dtype=np.float32)
-    corner, size = np.array([left, top, left, top], dtype=np.float32), (out_width, out_height)
-    crowd = np.zeros(len(boxes), dtype=np.bool_) if iscrowd is None else iscrowd
-    moved = (boxes - corner) * factor
-    single, kept = clip_boxes(moved[~crowd], size, options.min_visible)
-    several, seen_crowds = clip_boxes(moved[crowd], size, 0.0)
-    seen, placed = _mirror_and_turn(seen, np.concatenate([single, several]), options, rng)
+    moved, size = found.moved((left, top), factor), (out_width, out_height)
+    placed = join([moved.single.clip(size, options.min_visible), moved.crowds.clip(size)])
+    seen, placed = _mirror_and_turn(seen, placed, options, rng)
     if options.colour > 0:
         seen = shift_colours(seen, options.colour, rng)
-    missing = (options.height - seen.shape[0], options.width - seen.shape[1])
-    seen = np.pad(seen, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    single, several = placed[: len(single)], placed[len(single) :]
-    return View(np.ascontiguousarray(seen), single, labels[~crowd][kept], several, labels[crowd][seen_crowds])
+    return View(np.ascontiguousarray(padded(seen, options.width, options.height)), placed)
 
 
 def shift_colours(pixels: npt.NDArray[np.uint8], strength: float, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
@@ -93,16 +86,16 @@ def _colour_matrix(saturation: float, hue: float) -> npt.NDArray[np.float64]:
 
 
 def _mirror_and_turn(
-    pixels: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float32], options: FrameOptions, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    pixels: npt.NDArray[np.uint8], found: Instances, options: FrameOptions, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.uint8], Instances]:
     mirrored, quarter_turns = bool(rng.random() < 0.5), int(rng.integers(4))
     if options.flips and mirrored:
-        pixels, boxes = pixels[:, ::-1], mirror_boxes(boxes, pixels.shape[1])
+        pixels, found = pixels[:, ::-1], found.mirror(pixels.shape[1])
     if not options.turns:
-        return pixels, boxes
+        return pixels, found
     if options.width != options.height:
         quarter_turns -= quarter_turns % 2
     for _ in range(quarter_turns):
-        boxes = turn_boxes(boxes, pixels.shape[1])
+        found = found.rotate(pixels.shape[1])
         pixels = np.rot90(pixels)
-    return pixels, boxes
+    return pixels, found

@@ -20,26 +20,28 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engines.common.devices import check_device, resolve_precision
+from engines.common.devices import find_device, resolve_precision
+from engines.common.events import Report
 from engines.common.files import sha256_file, sync_tree, write_json
 from engines.common.names import class_words
-from engines.common.rng import generator
+from engines.common.rng import Stream, generator
 from engines.common.tokenizer import tokenize
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
-from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, load_base, local_folder
+from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, encode_pixels, load_base, local_folder
+from engines.diffusion.latents import add_noise, to_pixels, velocity
 from engines.diffusion.libraries import silence_libraries
 from engines.diffusion.noise import alphas_cumprod
 from engines.errors import TrainingError, UsageError
+from engines.labels.boxes import Instances
 from engines.training.presets import BasePreset, Phase, base_preset
 from engines.training.tokenizer import write_tokenizer
-from engines.training.trainer import FitOptions, Report, autocast, finished, fit
-from engines.training.vae import to_pixels, train_vae
+from engines.training.trainer import FitOptions, autocast, finished, fit
+from engines.training.vae import train_vae
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
 MIN_SNR = 5.0
 PROMPT_KINDS: dict[prompts.PromptKind, float] = {"listing": 0.75, "generic": 0.15, "empty": 0.10}
-_VIEW, _STEP, _NOISE = 3, 4, 5  # what a random stream is for
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "num_train_timesteps": 1000,
@@ -70,9 +72,12 @@ class BaseTrainOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
-            raise UsageError(f"seed {self.seed}; a whole number from 0 to 2^31 - 1 was expected.")
+            raise UsageError(f"`seed` is {self.seed}; a whole number from 0 to 2^31 - 1 was expected.", field="seed")
         if not 0 < self.steps_scale <= 1000:
-            raise UsageError(f"steps scale {self.steps_scale}; a factor above 0 and up to 1000 was expected.")
+            raise UsageError(
+                f"`steps_scale` is {self.steps_scale}; a factor above 0 and up to 1000 was expected.",
+                field="steps_scale",
+            )
 
 
 @dataclass(frozen=True)
@@ -103,10 +108,12 @@ def train_base(
     preset = base_preset(options.preset)
     unknown = set(options.stages) - {"vae", "unet"}
     if unknown or not options.stages:
-        raise UsageError(f"stages {sorted(unknown) or 'none'}; vae, unet, or both were expected.")
-    check_device(options.device)
+        raise UsageError(
+            f"`stages` is {', '.join(options.stages) or 'empty'}; vae, unet, or both were expected.", field="stages"
+        )
+    find_device(options.device)
     if len(options.stages) < 2 and continue_from is None and not resume:
-        raise UsageError("a base model from scratch needs both stages, vae and unet.")
+        raise UsageError("A base model from scratch needs both `stages`, vae and unet.", field="stages")
     if not dataset.records:
         raise TrainingError(f"{dataset.root} holds no images to train on.")
     if (out / "model_index.json").exists():
@@ -153,15 +160,12 @@ def diffusion_loss(
 
     `latents`, `noise` [B, Z, h, w]; `timesteps` int64 [B]; `states` [B, L, D]; `alphas` cumulative products [T].
     """
-    alpha = alphas[timesteps].to(latents.dtype)[:, None, None, None]
-    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-    output = unet(noisy, timesteps, states).sample.float()
-    ratio = (alpha / (1 - alpha)).flatten()
+    alpha = alphas[timesteps].to(latents.dtype)
+    output = unet(add_noise(latents, noise, alphas, timesteps), timesteps, states).sample.float()
+    ratio = alpha / (1 - alpha)
     if prediction_type == "v_prediction":
-        target, weight = (
-            alpha.sqrt() * noise - (1 - alpha).sqrt() * latents,
-            ratio.clamp(max=MIN_SNR) / (ratio + 1),
-        )
+        target = velocity(latents, noise, alphas, timesteps)
+        weight = ratio.clamp(max=MIN_SNR) / (ratio + 1)
     else:
         target, weight = noise, ratio.clamp(max=MIN_SNR) / ratio
     return (functional.mse_loss(output, target, reduction="none").mean(dim=(1, 2, 3)) * weight).mean()
@@ -195,12 +199,12 @@ def _train_unet(
                     networks.vae, store, class_names, phases[number], number, preset, options
                 )
         latents, counts = encoded[number]
-        rng = generator(options.seed, _STEP, step)
+        rng = generator(options.seed, Stream.UNET_STEP, step)
         chosen = rng.integers(len(counts), size=phases[number].batch)
         texts = [prompts.training_prompt(rng, options.style, counts[i], class_names, PROMPT_KINDS, 0.0) for i in chosen]
         timesteps = torch.from_numpy(rng.integers(len(alphas), size=len(chosen))).to(options.device)
         batch = latents[chosen].to(options.device)
-        noise = generator(options.seed, _NOISE, step).standard_normal(batch.shape, dtype=np.float32)
+        noise = generator(options.seed, Stream.UNET_NOISE, step).standard_normal(batch.shape, dtype=np.float32)
         states = networks.text_encoder(tokenize(networks.tokenizer, texts).to(options.device))[0]
         loss = diffusion_loss(
             networks.unet,
@@ -244,14 +248,14 @@ def _encode_views(
     for first in range(0, phase.views, batch):
         pixels = []
         for k in range(first, min(first + batch, phase.views)):
-            rng = generator(options.seed, _VIEW, number, k)
+            rng = generator(options.seed, Stream.UNET_VIEWS, number, k)
             view = draw_view(store, k % len(store.records), views, rng)
             pixels.append(to_pixels(view.pixels))
-            found = Counter(view.labels.tolist())
+            found = Counter(view.instances.labels.tolist())
             counts.append({name: found[i] for i, name in enumerate(class_names) if found[i]})
         with autocast(resolve_precision(options.precision, options.device), options.device):
-            encoded = vae.encode(torch.stack(pixels).to(options.device)).latent_dist.mode()
-        latents.append(encoded.float().cpu() * vae.config.scaling_factor)
+            encoded = encode_pixels(vae, torch.stack(pixels).to(options.device))
+        latents.append(encoded.float().cpu())
     return torch.cat(latents), counts
 
 
@@ -334,12 +338,13 @@ def _save(
 def _identity(
     records: Sequence[Record], preset: BasePreset, options: BaseTrainOptions, continue_from: Path | str | None
 ) -> dict[str, Any]:
-    """Everything that decides the weights, for the check at `--resume`."""
+    """Everything that decides the weights, for the check when it is resumed."""
     decisive = {k: v for k, v in asdict(options).items() if k not in ("checkpoint_minutes", "device")}
     images = {record.name: sha256_file(record.file)[:16] for record in records}
     labels = hashlib.sha256()
     for record in records:
-        labels.update(repr((record.name, record.boxes.tolist(), record.labels.tolist())).encode())
+        found = record.instances
+        labels.update(repr((record.name, found.boxes.tolist(), found.labels.tolist())).encode())
     return {
         "preset": asdict(preset),
         "settings": decisive,
@@ -350,7 +355,7 @@ def _identity(
 
 
 def _without_labels(record: Record) -> Record:
-    return replace(record, boxes=record.boxes[:0], labels=record.labels[:0], iscrowd=record.iscrowd[:0])
+    return replace(record, instances=Instances.none())
 
 
 def _scaled(steps: int, options: BaseTrainOptions) -> int:

@@ -13,20 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.adapter.inference import SCORE_FLOOR
 from engines.common.files import read_json
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.duplicates import NEAR, fingerprints, near_pairs
 from engines.errors import DatasetError
 from engines.labelling import DESCRIPTION
+from engines.labels.boxes import SCORE_FLOOR
 
 
 def open_pseudo(folder: Path, labelled: Dataset, *, skip_bad: bool = False) -> tuple[Dataset, int]:
     """The images of a folder of `dengine label`, and how many were left out because they nearly repeat a labelled one.
 
     Such an image would bring the tune part's labels, or worse ones for a picture that has its own. The labels are
-    indices into the class names of `labelled`. Raises DatasetError for boxes of every score (`label` without
-    --score), for other classes than `labelled` has, and where no box is left.
+    indices into the class names of `labelled`. Raises DatasetError for boxes of every score (`label` without a
+    score), for other classes than `labelled` has, and where no box is left.
     """
     found = open_dataset(folder, skip_bad=skip_bad, require_boxes=False)
     _check_scores(found)
@@ -41,11 +41,11 @@ def open_pseudo(folder: Path, labelled: Dataset, *, skip_bad: bool = False) -> t
     repeats |= {index for index, one in enumerate(own.hashes) if one in hashes}
     order = np.array([labelled.class_names.index(name) for name in found.class_names], dtype=np.int64)
     kept = [
-        replace(record, labels=order[record.labels])
+        replace(record, instances=replace(record.instances, labels=order[record.instances.labels]))
         for index, record in enumerate(found.records)
         if index not in repeats
     ]
-    if not any((~record.iscrowd).any() for record in kept):
+    if not any((~record.instances.crowd).any() for record in kept):
         raise DatasetError(
             f"{folder} has {len(found.records)} images, {len(repeats)} of which nearly repeat labelled ones (their "
             f"thumbnails correlate by {NEAR:g} or more, as two pictures of one scene do), and no box in the rest: give "
@@ -60,7 +60,8 @@ def _check_scores(found: Dataset) -> None:
     if isinstance(info, dict) and info.get("description") == DESCRIPTION and "score" not in info:
         raise DatasetError(
             f"{found.root / name} holds every box from a score of {SCORE_FLOOR:g} on, which is no label: label these "
-            "images again with --score adapter, or with a number."
+            "images again with `score={}`, or with a number.",
+            field="score",
         )
 
 

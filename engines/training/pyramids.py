@@ -20,17 +20,17 @@ from engines.adapter.inference import detections, prepare_frame
 from engines.adapter.losses import xyxy_to_cxcywh
 from engines.adapter.model import DetectionAdapter
 from engines.adapter.pyramid import PyramidUNet, label_pass
-from engines.common.rng import generator, normal
-from engines.datasets.dataset import Record
+from engines.common.rng import Stream, generator, normal
+from engines.datasets.dataset import Record, instances_of
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BaseModel
+from engines.diffusion.latents import add_noise, to_pixels
 from engines.diffusion.noise import alphas_cumprod
-from engines.labels.average_precision import Detections, mean_average_precision
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
 from engines.training.augment import FrameOptions, draw_frame
 from engines.training.trainer import autocast
 from engines.training.views import ImageStore, View
-
-_ORDER, _MEMBERS, _VIEW, _NOISE, _TUNE, _STATISTICS = range(20, 26)  # what a random stream is for
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class FrozenPyramid:
         self.base = base
         self.timestep = timestep
         self._network = PyramidUNet(base.unet)
-        self._alpha = float(alphas_cumprod(base.scheduler_config)[timestep])
+        self._alphas = alphas_cumprod(base.scheduler_config)
         self._precision, self._device = precision, device
 
     @torch.no_grad()
@@ -61,8 +61,8 @@ class FrozenPyramid:
         with autocast(self._precision, self._device):
             latents = self.base.encode_images(pixels.to(self._device))
             states = self.base.encode_prompts(texts)
-            noise = noise.to(self._device)
-            return label_pass(self._network, latents.float(), noise, states, self.timestep, self._alpha)
+            noisy = add_noise(latents.float(), noise.to(self._device), self._alphas, self.timestep)
+            return label_pass(self._network, noisy, states, self.timestep)
 
     def noise(self, height: int, width: int, *key: int) -> Tensor:
         """Standard normal noise for the latents of a frame, [Z, h, w]."""
@@ -119,7 +119,7 @@ class BatchSource:
         """Objects by class in one random frame of each of the first `images` images that hold any."""
         found = []
         for index in range(min(images, len(self._records))):
-            view = self._draw_view(index, generator(self._options.seed, _STATISTICS, index))
+            view = self._draw_view(index, generator(self._options.seed, Stream.ADAPTER_STATISTICS, index))
             counts = self._counts(view)
             if counts:
                 found.append(counts)
@@ -128,13 +128,13 @@ class BatchSource:
     def _key(self, step: int) -> tuple[int, int]:
         epoch, place = divmod(step, self._groups)
         view = epoch % self._options.cache_views if self._options.cache_views else epoch
-        order = generator(self._options.seed, _ORDER, epoch).permutation(self._groups)
+        order = generator(self._options.seed, Stream.ADAPTER_ORDER, epoch).permutation(self._groups)
         return view, int(order[place])
 
     def _members(self, key: tuple[int, int]) -> list[int]:
         view, group = key
         size = self._options.batch
-        images = generator(self._options.seed, _MEMBERS, view).permutation(len(self._records))
+        images = generator(self._options.seed, Stream.ADAPTER_GROUPS, view).permutation(len(self._records))
         return [int(i) for i in np.resize(images, self._groups * size)[group * size : (group + 1) * size]]
 
     def _make(self, key: tuple[int, int]) -> Batch:
@@ -142,9 +142,9 @@ class BatchSource:
         members = self._members(key)
         drawn = [future.result() for future in coming] if coming else [self._draw(key[0], i) for i in members]
         frame, seed = self._options.frame, self._options.seed
-        pixels = torch.from_numpy(np.stack([view.pixels for view, _ in drawn])).permute(0, 3, 1, 2)
-        noise = [self._frozen.noise(frame.height, frame.width, seed, _NOISE, key[0], i) for i in members]
-        pyramid = self._frozen(pixels.float() / 127.5 - 1.0, torch.stack(noise), [text for _, text in drawn])
+        pixels = torch.stack([to_pixels(view.pixels) for view, _ in drawn])
+        noise = [self._frozen.noise(frame.height, frame.width, seed, Stream.ADAPTER_NOISE, key[0], i) for i in members]
+        pyramid = self._frozen(pixels, torch.stack(noise), [text for _, text in drawn])
         if self._options.cache_views:
             pyramid = tuple(level.to("cpu", torch.bfloat16) for level in pyramid)
         return Batch(pyramid, tuple(_target(view, frame.width, frame.height) for view, _ in drawn))
@@ -154,7 +154,7 @@ class BatchSource:
             self._coming[key] = [self._pool.submit(self._draw, key[0], i) for i in self._members(key)]
 
     def _draw(self, view_index: int, image: int) -> tuple[View, str]:
-        rng = generator(self._options.seed, _VIEW, view_index, image)
+        rng = generator(self._options.seed, Stream.ADAPTER_VIEWS, view_index, image)
         view = self._draw_view(image, rng)
         text = prompts.training_prompt(
             rng, self._options.style, self._counts(view), self._class_names, self._options.prompt_probabilities
@@ -164,18 +164,19 @@ class BatchSource:
     def _draw_view(self, image: int, rng: np.random.Generator) -> View:
         record = self._records[image]
         pixels, frame = self._store[image], self._options.frame
-        return draw_frame(pixels, record.boxes, record.labels, frame, rng, record.iscrowd)
+        return draw_frame(pixels, record.instances, frame, rng)
 
     def _counts(self, view: View) -> dict[str, int]:
-        found = Counter(view.labels.tolist())
+        found = Counter(view.instances.single.labels.tolist())
         return {name: found[i] for i, name in enumerate(self._class_names) if found[i]}
 
 
 def _target(view: View, width: int, height: int) -> dict[str, Tensor]:
     """The labels of a frame as the head's losses want them."""
     size = torch.tensor([width, height, width, height], dtype=torch.float32)
-    boxes, crowds = (xyxy_to_cxcywh(torch.from_numpy(some) / size) for some in (view.boxes, view.crowds))
-    labels, crowd_labels = torch.from_numpy(view.labels), torch.from_numpy(view.crowd_labels)
+    single, several = view.instances.single, view.instances.crowds
+    boxes, crowds = (xyxy_to_cxcywh(torch.from_numpy(some.boxes) / size) for some in (single, several))
+    labels, crowd_labels = (torch.from_numpy(some.labels) for some in (single, several))
     return {"class_labels": labels, "boxes": boxes, "crowds": crowds, "crowd_labels": crowd_labels}
 
 
@@ -198,10 +199,10 @@ class TunePart:
 
     def evaluate(self, model: DetectionAdapter, kind: prompts.PromptKind = "generic") -> dict[str, float]:
         """`mean_average_precision` with prompts of that kind."""
-        return mean_average_precision(self._records, self.detect(model, kind), self._class_names)
+        return mean_average_precision(instances_of(self._records), self.detect(model, kind), self._class_names)
 
     @torch.no_grad()
-    def detect(self, model: DetectionAdapter, kind: prompts.PromptKind = "generic") -> list[Detections]:
+    def detect(self, model: DetectionAdapter, kind: prompts.PromptKind = "generic") -> list[Instances]:
         """The detections on every image, with prompts of that kind; a listing names what the annotations hold."""
         device = next(model.parameters()).device
         found = []
@@ -209,17 +210,14 @@ class TunePart:
             pixels, scale, padded = prepare_frame(self._store[index], self._options.frame.short_side, self._multiple)
             pyramid = self._kept.get(index) if kind == "generic" else None
             if pyramid is None:
-                noise = self._frozen.noise(padded[1], padded[0], self._options.seed, _TUNE, index)
+                noise = self._frozen.noise(padded[1], padded[0], self._options.seed, Stream.ADAPTER_DEV, index)
                 pyramid = self._frozen(torch.from_numpy(pixels)[None], noise[None], [self._prompt(record, kind)])
                 if kind == "generic":
                     self._keep(index, pyramid)
             logits, boxes, _, _ = model(*(level.to(device).float() for level in pyramid))
             size = (record.width, record.height)
-            found.append(
-                Detections(
-                    *detections(logits[0].float().cpu().numpy(), boxes[0].float().cpu().numpy(), padded, scale, size)
-                )
-            )
+            answer = (logits[0].float().cpu().numpy(), boxes[0].float().cpu().numpy())
+            found.append(detections(*answer, padded, scale, size))
         return found
 
     def _keep(self, index: int, pyramid: tuple[Tensor, ...]) -> None:
@@ -233,5 +231,5 @@ class TunePart:
             return ""
         if kind == "generic":
             return prompts.generic_prompt(self._options.style)
-        counts = Counter(self._class_names[label] for label in record.labels[~record.iscrowd])
+        counts = Counter(self._class_names[label] for label in record.instances.single.labels)
         return prompts.listing_prompt(self._options.style, counts)

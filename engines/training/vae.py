@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from engines.common.rng import generator
-from engines.training.trainer import FitOptions, Report, fit
+from engines.common.events import Report
+from engines.common.rng import Stream, generator
+from engines.diffusion.latents import to_pixels
+from engines.training.trainer import FitOptions, fit
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
-_DRAW, _LATENT = 1, 2  # what a random stream of a step is for
 KL_WEIGHT = 2e-4
 
 
@@ -35,12 +36,14 @@ def train_vae(
     """Fit `vae` (AutoencoderKL) in place to random views of the images in `store`."""
 
     def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
-        rng = generator(options.seed, _DRAW, step)
+        rng = generator(options.seed, Stream.VAE_VIEWS, step)
         chosen = rng.integers(len(store.records), size=batch)
         pixels = torch.stack([to_pixels(draw_view(store, int(i), views, rng).pixels) for i in chosen])
         pixels = pixels.to(options.device)
         posterior = vae.encode(pixels).latent_dist
-        noise = generator(options.seed, _LATENT, step).standard_normal(posterior.mean.shape, dtype=np.float32)
+        noise = generator(options.seed, Stream.VAE_LATENTS, step).standard_normal(
+            posterior.mean.shape, dtype=np.float32
+        )
         latents = posterior.mean + posterior.std * torch.from_numpy(noise).to(options.device)
         rebuilt = vae.decode(latents).sample.float()
         rebuilding = reconstruction_loss(rebuilt, pixels)
@@ -65,11 +68,6 @@ def reconstruction_loss(rebuilt: torch.Tensor, pixels: torch.Tensor) -> torch.Te
         small = functional.avg_pool2d(rebuilt, factor), functional.avg_pool2d(pixels, factor)
         loss = loss + functional.l1_loss(*small)
     return loss
-
-
-def to_pixels(image: np.ndarray[Any, np.dtype[np.uint8]]) -> torch.Tensor:
-    """uint8 [H, W, 3] to float32 [3, H, W] in [-1, 1]."""
-    return torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1.0
 
 
 def psnr(rebuilt: torch.Tensor, pixels: torch.Tensor) -> float:

@@ -3,11 +3,11 @@
 Knows: how to cut a view out of an image in one resampling step and carry the boxes along.
 Knows nothing about networks or prompts. A view is a pure function of its random stream.
 
-H, W pixels of the view; N boxes, C crowds.
+H, W pixels of the view.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from PIL import Image
 
 from engines.datasets.dataset import Record
 from engines.datasets.images import read_image
+from engines.labels.boxes import Instances
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,10 @@ class ViewOptions:
 
 @dataclass(frozen=True)
 class View:
-    """One view: pixels uint8 [H, W, 3], boxes float32 [N, 4] (xyxy, in its pixels) and labels int64 [N].
-
-    Crowds [C, 4] and their labels [C] likewise.
-    """
+    """One view: pixels uint8 [H, W, 3], and the objects in it."""
 
     pixels: npt.NDArray[np.uint8]
-    boxes: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    crowds: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), dtype=np.float32))
-    crowd_labels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    instances: Instances  # float32, in its pixels
 
 
 class ImageStore:
@@ -88,37 +83,10 @@ def draw_view(store: ImageStore, index: int, options: ViewOptions, rng: np.rando
     size = (options.width, options.height)
     resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC, box=cut))
     factors = np.array([size[0] / (cut[2] - cut[0]), size[1] / (cut[3] - cut[1])] * 2, dtype=np.float32)
-    moved = (record.boxes - np.array([left, top, left, top], dtype=np.float32)) * factors
-    boxes, kept = clip_boxes(moved, size, options.min_visible)
+    found = record.instances.moved((left, top), factors).clip(size, options.min_visible)
     if mirrored:
-        resized, boxes = resized[:, ::-1], mirror_boxes(boxes, options.width)
+        resized, found = resized[:, ::-1], found.mirror(options.width)
     for _ in range(quarter_turns):
-        boxes = turn_boxes(boxes, resized.shape[1])
+        found = found.rotate(resized.shape[1])
         resized = np.rot90(resized)
-    return View(resized.copy(), boxes, record.labels[kept])
-
-
-def clip_boxes(
-    boxes: npt.NDArray[np.float32], size: tuple[int, int], min_visible: float
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Clip xyxy boxes [N, 4] to a (width, height) frame; also which of the N keep `min_visible` of their area."""
-    limits = np.array([*size, *size], dtype=np.float32)
-    clipped = np.clip(boxes, 0, limits)
-    visible = _areas(clipped) / np.maximum(_areas(boxes), 1e-6)
-    kept = (visible >= min_visible) & (_areas(clipped) > 1.0)
-    return clipped[kept].astype(np.float32), kept
-
-
-def mirror_boxes(boxes: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
-    """Boxes of the picture mirrored left to right."""
-    return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
-
-
-def turn_boxes(boxes: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
-    """Boxes of the picture turned 90 degrees against the clock (`numpy.rot90`); `width` is the one before."""
-    return np.stack([boxes[:, 1], width - boxes[:, 2], boxes[:, 3], width - boxes[:, 0]], axis=1)
-
-
-def _areas(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
-    return np.asarray(sides[:, 0] * sides[:, 1], dtype=np.float32)
+    return View(resized.copy(), found)

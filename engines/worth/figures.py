@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.common.rng import generator
-from engines.labels.average_precision import Annotations, Detections, mean_average_precision
+from engines.common.rng import Stream, generator
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
 from engines.worth.matching import average_precision, figures, match
 
-_BOOTSTRAP = 50  # what a random stream is for
 _LOW, _HIGH = 0.025, 0.975
 
 
@@ -29,7 +29,7 @@ class Result:
 
     generated: int  # images in the arm beside the real ones
     seed: int
-    detections: Sequence[Detections]  # one for each validation image
+    detections: Sequence[Instances]  # one for each validation image
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Arm:
 
 def compare(
     results: Sequence[Result],
-    annotations: Sequence[Annotations],
+    annotations: Sequence[Instances],
     class_names: Sequence[str],
     *,
     resamples: int,
@@ -124,7 +124,7 @@ def _shown(spread: Spread | None) -> str:
 
 def _resampled(
     by_arm: Mapping[int, Sequence[Result]],
-    annotations: Sequence[Annotations],
+    annotations: Sequence[Instances],
     class_names: Sequence[str],
     resamples: int,
     seed: int,
@@ -138,7 +138,7 @@ def _resampled(
     names = list(figures(average_precision(next(iter(matches.values()))[0], np.ones(images, np.int64)), class_names))
     drawn: dict[int, dict[str, list[float]]] = {arm: {name: [] for name in names} for arm in matches}
     for number in range(resamples):
-        chosen = generator(seed, _BOOTSTRAP, number + 1).integers(images, size=images)
+        chosen = generator(seed, Stream.BOOTSTRAP, number + 1).integers(images, size=images)
         weights = np.bincount(chosen, minlength=images)
         for arm, members in matches.items():
             values = [figures(average_precision(classes, weights), class_names) for classes in members]

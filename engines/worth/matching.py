@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from engines.labels.average_precision import MAX_DETECTIONS, Annotations, Detections
+from engines.labels.average_precision import MAX_DETECTIONS
+from engines.labels.boxes import Instances
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -32,7 +33,7 @@ class ClassMatches:
     positives: npt.NDArray[np.int64]  # [I], single boxes of each image
 
 
-def match(annotations: Sequence[Annotations], detections: Sequence[Detections], num_classes: int) -> list[ClassMatches]:
+def match(annotations: Sequence[Instances], detections: Sequence[Instances], num_classes: int) -> list[ClassMatches]:
     """Match `detections[i]` to `annotations[i]`, class by class."""
     return [_match_class(annotations, detections, label) for label in range(num_classes)]
 
@@ -55,15 +56,15 @@ def figures(precision: Floats, class_names: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def _match_class(annotations: Sequence[Annotations], detections: Sequence[Detections], label: int) -> ClassMatches:
+def _match_class(annotations: Sequence[Instances], detections: Sequence[Instances], label: int) -> ClassMatches:
     scores, images, hits, ignored = [], [], [], []
     positives = np.zeros(len(annotations), dtype=np.int64)
     for index, (truth, found) in enumerate(zip(annotations, detections, strict=True)):
         mine = np.flatnonzero(found.labels == label)
         mine = mine[np.argsort(-found.scores[mine], kind="stable")][:MAX_DETECTIONS]
         wanted = truth.labels == label
-        positives[index] = int((wanted & ~truth.iscrowd).sum())
-        hit, crowd = _match_image(found.boxes[mine], truth.boxes[wanted], truth.iscrowd[wanted])
+        positives[index] = int((wanted & ~truth.crowd).sum())
+        hit, crowd = _match_image(found.boxes[mine], truth.boxes[wanted], truth.crowd[wanted])
         scores.append(found.scores[mine])
         images.append(np.full(len(mine), index, dtype=np.int64))
         hits.append(hit)

@@ -41,9 +41,10 @@ def _voc(root: Path) -> None:
     )
 
 
-def _voc_one_folder_down(root: Path) -> None:
-    (root / "VOC2012" / "Annotations").mkdir(parents=True)
-    (root / "VOC2012" / "Annotations" / "a.xml").write_text("<annotation/>")
+def _two_folders_down(root: Path) -> None:
+    for year in ("VOC2007", "VOC2012"):
+        (root / "VOCdevkit" / year / "Annotations").mkdir(parents=True)
+        (root / "VOCdevkit" / year / "Annotations" / "a.xml").write_text("<annotation/>")
 
 
 def _yolo(root: Path) -> None:
@@ -55,7 +56,7 @@ def _yolo(root: Path) -> None:
 
 def _only(dataset: Dataset) -> tuple[list[list[float]], list[int]]:
     (record,) = dataset.records
-    return record.boxes.round(3).tolist(), record.labels.tolist()
+    return record.instances.boxes.round(3).tolist(), record.instances.labels.tolist()
 
 
 @pytest.mark.parametrize(("make", "source"), [(_coco, "COCO"), (_voc, "Pascal VOC"), (_yolo, "YOLO")])
@@ -72,9 +73,9 @@ def test_the_format_is_found_by_looking_at_the_folder(
     assert (record.name, record.width, record.height) == ("a.png", 40, 30)
     assert record.file.is_file()
     assert record.caption is None
-    assert record.boxes.dtype == np.float32
-    assert record.labels.dtype == np.int64
-    assert record.iscrowd.tolist() == [False]
+    assert record.instances.boxes.dtype == np.float32
+    assert record.instances.labels.dtype == np.int64
+    assert record.instances.crowd.tolist() == [False]
     assert _only(dataset) == ([[1.0, 2.0, 4.0, 6.0]], [0])
 
 
@@ -91,8 +92,8 @@ def test_a_folder_of_images_alone_needs_leave(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path, require_boxes=False, class_names=["cat"])
     assert dataset.class_names == ("cat",)
     assert dataset.records[0].name == "x/a.png"
-    assert dataset.records[0].boxes.shape == (0, 4)
-    assert dataset.records[0].labels.shape == (0,)
+    assert dataset.records[0].instances.boxes.shape == (0, 4)
+    assert dataset.records[0].instances.labels.shape == (0,)
 
 
 def test_annotations_without_a_box_need_leave_too(tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_a_dataset_of_bad_items_alone_is_an_error_even_when_they_may_be_skipped(
         (lambda path: None, "does not exist; give the folder of a dataset"),
         (lambda path: path.touch(), "is a file; give the folder"),
         (lambda path: path.mkdir(), "holds no dataset: it is empty; expected a COCO"),
-        (_voc_one_folder_down, r"expected .* Did you mean .*VOC2012\?"),
+        (_two_folders_down, r"holds 2: did you mean .*VOC2007 or .*VOC2012\?"),
     ],
 )
 def test_a_wrong_path_is_one_sentence_that_says_what_is_expected(
@@ -191,10 +192,10 @@ def test_the_blood_cell_dataset_comes_in_by_its_splits() -> None:
     assert set(train.dropped) < set(everything.dropped)
     shape = r"Annotations/BloodImage_00(338|343)\.xml, object \d+: box \[.*\] has no area\."
     assert all(re.fullmatch(shape, line) for line in everything.dropped)
-    counts = np.bincount(np.concatenate([record.labels for record in everything.records]))
+    counts = np.bincount(np.concatenate([record.instances.labels for record in everything.records]))
     assert counts.sum() == 3943 - 2
     for record in everything.records:
         assert (record.width, record.height) == (640, 480)
-        assert (record.boxes >= 0).all()
-        assert (record.boxes <= [640, 480, 640, 480]).all()
-        assert (record.boxes[:, 2:] > record.boxes[:, :2]).all()
+        assert (record.instances.boxes >= 0).all()
+        assert (record.instances.boxes <= [640, 480, 640, 480]).all()
+        assert (record.instances.boxes[:, 2:] > record.instances.boxes[:, :2]).all()

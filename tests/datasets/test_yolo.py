@@ -31,8 +31,8 @@ def _simple(root: Path, text: str = _LABELS, settings: str = "names: [cat, dog]\
 def test_boxes_are_fractions_of_the_image(tmp_path: Path) -> None:
     dataset = open_dataset(_simple(tmp_path))
     assert dataset.class_names == ("cat", "dog")
-    np.testing.assert_allclose(dataset.records[0].boxes, [[0, 0, 40, 30], [8, 12, 12, 18]], rtol=1e-6)
-    assert dataset.records[0].labels.tolist() == [1, 0]
+    np.testing.assert_allclose(dataset.records[0].instances.boxes, [[0, 0, 40, 30], [8, 12, 12, 18]], rtol=1e-6)
+    assert dataset.records[0].instances.labels.tolist() == [1, 0]
 
 
 def test_boxes_agree_with_supervision(tmp_path: Path) -> None:
@@ -43,8 +43,8 @@ def test_boxes_agree_with_supervision(tmp_path: Path) -> None:
     ours = open_dataset(tmp_path)
     for record, (path, _, detections) in zip(ours.records, theirs, strict=True):
         assert Path(path).name == record.name
-        np.testing.assert_allclose(detections.xyxy, record.boxes, atol=1e-4)
-        assert detections.class_id.tolist() == record.labels.tolist()
+        np.testing.assert_allclose(detections.xyxy, record.instances.boxes, atol=1e-4)
+        assert detections.class_id.tolist() == record.instances.labels.tolist()
 
 
 def test_boxes_are_in_pixels_of_the_upright_image(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_boxes_are_in_pixels_of_the_upright_image(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 8
     Image.new("RGB", (40, 30)).save(tmp_path / "images" / "a.png", exif=exif)
-    assert open_dataset(tmp_path).records[0].boxes[0].tolist() == [0, 0, 30, 40]
+    assert open_dataset(tmp_path).records[0].instances.boxes[0].tolist() == [0, 0, 30, 40]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_usual_layouts_and_splits_are_found(tmp_path: Path, image: str, label: s
     for split in ("train", None):
         dataset = open_dataset(tmp_path, split=split)
         assert [record.file for record in dataset.records] == [tmp_path / image]
-        assert dataset.records[0].labels.tolist() == [1, 0]
+        assert dataset.records[0].instances.labels.tolist() == [1, 0]
 
 
 def test_splits_are_kept_apart_and_joined_without_one(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_splits_are_kept_apart_and_joined_without_one(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, split="val").records[0].file.parent.parent.name == "valid"
     joined = open_dataset(tmp_path)
     assert [record.name for record in joined.records] == ["train/images/a.png", "valid/images/a.png"]
-    with pytest.raises(DatasetError, match='no split "test"; tried images/test, test/images'):
+    with pytest.raises(DatasetError, match='no split "test"; it has train, valid'):
         open_dataset(tmp_path, split="test")
 
 
@@ -92,7 +92,7 @@ def test_a_split_may_be_a_list_of_images(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("./images/b.png\n\n")
     assert [record.name for record in open_dataset(tmp_path, split="train").records] == ["images/b.png"]
     (tmp_path / "train.txt").write_text("images/b.png\n/data/images/c.png\nimages/d.png\n")
-    with pytest.raises(DatasetError, match=r"^train\.txt, line 2: .*relative path"):
+    with pytest.raises(DatasetError, match=r"^train\.txt, line 2: .*is missing"):
         open_dataset(tmp_path, split="train")
     assert len(open_dataset(tmp_path, split="train", skip_bad=True).skipped) == 2
 
@@ -101,26 +101,26 @@ def test_names_come_from_a_list_a_file_the_caller_or_the_numbers(tmp_path: Path)
     _simple(tmp_path)
     (tmp_path / "data.yaml").unlink()
     assert open_dataset(tmp_path).class_names == ("class0", "class1")
-    assert open_dataset(tmp_path, class_names=["x", "y"]).records[0].labels.tolist() == [1, 0]
+    assert open_dataset(tmp_path, class_names=["x", "y"]).records[0].instances.labels.tolist() == [1, 0]
     (tmp_path / "labels" / "classes.txt").write_text("cat\ndog\n")
     assert open_dataset(tmp_path).class_names == ("cat", "dog")
-    assert open_dataset(tmp_path, class_names=["dog", "cat"]).records[0].labels.tolist() == [0, 1]
+    assert open_dataset(tmp_path, class_names=["dog", "cat"]).records[0].instances.labels.tolist() == [0, 1]
 
 
 def test_an_image_without_a_label_file_has_no_boxes(tmp_path: Path) -> None:
     _simple(tmp_path)
     (tmp_path / "labels" / "a.txt").unlink()
-    assert [len(record.boxes) for record in open_dataset(tmp_path).records] == [0, 2]
+    assert [len(record.instances.boxes) for record in open_dataset(tmp_path).records] == [0, 2]
 
 
 def test_a_polygon_becomes_the_box_round_it(tmp_path: Path) -> None:
     dataset = open_dataset(_simple(tmp_path, "0 0.1 0.2 0.5 0.1 0.3 0.9\n"))
-    np.testing.assert_allclose(dataset.records[0].boxes, [[4, 3, 20, 27]], rtol=1e-6)
+    np.testing.assert_allclose(dataset.records[0].instances.boxes, [[4, 3, 20, 27]], rtol=1e-6)
 
 
 def test_boxes_without_area_are_dropped_and_reported_and_others_are_clipped(tmp_path: Path) -> None:
     dataset = open_dataset(_simple(tmp_path, "0 0.5 0.5 0 0.1\n1 0 0.5 0.5 1.005\n"))
-    assert dataset.records[0].boxes.tolist() == [[0, 0, 10, 30]]
+    assert dataset.records[0].instances.boxes.tolist() == [[0, 0, 10, 30]]
     assert dataset.dropped == ("labels/a.txt, line 1: box [20, 13.5, 20, 16.5] has no area.",)
 
 
@@ -133,7 +133,7 @@ def test_boxes_without_area_are_dropped_and_reported_and_others_are_clipped(tmp_
         ("-1 0.5 0.5 0.1 0.1", ": class -1 is not a whole number"),
         ("0.5 0.5 0.5 0.1 0.1", ": class 0.5 is not a whole number"),
         ("cat 0.5 0.5 0.1 0.1", " is 'cat'; a finite number"),
-        ("0 nan 0.5 0.1 0.1", " is nan; a finite number"),
+        ("0 nan 0.5 0.1 0.1", " is 'nan'; a finite number"),
         ("0 20 15 4 4", ": values must be fractions of the image, 0 to 1; got 20 15 4 4"),
     ],
 )
@@ -144,13 +144,13 @@ def test_a_bad_line_is_an_error_with_file_and_line_or_is_left_out_and_listed(
     with pytest.raises(DatasetError, match=rf"^labels/a\.txt, line 2{message}") as caught:
         open_dataset(tmp_path)
     dataset = open_dataset(tmp_path, skip_bad=True)
-    assert dataset.skipped == (str(caught.value),)
-    assert dataset.records[0].labels.tolist() == [0, 1]
+    assert [str(caught.value).startswith(line) for line in dataset.skipped] == [True]
+    assert dataset.records[0].instances.labels.tolist() == [0, 1]
 
 
 def test_blank_lines_are_passed_over(tmp_path: Path) -> None:
     dataset = open_dataset(_simple(tmp_path, "\n0 0.5 0.5 0.1 0.1\n  \n1 0.5 0.5 0.1 0.1\n\n"))
-    assert dataset.records[0].labels.tolist() == [0, 1]
+    assert dataset.records[0].instances.labels.tolist() == [0, 1]
 
 
 def test_a_label_without_its_image_and_an_image_that_is_broken_are_bad(tmp_path: Path) -> None:
@@ -158,9 +158,11 @@ def test_a_label_without_its_image_and_an_image_that_is_broken_are_bad(tmp_path:
     (tmp_path / "labels" / "c.txt").write_text(_LABELS)
     with pytest.raises(DatasetError, match=r"^labels/c\.txt: its image is missing from"):
         open_dataset(tmp_path)
+    (tmp_path / "labels" / "c.txt").unlink()
     (tmp_path / "images" / "a.png").write_bytes(b"no image")
     with pytest.raises(DatasetError, match=r"^images/a\.png: "):
         open_dataset(tmp_path)
+    (tmp_path / "labels" / "c.txt").write_text(_LABELS)
     dataset = open_dataset(tmp_path, skip_bad=True)
     assert [record.name for record in dataset.records] == ["b.png"]
     assert len(dataset.skipped) == 2
@@ -183,8 +185,7 @@ def test_two_images_of_one_label_file_are_refused(tmp_path: Path) -> None:
         ("names: [cat, no]\n", r"data\.yaml, names\[1\] is False; text was expected"),
         ("names: {1: cat, 2: dog}\n", r"data\.yaml, names: keys are \[1, 2\]"),
         ("names: [cat, cat]\n", "must differ"),
-        ("names: [cat, dog]\ntrain: /data/images\n", r'data\.yaml, train: "/data/images" must be a relative'),
-        ("names: [cat, dog]\ntrain: images/../../x\n", r"data\.yaml, train: .* must be a relative"),
+        ("names: [cat, &a dog, *a]\n", r"data\.yaml has aliases"),
         ("names: [cat, dog]\ntrain: 5\n", r"data\.yaml, train is 5; a folder"),
     ],
 )

@@ -4,6 +4,7 @@ Not collected with the other tests: `test_tensorrt_bindings` runs this file in a
 whose folder is in the environment. Every call in here that reaches `tensorrt` is checked against that version.
 """
 
+import ast
 import json
 import os
 import shutil
@@ -23,23 +24,23 @@ from PIL import Image
 from tensorrt_stubs import VARIABLE, load_bindings, make_stub_libraries
 from tensorrt_stubs_fake import OWN_STREAM, SPECS, Build, FakeStream, FakeTensorRt, PlanBundle
 
-from engines.backends import base, open_backend
+from engines.backends import base
+from engines.backends.registry import open_backend
 from engines.backends.tensorrt import backend as tensorrt_backend
 from engines.backends.tensorrt.backend import TensorRtBackend
 from engines.backends.tensorrt.gpu import Gpu
-from engines.backends.tensorrt.plans import Needs, PlanStore, build_command, plans_folder
+from engines.backends.tensorrt.plans import Needs, PlanStore, plans_folder
 from engines.bundle.bundle import Bundle
+from engines.common.events import Event, EventKind
 from engines.diffusion.sampler import SlotSampler
 from engines.errors import BackendError, ExportError, UsageError
 from engines.labelling import LabelSettings, label
 from engines.painting.settings import GenerateSettings
-from engines.runs.events import Event, Stage
 from engines.runs.generate import generate
 from export.tensorrt import build as to_tensorrt
 from export.tensorrt import check_plans
 from export.tensorrt.build import BuildSummary, build_plans
 from export.tensorrt.profiles import Batches, Frames
-from export.tensorrt.progress import BuildProgress
 
 FOLDER = Path(os.environ[VARIABLE])  # of the bindings
 VERSION = FOLDER.name
@@ -65,7 +66,7 @@ def fake(bindings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorR
 def install_fake(bindings: Any, patch: pytest.MonkeyPatch) -> FakeTensorRt:
     fake = FakeTensorRt(bindings)
     patch.setitem(sys.modules, "tensorrt", fake.module())
-    patch.setattr("engines.backends.tensorrt.gpu.find_gpu", lambda device=None: fake.gpu())
+    patch.setattr("engines.backends.tensorrt.backend.find_gpu", lambda device=None: fake.gpu())
     tensorrt_backend.log.cache_clear()
     return fake
 
@@ -206,7 +207,7 @@ def test_ranges_become_one_profile_that_covers_them(fake: FakeTensorRt, build: B
 def test_the_workspace_is_limited_when_asked(fake: FakeTensorRt, build: Builder) -> None:
     build(workspace=1.5)
     assert built(fake, "unet").pools == {fake.trt.MemoryPoolType.WORKSPACE: 1_500_000_000}
-    with pytest.raises(UsageError, match="--workspace is 0"):
+    with pytest.raises(UsageError, match="`workspace` is 0"):
         build(workspace=0)
 
 
@@ -276,7 +277,7 @@ def test_a_plan_that_is_wrong_is_removed_and_the_others_stay(
 
 
 def test_progress_has_a_share_the_phase_and_a_time_left(build: Builder) -> None:
-    told: list[BuildProgress] = []
+    told: list[Event] = []
     build(report=told.append)
     unet = [progress for progress in told if progress.stage == "unet"]
     assert [progress.done for progress in unet] == sorted(progress.done for progress in unet)
@@ -304,8 +305,8 @@ def test_a_build_that_is_cancelled_leaves_nothing(fake: FakeTensorRt, build: Bui
 
 
 def test_an_error_of_whoever_is_told_ends_the_build_and_nothing_else(fake: FakeTensorRt, build: Builder) -> None:
-    def report(progress: BuildProgress) -> None:
-        if progress.stage == "unet":
+    def report(event: Event) -> None:
+        if event.stage == "unet":
             raise BrokenPipeError("nobody reads")
 
     with pytest.raises(ExportError, match="cannot be written"):  # an OSError of any kind
@@ -326,7 +327,7 @@ def test_memory_that_does_not_suffice_is_said_with_what_to_lower(fake: FakeTenso
     text = str(error.value)
     assert text.startswith("unet: the GPU's memory does not suffice to build its plan: TensorRT asked for 28.6 GB")
     assert "3.0 GB are free (Could not find any implementation for node /conv_in/Conv)" in text
-    assert "Lower --workspace (now 8 GB), --batch or --size" in text
+    assert "Lower `workspace` (now 8 GB), `batches` or `sizes`" in text
     fake.log_lines = [("ERROR", "Assertion failed: no kernel")]
     with pytest.raises(ExportError, match="unet: TensorRT built no plan: Assertion failed: no kernel"):
         build()
@@ -342,7 +343,7 @@ def test_a_bundle_in_float32_is_refused_with_the_command_that_makes_another(
     fake: FakeTensorRt, bundle: PlanBundle, build: Builder
 ) -> None:
     bundle.manifest.graph_dtype = "float32"
-    with pytest.raises(BackendError, match=r"dengine export --model .* --graph-dtype float16 --out"):
+    with pytest.raises(BackendError, match=r"`export_bundle\(.* graph_dtype='float16'\)`"):
         build()
     assert fake.builds == []
 
@@ -418,7 +419,7 @@ def test_a_run_that_fails_is_an_error_with_what_tensorrt_said(fake: FakeTensorRt
         call.run()
 
 
-def test_a_missing_plan_is_an_error_with_the_command_that_builds_it(
+def test_a_missing_plan_is_an_error_with_the_call_that_builds_it(
     fake: FakeTensorRt, exported: PlanBundle, build: Builder
 ) -> None:
     backend = opened(exported, fake.gpu())
@@ -426,8 +427,9 @@ def test_a_missing_plan_is_an_error_with_the_command_that_builds_it(
         backend.prepare("unet", SPECS["unet"].input_shapes({"B": 5, "h": 8, "w": 16}))
     text = str(error.value)
     assert "no TensorRT plan of unet (batch 5, 64x32) for this machine (TensorRT " in text
-    assert text.endswith(f'"dengine export --bundle {exported.folder} --engine tensorrt --batch 1:5:5 --size 64x32".')
-    build((1, 5, 5), ((64, 32),) * 3)  # what it says
+    sizes = ((64, 32),) * 3
+    assert text.endswith(f"`build_plans({str(exported.folder)!r}, batches=(1, 5, 5), sizes={sizes})`.")
+    build((1, 5, 5), sizes)  # what it says
     backend.prepare("unet", SPECS["unet"].input_shapes({"B": 5, "h": 8, "w": 16})).run()
 
 
@@ -536,19 +538,15 @@ def test_generate_finds_every_plan_of_a_plain_export(fake: FakeTensorRt, exporte
         {"guidance": 1.0, "slots": 6},
     ],
 )
-def test_the_command_that_an_error_names_builds_what_generate_needs(
+def test_the_call_that_an_error_names_builds_what_generate_needs(
     fake: FakeTensorRt, exported: PlanBundle, build: Builder, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     with pytest.raises(BackendError, match="no TensorRT plan") as error:
         painted(exported, tmp_path / "run", **options)
-    command = str(error.value).split('"')[-2]
-    start = build_command(exported.folder)
-    assert command.startswith(f"{start} --")
-    words = command.removeprefix(start).split()
-    asked = dict(zip(words[::2], words[1::2], strict=True))
-    batches = [int(n) for n in asked.get("--batch", "8").split(":")]
-    frames = [tuple(int(n) for n in size.split("x")) for size in asked.get("--size", "48x32").split(":")]
-    build(cast(Any, tuple(batches * (3 // len(batches)))), cast(Any, tuple(frames * (3 // len(frames)))))
+    call = cast(ast.Call, ast.parse(str(error.value).split("`")[-2], mode="eval").body)
+    assert ast.unparse(call.func) == "build_plans"
+    assert [ast.literal_eval(argument) for argument in call.args] == [str(exported.folder)]
+    build(**{str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords})
     assert painted(exported, tmp_path / "run", **options).dataset.images == 3
 
 
@@ -557,18 +555,18 @@ def test_auto_passes_over_tensorrt_with_one_line_while_a_plan_is_missing(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr("engines.backends.importlib.util.find_spec", lambda name: name)
-    monkeypatch.setattr("engines.backends.torch.TorchBackend", lambda *_, **__: FakeBackend())
+    monkeypatch.setattr("engines.backends.registry.importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("engines.backends.torch.TorchBackend", lambda *_, **__: FakeBackend(name="torch"))
     events: list[Event] = []
     painted(bundle, tmp_path / "first", events, engine="auto")
-    lines = [event.text for event in events if isinstance(event, Stage) and "tensorrt" in event.text]
+    lines = [event.text for event in events if event.kind is EventKind.NOTE and "tensorrt" in event.text]
     assert len(lines) == 1
     assert lines[0].startswith("tensorrt is passed over: There is no TensorRT plan of text_encoder (batch 1), unet ")
     build()
     painted(bundle, tmp_path / "second", events, engine="auto")
     assert json.loads((tmp_path / "second" / "run.json").read_text())["engine"] == "tensorrt"
     found = open_backend(cast(Bundle, bundle), "auto", needs=Needs(()), precision="f32")
-    assert found.name == "fake"  # plans are f16
+    assert found.name == "torch"  # plans are f16
 
 
 def test_label_finds_its_plans_and_says_what_other_sizes_need(
@@ -582,7 +580,7 @@ def test_label_finds_its_plans_and_says_what_other_sizes_need(
     settings = LabelSettings(images=images, out=tmp_path / "a", bundle=exported.folder, engine="tensorrt")
     assert label(settings).images == 3
     Image.fromarray(rng.integers(0, 255, (32, 64, 3), dtype=np.uint8)).save(images / "wide.png")
-    with pytest.raises(BackendError, match=r"unet \(batch 8, 64x32\).*--size 48x32:64x32:64x32"):
+    with pytest.raises(BackendError, match=r"unet \(batch 8, 64x32\).*sizes=\(\(48, 32\), \(64, 32\), \(64, 32\)\)"):
         label(replace(settings, out=tmp_path / "b"))
     build(sizes=((48, 32), (64, 32), (64, 32)))
     assert label(replace(settings, out=tmp_path / "b")).images == 4

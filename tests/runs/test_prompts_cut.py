@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
-from fakes import FakeBundle
+from fakes import FakeBackend, FakeBundle, make_bundle
 from painting import Generate, make_paint, make_references
 
+from engines.common.events import Event, EventKind
 from engines.common.tokenizer import load_tokenizer, read_words, tokenize
-from engines.runs.events import Event, Labelled, Opened, PromptCut
+from engines.labelling import LabelSettings, label
 from engines.runs.journal import JOURNAL, read_entries
 
 LENGTH = 8
@@ -37,14 +38,19 @@ def test_what_is_read_of_a_prompt_gives_the_same_tokens_and_one_word_more_does_n
     assert read_words(tokenizer, "") == ("", 2)
 
 
+def cuts(events: list[Event]) -> list[str]:
+    return [event.text for event in events if "are read:" in event.text]
+
+
 def test_a_long_template_is_said_once_before_painting_and_journalled_as_read(paint: Generate, tmp_path: Path) -> None:
     template = "a {style} with many rbc and few wbc"
     events: list[Event] = []
     paint(tmp_path / "run", count=8, prompt_template=template, events=events)
-    cuts = [event for event in events if isinstance(event, PromptCut)]
-    whole, read = "a microscope photo with many rbc and few wbc", "a microscope photo with many rbc"
-    assert cuts == [PromptCut("prompt", whole, read, 11, LENGTH)]
-    assert events.index(cuts[0]) < next(i for i, event in enumerate(events) if isinstance(event, Opened))
+    (said,) = cuts(events)
+    assert said.startswith(f'a prompt has 11 tokens, and {LENGTH} are read: "and few wbc" changes nothing')
+    kinds = [event.kind for event in events]
+    assert [event.text for event in events].index(said) < kinds.index(EventKind.STARTED)
+    read = "a microscope photo with many rbc"
     assert {entry.prompt for entry in read_entries(tmp_path / "run" / JOURNAL)} == {read}
 
 
@@ -52,24 +58,21 @@ def test_a_long_negative_prompt_is_said_too_and_short_ones_are_not(paint: Genera
     events: list[Event] = []
     long = "many rbc with many wbc and many platelets"
     paint(tmp_path / "run", count=8, prompt_template="a {style}", negative_prompt=long, events=events)
-    assert [(cut.kind, cut.prompt) for cut in events if isinstance(cut, PromptCut)] == [("negative prompt", long)]
+    (said,) = cuts(events)
+    assert said.startswith("a negative prompt has 10 tokens")
     events.clear()
     paint(tmp_path / "short", count=8, prompt_template="a {style}", events=events)
-    assert not any(isinstance(event, PromptCut) for event in events)
+    assert cuts(events) == []
     assert {entry.prompt for entry in read_entries(tmp_path / "short" / JOURNAL)} == {"a microscope photo"}
 
 
 def test_label_says_it_of_its_own_prompt(paint: Generate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fakes import FakeBackend, make_bundle
-
-    from engines.labelling import LabelSettings, label
-
     bundle = make_bundle(tmp_path / "bundle", style="photo of many rbc and many wbc")
     monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder: bundle)
-    monkeypatch.setattr("engines.backends.open_backend", lambda *_, **__: FakeBackend())
+    monkeypatch.setattr("engines.backends.registry.open_backend", lambda *_, **__: FakeBackend())
     events: list[Event] = []
     images = make_references(tmp_path / "images", 3)
     label(LabelSettings(images=images, out=tmp_path / "labels", bundle=tmp_path), report=events.append)
-    assert [cut.read for cut in events if isinstance(cut, PromptCut)] == ["a photo of many rbc and"]
-    kinds = [type(event) for event in events]
-    assert kinds.index(PromptCut) < kinds.index(Labelled)
+    (said,) = cuts(events)
+    assert said.startswith(f'a prompt has 10 tokens, and {LENGTH} are read: "many wbc"')
+    assert [event.text for event in events].index(said) < [event.kind for event in events].index(EventKind.PROGRESS)

@@ -10,7 +10,6 @@ Two builds of one graph may choose different kernels, and their results differ i
 same plan, not with a plan that was built again.
 """
 
-import shlex
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 
 import torch
 
-from engines.backends.base import Call, Shapes, Tensors, import_runtime, new_buffers, wanted_outputs
+from engines.backends.base import Call, OpenOptions, Role, Shapes, Tensors, import_runtime, new_buffers, wanted_outputs
 from engines.backends.probe import Device, Probe, has_nvidia, one_line
 from engines.backends.tensorrt.gpu import Gpu, find_gpu
 from engines.backends.tensorrt.plans import (
@@ -91,6 +90,16 @@ def last_error() -> str:
     return errors[-1].rstrip(".") if errors else "TensorRT gives no reason"
 
 
+def open_bundle(bundle: Bundle, options: OpenOptions) -> "TensorRtBackend":
+    """See `registry.open_backend`. Raises BackendError where a plan for `options.needs` is missing."""
+    backend = TensorRtBackend(
+        bundle, precision=options.precision, threads=options.threads, gpu=find_gpu(options.device)
+    )
+    if options.needs is not None and (missing := backend.missing(options.needs)):
+        raise BackendError(missing)
+    return backend
+
+
 class TensorRtBackend:
     """Executes a bundle's graphs from plans that were built on this machine."""
 
@@ -109,7 +118,8 @@ class TensorRtBackend:
         if precision not in ("auto", self.precision):
             raise UsageError(
                 f"tensorrt computes in the graphs' own precision, f16 in this bundle, not {precision}. "
-                f"Use --precision f16, or another --engine."
+                f"Use `precision=f16`, or another `engine`.",
+                field="precision",
             )
         self._trt = import_tensorrt()
         self.device = gpu.device
@@ -127,7 +137,12 @@ class TensorRtBackend:
         return missing_plans(self._store, self._bundle, self._machine, needs)
 
     def prepare(
-        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+        self,
+        graph: str,
+        shapes: Shapes,
+        outputs: Sequence[str] | None = None,
+        varies: str | None = None,
+        role: Role | None = None,
     ) -> Call:
         """See `Backend.prepare`. Raises BackendError with the command that builds the plan, where there is none."""
         spec = self._bundle.specs[graph]
@@ -137,7 +152,7 @@ class TensorRtBackend:
         if found is None:
             shown = f"{graph} ({shown_sizes(self._bundle, sizes)})"
             raise BackendError(
-                missing_line(self._store, self._bundle, self._machine, [shown], _options(self._bundle, sizes))
+                missing_line(self._store, self._bundle, self._machine, [shown], _build(self._bundle, sizes))
             )
         plan, profile = found
         with self._gpu.active():
@@ -181,7 +196,7 @@ class TensorRtBackend:
     def _context(self, engine: Any, profile: int, shapes: Shapes, plan: Plan) -> Any:
         """An execution context for these shapes alone."""
         context = engine.create_execution_context()
-        _expect(context is not None, f"{plan.path}: its memory on the GPU (fewer --slots need less)")
+        _expect(context is not None, f"{plan.path}: its memory on the GPU (fewer `slots` need less)")
         # Each context is told its profile: only the first one of an engine would take profile 0 by itself.
         set_profile = self._gpu.enqueue(lambda stream: bool(context.set_optimization_profile_async(profile, stream)))
         _expect(set_profile, f"{plan.path}: profile {profile}")
@@ -218,18 +233,19 @@ class _TensorRtCall:
 def check_bundle(bundle: Bundle) -> None:
     """Raise BackendError unless a bundle's graphs are in half precision."""
     if bundle.manifest.graph_dtype != "float16":
-        folder = shlex.quote(str(bundle.folder))
+        folder = str(bundle.folder)
         raise BackendError(
             f"The graphs of {bundle.folder} are in {bundle.manifest.graph_dtype}; TensorRT plans are made of graphs in "
-            f'float16. Make such a bundle with "dengine export --model {folder} --adapter {folder}/adapter '
-            f'--graph-dtype float16 --out {folder}-fp16".'
+            f"float16. Make such a bundle with `export_bundle({folder!r}, {folder + '/adapter'!r}, "
+            f"{folder + '-fp16'!r}, graph_dtype='float16')`.",
+            field="bundle",
         )
 
 
 def probe(device: torch.device | None = None) -> Probe:
     """What `dengine doctor` says of TensorRT on this machine: whether it starts there; raises nothing.
 
-    No tiny graph is run, as the other engines do: a plan would have to be built first. `doctor --gpu` does that.
+    No tiny graph is run, as the other engines do: a plan would have to be built first. `export.gpu.checks` does that.
     """
     try:
         trt = import_tensorrt()
@@ -264,10 +280,10 @@ def _output_shapes(context: Any, spec: GraphSpec, plan: Plan) -> dict[str, tuple
     return shapes
 
 
-def _options(bundle: Bundle, sizes: Mapping[str, int]) -> str:
-    """Options of an export whose plans serve these sizes, whichever graph they are of."""
+def _build(bundle: Bundle, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Arguments of `build_plans` whose plans serve these sizes, whichever graph they are of."""
     if "w" not in sizes:
-        return ""
+        return {}
     frame = (sizes["w"] * bundle.vae_stride, sizes["h"] * bundle.vae_stride)
-    size = "" if frame == bundle.frame else f" --size {frame[0]}x{frame[1]}"
-    return f"--batch 1:{sizes['B']}:{sizes['B']}{size}"
+    size = {} if frame == bundle.frame else {"sizes": (frame,) * 3}
+    return {"batches": (1, sizes["B"], sizes["B"])} | size

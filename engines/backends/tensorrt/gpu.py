@@ -65,7 +65,8 @@ def find_gpu(device: torch.device | None = None) -> Gpu:
     if not torch.cuda.is_available():
         raise BackendError(
             "TensorRT needs an NVIDIA GPU that PyTorch can use, and there is none. Install a GPU driver and a CUDA "
-            "build of torch, or take another --engine."
+            "build of torch, or take another `engine`.",
+            field="engine",
         )
     device = device or torch.device("cuda", 0)
     major, minor = torch.cuda.get_device_capability(device)
@@ -91,4 +92,6 @@ def _driver_version() -> str:
         number = ctypes.c_int()
         if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)) == 0:
             return f"CUDA {number.value // 1000}.{number.value % 1000 // 10}"
-    raise BackendError("The GPU driver does not say its version. Install the driver again, or take another --engine.")
+    raise BackendError(
+        "The GPU driver does not say its version. Install the driver again, or take another `engine`.", field="engine"
+    )

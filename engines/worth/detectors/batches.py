@@ -19,13 +19,11 @@ import torch
 from torch import Tensor
 
 from engines.adapter.inference import resized_size
-from engines.common.rng import generator
+from engines.common.rng import Stream, generator
 from engines.datasets.dataset import Record
 from engines.training.augment import FrameOptions, draw_frame
 from engines.training.views import ImageStore
 from engines.worth.detectors.config import MULTIPLE
-
-_MIX, _ORDER, _VIEW = range(40, 43)  # what a random stream is for
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +56,7 @@ class MixedBatches:
         self._stores = tuple(ImageStore([sample.record for sample in samples]) for samples in self._kinds)
         self._frame, self._batch, self._seed = frame, batch, seed
         share = np.linspace(*(mix if generated else (0.0, 0.0)), steps * batch)
-        self._is_generated = generator(seed, _MIX).random(steps * batch) < share
+        self._is_generated = generator(seed, Stream.DETECTOR_MIX).random(steps * batch) < share
         # How many images of the same kind were drawn before each draw.
         drawn = np.cumsum(self._is_generated)
         self._before = np.where(self._is_generated, drawn - 1, np.arange(steps * batch) - drawn)
@@ -71,18 +69,19 @@ class MixedBatches:
         for draw in range(step * self._batch, (step + 1) * self._batch):
             kind, place = self.drawn(draw)
             sample = self._kinds[kind][place]
-            rng = generator(self._seed, _VIEW, draw, kind)
+            rng = generator(self._seed, Stream.DETECTOR_VIEWS, draw, kind)
             view = draw_frame(
                 self._stores[kind][place],
-                sample.record.boxes,
-                sample.record.labels,
+                sample.record.instances,
                 replace(self._frame, short_side=sample.short_side),
                 rng,
-                sample.record.iscrowd,
             )
             pixels.append(torch.from_numpy(view.pixels))
-            names = ("boxes", "labels", "crowds", "crowd_labels")
-            targets.append({name: torch.from_numpy(getattr(view, name)) for name in names})
+            single, crowds = view.instances.single, view.instances.crowds
+            arrays = {
+                "boxes": single.boxes, "labels": single.labels, "crowds": crowds.boxes, "crowd_labels": crowds.labels
+            }  # fmt: skip
+            targets.append({name: torch.from_numpy(array) for name, array in arrays.items()})
         return torch.stack(pixels).permute(0, 3, 1, 2).float() / 255.0, targets
 
     def drawn(self, draw: int) -> tuple[int, int]:
@@ -100,7 +99,7 @@ def mix_value(mix: tuple[float, float]) -> float | list[float]:
 
 @lru_cache(maxsize=8)
 def _order(seed: int, kind: int, epoch: int, images: int) -> tuple[int, ...]:
-    return tuple(generator(seed, _ORDER, epoch, kind + 1).permutation(images).tolist())
+    return tuple(generator(seed, Stream.DETECTOR_ORDER, epoch, kind + 1).permutation(images).tolist())
 
 
 def frame_size(records: Sequence[Record], short_side: int) -> tuple[int, int]:

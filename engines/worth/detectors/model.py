@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from engines.adapter.inference import prepare_frame
 from engines.common.files import sync_folder, write_json
 from engines.errors import ModelError
-from engines.labels.average_precision import Detections
+from engines.labels.boxes import Instances
 from engines.worth.detectors.config import (
     INFO_FILE,
     MULTIPLE,
@@ -47,7 +47,7 @@ class Detector:
         return cast(DetectionNetwork, self.network)
 
     @torch.no_grad()
-    def predict(self, images: Iterable[npt.NDArray[np.uint8]]) -> list[Detections]:
+    def predict(self, images: Iterable[npt.NDArray[np.uint8]]) -> list[Instances]:
         """Detections, best first, at most 100 an image, on images uint8 [H, W, 3] of any size, in their own pixels.
 
         Images are resized so that their short side is `info.short_side`. What is found on one does not depend on
@@ -55,7 +55,7 @@ class Detector:
         """
         self.network.eval()
         device = next(self.network.parameters()).device
-        found: list[Detections] = []
+        found: list[Instances] = []
         for batch in _same_size(images, self.info.short_side):
             pixels = torch.from_numpy(np.stack([frame for frame, _ in batch])).to(device)
             results = self.detection.detect(pixels / 2 + 0.5)
@@ -185,7 +185,7 @@ def _same_size(
             yield batch
 
 
-def _on_image(found: Found, size: tuple[int, int], short_side: int) -> Detections:
+def _on_image(found: Found, size: tuple[int, int], short_side: int) -> Instances:
     """Boxes in a frame's pixels as boxes in the image's, clipped to it, without those that lie in the padding."""
     width, height = size
     scale = short_side / min(width, height)
@@ -195,4 +195,4 @@ def _on_image(found: Found, size: tuple[int, int], short_side: int) -> Detection
     boxes = np.clip(boxes, 0, (width, height, width, height)).astype(np.float32)
     kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     scores, labels = found.scores.float().cpu().numpy(), found.labels.cpu().numpy()
-    return Detections(boxes[kept], scores[kept], labels[kept].astype(np.int64))
+    return Instances.of(boxes[kept], labels[kept], scores[kept])

@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 
+from engines.common.events import Report
 from engines.common.files import sha256_file
-from engines.datasets.dataset import Record
+from engines.datasets.dataset import Record, instances_of
 from engines.datasets.images import read_image
 from engines.errors import TrainingError
-from engines.labels.average_precision import Detections, mean_average_precision
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
 from engines.training.augment import FrameOptions
-from engines.training.trainer import FitOptions, Report, finished, fit
+from engines.training.trainer import FitOptions, finished, fit
 from engines.worth.detectors.batches import MixedBatches, Sample, frame_size, mix_value
 from engines.worth.detectors.config import INFO_FILE, DetectorOptions
 from engines.worth.detectors.model import Detector, new_detector, save_detector, start_from
@@ -73,7 +75,7 @@ def train_detector(
     short_side: pixels that images are resized to when the detector is asked; see `Sample.short_side` for training.
     seed: decides the first weights and every draw.
     weights: a checkpoint folder to begin with, in place of random weights.
-    curve: AP on these images is reported as the training goes (in `Progress.details`).
+    curve: AP on these images is reported as the training goes (in `Event.figures`).
 
     The last averaged weights are kept: no image but the training's own has a say. Raises TrainingError, ModelError,
     BackendError where the detector's library is missing.
@@ -130,14 +132,14 @@ def train_detector(
     return detector
 
 
-def detect(detector: Detector, records: Sequence[Record]) -> list[Detections]:
+def detect(detector: Detector, records: Sequence[Record]) -> list[Instances]:
     """What a detector finds on the images of `records`."""
     return detector.predict(read_image(record.file) for record in records)
 
 
 def measure(detector: Detector, records: Sequence[Record]) -> dict[str, float]:
     """`mean_average_precision` of a detector on annotated images."""
-    return mean_average_precision(records, detect(detector, records), detector.info.class_names)
+    return mean_average_precision(instances_of(records), detect(detector, records), detector.info.class_names)
 
 
 def annotations_digest(records: Sequence[Record], short_sides: Sequence[int] = ()) -> str:
@@ -145,7 +147,8 @@ def annotations_digest(records: Sequence[Record], short_sides: Sequence[int] = (
     hashed = hashlib.sha256(repr(list(short_sides)).encode())
     for record in records:
         hashed.update(f"{record.name}\0{record.width}\0{record.height}\0".encode())
-        hashed.update(record.boxes.tobytes() + record.labels.tobytes() + record.iscrowd.tobytes())
+        found = record.instances
+        hashed.update(found.boxes.tobytes() + found.labels.tobytes() + found.crowd.tobytes())
     return hashed.hexdigest()[:16]
 
 

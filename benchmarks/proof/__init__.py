@@ -1,1 +1,0 @@
-"""The proof on real data of what generated images are worth: see README.md here."""
