@@ -31,8 +31,9 @@ from engines.backends.rows import is_full_size
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, TensorSpec
 from engines.common.rng import generator, normal
-from engines.diffusion.base_model import alphas_cumprod, tokenize
+from engines.common.tokenizer import tokenize
 from engines.diffusion.latents import add_noise
+from engines.diffusion.noise import alphas_cumprod
 from engines.diffusion.prompts import generic_prompt, listing_prompt
 from engines.errors import ExportError
 from export.matching import MATCHINGS, match_boxes
