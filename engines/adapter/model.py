@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from engines.adapter.heads import DeformableEncoder, DetrHead, HybridEncoder, decoder_config
+from engines.adapter.encoders import DeformableEncoder, HybridEncoder
+from engines.adapter.heads import DetrHead, decoder_config
 from engines.adapter.info import INFO_FILE, WEIGHTS_FILE, AdapterConfig, AdapterInfo, read_info
 from engines.common.files import write_atomic, write_json
 from engines.common.quote import shorten

@@ -21,6 +21,7 @@ from engines.diffusion.lora import fuse_loras, fused_hash
 from engines.errors import ExportError, ModelError, UsageError
 from engines.labels.boxes import Instances
 from export import assemble
+from export.write_graphs import Graphs, make_manifest
 
 Tensors = dict[str, torch.Tensor]
 Changes = dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor, float]]  # (part, layer) to down, up, alpha
@@ -335,14 +336,14 @@ def test_export_stores_the_sum_and_names_the_files(
     expected = expected_weights(sd1, changes, 0.25)
     save_file(kohya(changes), tmp_path / "style.safetensors")
 
-    def look(work: Path, info: AdapterInfo, frame: tuple[int, int], asked: assemble.Graphs, _: Any) -> None:
+    def look(work: Path, info: AdapterInfo, frame: tuple[int, int], asked: Graphs, _: Any) -> None:
         stored = load_base(work)
         assert_weights(stored, expected)
-        (name,) = assemble._manifest(stored, info, frame, asked, {}, {}).loras
+        (name,) = make_manifest(stored, info, frame, asked, {}, {}).loras
         assert name.startswith("style.safetensors:0.25 sha256:")
         raise ExportError("seen enough")
 
-    monkeypatch.setattr(assemble, "_export_graphs", look)
+    monkeypatch.setattr(assemble, "write_graphs", look)
     loras = [(tmp_path / "style.safetensors", 0.25)]
     with pytest.raises(ExportError, match="seen enough"):
         assemble.export_bundle(
