@@ -1,7 +1,8 @@
 """Tiny random models in the layouts that dengine reads.
 
-Knows: how to write a base model of either Stable Diffusion shape and a matching adapter, in a second or two, from
-fixed seeds. Nothing here is trained: the pictures are noise and the boxes mean nothing.
+Knows: how to write a base model of either Stable Diffusion shape and a matching adapter, in a second or two, and a
+bundle of the two, in half a minute, from fixed seeds. Nothing here is trained: the pictures are noise and the boxes
+mean nothing.
 
 The two shapes differ on purpose in everything that real SD 1.x and SD 2.x folders differ in, and in strides besides:
     sd1: convolution projections, epsilon, one head count for all blocks, 2 levels, VAE stride 8
@@ -211,3 +212,10 @@ def make_toy_adapter(
     )
     save_adapter(folder, adapter.eval(), info)
     return folder
+
+
+def export_toy_bundle(folder: Path, base: Path, adapter: Path, graph_dtype: str = "float32") -> Path:
+    """Export a bundle to `folder`, check it on every installed runtime, and return `folder`."""
+    from export.assemble import export_bundle
+
+    return export_bundle(base, adapter, folder, graph_dtype=graph_dtype, threads=1).folder
