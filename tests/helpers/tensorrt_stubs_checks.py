@@ -328,7 +328,7 @@ def test_memory_that_does_not_suffice_is_said_with_what_to_lower(fake: FakeTenso
     text = str(error.value)
     assert text.startswith("unet: the GPU's memory does not suffice to build its plan: TensorRT asked for 28.6 GB")
     assert "3.0 GB are free (Could not find any implementation for node /conv_in/Conv)" in text
-    assert "Lower --workspace (now 8 GB), --batch or --size" in text
+    assert "Lower `workspace` (now 8 GB), `batches` or `sizes`" in text
     fake.log_lines = [("ERROR", "Assertion failed: no kernel")]
     with pytest.raises(ExportError, match="unet: TensorRT built no plan: Assertion failed: no kernel"):
         build()
@@ -420,7 +420,7 @@ def test_a_run_that_fails_is_an_error_with_what_tensorrt_said(fake: FakeTensorRt
         call.run()
 
 
-def test_a_missing_plan_is_an_error_with_the_command_that_builds_it(
+def test_a_missing_plan_is_an_error_with_the_call_that_builds_it(
     fake: FakeTensorRt, exported: PlanBundle, build: Builder
 ) -> None:
     backend = opened(exported, fake.gpu())
@@ -428,8 +428,9 @@ def test_a_missing_plan_is_an_error_with_the_command_that_builds_it(
         backend.prepare("unet", SPECS["unet"].input_shapes({"B": 5, "h": 8, "w": 16}))
     text = str(error.value)
     assert "no TensorRT plan of unet (batch 5, 64x32) for this machine (TensorRT " in text
-    assert text.endswith(f'"dengine export --bundle {exported.folder} --engine tensorrt --batch 1:5:5 --size 64x32".')
-    build((1, 5, 5), ((64, 32),) * 3)  # what it says
+    sizes = ((64, 32),) * 3
+    assert text.endswith(f"`build_plans({str(exported.folder)!r}, batches=(1, 5, 5), sizes={sizes})`.")
+    build((1, 5, 5), sizes)  # what it says
     backend.prepare("unet", SPECS["unet"].input_shapes({"B": 5, "h": 8, "w": 16})).run()
 
 
