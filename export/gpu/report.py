@@ -18,6 +18,7 @@ import torch
 
 from engines.backends import open_backend
 from engines.backends.probe import one_line
+from engines.backends.tensorrt.flavours import RTX
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.doctor import Diagnosis, examine
 from engines.errors import BackendError, DengineError
@@ -101,7 +102,7 @@ def gpu_report(
     run.labels(bundle, engines)
     tensorrt = next(probe for probe in diagnosis.runtimes if probe.name == "tensorrt")
     if tensorrt.ready:
-        run.tensorrt(bundle, tensorrt.version)
+        run.tensorrt(bundle, tensorrt.version if tensorrt.details.get("flavour") != RTX.title else None)
     else:
         run.checks.append(Check("tensorrt", SKIPPED, tensorrt.advice or "it does not work here"))
     seconds = time.monotonic() - started
@@ -157,8 +158,11 @@ class _Run:
                 with self._section(f"{engine} {precision}: labels"):
                     self.checks += check_labels(bundle, [(engine, precision)], self._device, self._report)
 
-    def tensorrt(self, bundle: Bundle, version: str) -> None:
-        """Plans for the default `generate`, built or found, and all of the above with them."""
+    def tensorrt(self, bundle: Bundle, version: str | None) -> None:
+        """Plans for the default `generate`, built or found, and all of the above with them.
+
+        `version` is that by which the published list of operators goes; None for TensorRT for RTX.
+        """
         from export.tensorrt.build import build_plans
 
         with self._section("tensorrt"), half_precision(bundle, version, self._report) as half:
@@ -181,7 +185,7 @@ def _release() -> None:
 
 
 @contextlib.contextmanager
-def half_precision(bundle: Bundle, tensorrt: str, report: Report) -> Iterator[Bundle]:
+def half_precision(bundle: Bundle, tensorrt: str | None, report: Report) -> Iterator[Bundle]:
     """The bundle itself if its graphs are in float16; else a copy in float16, exported for as long as this lasts.
 
     The copy's opset is the newest one whose operators this version of TensorRT has.
@@ -207,6 +211,7 @@ def half_precision(bundle: Bundle, tensorrt: str, report: Report) -> Iterator[Bu
 
 def _plan_check(plan: "PlanSummary") -> Check:
     """What a plan that passed its check came to; one that fails raises in the build."""
+    assert plan.error is not None  # it was checked here
     made = f"built in {plan.seconds:.0f} s" if plan.seconds else "found in the cache"
     text = f"relative error {plan.error:.1e} against PyTorch, {plan.bytes / 1e6:.0f} MB, {made}"
     return Check(f"tensorrt f16: {plan.graph}", OK, text, {"error": plan.error, "build_seconds": plan.seconds})

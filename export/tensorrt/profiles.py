@@ -61,19 +61,22 @@ def _joined(profile: Bounds, other: Bounds) -> Bounds:
 def _check(bundle: Bundle, batches: Batches, frames: Frames) -> None:
     """Raise UsageError unless both ranges ascend and the networks can take their sizes."""
     if not 1 <= batches[0] <= batches[1] <= batches[2]:
-        raise UsageError(f"--batch is {_text(batches)}; a number from 1, or smallest:usual:largest, was expected.")
+        raise UsageError(
+            f"`batch` is {_text(batches)}; a number from 1, or smallest:usual:largest, was expected.", field="batch"
+        )
     shown = _text(f"{width}x{height}" for width, height in frames)
     if not all(a[side] <= b[side] for a, b in pairwise(frames) for side in (0, 1)):
-        raise UsageError(f"--size is {shown}; a size, or smallest:usual:largest, was expected.")
+        raise UsageError(f"`size` is {shown}; a size, or smallest:usual:largest, was expected.", field="size")
     multiple = bundle.size_multiple
     if any(side < 1 or side % multiple for frame in frames for side in frame):
-        raise UsageError(f"--size is {shown}; all sides must be multiples of {multiple} for this bundle.")
+        raise UsageError(f"`size` is {shown}; all sides must be multiples of {multiple} for this bundle.", field="size")
     config = bundle.adapter_info.config
     width, height = (side // bundle.vae_stride for side in frames[0])
     if config.cells(height, width) < config.queries:
         raise UsageError(
-            f"--size begins at {frames[0][0]}x{frames[0][1]}, which has {config.cells(height, width)} cells for the "
-            f"adapter's {config.queries} queries. Begin at a larger size."
+            f"`size` begins at {frames[0][0]}x{frames[0][1]}, which has {config.cells(height, width)} cells for the "
+            f"adapter's {config.queries} queries. Begin at a larger size.",
+            field="size",
         )
 
 
