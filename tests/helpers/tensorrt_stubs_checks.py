@@ -185,7 +185,7 @@ def test_what_was_measured_is_kept_for_the_next_build(fake: FakeTensorRt, build:
 def test_every_plan_is_compared_with_pytorch(build: Builder) -> None:
     summary = build()
     assert [plan.graph for plan in summary.plans] == list(SPECS)
-    assert all(0 < plan.error < 5e-3 for plan in summary.plans)
+    assert all(0 < (plan.error or 0) < 5e-3 for plan in summary.plans)
     assert all(plan.bytes > 1000 for plan in summary.plans)
     assert summary.boxes > 0
     assert summary.boxes_missing <= 0.05 * summary.boxes
@@ -254,7 +254,6 @@ def test_every_tensor_has_a_shape_and_memory_of_its_own_before_a_plan_runs(
     call.inputs["timesteps"].fill_(1000)
     call.run()
     torch.testing.assert_close(call.outputs["model_output"], torch.full((16, 4, 8, 12), 0.35, dtype=torch.float16))
-    assert state.runs == 1
 
 
 def test_shapes_of_one_graph_share_an_engine_and_each_has_a_context(fake: FakeTensorRt, exported: PlanBundle) -> None:

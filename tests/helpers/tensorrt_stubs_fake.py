@@ -82,12 +82,9 @@ class Build:
 class Context:
     """One execution context: what it was told."""
 
-    graph: str
-    profiles: list[dict[str, Any]]
     profile: int | None = None
     shapes: dict[str, Shape] = field(default_factory=dict)
     addresses: dict[str, int] = field(default_factory=dict)
-    runs: int = 0
 
 
 class FakeTensorRt:
@@ -170,13 +167,17 @@ class FakeTensorRt:
         def add_optimization_profile(profile: Any) -> int:
             return len(build.profiles) - 1
 
+        def set_target(target: Any, index: int) -> bool:
+            build.targets.append(target.name)
+            return index + 1 == len(build.targets)
+
         answers: Answers = {
             "set_flag": build.set_flags.append,
             "clear_flag": build.cleared_flags.append,
             "add_optimization_profile": add_optimization_profile,
         }
         if self.rtx:
-            answers["set_compute_capability"] = lambda target, index: build.targets.insert(index, target.name) is None
+            answers["set_compute_capability"] = set_target
         else:
             answers |= {"create_timing_cache": create_timing_cache, "set_timing_cache": set_timing_cache}
         return self._make("IBuilderConfig", answers)
@@ -256,7 +257,7 @@ class FakeTensorRt:
         )
 
     def _context(self, spec: GraphSpec, profiles: list[dict[str, Any]]) -> Any:
-        state = Context(spec.name, profiles)
+        state = Context()
         self.contexts.append(state)
         inputs = [tensor.name for tensor in spec.inputs]
 
@@ -298,7 +299,6 @@ class FakeTensorRt:
         assert len(set(state.addresses.values())) == len(names), "two tensors in one place"
         if self.runs_fail:
             return False
-        state.runs += 1
         inputs = {}
         for tensor in spec.inputs:
             value = _memory(state.addresses[tensor.name], state.shapes[tensor.name], getattr(torch, tensor.dtype))
