@@ -1,6 +1,7 @@
 """`dengine export`: make a bundle, and TensorRT plans of one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ from engines.errors import UsageError
 
 if TYPE_CHECKING:
     from export.assemble import ExportSummary
-    from export.tensorrt.build import BuildSummary
+    from export.tensorrt.build import BuildSummary, PlanError
     from export.tensorrt.profiles import Batches, Frames
 
 EXAMPLE = "dengine export --model bases/mine --adapter adapters/mine --out bundles/mine"
@@ -25,6 +26,7 @@ _SHOWN_ISLANDS = 4  # of each graph
 
 
 def command(
+    context: typer.Context,
     model: Annotated[
         str | None, typer.Option(help="Base model: a diffusers folder, a .safetensors file, a bundle, or a hub name.")
     ] = None,
@@ -92,6 +94,7 @@ def command(
     and label find them. With --for they are built without a GPU, for other machines, and not checked.
     """
     plans = (parse_batches(batch, "--batch"), parse_sizes(size, "--size"), workspace)
+    debug = bool(context.find_root().params.get("debug"))
     ahead = None if targets is None else parse_list(targets)
     if engine is None and (bundle is not None or any(option is not None for option in (*plans, ahead))):
         raise UsageError("--bundle, --for, --batch, --size and --workspace are for --engine tensorrt.")
@@ -103,7 +106,7 @@ def command(
             raise UsageError(
                 "--bundle takes a bundle as it is: leave out --model, --adapter, --out and all that shapes a new one."
             )
-        build(bundle, ahead, *plans)
+        build(bundle, ahead, *plans, debug=debug)
         return
     if model is None or adapter is None or out is None:
         raise UsageError("--model, --adapter and --out are needed to make a bundle (--bundle for the plans of one).")
@@ -136,7 +139,7 @@ def command(
         )
     show_export(summary)
     if engine is not None:
-        build(summary.folder, ahead, *plans)
+        build(summary.folder, ahead, *plans, debug=debug)
 
 
 def build(
@@ -145,11 +148,12 @@ def build(
     batches: "Batches | None",
     sizes: "Frames | None",
     workspace: float | None,
+    debug: bool = False,
 ) -> None:
-    """Build a bundle's plans, with a bar for each."""
-    from export.tensorrt.build import build_ahead, build_plans
+    """Build a bundle's plans, with a bar for each; with --debug, a plan that differs is looked at layer by layer."""
+    from export.tensorrt.build import PlanError, build_ahead, build_plans
 
-    with console.ProgressBars() as bars:
+    with console.ProgressBars() as bars, _explained(PlanError, bundle, batches, sizes, debug):
         summary = (build_plans if ahead is None else partial(build_ahead, targets=ahead))(
             bundle,
             batches=batches,
@@ -158,6 +162,24 @@ def build(
             report=lambda now: bars.update(now.stage, now.done, now.total, now.text, now.seconds_left),
         )
     show_plans(summary)
+
+
+@contextmanager
+def _explained(
+    kind: "type[PlanError]", folder: Path, batches: "Batches | None", sizes: "Frames | None", debug: bool
+) -> Iterator[None]:
+    """With `debug`, say of plans that differ from PyTorch which of their layers is the first to."""
+    try:
+        yield
+    except kind as cause:
+        if debug:
+            from engines.backends.tensorrt.gpu import find_gpu
+            from engines.bundle.bundle import open_bundle
+            from export.tensorrt.layers import explain_plan
+
+            for graph in cause.graphs:
+                console.note(f"{graph}: {explain_plan(open_bundle(folder), graph, find_gpu(), batches, sizes)}")
+        raise
 
 
 def show_plans(summary: "BuildSummary") -> None:

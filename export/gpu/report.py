@@ -19,6 +19,7 @@ import torch
 from engines.backends import open_backend
 from engines.backends.probe import one_line
 from engines.backends.tensorrt.flavours import RTX
+from engines.backends.tensorrt.gpu import find_gpu
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.doctor import Diagnosis, examine
 from engines.errors import BackendError, DengineError
@@ -163,12 +164,19 @@ class _Run:
 
         `version` is that by which the published list of operators goes; None for TensorRT for RTX.
         """
-        from export.tensorrt.build import build_plans
+        from export.tensorrt.build import PlanError, build_plans
+        from export.tensorrt.layers import explain_plan
 
         with self._section("tensorrt"), half_precision(bundle, version, self._report) as half:
             if half is not bundle:
                 self.graphs(half, [("onnxruntime", "f16")])
-            made = build_plans(half.folder, report=self._building)
+            try:
+                made = build_plans(half.folder, report=self._building)
+            except PlanError as cause:
+                for graph in cause.graphs:
+                    self._report(f"tensorrt f16: {graph}, layer by layer")
+                    self.checks.append(Check(f"tensorrt f16: {graph}", FAILED, explain_plan(half, graph, find_gpu())))
+                raise
             self.checks += [_plan_check(plan) for plan in made.plans]
             agree = f"{made.boxes - made.boxes_missing} of {made.boxes} boxes agree with PyTorch's"
             missing = made.boxes_missing > MATCHINGS["float16"].missing * made.boxes

@@ -70,6 +70,14 @@ class BuildSummary:
     folder: Path  # where the plans are
 
 
+class PlanError(ExportError):
+    """Plans that differ from PyTorch; `graphs` are theirs."""
+
+    def __init__(self, message: str, graphs: Sequence[str]) -> None:
+        super().__init__(message)
+        self.graphs = tuple(graphs)
+
+
 def check_ready(opset: int | None = None, workspace: float | None = None, targets: Sequence[str] | None = None) -> None:
     """Raise BackendError unless plans can be built here, and of graphs at `opset` where one is named.
 
@@ -225,7 +233,7 @@ class _Build:
         assert self.gpu is not None
         bundle = self.builder.bundle
         check = PlanCheck(bundle, TensorRtBackend(bundle, precision="auto", threads=None, gpu=self.gpu, store=store))
-        summaries, failures = [], []
+        summaries, failures, differing = [], [], []
         for done, graph in enumerate(GRAPH_NAMES, start=1):
             if self.stop():
                 raise KeyboardInterrupt
@@ -236,6 +244,7 @@ class _Build:
                 for path in plans[graph]:
                     path.unlink(missing_ok=True)
                 failures.append(f"{cause} The plan of {graph} was removed.")
+                differing.append(graph)
                 continue
             except torch.OutOfMemoryError:
                 failures.append(
@@ -256,7 +265,7 @@ class _Build:
                 failures.append(f"labels: {cause}")
         self.keep()
         if failures:
-            raise ExportError(" ".join(failures))
+            raise PlanError(" ".join(failures), differing)
         self.builder.report(BuildProgress("checking", total, total, "done"))
         return BuildSummary(tuple(summaries), boxes, missing, str(self.builder.library), self.gpu.name, self.folder)
 

@@ -5,7 +5,7 @@ built for a compute capability that this machine does not have. Does not know wh
 (`export.tensorrt.profiles`), or what becomes of a plan (`export.tensorrt.build`).
 
 The Python API is used directly and not through Polygraphy: the log, from which an out-of-memory error has to be read,
-is then our own, and so are progress and cancelling.
+is then our own, and so are progress and cancelling. (`export.tensorrt.layers` is for what Polygraphy does better.)
 
 Networks are strongly typed: precision is in the graph. No builder flag is set; refit and weight streaming, which make
 plans slower, are cleared in case a version should begin to set them by itself.
@@ -46,8 +46,13 @@ class PlanBuilder:
     report: Report  # told how far a build is, from several threads
     free_memory: Callable[[], int] | None = None  # of the GPU, in bytes; None where plans are built ahead
 
-    def build(self, graph: str, profiles: Sequence[Bounds], cancel: threading.Event) -> Any:
-        """The serialised plan of a graph; whatever it is when cancelled. Raises ExportError."""
+    def build(
+        self, graph: str, profiles: Sequence[Bounds], cancel: threading.Event, *, keep_tensors: bool = False
+    ) -> Any:
+        """The serialised plan of a graph; whatever it is when cancelled. Raises ExportError.
+
+        With `keep_tensors`, what every layer computes can be looked at when the plan runs, which then fuses less.
+        """
         trt, log = self.library.trt, self.library.log
         log.messages.clear()
         builder = trt.Builder(log)
@@ -55,6 +60,8 @@ class PlanBuilder:
         parser = self._parse(graph, network)
         if self.library.flavour.ahead or version_of(self.library.version) >= DECOMPOSES:
             allow_decomposing(trt, network)
+        if keep_tensors:
+            _keep_tensors(network)
         config = self._config(builder, graph)
         for profile in profiles:
             _add_profile(self.library, builder, config, self.bundle.specs[graph], profile)
@@ -171,6 +178,15 @@ def allow_decomposing(trt: Any, network: Any) -> None:
         if layer.type == trt.LayerType.ATTENTION_INPUT:
             layer.__class__ = trt.IAttentionInputLayer  # the bindings' own way to a layer's own attributes
             layer.attention.decomposable = True
+
+
+def _keep_tensors(network: Any) -> None:
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        for place in range(layer.num_outputs):
+            tensor = layer.get_output(place)
+            if tensor is not None and not tensor.is_shape_tensor:
+                network.mark_debug(tensor)
 
 
 def _add_profile(library: Library, builder: Any, config: Any, spec: GraphSpec, profile: Bounds) -> None:

@@ -236,6 +236,22 @@ def test_export_builds_plans_as_asked_and_prints_how_close_they_are(
     assert f"plans {tmp_path / 'plans'} (TensorRT 11.4.0, Some GPU)" in lines
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_export_with_debug_says_which_layer_of_a_wrong_plan_is_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, debug: bool
+) -> None:
+    def build(folder: Path, **_: Any) -> BuildSummary:
+        raise to_tensorrt.PlanError("unet: its plan gives div2 with NaN.", ["unet"])
+
+    monkeypatch.setattr(to_tensorrt, "build_plans", build)
+    monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder: folder)
+    monkeypatch.setattr("engines.backends.tensorrt.gpu.find_gpu", lambda: "the GPU")
+    monkeypatch.setattr("export.tensorrt.layers.explain_plan", lambda *found: f"first is conv_3 {found[1:3]}")
+    result = dengine(*["--debug"] * debug, "export", "--bundle", tmp_path, "--engine", "tensorrt")
+    assert result.exit_code == 1
+    assert ("unet: first is conv_3 ('unet', 'the GPU')" in result.stderr) == debug
+
+
 # --- without a GPU -----------------------------------------------------------------------------------------------
 
 

@@ -247,7 +247,7 @@ def test_the_error_is_one_line_that_says_how_to_mend_it(tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith("TensorRT 10.12.0.36 does not read these graphs: text_encoder: Attention at opset 23")
     assert "and 1 more" in message  # three of four findings are named
-    assert "--opset 18" in message
+    assert "`opset=18`" in message
     assert "\n" not in message
     check_operators(default_bundle())
 
