@@ -21,7 +21,6 @@ build/tensorrt/rtx/.installed: BINDINGS := tensorrt-rtx-cu13-bindings==1.7.1.116
 
 demo: $(VENV)/.installed
 	$(BIN)/dengine generate --count 32 --out demo
-	$(BIN)/dengine finalize demo --score matched
 
 test: $(VENV)/.installed-dev $(TENSORRT:%=build/tensorrt/%/.installed)
 	$(BIN)/ruff check

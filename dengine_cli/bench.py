@@ -1,6 +1,5 @@
 """`dengine bench`: how fast a bundle is here, on every engine, beside diffusers and the machine's own limit."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Compiled, Device, Precision, Slots, Threads, parse_size
+from dengine_cli.options import Compiled, Device, Precision, Slots, Threads
+from dengine_cli.parse import parse_size
 from engines.errors import UsageError
 
 if TYPE_CHECKING:
     from engines.measure.compare import Comparison
 
 EXAMPLE = "dengine bench bundles/mine --references my-images --out bench.json"
+FIELDS = {"bundle": "model", "engines": "engine"}
 AFTER_INTERRUPT = "Nothing was kept; run the same command again."
 
 
@@ -56,7 +57,7 @@ def command(
     Prints tables, and one JSON line last. Each measurement has a process of its own; leave the machine alone meanwhile.
     """
     from engines.common.files import write_json
-    from engines.measure.bench import BenchSettings, Progress, bench
+    from engines.measure.bench import BenchSettings, bench
     from engines.measure.compare import compare as compare_reports
     from engines.measure.compare import read_report
 
@@ -79,17 +80,13 @@ def command(
         baseline=baseline,
     )
     with console.ProgressBars() as bars:
-
-        def report(progress: Progress) -> None:
-            bars.update("bench", progress.done, progress.total, progress.text)
-
-        found = bench(settings, report)
+        found = bench(settings, report=console.reporter(bars))
     console.echo(describe(found))
     if before is not None:
         console.echo(describe_changes(compare_reports(found, before)))
     if out is not None:
         write_json(out, found)
-    console.echo(json.dumps(found))
+    console.echo_json(found)
     if all("error" in row for row in found["engines"]):
         raise typer.Exit(1)
 

@@ -1,40 +1,54 @@
 """What a verb shows while it works and when it is done.
 
 Knows: progress bars with time left on a terminal, the same as plain lines anywhere else, tables, sizes and times in
-words. Knows nothing about what is being counted. Progress goes to stderr, results to stdout.
+words; settings that a text of the library marks are shown as the flags of the verb at work. Knows nothing about what is
+being counted. Progress goes to stderr, results to stdout.
 """
 
+import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
 
+from dengine_cli.flags import with_flags
+from engines.common.events import Event, EventKind, Report, duration
+
 PLAIN_SECONDS = 10.0  # between plain lines of one stage, where there is no terminal
+_flags: Callable[[], Mapping[str, str]] = dict  # of the verb at work
+
+
+@contextmanager
+def speaking(flags: Callable[[], Mapping[str, str]]) -> Iterator[None]:
+    """While this lasts, settings that a text marks are shown as `flags()` has them."""
+    global _flags  # one process is one verb
+    before, _flags = _flags, flags
+    try:
+        yield
+    finally:
+        _flags = before
+
+
+def _shown(text: str) -> str:
+    return with_flags(text, _flags()) if "`" in text else text
 
 
 def echo(text: str = "") -> None:
     """A line of a verb's result, on stdout."""
-    print(text, flush=True)  # noqa: T201  the one place that prints results
+    print(_shown(text), flush=True)  # noqa: T201  the one place that prints results
+
+
+def echo_json(value: Any, indent: int | None = None) -> None:
+    """A result for programs, on stdout: the library's texts as they are."""
+    print(json.dumps(value, indent=indent), flush=True)  # noqa: T201  as in `echo`
 
 
 def note(text: str) -> None:
     """A remark beside the result, on stderr."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201  and the one that prints remarks
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: `0.4 s`, `45 s`, `12 min`, `3 h 20 min`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if seconds < 119.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
+    print(_shown(text), file=sys.stderr, flush=True)  # noqa: T201  and the one that prints remarks
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
@@ -56,17 +70,6 @@ def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).replace(",", "").removeprefix("-").removesuffix("%").isdigit()
 
 
-def findings(dropped: Sequence[str], skipped: Sequence[str], shown: int = 5) -> str:
-    """What a dataset's reader left out, in a few lines; empty when it left out nothing."""
-    lines = []
-    for kind, items in (("degenerate boxes dropped", dropped), ("bad items left out", skipped)):
-        if items:
-            lines.append(f"{kind}: {len(items)}")
-            lines += [f"  {item}" for item in items[:shown]]
-            lines += [f"  and {len(items) - shown} more"] * (len(items) > shown)
-    return "\n".join(lines)
-
-
 @contextmanager
 def stop_at_a_good_place(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """While this lasts, the first Ctrl-C (or SIGTERM) makes the yielded function true; the second one interrupts."""
@@ -86,18 +89,34 @@ def stop_at_a_good_place(say: Callable[[str], None]) -> Iterator[Callable[[], bo
             signal.signal(number, handler)
 
 
-def training_report(bars: "ProgressBars") -> Callable[[Any], None]:
-    """What shows an `engines.training.trainer.Progress`: a bar a stage, and a line for every evaluation."""
+def reporter(bars: "ProgressBars") -> Report:
+    """What shows a verb's events: lines, a bar a stage, and a line for every evaluation of a training."""
+    labels = dropped = 0
 
-    def report(progress: Any) -> None:
-        figures = {name: value for name, value in progress.details.items() if name.startswith("AP")}
-        if figures:
-            shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            bars.line(f"step {progress.step}: {shown}")
-        text = f"loss {progress.loss:.4f}"
-        bars.update(progress.stage, progress.step, progress.steps, text, progress.seconds_left)
+    def show(event: Event) -> None:
+        nonlocal labels, dropped
+        text = event.text
+        if event.kind is EventKind.NOTE:
+            bars.line(text)
+            return
+        if event.kind is EventKind.STEP:
+            bars.step(event.stage, int(event.done or 0), int(event.total or 0), text)
+            return
+        if event.kind is EventKind.STARTED:
+            bars.line(text)
+            text = ""
+        if event.image is not None:
+            labels += event.image.labels if event.image.kept else 0
+            dropped += not event.image.kept
+            text = f"{labels} boxes" + (f", {dropped} dropped" if dropped else "")
+        if "loss" in event.figures:
+            text = f"loss {event.figures['loss']:.4f}"
+            if measured := [f"{name} {value:.3f}" for name, value in event.figures.items() if name.startswith("AP")]:
+                bars.line(f"step {event.done}: {', '.join(measured)}")
+        done = event.done or 0
+        bars.update(event.stage, min(done, event.total or done), event.total, text, event.seconds_left)
 
-    return report
+    return show
 
 
 class ProgressBars:
@@ -128,6 +147,7 @@ class ProgressBars:
 
     def line(self, text: str) -> None:
         """A line that stays, above the bars."""
+        text = _shown(text)
         if self._bars is not None:
             self._bars.console.print(text, markup=False, highlight=False)
         else:
@@ -137,6 +157,7 @@ class ProgressBars:
         self, stage: str, done: float, total: float | None, text: str = "", seconds_left: float | None = None
     ) -> None:
         """Say how far `stage` is; without `seconds_left` the time left follows from the speed so far."""
+        text = _shown(text)
         now = time.monotonic()
         first, done_then = self._started.setdefault(stage, (now, done))
         if seconds_left is None and total and done > done_then:
@@ -153,7 +174,7 @@ class ProgressBars:
     def step(self, stage: str, done: int, total: int, text: str) -> None:
         """Say which of a few long steps begins: a line each where there is no terminal."""
         if self._bars is None:
-            self._write(f"{stage}: {done + 1}/{total}, {text}")
+            self._write(f"{stage}: {done + 1}/{total}, {_shown(text)}")
         else:
             self.update(stage, done, total, text)
 

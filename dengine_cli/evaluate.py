@@ -1,12 +1,13 @@
 """`dengine evaluate`: what generated data is worth to a detector."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import parse_list, parse_range
+from dengine_cli.parse import parse_amounts, parse_range
+from engines.common.events import left_out
 
 if TYPE_CHECKING:
     from engines.worth.evaluate import WorthSummary
@@ -86,7 +87,7 @@ def command(
         seeds=seeds,
         seed=seed,
         mix=parse_range(mix, "--mix") or (0.5, 0.5),
-        amounts=parse_list(amounts),
+        amounts=parse_amounts(amounts),
         weights=weights,
         short_side=short_side,
         changes=tuple((name, value) for name, value in changes.items() if value is not None),
@@ -94,23 +95,7 @@ def command(
         skip_bad=skip_bad,
     )
     with console.ProgressBars() as bars:
-        show_worth(evaluate(settings, report=_report(bars)))
-
-
-def _report(bars: console.ProgressBars) -> Any:
-    from engines.runs.events import Stage
-    from engines.worth.evaluate import TrainingStep
-
-    show_training = console.training_report(bars)
-
-    def report(event: Any) -> None:
-        if isinstance(event, Stage):
-            bars.line(event.text)
-        elif isinstance(event, TrainingStep):
-            show_training(event.progress)
-            bars.update("all trainings", event.done, event.total)
-
-    return report
+        show_worth(evaluate(settings, report=console.reporter(bars)))
 
 
 def show_worth(summary: "WorthSummary") -> None:
@@ -118,8 +103,8 @@ def show_worth(summary: "WorthSummary") -> None:
     from engines.worth.figures import table
 
     data = summary.data
-    if left_out := console.findings(*data.findings):
-        console.note(left_out)
+    for line in left_out(*data.findings):
+        console.note(line)
     for line in data.left_out:
         console.note(f"left out of the validation images: {line}")
     header, rows = table(summary.arms, data.split_images)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Loras, PredictionType, parse_batches, parse_list, parse_loras, parse_size, parse_sizes
+from dengine_cli.options import Loras, PredictionType
+from dengine_cli.parse import parse_batches, parse_list, parse_loras, parse_size, parse_sizes
+from engines.common.events import duration
 from engines.common.files import read_json
 from engines.errors import UsageError
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = "dengine export --model bases/mine --adapter adapters/mine --out bundles/mine"
 AFTER_INTERRUPT = "Run the same command again; a bundle or a plan appears whole or not at all."
+FIELDS = {"base": "model", "loras": "lora", "engines": "check_on", "generate": "defaults"}
+FIELDS |= {"batches": "batch", "sizes": "size"}
 _MADE_AS = ("float16", "float32", 23, False)  # defaults of --weights-dtype, --graph-dtype, --opset and --int8
 _SHOWN_RANGES = 2  # blocks of each graph
 _SHOWN_ISLANDS = 4  # of each graph
@@ -135,7 +139,7 @@ def command(
             engines=parse_list(check_on) or None,
             int8=int8,
             threads=threads,
-            report=lambda progress: bars.step("export", progress.done, progress.total, progress.text),
+            report=console.reporter(bars),
         )
     show_export(summary)
     if engine is not None:
@@ -159,7 +163,7 @@ def build(
             batches=batches,
             sizes=sizes,
             workspace=workspace,
-            report=lambda now: bars.update(now.stage, now.done, now.total, now.text, now.seconds_left),
+            report=console.reporter(bars),
         )
     show_plans(summary)
 
@@ -187,7 +191,7 @@ def show_plans(summary: "BuildSummary") -> None:
     rows = [
         (
             f"{plan.graph} {plan.target}".rstrip(),
-            console.duration(plan.seconds) if plan.seconds else "found",
+            duration(plan.seconds) if plan.seconds else "found",
             f"{plan.bytes / 1e6:.1f}",
             "not checked" if plan.error is None else f"{plan.error:.1e}",
         )
@@ -196,7 +200,7 @@ def show_plans(summary: "BuildSummary") -> None:
     console.echo(console.table(rows, ("plan of", "built in", "MB", "relative error")))
     if any(plan.error is None for plan in summary.plans):
         console.note(
-            "To check them: the same without --for, where such a GPU is and these plans are in the cache folder."
+            "To check them: the same without --for, where such a GPU and these plans in the cache are."
         )
     else:
         console.echo(f"labels  {summary.boxes - summary.boxes_missing} of {summary.boxes} boxes as PyTorch's")

@@ -7,7 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.generate import show_dataset
-from dengine_cli.options import parse_list
+from dengine_cli.parse import parse_list, parse_near_duplicates, parse_score
 
 EXAMPLE = "dengine finalize runs/first --score 0.5 --format coco,yolo"
 AFTER_INTERRUPT = "Run the same command again; where annotations.json is missing, the dataset waits for it."
@@ -20,7 +20,8 @@ def command(
         typer.Option(
             metavar="SCORE",
             help="Boxes below are left out: a number, CLASS=NUMBER,... or, with matched, what makes labels as frequent "
-            "as the annotations that the adapter learned from, the run's own at least.  [default: the run's]",
+            "as the annotations that the adapter learned from, the run's own at least: what those left out, matched "
+            "leaves out, too.  [default: the run's]",
         ),
     ] = None,
     uncertain: Annotated[
@@ -62,12 +63,12 @@ def command(
     """Write a run's dataset again, with other thresholds or formats.
 
     Nothing is painted."""
-    from engines.labels.scores import parse_near_duplicates, parse_score_or_matched, shown
+    from engines.labels.scores import shown
     from engines.runs.finalize import finalize
 
     summary = finalize(
         run,
-        score=parse_score_or_matched(score),
+        score=parse_score(score),
         uncertain=uncertain,
         min_quality=min_quality,
         max_overlap=max_overlap,

@@ -1,15 +1,17 @@
 """`dengine generate`: paint annotated images."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Compiled, Device, Precision, Slots, Threads, parse_list, parse_range, parse_size
+from dengine_cli.options import Compiled, Device, Precision, Slots, Threads
+from dengine_cli.settings import settings_of
+from engines.common.events import duration
 
 if TYPE_CHECKING:
-    from engines.runs.events import DatasetSummary, RunSummary
+    from engines.runs.summaries import DatasetSummary, GenerateSummary
 
 EXAMPLE = "dengine generate --count 1000 --bundle bundles/mine --reference my-dataset --out runs/first"
 _MANY = 1.5  # times as many labels as expected are worth a remark
@@ -108,86 +110,25 @@ def command(
     The same command gives the same files, byte for byte. A run that was stopped goes on when the command is given
     again. Defaults in brackets are those of dengine; a bundle may bring its own.
     """
-    from engines.labels.scores import parse_near_duplicates, parse_score
-    from engines.painting.settings import GenerateSettings, parse_shard
+    parameters = locals()
+    from engines.painting.settings import GenerateSettings
     from engines.runs.generate import generate
 
-    settings = GenerateSettings(
-        out=out,
-        bundle=bundle,
-        count=count,
-        jobs=jobs,
-        shard=parse_shard(shard) if shard else None,
-        reference=reference,
-        reference_split=reference_split,
-        strength=parse_range(strength, "--strength"),
-        flip=flip,
-        size=parse_size(size, "--size"),
-        steps=steps,
-        sampler=sampler,
-        eta=eta,
-        guidance=guidance,
-        guidance_interval=parse_range(guidance_interval, "--guidance-interval"),
-        prompt_template=prompt_template,
-        negative_prompt=negative_prompt,
-        score=parse_score(score),
-        uncertain=uncertain,
-        min_quality=min_quality,
-        max_overlap=max_overlap,
-        label_views=label_views,
-        keep_empty=keep_empty,
-        near_duplicates=parse_near_duplicates(near_duplicates),
-        balance=balance,
-        seed=seed,
-        chunk=chunk,
-        slots=slots,
-        rows=rows,
-        engine=engine,
-        precision=precision,
-        compiled=compiled,
-        threads=threads,
-        device=device,
-        formats=parse_list(formats),
-        image_format=image_format,
-        jpeg_quality=jpeg_quality,
-        skip_bad=skip_bad,
-    )
+    settings = settings_of(GenerateSettings, parameters)
     with console.ProgressBars() as bars, console.stop_at_a_good_place(bars.line) as stop:
-        summary = generate(settings, report=_Report(bars), stop=stop)
+        summary = generate(settings, report=console.reporter(bars), stop=stop)
     show_run(summary)
     if summary.interrupted:
         raise KeyboardInterrupt
 
 
-class _Report:
-    """Shows the events of a run."""
-
-    def __init__(self, bars: console.ProgressBars) -> None:
-        self._bars = bars
-        self._boxes = self._dropped = 0
-
-    def __call__(self, event: Any) -> None:
-        from engines.runs.events import Opened, Painted, Stage
-
-        if isinstance(event, Stage):
-            self._bars.line(event.text)
-        elif isinstance(event, Opened):
-            self._bars.line(event.backend)
-            self._bars.update("painting", event.done, event.target)
-        elif isinstance(event, Painted):
-            self._boxes += event.boxes if event.reason is None else 0
-            self._dropped += event.reason is not None
-            dropped = f", {self._dropped} dropped" if self._dropped else ""
-            self._bars.update("painting", min(event.done, event.target), event.target, f"{self._boxes} boxes{dropped}")
-
-
-def show_run(summary: "RunSummary") -> None:
+def show_run(summary: "GenerateSummary") -> None:
     """Print what a run did, and where it is."""
     if summary.painted:
         first = summary.first_image_seconds
-        first_text = f", the first after {console.duration(first)}" if first is not None else ""
+        first_text = f", the first after {duration(first)}" if first is not None else ""
         speed = f"{summary.images_per_second:.2f} images/s"
-        console.echo(f"painted {summary.painted} images in {console.duration(summary.seconds)} ({speed}{first_text})")
+        console.echo(f"painted {summary.painted} images in {duration(summary.seconds)} ({speed}{first_text})")
     show_dataset(summary.dataset)
 
 
@@ -204,8 +145,9 @@ def show_dataset(summary: "DatasetSummary") -> None:
         console.echo(console.table([(name, str(n)) for name, n in summary.boxes_by_class.items()], ("class", "boxes")))
     if many := _more_than_expected(summary):
         console.note(
-            f"{', '.join(many)}: many more labels an image than annotations that the adapter learned from; "
-            f"`dengine finalize {summary.folder} --score matched` keeps the surest of them"
+            f"{', '.join(many)}: many more labels an image than annotations that the adapter learned from. Look at the "
+            "preview: if those annotations left nothing out, "
+            f"`dengine finalize {summary.folder} --score matched` keeps the surest labels"
         )
     if summary.uncertain:
         console.echo(f"{summary.uncertain} more regions are marked as uncertain (iscrowd)")

@@ -7,6 +7,8 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Device, Threads
+from dengine_cli.parse import parse_score
+from engines.common.events import duration, left_out
 
 if TYPE_CHECKING:
     from engines.labelling import LabelSummary
@@ -35,7 +37,7 @@ def command(
             metavar="SCORE",
             help="Write labels to learn from: no box below a number, CLASS=NUMBER,... or, with adapter, its own "
             "thresholds, or, with matched, what makes labels as frequent as the annotations that the adapter learned "
-            "from, 0.3 at least.  [default: all boxes]",
+            "from, 0.3 at least: what those left out, matched leaves out, too.  [default: all boxes]",
         ),
     ] = None,
     uncertain: Annotated[float, typer.Option(help="Boxes from here up to --score become COCO crowds; 0: none.")] = 0.0,
@@ -53,7 +55,6 @@ def command(
     annotations, all boxes are measured against them, as average precision, and labels as precision and recall.
     """
     from engines.labelling import LabelSettings, label
-    from engines.labels.scores import parse_score_or_matched
 
     settings = LabelSettings(
         images=images,
@@ -66,34 +67,22 @@ def command(
         threads=threads,
         device=device,
         skip_bad=skip_bad,
-        score=parse_score_or_matched(score),
+        score=parse_score(score),
         uncertain=uncertain,
         max_overlap=max_overlap,
         label_views=label_views,
     )
     with console.ProgressBars() as bars:
-        show_labels(label(settings, report=_report(bars)))
-
-
-def _report(bars: console.ProgressBars) -> Any:
-    from engines.runs.events import Labelled, Stage
-
-    def report(event: Any) -> None:
-        if isinstance(event, Stage):
-            bars.line(event.text)
-        elif isinstance(event, Labelled):
-            bars.update("labelling", event.done, event.total)
-
-    return report
+        show_labels(label(settings, report=console.reporter(bars)))
 
 
 def show_labels(summary: "LabelSummary") -> None:
     """Print what was found, how good it is where that is known, and where it is."""
     from engines.labels.scores import shown
 
-    if left_out := console.findings((), summary.skipped):
-        console.note(left_out)
-    console.echo(f"{summary.images} images with {summary.boxes} boxes in {console.duration(summary.seconds)}")
+    for line in left_out((), summary.skipped):
+        console.note(line)
+    console.echo(f"{summary.images} images with {summary.boxes} boxes in {duration(summary.seconds)}")
     names = list(summary.boxes_by_class)
     header, rows = ["class", "boxes"], [[name, str(summary.boxes_by_class[name])] for name in names]
     if summary.figures:

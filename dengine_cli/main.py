@@ -8,13 +8,26 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from functools import cache, partial
 from importlib.metadata import version as installed_version
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from dengine_cli import bench, doctor, evaluate, export, finalize, generate, label, merge, train_adapter, train_base
+from dengine_cli import (
+    bench,
+    console,
+    doctor,
+    evaluate,
+    export,
+    finalize,
+    generate,
+    label,
+    merge,
+    train_adapter,
+    train_base,
+)
 from dengine_cli.flags import with_flags
 from engines.errors import DengineError
 
@@ -70,6 +83,15 @@ class Program(TyperGroup):
         return 0
 
 
+class Verb(TyperCommand):
+    """A verb, whose texts show the settings of the library as its own flags."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Do what the verb does."""
+        with console.speaking(partial(_flags, self.name or "")):
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
     cls=Program,
     add_completion=False,
@@ -97,7 +119,7 @@ def dengine(
 
 
 for _name, _module in VERBS.items():
-    app.command(_name, epilog=f"\b\nExample:\n{_module.EXAMPLE}")(_module.command)
+    app.command(_name, cls=Verb, epilog=f"\b\nExample:\n{_module.EXAMPLE}")(_module.command)
 
 
 def main() -> None:
@@ -105,16 +127,24 @@ def main() -> None:
     app()
 
 
+@cache
 def _flags(verb: str) -> dict[str, str]:
-    """The flag of each setting: of `verb` first, then of the other verbs, which its messages may advise."""
+    """The flag of each setting: of `verb` first, then of the other verbs, which its messages may advise.
+
+    What a verb's own arguments are called is shown as in its usage line, `IMAGES`.
+    """
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     flags: dict[str, str] = {}
     for name in sorted(commands, key=lambda name: name == verb):
         for parameter in commands[name].params:
             if parameter.param_type_name == "option":
                 flags[str(parameter.name)] = max(parameter.opts, key=len)
-    aliases = getattr(VERBS.get(verb), "FIELDS", {})
-    return flags | {field: flags[option] for field, option in aliases.items()}
+            elif name == verb:
+                flags[str(parameter.name)] = str(parameter.metavar)
+    for module in VERBS.values():
+        for field, option in getattr(module, "FIELDS", {}).items():
+            flags.setdefault(field, flags[option])
+    return flags | {field: flags[option] for field, option in getattr(VERBS.get(verb), "FIELDS", {}).items()}
 
 
 def _in_one_line(error: Exception) -> str:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Loras, PredictionType, parse_loras, parse_size
+from dengine_cli.options import Loras, PredictionType
+from dengine_cli.parse import parse_loras, parse_size
+from engines.common.events import left_out
 from engines.common.files import read_json
 from engines.errors import UsageError
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from engines.datasets.dataset import Record
 
 EXAMPLE = "dengine train-adapter my-dataset --split train --model bases/mine --out adapters/mine"
+FIELDS = {"base": "model", "loras": "lora"}
 AFTER_INTERRUPT = "Run the same command with --resume to go on from the last checkpoint."
 
 
@@ -108,20 +111,20 @@ def command(
     if pseudo is None and pseudo_share is not None:
         raise UsageError("--pseudo-share is the share of images that an adapter labelled: give them with --pseudo.")
     dataset = open_dataset(data, split=split, skip_bad=skip_bad)
-    if left_out := console.findings(dataset.dropped, dataset.skipped):
-        console.note(left_out)
+    for line in left_out(dataset.dropped, dataset.skipped):
+        console.note(line)
     console.echo(f"{len(dataset.records)} images from {data}, classes {', '.join(dataset.class_names)}")
     more: list[Record] = []
     if pseudo is not None:
         found, repeats = open_pseudo(pseudo, dataset, skip_bad=skip_bad)
         more = list(found.records)
-        if left_out := console.findings(found.dropped, found.skipped):
-            console.note(left_out)
+        for line in left_out(found.dropped, found.skipped):
+            console.note(line)
         without = f", without {repeats} that nearly repeat those" if repeats else ""
         console.echo(f"{len(more)} images that an adapter labelled, from {pseudo}{without}")
     base = local_folder(model, prediction_type, console.note)
     with console.ProgressBars() as bars:
-        report = console.training_report(bars)
+        report = console.reporter(bars)
         info = train_adapter(
             dataset, base, out, options, pseudo=more, loras=parse_loras(lora or ()), resume=resume, report=report
         )

@@ -6,10 +6,13 @@ from typing import Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import PredictionType, parse_labels, parse_list
+from dengine_cli.options import PredictionType
+from dengine_cli.parse import parse_labels, parse_list
+from engines.common.events import left_out
 from engines.errors import UsageError
 
 EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"
+FIELDS = {"base": "continue_from"}
 AFTER_INTERRUPT = "Run the same command with --resume to go on from the last checkpoint."
 
 
@@ -63,8 +66,8 @@ def command(
     if prediction_type is not None and continue_from is None:
         raise UsageError("--prediction-type is about the model of --continue-from, which was not given.")
     dataset = open_dataset(data, split=split, skip_bad=skip_bad, require_boxes=False)
-    if left_out := console.findings(dataset.dropped, dataset.skipped):
-        console.note(left_out)
+    for line in left_out(dataset.dropped, dataset.skipped):
+        console.note(line)
     labelled = parse_labels(labels, [record.name for record in dataset.records])
     console.echo(f"{len(dataset.records)} images from {data}")
     base = None if continue_from is None else local_folder(continue_from, prediction_type, console.note)
@@ -76,6 +79,6 @@ def command(
             labelled=labelled,
             continue_from=base,
             resume=resume,
-            report=console.training_report(bars),
+            report=console.reporter(bars),
         )
     console.echo(f"base model  {out}")

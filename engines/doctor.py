@@ -1,12 +1,11 @@
 """What this machine can run, and what is missing for the rest: the facts behind `dengine doctor`.
 
-Knows: processor, memory, GPUs and their driver, versions, what `--engine auto` takes, where things are kept. It asks
+Knows: processor, memory, GPUs and their driver, versions, what the engine `auto` is, where things are kept. It asks
 each backend's own `probe()` what its runtime can do, which really runs a tiny graph.
 Does not know: any runtime (`engines.backends`), or how a diagnosis is shown. Nothing here raises, or takes long.
 """
 
 import dataclasses
-import importlib
 import os
 import platform
 import subprocess
@@ -15,15 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from engines.backends.probe import Probe, one_line
+from engines.backends.registry import BACKENDS, BackendInfo, auto_engine, probe_backend
 from engines.common.versions import installed_versions
 from engines.errors import BundleError
 
-BACKENDS = {  # engine -> the module with its `probe`, in the order that auto tries them
-    "tensorrt": "engines.backends.tensorrt.backend",
-    "torch": "engines.backends.torch",
-    "openvino": "engines.backends.openvino.backend",
-    "onnxruntime": "engines.backends.onnxruntime",
-}
 FEATURES = {  # what PyTorch calls a feature of the processor -> its name; those that matter to speed
     "avx2": "AVX2",
     "avx512_f": "AVX-512",
@@ -60,7 +54,7 @@ class Diagnosis:
     python: str  # version
     processor: str  # model name
     cores: int  # that this process may use
-    threads: int  # that a graph runs on unless --threads says otherwise
+    threads: int  # that a graph runs on unless `threads` says otherwise
     memory: int  # bytes of main memory; 0 where the system does not say
     bf16: bool  # whether the processor multiplies bfloat16 itself
     features: tuple[str, ...]  # of the processor: those of FEATURES that it has
@@ -69,8 +63,8 @@ class Diagnosis:
     cuda: str  # that PyTorch was built for; empty for a CPU build
     packages: dict[str, str]  # package -> version, those that are installed
     runtimes: tuple[Probe, ...]  # in the order that auto tries them
-    engine: str  # what --engine auto takes; tensorrt comes before it where a bundle's plans are built
-    precision: str  # what --precision auto becomes with it
+    engine: str  # what the engine `auto` is; tensorrt comes before it where a bundle's plans are built
+    precision: str  # what the precision `auto` becomes with it
     bundle: Path | None  # the bundled model; None where this copy of dengine has none
     cache: Path  # where compiled models and plans are kept
     cache_bytes: int  # size of what is there
@@ -97,7 +91,7 @@ def examine() -> Diagnosis:
     except BundleError:
         bundle = None
     gpus, driver = _gpus()
-    runtimes = tuple(_probe(name) for name in BACKENDS)
+    runtimes = tuple(_probe(info) for info in BACKENDS)
     engine, precision = _auto(runtimes)
     return Diagnosis(
         dengine=installed_versions(("dengine",)).get("dengine", "not installed, run from its sources"),
@@ -122,20 +116,18 @@ def examine() -> Diagnosis:
     )
 
 
-def _probe(name: str) -> Probe:
+def _probe(info: BackendInfo) -> Probe:
     """What a backend says of itself; what its import or its probe raises, if either does, becomes the advice."""
     try:
-        found: Probe = importlib.import_module(BACKENDS[name]).probe()
+        return probe_backend(info)
     except Exception as cause:  # a half-installed native library may raise anything
-        return Probe(name, advice=f"it cannot be asked: {one_line(cause)}")
-    return found
+        return Probe(info.name, advice=f"it cannot be asked: {one_line(cause)}")
 
 
 def _auto(runtimes: tuple[Probe, ...]) -> tuple[str, str]:
-    """What --engine auto and --precision auto mean here."""
+    """What the engine `auto` and the precision `auto` mean here."""
     import torch
 
-    from engines.backends import auto_engine
     from engines.common.devices import cpu_has_bf16
 
     engine = auto_engine()

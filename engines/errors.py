@@ -4,9 +4,14 @@ Knows: one base class and one subclass for each kind of trouble. Knows nothing a
 `dengine_cli.main` turns each into one line and an exit code.
 
 Every message says what was found, what was expected, and how to mend it. It names a setting as Python does, between
-backticks: `score`, or with a value that is advised, `precision=auto`. The command line shows these as its flags
+backticks: `score`, or with a value that is advised, `precision=auto`; advice to call a function is that call, with
+literals: `build_plans('bundles/mine', batches=(1, 8, 8))`. The command line shows these as its flags and verbs
 (`dengine_cli.flags`); no flag is spelt here or anywhere in `engines` and `export`.
 """
+
+from collections.abc import Iterable, Iterator
+
+Mistake = tuple[str, str]  # the setting, and what is wrong with it: a sentence without its full stop
 
 
 class DengineError(Exception):
@@ -59,3 +64,16 @@ class TrainingError(DengineError):
 
 class NumericalError(DengineError):
     """NaN, infinite or black output, named with the graph it came from."""
+
+
+def refuse(mistakes: Iterable[Mistake], kind: type[DengineError] = UsageError, where: str = "") -> None:
+    """Raise one error that lists every mistake behind `where`, with the first one's field; nothing where none is."""
+    if found := list(mistakes):
+        raise kind(f"{where}{'; '.join(text for _, text in found)}.", field=found[0][0])
+
+
+def wrong_values(settings: object, checks: Iterable[tuple[str, str, bool]]) -> Iterator[Mistake]:
+    """What is wrong with fields of a settings object, of (field, what was expected, whether it is so)."""
+    for name, expected, fits in checks:
+        if not fits:
+            yield name, f"`{name}` must be {expected}, not {getattr(settings, name)!r:.60}"

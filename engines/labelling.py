@@ -23,23 +23,23 @@ import numpy.typing as npt
 import torch
 
 from engines.adapter.inference import LABEL_VIEWS, prepare_frame, resized_size, view_detections
-from engines.backends.tensorrt.plans import BUILT_AHEAD
+from engines.backends.registry import backend_info
+from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import write_json
 from engines.common.names import class_words
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.images import read_image
 from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.diffusion.prompts import MAX_LISTED, generic_prompt, listing_prompt
-from engines.errors import DatasetError, RunError, UsageError
+from engines.errors import DatasetError, RunError, UsageError, refuse
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.labels.matched import check_frequencies, matched_score
 from engines.labels.rules import Rules, chosen, is_label, label_rules
-from engines.labels.scores import Matched, Score
+from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, StoredScore, stored
 from engines.labels.thresholds import precision_and_recall
 from engines.painting.needs import label_needs
 from engines.painting.networks import LARGEST_BATCH, Labeller, TextEncoder, check_finite, fill, prepare
-from engines.runs.events import Labelled, Report, Stage
 from engines.runs.run_folder import run_errors
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ PROMPT_KINDS = ("generic", "listing", "empty")
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """What `dengine label` was asked for. Raises UsageError for what cannot be meant."""
+    """What `dengine label` was asked for. Raises UsageError that lists every mistake at once."""
 
     images: Path  # a folder of images, or a dataset
     out: Path  # folder for the labels, without any so far
@@ -68,25 +68,44 @@ class LabelSettings:
     device: str | None = None  # cpu, cuda or cuda:N; None: what the engine is fastest on
     skip_bad: bool = False  # leave broken images out, instead of stopping
     label_views: int = 1  # looks that boxes are read from: 2 is with the mirror image
-    score: Score | Matched | None = None  # for pseudo-labels: a box below is left out; None: all boxes are in
+    score: ScoreLike | None = None  # for pseudo-labels: a box below is left out; None: all boxes are in
     uncertain: float = 0.0  # with a score: a box from this up to it marks its region as uncertain; 0: none does
     max_overlap: float = 1.0  # with a score: of two labels of a class that overlap more, the surer stays; 1: both do
 
     def __post_init__(self) -> None:
-        if self.prompt not in PROMPT_KINDS:
-            raise UsageError(f"--prompt is {self.prompt}; one of {', '.join(PROMPT_KINDS)} was expected.")
-        if self.label_views not in LABEL_VIEWS:
-            raise UsageError(f"--label-views is {self.label_views}; 1 or 2 was expected.")
-        if self.precision == "int8":
-            raise UsageError("--precision int8 is for painting: it would cost labels accuracy. Use --precision auto.")
-        if self.uncertain and self.score is None:
-            raise UsageError("--uncertain without --score: it says which boxes below that are uncertain.")
-        if self.max_overlap != 1.0 and self.score is None:
-            raise UsageError(
-                "--max-overlap without --score: it says which labels go, and without a score all boxes stay."
-            )
-        if not 0.0 < self.max_overlap <= 1.0:
-            raise UsageError(f"--max-overlap is {self.max_overlap:g}; a number above 0, up to 1 (off), was expected.")
+        checks = (
+            (
+                "prompt",
+                self.prompt in PROMPT_KINDS,
+                f"`prompt` is {self.prompt}; one of {', '.join(PROMPT_KINDS)} was expected",
+            ),
+            (
+                "label_views",
+                self.label_views in LABEL_VIEWS,
+                f"`label_views` is {self.label_views}; 1 or 2 was expected",
+            ),
+            (
+                "precision",
+                self.precision != "int8",
+                "`precision=int8` is for painting: it would cost labels accuracy; use `precision=auto`",
+            ),
+            (
+                "uncertain",
+                not self.uncertain or self.score is not None,
+                "`uncertain` without `score`: it says which boxes below that are uncertain",
+            ),
+            (
+                "max_overlap",
+                self.max_overlap == 1.0 or self.score is not None,
+                "`max_overlap` without `score`: it says which labels go, and without a score all boxes stay",
+            ),
+            (
+                "max_overlap",
+                0.0 < self.max_overlap <= 1.0,
+                f"`max_overlap` is {self.max_overlap:g}; a number above 0, up to 1 (off), was expected",
+            ),
+        )
+        refuse((name, text) for name, fits, text in checks if not fits)
 
 
 @dataclass(frozen=True)
@@ -99,33 +118,35 @@ class LabelSummary:
     boxes_by_class: Mapping[str, int]  # every class, in the bundle's order
     uncertain: int  # regions marked as uncertain, beside the boxes
     skipped: tuple[str, ...]  # broken images that were left out
-    score: Score | None  # what a label scores at least; None: all boxes are in
+    score: StoredScore | None  # what a label scores at least; None: all boxes are in
     figures: Mapping[str, float]  # AP, AP50, AP75, AP/<class>, ...; of labels precision/<class>; {} without annotations
     unknown_classes: tuple[str, ...]  # annotated, but not among the bundle's: counted nowhere
     seconds: float
     backend: str  # one line: engine, device, precision, threads
 
 
-def label(settings: LabelSettings, *, report: Report = lambda event: None) -> LabelSummary:
+def label(settings: LabelSettings, *, report: Report | None = None) -> LabelSummary:
     """Open the bundle and the images, and label them; see `label_images`. Raises DengineError of every kind."""
-    from engines.backends import open_backend
+    from engines.backends.registry import open_backend
     from engines.bundle.bundle import default_bundle, open_bundle
 
+    report = report or silent
     _check_out(settings.out)
-    report(Stage("opening the bundle"))
+    report(note("opening the bundle"))
     bundle = open_bundle(settings.bundle or default_bundle())
-    rules, matched = None, isinstance(settings.score, str)
+    rules, matched = None, False
     if settings.score is not None:
         thresholds = bundle.adapter_info.thresholds
+        matched = ScorePolicy.of(settings.score).kind is ScoreKind.MATCHED
         if matched:
             check_frequencies(bundle.adapter_info.frequencies)
         rules = label_rules(settings.score, settings.uncertain, settings.max_overlap, thresholds, bundle.class_names)
-    report(Stage("reading the images' headers"))
+    report(note("reading the images' headers"))
     dataset = open_dataset(settings.images, split=settings.split, skip_bad=settings.skip_bad, require_boxes=False)
     sizes = {_padded_size(record, bundle.short_side, bundle.size_multiple) for record in dataset.records}
     backend = open_backend(
         bundle, settings.engine, precision=settings.precision, threads=settings.threads, device=settings.device,
-        needs=label_needs(bundle, sizes), told=lambda line: report(Stage(line)),
+        needs=label_needs(bundle, sizes), told=lambda line: report(note(line)),
     )  # fmt: skip
     prompt: Any = settings.prompt
     return label_images(
@@ -145,7 +166,7 @@ def label_images(
     matched: bool = False,
     label_views: int = 1,
     skip_bad: bool = False,
-    report: Report = lambda event: None,
+    report: Report | None = None,
 ) -> LabelSummary:
     """Write `out/annotations.json`: boxes scoring at least 0.05, at most 100 an image, in the images' own pixels.
 
@@ -158,10 +179,12 @@ def label_images(
     Raises UsageError for "listing" without annotations and for "matched" without frequencies, RunError for an `out`
     that has labels already, DatasetError for a broken image (unless `skip_bad`), NumericalError.
     """
-    started = time.monotonic()
+    started, report = time.monotonic(), report or silent
     annotated = any(len(record.instances) for record in dataset.records)
     if prompt == "listing" and not annotated:
-        raise UsageError(f"--prompt listing needs annotations, and {dataset.root} has none: take generic.")
+        raise UsageError(
+            f"`prompt=listing` needs annotations, and {dataset.root} has none: take generic.", field="prompt"
+        )
     _check_out(out)
     prompts = [_prompt(prompt, bundle.style, dataset, record) for record in dataset.records]
     with run_errors(out):
@@ -175,7 +198,7 @@ def label_images(
                     found.keep(spool, index, boxes)
                 if rules is not None and matched:
                     every = (answer for _, answer in found.read(spool))
-                    rules = replace(rules, score=matched_score(every, rules, bundle.adapter_info.frequencies))
+                    rules = replace(rules, thresholds=matched_score(every, rules, bundle.adapter_info.frequencies))
                 figures, unknown = _figures(spool, found, dataset, bundle, rules) if annotated else ({}, ())
                 info: dict[str, Any] = {
                     "description": DESCRIPTION,
@@ -187,7 +210,11 @@ def label_images(
                 if figures:
                     write_json(out / FIGURES, {**info, "images": len(found.offsets), "figures": figures})
                 if rules is not None:
-                    info |= {"score": rules.score, "uncertain": rules.uncertain, "max_overlap": rules.max_overlap}
+                    info |= {
+                        "score": stored(rules.thresholds),
+                        "uncertain": rules.uncertain,
+                        "max_overlap": rules.max_overlap,
+                    }
                 images = (found.annotated(dataset.records[index], boxes, rules) for index, boxes in found.read(spool))
                 write_coco(out / ANNOTATIONS, images, bundle.class_names, info)
         finally:
@@ -199,7 +226,7 @@ def label_images(
         boxes_by_class={name: found.boxes[label] for label, name in enumerate(bundle.class_names)},
         uncertain=found.uncertain,
         skipped=tuple(found.skipped),
-        score=None if rules is None else rules.score,
+        score=None if rules is None else stored(rules.thresholds),
         figures=figures,
         unknown_classes=unknown,
         seconds=time.monotonic() - started,
@@ -236,9 +263,9 @@ class _Found:
 
 def _check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file; give a folder for the labels.")
+        raise RunError(f"{out} is a file; give a folder for the labels.", field="out")
     if (out / ANNOTATIONS).exists():
-        raise RunError(f"{out / ANNOTATIONS} exists already and is not overwritten: give another folder.")
+        raise RunError(f"{out / ANNOTATIONS} exists already and is not overwritten: give another folder.", field="out")
 
 
 def _prompt(kind: str, style: str, dataset: Dataset, record: Record) -> str:
@@ -272,8 +299,8 @@ def _labels(
     done = 0
     for size, members in groupby(sorted(range(len(records)), key=sizes.__getitem__), key=sizes.__getitem__):
         indices = list(members)
-        report(Stage(f"preparing for frames of {size[0]}x{size[1]}"))
-        batch_size = LARGEST_BATCH if backend.name in BUILT_AHEAD else min(LARGEST_BATCH, len(indices))
+        report(note(f"preparing for frames of {size[0]}x{size[1]}"))
+        batch_size = LARGEST_BATCH if backend_info(backend.name).built_ahead else min(LARGEST_BATCH, len(indices))
         reader = _Reader(bundle, backend, size, batch_size, views)
         for start in range(0, len(indices), reader.batch):
             batch = []
@@ -282,7 +309,7 @@ def _labels(
                     batch.append((index, _checked_image(records[index])))
                 except DatasetError as cause:
                     if not skip_bad:
-                        raise DatasetError(f"{cause} Or leave broken images out with --skip-bad.") from cause
+                        raise DatasetError(f"{cause} Or leave broken images out with `skip_bad=True`.") from cause
                     found.skipped.append(str(cause))
             if batch:
                 states = [text(prompts[index]) for index, _ in batch]
@@ -290,7 +317,7 @@ def _labels(
                 results = reader([image for _, image in batch], states, names)
                 yield from zip([index for index, _ in batch], results, strict=True)
             done += min(reader.batch, len(indices) - start)
-            report(Labelled(done, len(records)))
+            report(Event(EventKind.PROGRESS, "labelling", done=done, total=len(records)))
 
 
 def _checked_image(record: Record) -> npt.NDArray[np.uint8]:
@@ -312,7 +339,7 @@ class _Reader:
     def __call__(
         self, images: Sequence[npt.NDArray[np.uint8]], states: Sequence[torch.Tensor], names: Sequence[str]
     ) -> list[Instances]:
-        """Instances of n <= batch images, uint8 [H_i, W_i, 3] each, in their own pixels."""
+        """What is found on each of n <= batch images, uint8 [H_i, W_i, 3] each, in their own pixels."""
         frames = [prepare_frame(image, self._bundle.short_side, self._bundle.size_multiple) for image in images]
         fill(self._encoder.inputs["pixels"], [torch.from_numpy(pixels) for pixels, _, _ in frames])
         self._encoder.run()

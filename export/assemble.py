@@ -28,6 +28,7 @@ from engines.backends.modules import graph_modules
 from engines.bundle.bundle import FORMAT, GRAPH_DTYPES, MANIFEST, WEIGHTS_DTYPES, Manifest, open_bundle
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, ModelShape, graph_specs
 from engines.bundle.islands import apply_islands
+from engines.common.events import Report, silent
 from engines.common.files import sha256_file, sync_folder, write_json
 from engines.common.versions import installed_versions
 from engines.diffusion.base_model import BaseModel, load_base
@@ -38,7 +39,7 @@ from export.agreement import Agreement, check_agreement, compare_engines, gate_s
 from export.agreement import figures as agreement_figures
 from export.fit import check_fit, read_origin
 from export.memory import release_memory
-from export.progress import Report, Steps
+from export.progress import Steps
 from export.ranges import Measured, choose_islands, count_pictures, measure_graphs, picture_files
 from export.ranges import figures as range_figures
 from export.store import GRAPH_WEIGHTS, store_model
@@ -90,7 +91,7 @@ def export_bundle(
     engines: Sequence[str] | None = None,
     int8: bool = False,
     threads: int | None = None,
-    report: Report = lambda progress: None,
+    report: Report | None = None,
 ) -> ExportSummary:
     """Write a verified bundle to `out`, which must not exist, or be an empty folder.
 
@@ -127,7 +128,7 @@ def export_bundle(
         raise ExportError('No runtime to check the graphs on. Install one with "pip install onnxruntime openvino".')
     compared = variants(checked_on, graph_dtype, int8=int8)
     pictures = count_pictures(asked.pictures) if graph_dtype == "float16" else 0
-    steps = Steps(3 + int8 + pictures + len(GRAPH_NAMES) + count_steps(checked_on) + len(compared), report)
+    steps = Steps(3 + int8 + pictures + len(GRAPH_NAMES) + count_steps(checked_on) + len(compared), report or silent)
     steps("reading the models")
     source = load_base(base)
     network, info = load_adapter(adapter)
@@ -141,7 +142,9 @@ def export_bundle(
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     except OSError as cause:
-        raise ExportError(f"{out.parent} cannot be written: {cause.strerror}. Give another --out.") from cause
+        raise ExportError(
+            f"{out.parent} cannot be written: {cause.strerror}. Give another `out`.", field="out"
+        ) from cause
     try:
         steps(f"storing weights as {weights_dtype}")
         store_model(source, network, info, work, getattr(torch, weights_dtype))
@@ -191,40 +194,51 @@ def model_shape(base: BaseModel, info: AdapterInfo) -> ModelShape:
 
 def _check_dtypes(weights_dtype: str, graph_dtype: str, opset: int, ranges: Path | None, int8: bool) -> None:
     if weights_dtype not in WEIGHTS_DTYPES:
-        raise UsageError(f'Unknown weights dtype "{weights_dtype}"; one of {", ".join(WEIGHTS_DTYPES)} was expected.')
+        raise UsageError(
+            f'Unknown weights dtype "{weights_dtype}"; one of {", ".join(WEIGHTS_DTYPES)} was expected.',
+            field="weights_dtype",
+        )
     if graph_dtype not in GRAPH_DTYPES:
-        raise UsageError(f'Unknown graph dtype "{graph_dtype}"; one of {", ".join(GRAPH_DTYPES)} was expected.')
+        raise UsageError(
+            f'Unknown graph dtype "{graph_dtype}"; one of {", ".join(GRAPH_DTYPES)} was expected.', field="graph_dtype"
+        )
     if graph_dtype == "float16" and weights_dtype != "float16":
         raise UsageError(
             f"float16 graphs read their weights as they are stored, and {weights_dtype} was asked for. "
-            f"Use --weights-dtype float16, or --graph-dtype float32."
+            f"Use `weights_dtype=float16`, or `graph_dtype=float32`.",
+            field="weights_dtype",
         )
     if opset not in OPSETS.values():
         known = " or ".join(f"{number} ({what})" for what, number in OPSETS.items())
-        raise UsageError(f"Opset {opset} is not one that was checked; {known} was expected.")
+        raise UsageError(f"Opset {opset} is not one that was checked; {known} was expected.", field="opset")
     if int8 and graph_dtype != "float32":
-        raise UsageError("--int8 is for CPUs and float32 graphs. Leave it or --graph-dtype float16 out.")
+        raise UsageError("`int8` is for CPUs and float32 graphs. Leave it or `graph_dtype=float16` out.", field="int8")
     if ranges is not None and graph_dtype == "float32":
-        raise UsageError("--ranges measures for float16 graphs. Add --graph-dtype float16, or leave it out.")
+        raise UsageError(
+            "`ranges` measures for float16 graphs. Add `graph_dtype=float16`, or leave it out.", field="ranges"
+        )
 
 
 def _check_out(out: Path) -> None:
     if out.is_dir() and not any(out.iterdir()):
         return
     if out.exists() or out.is_symlink():
-        raise UsageError(f"{out} exists already. Give a new folder with --out, or remove it first.")
+        raise UsageError(f"{out} exists already. Give a new folder with `out`, or remove it first.", field="out")
 
 
 def _resolve_frame(frame: tuple[int, int] | None, base: BaseModel, info: AdapterInfo) -> tuple[int, int]:
     width, height = info.frame if frame is None else frame
     multiple = base.size_multiple
     if min(width, height) < 1 or width % multiple or height % multiple:
-        raise UsageError(f"The frame is {width}x{height}; both sides must be positive multiples of {multiple}.")
+        raise UsageError(
+            f"The frame is {width}x{height}; both sides must be positive multiples of {multiple}.", field="frame"
+        )
     cells = info.config.cells(height // base.vae_stride, width // base.vae_stride)
     if cells < info.config.queries:
         raise UsageError(
             f"The frame {width}x{height} has {cells} cells for the adapter's {info.config.queries} queries. "
-            f"Give a larger one with --frame."
+            f"Give a larger one with `frame`.",
+            field="frame",
         )
     return width, height
 

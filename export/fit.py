@@ -56,7 +56,8 @@ def check_fit(base: BaseModel, origin: Origin, info: AdapterInfo, loras: Sequenc
         if trained_with := info.figures.get("loras"):
             raise ModelError(
                 f"The adapter was trained on a base model with {', '.join(map(str, trained_with))}, and this is not "
-                "that. Give the base it was trained on, and the same --lora."
+                "that. Give the base it was trained on, and the same `loras`.",
+                field="loras",
             )
         raise ModelError(
             f"The adapter was trained on another base model: adapter.json has base_hash {info.base_hash[:12]}..., "

@@ -94,7 +94,9 @@ def picture_files(folder: Path | None) -> list[Path] | None:
         return None
     files = list_images(folder)
     if not files:
-        raise DatasetError(f"{folder} has no images to measure ranges on; give a folder of pictures with --ranges.")
+        raise DatasetError(
+            f"{folder} has no images to measure ranges on; give a folder of pictures with `ranges`.", field="ranges"
+        )
     count = min(PICTURES, len(files))
     return [files[place * len(files) // count] for place in range(count)]
 
@@ -173,7 +175,8 @@ def choose_islands(graph: str, module: nn.Module, ranges: Ranges, limit: float =
     if whole.crossing > limit:
         raise ExportError(
             f"{graph}: its inputs or outputs reach {whole.crossing:.0f}, and half precision ends at {LARGEST:.0f} "
-            f"({FACTOR:.0f} times that is kept free). Export it with --graph-dtype float32."
+            f"({FACTOR:.0f} times that is kept free). Export it with `graph_dtype=float32`.",
+            field="graph_dtype",
         )
     parts = dict(module.named_modules())
     islands: set[str] = set(upcast_scores(module))
@@ -264,7 +267,8 @@ class _Operations(TorchDispatchMode):
         if found != found:
             raise ExportError(
                 f'PyTorch itself gives NaN at "{self._active[-1]}" ({name}), in float32. Mend the model, or store its '
-                f"weights as float32 (--weights-dtype float32)."
+                f"weights as float32 (`weights_dtype=float32`).",
+                field="weights_dtype",
             )
         block.inside = max(block.inside, found)
         return result

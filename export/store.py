@@ -64,7 +64,8 @@ def _check_finite(module: torch.nn.Module, part: str, dtype: torch.dtype) -> Non
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise ModelError(
                 f'{part}: "{name}" is not finite when stored as {str(dtype).removeprefix("torch.")}. '
-                f"Use --weights-dtype float32 (or bfloat16), unless the model itself is broken."
+                f"Use `weights_dtype=float32` (or bfloat16), unless the model itself is broken.",
+                field="weights_dtype",
             )
 
 

@@ -25,13 +25,14 @@ from typing import Any
 
 import torch
 
-from engines.backends import open_backend
 from engines.backends.base import Backend
+from engines.backends.registry import open_backend
 from engines.backends.rows import is_full_size
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, TensorSpec
 from engines.common.rng import generator, normal
 from engines.diffusion.base_model import alphas_cumprod, tokenize
+from engines.diffusion.latents import add_noise
 from engines.diffusion.prompts import generic_prompt, listing_prompt
 from engines.errors import ExportError
 from export.matching import MATCHINGS, match_boxes
@@ -41,7 +42,7 @@ ENGINES = ("onnxruntime", "openvino")  # what a bundle is checked on, where it i
 MATCHED = ("logits", "boxes")  # outputs behind the adapter's top-k: compared as boxes, not element by element
 _KEY = 20_309  # of the random inputs
 _HALF_ADVICE = (
-    " The graph is in half precision: export with --ranges on images of your own, or with --graph-dtype float32."
+    " The graph is in half precision: export with `ranges` on images of your own, or with `graph_dtype=float32`."
 )
 
 Tensors = Mapping[str, torch.Tensor]
@@ -187,7 +188,8 @@ class Chain:
             if not torch.isfinite(value).all():
                 raise ValuesError(
                     f"{graph}: PyTorch itself gives {name} with values that are not finite, from the stored weights. "
-                    f"Store them as float32 (--weights-dtype float32), or mend the model."
+                    f"Store them as float32 (`weights_dtype=float32`), or mend the model.",
+                    field="weights_dtype",
                 )
         self.inputs[graph], self.outputs[graph] = inputs, outputs
 
@@ -212,10 +214,9 @@ class Chain:
         drawn = generator(_KEY, self._case, 2).integers(len(abar), size=len(latents))
         drawn[0] = self._bundle.timestep
         timesteps = torch.from_numpy(drawn)
-        signal = abar[timesteps].float().reshape(-1, 1, 1, 1)
         noise = torch.from_numpy(normal(tuple(latents.shape), _KEY, self._case, 3))
         return {
-            "sample": signal.sqrt() * latents + (1 - signal).sqrt() * noise,
+            "sample": add_noise(latents, noise, abar, timesteps),
             "timesteps": timesteps,
             "encoder_hidden_states": self.outputs["text_encoder"]["encoder_hidden_states"],
         }

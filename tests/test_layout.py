@@ -4,6 +4,7 @@
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MOST_LINES, LONG_FILES = 300, 5
 MOST_FUNCTION_LINES = 60
+FLAG = re.compile(r"(?<![\w-])--[a-zA-Z{]")
+NOT_OURS = re.compile(r"pip install --\S+|--query-gpu=|--format=csv")  # flags of pip and nvidia-smi
 
 
 def sources() -> Iterator[tuple[str, Path, ast.Module]]:
@@ -72,6 +75,13 @@ def test_every_module_has_a_floor() -> None:
     assert homeless == []
 
 
+def test_the_page_on_the_architecture_draws_these_floors() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \| `([\w/]+)(?:\.py)?` \|", page, re.MULTILINE)
+    drawn = {(int(floor), name.replace("/", ".")) for floor, name in rows if name != "benchmarks"}
+    assert drawn == {(len(FLOORS) - floor, name) for name, floor in FLOOR.items()}
+
+
 def test_imports_run_downward() -> None:
     upward = sorted(f"{low} imports {high}" for low, high in edges() if FLOOR[low] <= FLOOR[high])
     assert upward == []
@@ -111,3 +121,15 @@ def test_functions_are_short() -> None:
             if lines > MOST_FUNCTION_LINES:
                 long.append(f"{module}.{node.name}: {lines} lines")
     assert long == []
+
+
+def test_no_flag_is_spelt_below_the_command_line() -> None:
+    """In strings, docstrings and comments alike: messages name settings, and `dengine_cli.flags` shows their flags."""
+    spelt = []
+    for module, path, _ in sources():
+        if module.partition(".")[0] not in ("engines", "export"):
+            continue
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+            if FLAG.search(NOT_OURS.sub("", line)):
+                spelt.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert spelt == []

@@ -9,8 +9,9 @@ memory; nothing is copied on the way. Outputs are valid until the next `run()`.
 
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
@@ -18,13 +19,32 @@ from engines.bundle.graphs import GraphSpec, TensorSpec
 from engines.common.devices import cpu_has_bf16
 from engines.errors import BackendError
 
-PRECISIONS = ("auto", "f32", "bf16", "f16", "int8")  # how a graph is executed; f16 is for GPUs, int8 for `openvino`
 # The text encoder runs once a prompt and decides what is painted. The adapter is small, so that bf16 saves nothing one
 # can measure, while rounded scores let its top-k pick other queries. Both stay in f32, whatever the rest computes in.
 ALWAYS_F32 = ("text_encoder", "adapter")
 
+if TYPE_CHECKING:
+    from engines.backends.tensorrt.plans import Needs
+
+PRECISIONS = ("auto", "f32", "bf16", "f16", "int8")  # how a graph is executed; f16 is for GPUs, int8 for `openvino`
+# What a graph is prepared for, where that may decide how: the sampler's UNet gives its prediction alone and runs every
+# tick, so that it is worth recording and compiling, and may be narrower than what labels are read from.
+Role = Literal["sampler", "labels"]
+
 Shapes = Mapping[str, tuple[int, ...]]
 Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """How a bundle is opened, as far as a backend is concerned."""
+
+    precision: str  # one of PRECISIONS
+    threads: int | None  # CPU threads; None: as many as PyTorch takes
+    device: "torch.device"
+    keep_compiled: bool = True  # whether compiled models come from and go to the user's cache
+    compiled: bool = False  # whether networks pass through torch.compile
+    needs: "Needs | None" = None  # what is going to be prepared
 
 
 class Call(Protocol):
@@ -70,9 +90,14 @@ class Backend(Protocol):
         """CPU threads that a graph runs on."""
 
     def prepare(
-        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+        self,
+        graph: str,
+        shapes: Shapes,
+        outputs: Sequence[str] | None = None,
+        varies: str | None = None,
+        role: Role | None = None,
     ) -> Call:
-        """Ready `graph` for input `shapes`; only `outputs` (default all) are computed.
+        """Ready `graph` for input `shapes`; only `outputs` (default all) are computed. `role`: what it is for.
 
         `varies` promises that rows 2k and 2k + 1 will hold the same in every input but this one: a backend may then
         compute once what the two rows share.
@@ -128,9 +153,13 @@ def cpu_precision(precision: str, engine: str) -> str:
     if precision == "auto":
         return "bf16" if cpu_has_bf16() else "f32"
     if precision == "bf16" and not cpu_has_bf16():
-        raise BackendError("This processor has no bf16 arithmetic (AMX or AVX-512 BF16). Use --precision f32.")
+        raise BackendError(
+            "This processor has no bf16 arithmetic (AMX or AVX-512 BF16). Use `precision=f32`.", field="precision"
+        )
     if precision == "f16":
-        raise BackendError(f"{engine} on a CPU computes in f32 or bf16, not f16. Use --precision auto.")
+        raise BackendError(
+            f"{engine} on a CPU computes in f32 or bf16, not f16. Use `precision=auto`.", field="precision"
+        )
     return precision
 
 

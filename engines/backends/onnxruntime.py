@@ -29,6 +29,8 @@ import torch
 
 from engines.backends.base import (
     Call,
+    OpenOptions,
+    Role,
     Shapes,
     Tensors,
     counted,
@@ -49,6 +51,11 @@ _NO_RECORDING = "graph capture"  # what ONNX Runtime says of a session that it c
 _SILENT = 4  # fatal errors only: what goes wrong is said in the probe
 
 
+def open_bundle(bundle: Bundle, options: OpenOptions) -> "OrtBackend":
+    """See `registry.open_backend`."""
+    return OrtBackend(bundle, precision=options.precision, threads=options.threads, device=options.device)
+
+
 class OrtBackend:
     """Executes a bundle's ONNX graphs with ONNX Runtime."""
 
@@ -63,7 +70,8 @@ class OrtBackend:
         if precision not in ("auto", own):
             raise UsageError(
                 f"onnxruntime computes in the graphs' own precision, {own} in this bundle, not {precision}. "
-                f"Use --precision {own}, or another --engine."
+                f"Use `precision={own}`, or another `engine`.",
+                field="precision",
             )
         self._ort: Any = import_runtime("onnxruntime", "onnxruntime-gpu")
         self.device = device
@@ -78,20 +86,26 @@ class OrtBackend:
             if CUDA_PROVIDER not in self._ort.get_available_providers():
                 raise BackendError(
                     'This onnxruntime has no CUDA provider. Install it with "pip install onnxruntime-gpu", '
-                    "or use --device cpu."
+                    "or use `device=cpu`.",
+                    field="device",
                 )
             place = torch.cuda.get_device_name(device)
         self.description = f"onnxruntime {self._ort.__version__} on {place}, {own}"
 
     def prepare(
-        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+        self,
+        graph: str,
+        shapes: Shapes,
+        outputs: Sequence[str] | None = None,
+        varies: str | None = None,
+        role: Role | None = None,
     ) -> Call:
         """See `Backend.prepare`."""
         spec = self._specs[graph]
         sizes = spec.sizes(shapes)
         wanted = wanted_outputs(spec, outputs)
         inputs = new_buffers(spec.inputs, shapes, self.device)
-        session = self._session(graph, shapes, record=graph == "unet" and wanted == spec.outputs[:1])
+        session = self._session(graph, shapes, record=role == "sampler")
         known = known_shapes(wanted, sizes) or _observed(session.runs, inputs)
         results = new_buffers(wanted, known, self.device)
         binding = session.runs.io_binding()
@@ -113,7 +127,8 @@ class OrtBackend:
                 call.run()  # this is when it is recorded
             except Exception as cause:  # of the runtime's own kinds
                 raise BackendError(
-                    f"onnxruntime does not record {graph} into a CUDA graph: {one_line(cause)}. Take --engine torch."
+                    f"onnxruntime does not record {graph} into a CUDA graph: {one_line(cause)}. Take `engine=torch`.",
+                    field="engine",
                 ) from cause
             session.stream.synchronize()
         return call
@@ -161,7 +176,9 @@ class OrtBackend:
         except Exception as cause:  # ONNX Runtime's errors share no base class of their own
             raise BackendError(f"onnxruntime does not load {path}: {cause}") from cause
         if self.device.type == "cuda" and session.get_providers()[0] != CUDA_PROVIDER:
-            raise BackendError("onnxruntime could not start its CUDA provider. Use --device cpu, or another --engine.")
+            raise BackendError(
+                "onnxruntime could not start its CUDA provider. Use `device=cpu`, or another `engine`.", field="device"
+            )
         return session
 
 

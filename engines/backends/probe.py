@@ -40,7 +40,7 @@ class Probe:
 
     @property
     def ready(self) -> bool:
-        """Whether `--engine <name>` works on any device here."""
+        """Whether this engine works on any device here."""
         return any(device.works for device in self.devices)
 
 

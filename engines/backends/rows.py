@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engines.backends.base import Backend, Call, Shapes, Tensors, wanted_outputs
+from engines.backends.base import Backend, Call, Role, Shapes, Tensors, wanted_outputs
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GraphSpec
 
@@ -44,7 +44,12 @@ class RowBackend:
         self.threads = backend.threads
 
     def prepare(
-        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+        self,
+        graph: str,
+        shapes: Shapes,
+        outputs: Sequence[str] | None = None,
+        varies: str | None = None,
+        role: Role | None = None,
     ) -> Call:
         """See `Backend.prepare`. The row has every output, so that it serves whoever comes next; but in int8, where
         the sampler's UNet and the label pass's are two: there, rows that `varies` pairs are computed in pairs.
@@ -52,13 +57,13 @@ class RowBackend:
         spec = self._specs[graph]
         batch = spec.sizes(shapes)["B"]
         wanted = [tensor.name for tensor in wanted_outputs(spec, outputs)]
-        alone = wanted if self.precision == "int8" and graph == "unet" else None
+        alone = wanted if self.precision == "int8" and role is not None else None
         varies = varies if alone and batch % 2 == 0 else None
         single = {tensor.name: (2 if varies else 1, *shapes[tensor.name][1:]) for tensor in spec.inputs}
         key = (graph, tuple(single.values()), None if alone is None else tuple(alone))
         with self._preparing:
             if key not in self._rows:
-                self._rows[key] = self._backend.prepare(graph, single, alone, varies)
+                self._rows[key] = self._backend.prepare(graph, single, alone, varies, role if alone else None)
             row = self._rows[key]
         inputs = {name: value.new_zeros((batch, *value.shape[1:])) for name, value in row.inputs.items()}
         results = {name: row.outputs[name].new_zeros((batch, *row.outputs[name].shape[1:])) for name in wanted}

@@ -28,6 +28,8 @@ from torch import nn
 from engines.backends.base import (
     ALWAYS_F32,
     Call,
+    OpenOptions,
+    Role,
     Shapes,
     Tensors,
     counted,
@@ -48,6 +50,17 @@ _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 _COMPILED = ("unet", "vae_decoder")
 
 
+def open_bundle(bundle: Bundle, options: OpenOptions) -> "TorchBackend":
+    """See `registry.open_backend`."""
+    return TorchBackend(
+        bundle,
+        precision=options.precision,
+        threads=options.threads,
+        device=options.device,
+        compiled=options.compiled,
+    )
+
+
 class TorchBackend:
     """Executes a bundle's graphs as PyTorch modules."""
 
@@ -63,7 +76,8 @@ class TorchBackend:
         """
         if compiled and device.type == "cpu":
             raise UsageError(
-                "--compile is for --engine torch on CUDA; on a CPU take --engine openvino, which compiles."
+                "`compiled` is for `engine=torch` on CUDA; on a CPU take `engine=openvino`, which compiles.",
+                field="compiled",
             )
         self.device = device
         self.threads = resolve_threads(threads)
@@ -97,7 +111,12 @@ class TorchBackend:
         return half
 
     def prepare(
-        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+        self,
+        graph: str,
+        shapes: Shapes,
+        outputs: Sequence[str] | None = None,
+        varies: str | None = None,
+        role: Role | None = None,
     ) -> Call:
         """See `Backend.prepare`."""
         spec = self._specs[graph]
@@ -105,7 +124,7 @@ class TorchBackend:
         wanted = wanted_outputs(spec, outputs)
         inputs = new_buffers(spec.inputs, shapes, self.device)
         module, order = self._modules[graph], spec.outputs
-        if graph == "unet" and wanted == spec.outputs[:1]:
+        if role == "sampler":
             module, order = _NoPyramid(module), wanted
         if self._compiled and (graph == "vae_decoder" or isinstance(module, _NoPyramid)):
             module = _compile(module, tuple(inputs.values()), graph)
@@ -155,7 +174,7 @@ def _compile(module: nn.Module, inputs: tuple[torch.Tensor, ...], graph: str) ->
         _run(compiled, inputs)
     except Exception as cause:  # the compiler's errors share no base class with its backend's
         raise BackendError(
-            f"torch.compile does not compile {graph}: {one_line(cause)}. Leave --compile out."
+            f"torch.compile does not compile {graph}: {one_line(cause)}. Leave `compiled` out.", field="compiled"
         ) from cause
     return compiled
 

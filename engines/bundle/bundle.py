@@ -205,7 +205,7 @@ def default_bundle() -> Path:
     """The folder of the bundle that comes with dengine. Raises BundleError where this copy of dengine has none."""
     folder = Path(__file__).parents[1] / "pretrained" / "blood-cells"
     if not (folder / MANIFEST).is_file():
-        raise BundleError(f"This copy of dengine has no bundled model at {folder}. Give one with --bundle.")
+        raise BundleError(f"This copy of dengine has no bundled model at {folder}. Give a `bundle`.", field="bundle")
     return folder
 
 

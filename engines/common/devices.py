@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-from engines.errors import UsageError
+from engines.errors import BackendError, UsageError
 
 
 def cpu_has_bf16() -> bool:
@@ -41,25 +41,35 @@ def cpu_name() -> str:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """`f32` or `bf16`: what `auto` takes on this device."""
+    """`f32` or `bf16`: what `auto` takes for training on this device. UsageError for anything else."""
     if precision not in ("auto", "f32", "bf16"):
-        raise UsageError(f'precision "{precision}"; auto, f32 or bf16 was expected.')
+        raise UsageError(f'`precision` is "{precision}"; auto, f32 or bf16 was expected.', field="precision")
     if precision != "auto":
         return precision
-    if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported() else "f32"
-    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16", False) else "f32"
+    has_bf16 = torch.cuda.is_bf16_supported() if device.startswith("cuda") else cpu_has_bf16()
+    return "bf16" if has_bf16 else "f32"
 
 
-def check_device(device: str) -> None:
-    """UsageError for what is neither the CPU nor a CUDA GPU, or a GPU that PyTorch has not got here."""
-    expected = f'Unknown device "{device}"; cpu, cuda or cuda:N was expected.'
+def find_device(name: str | None, *, check: bool = True) -> torch.device:
+    """The device `cpu`, `cuda` or `cuda:N`; for None a GPU where PyTorch has one, else the CPU.
+
+    Raises UsageError for another name, and with `check` BackendError for a GPU that PyTorch has not got here.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        place = torch.device(device)
-    except RuntimeError as cause:
-        raise UsageError(expected) from cause
-    if place.type not in ("cpu", "cuda"):
-        raise UsageError(expected)
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if place.type == "cuda" and (place.index or 0) >= count:
-        raise UsageError(f'Device "{device}": PyTorch finds {count} CUDA GPUs here; take --device cpu.')
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f'Unknown device "{name:.60}"; cpu, cuda or cuda:N was expected.', field="device")
+    if device.type == "cpu":
+        return torch.device("cpu")
+    index, count = device.index or 0, torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if check and index >= count:
+        raise BackendError(
+            f"There is no CUDA device {index} that PyTorch can use ({count} found). Use `device=cpu`, or install a GPU "
+            "driver and a CUDA build of torch.",
+            field="device",
+        )
+    return torch.device("cuda", index)

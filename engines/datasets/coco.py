@@ -1,257 +1,246 @@
 """Reads COCO detection JSON.
 
 Knows: where COCO files and their images usually lie, and the fields `images`, `annotations`, `categories`.
-Boxes are `bbox` [x, y, width, height] in pixels of the upright image; classes are in the order of their ids.
+Boxes are `bbox` [x, y, width, height] in pixels of the upright image, or what goes round a polygon that has none;
+classes are in the order of their ids. CVAT's `attributes.rotation` turns a box about its centre.
 Captions: an image's own `caption` (or `prompt`, which dengine writes), else the first one of a
 `captions_*.json` beside an `instances_*.json`.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from engines.common.files import read_json
-from engines.datasets.records import (
-    Classes,
-    Dataset,
-    Findings,
-    RawObject,
-    Record,
-    Size,
-    build_record,
-    locate,
-    measured,
-    number,
-    split_names,
-    typed,
-    visible_folders,
-)
+from engines.datasets.assemble import finish
+from engines.datasets.classes import Classes, without_groups
+from engines.datasets.coco_boxes import read_bbox
+from engines.datasets.fields import brief, entry, identity, read_json, short, size_of, typed
+from engines.datasets.paths import Finder, parts_of
+from engines.datasets.readings import SIDES, Reading, Row
+from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
+from engines.datasets.splits import choose_file, near_folders
+from engines.datasets.tree import Tree, fold
 from engines.errors import DatasetError
 
-_SECTIONS = (b'"images"', b'"annotations"', b'"categories"')
+LOOKS = "a COCO .json (with images, annotations, categories) in it or in annotations/"
+_SECTIONS = ("images", "annotations", "categories")
 _PROBED_IMAGES = 20  # how many file names are tried to find the folder that holds the images
+_Object = tuple[str, Row, Reading | None, int, bool]  # where, four numbers, their reading, label, crowd
 
 
-def find_coco(root: Path) -> list[Path]:
-    """COCO JSON files in `root`, in `annotations` or `Annotations`, else in any folder of `root`; sorted."""
-    for folders in ([root, root / "annotations", root / "Annotations"], visible_folders(root)):
-        found = {path.resolve(): path for folder in folders for path in sorted(folder.glob("*.json")) if _is_coco(path)}
-        if found:
-            return list(found.values())
-    return []
+def find(tree: Tree) -> list[str]:
+    """COCO JSON files in the folder or in `annotations`, else in any folder of it."""
+    files = tree.with_suffix(".json")
+    near = [name for name in files if "/" not in name or fold(name.rpartition("/")[0]) == "annotations"]
+    return _coco(tree, near) or _coco(tree, [name for name in files if name.count("/") == 1])
 
 
-def read_coco(
-    root: Path,
-    files: Sequence[Path],
-    split: str | None,
-    class_names: Sequence[str] | None,
-    findings: Findings,
-) -> Dataset:
-    """The dataset of the one COCO file that `split` names; DatasetError naming file and field."""
-    file = _choose(root, files, split)
-    source = file.relative_to(root).as_posix()
-    content = read_json(file, DatasetError)
-    categories, classes = _read_categories(content, class_names, source, findings)
-    objects, captions = _read_annotations(content, categories, classes, source, findings)
-    for image_id, sibling in _sibling_captions(file):
+def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findings) -> Dataset:
+    """The dataset of the one COCO file that the split names; DatasetError naming file and field."""
+    source = choose_file(tree, files, options.split, "COCO", "instances")
+    content = entry(read_json(tree.path(source)), source)
+    categories, used = _read_categories(content, source, findings), _used(content, source)
+    groups = {name for key, (_, group) in categories.items() for name in [group] if name != categories[key][0]}
+    names = without_groups({key: name for key, (name, _) in categories.items()}, groups, used, findings)
+    classes = Classes(
+        [names[key] for key in sorted(names, key=_by_number)], options.class_names, findings, f"{source}, categories"
+    )
+    objects, captions = _read_annotations(content, names, classes, source, findings)
+    for image_id, sibling in _sibling_captions(tree, source):
         captions.setdefault(image_id, sibling)
     images = typed(content, "images", list, source)
-    image_root = _image_root(root, file, images)
-    records: list[Record] = []
-    names: dict[int, str] = {}
-    taken: set[Path] = set()
-    for index, image in enumerate(images):
-        with findings.item():
-            where = f"{source}, images[{index}]"
-            image_id, name = _image_key(image, names, where)
-            names[image_id] = name
-            objects_here, caption = objects.pop(image_id, []), captions.get(image_id)
-            record = _read_image(image, image_root, name, objects_here, caption, where, findings)
-            if record.file in taken:
-                raise DatasetError(f'{where}.file_name "{name}" occurs twice.')
-            taken.add(record.file)
-            records.append(record)
-    for image_id in sorted(objects.keys() - names.keys()):
-        for found in objects[image_id]:
-            with findings.item():
-                raise DatasetError(f"{found.where}.image_id {image_id} is not the id of any image.")
-    return Dataset(
-        root=root,
-        class_names=classes.names,
-        records=records,
-        dropped=tuple(findings.dropped),
-        skipped=tuple(findings.skipped),
-        source=f"COCO, {source}",
-    )
+    finder = _finder(tree, source, images, options.split, findings)
+    drafts = _read_images(images, objects, captions, finder, source)
+    return finish(tree, drafts, SIDES, classes.names, options, findings, f"COCO, {source}")
 
 
-def _is_coco(path: Path) -> bool:
-    """Whether the file holds the three section names; a large file is not worth parsing twice."""
-    missing = set(_SECTIONS)
+def sections(tree: Tree, name: str) -> set[str]:
+    """Which of the three section names a file holds; a large file is not worth parsing twice."""
+    missing = {section: f'"{section}"'.encode() for section in _SECTIONS}
     tail = b""
     try:
-        with path.open("rb") as file:
+        with tree.path(name).open("rb") as file:
             while missing and (block := file.read(1 << 20)):
-                missing -= {name for name in missing if name in tail + block}
-                tail = block[-32:]
+                text = (tail + block).replace(b"\0", b"")  # of UTF-16, too
+                missing = {section: sign for section, sign in missing.items() if sign not in text}
+                tail = block[-64:]
     except OSError:
-        return False
-    return not missing
+        return set()
+    return set(_SECTIONS) - missing.keys()
 
 
-def _choose(root: Path, files: Sequence[Path], split: str | None) -> Path:
-    """The one file whose name or folder has the split as a word ("train" fits instances_train2017.json)."""
-    wanted = split_names(split) if split else set()
-    fitting = [path for path in files if not split or wanted & _words(path.relative_to(root))]
-    instances = [path for path in fitting if path.name.startswith("instances")]
-    if len(fitting) > 1 and len(instances) == 1:
-        fitting = instances
-    if len(fitting) == 1:
-        return fitting[0]
-    shown = ", ".join(path.relative_to(root).as_posix() for path in files[:8])
-    if split is None:
-        raise DatasetError(f"{root} has several COCO files ({shown}); name one with a split.")
-    problem = "no COCO file" if not fitting else "several COCO files"
-    raise DatasetError(f'{root} has {problem} for split "{split}"; found {shown}.')
+def _coco(tree: Tree, files: Sequence[str]) -> list[str]:
+    return [name for name in files if len(sections(tree, name)) == len(_SECTIONS)]
 
 
-def _words(path: Path) -> set[str]:
-    words = {word for part in path.with_suffix("").parts for word in re.split(r"[^A-Za-z0-9]+", part)}
-    return words | {word.rstrip("0123456789") for word in words} | {path.stem}
+def _by_number(key: str) -> tuple[int, float, str]:
+    """Ids that are numbers in their order, then the others by the alphabet."""
+    try:
+        return 0, float(int(key)), ""
+    except (ValueError, OverflowError):
+        return 1, 0.0, key
 
 
-def _read_categories(
-    content: Mapping[str, Any], class_names: Sequence[str] | None, source: str, findings: Findings
-) -> tuple[dict[int, str], Classes]:
-    """Category names by id, and the classes in the order of the ids."""
-    categories: dict[int, str] = {}
+def _read_categories(content: Mapping[str, Any], source: str, findings: Findings) -> dict[str, tuple[str, str]]:
+    """Id -> (name, supercategory)."""
+    categories: dict[str, tuple[str, str]] = {}
     for index, category in enumerate(typed(content, "categories", list, source)):
         with findings.item():
             where = f"{source}, categories[{index}]"
-            key, name = typed(_object(category, where), "id", int, where), typed(category, "name", str, where)
-            if key in categories or name in categories.values() or not name:
-                raise DatasetError(f'{where}: id {key} or name "{name}" is empty or occurs twice.')
-            categories[key] = name
-    return categories, Classes([categories[key] for key in sorted(categories)], class_names)
+            key, name = identity(entry(category, where), "id", where), category.get("name")
+            name = (
+                str(name)
+                if isinstance(name, int) and not isinstance(name, bool)
+                else typed(category, "name", str, where)
+            )
+            if not name.strip():
+                raise DatasetError(f"{where}.name is empty.")
+            if key in categories and categories[key][0] != name:
+                raise DatasetError(f'{where}.id {short(key)} was given to "{short(categories[key][0])}" already.')
+            categories[key] = name, str(category.get("supercategory"))
+    return categories
+
+
+def _used(content: Mapping[str, Any], source: str) -> set[str]:
+    """The ids of categories that annotations have."""
+    found = set()
+    for annotation in typed(content, "annotations", list, source):
+        if isinstance(annotation, Mapping) and "category_id" in annotation:
+            try:
+                found.add(identity(annotation, "category_id", ""))
+            except DatasetError:
+                continue
+    return found
 
 
 def _read_annotations(
-    content: Mapping[str, Any],
-    categories: Mapping[int, str],
-    classes: Classes,
-    source: str,
-    findings: Findings,
-) -> tuple[dict[int, list[RawObject]], dict[int, str]]:
-    """Objects and captions by image id."""
-    objects: dict[int, list[RawObject]] = defaultdict(list)
-    captions: dict[int, str] = {}
-    seen: set[int] = set()
+    content: Mapping[str, Any], names: Mapping[str, str], classes: Classes, source: str, findings: Findings
+) -> tuple[dict[str, list[_Object]], dict[str, str]]:
+    """Objects and captions by image id. The annotations' own ids are not needed, and so not looked at."""
+    objects: dict[str, list[_Object]] = defaultdict(list)
+    captions: dict[str, str] = {}
     for index, annotation in enumerate(typed(content, "annotations", list, source)):
         with findings.item():
             where = f"{source}, annotations[{index}]"
-            image_id = typed(_object(annotation, where), "image_id", int, where)
+            image_id = identity(entry(annotation, where), "image_id", where)
             if isinstance(annotation.get("caption"), str) and "bbox" not in annotation:
                 captions.setdefault(image_id, annotation["caption"])
-                continue
-            key = typed(annotation, "id", int, where)
-            if key in seen:
-                raise DatasetError(f"{where}.id {key} occurs twice.")
-            seen.add(key)
-            objects[image_id].append(_read_object(annotation, categories, classes, where))
+            elif (found := _read_object(annotation, names, classes, where, findings)) is not None:
+                objects[image_id].append(found)
     return objects, captions
 
 
 def _read_object(
-    annotation: Mapping[str, Any], categories: Mapping[int, str], classes: Classes, where: str
-) -> RawObject:
-    category = typed(annotation, "category_id", int, where)
-    if category not in categories:
-        raise DatasetError(f"{where}.category_id {category} is not the id of any category.")
-    bbox = typed(annotation, "bbox", list, where)
-    if len(bbox) != 4:
-        raise DatasetError(f"{where}.bbox has {len(bbox)} values; [x, y, width, height] was expected.")
-    x, y, width, height = (number(value, f"{where}.bbox[{index}]") for index, value in enumerate(bbox))
-    iscrowd = annotation.get("iscrowd", 0)
-    if iscrowd not in (0, 1):
-        raise DatasetError(f"{where}.iscrowd is {iscrowd!r}; 0 or 1 was expected.")
-    label = classes.label(categories[category], f"{where}.category_id")
-    return RawObject(where, (x, y, x + width, y + height), label, bool(iscrowd))
+    annotation: Mapping[str, Any], names: Mapping[str, str], classes: Classes, where: str, findings: Findings
+) -> _Object | None:
+    """None for a box that is noted as degenerate."""
+    category = identity(annotation, "category_id", where)
+    if category not in names:
+        raise DatasetError(f"{where}.category_id {short(category)} is not the id of any category.")
+    label = classes.label(names[category], f"{where}.category_id")
+    iscrowd = annotation.get("iscrowd") or 0
+    if iscrowd not in (0, 1, "0", "1"):
+        raise DatasetError(f"{where}.iscrowd is {brief(iscrowd)}; 0 or 1 was expected.")
+    row, reading = read_bbox(annotation, findings, where)
+    return None if row is None else (where, row, reading, label, iscrowd in (1, "1"))
 
 
-def _image_key(image: object, names: Mapping[int, str], where: str) -> tuple[int, str]:
-    """Id and file name of an entry of `images`; `names` are those read so far."""
-    entry = _object(image, where)
-    image_id, name = typed(entry, "id", int, where), typed(entry, "file_name", str, where)
-    if image_id in names:
-        raise DatasetError(f'{where}.id {image_id} was given to "{names[image_id]}" already.')
-    return image_id, name
+def _read_images(
+    images: Sequence[Any],
+    objects: dict[str, list[_Object]],
+    captions: Mapping[str, str],
+    finder: Finder,
+    source: str,
+) -> list[Draft]:
+    drafts: list[Draft] = []
+    names: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for index, image in enumerate(images):
+        with finder.findings.item():
+            where = f"{source}, images[{index}]"
+            image_id, name = identity(entry(image, where), "id", where), _file_name(image, where)
+            if names.get(image_id) == name:
+                finder.findings.count("images are listed again, and count once", where)
+                continue
+            if image_id in names:
+                raise DatasetError(f'{where}.id {short(image_id)} was given to "{short(names[image_id])}" already.')
+            names[image_id] = name
+            mine = objects.pop(image_id, [])
+            stated = size_of(image.get("width"), image.get("height"))
+            found = finder(name, f"{where}.file_name", stated)
+            if found in taken:
+                raise DatasetError(
+                    f'{where}.file_name "{short(name)}" occurs twice: it is that of {taken[found]}, too.'
+                )
+            taken[found] = f"images[{index}]"
+            caption = image.get("caption") or image.get("prompt") or captions.get(image_id)
+            within = finder.home + "/" if finder.home and found.startswith(finder.home + "/") else ""
+            draft = Draft(
+                finder.tree.path(found),
+                found.removeprefix(within),
+                where,
+                stated,
+                caption if isinstance(caption, str) else None,
+            )
+            for place, row, reading, label, crowd in mine:
+                draft.add(place, row, label, crowd, reading)
+            drafts.append(draft)
+    for image_id in sorted(objects.keys() - names.keys()):
+        for place, *_ in objects[image_id]:
+            with finder.findings.item():
+                raise DatasetError(f"{place}.image_id {short(image_id)} is not the id of any image.")
+    return drafts
 
 
-def _read_image(
-    image: Mapping[str, Any],
-    image_root: Path,
-    name: str,
-    objects: Sequence[RawObject],
-    caption: str | None,
-    where: str,
-    findings: Findings,
-) -> Record:
-    file = locate(image_root, name, f"{where}.file_name")
-    own_caption = image.get("caption") or image.get("prompt") or caption
-    return build_record(
-        file,
-        file.relative_to(image_root).as_posix(),
-        measured(file, f"{where}.file_name"),
-        objects,
-        findings,
-        annotated_size=_annotated_size(image, where),
-        caption=own_caption if isinstance(own_caption, str) else None,
-    )
+def _file_name(image: Mapping[str, Any], where: str) -> str:
+    """`file_name`, or the end of the address that LVIS gives in its place."""
+    if "file_name" not in image and isinstance(image.get("coco_url"), str):
+        return "/".join(parts_of(image["coco_url"])[0][-2:])
+    name = typed(image, "file_name", str, where)
+    if not name.strip():
+        raise DatasetError(f"{where}.file_name is empty.")
+    return str(name)
 
 
-def _annotated_size(image: Mapping[str, Any], where: str) -> Size | None:
-    if image.get("width") is None or image.get("height") is None:
-        return None
-    return int(number(image["width"], f"{where}.width")), int(number(image["height"], f"{where}.height"))
+def _finder(tree: Tree, source: str, images: Sequence[Any], split: str | None, findings: Findings) -> Finder:
+    """Looks first in the folder where most names exist: the split's own, the file's, `images`, the root, any other."""
+    near = near_folders(source, split)
+    step = max(1, len(images) // _PROBED_IMAGES)
+    probed = [
+        (image["file_name"], size_of(image.get("width"), image.get("height")))
+        for image in images[::step][:_PROBED_IMAGES]
+        if isinstance(image, Mapping) and isinstance(image.get("file_name"), str)
+    ]
+    beside = source.rpartition("/")[0]
+    usual = ["images", beside, "", f"{beside}/images" if beside else "images"]
+    usual = list(dict.fromkeys(name for name in usual if not name or name in tree.folders))
+    others = [name for name in tree.folders if name not in usual]
+
+    def hits(folder: str) -> int:
+        return sum((f"{folder}/{name}" if folder else name) in tree.known for name, _ in probed)
+
+    def rank(folder: str) -> tuple[int, int]:
+        named = bool({fold(part) for part in folder.split("/")} & near)
+        return hits(folder), 2 if named else int(folder in usual)
+
+    ranked = {folder: rank(folder) for folder in [*usual, *others]}
+    best = max(ranked.values())
+    ties = [folder for folder, its in ranked.items() if its == best] if best[0] else usual[:1]
+    finder = Finder(tree, findings, ties[0], near)
+    if best[0] and best[1] != 1 and len(ties) > 1:  # folders of equal right: which is it?
+        name, stated = next((name, stated) for name, stated in probed if f"{ties[0]}/{name}" in tree.known)
+        chosen = finder.settle([f"{folder}/{name}" for folder in ties], f'{source}: "{short(name)}"', stated)
+        finder.home = chosen.removesuffix(f"/{name}")
+    return finder
 
 
-def _object(value: object, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise DatasetError(f"{where} is a {type(value).__name__}; an object was expected.")
-    return value
-
-
-def _image_root(root: Path, file: Path, images: Sequence[Any]) -> Path:
-    """The folder in which most of the first file names exist; `images`, where there is one, if none do."""
-    deeper = [*visible_folders(root), *visible_folders(root / "images")]
-    candidates = [folder for folder in (root / "images", file.parent, root, *deeper) if folder.is_dir()]
-    names = [image.get("file_name") for image in images[:_PROBED_IMAGES] if isinstance(image, Mapping)]
-
-    def hits(folder: Path) -> int:
-        return sum(_exists(folder, name) for name in names if isinstance(name, str))
-
-    return max(candidates, key=hits)  # the first of equals
-
-
-def _exists(folder: Path, name: str) -> bool:
-    try:
-        return locate(folder, name, "").is_file()
-    except DatasetError:
-        return False
-
-
-def _sibling_captions(file: Path) -> Iterator[tuple[int, str]]:
+def _sibling_captions(tree: Tree, source: str) -> Iterator[tuple[str, str]]:
     """(image id, caption) pairs of `captions_x.json` beside `instances_x.json`, where it is there."""
-    captions = file.with_name(file.name.replace("instances_", "captions_", 1))
-    if captions == file or not captions.is_file():
+    folder, _, name = source.rpartition("/")
+    sibling = "/".join(filter(None, [folder, name.replace("instances_", "captions_", 1)]))
+    if sibling == source or sibling not in tree.known:
         return
-    content = read_json(captions, DatasetError)
-    for index, annotation in enumerate(typed(content, "annotations", list, captions.name)):
-        where = f"{captions.name}, annotations[{index}]"
-        yield (
-            typed(_object(annotation, where), "image_id", int, where),
-            typed(annotation, "caption", str, where),
-        )
+    content = entry(read_json(tree.path(sibling)), sibling)
+    for index, annotation in enumerate(typed(content, "annotations", list, sibling)):
+        where = f"{sibling}, annotations[{index}]"
+        yield identity(entry(annotation, where), "image_id", where), typed(annotation, "caption", str, where)

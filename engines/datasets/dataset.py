@@ -1,37 +1,26 @@
 """Opens a dataset folder, whatever its format.
 
-Knows: the formats there are, and how a folder of each looks. Each format's own file knows how to read it;
-`records` has the form that all of them end in. Images are never read here, only their headers.
-
-A folder that looks like several formats is read as the first of COCO, Pascal VOC, YOLO.
+Knows: what is asked of every dataset, and that a folder may lie one or two below the one that was given. Which formats
+there are is in `formats`; each format's own file knows how to read it. Images are never read here, only their headers
+(but for files of more than 8 bits, see `assemble`).
 """
 
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from engines.datasets.coco import find_coco, read_coco
-from engines.datasets.images import list_images
-from engines.datasets.records import (
-    Classes,
-    Dataset,
-    Findings,
-    Record,
-    build_record,
-    instances_of,
-    measured,
-    visible_folders,
-)
-from engines.datasets.voc import find_voc, read_voc
-from engines.datasets.yolo import find_yolo, read_yolo
+from engines.datasets.evidence import check_boxes
+from engines.datasets.fields import short
+from engines.datasets.formats import FORMATS, detect
+from engines.datasets.plain import read_plain
+from engines.datasets.records import Dataset, Findings, ReadOptions, Record, instances_of
+from engines.datasets.splits import is_split
+from engines.datasets.tree import Tree, list_images
 from engines.errors import DatasetError
 
 __all__ = ["Dataset", "Record", "instances_of", "list_images", "open_dataset"]
 
-_EXPECTED = (
-    "a COCO .json (with images, annotations, categories) in it or in annotations/, "
-    "Pascal VOC Annotations/*.xml, or YOLO labels/*.txt beside images/"
-)
+_DEEPEST = 2  # folders below the one given, in which a dataset is looked for
 
 
 def open_dataset(
@@ -41,80 +30,80 @@ def open_dataset(
     class_names: Sequence[str] | None = None,
     skip_bad: bool = False,
     require_boxes: bool = True,
+    follow_links: bool = False,
+    boxes: str = "auto",
 ) -> Dataset:
     """Read a dataset's annotations and the headers of its images.
 
     split: a list of ImageSets (VOC), a key of data.yaml or a folder (YOLO), a word in the file's name (COCO);
         None reads everything, but for COCO where several files are there.
     class_names: the classes to expect, in the order of their indices; any other class is a bad annotation.
-        None takes the dataset's own: COCO by category id, VOC by the alphabet, YOLO by index.
+        None takes the dataset's own: COCO by category id, YOLO by index, the others by the alphabet.
     skip_bad: bad images and annotations are left out and listed in `Dataset.skipped`, in place of an error.
-    require_boxes: a folder of images alone, or annotations without one box, is an error.
+    require_boxes: a folder of images alone, or annotations without one box of a single object, is an error.
+    follow_links: links out of the folder are followed; else they are refused by name, but for those into the store that
+        the folder lies in (the blobs of a Hugging Face cache).
+    boxes: what the numbers of boxes mean, one of `readings.BOXES`; "auto" lets the file's own evidence say.
 
-    Degenerate boxes (no area, or outside the image) are always dropped and listed in `Dataset.dropped`.
-    Raises DatasetError, naming file and field, for everything that is not as its format has it.
+    Degenerate boxes (no area, no numbers, or outside the image) are always dropped and listed in `Dataset.dropped`.
+    What was corrected, passed over or taken for something is in `Dataset.remarks`. Raises DatasetError, naming file and
+    field, for everything that is not as its format has it, UsageError for a `boxes` that is none.
     """
     root = Path(path)
-    findings = Findings(skip_bad)
+    check_boxes(boxes)
+    wanted = None if class_names is None else tuple(class_names)
+    options = ReadOptions(split, wanted, skip_bad, follow_links, boxes)
     try:
-        dataset = _read(root, split, class_names, findings)
+        dataset = _read(root, options)
     except OSError as cause:
         raise DatasetError(f"{root} cannot be read: {cause}.") from cause
     if not dataset.records:
         why = f" All of it was bad, beginning with: {dataset.skipped[0]}" if dataset.skipped else ""
         raise DatasetError(f"{root} ({dataset.source}) has no images; add some or name another split.{why}")
-    if require_boxes and not any(len(record.instances.boxes) for record in dataset.records):
-        raise DatasetError(f"{root} ({dataset.source}) has no boxes; a labelled dataset is needed here.")
+    if require_boxes and not any((~record.instances.crowd).any() for record in dataset.records):
+        crowds = sum(len(record.instances) for record in dataset.records)
+        aside = f" but {crowds} crowds (iscrowd), which teach nothing" if crowds else ""
+        last = " ".join(dataset.remarks[-1:]) if not dataset.class_names else ""
+        why = f" The first that was dropped: {dataset.dropped[0]}" if dataset.dropped else f" {last}".rstrip()
+        raise DatasetError(f"{root} ({dataset.source}) has no boxes{aside}; a labelled dataset is needed here.{why}")
     return dataset
 
 
-def _read(root: Path, split: str | None, class_names: Sequence[str] | None, findings: Findings) -> Dataset:
-    if not root.exists():
-        raise DatasetError(f"{root} does not exist; give the folder of a dataset.")
-    if not root.is_dir():
-        raise DatasetError(f"{root} is a file; give the folder that holds the dataset.")
-    if coco_files := find_coco(root):
-        return read_coco(root, coco_files, split, class_names, findings)
-    if voc_folders := find_voc(root):
-        return read_voc(root, voc_folders, split, class_names, findings)
-    if find_yolo(root):
-        return read_yolo(root, split, class_names, findings)
-    return _read_plain(root, split, class_names, findings)
+def _read(root: Path, options: ReadOptions) -> Dataset:
+    findings = Findings(options.skip_bad)
+    tree = Tree(root, options.follow_links)
+    found = detect(tree)
+    if found is None:
+        inner = _inner_datasets(tree, options.split)
+        if len(inner) > 1 or (inner and tree.images and not _holds_all(tree, inner[0])):
+            shown = " or ".join(str(tree.path(name)) for name in inner[:3])
+            raise DatasetError(f"{root} is no dataset itself, but holds {len(inner)}: did you mean {shown}?")
+        if inner:
+            findings.remark(f"{root} holds the dataset in {short(inner[0])}, which is read.")
+            chosen = is_split(inner[0], options.split) if options.split else False
+            options = replace(options, split=None) if chosen else options
+            tree = Tree(tree.path(inner[0]), options.follow_links)
+            found = detect(tree)
+    if tree.outside:
+        findings.remark(
+            f"{len(tree.outside)} links lead outside {root} and are not followed (`follow_links` does; first: "
+            f"{short(tree.outside[0])})."
+        )
+    if found is None:
+        return read_plain(tree, options, findings, [one.looks for one in FORMATS])
+    return replace(found[0].read(tree, found[1], options, findings), root=tree.root)
 
 
-def _read_plain(root: Path, split: str | None, class_names: Sequence[str] | None, findings: Findings) -> Dataset:
-    """A folder of images without annotations (of its folder `split`, where one is named)."""
-    folder = root / split if split and (root / split).is_dir() else root
-    files = list_images(folder)
-    if not files:
-        raise DatasetError(f"{folder} holds no dataset: {_content(folder)}; expected {_EXPECTED}.{_hint(folder)}")
-    if split and folder == root:
-        raise DatasetError(f'{root} has no split "{split}": it is a folder of images without annotations.')
-    records: list[Record] = []
-    for file in files:
-        with findings.item():
-            name = file.relative_to(folder).as_posix()
-            records.append(build_record(file, name, measured(file, name), [], findings))
-    return Dataset(
-        root=root,
-        class_names=Classes((), class_names).names,
-        records=records,
-        dropped=(),
-        skipped=tuple(findings.skipped),
-        source="images without annotations",
-    )
+def _inner_datasets(tree: Tree, split: str | None) -> list[str]:
+    """The folders below that are datasets, those of the split alone where there are such."""
+    for depth in range(_DEEPEST):
+        folders = [name for name in tree.folders if name.count("/") == depth]
+        found = [name for name in folders if detect(Tree(tree.path(name))) is not None]
+        if found:
+            mine = [name for name in found if split and is_split(name, split)]
+            return mine or found
+    return []
 
 
-def _content(folder: Path) -> str:
-    """What a folder has, in a few words: "it is empty", "it has 2 folders, 12 .csv"."""
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    counts = Counter("folders" if entry.is_dir() else entry.suffix or "other files" for entry in entries)
-    shown = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())[:6])
-    return f"it has {shown}" if shown else "it is empty"
-
-
-def _hint(folder: Path) -> str:
-    for inner in visible_folders(folder):
-        if find_coco(inner) or find_voc(inner) or find_yolo(inner):
-            return f" Did you mean {inner}?"
-    return ""
+def _holds_all(tree: Tree, folder: str) -> bool:
+    return len(tree.inside(folder)) == len(tree.images)

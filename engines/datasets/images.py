@@ -12,7 +12,9 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +22,12 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from engines.errors import DatasetError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-_TIFF_WIDTH, _TIFF_HEIGHT, _EXIF_ORIENTATION = 256, 257, 274
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm"}
+    | {".jp2", ".avif"}
+)
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _EXIF_ORIENTATION = 256, 257, 258, 274
+_PNG_DEPTH = 24  # where a PNG says how many bits a sample has
 _QUARTER_TURNS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,62 +42,81 @@ _PNG_METADATA = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt"})  # chunks that m
 _JPEG_END = b"\xff\xd9"
 
 
-def list_images(folder: Path | str) -> list[Path]:
-    """All image files under `folder`, by suffix, sorted; hidden files and folders are passed over."""
-    root = Path(folder)
-    if not root.exists():
-        raise DatasetError(f"{root} does not exist; give a folder of images.")
-    if not root.is_dir():
-        raise DatasetError(f"{root} is a file; give the folder that holds the images.")
-    found = (path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(
-        path
-        for path in found
-        if not any(part.startswith(".") for part in path.relative_to(root).parts) and path.is_file()
-    )
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its image before a pixel is decoded."""
+
+    size: tuple[int, int]  # (width, height) of the upright image
+    stored: tuple[int, int]  # the same before the EXIF orientation is applied
+    orientation: int  # of EXIF, 1 to 8
+    deep: bool  # more than 8 bits a sample
 
 
-def read_image(path: Path | str) -> npt.NDArray[np.uint8]:
+def read_image(path: Path | str, white: float | None = None) -> npt.NDArray[np.uint8]:
     """Pixels of an image file: uint8 [H, W, 3] RGB, upright.
 
     EXIF orientation is applied. Grey becomes three equal channels; transparency is laid on white; CMYK is
-    converted; integer grey of more than 8 bits is taken as 0..65535; float grey as 0..1 when no value is
-    above 1, else as 0..255; of an animation the first frame is read. Raises DatasetError naming the file.
+    converted; of an animation the first frame is read. Files of more than 8 bits a sample are scaled so that `white`
+    becomes 255; without it, integers are taken as 0..65535, floats as 0..1 when no value is above 1, else as 0..255.
+    Raises DatasetError naming the file.
+    """
+    with _opened(Path(path)) as image:
+        deep = white is not None and _is_deep(image)
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        rgb = np.asarray(_to_rgb(image if turn is None else image.transpose(turn), white), dtype=np.uint8)
+        if deep and white is not None and image.mode[0] not in "IF":  # colour, of which Pillow keeps the upper 8 bits
+            rgb = np.clip(np.rint(rgb * (255.0 / max(int(white) >> 8, 1))), 0, 255).astype(np.uint8)
+        return np.array(rgb)
+
+
+def highest_value(path: Path | str) -> tuple[float, bool]:
+    """The highest value of a file of more than 8 bits a sample, and whether its values are floats; DatasetError.
+
+    Of colour files Pillow keeps the upper 8 of 16 bits: what is given is the highest value that these may stand for.
     """
     with _opened(Path(path)) as image:
         image.load()
-        turn = _UPRIGHT.get(_orientation(image))
-        rgb = _to_rgb(image if turn is None else image.transpose(turn))
-        return np.array(rgb, dtype=np.uint8)
+        values = np.asarray(image)
+        if image.mode[0] not in "IF":
+            colours = values[..., :-1] if image.mode in ("LA", "RGBA") else values
+            return float(colours.max(initial=0)) * 256 + 255, False
+        return float(np.nan_to_num(values, posinf=0.0).max(initial=0)), image.mode == "F"
+
+
+def image_header(path: Path | str) -> Header:
+    """Sizes and depth from the file's header; raises DatasetError naming the file."""
+    file = Path(path)
+    with _opened(file) as image:
+        stored, orientation = image.size, 1
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # newer Pillows have turned `size` already
+            stored = int(image.tag_v2[_TIFF_WIDTH]), int(image.tag_v2[_TIFF_HEIGHT])
+            tag = image.tag_v2.get(_EXIF_ORIENTATION, 1)
+            orientation = tag if isinstance(tag, int) else 1
+        elif image.format != "PNG" or _png_chunks(file) & _PNG_METADATA:
+            orientation = _orientation(image)  # asking Pillow for the EXIF of a PNG decodes all its pixels
+        deep = _is_deep(image)
+    turned = orientation in _QUARTER_TURNS
+    return Header(stored[::-1] if turned else stored, stored, orientation, deep)
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
     """(width, height) of the upright image, from the file's header; raises DatasetError naming the file."""
-    file = Path(path)
-    with _opened(file) as image:
-        width, height = image.size
-        if isinstance(image, TiffImagePlugin.TiffImageFile):  # newer Pillows have turned `size` already
-            width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
-            turned = image.tag_v2.get(_EXIF_ORIENTATION) in _QUARTER_TURNS
-        elif image.format == "PNG" and not _png_chunks(file) & _PNG_METADATA:
-            turned = False  # asking Pillow for the EXIF of a PNG would decode all its pixels
-        else:
-            turned = _orientation(image) in _QUARTER_TURNS
-    return (height, width) if turned else (width, height)
+    return image_header(path).size
 
 
-def checked_image_size(path: Path | str) -> tuple[int, int]:
-    """`image_size`, and a DatasetError for a file that was cut short.
+def checked_header(path: Path | str) -> Header:
+    """`image_header`, and a DatasetError for a file that was cut short.
 
     JPEG and PNG files are judged by their end marks; only where these are missing, and for other formats,
     are the pixels decoded. Damage inside a file of full length shows in `read_image`.
     """
     file = Path(path)
-    size = image_size(file)
+    header = image_header(file)
     if not _has_end(file):
         with _opened(file) as image:
             image.load()
-    return size
+    return header
 
 
 @contextmanager
@@ -124,6 +149,20 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an opened file holds more than 8 bits a sample."""
+    if image.mode[0] in "IF":
+        return True
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits: Any = image.tag_v2.get(_TIFF_BITS, 8)
+        return int(max(bits if isinstance(bits, tuple) else (bits,))) > 8
+    name = getattr(image, "filename", "")
+    if image.format != "PNG" or not name:
+        return False
+    with open(name, "rb") as file:
+        return file.read(_PNG_DEPTH + 1)[_PNG_DEPTH:] == b"\x10"
+
+
 def _png_chunks(path: Path) -> set[bytes]:
     """Names of a PNG's chunks; `IEND` is among them only if the file holds all that it announces."""
     names: set[bytes] = set()
@@ -150,20 +189,22 @@ def _has_end(path: Path) -> bool:
     return start == b"\x89PNG\r\n\x1a\n" and b"IEND" in _png_chunks(path)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_grey_8bit(np.asarray(image))).convert("RGB")
+def _to_rgb(image: Image.Image, white: float | None) -> Image.Image:
+    if image.mode[0] in "IF":
+        return Image.fromarray(_grey_8bit(np.asarray(image), white)).convert("RGB")
     if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        paper = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(paper, rgba).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _grey_8bit(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    """Grey values of Pillow's modes I;16 and I (0..65535) and F (0..1 or 0..255) -> uint8."""
+def _grey_8bit(values: npt.NDArray[np.generic], white: float | None) -> npt.NDArray[np.uint8]:
+    """Grey values of Pillow's modes I;16 and I (0..65535) and F (0..1 or 0..255) -> uint8; `white` stands for 255."""
     grey = np.nan_to_num(values.astype(np.float64))
-    if values.dtype.kind in "iu":
+    if white is not None:
+        grey *= 255.0 / white
+    elif values.dtype.kind in "iu":
         grey /= 257.0
     elif grey.max(initial=0.0) <= 1.0:
         grey *= 255.0

@@ -1,197 +1,271 @@
 """Reads Pascal VOC: one XML file an image, and ImageSets lists as splits.
 
-Knows: `Annotations/*.xml` with `JPEGImages` (or `images`) and `ImageSets/Main/<split>.txt`, and XML files
-beside their images, a folder a split. Classes are in alphabetical order, over all XML files of the dataset,
-so that every split has the same indices. `difficult` objects are kept as any other.
+Knows: `Annotations` (or `labels`, `xmls`, ...) with XML files, in folders of it, too, beside any folder of images; XML
+files beside their images, a folder a split; `ImageSets/Main/<split>.txt`. Classes are in alphabetical order, over all
+XML files of the dataset, so that every split has the same indices. `difficult` objects are kept as any other.
 
 Boxes: VOC counts pixels from 1 and `xmax`, `ymax` are inside the box, so the edges are
-[xmin - 1, ymin - 1, xmax, ymax] (as detectron2 and supervision read them). A box with xmax <= xmin or
-ymax <= ymin as written is degenerate: labelling tools write it for a click without a drag.
+[xmin - 1, ymin - 1, xmax, ymax] (as detectron2 and supervision read them). A box with xmax = xmin or ymax = ymin as
+written is degenerate: labelling tools write it for a click without a drag.
 """
 
+import math
+import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
-from engines.datasets.records import (
-    Classes,
-    Dataset,
-    Findings,
-    RawObject,
-    Record,
-    Size,
-    build_record,
-    is_image,
-    locate,
-    measured,
-    parsed_number,
-    read_text,
-    split_names,
-    visible_folders,
-)
+from engines.datasets.assemble import finish
+from engines.datasets.classes import Classes
+from engines.datasets.fields import number, parsed_number, read_text, short, size_of
+from engines.datasets.paths import Finder, parts_of
+from engines.datasets.readings import CORNERS, VOC, Row, hull, turned_hull
+from engines.datasets.records import Dataset, Draft, Findings, ReadOptions, Size
+from engines.datasets.splits import is_split, no_split, split_names
+from engines.datasets.tree import Tree, fold
+from engines.datasets.xml_files import parse, root_tag
 from engines.errors import DatasetError
 
-_ANNOTATION_FOLDERS = ("Annotations", "annotations")
-_IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
+LOOKS = "Pascal VOC Annotations/*.xml"
+_ANNOTATION_FOLDERS = {"annotations", "annotation", "xml", "xmls", "labels", "label", "anns", "gt"}
+_IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "data")
 _MEMBERSHIP = re.compile(r"\s+-?[01]$")  # "2008_000002 -1" in the lists of single classes
 
 
-class _SafeBuilder(ElementTree.TreeBuilder):
-    """A tree builder that refuses document types, and with them every entity that a file could define."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise DatasetError("has a DOCTYPE, which annotations don't need and dengine doesn't read; remove it")
-
-
-def find_voc(root: Path) -> list[Path]:
-    """Folders with VOC annotations: `Annotations` where it holds XML, else `root` and its folders; sorted."""
-    for folders in ([root / name for name in _ANNOTATION_FOLDERS], [root], visible_folders(root)):
-        found = {folder.resolve(): folder for folder in folders if next(folder.glob("*.xml"), None)}
-        if found:
-            return list(found.values())
+def find(tree: Tree) -> list[str]:
+    """VOC's XML files: those of annotation folders, else beside the images, in the folder or in folders of it."""
+    files = tree.with_suffix(".xml")
+    tops = [fold(name.partition("/")[0]) if "/" in name else "" for name in files]
+    in_folders = [name for name, top in zip(files, tops, strict=True) if top in _ANNOTATION_FOLDERS]
+    near = [name for name in files if name.count("/") < 2]
+    in_splits = [name for name in files if "/" in name and is_split(name.partition("/")[0])]
+    for chosen in (in_folders, [name for name in near if "/" not in name], in_splits, near):
+        if chosen and root_tag(tree, chosen[0]) not in ("annotations",):
+            return chosen
     return []
 
 
-def read_voc(
-    root: Path,
-    folders: Sequence[Path],
-    split: str | None,
-    class_names: Sequence[str] | None,
-    findings: Findings,
-) -> Dataset:
-    """The dataset, or the images of it that `split` lists; DatasetError naming file and field."""
-    chosen = _chosen_files(root, folders, split, findings)
-    trees: dict[Path, ElementTree.Element] = {}
+def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findings) -> Dataset:
+    """The dataset, or the images of it that the split lists; DatasetError naming file and field."""
+    chosen = _chosen_files(tree, files, options.split, findings)
+    found: list[_File] = []
     names: set[str] = set()
-    for path in sorted({path for folder in folders for path in folder.glob("*.xml")} | set(chosen)):
+    for name in files:
         try:
-            tree = _parse(path, root)
+            root = parse(tree, name)
+            if root.tag != "annotation":
+                raise DatasetError(f"{name} holds <{short(root.tag)}>; <annotation> was expected.")
         except DatasetError as error:
-            if path in chosen:
+            if name in chosen:
                 with findings.item():
                     raise error
             continue  # a broken file of another split is that split's trouble
-        names |= {(found.findtext("name") or "").strip() for found in tree.findall("object")}
-        if path in chosen:
-            trees[path] = tree
-    classes = Classes(sorted(names - {""}), class_names)
-    records: list[Record] = []
-    seen: set[Path] = set()
-    several = len({path.parent for path in trees}) > 1  # then names are relative to `root`, and so differ
-    for path, tree in trees.items():
-        with findings.item():
-            where, image_folder = _shown(path, root), _image_folder(root, path.parent)
-            file = _image_file(image_folder, path, tree, where)
-            if file in seen:
-                raise DatasetError(f"{where}, filename: {file.name} has another XML file already.")
-            seen.add(file)
-            name = file.relative_to(root if several else image_folder).as_posix()
-            records.append(_read_image(file, name, tree, where, classes, findings))
-    return Dataset(
-        root=root,
-        class_names=classes.names,
-        records=records,
-        dropped=tuple(findings.dropped),
-        skipped=tuple(findings.skipped),
-        source="Pascal VOC" + (f", split {split}" if split else ""),
-    )
+        names |= {_name(object_) for object_ in root.findall("object")}
+        if name in chosen:
+            found.append(_File(name, root))
+    classes = Classes(sorted(names - {""}), options.class_names, findings, "object, name")
+    drafts = _read_files(tree, found, classes, options.split, findings)
+    _remark_passed_over(tree, files, drafts, options.split, findings)
+    source = "Pascal VOC" + (f", split {options.split}" if options.split else "")
+    return finish(tree, drafts, VOC, classes.names, options, findings, source)
 
 
-def _chosen_files(root: Path, folders: Sequence[Path], split: str | None, findings: Findings) -> set[Path]:
+@dataclass(frozen=True)
+class _File:
+    """An XML file."""
+
+    name: str  # as the tree has it
+    root: ElementTree.Element
+
+    @property
+    def filename(self) -> str:
+        """What it says its image is called."""
+        return (self.root.findtext("filename") or "").strip()
+
+    @property
+    def stated(self) -> Size | None:
+        """What it says its image's size is."""
+        return size_of(self.root.findtext("size/width"), self.root.findtext("size/height"))
+
+    @property
+    def folders(self) -> frozenset[str]:
+        """Folded names of the folders that its image may be in: its own, and the one that it names."""
+        named = parts_of(self.root.findtext("folder") or "")[0][-1:]
+        return frozenset(fold(part) for part in [*self.name.split("/")[:-1], *named])
+
+
+def _name(found: ElementTree.Element) -> str:
+    return (found.findtext("name") or "").strip()
+
+
+def _chosen_files(tree: Tree, files: Sequence[str], split: str | None, findings: Findings) -> set[str]:
     """The XML files of the split (of all, when None): listed in ImageSets, else in the split's own folder."""
     if split is None:
-        return {path for folder in folders for path in folder.glob("*.xml")}
-    lists = {path.stem: path for where in ("ImageSets", "ImageSets/Main") for path in (root / where).glob("*.txt")}
+        return set(files)
+    lists = {
+        PurePosixPath(name).stem: name
+        for name in tree.with_suffix(".txt")
+        if fold(name.partition("/")[0]) == "imagesets" or ("/" not in name and is_split(PurePosixPath(name).stem))
+    }
     wanted = split_names(split)
     for name in sorted(wanted & lists.keys()):
-        return _listed_files(root, folders[0], lists[name], findings)
-    own = [folder for folder in folders if folder != root and folder.name in wanted]
+        return _listed_files(tree, files, lists[name], findings)
+    own = {name for name in files if any(is_split(part, split) or part in wanted for part in name.split("/")[:-1])}
     if own:
-        return set(own[0].glob("*.xml"))
-    known = sorted(lists) or [folder.name for folder in folders if folder.parent == root and not lists]
-    raise DatasetError(f'{root} has no split "{split}"; it has {", ".join(known[:12]) or "none"}.')
+        return own
+    raise no_split(tree, split, list(lists) or {name.partition("/")[0] for name in files if "/" in name})
 
 
-def _listed_files(root: Path, folder: Path, listing: Path, findings: Findings) -> set[Path]:
-    found: set[Path] = set()
-    for index, line in enumerate(read_text(listing).splitlines(), start=1):
-        name = _MEMBERSHIP.sub("", line.strip())
-        if name:
-            with findings.item():
-                found.add(locate(folder, f"{name}.xml", f"{_shown(listing, root)}, line {index}"))
+def _listed_files(tree: Tree, files: Sequence[str], listing: str, findings: Findings) -> set[str]:
+    """The XML files that a list names: by stem, with any suffix and any folders before it."""
+    by_stem: dict[str, list[str]] = {}
+    for name in files:
+        by_stem.setdefault(fold(PurePosixPath(name).stem), []).append(name)
+    found: set[str] = set()
+    for index, line in enumerate(read_text(tree.path(listing)).splitlines(), start=1):
+        parts, _ = parts_of(_MEMBERSHIP.sub("", line.strip()))
+        if not parts:
+            continue
+        with findings.item():
+            where, text = f"{listing}, line {index}", "/".join(parts)
+            stem = fold(parts[-1])
+            mine = by_stem.get(stem) or by_stem.get(fold(PurePosixPath(parts[-1]).stem), [])
+            if len(mine) > 1 and len(parts) > 1:
+                mine = [name for name in mine if fold(parts[-2]) in map(fold, name.split("/")[:-1])] or mine
+            if not mine:
+                raise DatasetError(f'{where}: "{short(text)}.xml" is missing from {tree.root}.')
+            if len(mine) > 1:
+                raise DatasetError(
+                    f'{where}: "{short(text)}" may be {short(mine[0])} and {short(mine[1])}; name its folder.'
+                )
+            found.add(mine[0])
     return found
 
 
-def _parse(path: Path, root: Path) -> ElementTree.Element:
-    try:
-        parser = ElementTree.XMLParser(target=_SafeBuilder())
-        tree = ElementTree.fromstring(path.read_bytes(), parser=parser)
-    except DatasetError as error:
-        raise DatasetError(f"{_shown(path, root)} {error}.") from None
-    except (OSError, ElementTree.ParseError, ValueError, LookupError) as cause:
-        raise DatasetError(f"{_shown(path, root)} is not readable as XML: {cause}.") from cause
-    if tree.tag != "annotation":
-        raise DatasetError(f"{_shown(path, root)} holds <{tree.tag}>; <annotation> was expected.")
-    return tree
-
-
-def _image_folder(root: Path, folder: Path) -> Path:
-    """Where the images of the XML files in `folder` are."""
-    if folder.name in _ANNOTATION_FOLDERS:
-        return next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), root)
-    return folder
-
-
-def _read_image(
-    file: Path, name: str, tree: ElementTree.Element, where: str, classes: Classes, findings: Findings
-) -> Record:
-    size = measured(file, f"{where}, filename")
-    objects: list[RawObject] = []
-    for index, found in enumerate(tree.findall("object")):
+def _read_files(
+    tree: Tree, files: Sequence[_File], classes: Classes, split: str | None, findings: Findings
+) -> list[Draft]:
+    drafts: list[Draft] = []
+    seen: dict[str, str] = {}
+    own_names = frozenset(fold(PurePosixPath(file.name).stem) for file in files)
+    near = frozenset(map(fold, split_names(split))) if split else frozenset()
+    for file in files:
         with findings.item():
-            objects.append(_read_object(found, classes, f"{where}, object {index}"))
-    return build_record(file, name, size, objects, findings, annotated_size=_annotated_size(tree, where))
+            finder = Finder(tree, findings, _image_folder(tree, file.name), file.folders | near)
+            image = _image(finder, file, own_names)
+            if image in seen:
+                raise DatasetError(
+                    f"{file.name}, filename: {short(image)} has another XML file already, {seen[image]}."
+                )
+            seen[image] = file.name
+            draft = Draft(tree.path(image), image, file.name, file.stated)
+            for index, found in enumerate(file.root.findall("object")):
+                with findings.item():
+                    _read_object(found, classes, draft, findings, f"{file.name}, object {index}")
+            drafts.append(draft)
+    common = os.path.commonpath([str(PurePosixPath(draft.name).parent) for draft in drafts]) if drafts else ""
+    for draft in drafts:
+        draft.name = PurePosixPath(draft.name).relative_to(common or ".").as_posix()
+    return drafts
 
 
-def _image_file(folder: Path, path: Path, tree: ElementTree.Element, where: str) -> Path:
-    """The image of an XML file: what `filename` says, else the image with the XML file's own name."""
-    name = (tree.findtext("filename") or "").strip()
-    if name:
-        try:
-            return locate(folder, name, f"{where}, filename")
-        except DatasetError:
-            if ".." in name or "/" in name or "\\" in name:
-                raise
-    for candidate in sorted(folder.glob(f"{_escaped(path.stem)}.*")):
-        if is_image(candidate):
-            return candidate
-    raise DatasetError(f'{where}, filename: "{name or path.stem}" is missing from {folder}.')
+def _image_folder(tree: Tree, name: str) -> str:
+    """Where the image of an XML file usually is."""
+    parts = name.split("/")[:-1]
+    for depth, part in enumerate(parts):
+        if fold(part) in _ANNOTATION_FOLDERS:
+            above = "/".join(parts[:depth])
+            usual = ("/".join(filter(None, [above, folder])) for folder in _IMAGE_FOLDERS)
+            return next((folder for folder in usual if folder in tree.folders), above)
+    return "/".join(parts)
 
 
-def _read_object(found: ElementTree.Element, classes: Classes, where: str) -> RawObject:
-    label = classes.label((found.findtext("name") or "").strip(), f"{where}, name")
-    box = found.find("bndbox")
-    if box is None:
-        raise DatasetError(f"{where}, bndbox is missing.")
-    x1, y1, x2, y2 = (
-        parsed_number(box.findtext(side), f"{where}, bndbox.{side}") for side in ("xmin", "ymin", "xmax", "ymax")
+def _image(finder: Finder, file: _File, own_names: frozenset[str]) -> str:
+    """The image of an XML file: what `filename` says, unless that is another file's and there is one of its own name.
+
+    Raises DatasetError where both are there, and nothing says which is meant.
+    """
+    stem, where = PurePosixPath(file.name).stem, f"{file.name}, filename"
+    named = finder.named(file.filename) if file.filename else []
+    own = finder.with_stem(stem)
+    if not named or set(named) & set(own):
+        if named and len(set(named) & set(own)) == 1:
+            own = sorted(set(named) & set(own))
+        if not own:
+            return finder(file.filename or stem, where, file.stated)
+        if file.filename and not named:
+            finder.findings.count("`filename` fields name no image; the one of the file's own name is taken", where)
+        return finder.settle(own, f'{where}: "{short(file.filename or stem)}"', file.stated)
+    if not own:
+        return finder(file.filename, where, file.stated)
+    own_image, named_image = (finder.settle(one, f"{where}:", file.stated) for one in (own, named))
+    if fold(PurePosixPath(named_image).stem) not in own_names:
+        raise DatasetError(
+            f'{where}: "{short(file.filename)}" is an image without an XML file, and {short(own_image)} has '
+            "the name of this one; correct the field or rename the file."
+        )
+    finder.findings.count(
+        "`filename` fields name the image of another XML file; the one of the file's own name is taken",
+        f"{where}: {short(file.filename)}, read as {short(own_image)}",
     )
-    if x2 <= x1 or y2 <= y1:
-        return RawObject(where, (x1, y1, x2, y2), label)  # without area as written: left so
-    return RawObject(where, (x1 - 1, y1 - 1, x2, y2), label)
+    return own_image
 
 
-def _annotated_size(tree: ElementTree.Element, where: str) -> Size | None:
-    width, height = tree.findtext("size/width"), tree.findtext("size/height")
-    if width is None or height is None:
+def _read_object(found: ElementTree.Element, classes: Classes, draft: Draft, findings: Findings, where: str) -> None:
+    label = classes.label(_name(found), f"{where}, name")
+    box, turned = found.find("bndbox"), found.find("robndbox")
+    if turned is not None and box is None:
+        x, y, width, height, angle = (
+            parsed_number(turned.findtext(side), f"{where}, robndbox.{side}")
+            for side in ("cx", "cy", "w", "h", "angle")
+        )
+        corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        findings.count("boxes are turned by a rotation, and become the upright boxes round them", where)
+        draft.add(where, turned_hull(corners, math.degrees(angle)), label, reading=CORNERS)
+        return
+    row = _row(found, box, where)
+    if row is None:
+        findings.degenerate(
+            f"{where}, bndbox",
+            [box.findtext(side) for side in ("xmin", "ymin", "xmax", "ymax")] if box is not None else None,
+        )
+        return
+    for attribute in found.iterfind("attributes/attribute"):
+        if attribute.findtext("name") == "rotation":
+            degrees = parsed_number(attribute.findtext("value"), f"{where}, rotation")
+            if degrees % 360.0:
+                findings.count("boxes are turned by a rotation, and become the upright boxes round them", where)
+                draft.add(where, turned_hull(row, degrees), label, reading=VOC)
+                return
+    draft.add(where, row, label)
+
+
+def _row(found: ElementTree.Element, box: ElementTree.Element | None, where: str) -> Row | None:
+    """The four numbers; those round a polygon that has no box; None where they are not numbers."""
+    if box is None:
+        points = [
+            number(point.text, f"{where}, polygon") for point in found.iterfind("polygon/*") if point.tag[:1] in "xy"
+        ]
+        if len(points) < 4:
+            raise DatasetError(f"{where}, bndbox is missing.")
+        return hull(points)
+    sides = [box.findtext(side) for side in ("xmin", "ymin", "xmax", "ymax")]
+    try:
+        x0, y0, x1, y1 = (parsed_number(side, where) for side in sides)
+    except DatasetError:
         return None
-    return int(parsed_number(width, f"{where}, size.width")), int(parsed_number(height, f"{where}, size.height"))
+    return x0, y0, x1, y1
 
 
-def _escaped(name: str) -> str:
-    return re.sub(r"([\[*?])", r"[\1]", name)
-
-
-def _shown(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+def _remark_passed_over(
+    tree: Tree, files: Sequence[str], drafts: Sequence[Draft], split: str | None, findings: Findings
+) -> None:
+    """Say how many images have no XML file, and what XML was not read."""
+    others = len(tree.with_suffix(".xml")) - len(files)
+    if others:
+        findings.remark(f"{others} .xml files lie elsewhere in {tree.root} and are not read.")
+    without = len(tree.images) - len(drafts) - len(findings.skipped)
+    if split is None and without > 0:
+        findings.remark(f"{without} images have no XML file and are left out.")

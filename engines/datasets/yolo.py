@@ -1,232 +1,184 @@
-"""Reads YOLO: a text file of normalised boxes beside every image, with or without a `data.yaml`.
+"""Reads YOLO: a text file of normalised boxes beside every image, with or without a settings file.
 
-Knows: `images/...` with `labels/...`, `<split>/images` with `<split>/labels`, and what `data.yaml` says of
-splits (folders, or lists of images) and names. Each line is `class x_centre y_centre width height`, or
-`class` and the points of a polygon, in fractions of the upright image. An image without a label file has no
-boxes. Classes are by index: of `data.yaml`, else of `classes.txt`, else the names asked for, else `class0`,
-`class1`...
+Knows: where images and label files lie: `images/...` with `labels/...`, `<split>/images` with `<split>/labels`, both
+in one folder (labelImg, Darknet, CVAT's YOLO 1.1), in any case; and what belongs to which. An image without a label
+file has no boxes. Classes are by index. What settings files say is in `yolo_settings`, what lines say in `yolo_lines`.
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
-import yaml
-
-from engines.common.files import safe_join
-from engines.datasets.images import list_images
-from engines.datasets.records import (
-    Classes,
-    Dataset,
-    Findings,
-    RawObject,
-    Record,
-    Size,
-    build_record,
-    locate,
-    measured,
-    parsed_number,
-    read_text,
-    split_names,
-    visible_folders,
-)
+from engines.datasets.assemble import finish
+from engines.datasets.classes import Classes
+from engines.datasets.fields import read_text, short
+from engines.datasets.paths import Finder
+from engines.datasets.readings import YOLO
+from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
+from engines.datasets.splits import SPLITS, is_split, no_split, split_folders, split_names
+from engines.datasets.tree import Tree, fold
+from engines.datasets.yolo_lines import looks_like_labels, parse_file
+from engines.datasets.yolo_settings import NAME_FILES, Settings, class_names, read_settings, settings_files
 from engines.errors import DatasetError
 
-_YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-_NAME_FILES = ("classes.txt", "labels/classes.txt", "obj.names")
-_SPLITS = ("train", "val", "valid", "validation", "test")
-_MAX_CLASSES = 10_000
-_OVERSHOOT = 0.01  # by how much a fraction may leave 0..1 before it is no fraction
+LOOKS = "YOLO labels/*.txt beside images/, or text files beside the images"
+_IMAGE_WORDS = {"images", "image", "imgs", "img", "jpegimages", "data"}
+_LABEL_WORDS = ("labels", "Labels", "LABELS", "label", "Label", "annotations", "Annotations", "txt")
+_PROBED = 20  # label files that are looked at before a folder counts as one of labels
 
 
-def find_yolo(root: Path) -> bool:
-    """Whether `root` has a `data.yaml`, or a `labels` folder with text files beside an `images` folder."""
-    if any((root / name).is_file() for name in _YAML_NAMES):
-        return True
-    parents = [root, *visible_folders(root)]
-    return any((parent / "images").is_dir() and next((parent / "labels").rglob("*.txt"), None) for parent in parents)
+def find(tree: Tree) -> list[str]:
+    """The settings file; else label files in label folders, or beside their images."""
+    if files := settings_files(tree):
+        return files
+    if not tree.with_suffix(".txt"):
+        return []
+    labels = _Labels(tree)
+    near = [name for name in tree.images if name.count("/") < 2 or is_split(name.partition("/")[0])]
+    near += [name for name in tree.images if name.count("/") >= 2 and fold(name.partition("/")[0]) in _IMAGE_WORDS]
+    found: list[str] = []
+    for image in near:
+        label = labels.of(image)
+        if label is not None and label not in found:
+            found.append(label)
+        if len(found) == _PROBED:
+            break
+    in_folder = any(fold(part) in map(fold, _LABEL_WORDS) for name in found[:1] for part in name.split("/")[:-1])
+    return found if found and (in_folder or any(looks_like_labels(tree.path(name)) for name in found)) else []
 
 
-def read_yolo(root: Path, split: str | None, class_names: Sequence[str] | None, findings: Findings) -> Dataset:
+def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findings) -> Dataset:
     """The dataset, or one split of it; DatasetError naming file and line."""
-    settings = _read_settings(root)
-    sources = _sources(root, settings, split)
-    image_root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in sources]))
-    files = sorted({file for source in sources for file in _images_of(root, source, findings)})
-    found_names = _class_names(root, settings, class_names)
-    classes = None if found_names is None else Classes(found_names, class_names)
-    records: list[Record] = []
-    labelled: dict[Path, Path] = {}
-    for file in files:
+    settings = read_settings(tree, findings)
+    sources = _sources(tree, settings, options.split, findings)
+    images = sorted({image for source in sources for image in _images_of(tree, source, findings)}, key=_by_parts)
+    names = class_names(tree, settings, options.class_names)
+    classes = None if names is None else Classes(names, options.class_names, findings, settings.file or "names")
+    labels, drafts = _Labels(tree), list[Draft]()
+    parents = [source if source in tree.folders or not source else source.rpartition("/")[0] for source in sources]
+    common = os.path.commonpath([parent or "." for parent in parents]) if all(parents) else ""
+    unlabelled = 0
+    for image in images:
         with findings.item():
-            label_file = _label_file(root, file)
-            if label_file in labelled:
-                raise DatasetError(f"{_shown(label_file, root)} has two images, {labelled[label_file]} and {file}.")
-            labelled[label_file] = file
-            size = measured(file, _shown(file, root))
-            objects = _read_objects(root, label_file, size, found_names, classes, findings)
-            records.append(build_record(file, file.relative_to(image_root).as_posix(), size, objects, findings))
-    _report_orphans(root, sources, labelled, findings)
+            label = labels.take(image)
+            unlabelled += label is None
+            name = image.removeprefix(common + "/") if common else image
+            draft = Draft(tree.path(image), name, image)
+            drafts.append(draft)
+            if label is not None:
+                labels.drafts[label] = draft
+    parse_file(tree, labels.drafts, settings.keypoints, names, classes, findings)
+    _check_orphans(tree, images, labels, findings)
+    if unlabelled and unlabelled < len(images):
+        findings.remark(
+            f"{unlabelled} of {len(images)} images have no label file and are read as images without objects."
+        )
     if classes is None:
-        count = 1 + max((int(label) for record in records for label in record.instances.labels), default=-1)
+        count = 1 + max((label for draft in drafts for label in draft.labels), default=-1)
         classes = Classes([f"class{index}" for index in range(count)], None)
-    return Dataset(
-        root=root,
-        class_names=classes.names,
-        records=records,
-        dropped=tuple(findings.dropped),
-        skipped=tuple(findings.skipped),
-        source="YOLO" + (f", split {split}" if split else ""),
-    )
+        findings.remark("No file names the classes, so they are class0, class1, ...: put names into a classes.txt.")
+    source = "YOLO" + (f", split {options.split}" if options.split else "")
+    return finish(tree, drafts, YOLO, classes.names, options, findings, source)
 
 
-def _read_objects(
-    root: Path,
-    label_file: Path,
-    size: Size,
-    names: Sequence[str] | None,
-    classes: Classes | None,
-    findings: Findings,
-) -> list[RawObject]:
-    """The boxes of one label file, in pixels; labels are the file's own indices where there are no classes."""
-    width, height = size
-    objects: list[RawObject] = []
-    for index, line in enumerate(_lines(label_file), start=1):
-        if not line.strip():
-            continue
-        with findings.item():
-            where = f"{_shown(label_file, root)}, line {index}"
-            label, (x1, y1, x2, y2) = _parse_line(line, where)
-            if names is not None and classes is not None:
-                label = classes.label(_name(names, label, where), where)
-            objects.append(RawObject(where, (x1 * width, y1 * height, x2 * width, y2 * height), label))
-    return objects
+def _by_parts(name: str) -> list[str]:
+    return name.split("/")
 
 
-def _read_settings(root: Path) -> Mapping[str, Any]:
-    """What `data.yaml` holds; empty where there is none."""
-    file = next((root / name for name in _YAML_NAMES if (root / name).is_file()), None)
-    if file is None:
-        return {}
-    try:
-        settings = yaml.safe_load(read_text(file))
-    except (yaml.YAMLError, ValueError, RecursionError) as cause:
-        raise DatasetError(f"{file} is not readable as YAML: {' '.join(str(cause).split())}.") from cause
-    if not isinstance(settings, Mapping):
-        raise DatasetError(f"{file} holds a {type(settings).__name__}; a mapping with names was expected.")
-    return settings
+@dataclass
+class _Labels:
+    """Which label file belongs to which image."""
+
+    tree: Tree
+    drafts: dict[str, Draft] = field(default_factory=dict)  # label file -> its image
+    _taken: dict[str, str] = field(default_factory=dict)  # label file -> its image
+
+    def of(self, image: str) -> str | None:
+        """`images/a/b.jpg` has `labels/a/b.txt` (the last `images` counts); else the text is beside it."""
+        parts = list(PurePosixPath(image).with_suffix(".txt").parts)
+        for index in range(len(parts) - 2, -1, -1):
+            if fold(parts[index]) in _IMAGE_WORDS:
+                for word in _LABEL_WORDS:
+                    if found := self._there([*parts[:index], word, *parts[index + 1 :]]):
+                        return found
+        return self._there(parts) or next(
+            (found for word in _LABEL_WORDS if (found := self._there([*parts[:-1], word, parts[-1]]))), None
+        )
+
+    def take(self, image: str) -> str | None:
+        """The same, for one image alone: DatasetError for a second image of a label file."""
+        label = self.of(image)
+        if label is not None and (other := self._taken.setdefault(label, image)) != image:
+            raise DatasetError(
+                f"{label} has two images, {short(other)} and {short(image)}; rename one with its labels."
+            )
+        return label
+
+    def _there(self, parts: Sequence[str]) -> str | None:
+        name = "/".join(parts)
+        if name in self.tree.known:
+            return name
+        same = [one for one in self.tree.folded.get(fold(parts[-1]), []) if fold(one) == fold(name)]
+        return same[0] if len(same) == 1 else None
 
 
-def _class_names(root: Path, settings: Mapping[str, Any], wanted: Sequence[str] | None) -> Sequence[str] | None:
-    """Names by index; None where nobody gave any."""
-    if "names" not in settings:
-        file = next((root / name for name in _NAME_FILES if (root / name).is_file()), None)
-        return wanted if file is None else [line.strip() for line in _lines(file) if line.strip()]
-    names = settings["names"]
-    if isinstance(names, Mapping):
-        keys = list(names)
-        if sorted(map(str, keys)) != sorted(map(str, range(len(keys)))):
-            raise DatasetError(f"data.yaml, names: keys are {keys[:8]}; 0, 1, 2, ... were expected.")
-        names = [names[key] for key in sorted(keys, key=int)]
-    if not isinstance(names, list):
-        raise DatasetError(f"data.yaml, names is a {type(names).__name__}; a list was expected.")
-    for index, name in enumerate(names):
-        if isinstance(name, bool) or not isinstance(name, (str, int)):
-            raise DatasetError(f"data.yaml, names[{index}] is {name!r}; text was expected (put it in quotes).")
-    return [str(name) for name in names]
-
-
-def _name(names: Sequence[str], index: int, where: str) -> str:
-    if not 0 <= index < len(names):
-        raise DatasetError(f"{where}: class {index} is not one of 0 to {len(names) - 1}.")
-    return names[index]
-
-
-def _sources(root: Path, settings: Mapping[str, Any], split: str | None) -> list[Path]:
-    """Folders of images and lists of images, as `data.yaml` names them, else where they usually are."""
-    wanted = sorted(split_names(split)) if split else _SPLITS
-    sources = [path for key in wanted for path in _listed_sources(root, settings, key)]
+def _sources(tree: Tree, settings: Settings, split: str | None, findings: Findings) -> list[str]:
+    """Folders of images and lists of images, as settings name them, else where they usually are."""
+    wanted = sorted(split_names(split)) if split else list(SPLITS)
+    listed = settings.sources(tree, wanted, findings)
+    if listed:
+        return listed
     if split is None:
-        usual = [root / "images", *(folder / "images" for folder in visible_folders(root))]
-    else:
-        usual = [folder for key in wanted for folder in (root / "images" / key, root / key / "images")]
-    found = list(dict.fromkeys(path for path in sources if path.exists()))
-    found = found or [folder for folder in usual if folder.is_dir()]
-    if not found:
-        tried = ", ".join(_shown(path, root) for path in dict.fromkeys([*sources, *usual]))
-        problem = f'no split "{split}"' if split else "no images"
-        raise DatasetError(f"{root} is a YOLO dataset with {problem}; tried {tried}.")
-    return found
+        usual = [name for name in tree.folders if name.count("/") < 2 and fold(name.rpartition("/")[2]) == "images"]
+        inside = [name for name in usual if tree.inside(name)]
+        outer = [name for name in inside if not any(name.startswith(other + "/") for other in inside)]
+        return outer or [""]
+    found = [name for name in split_folders(tree, split) if tree.inside(name)]
+    lists = [name for name in tree.files if "/" not in name and name.lower() in {f"{one}.txt" for one in wanted}]
+    if not found and not lists:
+        tried = ", ".join(f"images/{name}, {name}/images" for name in wanted)
+        raise DatasetError(f"{no_split(tree, split, _known_splits(tree))} Tried {tried}.", field="split")
+    return found or lists
 
 
-def _listed_sources(root: Path, settings: Mapping[str, Any], key: str) -> list[Path]:
-    """What `data.yaml` says of one split. `path` is followed inside `root` only; a leading `../` is not."""
-    entries = settings.get(key) or []
-    base = settings.get("path")
-    inside = root
-    if isinstance(base, str) and not base.startswith(("/", "~")) and ".." not in base and (root / base).is_dir():
-        inside = safe_join(root, base, DatasetError, "data.yaml, path")
-    paths: list[Path] = []
-    for entry in entries if isinstance(entries, list) else [entries]:
-        if not isinstance(entry, str):
-            raise DatasetError(f"data.yaml, {key} is {entry!r}; a folder or a list of images was expected.")
-        while entry.startswith(("./", "../")):  # exporters write ../train/images and mean train/images
-            entry = entry.partition("/")[2]
-        paths.append(safe_join(inside, entry, DatasetError, f"data.yaml, {key}"))
-    return paths
+def _known_splits(tree: Tree) -> set[str]:
+    return {name.rpartition("/")[2] for name in tree.folders if is_split(name)}
 
 
-def _images_of(root: Path, source: Path, findings: Findings) -> list[Path]:
-    if source.is_dir():
-        return list_images(source)
-    files: list[Path] = []
-    for index, line in enumerate(_lines(source), start=1):
+def _images_of(tree: Tree, source: str, findings: Findings) -> list[str]:
+    if source in tree.folders or not source:
+        for link in tree.outside:
+            if PurePosixPath(link).suffix.lower() and (not source or link.startswith(source + "/")):
+                with findings.item():
+                    raise DatasetError(f"{tree.refusal(link)}.", field="follow_links")
+        return tree.inside(source)
+    files: list[str] = []
+    finder = Finder(tree, findings, source.rpartition("/")[0], frozenset({fold(PurePosixPath(source).stem)}))
+    for index, line in enumerate(read_text(tree.path(source)).splitlines(), start=1):
         if line.strip():
             with findings.item():
                 name = line.strip().removeprefix("./")
-                files.append(locate(source.parent, name, f"{_shown(source, root)}, line {index}"))
+                files.append(finder(name, f"{source}, line {index}"))
     return files
 
 
-def _label_file(root: Path, image: Path) -> Path:
-    """`images/a/b.jpg` has `labels/a/b.txt` (the last `images` counts); elsewhere the text is beside it."""
-    parts = list(image.relative_to(root).with_suffix(".txt").parts)
-    if "images" in parts[:-1]:
-        parts[len(parts) - 2 - parts[-2::-1].index("images")] = "labels"
-    return root.joinpath(*parts)
-
-
-def _lines(file: Path) -> list[str]:
-    return read_text(file).splitlines() if file.exists() else []
-
-
-def _parse_line(line: str, where: str) -> tuple[int, tuple[float, float, float, float]]:
-    """Class index and xyxy box, in fractions of the image."""
-    words = line.split()
-    if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
-        raise DatasetError(f"{where} has {len(words)} values; class, x, y, width, height were expected.")
-    index, *values = (parsed_number(word, where) for word in words)
-    if index != int(index) or not 0 <= index < _MAX_CLASSES:
-        raise DatasetError(f"{where}: class {words[0]} is not a whole number from 0 to {_MAX_CLASSES - 1}.")
-    if not all(-_OVERSHOOT <= value <= 1 + _OVERSHOOT for value in values):
-        raise DatasetError(f"{where}: values must be fractions of the image, 0 to 1; got {' '.join(words[1:])}.")
-    if len(values) == 4:
-        x, y, width, height = values
-        return int(index), (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-    return int(index), (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
-
-
-def _report_orphans(root: Path, sources: Sequence[Path], labelled: Mapping[Path, Path], findings: Findings) -> None:
-    """A label file without its image is a bad item."""
-    for source in sources:
-        if not source.is_dir() or "images" not in source.relative_to(root).parts:
+def _check_orphans(tree: Tree, images: Sequence[str], labels: _Labels, findings: Findings) -> None:
+    """A label file without its image is a bad item; a text of another kind is passed over."""
+    used = {fold(name) for name in labels.drafts}
+    folders = {name.rpartition("/")[0] for name in labels.drafts}
+    for name in tree.with_suffix(".txt"):
+        folder, _, base = name.rpartition("/")
+        if fold(name) in used or folder not in folders or fold(base) in NAME_FILES:
             continue
-        for label_file in sorted(_label_file(root, source / "x").parent.rglob("*.txt")):
-            if label_file not in labelled and label_file.name != "classes.txt":
-                with findings.item():
-                    raise DatasetError(f"{_shown(label_file, root)}: its image is missing from {source}.")
+        if looks_like_labels(tree.path(name)) and not labels_elsewhere(tree, name, images):
+            with findings.item():
+                raise DatasetError(f"{name}: its image is missing from {tree.root}.")
+        elif not looks_like_labels(tree.path(name)) and read_text(tree.path(name)).strip():
+            findings.count("text files hold no labels, and are passed over", name)
 
 
-def _shown(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+def labels_elsewhere(tree: Tree, name: str, images: Sequence[str]) -> bool:
+    """Whether a label file's image is in the folder, but in another part of it than is read."""
+    stem = fold(PurePosixPath(name).stem)
+    return any(image not in images for image in tree.image_stems.get(stem, []))

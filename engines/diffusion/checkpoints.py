@@ -115,7 +115,10 @@ def _prediction_type(header: Header, family: Family, path: Path, asked: str | No
     """What the model predicts: as asked, else as the file's notes say (modelspec), else what all of its family do."""
     if asked is not None:
         if asked not in PREDICTION_TYPES:
-            raise UsageError(f'prediction type "{asked}"; {" or ".join(PREDICTION_TYPES)} was expected.')
+            raise UsageError(
+                f'`prediction_type` is "{asked}"; {" or ".join(PREDICTION_TYPES)} was expected.',
+                field="prediction_type",
+            )
         return asked
     noted = header.metadata.get("modelspec.prediction_type", "").lower()
     if noted in ("epsilon", "v", "v_prediction", "v-prediction"):
@@ -123,7 +126,8 @@ def _prediction_type(header: Header, family: Family, path: Path, asked: str | No
     if family == "sd2":
         raise ModelError(
             f"{path} is a Stable Diffusion 2.x checkpoint, and its weights do not tell what it predicts. Add "
-            "--prediction-type epsilon for a model of 512 pixels, or --prediction-type v_prediction for one of 768."
+            "`prediction_type=epsilon` for a model of 512 pixels, or `prediction_type=v_prediction` for one of 768.",
+            field="prediction_type",
         )
     return "epsilon"
 

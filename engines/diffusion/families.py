@@ -65,7 +65,9 @@ def family_of_file(header: Header, path: Path) -> Family:
     """
     names = header.tensors.keys()
     if any(mark in name for name in names for mark in _LORA_MARKS):
-        raise ModelError(f"{path} is a LoRA and not a base model. Give it with --lora, and its base with --model.")
+        raise ModelError(
+            f"{path} is a LoRA and not a base model. Give it with `loras`, and its base with `base`.", field="base"
+        )
     for mark, what in _MARKS:
         if any(mark in name for name in names):
             raise _refused(path, what)

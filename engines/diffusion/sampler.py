@@ -306,5 +306,6 @@ def check_latents(tasks: Sequence[Task], latents: Sequence[torch.Tensor]) -> Non
         if not good:
             raise NumericalError(
                 f"graph unet: the latents of image {task.index} (seed {task.seed}) came out NaN or infinite. "
-                "Take a wider precision, a lower guidance, or another engine."
+                "Take a wider precision (`precision=f32`), a lower `guidance`, or another `engine`.",
+                field="precision",
             )

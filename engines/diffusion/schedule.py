@@ -66,11 +66,13 @@ def make_schedule(scheduler_config: Mapping[str, Any], sampler: SamplerName, ste
     predictions.
     """
     if sampler not in ("ddim", "dpmpp"):
-        raise UsageError(f'sampler "{sampler}" is unknown; ddim or dpmpp was expected.')
+        raise UsageError(f'sampler "{sampler}" is unknown; ddim or dpmpp was expected.', field="sampler")
     if not 0.0 <= eta <= 1.0:
-        raise UsageError(f"eta is {eta}; a number from 0 to 1 was expected.")
+        raise UsageError(f"eta is {eta}; a number from 0 to 1 was expected.", field="eta")
     if sampler == "dpmpp" and eta > 0.0:
-        raise UsageError(f"eta is {eta}, but the dpmpp sampler adds no noise: leave eta out, or take ddim.")
+        raise UsageError(
+            f"eta is {eta}, but the dpmpp sampler adds no noise: leave eta out, or take ddim.", field="eta"
+        )
     _check_config(scheduler_config)
     abar = alphas_cumprod(dict(scheduler_config)).numpy()
     timesteps = _timesteps(scheduler_config, sampler, steps, len(abar))
@@ -92,12 +94,13 @@ def start_index(schedule: Schedule, strength: float) -> int:
     does. Raises UsageError for a strength out of range, or one that leaves no step to run.
     """
     if not 0.0 < strength <= 1.0:
-        raise UsageError(f"strength is {strength}; a number above 0 and up to 1 was expected.")
+        raise UsageError(f"strength is {strength}; a number above 0 and up to 1 was expected.", field="strength")
     run = min(int(schedule.steps * strength), schedule.steps)
     if run == 0:
         raise UsageError(
             f"strength {strength} of {schedule.steps} steps leaves no step to run; the smallest that does is "
-            f"{smallest_strength(schedule.steps):g}. Raise the strength or the number of steps."
+            f"{smallest_strength(schedule.steps):g}. Raise the strength or the number of steps.",
+            field="strength",
         )
     return schedule.steps - run
 
@@ -116,7 +119,10 @@ def guided_steps(schedule: Schedule, guidance_interval: tuple[float, float]) -> 
     """
     low, high = guidance_interval
     if not 0.0 <= low <= high <= 1.0:
-        raise UsageError(f"guidance interval is {low}:{high}; two rising numbers from 0 to 1 were expected.")
+        raise UsageError(
+            f"guidance interval is {low}:{high}; two rising numbers from 0 to 1 were expected.",
+            field="guidance_interval",
+        )
     fraction = schedule.timesteps / schedule.train_timesteps
     return np.asarray((fraction >= low) & (fraction <= high))
 
@@ -150,7 +156,7 @@ def _check_config(config: Mapping[str, Any]) -> None:
 def _timesteps(config: Mapping[str, Any], sampler: SamplerName, steps: int, trained: int) -> npt.NDArray[np.int64]:
     """The timesteps, int64 [T], as diffusers spaces them; DPM++ counts the clean end as one step more."""
     if steps < 1:
-        raise UsageError(f"{steps} steps: at least 1 was expected.")
+        raise UsageError(f"{steps} steps: at least 1 was expected.", field="steps")
     spacing = config.get("timestep_spacing", "leading" if sampler == "ddim" else "linspace")
     marks = steps if sampler == "ddim" else steps + 1
     descending: npt.NDArray[np.number]
@@ -167,7 +173,7 @@ def _timesteps(config: Mapping[str, Any], sampler: SamplerName, steps: int, trai
     # At some counts diffusers' trailing spacing has one step too many, at t = -1: it is left out too.
     timesteps = descending[:steps].astype(np.int64)
     if timesteps[0] >= trained or timesteps[-1] < 0 or bool((np.diff(timesteps) >= 0).any()):
-        raise UsageError(f"{steps} steps do not fit the model's {trained} timesteps: take fewer.")
+        raise UsageError(f"{steps} steps do not fit the model's {trained} timesteps: take fewer.", field="steps")
     return timesteps
 
 

@@ -59,7 +59,8 @@ class Instances:
             crowd=np.zeros(count, dtype=np.bool_) if crowd is None else np.asarray(crowd, dtype=np.bool_).reshape(-1),
         )
         if not len(found.labels) == len(found.scores) == len(found.crowd) == count:
-            raise ValueError(f"{count} boxes, but {len(found.labels)} labels and {len(found.scores)} scores")
+            others = f"{len(found.labels)} labels, {len(found.scores)} scores and {len(found.crowd)} crowd flags"
+            raise ValueError(f"{count} boxes, but {others}")
         return found
 
     @classmethod
@@ -71,7 +72,7 @@ class Instances:
     def from_rows(cls, rows: Iterable[Sequence[float]]) -> Self:
         """What `to_rows` gave; ValueError for rows that are not six numbers."""
         table = np.array([[float(value) for value in row] for row in rows], dtype=np.float64)
-        if table.size and (table.ndim != 2 or table.shape[1] != 6):
+        if len(table) and (table.shape[1:] != (6,) or not np.isfinite(table).all()):
             raise ValueError("not rows of x0, y0, x1, y1, score, label")
         table = table.reshape(-1, 6)
         return cls.of(table[:, :4], table[:, 5].astype(np.int64), table[:, 4])
@@ -95,9 +96,9 @@ class Instances:
 
     __hash__ = None  # type: ignore[assignment]  # arrays can change
 
-    def take(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.int64] | Sequence[int]) -> "Instances":
+    def take(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.int64] | Sequence[int] | Sequence[bool]) -> "Instances":
         """Those of a mask [N] or of indices, in that order."""
-        picked = np.asarray(rows, dtype=np.int64) if isinstance(rows, Sequence) else rows
+        picked = rows if isinstance(rows, np.ndarray) else np.array(rows, dtype=None if len(rows) else np.int64)
         masks = None if self.masks is None else self.masks[picked]
         return Instances(self.boxes[picked], self.labels[picked], self.scores[picked], self.crowd[picked], masks)
 

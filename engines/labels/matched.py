@@ -16,7 +16,7 @@ import numpy.typing as npt
 from engines.errors import UsageError
 from engines.labels.boxes import LEAST_COUNTED, SCORE_FLOOR, Instances
 from engines.labels.rules import Rules, is_label
-from engines.labels.scores import Score, same_or_each
+from engines.labels.scores import Thresholds
 
 _STEPS = 100  # thresholds are whole hundredths
 _TINY = 1e-6  # of a hundredth: a score on one is not below it
@@ -26,33 +26,32 @@ def check_frequencies(frequencies: Mapping[str, float]) -> None:
     """Raise UsageError where no class has a frequency."""
     if not frequencies:
         raise UsageError(
-            f"--score matched: the adapter learned from fewer than {LEAST_COUNTED} objects of every class, too few to "
-            "say how frequent they are. Give numbers."
+            f"`score=matched`: the adapter learned from fewer than {LEAST_COUNTED} objects of every class, too few to "
+            "say how frequent they are. Give numbers.",
+            field="score",
         )
 
 
-def matched_score(images: Iterable[Instances], rules: Rules, frequencies: Mapping[str, float]) -> Score:
-    """The full score by which the labels of each class come nearest to `frequencies`, in labels an image.
+def matched_score(images: Iterable[Instances], rules: Rules, frequencies: Mapping[str, float]) -> Thresholds:
+    """The thresholds by which the labels of each class come nearest to `frequencies`, in labels an image.
 
-    `images`: all boxes of each; `rules`: their score is the least of every class, the others hold. A class takes its
+    `images`: all boxes of each; `rules`: theirs are the least of every class, the others hold. A class takes its
     least where it has no frequency, or where fewer than LEAST_COUNTED labels would be right, which says too little. Of
     thresholds that leave the same boxes it is the middle one, furthest from the boxes on both sides. Memory does not
     grow with the images. Raises UsageError without any frequency.
     """
     check_frequencies(frequencies)
-    every = replace(rules, score=SCORE_FLOOR)
+    every = replace(rules, thresholds=dict.fromkeys(rules.class_names, SCORE_FLOOR))
     counts = np.zeros((len(rules.class_names), _STEPS + 1), dtype=np.int64)
     number = 0
     for boxes in images:
         number += 1
         labels = boxes.take(is_label(boxes, every))
         np.add.at(counts, (labels.labels, (labels.scores.astype(np.float64) * _STEPS + _TINY).astype(np.int64)), 1)
-    return same_or_each(
-        {
-            name: _nearest(counts[label], frequencies.get(name, 0.0) * number, least)
-            for label, (name, least) in enumerate(zip(rules.class_names, rules.scores, strict=True))
-        }
-    )
+    return {
+        name: _nearest(counts[label], frequencies.get(name, 0.0) * number, least)
+        for label, (name, least) in enumerate(rules.thresholds.items())
+    }
 
 
 def _nearest(counts: npt.NDArray[np.int64], wanted: float, least: float) -> float:

@@ -10,38 +10,64 @@ N boxes of an image.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
 from engines.labels.boxes import Instances, iou_matrix, join, without_duplicates
-from engines.labels.scores import FALLBACK, Matched, Score, by_label, check_uncertain, full_score, shown
+from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, Thresholds, check_uncertain, shown, stored
 
 SAME_OBJECT_IOU = 0.5  # a weak box that overlaps a label so much is another try at the labelled object
-_NO_BOX, _DOUBTFUL = "no box ", "doubtful labels"
 
 Mask = npt.NDArray[np.bool_]
+
+
+class DropReason(StrEnum):
+    """Why a painted image is not in the dataset."""
+
+    NO_BOX = "no box"  # by the rules: no box is a label
+    DOUBTFUL = "doubtful"  # by the rules: its boxes are unsure as a whole
+    UNREADABLE = "unreadable"  # its reference could not be read, and nothing was painted
+    REPEAT = "repeat"  # it nearly repeats another image
+    BEYOND = "beyond"  # more images than were asked for
+
+    @property
+    def by_rule(self) -> bool:
+        """Whether other rules may keep the image."""
+        return self in (DropReason.NO_BOX, DropReason.DOUBTFUL)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """One image's reason, and what a person is told."""
+
+    reason: DropReason
+    text: str
 
 
 @dataclass(frozen=True)
 class Rules:
     """What a dataset takes from the journal."""
 
-    score: Score  # a box from this on is a label; every class has its own, or one number holds for all
-    class_names: tuple[str, ...]
+    thresholds: Thresholds  # a box from its class's on is a label
     uncertain: float = 0.0  # a box from this up to `score` marks its region as uncertain; 0: none does
     min_quality: float = 0.0  # an image whose `quality` is below is dropped
     keep_empty: bool = False  # keep images without a label
     max_overlap: float = 1.0  # of two labels of a class that overlap (IoU) by more, the surer stays; 1: both do
 
     @property
-    def scores(self) -> tuple[float, ...]:
-        """The threshold of each label."""
-        return by_label(self.score, self.class_names)
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, in the order of their labels."""
+        return tuple(self.thresholds)
+
+    def least(self, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """The threshold of each label, [N]."""
+        return np.array(tuple(self.thresholds.values()), dtype=np.float64)[labels]
 
 
 def label_rules(
-    score: Score | Matched,
+    score: ScoreLike,
     uncertain: float,
     max_overlap: float,
     thresholds: Mapping[str, float],
@@ -52,14 +78,16 @@ def label_rules(
     With "matched" the rules have the least score that may be found. Raises UsageError for classes that are none of
     `class_names`, and for numbers out of range.
     """
-    full = FALLBACK if isinstance(score, str) else full_score(score, thresholds, class_names)
-    check_uncertain(uncertain, 1.0 if isinstance(score, str) else full)
-    return Rules(full, tuple(class_names), uncertain, max_overlap=max_overlap)
+    policy = ScorePolicy.of(score)
+    found = policy.thresholds(thresholds, class_names)
+    matched = policy.kind is ScoreKind.MATCHED
+    check_uncertain(uncertain, dict.fromkeys(class_names, 1.0) if matched else found)
+    return Rules(found, uncertain, max_overlap=max_overlap)
 
 
 def is_label(found: Instances, rules: Rules) -> Mask:
     """Which boxes are labels, [N]."""
-    sure = found.scores >= np.array(rules.scores)[found.labels]
+    sure = found.scores >= rules.least(found.labels)
     return sure if rules.max_overlap >= 1.0 else _without_doubles(found, sure, rules.max_overlap)
 
 
@@ -71,7 +99,7 @@ def is_uncertain(found: Instances, rules: Rules) -> Mask:
     """
     if not rules.uncertain:
         return np.zeros(len(found), dtype=np.bool_)
-    weak = (found.scores >= rules.uncertain) & (found.scores < np.array(rules.scores)[found.labels])
+    weak = (found.scores >= rules.uncertain) & (found.scores < rules.least(found.labels))
     labels = is_label(found, rules)
     if weak.any() and labels.any():
         weak[weak] = iou_matrix(_exact(found, weak), _exact(found, labels)).max(axis=1) < SAME_OBJECT_IOU
@@ -98,18 +126,15 @@ def quality(found: Instances) -> float:
     return sum(score**2 for score in scores) / total if total else 1.0
 
 
-def drop_reason(found: Instances, rules: Rules) -> str | None:
+def drop(found: Instances, rules: Rules) -> Drop | None:
     """Why an image with these boxes is dropped; None for one that is kept."""
     if not rules.keep_empty and not is_label(found, rules).any():
-        return f"{_NO_BOX}scores {'what its class needs' if isinstance(rules.score, dict) else shown(rules.score)}"
+        score = stored(rules.thresholds)
+        needed = "what its class needs" if isinstance(score, dict) else shown(score)
+        return Drop(DropReason.NO_BOX, f"no box scores {needed}")
     if rules.min_quality and quality(found) < rules.min_quality:
-        return f"{_DOUBTFUL}: quality below {rules.min_quality:g}"
+        return Drop(DropReason.DOUBTFUL, f"doubtful labels: quality below {rules.min_quality:g}")
     return None
-
-
-def is_rule(reason: str) -> bool:
-    """Whether `drop_reason` gave this reason; otherwise the image could not be painted."""
-    return reason.startswith((_NO_BOX, _DOUBTFUL))
 
 
 def _exact(found: Instances, rows: Mask | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

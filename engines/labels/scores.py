@@ -1,116 +1,113 @@
-"""The score from which a box is a label: one number for all classes, or one for each.
+"""The score from which a box is a label: how it is asked for, and the thresholds that it comes to.
 
-Knows: how such thresholds, and the other numbers by which a dataset is cleaned, are spelt, checked, filled in from an
-adapter's own, and shown. Knows nothing about boxes or images.
+Knows: the four ways to ask for a score, how thresholds are checked, filled in from an adapter's own, written and shown.
+Knows nothing about boxes or images.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Literal
 
 from engines.common.names import class_words
-from engines.datasets.duplicates import NEAR
 from engines.errors import UsageError
 from engines.labels.boxes import SCORE_FLOOR
 
-Score = dict[str, float] | float  # a number for all classes, or class -> number
-Matched = Literal["matched"]  # thresholds that `matched` finds, once all boxes are known
-MATCHED: Matched = "matched"
 FALLBACK = 0.3  # DiffusionEngine's, for classes that nobody has a threshold for
-_OWN = "adapter"  # spells the adapter's own thresholds
-EXPECTED_SCORE = f"a number from {SCORE_FLOOR} to 1, or CLASS=NUMBER,CLASS=NUMBER"
+EXPECTED_SCORE = f"a number from {SCORE_FLOOR} to 1, or one for each class,"  # in messages
+
+Thresholds = dict[str, float]  # the lowest score of a label, of every class in the order of its labels
+StoredScore = Thresholds | float  # as files hold them: one number where all classes have the same
 
 
-def parse_score_or_matched(text: str | None) -> Score | Matched | None:
-    """As `parse_score`, but `matched` stays what it is."""
-    return MATCHED if text == MATCHED else parse_score(text)
+class ScoreKind(StrEnum):
+    """The ways to ask for a score."""
+
+    FIXED = "fixed"  # one number for all classes
+    PER_CLASS = "per class"  # numbers for some; the others take the adapter's own
+    ADAPTER = "adapter"  # the adapter's own, chosen on its dev split
+    MATCHED = "matched"  # by which labels are as frequent as the annotations that the adapter learned from
 
 
-def parse_score(text: str | None) -> Score | None:
-    """`0.5` to 0.5, `RBC=0.5,WBC=0.3` to {"RBC": 0.5, "WBC": 0.3}, `adapter` to {}: its own for every class."""
-    if text is None:
-        return None
-    if text == MATCHED:
-        raise UsageError(
-            "--score matched looks at all boxes at once: it is for `dengine label` and `dengine finalize`."
-        )
-    if text == _OWN:
-        return {}
-    try:
-        if "=" not in text:
-            return float(text)
-        pairs = [part.rpartition("=") for part in text.split(",")]
-        scores = {name.strip(): float(number) for name, _, number in pairs}
-        if len(scores) == len(pairs) and all(scores):
-            return scores
-    except ValueError:
-        pass
-    raise UsageError(f'--score is "{text}"; {EXPECTED_SCORE} was expected.')
+@dataclass(frozen=True)
+class ScorePolicy:
+    """What was asked for; made with `of`.
 
-
-def parse_near_duplicates(text: str) -> float:
-    """`keep` to 0, `drop` to the usual correlation, `0.97` to 0.97; UsageError for anything else."""
-    if text in ("keep", "drop"):
-        return NEAR if text == "drop" else 0.0
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f'--near-duplicates is "{text}"; keep, drop, or a correlation was expected.') from None
-
-
-def in_range(score: Score) -> bool:
-    """Whether every number is a score that the journal holds: SCORE_FLOOR to 1."""
-    numbers = score.values() if isinstance(score, Mapping) else (score,)
-    return all(SCORE_FLOOR <= number <= 1.0 for number in numbers)
-
-
-def full_score(score: Score, own: Mapping[str, float], class_names: Sequence[str]) -> Score:
-    """`score` with every class: one that it does not name takes its own, or FALLBACK. One number where all agree.
-
-    Classes are matched as prompts spell them: `rbc` names `RBC`. Raises UsageError for a name that is none of them, and
-    for numbers out of range.
+    >>> ScorePolicy.of({"RBC": 0.5}).kind.value
+    'per class'
     """
-    if not in_range(score):
-        raise UsageError(f"--score is {shown(score)}; {EXPECTED_SCORE} was expected.")
-    if not isinstance(score, Mapping):
-        return score
-    known = {class_words(name): name for name in class_names}
-    unknown = [name for name in score if class_words(name) not in known]
-    if unknown:
-        raise UsageError(f"--score names {', '.join(unknown)}; the classes are {', '.join(class_names)}.")
-    given = {known[class_words(name)]: number for name, number in score.items()}
-    every = {name: given.get(name, own.get(name, FALLBACK)) for name in class_names}
-    return same_or_each(every)
+
+    kind: ScoreKind
+    value: float = FALLBACK  # of FIXED
+    by_class: Mapping[str, float] = field(default_factory=dict)  # of PER_CLASS
+
+    @classmethod
+    def of(cls, asked: "ScoreLike") -> "ScorePolicy":
+        """A number, numbers by class (none of them: the adapter's own), or "adapter" or "matched", as a policy.
+
+        Raises UsageError for other words, and for numbers that are no scores: SCORE_FLOOR to 1.
+        """
+        if isinstance(asked, ScorePolicy):
+            return asked
+        if isinstance(asked, str):
+            if asked not in (ScoreKind.ADAPTER, ScoreKind.MATCHED):
+                raise _unexpected(f'"{asked:.60}"')
+            return cls(ScoreKind(asked))
+        numbers = asked if isinstance(asked, Mapping) else {"": asked}
+        if not all(SCORE_FLOOR <= number <= 1.0 for number in numbers.values()):
+            raise _unexpected(shown(dict(asked) if isinstance(asked, Mapping) else asked))
+        if isinstance(asked, Mapping):
+            return cls(ScoreKind.PER_CLASS, by_class=dict(asked)) if asked else cls(ScoreKind.ADAPTER)
+        return cls(ScoreKind.FIXED, float(asked))
+
+    def thresholds(self, own: Mapping[str, float], class_names: Sequence[str]) -> Thresholds:
+        """What it comes to for these classes: those it has no number for take their `own`, or FALLBACK.
+
+        Classes are matched as prompts spell them: `rbc` names `RBC`. MATCHED gives the least that may be found,
+        FALLBACK. Raises UsageError for a name that is none of them.
+        """
+        if self.kind in (ScoreKind.FIXED, ScoreKind.MATCHED):
+            return dict.fromkeys(class_names, self.value)
+        known = {class_words(name): name for name in class_names}
+        unknown = [name for name in self.by_class if class_words(name) not in known]
+        if unknown:
+            raise UsageError(
+                f"`score` names {', '.join(unknown)}; the classes are {', '.join(class_names)}.", field="score"
+            )
+        given = {known[class_words(name)]: number for name, number in self.by_class.items()}
+        return {name: given.get(name, own.get(name, FALLBACK)) for name in class_names}
 
 
-def same_or_each(every: dict[str, float]) -> Score:
-    """One number where all classes have the same."""
-    return next(iter(every.values())) if len(set(every.values())) == 1 else every
+ScoreLike = ScorePolicy | Mapping[str, float] | float | Literal["adapter", "matched"]
 
 
-def check_uncertain(uncertain: float, score: Score) -> None:
-    """Raise UsageError where no box could be uncertain: `uncertain` is below no class's threshold in the full `score`.
+def stored(thresholds: Thresholds) -> StoredScore:
+    """Thresholds as files hold them."""
+    numbers = set(thresholds.values())
+    return numbers.pop() if len(numbers) == 1 else thresholds
 
-    0 is off.
-    """
-    if uncertain and not SCORE_FLOOR <= uncertain < highest(score):
+
+def unstored(score: StoredScore, class_names: Sequence[str]) -> Thresholds:
+    """What `stored` was given; KeyError for a class that the file has no number for."""
+    return {name: score[name] if isinstance(score, Mapping) else score for name in class_names}
+
+
+def check_uncertain(uncertain: float, thresholds: Thresholds) -> None:
+    """Raise UsageError where no box could be uncertain: `uncertain` is below no class's threshold. 0 is off."""
+    if uncertain and not SCORE_FLOOR <= uncertain < max(thresholds.values()):
         raise UsageError(
-            f"--uncertain is {uncertain:g}; 0 (off), or a number from {SCORE_FLOOR} to below --score "
-            f"({shown(score)}) was expected."
+            f"`uncertain` is {uncertain:g}; 0 (off), or a number from {SCORE_FLOOR} to below `score` "
+            f"({shown(stored(thresholds))}) was expected.",
+            field="uncertain",
         )
 
 
-def highest(score: Score) -> float:
-    """The highest threshold of a full `score`."""
-    return max(score.values()) if isinstance(score, Mapping) else score
-
-
-def by_label(score: Score, class_names: Sequence[str]) -> tuple[float, ...]:
-    """The threshold of each class, in the order of its labels; `score` is a full one."""
-    return tuple(score[name] if isinstance(score, Mapping) else score for name in class_names)
-
-
-def shown(score: Score) -> str:
-    """`0.3`, or `RBC=0.5,WBC=0.3`: as `parse_score` reads it."""
+def shown(score: StoredScore) -> str:
+    """`0.3`, or `RBC=0.5,WBC=0.3`: as the command line reads it."""
     if isinstance(score, Mapping):
         return ",".join(f"{name}={number:g}" for name, number in score.items())
     return f"{score:g}"
+
+
+def _unexpected(what: str) -> UsageError:
+    return UsageError(f"`score` is {what}; {EXPECTED_SCORE} was expected.", field="score")

@@ -61,7 +61,7 @@ def run_alone(task: str, arguments: Mapping[str, Any], tell: Tell = lambda line:
         value: dict[str, Any] = json.loads(result.read_text("utf-8"))
     if "error" in value:
         kind = getattr(errors, value["error"], DengineError)
-        raise kind(value["text"])
+        raise kind(value["text"], field=value["field"])
     return dict(value["result"])
 
 
@@ -77,7 +77,7 @@ def main(task: str, folder: Path) -> int:
     try:
         value: dict[str, Any] = {"result": call(json.loads((folder / _ARGUMENTS).read_text("utf-8")), tell)}
     except DengineError as cause:
-        value = {"error": type(cause).__name__, "text": str(cause)}
+        value = {"error": type(cause).__name__, "text": str(cause), "field": cause.field}
     (folder / _RESULT).write_text(json.dumps(value), "utf-8")
     return 0
 

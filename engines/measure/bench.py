@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engines.backends import ENGINES
 from engines.backends.base import PRECISIONS
+from engines.backends.registry import ENGINES
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
+from engines.common.devices import find_device
+from engines.common.events import Event, EventKind, Report, silent
 from engines.errors import DengineError, UsageError
 from engines.measure.alone import run_alone
 from engines.measure.baseline import BATCHES, GPU_BATCHES, BaselineSettings, best_batch
 from engines.measure.machine import machine, versions
-from engines.measure.pipeline import torch_device
 from engines.measure.roofline import SIZES, rate_of
 from engines.measure.workload import Workload, jobs_of
 
@@ -50,19 +51,7 @@ class BenchSettings:
     matmul_sizes: tuple[int, ...] = SIZES  # sides of the matrices that the machine's rate is measured with
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a bench is."""
-
-    done: int  # measurements
-    total: int
-    text: str  # what is being measured, and how far that is
-
-
-Report = Callable[[Progress], None]
-
-
-def bench(settings: BenchSettings, report: Report = lambda progress: None) -> Figures:
+def bench(settings: BenchSettings, *, report: Report | None = None) -> Figures:
     """Measure, and return the report as a JSON object.
 
     `machine`, `versions`, `settings`; `engines`: of each engine, `run.engine_task`'s figures, `first_start` (load and
@@ -76,7 +65,7 @@ def bench(settings: BenchSettings, report: Report = lambda progress: None) -> Fi
     workload = workload_of(settings, bundle)
     engines = _engines(settings)
     jobs_of(workload, bundle, settings.references)
-    steps = _Steps(2 * len(engines) + 5 * settings.baseline + 1, report)
+    steps = _Steps(2 * len(engines) + 5 * settings.baseline + 1, report or silent)
     measured = [_engine(name, settings, workload, steps) for name in engines]
     baseline = _baseline(settings, workload, steps) if settings.baseline else []
     rooflines = _rooflines(settings, workload, measured, steps)
@@ -98,10 +87,12 @@ def workload_of(settings: BenchSettings, bundle: Bundle) -> Workload:
         frame=settings.size or bundle.frame, steps=settings.steps, jobs=settings.count, seed=settings.seed
     )
     if settings.count < 1:
-        raise UsageError(f"--count is {settings.count}; 1 or more was expected.")
+        raise UsageError(f"`count` is {settings.count}; 1 or more was expected.", field="count")
     if settings.precision not in PRECISIONS:
-        raise UsageError(f"--precision is {settings.precision}; one of {', '.join(PRECISIONS)} was expected.")
-    torch_device(settings.device)
+        raise UsageError(
+            f"`precision` is {settings.precision}; one of {', '.join(PRECISIONS)} was expected.", field="precision"
+        )
+    find_device(settings.device)
     workload.generate_settings(Path(), references=settings.references, **_options(settings))
     return workload
 
@@ -151,8 +142,8 @@ class _Steps:
     def begin(self, name: str) -> Callable[[str], None]:
         """The next measurement begins; what is returned takes what it says."""
         self._done, self._name = self._done + 1, name
-        self._report(Progress(self._done, self._total, name))
-        return lambda line: self._report(Progress(self._done, self._total, f"{name}: {line}"))
+        self._tell(name)
+        return lambda line: self._tell(f"{name}: {line}")
 
     def skip(self, count: int) -> None:
         """So many measurements are not made."""
@@ -160,13 +151,20 @@ class _Steps:
 
     def over(self) -> None:
         """All are done."""
-        self._report(Progress(self._total, self._total, "done"))
+        self._done = self._total
+        self._tell("done")
+
+    def _tell(self, text: str) -> None:
+        self._report(Event(EventKind.PROGRESS, "bench", text, self._done, self._total))
 
 
 def _engines(settings: BenchSettings) -> tuple[str, ...]:
     """The engines that were asked for, or those whose package is installed."""
     if unknown := [name for name in settings.engines if name not in _ENGINES]:
-        raise UsageError(f"--engine {', '.join(unknown)} is unknown; {', '.join(_ENGINES)} are known.")
+        raise UsageError(
+            f"`engines` holds {', '.join(unknown)}, which is unknown; {', '.join(_ENGINES)} are known.",
+            field="engines",
+        )
     present = tuple(name for name in _ENGINES if importlib.util.find_spec(name) is not None)
     return tuple(dict.fromkeys(settings.engines)) or present
 
@@ -212,7 +210,7 @@ def _baseline(settings: BenchSettings, workload: Workload, steps: _Steps) -> lis
         if "error" in rows[0]:
             return rows
         tell = steps.begin("baseline, batch sizes")
-        batches = GPU_BATCHES if torch_device(settings.device).type == "cuda" else BATCHES
+        batches = GPU_BATCHES if find_device(settings.device).type == "cuda" else BATCHES
         sizes = [size for size in batches if size <= workload.jobs]
         best = asked
         try:

@@ -38,10 +38,10 @@ class Comparison:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report that `dengine bench --out` wrote. Raises UsageError for any other file."""
+    """A report that `dengine bench` wrote. Raises UsageError for any other file."""
     report = read_json(path, UsageError)
     if report.get("format") != FORMAT or not isinstance(report.get("engines"), list):
-        raise UsageError(f'{path} is no report of this version\'s "dengine bench --out".')
+        raise UsageError(f"{path} is no report of this version's `dengine bench`.")
     return report
 
 

@@ -36,13 +36,13 @@ from engines.adapter.inference import detections
 from engines.adapter.model import load_adapter
 from engines.adapter.pyramid import PyramidUNet
 from engines.bundle.bundle import Bundle
+from engines.common.devices import find_device
 from engines.common.rng import Stream, generator
-from engines.diffusion.base_model import alphas_cumprod
+from engines.diffusion.base_model import alphas_cumprod, decode_latents
 from engines.diffusion.latents import label_latents
 from engines.diffusion.libraries import silence_libraries
-from engines.errors import BackendError, UsageError
 from engines.labels.boxes import Instances
-from engines.labels.scores import by_label
+from engines.labels.scores import unstored
 from engines.measure.workload import WorkloadJobs
 from engines.painting.jobs import Job
 from engines.painting.painter import read_crop
@@ -65,7 +65,7 @@ class Baseline:
 
         Raises UsageError for a device that is none, BackendError for one that is not here.
         """
-        self.device = torch_device(device)
+        self.device = find_device(device)
         self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self._bundle, self._work = bundle, work
         self.pipe = _load(bundle, self.dtype, references=bool(work.plan.references)).to(self.device)
@@ -73,7 +73,7 @@ class Baseline:
         self._network = PyramidUNet(self.pipe.unet)
         self._adapter = load_adapter(bundle.folder / "adapter", device=self.device)[0]
         self._abar = alphas_cumprod(bundle.scheduler_config)
-        self._thresholds = np.array(by_label(work.options["score"], bundle.class_names))
+        self._thresholds = np.array(list(unstored(work.options["score"], bundle.class_names).values()))
         if compiled:
             self.pipe.unet = torch.compile(self.pipe.unet)
 
@@ -96,7 +96,7 @@ class Baseline:
             output_type="latent",
             **self._begin(jobs),
         ).images
-        decoded = self.pipe.vae.decode(latents / self.pipe.vae.config.scaling_factor).sample
+        decoded = decode_latents(self.pipe.vae, latents)
         images = self.pipe.image_processor.postprocess(decoded, output_type="pil")
         logits, boxes = self._label(jobs, latents, states)
         return [
@@ -159,17 +159,6 @@ def _load(bundle: Bundle, dtype: torch.dtype, references: bool) -> Any:
     )
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     return pipe
-
-
-def torch_device(name: str | None) -> torch.device:
-    """Where the pipeline runs: `name`, or for None a GPU where there is one. Raises UsageError or BackendError."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        raise UsageError(f'Unknown device "{name}"; cpu, cuda or cuda:N was expected.') from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BackendError("There is no CUDA device that PyTorch can use. Use --device cpu.")
-    return device
 
 
 def _torch_generator(job: Job) -> torch.Generator:

@@ -21,6 +21,7 @@ from engines.backends.base import ALWAYS_F32, Call
 from engines.backends.openvino.int8 import ranges_of
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.common.devices import cpu_has_bf16
+from engines.common.events import Event, EventKind
 from engines.diffusion.sampler import SlotSampler, Task
 from engines.diffusion.schedule import make_schedule
 from engines.measure.memory import Memory, read_memory
@@ -37,13 +38,14 @@ from engines.measure.timing import (
     time_calls,
 )
 from engines.measure.workload import Workload
-from engines.runs.events import Event, Opened, Painted, RunSummary, Tick
 from engines.runs.generate import generate
 from engines.runs.run_folder import require_run
+from engines.runs.summaries import GenerateSummary
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend
-    from engines.painting.settings import GenerateSettings, RunSettings
+    from engines.painting.run_settings import RunSettings
+    from engines.painting.settings import GenerateSettings
 
 Tell = Callable[[str], None]
 
@@ -52,13 +54,12 @@ Tell = Callable[[str], None]
 class _Watched:
     """One `generate`, and the clock beside it (`time.perf_counter`)."""
 
-    summary: RunSummary
+    summary: GenerateSummary
     settings: "RunSettings"  # as resolved
     backend: TimedBackend
     started: float  # `generate` was called
     opened: float  # everything was ready to paint
     ended: float  # `generate` returned: every file in place
-    ticks: int  # network calls of the sampler
 
 
 def engine_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def engine_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     `first_image_seconds`, from the same moment to the first image in place; `seconds`, from the beginning of painting
     until every image, journal line and dataset file is on the disk. `images_per_second` is images over `seconds`.
     `outside_share` is `timing.outside_share` of that time; None on a GPU, where calls return before their work is done.
-    `memory` is that of the run, before anything else was measured. `graphs` has, by `use_name`, the `graph`, its
+    `memory` is that of the run, before anything else was measured. `graphs` has, by `Use.name`, the `graph`, its
     `batch`, `calls` in the run and the `run_seconds` that these took together (None on a GPU), `precision` of its
     arithmetic, and `seconds` a call on its own (`timing.Spread`); `tick` has the seconds of a tick of the sampler.
     """
@@ -95,15 +96,15 @@ def engine_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         )
         watched = _watch(settings, tell, only_first)
     run = watched.settings
-    memory = memory_of(run.engine, watched.backend.device)
+    memory = memory_of(run.options.engine, watched.backend.device)
     figures: dict[str, Any] = {
-        "engine": run.engine,
-        "precision": run.precision,
-        "threads": run.threads,
+        "engine": run.options.engine,
+        "precision": run.options.precision,
+        "threads": run.options.threads,
         "backend": run.backend,
         "device": watched.backend.device.type,
-        "slots": run.slots,
-        "rows": run.rows,
+        "slots": run.options.slots,
+        "rows": run.options.rows,
         "import_seconds": imported,
         "load_seconds": watched.opened - watched.started,
         "first_image_seconds": watched.summary.first_image_seconds,
@@ -135,19 +136,11 @@ def memory_of(engine: str, device: torch.device) -> Memory:
     return replace(memory, vram_peak=None, vram_taken=total - free)
 
 
-def use_name(bundle: Bundle, use: Use) -> str:
-    """What readers of a figure call a graph as it was prepared: its name, or "label pass" for a UNet without output."""
-    first = bundle.specs[use.graph].outputs[0].name
-    pyramid_alone = use.graph == "unet" and use.outputs is not None and first not in use.outputs
-    return "label pass" if pyramid_alone else use.graph
-
-
 def precision_of(bundle: Bundle, use: Use, precision: str) -> str:
     """What a graph as it was prepared computes in where its backend's precision is `precision`."""
     if use.graph in ALWAYS_F32:
         return "f32"
-    labels = use_name(bundle, use) != use.graph
-    if precision == "int8" and (labels or not ranges_of(use.graph, bundle.manifest.activations)):
+    if precision == "int8" and (use.role == "labels" or not ranges_of(use.graph, bundle.manifest.activations)):
         return "bf16" if cpu_has_bf16() else "f32"
     return precision
 
@@ -156,30 +149,28 @@ def _watch(settings: "GenerateSettings", tell: Tell, only_first: bool) -> _Watch
     """Run `generate` on a timed backend."""
     timed: list[TimedBackend] = []
     opened: list[float] = []
-    ticks, painted = Counter[str](), Counter[str]()
+    painted: list[int] = []
 
     def wrap(backend: "Backend") -> TimedBackend:
         timed.append(TimedBackend(backend))
         return timed[-1]
 
     def report(event: Event) -> None:
-        if isinstance(event, Opened):
+        if event.kind is EventKind.STARTED:
             opened.append(time.perf_counter())
-            tell(event.backend)
-        elif isinstance(event, Tick):
-            ticks["all"] += 1
-        elif isinstance(event, Painted):
-            painted["all"] += 1
-            tell(f"painting {event.done}/{event.target}")
+            tell(event.text)
+        elif event.image is not None:
+            painted.append(event.image.index)
+            tell(f"painting {event.done}/{event.total}")
 
     started = time.perf_counter()
-    summary = generate(settings, report=report, stop=lambda: only_first and painted["all"] > 0, wrap=wrap)
+    summary = generate(settings, report=report, stop=lambda: only_first and bool(painted), wrap=wrap)
     ended = time.perf_counter()
-    return _Watched(summary, require_run(settings.out), timed[0], started, opened[0], ended, ticks["all"])
+    return _Watched(summary, require_run(settings.out), timed[0], started, opened[0], ended)
 
 
 def _graphs(bundle: Bundle, watched: _Watched, tell: Tell) -> dict[str, Any]:
-    """Seconds a call of every graph as the run prepared it, by `use_name`, and how often the run called it."""
+    """Seconds a call of every graph as the run prepared it, by `Use.name`, and how often the run called it."""
     timed = watched.backend
     called: Counter[Use] = Counter()
     taken: defaultdict[Use, float] = defaultdict(float)
@@ -189,12 +180,12 @@ def _graphs(bundle: Bundle, watched: _Watched, tell: Tell) -> dict[str, Any]:
             taken[interval.use] += interval.end - interval.start
     found: dict[str, Any] = {}
     for use, call in timed.calls.items():
-        name = use_name(bundle, use)
+        name = use.name
         name = f"{name} at batch {use.batch}" if name in found else name
         tell(f"timing {name}")
         _randomise(call)
         seconds = time_calls(call.run, timed.device)
-        calls = watched.ticks if use_name(bundle, use) == "unet" and timed.device.type == "cuda" else called[use]
+        calls = watched.summary.ticks if use.role == "sampler" and timed.device.type == "cuda" else called[use]
         found[name] = {
             "graph": use.graph,
             "batch": use.batch,
@@ -225,9 +216,9 @@ def _tick(bundle: Bundle, watched: _Watched, tell: Tell) -> dict[str, Any]:
     be timed, which changes nothing in a tick.
     """
     run, timed = watched.settings, watched.backend
-    use = next(use for use in timed.calls if use_name(bundle, use) == "unet")
+    use = next(use for use in timed.calls if use.role == "sampler")
     call = timed.calls[use]
-    tell(f"timing a tick of {run.slots} slots")
+    tell(f"timing a tick of {run.options.slots} slots")
     unet_seconds = max(time_calls(call.run, timed.device, warm_up=1, calls=1).median, 1e-6)
     ticks = WARM_UP + max(3, min(CALLS, int(LIMIT / unet_seconds)))
     times: list[float] = []
@@ -238,20 +229,20 @@ def _tick(bundle: Bundle, watched: _Watched, tell: Tell) -> dict[str, Any]:
 
     sampler = SlotSampler(
         call,
-        make_schedule(bundle.scheduler_config, run.sampler, ticks, run.eta),
-        slots=run.slots,
-        rows=run.rows,
-        guidance_scale=run.guidance,
-        guidance_interval=run.guidance_interval or (0.0, 1.0),
+        make_schedule(bundle.scheduler_config, run.options.sampler, ticks, run.options.eta),
+        slots=run.options.slots,
+        rows=run.options.rows,
+        guidance_scale=run.options.guidance,
+        guidance_interval=run.options.guidance_interval or (0.0, 1.0),
         told=told,
     )
     states = torch.randn(
         tuple(call.inputs["encoder_hidden_states"].shape[1:]), generator=torch.Generator().manual_seed(0)
     )
-    tasks = [Task(index, run.seed, None, 0, states, -states) for index in range(run.slots)]
+    tasks = [Task(index, run.options.seed, None, 0, states, -states) for index in range(run.options.slots)]
     for _ in sampler.run(tasks):
         pass
     seconds: Spread = spread(
         [after - before for before, after in zip(times[WARM_UP - 1 :], times[WARM_UP:], strict=False)]
     )
-    return {"slots": run.slots, "rows": run.rows, "seconds": seconds.to_json()}
+    return {"slots": run.options.slots, "rows": run.options.rows, "seconds": seconds.to_json()}

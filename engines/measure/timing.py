@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engines.backends.base import Backend, Call, Shapes, Tensors
+from engines.backends.base import Backend, Call, Role, Shapes, Tensors
 
 WARM_UP = 3  # calls that are not counted
 CALLS = 20  # calls that are
@@ -81,7 +81,12 @@ class Use:
 
     graph: str
     batch: int  # of its first input
-    outputs: tuple[str, ...] | None  # that were asked for; None for all
+    role: Role | None = None  # what it was prepared for
+
+    @property
+    def name(self) -> str:
+        """What readers of a figure call it: the graph's name, or "label pass" for the UNet of labels."""
+        return "label pass" if self.role == "labels" else self.graph
 
 
 @dataclass(frozen=True)
@@ -180,10 +185,15 @@ class TimedBackend:
         return self.backend.threads
 
     def prepare(
-        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+        self,
+        graph: str,
+        shapes: Shapes,
+        outputs: Sequence[str] | None = None,
+        varies: str | None = None,
+        role: Role | None = None,
     ) -> Call:
         """See `Backend.prepare`."""
         batch = next(iter(shapes.values()))[0]
-        use = Use(graph, batch, None if outputs is None else tuple(outputs))
-        self.calls[use] = self.backend.prepare(graph, shapes, outputs, varies)
+        use = Use(graph, batch, role)
+        self.calls[use] = self.backend.prepare(graph, shapes, outputs, varies, role)
         return _TimedCall(self.calls[use], use, self.intervals)

@@ -97,8 +97,9 @@ def jobs_of(workload: Workload, bundle: "Bundle", references: Path | None) -> Wo
     """
     multiple = bundle.size_multiple
     if any(side % multiple for side in workload.frame):
-        width, height = workload.frame
-        raise UsageError(f"size {width}x{height}: both must be multiples of {multiple} for this bundle.")
+        raise UsageError(
+            f"`size={workload.frame}`: both must be multiples of {multiple} for this bundle.", field="size"
+        )
     asked = workload.generate_settings(Path(), references=references)
     options, schedule = painting_options(asked, bundle)
     if options["strength"] is not None:

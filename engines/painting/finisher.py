@@ -135,7 +135,9 @@ class Finisher:
         outcomes = []
         for i, one in enumerate(batch):
             if pictures[i].max() <= _BLACK:
-                raise NumericalError(f"graph vae_decoder: image {one.job.index} came out black. {ADVICE}")
+                raise NumericalError(
+                    f"graph vae_decoder: image {one.job.index} came out black. {ADVICE}", field="precision"
+                )
             found = rounded_boxes(numbers.logits[:, i], numbers.boxes[:, i], self._frame)
             outcomes.append(Outcome(one.job, pictures[i], found))
         return outcomes

@@ -1,19 +1,20 @@
 """Which graphs a run will prepare, and at which sizes, for the engine whose plans are built beforehand.
 
-Knows: what `painter` and `labelling` prepare, before they do, and the options of `dengine export --engine tensorrt`
-that make it build for that. Does not know what a plan is, or whether there is one (`engines.backends.tensorrt.plans`).
+Knows: what `painter` and `labelling` prepare, before they do, and the arguments of `build_plans` that make it build
+for that. Does not know what a plan is, or whether there is one (`engines.backends.tensorrt.plans`).
 
 B batch, R rows, h/w latents.
 """
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engines.backends.tensorrt.plans import Needs
 from engines.painting.networks import LARGEST_BATCH
 from engines.painting.resolve import GPU_SLOTS, needed_rows, painting_options, slots_and_rows
-from engines.painting.settings import GenerateSettings, RunSettings
+from engines.painting.run_settings import RunSettings
+from engines.painting.settings import OPEN, GenerateSettings
 
 if TYPE_CHECKING:
     from engines.bundle.bundle import Bundle
@@ -24,17 +25,20 @@ Graphs = tuple[tuple[str, dict[str, int]], ...]
 
 def generate_needs(asked: GenerateSettings, bundle: "Bundle", stored: RunSettings | None) -> Needs:
     """What `generate` prepares with these settings; nothing for a size that `prepare.resolve` refuses anyway."""
-    frame = asked.size or bundle.frame
+    frame = bundle.frame if asked.size is OPEN else asked.size
     if any(side % bundle.size_multiple for side in frame):
         return Needs(())
     options, schedule = painting_options(asked, bundle)
     slots, rows = slots_and_rows(asked, stored, GPU_SLOTS, schedule, options)
-    batch = "" if slots == GPU_SLOTS else f"--batch {slots}"
+    build: dict[str, Any] = {}
     if rows != default_rows(bundle, slots):
-        batch = f"--batch 1:{slots}:{max(slots, rows)}"
-    size = "" if frame == bundle.frame else f"--size {frame[0]}x{frame[1]}"
+        build["batches"] = (1, slots, max(slots, rows))
+    elif slots != GPU_SLOTS:
+        build["batches"] = (slots,) * 3
+    if frame != bundle.frame:
+        build["sizes"] = (frame,) * 3
     graphs = painted_graphs(bundle, slots, rows, frame, references=asked.reference is not None)
-    return Needs(graphs, f"{batch} {size}".strip())
+    return Needs(graphs, build)
 
 
 def label_needs(bundle: "Bundle", frames: Collection[Size]) -> Needs:
@@ -46,10 +50,7 @@ def label_needs(bundle: "Bundle", frames: Collection[Size]) -> Needs:
                 graphs[graph, tuple(sizes.values())] = (graph, sizes)
     widths, heights = zip(*(frames or [bundle.frame]), strict=True)
     least, most = (min(widths), min(heights)), (max(widths), max(heights))
-    size = f"--size {_text(least)}"
-    if least != most:
-        size += f":{_text(most)}:{_text(most)}"
-    return Needs(tuple(graphs.values()), "" if set(frames) <= {bundle.frame} else size)
+    return Needs(tuple(graphs.values()), {} if set(frames) <= {bundle.frame} else {"sizes": (least, most, most)})
 
 
 def painted_graphs(bundle: "Bundle", slots: int, rows: int, frame: Size, *, references: bool) -> Graphs:
@@ -71,7 +72,3 @@ def default_rows(bundle: "Bundle", slots: int) -> int:
     """R of a `generate` with this many slots and the bundle's own settings."""
     options, schedule = painting_options(GenerateSettings(out=Path(), count=1), bundle)
     return needed_rows(schedule, slots, options)
-
-
-def _text(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"

@@ -17,19 +17,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from engines.backends.registry import backend_info
 from engines.common.streams import Lane, fetch, hand_over, send
 from engines.diffusion.base_model import alphas_cumprod, tokenize
 from engines.diffusion.latents import label_latents
 from engines.errors import NumericalError
 
 if TYPE_CHECKING:
-    from engines.backends.base import Backend, Call
+    from engines.backends.base import Backend, Call, Role
     from engines.bundle.bundle import Bundle
 
 LARGEST_BATCH = 8  # images decoded and labelled in one call, at most
-ADVICE = "Take a wider precision (--precision f32), or another --engine."
-_PREPARES_BESIDE = ("openvino",)  # engines that make several graphs ready at once in less time
-_PROMPTS_KEPT = 128  # embeddings kept; a run's prompts repeat
+ADVICE = "Take a wider precision (`precision=f32`), or another `engine`."
+# Embeddings kept on a GPU, where an encoder of full size takes a share of every image: the prompts of a run repeat.
+# On a CPU it is nothing beside the UNet, and none are kept (`benchmarks/results/tried.md`).
+_PROMPTS_KEPT = 128
 T = TypeVar("T")
 
 
@@ -44,9 +46,10 @@ class TextEncoder:
         self._call = prepare(bundle, backend, "text_encoder", {"B": 1})
         self._lane = Lane(backend.device)
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._most = _PROMPTS_KEPT if backend.device.type == "cuda" else 0
 
     def __call__(self, prompt: str) -> torch.Tensor:
-        """encoder_hidden_states [L, D] of a prompt; the last used ones are kept."""
+        """encoder_hidden_states [L, D] of a prompt, kept for the next time on a GPU."""
         if prompt in self._kept:
             self._kept.move_to_end(prompt)
             return self._kept[prompt]
@@ -59,7 +62,7 @@ class TextEncoder:
             check_finite("text_encoder", states[None], [f'prompt "{prompt}"'])
             hand_over(states)
         self._kept[prompt] = states
-        if len(self._kept) > _PROMPTS_KEPT:
+        if len(self._kept) > self._most:
             self._kept.popitem(last=False)
         return states
 
@@ -74,7 +77,7 @@ class Labeller:
     def __init__(self, bundle: "Bundle", backend: "Backend", batch: int, h: int, w: int, views: int = 1) -> None:
         sizes = {"B": batch, "h": h, "w": w}
         pyramid = [spec.name for spec in bundle.specs["adapter"].inputs]
-        self._unet = prepare(bundle, backend, "unet", sizes, pyramid)
+        self._unet = prepare(bundle, backend, "unet", sizes, pyramid, role="labels")
         self._adapter = prepare(bundle, backend, "adapter", sizes, ["logits", "boxes"])
         self._pyramid, self._views = pyramid, views
         self._abar = alphas_cumprod(bundle.scheduler_config)
@@ -135,7 +138,9 @@ def check_finite(graph: str, values: torch.Tensor, names: Sequence[str]) -> None
     finite = values.isfinite().flatten(1).all(dim=1).tolist()
     for name, good in zip(names, finite, strict=True):
         if not good:
-            raise NumericalError(f"graph {graph}: the output for {name} is NaN or infinite. {ADVICE}")
+            raise NumericalError(
+                f"graph {graph}: the output for {name} is NaN or infinite. {ADVICE}", field="precision"
+            )
 
 
 def prepare(
@@ -145,9 +150,10 @@ def prepare(
     sizes: Mapping[str, int],
     outputs: Sequence[str] | None = None,
     varies: str | None = None,
+    role: "Role | None" = None,
 ) -> "Call":
-    """Ready a graph at these sizes, for the named outputs (all for None); `varies` as `Backend.prepare` has it."""
-    return backend.prepare(graph, bundle.specs[graph].input_shapes(sizes), outputs, varies)
+    """Ready a graph at these sizes, for the named outputs (all for None); `varies`, `role` as in `Backend.prepare`."""
+    return backend.prepare(graph, bundle.specs[graph].input_shapes(sizes), outputs, varies, role)
 
 
 class Preparing:
@@ -159,7 +165,7 @@ class Preparing:
     def __init__(self, backend: "Backend", stage: Callable[[str], None]) -> None:
         """`stage` is told what is begun."""
         self._stage = stage
-        self._threads = ThreadPoolExecutor(2, "prepare") if backend.name in _PREPARES_BESIDE else None
+        self._threads = ThreadPoolExecutor(2, "prepare") if backend_info(backend.name).prepares_beside else None
 
     def __enter__(self) -> Self:
         return self

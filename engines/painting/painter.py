@@ -29,14 +29,13 @@ from engines.labels.boxes import Instances
 from engines.painting.finisher import Finished, Finisher, Outcome
 from engines.painting.jobs import Job, Plan
 from engines.painting.networks import LARGEST_BATCH, Preparing, TextEncoder, check_finite, fill, prepare
-from engines.painting.settings import RunSettings
+from engines.painting.settings import PaintOptions
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend, Call
     from engines.bundle.bundle import Bundle
 
 _SORTED = 512  # jobs put in order together: the largest chunk that dengine takes by itself
-_KEPT = 64 * 2**20  # bytes of decoded references that are kept, at most
 
 Started = tuple[Job, torch.Tensor | None]  # with the latents of its reference
 Reading = tuple[Job, Future[torch.Tensor]]
@@ -49,28 +48,33 @@ class Painter:
         self,
         bundle: "Bundle",
         backend: "Backend",
-        settings: RunSettings,
+        options: PaintOptions,
         plan: Plan,
         *,
         stage: Callable[[str], None],
         tick: Callable[[], None],
     ) -> None:
-        """Prepare every graph. `stage` is told what is being prepared, `tick` of every network call of the sampler."""
-        self._settings, self._plan = settings, plan
-        w, h = (side // bundle.vae_stride for side in settings.frame)
-        batch = self._batch = min(settings.slots, LARGEST_BATCH)
+        """Prepare every graph for `options`, as `resolve` gave them.
+
+        `stage` is told what is being prepared, `tick` of every network call of the sampler.
+        """
+        self._options, self._plan = options, plan
+        w, h = (side // bundle.vae_stride for side in options.size)
+        batch = self._batch = min(options.slots, LARGEST_BATCH)
 
         def encoder() -> "Call | None":
             sizes = {"B": batch, "h": h, "w": w}
             return prepare(bundle, backend, "vae_encoder", sizes) if plan.references else None
 
         def unet() -> "Call":
-            paired = settings.rows % 2 == 0 and always_guided(settings.guidance, settings.guidance_interval)
+            paired = options.rows % 2 == 0 and always_guided(options.guidance, options.guidance_interval)
             varies = "encoder_hidden_states" if paired else None
-            return prepare(bundle, backend, "unet", {"B": settings.rows, "h": h, "w": w}, ["model_output"], varies)
+            return prepare(
+                bundle, backend, "unet", {"B": options.rows, "h": h, "w": w}, ["model_output"], varies, "sampler"
+            )
 
         with Preparing(backend, stage) as preparing:  # what takes longest first
-            frame, views = settings.frame, settings.label_views
+            frame, views = options.size, options.label_views
             finisher = preparing(
                 "label pass, adapter, vae_decoder", lambda: Finisher(bundle, backend, batch, frame, views)
             )
@@ -79,18 +83,17 @@ class Painter:
             text = preparing("text_encoder", lambda: TextEncoder(bundle, backend))
             self._finisher, self._encoder, self._text = finisher(), encoder_call(), text()
         self._ahead = Lane(backend.device)
-        self._references = _References(plan)
-        self._schedule = make_schedule(bundle.scheduler_config, settings.sampler, settings.steps, settings.eta)
+        self._schedule = make_schedule(bundle.scheduler_config, options.sampler, options.steps, options.eta)
         self._sampler = SlotSampler(
             sampler_call(),
             self._schedule,
-            slots=settings.slots,
-            rows=settings.rows,
-            guidance_scale=settings.guidance,
-            guidance_interval=settings.guidance_interval or (0.0, 1.0),
+            slots=options.slots,
+            rows=options.rows,
+            guidance_scale=options.guidance,
+            guidance_interval=options.guidance_interval or (0.0, 1.0),
             told=tick,
         )
-        self._negative = self._text(settings.negative_prompt)
+        self._negative = self._text(options.negative_prompt)
 
     def paint(self, jobs: Iterable[Job], stop: Callable[[], bool]) -> Iterator[Outcome]:
         """The outcome of every job, as they finish; once `stop` says so, only of those already begun.
@@ -151,8 +154,8 @@ class Painter:
                     crops.append(crop.result())
                     good.append(job)
                 except DatasetError as cause:
-                    if not self._settings.skip_bad:
-                        raise DatasetError(f"{cause} Or leave broken references out with --skip-bad.") from cause
+                    if not self._options.skip_bad:
+                        raise DatasetError(f"{cause} Or leave broken references out with `skip_bad=True`.") from cause
                     bad.append(Outcome(job, None, Instances.none(), _without_folder(str(cause), self._plan, job)))
             if not good:
                 return
@@ -169,37 +172,21 @@ class Painter:
         return list(latents)
 
     def _reading(self, jobs: Iterator[Job], reader: ThreadPoolExecutor) -> Iterator[Reading]:
-        """Every job with its crop, [3, H, W], to come: a batch more than was asked for is being read."""
+        """Every job with its crop, [3, H, W], to come.
+
+        On a GPU a batch more than was asked for is being read meanwhile: it would wait for the host. On a CPU the cores
+        are at work anyway, and reading ahead gains nothing (`benchmarks/results/tried.md`).
+        """
+        ahead = self._batch if self._ahead.device.type == "cuda" else 0
         waiting: deque[Reading] = deque()
         for job in jobs:
             waiting.append((job, reader.submit(self._read, job)))
-            if len(waiting) > self._batch:
+            if len(waiting) > ahead:
                 yield waiting.popleft()
         yield from waiting
 
     def _read(self, job: Job) -> torch.Tensor:
-        return to_pixels(crop_of(self._references[job], self._plan, job))
-
-
-class _References:
-    """Decoded references, the latest of them kept: jobs repaint each of them many times. For one thread."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._kept: dict[int, npt.NDArray[np.uint8]] = {}  # those used last behind
-        self._bytes = 0
-
-    def __getitem__(self, job: Job) -> npt.NDArray[np.uint8]:
-        """See `read_reference`."""
-        place = -1 if job.reference is None else job.reference
-        image = self._kept.pop(place, None)
-        if image is None:
-            image = read_reference(self._plan, job)
-            self._bytes += image.nbytes
-        self._kept[place] = image
-        while self._bytes > _KEPT:
-            self._bytes -= self._kept.pop(next(iter(self._kept))).nbytes
-        return image
+        return to_pixels(read_crop(self._plan, job))
 
 
 def longest_first(jobs: Iterable[Job], first_step: Callable[[Job], int]) -> Iterator[Job]:
@@ -217,12 +204,10 @@ def _without_folder(message: str, plan: Plan, job: Job) -> str:
 
 
 def read_crop(plan: Plan, job: Job) -> npt.NDArray[np.uint8]:
-    """The part of its reference that a job repaints, uint8 [H, W, 3] of the frame's size."""
-    return crop_of(read_reference(plan, job), plan, job)
+    """The part of its reference that a job repaints, uint8 [H, W, 3] of the frame's size.
 
-
-def read_reference(plan: Plan, job: Job) -> npt.NDArray[np.uint8]:
-    """The whole of a job's reference, uint8 [H, W, 3]. Raises DatasetError where it is not as its header had it."""
+    Raises DatasetError where the reference is not as its header had it.
+    """
     if job.reference is None:
         raise DatasetError(f"Job {job.index} has no reference to crop.")
     record = plan.references[job.reference]
@@ -232,11 +217,6 @@ def read_reference(plan: Plan, job: Job) -> npt.NDArray[np.uint8]:
         raise DatasetError(
             f"{record.file} has {found} pixels; its header or annotation said {record.width}x{record.height}."
         )
-    return image
-
-
-def crop_of(image: npt.NDArray[np.uint8], plan: Plan, job: Job) -> npt.NDArray[np.uint8]:
-    """The part of its reference, `image`, that a job repaints, uint8 [H, W, 3] of the frame's size."""
     crop = Image.fromarray(image).resize(plan.frame, Image.Resampling.BICUBIC, box=job.crop)
     pixels = np.array(crop, dtype=np.uint8)
     return np.ascontiguousarray(pixels[:, ::-1]) if job.flip else pixels

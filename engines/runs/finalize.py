@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from engines.common.files import sync_folder
-from engines.datasets.images import list_images
+from engines.datasets.tree import list_images
 from engines.datasets.writers import (
     DATA_YAML,
     LABELS,
@@ -29,26 +29,35 @@ from engines.datasets.writers import (
 from engines.errors import RunError, UsageError
 from engines.labels.boxes import Instances
 from engines.labels.matched import matched_score
-from engines.labels.rules import Rules, chosen, drop_reason, is_rule
-from engines.labels.scores import Matched, Score, check_uncertain, full_score, shown
+from engines.labels.rules import Drop, DropReason, Rules, chosen, drop
+from engines.labels.scores import (
+    ScoreKind,
+    ScoreLike,
+    ScorePolicy,
+    Thresholds,
+    check_uncertain,
+    shown,
+    stored,
+)
 from engines.painting.jobs import Plan
-from engines.painting.settings import DATASET_FORMATS, RunSettings
-from engines.runs.events import DatasetSummary
+from engines.painting.run_settings import RunSettings
+from engines.painting.settings import DATASET_FORMATS
 from engines.runs.journal import IMAGES, JOURNAL, SPARE, Entry, find_image, read_entries, remove_images_from
 from engines.runs.near_duplicates import Candidate, find_repeats, reference_plan
 from engines.runs.preview import PREVIEW_IMAGES, Sample, write_preview
 from engines.runs.run_folder import RUN, locked, require_run, run_errors
+from engines.runs.summaries import DatasetSummary
 
 ANNOTATIONS = "annotations.json"
 PREVIEW = "preview.png"
 STAGE = ".dataset.tmp"  # where new dataset files are made
-_BEYOND = "beyond the count"
+_BEYOND = Drop(DropReason.BEYOND, "beyond the count")
 
 
 def finalize(
     folder: Path,
     *,
-    score: Score | Matched | None = None,
+    score: ScoreLike | None = None,
     uncertain: float | None = None,
     min_quality: float | None = None,
     max_overlap: float | None = None,
@@ -69,70 +78,90 @@ def finalize(
     only now would be in the dataset were never written.
     """
     run = require_run(folder)
-    repeats_from = run.near_duplicates if near_duplicates is None else near_duplicates
+    repeats_from = run.options.near_duplicates if near_duplicates is None else near_duplicates
     learned = () if training is None else tuple(list_images(training))
     if training is not None and not learned:
-        raise UsageError(f"--training: {training} holds no image.")
+        raise UsageError(f"`training`: {training} holds no image.", field="training")
     if not 0.0 <= repeats_from <= 1.0:
-        raise UsageError(f"--near-duplicates is {repeats_from}; keep, drop, or a number from 0 to 1 was expected.")
+        raise UsageError(
+            f"`near_duplicates` is {repeats_from}; a number from 0 (keep all) to 1 was expected.",
+            field="near_duplicates",
+        )
     unknown = [name for name in formats or () if name not in DATASET_FORMATS]
     if unknown:
-        raise UsageError(f"--format {', '.join(unknown)} is unknown; {', '.join(DATASET_FORMATS)} are known.")
+        raise UsageError(
+            f"`formats` holds {', '.join(unknown)}, which is unknown; {', '.join(DATASET_FORMATS)} are known.",
+            field="formats",
+        )
     with locked(folder), run_errors(folder):
-        if isinstance(score, str):
-            score = _matched(folder, run, max_overlap)
-        rules = _other_rules(run, score, uncertain, min_quality, max_overlap, keep_empty)
-        run = replace(run, near_duplicates=repeats_from, formats=run.formats if formats is None else tuple(formats))
+        policy = None if score is None else ScorePolicy.of(score)
+        if policy is not None and policy.kind is ScoreKind.MATCHED:
+            policy = ScorePolicy.of(_matched(folder, run, max_overlap))
+        rules = _other_rules(run, policy, uncertain, min_quality, max_overlap, keep_empty)
+        options = replace(run.options, near_duplicates=repeats_from, formats=tuple(formats or run.options.formats))
+        run = replace(run, options=options)
         return write_dataset(folder, run, rules, training=learned)
 
 
 def _other_rules(
     run: RunSettings,
-    score: Score | None,
+    policy: ScorePolicy | None,
     uncertain: float | None,
     min_quality: float | None,
     max_overlap: float | None,
     keep_empty: bool | None,
 ) -> Rules:
     """The rules of a run with changes. Raises UsageError for what cannot be had without painting again."""
-    own = dict(zip(run.class_names, rules_of(run).scores, strict=True))
-    if score == {}:
-        raise UsageError("--score adapter is for generate and label: a run's own scores are what finalize starts from.")
-    full = full_score(run.score if score is None else score, own, run.class_names)
-    rules = Rules(
-        score=full,
-        class_names=run.class_names,
-        uncertain=run.uncertain if uncertain is None else uncertain,
-        min_quality=run.min_quality if min_quality is None else min_quality,
-        keep_empty=run.keep_empty if keep_empty is None else keep_empty,
-        max_overlap=run.max_overlap if max_overlap is None else max_overlap,
-    )
-    again = "Run `dengine generate` into a new folder with the lower"
-    if any(new < old for new, old in zip(rules.scores, own.values(), strict=True)) and not run.keep_empty:
+    own = rules_of(run).thresholds
+    if policy is not None and policy.kind is ScoreKind.ADAPTER:
         raise UsageError(
-            f"--score {shown(full)} is below the run's own, {shown(run.score)}: images without a box above that were "
-            f"not kept. {again} score, or with --keep-empty."
+            "`score=adapter` is for generate and label: a run's own scores are what finalize starts from.",
+            field="score",
         )
-    if not run.min_quality <= rules.min_quality <= 1.0:
+    wanted = own if policy is None else policy.thresholds(own, run.class_names)
+    rules = Rules(
+        thresholds=wanted,
+        uncertain=run.options.uncertain if uncertain is None else uncertain,
+        min_quality=run.options.min_quality if min_quality is None else min_quality,
+        keep_empty=run.options.keep_empty if keep_empty is None else keep_empty,
+        max_overlap=run.options.max_overlap if max_overlap is None else max_overlap,
+    )
+    least = run.options.min_quality
+    again = "Run `dengine generate` into a new folder with the lower"
+    if any(wanted[name] < own[name] for name in own) and not run.options.keep_empty:
         raise UsageError(
-            f"--min-quality is {rules.min_quality:g}; a number from {run.min_quality:g}, the run's own, to 1 was "
-            f"expected: images below were not kept. {again} quality."
+            f"`score={shown(stored(wanted))}` is below the run's own, {shown(run.score)}: images without a box above "
+            f"that were not kept. {again} score, or with `keep_empty=True`.",
+            field="score",
+        )
+    if not least <= rules.min_quality <= 1.0:
+        raise UsageError(
+            f"`min_quality` is {rules.min_quality:g}; a number from {least:g}, the run's own, to 1 was "
+            f"expected: images below were not kept. {again} quality.",
+            field="min_quality",
         )
     if not 0.0 < rules.max_overlap <= 1.0:
-        raise UsageError(f"--max-overlap is {rules.max_overlap:g}; a number above 0, up to 1 (off), was expected.")
-    check_uncertain(rules.uncertain, full)
+        raise UsageError(
+            f"`max_overlap` is {rules.max_overlap:g}; a number above 0, up to 1 (off), was expected.",
+            field="max_overlap",
+        )
+    check_uncertain(rules.uncertain, wanted)
     return rules
 
 
-def _matched(folder: Path, run: RunSettings, max_overlap: float | None) -> Score:
+def _matched(folder: Path, run: RunSettings, max_overlap: float | None) -> Thresholds:
     """The score by which labels are as frequent as the adapter's annotations were."""
     if run.frequencies is None:
         raise UsageError(
-            "--score matched: this run was begun by an earlier dengine, which did not note how frequent its classes "
-            "are. `dengine label` finds such scores for the images of any folder."
+            "`score=matched`: this run was begun by an earlier dengine, which did not note how frequent its classes "
+            "are. `dengine label` finds such scores for the images of any folder.",
+            field="score",
         )
-    if run.balance:
-        raise UsageError("--score matched: with --balance the run shows rare classes more often, so this says nothing.")
+    if run.options.balance:
+        raise UsageError(
+            "`score=matched`: with `balance` the run shows rare classes more often, so this says nothing.",
+            field="score",
+        )
     own = rules_of(run)
     rules = own if max_overlap is None else replace(own, max_overlap=max_overlap)
     painted = (entry.instances for entry in _entries(folder / JOURNAL, run) if _painted(entry))
@@ -141,7 +170,8 @@ def _matched(folder: Path, run: RunSettings, max_overlap: float | None) -> Score
 
 def rules_of(run: RunSettings) -> Rules:
     """What a run's own dataset takes from its journal."""
-    return Rules(run.score, run.class_names, run.uncertain, run.min_quality, run.keep_empty, run.max_overlap)
+    options = run.options
+    return Rules(run.thresholds, options.uncertain, options.min_quality, options.keep_empty, options.max_overlap)
 
 
 def write_dataset(
@@ -186,8 +216,8 @@ def write_dataset(
         jobs=tally.jobs,
         dropped=dict(tally.dropped),
         uncertain=tally.uncertain,
-        score=rules.score,
-        frequencies={} if run.balance or run.frequencies is None else run.frequencies,
+        score=stored(rules.thresholds),
+        frequencies={} if run.options.balance or run.frequencies is None else run.frequencies,
     )
 
 
@@ -204,7 +234,7 @@ class _Choice:
 
     entry: Entry
     instances: Instances  # its labels, and as crowds the uncertain boxes
-    reason: str | None  # why the image is not in the dataset; None when it is
+    drop: Drop | None  # why the image is not in the dataset; None when it is
 
 
 @dataclass
@@ -230,34 +260,32 @@ def _choices(journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int
     """What the dataset makes of every line: images with a label, and no more of them than were asked for."""
     images = 0
     for entry in _entries(journal, run):
-        reason = (
-            (drop_reason(entry.instances, rules) if _painted(entry) else None)
-            or entry.reason
-            or repeats.get(entry.index)
-        )
-        if reason is None and run.count is not None and images == run.count:
-            reason = _BEYOND
-        images += reason is None
-        yield _Choice(entry, chosen(entry.instances, rules), reason)
+        by_rule = drop(entry.instances, rules) if _painted(entry) else None
+        dropped = by_rule or entry.drop
+        if dropped is None and entry.index in repeats:
+            dropped = Drop(DropReason.REPEAT, repeats[entry.index])
+        if dropped is None and run.options.count is not None and images == run.options.count:
+            dropped = _BEYOND
+        images += dropped is None
+        yield _Choice(entry, chosen(entry.instances, rules), dropped)
 
 
 def _painted(entry: Entry) -> bool:
-    return entry.reason is None or is_rule(entry.reason)
+    return entry.drop is None or entry.drop.reason.by_rule
 
 
 def _repeats(
     folder: Path, run: RunSettings, rules: Rules, plan: Plan | None, training: Sequence[Path]
 ) -> Mapping[int, str]:
     """The images that the dataset would have, but for what they repeat."""
-    if not run.near_duplicates and not training:
+    if not run.options.near_duplicates and not training:
         return {}
-    everything = _choices(folder / JOURNAL, replace(run, count=None), rules, {})
+    uncut = replace(run, options=replace(run.options, count=None))
+    everything = _choices(folder / JOURNAL, uncut, rules, {})
     candidates = (
-        Candidate(choice.entry.index, find_image(folder, choice.entry))
-        for choice in everything
-        if choice.reason is None
+        Candidate(choice.entry.index, find_image(folder, choice.entry)) for choice in everything if choice.drop is None
     )
-    if run.near_duplicates:
+    if run.options.near_duplicates:
         plan = plan or reference_plan(run)
     return find_repeats(candidates, run, plan if plan and plan.references else None, training)
 
@@ -268,8 +296,8 @@ def _count(folder: Path, choices: Iterator[_Choice], rules: Rules) -> _Tally:
     for choice in choices:
         tally.jobs += 1
         tally.next_index = choice.entry.index + 1
-        if choice.reason is not None:
-            tally.dropped[choice.reason] += 1
+        if choice.drop is not None:
+            tally.dropped[choice.drop.text] += 1
             continue
         find_image(folder, choice.entry)
         tally.images += 1
@@ -283,19 +311,19 @@ def _write_files(
 ) -> None:
     """Make all dataset files in the new folder `stage`."""
     (stage / IMAGES).mkdir(parents=True)
-    kept = islice((choice for choice in choose() if choice.reason is None), PREVIEW_IMAGES)
+    kept = islice((choice for choice in choose() if choice.drop is None), PREVIEW_IMAGES)
     samples = [Sample(find_image(folder, choice.entry), choice.instances.single) for choice in kept]
     if samples:
         write_preview(stage / PREVIEW, samples, run.class_names)
-    if "yolo" in run.formats:
+    if "yolo" in run.options.formats:
         write_yolo(stage, _annotated(choose(), run), run.class_names)
-    if "imagefolder" in run.formats:
+    if "imagefolder" in run.options.formats:
         write_imagefolder(stage, _annotated(choose(), run), run.class_names)
     info = {
         "description": "painted and labelled by dengine",
         "bundle_sha256": run.bundle_hash,
-        "seed": run.seed,
-        "score": rules.score,
+        "seed": run.options.seed,
+        "score": stored(rules.thresholds),
     }
     write_coco(stage / ANNOTATIONS, _annotated(choose(), run), run.class_names, info)
 
@@ -323,9 +351,9 @@ def _move_images(folder: Path, choices: Iterator[_Choice]) -> None:
         if choice.entry.file is None:
             continue
         home, away = folder / IMAGES / choice.entry.file, spare / choice.entry.file
-        if choice.reason is None and not home.exists():
+        if choice.drop is None and not home.exists():
             away.rename(home)
-        elif choice.reason is not None and home.exists():
+        elif choice.drop is not None and home.exists():
             spare.mkdir(exist_ok=True)
             home.rename(away)
     if spare.is_dir():
@@ -337,7 +365,7 @@ def _move_images(folder: Path, choices: Iterator[_Choice]) -> None:
 def _annotated(choices: Iterator[_Choice], run: RunSettings) -> Iterator[AnnotatedImage]:
     width, height = run.frame
     for choice in choices:
-        if choice.reason is None:
+        if choice.drop is None:
             yield AnnotatedImage(
                 file_name=str(choice.entry.file),
                 width=width,

@@ -17,6 +17,7 @@ from typing import Any, Self
 from engines.common.files import sync_folder
 from engines.errors import RunError
 from engines.labels.boxes import Instances
+from engines.labels.rules import Drop, DropReason
 
 JOURNAL = "journal.jsonl"
 IMAGES = "images"
@@ -33,16 +34,16 @@ class Entry:
     prompt: str
     reference: str | None  # name of the image it was painted from
     strength: float | None
-    reason: str | None  # why it was dropped; None for a kept image
+    drop: Drop | None  # why it was dropped; None for a kept image
     file: str | None  # name in the images folder; None for a dropped image, which is never written
     sha256: str | None  # of the file
     instances: Instances  # all that score at least the journal's floor, best first; float64
 
     def to_line(self) -> str:
         """The line, without its newline."""
-        outcome: dict[str, Any] = {"outcome": "dropped", "reason": self.reason}
-        if self.reason is None:
-            outcome = {"outcome": "kept", "file": self.file, "sha256": self.sha256}
+        outcome: dict[str, Any] = {"outcome": "kept", "file": self.file, "sha256": self.sha256}
+        if self.drop is not None:
+            outcome = {"outcome": "dropped", "drop": self.drop.reason, "reason": self.drop.text}
         words = {"prompt": self.prompt, "reference": self.reference, "strength": self.strength}
         value = {"index": self.index, **outcome, **words, "boxes": self.instances.to_rows()}
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -60,7 +61,7 @@ class Entry:
                 prompt=str(value["prompt"]),
                 reference=value["reference"],
                 strength=value["strength"],
-                reason=None if kept else str(value["reason"]),
+                drop=None if kept else _drop(value),
                 file=str(value["file"]) if kept else None,
                 sha256=str(value["sha256"]) if kept else None,
                 instances=Instances.from_rows(value["boxes"]),
@@ -112,8 +113,8 @@ def read_progress(path: Path, chunks: Iterable[range]) -> Progress:
                 if entry is None or entry.index != index:
                     return replace(progress, next_index=current.start)
                 size += len(line)
-                kept += entry.reason is None
-                unkept = unkept + 1 if entry.reason is not None else 0
+                kept += entry.drop is None
+                unkept = unkept + 1 if entry.drop is not None else 0
             progress = Progress(size, progress.chunks + 1, progress.jobs + len(current), kept, unkept)
             current = next(source, None)
     return progress
@@ -226,6 +227,17 @@ def _goes(name: str, index: int | None, but: Collection[int]) -> bool:
     """Whether the image of this name is one from `index` on, and not in `but`."""
     number = int(name.partition(".")[0])
     return index is not None and number >= index and number not in but
+
+
+def _drop(value: dict[str, Any]) -> Drop:
+    """Why a line's image was dropped; lines of an earlier dengine have the sentence alone."""
+    text = str(value["reason"])
+    if "drop" in value:
+        return Drop(DropReason(value["drop"]), text)
+    before = {"no box ": DropReason.NO_BOX, "doubtful labels": DropReason.DOUBTFUL}
+    return Drop(
+        next((reason for words, reason in before.items() if text.startswith(words)), DropReason.UNREADABLE), text
+    )
 
 
 def _whole_line(line: bytes) -> Entry | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engines.common.files import read_json, write_json
 from engines.errors import RunError
-from engines.painting.settings import FORMAT, RunSettings, differences
+from engines.painting.run_settings import FORMAT, RunSettings, differences
 from engines.runs.journal import IMAGES, JOURNAL
 
 RUN = "run.json"
@@ -22,9 +22,9 @@ _NOT_YET = (LOCK, f".{RUN}.tmp")  # what a folder may hold before it is a run
 def check_folder(folder: Path) -> None:
     """Raise RunError unless `folder` is a run, or may become one: it is new or empty."""
     if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file; give a new folder, or the folder of a run.")
+        raise RunError(f"{folder} is a file; give a new folder, or the folder of a run.", field="out")
     if folder.is_dir() and not (folder / RUN).exists() and any(item.name not in _NOT_YET for item in folder.iterdir()):
-        raise RunError(f"{folder} is not empty, and not a run (no {RUN}): give a new folder.")
+        raise RunError(f"{folder} is not empty, and not a run (no {RUN}): give a new folder.", field="out")
 
 
 @contextlib.contextmanager
@@ -107,8 +107,9 @@ def start_run(folder: Path, wanted: RunSettings, stored: RunSettings | None) -> 
     """
     if stored is not None and (found := differences(stored, wanted)):
         raise RunError(
-            f"{folder} was started with other settings: {'; '.join(found)}. Run it with the settings it was started "
-            "with (a larger count is fine), or give a new folder."
+            f"{folder} was started with other settings: {'; '.join(text for _, text in found)}. Run it with the "
+            "settings it was started with (a larger count is fine), or give a new folder.",
+            field=found[0][0],
         )
     if wanted != stored:
         write_json(folder / RUN, wanted.to_json())

@@ -23,19 +23,20 @@ from engines.adapter.inference import resized_size
 from engines.adapter.info import INFO_FILE, AdapterConfig, AdapterInfo
 from engines.adapter.model import DetectionAdapter, save_adapter
 from engines.adapter.pyramid import pyramid_channels
-from engines.common.devices import check_device, resolve_precision
+from engines.common.devices import find_device, resolve_precision
+from engines.common.events import Report
 from engines.common.files import read_json
 from engines.common.schema import from_object
 from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
 from engines.diffusion.lora import fuse_loras, fused_hash
-from engines.errors import ModelError, TrainingError, UsageError
+from engines.errors import ModelError, TrainingError, UsageError, refuse, wrong_values
 from engines.labels.thresholds import Choice, choose_thresholds
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, FrozenPyramid, SourceOptions, TunePart
-from engines.training.trainer import FitOptions, Report, finished, fit
+from engines.training.trainer import FitOptions, finished, fit
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
 STATISTICS_IMAGES = 200  # images whose class counts `generate` draws prompts from
@@ -117,11 +118,9 @@ class AdapterTrainOptions:
             ("cache_gb", "0 or more", self.cache_gb >= 0),
             ("workers", "0 or more", self.workers >= 0),
         )
-        wrong = [f"{name} must be {expected}, not {getattr(self, name)}" for name, expected, fits in checks if not fits]
         known = {name for name in AdapterConfig.__dataclass_fields__ if name not in _FROM_BASE}
-        wrong += [f'network has no setting "{name}"' for name in self.network if name not in known]
-        if wrong:
-            raise UsageError("; ".join(wrong) + ".")
+        unknown = [("network", f'network has no setting "{name}"') for name in self.network if name not in known]
+        refuse([*wrong_values(self, checks), *unknown])
 
 
 _KINDS_EXPECTED = "generic, listing and empty, adding up to 1"
@@ -225,7 +224,7 @@ def check_start(out: Path, options: AdapterTrainOptions) -> None:
     """TrainingError where `out` has an adapter already, UsageError for a device that is not there."""
     if (out / INFO_FILE).exists():
         raise TrainingError(f"{out} already holds a finished adapter; choose another folder, or remove it.")
-    check_device(options.device)
+    find_device(options.device)
 
 
 def split_tune(records: Sequence[Record], fraction: float) -> tuple[list[Record], list[Record]]:
@@ -273,8 +272,8 @@ def _frame_size(
         if options.frame[0] % multiple or options.frame[1] % multiple:
             width, height = (max(multiple, round(side / multiple) * multiple) for side in options.frame)
             raise UsageError(
-                f"frame {options.frame[0]}x{options.frame[1]}: both must be multiples of {multiple}, such as "
-                f"{width}x{height}."
+                f"`frame={options.frame}`: both must be multiples of {multiple}; `frame={(width, height)}` would do.",
+                field="frame",
             )
         return options.frame
     shapes = Counter((record.width, record.height) for record in records)
@@ -330,7 +329,7 @@ def _to(level: torch.Tensor, device: str, precision: str) -> torch.Tensor:
 
 
 def _identity(dataset: Dataset, pseudo: Sequence[Record], options: AdapterTrainOptions, hashed: str) -> dict[str, Any]:
-    """Everything that decides the weights, for the check at `--resume`."""
+    """Everything that decides the weights, for the check when it is resumed."""
     free = ("checkpoint_minutes", "device", "cache_gb", "workers", "precision_goal")
     digest = hashlib.sha256()
     for record in (*dataset.records, *pseudo):

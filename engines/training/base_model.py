@@ -20,7 +20,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engines.common.devices import check_device, resolve_precision
+from engines.common.devices import find_device, resolve_precision
+from engines.common.events import Report
 from engines.common.files import sha256_file, sync_tree, write_json
 from engines.common.names import class_words
 from engines.common.rng import Stream, generator
@@ -31,17 +32,19 @@ from engines.diffusion.base_model import (
     PARTS,
     alphas_cumprod,
     base_hash,
+    encode_pixels,
     load_base,
     local_folder,
     tokenize,
 )
+from engines.diffusion.latents import add_noise, to_pixels, velocity
 from engines.diffusion.libraries import silence_libraries
 from engines.errors import TrainingError, UsageError
 from engines.labels.boxes import Instances
 from engines.training.presets import BasePreset, Phase, base_preset
 from engines.training.tokenizer import write_tokenizer
-from engines.training.trainer import FitOptions, Report, autocast, finished, fit
-from engines.training.vae import to_pixels, train_vae
+from engines.training.trainer import FitOptions, autocast, finished, fit
+from engines.training.vae import train_vae
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
 MIN_SNR = 5.0
@@ -76,9 +79,12 @@ class BaseTrainOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
-            raise UsageError(f"seed {self.seed}; a whole number from 0 to 2^31 - 1 was expected.")
+            raise UsageError(f"`seed` is {self.seed}; a whole number from 0 to 2^31 - 1 was expected.", field="seed")
         if not 0 < self.steps_scale <= 1000:
-            raise UsageError(f"steps scale {self.steps_scale}; a factor above 0 and up to 1000 was expected.")
+            raise UsageError(
+                f"`steps_scale` is {self.steps_scale}; a factor above 0 and up to 1000 was expected.",
+                field="steps_scale",
+            )
 
 
 @dataclass(frozen=True)
@@ -109,10 +115,12 @@ def train_base(
     preset = base_preset(options.preset)
     unknown = set(options.stages) - {"vae", "unet"}
     if unknown or not options.stages:
-        raise UsageError(f"stages {sorted(unknown) or 'none'}; vae, unet, or both were expected.")
-    check_device(options.device)
+        raise UsageError(
+            f"`stages` is {', '.join(options.stages) or 'empty'}; vae, unet, or both were expected.", field="stages"
+        )
+    find_device(options.device)
     if len(options.stages) < 2 and continue_from is None and not resume:
-        raise UsageError("a base model from scratch needs both stages, vae and unet.")
+        raise UsageError("A base model from scratch needs both `stages`, vae and unet.", field="stages")
     if not dataset.records:
         raise TrainingError(f"{dataset.root} holds no images to train on.")
     if (out / "model_index.json").exists():
@@ -159,15 +167,12 @@ def diffusion_loss(
 
     `latents`, `noise` [B, Z, h, w]; `timesteps` int64 [B]; `states` [B, L, D]; `alphas` cumulative products [T].
     """
-    alpha = alphas[timesteps].to(latents.dtype)[:, None, None, None]
-    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-    output = unet(noisy, timesteps, states).sample.float()
-    ratio = (alpha / (1 - alpha)).flatten()
+    alpha = alphas[timesteps].to(latents.dtype)
+    output = unet(add_noise(latents, noise, alphas, timesteps), timesteps, states).sample.float()
+    ratio = alpha / (1 - alpha)
     if prediction_type == "v_prediction":
-        target, weight = (
-            alpha.sqrt() * noise - (1 - alpha).sqrt() * latents,
-            ratio.clamp(max=MIN_SNR) / (ratio + 1),
-        )
+        target = velocity(latents, noise, alphas, timesteps)
+        weight = ratio.clamp(max=MIN_SNR) / (ratio + 1)
     else:
         target, weight = noise, ratio.clamp(max=MIN_SNR) / ratio
     return (functional.mse_loss(output, target, reduction="none").mean(dim=(1, 2, 3)) * weight).mean()
@@ -256,8 +261,8 @@ def _encode_views(
             found = Counter(view.instances.labels.tolist())
             counts.append({name: found[i] for i, name in enumerate(class_names) if found[i]})
         with autocast(resolve_precision(options.precision, options.device), options.device):
-            encoded = vae.encode(torch.stack(pixels).to(options.device)).latent_dist.mode()
-        latents.append(encoded.float().cpu() * vae.config.scaling_factor)
+            encoded = encode_pixels(vae, torch.stack(pixels).to(options.device))
+        latents.append(encoded.float().cpu())
     return torch.cat(latents), counts
 
 
@@ -340,7 +345,7 @@ def _save(
 def _identity(
     records: Sequence[Record], preset: BasePreset, options: BaseTrainOptions, continue_from: Path | str | None
 ) -> dict[str, Any]:
-    """Everything that decides the weights, for the check at `--resume`."""
+    """Everything that decides the weights, for the check when it is resumed."""
     decisive = {k: v for k, v in asdict(options).items() if k not in ("checkpoint_minutes", "device")}
     images = {record.name: sha256_file(record.file)[:16] for record in records}
     labels = hashlib.sha256()

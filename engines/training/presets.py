@@ -109,5 +109,7 @@ PRESETS: Mapping[str, BasePreset] = {
 def base_preset(name: str) -> BasePreset:
     """The preset of that name, or a UsageError listing the names."""
     if name not in PRESETS:
-        raise UsageError(f'preset "{name}" does not exist; one of {", ".join(PRESETS)} was expected.')
+        raise UsageError(
+            f'`preset` is "{name}", which does not exist; one of {", ".join(PRESETS)} was expected.', field="preset"
+        )
     return PRESETS[name]

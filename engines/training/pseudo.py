@@ -25,8 +25,8 @@ def open_pseudo(folder: Path, labelled: Dataset, *, skip_bad: bool = False) -> t
     """The images of a folder of `dengine label`, and how many were left out because they nearly repeat a labelled one.
 
     Such an image would bring the tune part's labels, or worse ones for a picture that has its own. The labels are
-    indices into the class names of `labelled`. Raises DatasetError for boxes of every score (`label` without
-    --score), for other classes than `labelled` has, and where no box is left.
+    indices into the class names of `labelled`. Raises DatasetError for boxes of every score (`label` without a
+    score), for other classes than `labelled` has, and where no box is left.
     """
     found = open_dataset(folder, skip_bad=skip_bad, require_boxes=False)
     _check_scores(found)
@@ -60,7 +60,8 @@ def _check_scores(found: Dataset) -> None:
     if isinstance(info, dict) and info.get("description") == DESCRIPTION and "score" not in info:
         raise DatasetError(
             f"{found.root / name} holds every box from a score of {SCORE_FLOOR:g} on, which is no label: label these "
-            "images again with --score adapter, or with a number."
+            "images again with `score={}`, or with a number.",
+            field="score",
         )
 
 

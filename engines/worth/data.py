@@ -9,24 +9,34 @@ generated image is resized by the quotient of the two, whatever its frame is. So
 """
 
 import hashlib
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from engines.common.events import Report, note
 from engines.common.files import read_json
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, near_pairs
 from engines.datasets.images import read_image
-from engines.errors import DatasetError, RunError, UsageError
-from engines.runs.events import Stage
+from engines.errors import DatasetError, RunError, UsageError, refuse
 from engines.runs.finalize import ANNOTATIONS
 from engines.runs.run_folder import RUN, require_run
 from engines.worth.detectors.batches import Sample
 from engines.worth.detectors.config import MULTIPLE
 
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)(x?)")
+
+@dataclass(frozen=True)
+class Times:
+    """An amount of generated images as a multiple of the real dataset's images."""
+
+    factor: float
+
+    def __str__(self) -> str:
+        return f"{self.factor:g}x"
+
+
+Amount = int | Times  # of generated images
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class EvaluateSettings:
     seeds: int | None = None  # trainings of each arm; None: the preset's
     seed: int = 0  # the first of them
     mix: tuple[float, float] = (0.5, 0.5)  # probability of drawing a generated image: at the first draw, at the last
-    amounts: tuple[str, ...] = ()  # of generated images, "2x" for multiples of the real dataset; empty: all there are
+    amounts: tuple[Amount, ...] = ()  # of generated images, or multiples of the real dataset; empty: all there are
     weights: Path | None = None  # checkpoint folder to begin with; None: random weights
     short_side: int | None = None  # pixels at which the detector sees images; None: the runs', at most the preset's
     changes: tuple[tuple[str, Any], ...] = ()  # DetectorOptions fields in place of the preset's
@@ -55,26 +65,31 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         checks = (
-            (bool(self.synthetic) or not self.amounts, "--amounts counts generated images: give --synthetic"),
             (
+                "amounts",
+                bool(self.synthetic) or not self.amounts,
+                "`amounts` counts generated images: give `synthetic`",
+            ),
+            (
+                "mix",
                 all(0 <= mix <= 1 for mix in self.mix) and any(self.mix),
-                f"--mix is {':'.join(f'{one:g}' for one in dict.fromkeys(self.mix))}; a number above 0, at most 1, was "
+                f"`mix` is {':'.join(f'{one:g}' for one in dict.fromkeys(self.mix))}; a number above 0, at most 1, was "
                 "expected, or two of which one may be 0, such as 0.6:0",
             ),
-            (self.seeds is None or self.seeds > 0, f"--seeds is {self.seeds}; 1 or more was expected"),
-            (0 <= self.seed < 2**31, f"--seed is {self.seed}; a whole number from 0 to 2^31 - 1 was expected"),
-            (self.resamples > 0, f"the number of resamples is {self.resamples}; 1 or more was expected"),
+            ("seeds", self.seeds is None or self.seeds > 0, f"`seeds` is {self.seeds}; 1 or more was expected"),
+            ("seed", 0 <= self.seed < 2**31, f"`seed` is {self.seed}; a whole number from 0 to 2^31 - 1 was expected"),
+            ("resamples", self.resamples > 0, f"`resamples` is {self.resamples}; 1 or more was expected"),
             (
+                "short_side",
                 self.short_side is None or self.short_side >= MULTIPLE,
-                f"--short-side is {self.short_side}; {MULTIPLE} pixels or more were expected",
+                f"`short_side` is {self.short_side}; {MULTIPLE} pixels or more were expected",
             ),
             *(
-                (_AMOUNT.fullmatch(text), f"--amounts holds {text!r}; multiples such as 2x, or numbers, were expected")
-                for text in self.amounts
+                ("amounts", _number(amount) >= 0, f"`amounts` holds {amount}; 0 or more was expected")
+                for amount in self.amounts
             ),
         )
-        if mistakes := [message for fits, message in checks if not fits]:
-            raise UsageError("; ".join(mistakes) + ".")
+        refuse((name, text) for name, fits, text in checks if not fits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +114,12 @@ class WorthData:
         return hashlib.sha256("".join((*real, *painted[:generated], *val)).encode()).hexdigest()[:16]
 
 
-def open_data(settings: EvaluateSettings, most: int, report: Callable[[Stage], None]) -> WorthData:
+def open_data(settings: EvaluateSettings, most: int, report: Report) -> WorthData:
     """Open and check all datasets. `most`: pixels of the short side that the detector sees, at most.
 
     Raises DatasetError, RunError, UsageError; nothing is written.
     """
-    report(Stage("reading annotations"))
+    report(note("reading annotations"))
     skip = settings.skip_bad
     real = _open(settings.real, split=settings.split, skip_bad=skip)
     names = real.class_names
@@ -120,7 +135,7 @@ def open_data(settings: EvaluateSettings, most: int, report: Callable[[Stage], N
     ]
     arms = _arms(settings.amounts, len(real.records), len(generated))
     generated = generated[: arms[-1]]
-    report(Stage("looking for copies among training and validation images"))
+    report(note("looking for copies among training and validation images"))
     prints = [fingerprints(record.file for record in records) for records in (
         real.records, [sample.record for sample in generated], val.records
     )]  # fmt: skip
@@ -211,32 +226,43 @@ def _chosen(real: Dataset, file: Path | None) -> list[Record]:
     try:
         wanted = {line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()}
     except (OSError, UnicodeDecodeError) as cause:
-        raise UsageError(f"--images: {file} cannot be read as a list of image names: {cause}.") from cause
+        raise UsageError(
+            f"`images`: {file} cannot be read as a list of image names: {cause}.", field="images"
+        ) from cause
     spellings = [{record.name, Path(record.name).name, PurePosixPath(record.name).stem} for record in real.records]
     if unknown := sorted(wanted - set().union(*spellings)):
-        raise UsageError(f"--images: {file} names {len(unknown)} images that {real.root} lacks, {unknown[0]!r} first.")
+        raise UsageError(
+            f"`images`: {file} names {len(unknown)} images that {real.root} lacks, {unknown[0]!r:.60} first.",
+            field="images",
+        )
     chosen = [record for record, names in zip(real.records, spellings, strict=True) if names & wanted]
     if not _has_boxes(chosen):
-        raise UsageError(f"--images: {file} names {len(chosen)} images, and none of them has a box.")
+        raise UsageError(f"`images`: {file} names {len(chosen)} images, and none of them has a box.", field="images")
     return chosen
 
 
-def _arms(amounts: Sequence[str], real: int, generated: int) -> tuple[int, ...]:
+def _arms(amounts: Sequence[Amount], real: int, generated: int) -> tuple[int, ...]:
     """Generated images in each arm, in order, beginning with none."""
     if not amounts:
         return (0, generated) if generated else (0,)
     counts = {0}
-    for text in amounts:
-        number, times = re.fullmatch(_AMOUNT, text).groups()  # type: ignore[union-attr]  # EvaluateSettings checked it
-        count = round(float(number) * (real if times else 1))
+    for amount in amounts:
+        count = round(amount.factor * real) if isinstance(amount, Times) else amount
         if count > generated:
             raise UsageError(
-                f"--amounts {text} is {count} images, but the runs hold {generated}: generate more, or ask for less."
+                f"`amounts={amount}` is {count} images, but the runs hold {generated}: generate more, or ask for less.",
+                field="amounts",
             )
         counts.add(count)
     if counts == {0}:
-        raise UsageError("--amounts holds 0 alone: there is nothing to compare; add an amount such as 1x.")
+        raise UsageError(
+            "`amounts` holds 0 alone: there is nothing to compare; add an amount such as 1x.", field="amounts"
+        )
     return tuple(sorted(counts))
+
+
+def _number(amount: Amount) -> float:
+    return amount.factor if isinstance(amount, Times) else amount
 
 
 def _near_copies(

@@ -8,30 +8,30 @@ Knows nothing about how a detector learns, or how figures are compared.
     OUT/trainings/generated820-seed0/    the same of an arm with 820 generated images
     OUT/comparison.json, comparison.png  what they say together
 
-A finished training is never repeated: the same command with --resume goes on behind it, and more seeds, amounts or
+A finished training is never repeated: the same comparison with `resume` goes on behind it, and more seeds, amounts or
 runs add trainings to those there.
 """
 
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engines.common.devices import check_device, resolve_precision
+from engines.common.devices import find_device, resolve_precision
+from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import read_json, write_atomic, write_json
 from engines.common.schema import from_object
 from engines.datasets.dataset import instances_of
 from engines.errors import RunError, UsageError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
-from engines.runs.events import Stage
 from engines.runs.run_folder import LOCK, locked, run_errors
-from engines.training.trainer import Progress, differences
+from engines.training.trainer import differences
 from engines.worth.data import EvaluateSettings, WorthData, open_data
 from engines.worth.detectors.batches import mix_value
 from engines.worth.detectors.config import INFO_FILE, DetectorOptions, preset
@@ -41,20 +41,9 @@ from engines.worth.figures import Arm, Result, compare
 from engines.worth.plot import plot
 
 FORMAT = 1
+ALL = "all trainings"  # in events
 TRAININGS, RESULT = "trainings", "result.json"
 COMPARISON, PLOT = "comparison.json", "comparison.png"
-
-
-@dataclass(frozen=True)
-class TrainingStep:
-    """How far one training is, and all of them."""
-
-    progress: Progress  # of the one in work
-    done: int  # steps of all trainings, done
-    total: int  # steps of all trainings
-
-
-Report = Callable[[Stage | TrainingStep], None]
 
 
 @dataclass(frozen=True)
@@ -79,19 +68,19 @@ class _Training:
         return f"{f'generated{self.generated}' if self.generated else 'real'}-seed{self.seed}"
 
 
-def evaluate(settings: EvaluateSettings, *, report: Report = lambda event: None) -> WorthSummary:
+def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> WorthSummary:
     """Train every arm with every seed, compare, and write it down in `settings.out`.
 
     Deterministic: `settings`, the images and, where it is not named, the precision that is taken here decide every
     figure. Raises DengineError of every kind before anything is written where the data cannot be compared.
     """
-    started = time.monotonic()
+    started, report = time.monotonic(), report or silent
     options, seeds = _options(settings)
     _check_out(settings)
     check_library(options.network.kind)
     data = open_data(settings, options.short_side, report)
-    for note in data.notes:
-        report(Stage(note))
+    for line in data.notes:
+        report(note(line))
     chosen = tuple(range(settings.seed, settings.seed + seeds))
     # Seed by seed, so that a comparison that is stopped early has whole pairs.
     trainings = [_Training(generated, seed) for seed in chosen for generated in data.arms]
@@ -100,7 +89,7 @@ def evaluate(settings: EvaluateSettings, *, report: Report = lambda event: None)
         for number, training in enumerate(trainings):
             reached = _totals(report, number * options.steps, len(trainings) * options.steps)
             results.append(_result(training, data, options, settings, reached))
-        report(Stage(f"comparing on {len(data.val)} validation images"))
+        report(note(f"comparing on {len(data.val)} validation images"))
         arms = compare(results, instances_of(data.val), data.class_names, resamples=settings.resamples)
         write_json(settings.out / COMPARISON, _comparison(arms, data, options, settings, chosen))
         drawn = plot(settings.out / PLOT, arms, data.split_images)
@@ -119,7 +108,7 @@ def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
     options, seeds = preset(settings.preset, settings.detector)
     value = json.loads(json.dumps(dataclasses.asdict(options))) | dict(settings.changes)
     options = from_object(DetectorOptions, value, UsageError, "options")
-    check_device(options.device)
+    find_device(options.device)
     # Resolved here, so that a comparison that goes on on another machine never mixes two arithmetics.
     precision = resolve_precision(options.precision, options.device)
     return dataclasses.replace(options, precision=precision), settings.seeds or seeds
@@ -128,12 +117,15 @@ def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
 def _check_out(settings: EvaluateSettings) -> None:
     out = settings.out
     if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file; give a folder for the comparison.")
+        raise RunError(f"{out} is a file; give a folder for the comparison.", field="out")
     if (out / TRAININGS).exists():
         if not settings.resume:
-            raise RunError(f"{out} holds a comparison already: go on with it with --resume, or give another folder.")
+            raise RunError(
+                f"{out} holds a comparison already: go on with it with `resume=True`, or give another folder.",
+                field="resume",
+            )
     elif out.is_dir() and any(item.name != LOCK for item in out.iterdir()):
-        raise RunError(f"{out} is not empty, and holds no comparison: give a new folder.")
+        raise RunError(f"{out} is not empty, and holds no comparison: give a new folder.", field="out")
 
 
 def detections_of(stored: Mapping[str, Any]) -> list[Instances]:
@@ -141,8 +133,14 @@ def detections_of(stored: Mapping[str, Any]) -> list[Instances]:
     return [_from_lists(item) for item in stored["detections"]]
 
 
-def _totals(report: Report, before: int, total: int) -> Callable[[Progress], None]:
-    return lambda progress: report(TrainingStep(progress, before + progress.step, total))
+def _totals(report: Report, before: int, total: int) -> Report:
+    """What tells of one training, and after each of its steps how far all of them are; `before`: steps of others."""
+
+    def both(event: Event) -> None:
+        report(event)
+        report(Event(EventKind.PROGRESS, ALL, done=before + (event.done or 0), total=total))
+
+    return both
 
 
 def _result(
@@ -150,7 +148,7 @@ def _result(
     data: WorthData,
     options: DetectorOptions,
     settings: EvaluateSettings,
-    report: Callable[[Progress], None],
+    report: Report,
 ) -> Result:
     """The result of a training: read, where it is there, else trained and measured, and written."""
     folder = settings.out / TRAININGS / training.name

@@ -1,1 +1,1 @@
-"""`dengine doctor --gpu`: the checks that need a GPU, and their report."""
+"""The checks that need a GPU, and their report: `dengine doctor` has an option for them."""

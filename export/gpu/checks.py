@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ from engines.diffusion.schedule import make_schedule
 from engines.errors import DengineError
 from engines.painting.networks import TextEncoder, prepare
 from engines.painting.resolve import GPU_SLOTS, resolve
-from engines.painting.settings import GenerateSettings, RunSettings
+from engines.painting.settings import GenerateSettings, PaintOptions
 from export.agreement import LEAST, compare_engines
 from export.matching import MATCHINGS, match_boxes
 from export.tensorrt.check_plans import is_black
@@ -37,7 +38,7 @@ CASE = 7  # key of the graphs' inputs, others than those an export is checked wi
 BATCH = 2  # of the graphs' inputs
 CAPTURED = 1e-3  # largest relative error of captured latents; the same kernels should give the same bits
 
-Report = Callable[[str], None]
+Tell = Callable[[str], None]  # told what begins
 Record = Callable[[Step, torch.device], Step]
 Tensors = Mapping[str, torch.Tensor]
 
@@ -61,7 +62,7 @@ class Speed:
     seconds: float  # of a call (median) or of a tick (mean)
 
 
-def run_reference(bundle: Bundle, report: Report) -> Chain:
+def run_reference(bundle: Bundle, report: Tell) -> Chain:
     """All graphs on PyTorch in f32 on the CPU, two images of the bundle's frame: what the GPU has to reproduce."""
     w, h = (side // bundle.vae_stride for side in bundle.frame)
     chain = Chain(bundle, {"B": BATCH, "h": h, "w": w}, CASE)
@@ -72,7 +73,7 @@ def run_reference(bundle: Bundle, report: Report) -> Chain:
     return chain
 
 
-def check_graphs(bundle: Bundle, backend: Backend, chain: Chain, report: Report) -> list[Check]:
+def check_graphs(bundle: Bundle, backend: Backend, chain: Chain, report: Tell) -> list[Check]:
     """Every graph on an engine against `run_reference`; a graph that cannot run is a failed check, not the end."""
     checks = []
     for graph in GRAPH_NAMES:
@@ -114,7 +115,7 @@ def compare_outputs(name: str, found: Tensors, expected: Tensors, precision: str
 
 
 def check_ticks(
-    bundle: Bundle, backend: Backend, report: Report, *, steps: int | None = None, record: Record = capture
+    bundle: Bundle, backend: Backend, report: Tell, *, steps: int | None = None, record: Record = capture
 ) -> tuple[list[Check], list[Speed]]:
     """The UNet as `generate` runs it by default: its speed, and ticks captured in a CUDA graph against eager ones.
 
@@ -122,10 +123,11 @@ def check_ticks(
     """
     name = f"{backend.name} {backend.precision}"
     report(f"{name}: timing the UNet")
-    asked = GenerateSettings(out=Path("unused"), bundle=bundle.folder, jobs=GPU_SLOTS, steps=steps)
-    settings = resolve(asked, bundle, backend, None, None)
-    w, h = (side // bundle.vae_stride for side in settings.frame)
-    call = prepare(bundle, backend, "unet", {"B": settings.rows, "h": h, "w": w}, ["model_output"])
+    maybe: Any = {"steps": steps}  # None leaves it open
+    asked = GenerateSettings(out=Path("unused"), bundle=bundle.folder, jobs=GPU_SLOTS, **maybe)
+    settings = resolve(asked, bundle, backend, None, None).options
+    w, h = (side // bundle.vae_stride for side in settings.size)
+    call = prepare(bundle, backend, "unet", {"B": settings.rows, "h": h, "w": w}, ["model_output"], role="sampler")
     text = TextEncoder(bundle, backend)
     cond, uncond = text(f"a {bundle.style}"), text(settings.negative_prompt)
     tasks = [Task(index, settings.seed, None, 0, cond, uncond) for index in range(settings.slots)]
@@ -165,7 +167,7 @@ class _Eager:
 
 
 def _paint(
-    call: UNetCall, bundle: Bundle, settings: RunSettings, tasks: Sequence[Task], record: Record
+    call: UNetCall, bundle: Bundle, settings: PaintOptions, tasks: Sequence[Task], record: Record
 ) -> tuple[dict[int, torch.Tensor], float]:
     """(final latents by image, seconds a tick) of the second of two runs: the first warms up, and is recorded."""
     schedule = make_schedule(bundle.scheduler_config, settings.sampler, settings.steps, settings.eta)
@@ -203,7 +205,7 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def check_labels(bundle: Bundle, engines: Sequence[tuple[str, str]], device: str, report: Report) -> list[Check]:
+def check_labels(bundle: Bundle, engines: Sequence[tuple[str, str]], device: str, report: Tell) -> list[Check]:
     """The same jobs on every (engine, precision) and on PyTorch in f32: do the images and the labels agree?"""
     checks = []
     for found in compare_engines(bundle, engines, report, jobs=GPU_SLOTS, steps=None, device=device):

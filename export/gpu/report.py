@@ -1,4 +1,4 @@
-"""Every check that needs a GPU, in one run: what `dengine doctor --gpu` prints.
+"""Every check that needs a GPU, in one run: what `dengine doctor` prints of one.
 
 Knows: which checks there are, in which order, on which engines, and that one that fails does not stop the others: the
 report is for pasting into an issue. Does not know how a check is done (`export.gpu.checks`), how plans are built
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engines.backends import open_backend
 from engines.backends.probe import one_line
+from engines.backends.registry import open_backend
 from engines.backends.tensorrt.flavours import RTX
 from engines.backends.tensorrt.gpu import find_gpu
 from engines.bundle.bundle import Bundle, open_bundle
+from engines.common.events import Report, note, silent
 from engines.doctor import Diagnosis, examine
 from engines.errors import BackendError, DengineError
 from export.assemble import export_bundle
@@ -29,8 +30,8 @@ from export.gpu.checks import (
     OK,
     SKIPPED,
     Check,
-    Report,
     Speed,
+    Tell,
     check_graphs,
     check_labels,
     check_ticks,
@@ -38,7 +39,6 @@ from export.gpu.checks import (
 )
 from export.matching import MATCHINGS
 from export.tensorrt.operators import unsupported_operators
-from export.tensorrt.progress import Report as BuildReport
 from export.to_onnx import OPSETS
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def need_gpu() -> None:
     if not torch.cuda.is_available():
         raise BackendError(
             "There is no NVIDIA GPU that PyTorch can use here, and these checks need one. "
-            'Run "dengine doctor" without --gpu to see what is missing.'
+            "Run `dengine doctor` alone to see what is missing."
         )
 
 
@@ -79,12 +79,11 @@ def gpu_report(
     bundle_folder: Path,
     *,
     device: str = "cuda",
-    report: Report = lambda text: None,
-    building: BuildReport = lambda progress: None,
+    report: Report | None = None,
 ) -> GpuReport:
     """Run every check on a bundle; on "cpu" (for tests) in f32, with what a CPU can do.
 
-    `report` is told which check begins, `building` how far TensorRT is.
+    `report` is told which check begins, and how far TensorRT is.
 
     A float32 bundle is checked as it is; TensorRT, which needs float16 graphs, gets a copy that is exported for the
     occasion. Plans are built into the user's cache.
@@ -94,7 +93,7 @@ def gpu_report(
     started = time.monotonic()
     bundle = open_bundle(bundle_folder)
     diagnosis = examine()
-    run = _Run(device, report, building)
+    run = _Run(device, report or silent)
     half = "f32" if device == "cpu" else "f16"
     own = {"float32": "f32", "float16": "f16"}[bundle.manifest.graph_dtype]
     engines = (("torch", half), ("onnxruntime", own))
@@ -115,15 +114,18 @@ def gpu_report(
 class _Run:
     """The checks so far, on one device."""
 
-    def __init__(self, device: str, report: Report, building: BuildReport) -> None:
+    def __init__(self, device: str, report: Report) -> None:
         self.checks: list[Check] = []
         self.speeds: list[Speed] = []
-        self._device, self._report, self._building = device, report, building
+        self._device, self._report = device, report
+
+    def _tell(self, text: str) -> None:
+        self._report(note(text))
 
     @contextlib.contextmanager
     def _section(self, name: str) -> Iterator[None]:
         """Whatever is raised inside becomes a failed check; the GPU's memory is given back."""
-        self._report(name)
+        self._tell(name)
         try:
             yield
         except Exception as cause:  # runtimes raise errors of many kinds, and the report says which
@@ -135,11 +137,11 @@ class _Run:
     def graphs(self, bundle: Bundle, engines: Iterable[tuple[str, str]]) -> None:
         """Each graph on each engine against PyTorch on the CPU."""
         with self._section("graphs"):
-            chain = run_reference(bundle, self._report)
+            chain = run_reference(bundle, self._tell)
             for engine, precision in engines:
                 with self._section(f"{engine} {precision}"):
                     backend = open_backend(bundle, engine, precision=precision, device=self._device)
-                    self.checks += check_graphs(bundle, backend, chain, self._report)
+                    self.checks += check_graphs(bundle, backend, chain, self._tell)
                     del backend
 
     def ticks(self, bundle: Bundle, engines: Iterable[tuple[str, str]]) -> None:
@@ -147,7 +149,7 @@ class _Run:
         for engine, precision in engines:
             with self._section(f"{engine} {precision}: ticks"):
                 backend = open_backend(bundle, engine, precision=precision, device=self._device)
-                checks, speeds = check_ticks(bundle, backend, self._report)
+                checks, speeds = check_ticks(bundle, backend, self._tell)
                 self.checks += checks
                 self.speeds += speeds
                 del backend
@@ -157,7 +159,7 @@ class _Run:
         for engine, precision in engines:
             if (engine, precision) != ("torch", "f32"):
                 with self._section(f"{engine} {precision}: labels"):
-                    self.checks += check_labels(bundle, [(engine, precision)], self._device, self._report)
+                    self.checks += check_labels(bundle, [(engine, precision)], self._device, self._tell)
 
     def tensorrt(self, bundle: Bundle, version: str | None) -> None:
         """Plans for the default `generate`, built or found, and all of the above with them.
@@ -167,14 +169,14 @@ class _Run:
         from export.tensorrt.build import PlanError, build_plans
         from export.tensorrt.layers import explain_plan
 
-        with self._section("tensorrt"), half_precision(bundle, version, self._report) as half:
+        with self._section("tensorrt"), half_precision(bundle, version, self._tell) as half:
             if half is not bundle:
                 self.graphs(half, [("onnxruntime", "f16")])
             try:
-                made = build_plans(half.folder, report=self._building)
+                made = build_plans(half.folder, report=self._report)
             except PlanError as cause:
                 for graph in cause.graphs:
-                    self._report(f"tensorrt f16: {graph}, layer by layer")
+                    self._tell(f"tensorrt f16: {graph}, layer by layer")
                     self.checks.append(Check(f"tensorrt f16: {graph}", FAILED, explain_plan(half, graph, find_gpu())))
                 raise
             self.checks += [_plan_check(plan) for plan in made.plans]
@@ -193,7 +195,7 @@ def _release() -> None:
 
 
 @contextlib.contextmanager
-def half_precision(bundle: Bundle, tensorrt: str | None, report: Report) -> Iterator[Bundle]:
+def half_precision(bundle: Bundle, tensorrt: str | None, report: Tell) -> Iterator[Bundle]:
     """The bundle itself if its graphs are in float16; else a copy in float16, exported for as long as this lasts.
 
     The copy's opset is the newest one whose operators this version of TensorRT has.
@@ -212,7 +214,7 @@ def half_precision(bundle: Bundle, tensorrt: str | None, report: Report) -> Iter
             opset=OPSETS["default"] if newest else min(OPSETS.values()),
             generate=bundle.generate_defaults,
             engines=("onnxruntime",),
-            report=lambda progress: report(f"a copy in float16: {progress.text}"),
+            report=lambda event: report(f"a copy in float16: {event.text}"),
         )
         yield open_bundle(summary.folder)
 

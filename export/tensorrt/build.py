@@ -35,13 +35,14 @@ from engines.backends.tensorrt.plans import (
 )
 from engines.bundle.bundle import open_bundle
 from engines.bundle.graphs import GRAPH_NAMES
+from engines.common.events import Event, EventKind, Report, silent
 from engines.common.files import sync_folder
 from engines.errors import BackendError, DengineError, ExportError, UsageError
 from export.tensorrt.builder import PlanBuilder
 from export.tensorrt.check_plans import PlanCheck
 from export.tensorrt.operators import check_operators
 from export.tensorrt.profiles import Batches, Frames, Profiles, wanted_profiles
-from export.tensorrt.progress import BuildProgress, Report, run_cancellable
+from export.tensorrt.progress import run_cancellable
 from export.to_onnx import OPSETS
 
 _STALE_SECONDS = 2 * 24 * 3600.0  # an unfinished build's folder of this age belongs to a process that was killed
@@ -102,7 +103,7 @@ def build_plans(
     batches: Batches | None = None,
     sizes: Frames | None = None,
     workspace: float | None = None,
-    report: Report = lambda progress: None,
+    report: Report | None = None,
     stop: Callable[[], bool] = lambda: False,
     gpu: Gpu | None = None,
 ) -> BuildSummary:
@@ -126,7 +127,7 @@ def build_plans(
     library = library_for(gpu)
     check_operators(bundle.folder, library.listed_version)
     wanted = wanted_profiles(bundle, batches, sizes)
-    builder = PlanBuilder(library, bundle, machine_of(library, gpu), workspace, report, gpu.free_memory)
+    builder = PlanBuilder(library, bundle, machine_of(library, gpu), workspace, report or silent, gpu.free_memory)
     with _work_folder() as (work, folder):
         return _Build(builder, gpu, stop, work, folder).run(wanted)
 
@@ -138,7 +139,7 @@ def build_ahead(
     batches: Batches | None = None,
     sizes: Frames | None = None,
     workspace: float | None = None,
-    report: Report = lambda progress: None,
+    report: Report | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> BuildSummary:
     """Build what is missing of a bundle's plans for GPUs that need not be here, with TensorRT for RTX.
@@ -160,7 +161,7 @@ def build_ahead(
     with _work_folder() as (work, folder):
         for capability in capabilities:
             machine = Machine(library.flavour.title, library.version, capability)
-            build = _Build(PlanBuilder(library, bundle, machine, workspace, report), None, stop, work, folder)
+            build = _Build(PlanBuilder(library, bundle, machine, workspace, report or silent), None, stop, work, folder)
             plans, seconds = build.missing(wanted)
             build.keep()
             for graph in GRAPH_NAMES:
@@ -227,7 +228,7 @@ class _Build:
     ) -> BuildSummary:
         """Compare every plan with PyTorch; keep those that pass, remove the others and raise ExportError for them."""
         total = len(GRAPH_NAMES) + 2
-        self.builder.report(BuildProgress("checking", 0, total, "loading the networks in PyTorch"))
+        self.builder.report(Event(EventKind.PROGRESS, "checking", "loading the networks in PyTorch", 0, total))
         every = {path for found in plans.values() for path in found}
         store = PlanStore(self.work, self.folder, only=every)
         assert self.gpu is not None
@@ -237,7 +238,7 @@ class _Build:
         for done, graph in enumerate(GRAPH_NAMES, start=1):
             if self.stop():
                 raise KeyboardInterrupt
-            self.builder.report(BuildProgress("checking", done, total, f"{graph} against PyTorch"))
+            self.builder.report(Event(EventKind.PROGRESS, "checking", f"{graph} against PyTorch", done, total))
             try:
                 error = check.check(graph, wanted[graph])
             except DengineError as cause:
@@ -248,8 +249,8 @@ class _Build:
                 continue
             except torch.OutOfMemoryError:
                 failures.append(
-                    f"{graph}: the GPU's memory does not suffice to compare its plan with PyTorch. Lower `batch` or "
-                    f"`size`, or end other programs on the GPU. The plan was not kept."
+                    f"{graph}: the GPU's memory does not suffice to compare its plan with PyTorch. Lower `batches` "
+                    f"or `sizes`, or end other programs on the GPU. The plan was not kept."
                 )
                 for path in plans[graph]:
                     path.unlink(missing_ok=True)
@@ -258,7 +259,7 @@ class _Build:
             summaries.append(PlanSummary(graph, seconds[graph], size, error))
         boxes = missing = 0
         if not failures:
-            self.builder.report(BuildProgress("checking", total - 1, total, "labels against PyTorch's"))
+            self.builder.report(Event(EventKind.PROGRESS, "checking", "labels against PyTorch's", total - 1, total))
             try:
                 boxes, missing = check.labels(wanted["adapter"][0])
             except DengineError as cause:  # every plan has passed: they are kept, and this is said
@@ -266,7 +267,7 @@ class _Build:
         self.keep()
         if failures:
             raise PlanError(" ".join(failures), differing)
-        self.builder.report(BuildProgress("checking", total, total, "done"))
+        self.builder.report(Event(EventKind.PROGRESS, "checking", "done", total, total))
         return BuildSummary(tuple(summaries), boxes, missing, str(self.builder.library), self.gpu.name, self.folder)
 
     def keep(self) -> None:

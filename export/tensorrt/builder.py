@@ -24,8 +24,9 @@ from engines.backends.tensorrt.plans import Bounds, Machine
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GraphSpec
 from engines.common import cache
+from engines.common.events import Report
 from engines.errors import ExportError
-from export.tensorrt.progress import Phases, Report, make_monitor
+from export.tensorrt.progress import Phases, make_monitor
 
 GB = 10**9
 DECOMPOSES = (10, 14)  # the first TensorRT whose Attention layers may be taken apart; TensorRT for RTX always may
@@ -153,7 +154,7 @@ def why_no_plan(graph: str, said: Sequence[tuple[bool, str]], workspace: float |
     if workspace is not None and any(_WORKSPACE.search(text) for text in errors):
         return (
             f"{graph}: a `workspace` of {workspace:g} GB is too little for its plan: {last}. Raise it, leave it out, "
-            f"or lower `batch` or `size`."
+            f"or lower `batches` or `sizes`."
         )
     if not any(_MEMORY.search(text) for text in errors):
         return f"{graph}: TensorRT built no plan: {last}."
@@ -163,7 +164,7 @@ def why_no_plan(graph: str, said: Sequence[tuple[bool, str]], workspace: float |
     limit = "unlimited" if workspace is None else f"{workspace:g} GB"
     return (
         f"{graph}: the memory does not suffice to build its plan: TensorRT {amount}{left} ({last}). Lower `workspace` "
-        f"(now {limit}), `batch` or `size`, or end other programs on the GPU."
+        f"(now {limit}), `batches` or `sizes`, or end other programs on the GPU."
     )
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from engines.backends import open_backend
 from engines.backends.base import Backend
+from engines.backends.registry import open_backend
 from engines.backends.tensorrt.plans import Bounds
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GRAPH_NAMES
@@ -59,12 +59,14 @@ class PlanCheck:
                 if not torch.isfinite(value).all():
                     raise ExportError(
                         f"{graph}: its plan gives {name} with NaN or infinite values, which PyTorch does not. It is "
-                        f"too large for half precision: export the bundle with --ranges on images of your own."
+                        f"too large for half precision: export the bundle with `ranges` on images of your own.",
+                        field="ranges",
                     )
             if graph == "vae_decoder" and is_black(found["pixels"]) and not is_black(expected["pixels"]):
                 raise ExportError(
                     f"{graph}: its plan paints black, which PyTorch does not. "
-                    f"Export the bundle with --ranges on images of your own."
+                    f"Export the bundle with `ranges` on images of your own.",
+                    field="ranges",
                 )
             worst = max(worst, *check_graph(self._tested, spec, inputs, expected).errors.values())
         return worst

@@ -112,7 +112,8 @@ def check_operators(bundle_folder: Path, version: str | None = None) -> None:
         which = f"TensorRT {version}" if version else "TensorRT"
         raise ExportError(
             f"{which} does not read these graphs: {'; '.join(map(str, found[:_SHOWN]))}{more}. "
-            f"Export the bundle again with `opset=18`, take a later TensorRT, or another `engine`."
+            f"Export the bundle again with `opset=18`, take a later TensorRT, or another `engine`.",
+            field="opset",
         )
 
 

@@ -1,6 +1,6 @@
 """Which shapes TensorRT plans are built for.
 
-Knows: how `--batch` and `--size` become profiles (smallest, usual, largest) of every graph, so that a `generate` with
+Knows: how batches and sizes become profiles (smallest, usual, largest) of every graph, so that a `generate` with
 those settings finds all it prepares (`engines.painting.needs`). Does not know how a plan is built.
 
 Static by default: a profile whose three shapes are one. A graph that is run at two batch sizes, as the UNet is for the
@@ -27,7 +27,7 @@ def wanted_profiles(bundle: Bundle, batches: Batches | None = None, frames: Fram
 
     Args:
         bundle: its settings of `generate` decide how many rows of the UNet a number of images takes.
-        batches: images in work at once, as `--slots` of `generate`; None for its default on a GPU.
+        batches: images in work at once, as the slots of `generate`; None for its default on a GPU.
         frames: sizes of the images; None for the bundle's own.
 
     Raises UsageError for a range that is out of order, or a size that the networks cannot take.
@@ -62,21 +62,24 @@ def _check(bundle: Bundle, batches: Batches, frames: Frames) -> None:
     """Raise UsageError unless both ranges ascend and the networks can take their sizes."""
     if not 1 <= batches[0] <= batches[1] <= batches[2]:
         raise UsageError(
-            f"`batch` is {_text(batches)}; a number from 1, or smallest:usual:largest, was expected.", field="batch"
+            f"`batches` is {_text(batches)}; a number from 1, or smallest:usual:largest, was expected.",
+            field="batches",
         )
     shown = _text(f"{width}x{height}" for width, height in frames)
     if not all(a[side] <= b[side] for a, b in pairwise(frames) for side in (0, 1)):
-        raise UsageError(f"`size` is {shown}; a size, or smallest:usual:largest, was expected.", field="size")
+        raise UsageError(f"`sizes` is {shown}; a size, or smallest:usual:largest, was expected.", field="sizes")
     multiple = bundle.size_multiple
     if any(side < 1 or side % multiple for frame in frames for side in frame):
-        raise UsageError(f"`size` is {shown}; all sides must be multiples of {multiple} for this bundle.", field="size")
+        raise UsageError(
+            f"`sizes` is {shown}; all sides must be multiples of {multiple} for this bundle.", field="sizes"
+        )
     config = bundle.adapter_info.config
     width, height = (side // bundle.vae_stride for side in frames[0])
     if config.cells(height, width) < config.queries:
         raise UsageError(
-            f"`size` begins at {frames[0][0]}x{frames[0][1]}, which has {config.cells(height, width)} cells for the "
+            f"`sizes` begins at {frames[0][0]}x{frames[0][1]}, which has {config.cells(height, width)} cells for the "
             f"adapter's {config.queries} queries. Begin at a larger size.",
-            field="size",
+            field="sizes",
         )
 
 

@@ -17,7 +17,7 @@ from engines.adapter.info import INFO_FILE, WEIGHTS_FILE, AdapterConfig, Adapter
 from engines.adapter.model import DetectionAdapter, load_adapter, save_adapter
 from engines.common.rng import generator
 from engines.errors import ModelError
-from engines.labels.boxes import iou_matrix
+from engines.labels.boxes import Instances, iou_matrix
 
 SMALL: dict[str, Any] = {"width": 16, "heads": 2, "ffn_width": 16, "decoder_layers": 2, "queries": 12, "denoising": 8}
 HEADS: tuple[dict[str, Any], ...] = ({"head": "rt_detr"}, {"head": "deformable_detr", "extra_levels": 1})
@@ -272,15 +272,13 @@ def test_boxes_on_a_prepared_frame_come_back_to_the_original_pixels(width: int, 
     seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], dtype=np.float64)
     shares = seen / np.array([padded_width, padded_height] * 2)
     boxes = np.array([[*(shares[:2] + shares[2:]) / 2, *(shares[2:] - shares[:2])]])
-    found, scores, labels = detections(
-        np.array([[-3.0, 2.0]]), boxes, (padded_width, padded_height), scale, (width, height)
-    )
-    assert np.abs(found[0] - [x0, y0, x1, y1]).max() <= 0.6 / scale + 0.5
-    assert scores[0] == pytest.approx(1 / (1 + math.exp(-2)))
-    assert labels.tolist() == [1]
+    found = detections(np.array([[-3.0, 2.0]]), boxes, (padded_width, padded_height), scale, (width, height))
+    assert np.abs(found.boxes[0] - [x0, y0, x1, y1]).max() <= 0.6 / scale + 0.5
+    assert found.scores[0] == pytest.approx(1 / (1 + math.exp(-2)))
+    assert found.labels.tolist() == [1]
 
 
-def _detect(rows: Any, logits: Any, **options: Any) -> Any:
+def _detect(rows: Any, logits: Any, **options: Any) -> Instances:
     return detections(np.array(logits), np.array(rows), (100, 100), 1.0, (90, 80), **options)
 
 
@@ -292,39 +290,40 @@ def test_detections_are_sorted_clipped_and_free_of_weak_ones_and_duplicates() ->
         (0.9, 0.4, 0.4, 0.2),
         (0.95, 0.95, 0.08, 0.08),
     ]
-    boxes, scores, labels = _detect(rows, [[-4.0, -5.0], [1.0, 0.0], [0.0, 2.0], [0.5, -1.0], [5.0, 5.0]])
+    found = _detect(rows, [[-4.0, -5.0], [1.0, 0.0], [0.0, 2.0], [0.5, -1.0], [5.0, 5.0]])
     # The first is below 0.05, the second a weaker copy of the third, the last lies in the padding.
-    assert labels.tolist() == [1, 0]
-    assert np.allclose(boxes, [[40.5, 40.0, 60.5, 60.0], [70.0, 30.0, 90.0, 50.0]], atol=1e-3)
-    assert (np.diff(scores) <= 0).all()
-    assert len(_detect(rows, [[1.0, 0.0]] * 5, limit=1)[0]) == 1
-    assert len(_detect(rows, [[1.0, 0.0]] * 5, duplicate_iou=1.0)[0]) == 4
-    assert _detect(rows, [[-9.0, -9.0]] * 5)[0].shape == (0, 4)
+    assert found.labels.tolist() == [1, 0]
+    assert np.allclose(found.boxes, [[40.5, 40.0, 60.5, 60.0], [70.0, 30.0, 90.0, 50.0]], atol=1e-3)
+    assert (np.diff(found.scores) <= 0).all()
+    assert len(_detect(rows, [[1.0, 0.0]] * 5, limit=1)) == 1
+    assert len(_detect(rows, [[1.0, 0.0]] * 5, duplicate_iou=1.0)) == 4
+    assert _detect(rows, [[-9.0, -9.0]] * 5).boxes.shape == (0, 4)
 
 
-def _scored(*rows: tuple[float, float, float, float, float, int]) -> Any:
+def _scored(*rows: tuple[float, float, float, float, float, int]) -> Instances:
     table = np.array(rows, dtype=np.float32).reshape(-1, 6)
-    return table[:, :4], table[:, 4], table[:, 5].astype(np.int64)
+    return Instances.of(table[:, :4], table[:, 5], table[:, 4])
 
 
 def test_boxes_of_one_object_in_two_views_become_one_weighted_by_their_scores() -> None:
     first = _scored((0, 0, 10, 10, 0.8, 0), (50, 50, 60, 60, 0.4, 1))
     second = _scored((0, 0, 10, 10, 0.9, 1), (2, 0, 12, 10, 0.4, 0))  # another class; an IoU of 2/3
-    boxes, scores, labels = fuse([first, second])
-    assert np.allclose(boxes, [[2 / 3, 0.0, 32 / 3, 10.0], [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]])
-    assert np.allclose(scores, [0.6, 0.45, 0.2])
-    assert labels.tolist() == [0, 1, 1]
-    assert len(fuse([first, second], same_iou=0.7)[0]) == 4
-    assert len(fuse([first, second], limit=1)[0]) == len(fuse([first, second], score_floor=0.5)[0]) == 1
+    found = fuse([first, second])
+    assert np.allclose(found.boxes, [[2 / 3, 0.0, 32 / 3, 10.0], [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]])
+    assert np.allclose(found.scores, [0.6, 0.45, 0.2])
+    assert found.labels.tolist() == [0, 1, 1]
+    assert len(fuse([first, second], same_iou=0.7)) == 4
+    assert len(fuse([first, second], limit=1)) == len(fuse([first, second], score_floor=0.5)) == 1
 
 
 def test_what_one_view_sees_twice_stays_two_and_a_single_view_is_left_alone() -> None:
     twice = _scored((0, 0, 10, 10, 0.8, 0), (2, 0, 12, 10, 0.6, 0))
-    boxes, scores, _ = fuse([twice, _scored((1, 0, 11, 10, 0.7, 0))])
-    assert np.allclose(scores, [0.75, 0.3])  # the surer of the two took the other view's box
-    assert np.allclose(boxes[1], [2, 0, 12, 10])
+    found = fuse([twice, _scored((1, 0, 11, 10, 0.7, 0))])
+    assert np.allclose(found.scores, [0.75, 0.3])  # the surer of the two took the other view's box
+    assert np.allclose(found.boxes[1], [2, 0, 12, 10])
     assert fuse([twice]) is twice
-    assert [part.shape for part in fuse([_scored(), _scored()])] == [(0, 4), (0,), (0,)]
+    nothing = fuse([_scored(), _scored()])
+    assert [part.shape for part in (nothing.boxes, nothing.scores, nothing.labels)] == [(0, 4), (0,), (0,)]
 
 
 @pytest.mark.parametrize("limit", [100, 1000])
@@ -332,12 +331,10 @@ def test_of_many_boxes_the_best_that_no_better_one_covers_are_kept(limit: int) -
     rng = generator(5)
     rows = rng.random((450, 4)) * (0.4, 0.4, 0.3, 0.3) + (0.2, 0.2, 0.1, 0.1)
     logits = rng.normal(0, 1, size=(450, 1))
-    corners, scores, _ = _detect(rows, logits, duplicate_iou=1.0, limit=450)
+    every = _detect(rows, logits, duplicate_iou=1.0, limit=450)
     kept: list[int] = []
-    for index in range(len(corners)):
-        if all(iou_matrix(corners[[index]], corners[[other]])[0, 0] <= 0.8 for other in kept):
+    for index in range(len(every)):
+        if all(iou_matrix(every.boxes[[index]], every.boxes[[other]])[0, 0] <= 0.8 for other in kept):
             kept.append(index)
-    assert 200 < len(kept) < len(corners)
-    found = _detect(rows, logits, limit=limit)
-    assert np.array_equal(found[0], corners[kept[:limit]])
-    assert np.array_equal(found[1], scores[kept[:limit]])
+    assert 200 < len(kept) < len(every)
+    assert _detect(rows, logits, limit=limit) == every.take(kept[:limit])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from small_graphs import SIZES, Float, fill, open_small, prepare_unet, small_bundle, small_specs
 
-from engines.backends import open_backend
 from engines.backends.openvino.backend import OpenVinoBackend
+from engines.backends.registry import open_backend
 from engines.bundle.bundle import Bundle
 from engines.common import cache
 

@@ -41,9 +41,10 @@ def _voc(root: Path) -> None:
     )
 
 
-def _voc_one_folder_down(root: Path) -> None:
-    (root / "VOC2012" / "Annotations").mkdir(parents=True)
-    (root / "VOC2012" / "Annotations" / "a.xml").write_text("<annotation/>")
+def _two_folders_down(root: Path) -> None:
+    for year in ("VOC2007", "VOC2012"):
+        (root / "VOCdevkit" / year / "Annotations").mkdir(parents=True)
+        (root / "VOCdevkit" / year / "Annotations" / "a.xml").write_text("<annotation/>")
 
 
 def _yolo(root: Path) -> None:
@@ -126,7 +127,7 @@ def test_a_dataset_of_bad_items_alone_is_an_error_even_when_they_may_be_skipped(
         (lambda path: None, "does not exist; give the folder of a dataset"),
         (lambda path: path.touch(), "is a file; give the folder"),
         (lambda path: path.mkdir(), "holds no dataset: it is empty; expected a COCO"),
-        (_voc_one_folder_down, r"expected .* Did you mean .*VOC2012\?"),
+        (_two_folders_down, r"holds 2: did you mean .*VOC2007 or .*VOC2012\?"),
     ],
 )
 def test_a_wrong_path_is_one_sentence_that_says_what_is_expected(

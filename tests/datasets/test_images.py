@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from engines.datasets.images import checked_image_size, image_size, list_images, read_image
+from engines.datasets.images import checked_header, image_size, read_image
+from engines.datasets.tree import list_images
 from engines.errors import DatasetError
 
 _ORIENTATION = 0x0112
@@ -154,11 +155,11 @@ def test_the_size_comes_from_the_header_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tif", "webp"])
 def test_a_file_cut_short_is_found(tmp_path: Path, suffix: str) -> None:
     whole = _save(tmp_path / f"a.{suffix}", Image.effect_noise((64, 48), 80.0).convert("RGB"))
-    assert checked_image_size(whole) == (64, 48)
+    assert checked_header(whole).size == (64, 48)
     cut = tmp_path / f"cut.{suffix}"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
     with pytest.raises(DatasetError, match=r"cut\."):
-        checked_image_size(cut)
+        checked_header(cut)
     with pytest.raises(DatasetError, match=r"cut\."):
         read_image(cut)
 
@@ -166,7 +167,7 @@ def test_a_file_cut_short_is_found(tmp_path: Path, suffix: str) -> None:
 def test_a_jpeg_without_its_end_mark_but_with_all_pixels_is_whole(tmp_path: Path) -> None:
     path = _save(tmp_path / "a.jpg", Image.fromarray(_gradient()))
     path.write_bytes(path.read_bytes()[:-2] + b"\x00" * 2000)
-    assert checked_image_size(path) == (24, 16)
+    assert checked_header(path).size == (24, 16)
 
 
 def test_damage_inside_a_png_is_an_error_that_names_the_file(tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_damage_inside_a_png_is_an_error_that_names_the_file(tmp_path: Path) -> 
 def test_a_file_that_is_no_image_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    for read in (read_image, image_size, checked_image_size):
+    for read in (read_image, image_size, checked_header):
         with pytest.raises(DatasetError, match=r"a\.png"):
             read(path)
 

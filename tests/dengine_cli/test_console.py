@@ -3,41 +3,17 @@
 import io
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
 from dengine_cli import console
-from dengine_cli.options import parse_labels, parse_list, parse_range, parse_size
-from engines.errors import UsageError
-from engines.training.trainer import Progress
-
-NAMES = ("a/one.jpg", "a/two.jpg", "three.png")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (9.94, "9.9 s"), (45.3, "45 s"), (119.4, "119 s"), (119.6, "2 min"), (12_000, "3 h 20 min")],
-)
-def test_times_are_in_words(seconds: float, text: str) -> None:
-    assert console.duration(seconds) == text
+from engines.common.events import Event, EventKind, ImageNews, note
 
 
 def test_a_table_aligns_numbers_to_the_right_and_words_to_the_left() -> None:
     assert console.table([("rbc", "1234", "yes"), ("platelets", "7", "no")], ("class", "boxes", "ok")) == (
         "class      boxes  ok\nrbc         1234  yes\nplatelets      7  no"
     )
-
-
-def test_findings_are_counted_and_only_the_first_are_shown() -> None:
-    assert console.findings([], []) == ""
-    assert console.findings(["a"], [str(i) for i in range(7)]).splitlines() == [
-        "degenerate boxes dropped: 1",
-        "  a",
-        "bad items left out: 7",
-        *(f"  {i}" for i in range(5)),
-        "  and 2 more",
-    ]
 
 
 def test_away_from_a_terminal_progress_is_a_line_at_the_start_and_at_the_end() -> None:
@@ -77,11 +53,28 @@ def test_on_a_terminal_progress_is_a_bar_with_the_time_left() -> None:
 def test_an_evaluation_in_training_gets_a_line_of_its_own() -> None:
     stream = io.StringIO()
     with console.ProgressBars(stream) as bars:
-        report = console.training_report(bars)
-        report(Progress("adapter", 500, 3000, 1.25, 60.0, {"AP50": 0.5, "giou": 0.1}))
+        report = console.reporter(bars)
+        report(Event(EventKind.PROGRESS, "adapter", "", 500, 3000, 60.0, {"loss": 1.25, "AP50": 0.5, "giou": 0.1}))
     assert stream.getvalue().splitlines() == [
         "step 500: AP50 0.500",
         "adapter: 500/3000, loss 1.2500, 60 s left",
+    ]
+
+
+def test_labels_of_kept_images_and_dropped_images_are_counted() -> None:
+    stream = io.StringIO()
+    with console.ProgressBars(stream) as bars:
+        report = console.reporter(bars)
+        report(note("opening the bundle"))
+        report(Event(EventKind.STARTED, "painting", "torch, cpu", 0, 2))
+        report(Event(EventKind.IMAGE, "painting", done=1, total=2, image=ImageNews(0, 3)))
+        report(Event(EventKind.IMAGE, "painting", done=1, total=2, image=ImageNews(1, 2, "no box scores 0.9")))
+        report(Event(EventKind.IMAGE, "painting", done=3, total=2, image=ImageNews(2, 4)))
+    assert stream.getvalue().splitlines() == [
+        "opening the bundle",
+        "torch, cpu",
+        "painting: 0/2",
+        "painting: 2/2, 7 boxes, 1 dropped",
     ]
 
 
@@ -104,43 +97,22 @@ def test_a_request_to_terminate_asks_for_a_stop_too() -> None:
         assert stop()
 
 
-def test_ranges_sizes_and_lists_are_read() -> None:
-    assert parse_range("0.4:0.8", "--x") == (0.4, 0.8)
-    assert parse_range("0.6", "--x") == (0.6, 0.6)
-    assert parse_range(None, "--x") is None
-    assert parse_size("320x256", "--x") == (320, 256)
-    assert parse_list(" coco, yolo,,coco") == ("coco", "yolo")
-
-
-@pytest.mark.parametrize("text", ["", "a:b", "0.4:", ":0.8", "0.4-0.8"])
-def test_a_wrong_range_names_its_option(text: str) -> None:
-    with pytest.raises(UsageError, match="--strength is"):
-        parse_range(text, "--strength")
-
-
-@pytest.mark.parametrize("text", ["", "320", "320x", "x256", "-1x2", "3.5x2", "1x2x3"])
-def test_a_wrong_size_names_its_option(text: str) -> None:
-    with pytest.raises(UsageError, match="--size is"):
-        parse_size(text, "--size")
-
-
-def test_labels_may_be_read_of_none_of_all_or_of_listed_images(tmp_path: Path) -> None:
-    listed = tmp_path / "list.txt"
-    listed.write_text("one\n a/two.jpg \n\n", "utf-8")
-    assert parse_labels("none", NAMES) == set()
-    assert parse_labels("all", NAMES) is None
-    assert parse_labels(str(listed), NAMES) == {"a/one.jpg", "a/two.jpg"}
-
-
-def test_a_list_that_names_an_unknown_image_is_refused(tmp_path: Path) -> None:
-    listed = tmp_path / "list.txt"
-    listed.write_text("one\nfour\n", "utf-8")
-    with pytest.raises(UsageError, match="'four'"):
-        parse_labels(str(listed), NAMES)
-
-
-def test_labels_that_are_no_list_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="none, all, or a file"):
-        parse_labels("some", NAMES)
-    with pytest.raises(UsageError, match="cannot be read"):
-        parse_labels(str(tmp_path), NAMES)
+def test_settings_that_a_text_of_the_library_marks_are_shown_as_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    with console.speaking(lambda: {"keep_empty": "--keep-empty"}), console.ProgressBars(stream) as bars:
+        bars.line("`keep_empty`")
+        bars.update("painting", 0, 2, "`keep_empty=True`")
+        bars.step("export", 0, 2, "`keep_empty`")
+        console.echo("found `keep_empty`")
+        console.note("noted `keep_empty`")
+        console.echo_json({"text": "`keep_empty`"})
+    assert stream.getvalue().splitlines() == [
+        "--keep-empty",
+        "painting: 0/2, --keep-empty",
+        "export: 1/2, --keep-empty",
+    ]
+    said = capsys.readouterr()
+    assert said.out.splitlines() == ["found --keep-empty", '{"text": "`keep_empty`"}']
+    assert said.err == "noted --keep-empty\n"
+    console.echo("`keep_empty`")
+    assert capsys.readouterr().out == "`keep_empty`\n", "no verb is at work"

@@ -12,7 +12,7 @@ from made_worth import TINY, make_arms, make_dataset, make_run
 
 from engines.worth import data as worth_data
 from engines.worth import evaluate as worth
-from engines.worth.data import EvaluateSettings, WorthData
+from engines.worth.data import EvaluateSettings, Times, WorthData
 from engines.worth.evaluate import COMPARISON, PLOT, WorthSummary
 
 
@@ -40,7 +40,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[EvaluateSetti
     """What `evaluate` was asked for, which does nothing but report."""
     seen: list[EvaluateSettings] = []
 
-    def evaluate(settings: EvaluateSettings, report: Any) -> WorthSummary:
+    def evaluate(settings: EvaluateSettings, *, report: Any) -> WorthSummary:
         seen.append(settings)
         data = make_data(tmp_path, ("7.png nearly repeats 8.png (0.980)",))
         return WorthSummary(tuple(make_arms()), data, (0, 1), tmp_path / COMPARISON, None, 1.0)
@@ -72,7 +72,7 @@ def test_every_option_arrives(folders: dict[str, Path], asked: list[EvaluateSett
             seeds=4,
             seed=7,
             mix=(0.3, 0.0),
-            amounts=("0", "1x", "2x"),
+            amounts=(0, Times(1.0), Times(2.0)),
             weights=Path("w"),
             short_side=128,
             changes=(

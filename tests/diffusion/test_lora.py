@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dengine_cli.options import parse_loras
+from dengine_cli.parse import parse_loras
 from engines.adapter.info import AdapterInfo
 from engines.common.files import sha256_file
 from engines.diffusion.base_model import BaseModel, load_base
 from engines.diffusion.lora import fuse_loras, fused_hash
 from engines.errors import ExportError, ModelError, UsageError
+from engines.labels.boxes import Instances
 from export import assemble
 
 Tensors = dict[str, torch.Tensor]
@@ -289,8 +289,7 @@ def test_train_adapter_learns_on_the_sum(
     from engines.datasets.dataset import Dataset, Record
     from engines.training import adapter
 
-    boxes = np.array([[0, 0, 9, 9]], np.float32)
-    record = Record(tmp_path / "a.png", "a.png", 64, 48, boxes, np.array([0]), np.array([False]), None)
+    record = Record(tmp_path / "a.png", "a.png", 64, 48, Instances.of([[0, 0, 9, 9]], [0]), None)
     dataset = Dataset(tmp_path, ("rbc",), [record], (), ())
     changes = some_changes(sd1)
     expected = expected_weights(sd1, changes, 2.0)

@@ -93,7 +93,7 @@ def test_what_is_refused_in_float32_passes_in_float16_until_it_is_too_much(
         spoiling(monkeypatch, by(1e-2))
     with pytest.raises(ValuesError, match=r"unet on openvino: div1 differs from PyTorch by 1\.0e") as failure:
         verify_bundle(bundle, ["openvino"], lambda text: None)
-    assert ("--graph-dtype float32" in str(failure.value)) is advised
+    assert ("`graph_dtype=float32`" in str(failure.value)) is advised
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from engines.adapter.info import AdapterConfig
-from engines.backends.base import Backend
+from engines.backends.base import Backend, Role
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GraphSpec, ModelShape, graph_specs
 
@@ -148,7 +148,7 @@ class FakeBackend:
     """Runs the functions above; counts calls, and lets a test look in, or spoil an output, after each."""
 
     after: Callable[[str, FakeCall], None] = lambda graph, call: None
-    name: str = "fake"
+    name: str = "onnxruntime"  # an engine that is asked for nothing of its own
     description: str = "fake, cpu, f32, 1 thread"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "f32"
@@ -156,6 +156,7 @@ class FakeBackend:
     calls: Counter[str] = field(default_factory=Counter)
     prepared: list[tuple[str, dict[str, tuple[int, ...]]]] = field(default_factory=list)
     varying: list[str | None] = field(default_factory=list)  # of each that was prepared, which input pairs differ in
+    roles: list[Role | None] = field(default_factory=list)  # of each that was prepared, what it is for
 
     def prepare(
         self,
@@ -163,11 +164,13 @@ class FakeBackend:
         shapes: Mapping[str, tuple[int, ...]],
         outputs: Sequence[str] | None = None,
         varies: str | None = None,
+        role: Role | None = None,
     ) -> FakeCall:
         assert SPECS[graph].sizes(shapes)["B"] > 0
         assert outputs is None or set(outputs) <= {spec.name for spec in SPECS[graph].outputs}
         self.prepared.append((graph, dict(shapes)))
         self.varying.append(varies)
+        self.roles.append(role)
         return FakeCall(self, graph, shapes)
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from engines.datasets.dataset import Dataset, open_dataset
 from engines.datasets.writers import AnnotatedImage, write_coco
+from engines.labels.boxes import Instances
 
 SIZES = ((64, 48), (48, 64), (64, 48), (100, 50), (24, 20))  # the fake bundle's short side is 32, its multiple 8
 
@@ -22,8 +23,8 @@ def make_data(folder: Path, names: tuple[str, ...] = CLASS_NAMES, label_of_boxes
     for i, (width, height) in enumerate(SIZES):
         pixels = np.random.default_rng(i).integers(0, 255, (height // 4, width // 4, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((width, height)).save(folder / "images" / f"{i}.png")
-        box = np.array([[BOX[0] * width, BOX[1] * height, BOX[2] * width, BOX[3] * height]], dtype=np.float32)
-        rows.append(AnnotatedImage(f"{i}.png", width, height, box, np.array([label_of_boxes or 0])))
+        box = [BOX[0] * width, BOX[1] * height, BOX[2] * width, BOX[3] * height]
+        rows.append(AnnotatedImage(f"{i}.png", width, height, Instances.of([box], [label_of_boxes or 0]), scored=False))
     if label_of_boxes is not None:
         write_coco(folder / "annotations.json", rows, names, {})
     return open_dataset(folder, require_boxes=False)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from engines.common.rng import generator
 from engines.datasets.writers import AnnotatedImage, write_coco
+from engines.labels.boxes import Instances
 from engines.runs.finalize import ANNOTATIONS
 from engines.runs.journal import IMAGES, JOURNAL
 from engines.runs.run_folder import start_run
@@ -41,8 +42,8 @@ def make_dataset(
     images = []
     for number in numbers:
         Image.fromarray(picture(number, size)).save(folder / IMAGES / f"{number}.png")
-        corners = np.array([[4, 4, 20, 24], [30, 10, 60, 40]][:boxes], dtype=np.float32).reshape(-1, 4)
-        images.append(AnnotatedImage(f"{number}.png", *size, corners, np.arange(boxes) % len(names)))
+        found = Instances.of([[4, 4, 20, 24], [30, 10, 60, 40]][:boxes], np.arange(boxes) % len(names))
+        images.append(AnnotatedImage(f"{number}.png", *size, found, scored=False))
     write_coco(folder / ANNOTATIONS, images, names, {})
     return folder
 

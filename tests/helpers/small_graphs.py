@@ -11,8 +11,8 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from engines.backends import open_backend
 from engines.backends.base import Backend, Call
+from engines.backends.registry import open_backend
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GraphSpec, TensorSpec
 

@@ -4,6 +4,7 @@ Not collected with the other tests: `test_tensorrt_bindings` runs this file in a
 whose folder is in the environment. Every call in here that reaches `tensorrt` is checked against that version.
 """
 
+import ast
 import json
 import os
 import shutil
@@ -21,18 +22,19 @@ from PIL import Image
 from tensorrt_stubs import MODULES, VARIABLE, load_bindings
 from tensorrt_stubs_fake import OWN_STREAM, SPECS, FakeStream, FakeTensorRt, PlanBundle
 
-from engines.backends import base, open_backend
+from engines.backends import base
+from engines.backends.registry import open_backend
 from engines.backends.tensorrt import backend as tensorrt_backend
 from engines.backends.tensorrt.backend import TensorRtBackend, library_for
 from engines.backends.tensorrt.flavours import load_library
 from engines.backends.tensorrt.gpu import Gpu
-from engines.backends.tensorrt.plans import Needs, PlanStore, build_command, plans_folder
+from engines.backends.tensorrt.plans import Needs, PlanStore, plans_folder
 from engines.bundle.bundle import Bundle
+from engines.common.events import Event, EventKind
 from engines.diffusion.sampler import SlotSampler
 from engines.errors import BackendError, ExportError, UsageError
 from engines.labelling import LabelSettings, label
 from engines.painting.settings import GenerateSettings
-from engines.runs.events import Event, Stage
 from engines.runs.generate import generate
 from export.tensorrt import build as to_tensorrt
 from export.tensorrt import check_plans
@@ -62,7 +64,7 @@ def fake(bindings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorR
 def install_fake(bindings: Any, patch: pytest.MonkeyPatch) -> FakeTensorRt:
     fake = FakeTensorRt(bindings)
     patch.setitem(sys.modules, MODULES.get(VERSION, "tensorrt"), fake.module())
-    patch.setattr("engines.backends.tensorrt.gpu.find_gpu", lambda device=None: fake.gpu())
+    patch.setattr("engines.backends.tensorrt.backend.find_gpu", lambda device=None: fake.gpu())
     load_library.cache_clear()
     return fake
 
@@ -289,7 +291,7 @@ def test_a_run_that_fails_is_an_error_with_what_tensorrt_said(fake: FakeTensorRt
         call.run()
 
 
-def test_a_missing_plan_is_an_error_with_the_command_that_builds_it(
+def test_a_missing_plan_is_an_error_with_the_call_that_builds_it(
     fake: FakeTensorRt, exported: PlanBundle, build: Builder
 ) -> None:
     backend = opened(exported, fake.gpu())
@@ -297,8 +299,9 @@ def test_a_missing_plan_is_an_error_with_the_command_that_builds_it(
         backend.prepare("unet", SPECS["unet"].input_shapes({"B": 5, "h": 8, "w": 16}))
     text = str(error.value)
     assert "no TensorRT plan of unet (batch 5, 64x32) for this machine (TensorRT " in text
-    assert text.endswith(f'"dengine export --bundle {exported.folder} --engine tensorrt --batch 1:5:5 --size 64x32".')
-    build((1, 5, 5), ((64, 32),) * 3)  # what it says
+    sizes = ((64, 32),) * 3
+    assert text.endswith(f"`build_plans({str(exported.folder)!r}, batches=(1, 5, 5), sizes={sizes})`.")
+    build((1, 5, 5), sizes)  # what it says
     backend.prepare("unet", SPECS["unet"].input_shapes({"B": 5, "h": 8, "w": 16})).run()
 
 
@@ -426,19 +429,15 @@ def test_generate_finds_every_plan_of_a_plain_export(fake: FakeTensorRt, exporte
         {"guidance": 1.0, "slots": 6},
     ],
 )
-def test_the_command_that_an_error_names_builds_what_generate_needs(
+def test_the_call_that_an_error_names_builds_what_generate_needs(
     fake: FakeTensorRt, exported: PlanBundle, build: Builder, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     with pytest.raises(BackendError, match="no TensorRT plan") as error:
         painted(exported, tmp_path / "run", **options)
-    command = str(error.value).split('"')[-2]
-    start = build_command(exported.folder)
-    assert command.startswith(f"{start} --")
-    words = command.removeprefix(start).split()
-    asked = dict(zip(words[::2], words[1::2], strict=True))
-    batches = [int(n) for n in asked.get("--batch", "8").split(":")]
-    frames = [tuple(int(n) for n in size.split("x")) for size in asked.get("--size", "48x32").split(":")]
-    build(cast(Any, tuple(batches * (3 // len(batches)))), cast(Any, tuple(frames * (3 // len(frames)))))
+    call = cast(ast.Call, ast.parse(str(error.value).split("`")[-2], mode="eval").body)
+    assert ast.unparse(call.func) == "build_plans"
+    assert [ast.literal_eval(argument) for argument in call.args] == [str(exported.folder)]
+    build(**{str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords})
     assert painted(exported, tmp_path / "run", **options).dataset.images == 3
 
 
@@ -447,18 +446,18 @@ def test_auto_passes_over_tensorrt_with_one_line_while_a_plan_is_missing(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr("engines.backends.importlib.util.find_spec", lambda name: name)
-    monkeypatch.setattr("engines.backends.torch.TorchBackend", lambda *_, **__: FakeBackend())
+    monkeypatch.setattr("engines.backends.registry.importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("engines.backends.torch.TorchBackend", lambda *_, **__: FakeBackend(name="torch"))
     events: list[Event] = []
     painted(bundle, tmp_path / "first", events, engine="auto")
-    lines = [event.text for event in events if isinstance(event, Stage) and "tensorrt" in event.text]
+    lines = [event.text for event in events if event.kind is EventKind.NOTE and "tensorrt" in event.text]
     assert len(lines) == 1
     assert lines[0].startswith("tensorrt is passed over: There is no TensorRT plan of text_encoder (batch 1), unet ")
     build()
     painted(bundle, tmp_path / "second", events, engine="auto")
     assert json.loads((tmp_path / "second" / "run.json").read_text())["engine"] == "tensorrt"
     found = open_backend(cast(Bundle, bundle), "auto", needs=Needs(()), precision="f32")
-    assert found.name == "fake"  # plans are f16
+    assert found.name == "torch"  # plans are f16
 
 
 def test_label_finds_its_plans_and_says_what_other_sizes_need(
@@ -472,7 +471,7 @@ def test_label_finds_its_plans_and_says_what_other_sizes_need(
     settings = LabelSettings(images=images, out=tmp_path / "a", bundle=exported.folder, engine="tensorrt")
     assert label(settings).images == 3
     Image.fromarray(rng.integers(0, 255, (32, 64, 3), dtype=np.uint8)).save(images / "wide.png")
-    with pytest.raises(BackendError, match=r"unet \(batch 8, 64x32\).*--size 48x32:64x32:64x32"):
+    with pytest.raises(BackendError, match=r"unet \(batch 8, 64x32\).*sizes=\(\(48, 32\), \(64, 32\), \(64, 32\)\)"):
         label(replace(settings, out=tmp_path / "b"))
     build(sizes=((48, 32), (64, 32), (64, 32)))
     assert label(replace(settings, out=tmp_path / "b")).images == 4

@@ -1,34 +1,22 @@
 """COCO's average precision."""
 
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 import pytest
 
-from engines.labels.average_precision import Detections, mean_average_precision
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
 
 NAMES = ("rbc", "wbc", "platelets")
 
 
-@dataclass(frozen=True)
-class Truth:
-    """Annotations of one image."""
-
-    boxes: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    iscrowd: npt.NDArray[np.bool_]
+def _truth(rows: list[tuple[float, float, float, float, int]], crowd: tuple[int, ...] = ()) -> Instances:
+    table = np.array(rows, dtype=np.float32).reshape(-1, 5)
+    return Instances.of(table[:, :4], table[:, 4], crowd=[i in crowd for i in range(len(rows))])
 
 
-def _truth(rows: list[tuple[float, float, float, float, int]], crowd: tuple[int, ...] = ()) -> Truth:
-    table = np.array(rows, dtype=np.float64).reshape(-1, 5)
-    iscrowd = np.array([i in crowd for i in range(len(rows))], dtype=bool)
-    return Truth(table[:, :4].astype(np.float32), table[:, 4].astype(np.int64), iscrowd)
-
-
-def _found(rows: list[tuple[float, float, float, float, int, float]]) -> Detections:
-    table = np.array(rows, dtype=np.float64).reshape(-1, 6)
-    return Detections(table[:, :4].astype(np.float32), table[:, 5].astype(np.float32), table[:, 4].astype(np.int64))
+def _found(rows: list[tuple[float, float, float, float, int, float]]) -> Instances:
+    table = np.array(rows, dtype=np.float32).reshape(-1, 6)
+    return Instances.of(table[:, :4], table[:, 4], table[:, 5])
 
 
 def test_perfect_detections_score_one() -> None:

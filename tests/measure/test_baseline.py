@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 
 from engines.bundle.bundle import open_bundle
 from engines.diffusion.latents import initial_noise
 from engines.errors import BackendError, UsageError
 from engines.measure import baseline
 from engines.measure.baseline import BaselineSettings, best_batch, run_baseline, try_batches
-from engines.measure.pipeline import Baseline, batches_of, torch_device
+from engines.measure.pipeline import Baseline, batches_of
 from engines.measure.workload import Workload, jobs_of
 from engines.runs.generate import generate
 from engines.runs.journal import read_entries
@@ -79,10 +80,10 @@ def test_pictures_and_boxes_are_those_of_generate_from_the_same_noise(
         expected = np.asarray(Image.open(out / "images" / str(entry.file)), dtype=np.int16)
         assert np.abs(np.asarray(picture.image, dtype=np.int16) - expected).max() <= 1
         assert expected.std() > 1  # it is a picture
-        labels = [box for box in entry.boxes if box.score >= SCORE]
-        assert len(picture.boxes) == len(labels)
-        assert np.allclose(picture.scores, [box.score for box in labels], atol=2e-3)
-        assert np.allclose(picture.boxes, [box[:4] for box in labels], atol=0.1)
+        labels = entry.instances.take(entry.instances.scores >= SCORE)
+        assert len(picture.instances) == len(labels)
+        assert np.allclose(picture.instances.scores, labels.scores, atol=2e-3)
+        assert np.allclose(picture.instances.boxes, labels.boxes, atol=0.1)
         scores += len(labels)
     assert scores > 0
 
@@ -104,7 +105,7 @@ def test_a_batch_paints_what_its_jobs_paint_alone(
         (alone,) = painter.paint([job])
         assert together.job == alone.job == job
         assert np.abs(np.asarray(together.image, np.int16) - np.asarray(alone.image, np.int16)).max() <= 1
-        assert np.allclose(together.scores, alone.scores, atol=1e-3)
+        assert np.allclose(together.instances.scores, alone.instances.scores, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["img2img", "text to image"])
@@ -156,9 +157,11 @@ def test_a_compiler_that_fails_is_named(toy_bundle: Path, tmp_path: Path, monkey
         run_baseline(settings)
 
 
-def test_devices_that_are_none_are_refused() -> None:
-    with pytest.raises(UsageError, match='Unknown device "gpu"'):
-        torch_device("gpu")
+def test_devices_that_are_none_are_refused_before_anything_is_loaded(toy_bundle: Path, references: Path) -> None:
+    bundle = open_bundle(toy_bundle, verify=False)
+    work = jobs_of(WORKLOAD, bundle, references)
+    with refused(UsageError, "device", "gpu"):
+        Baseline(bundle, work, device="gpu", compiled=False)
     if not torch.cuda.is_available():
-        with pytest.raises(BackendError, match="no CUDA device"):
-            torch_device("cuda")
+        with refused(BackendError, "device", "`device=cpu`"):
+            Baseline(bundle, work, device="cuda", compiled=False)

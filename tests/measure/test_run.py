@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from engines.backends.base import Role
 from engines.bundle.bundle import open_bundle
 from engines.common.devices import cpu_has_bf16
 from engines.measure import run
-from engines.measure.run import engine_task, memory_of, precision_of, use_name
+from engines.measure.run import engine_task, memory_of, precision_of
 from engines.measure.timing import Use
 from engines.measure.workload import Workload
 
@@ -60,24 +61,21 @@ def test_the_first_image_alone_ends_the_run(toy_bundle: Path, monkeypatch: pytes
     assert len(told) < 100
 
 
-def test_the_label_pass_is_the_unet_without_its_output(toy_bundle: Path) -> None:
-    bundle = open_bundle(toy_bundle, verify=False)
-    assert use_name(bundle, Use("unet", 4, ("model_output",))) == "unet"
-    assert use_name(bundle, Use("unet", 4, None)) == "unet"
-    assert use_name(bundle, Use("unet", 4, ("div1", "div2"))) == "label pass"
-    assert use_name(bundle, Use("adapter", 4, ("boxes",))) == "adapter"
+def test_a_graph_goes_by_its_name_but_for_the_label_pass() -> None:
+    assert [Use("unet", 4, "sampler").name, Use("unet", 4).name] == ["unet", "unet"]
+    assert [Use("unet", 4, "labels").name, Use("adapter", 4).name] == ["label pass", "adapter"]
 
 
 def test_only_what_paints_and_was_measured_is_in_int8(toy_bundle: Path) -> None:
     wide = "bf16" if cpu_has_bf16() else "f32"
     plain = open_bundle(toy_bundle, verify=False)
 
-    def found(graph: str, precision: str, *measured: str, outputs: tuple[str, ...] | None = None) -> str:
+    def found(graph: str, precision: str, *measured: str, role: Role | None = None) -> str:
         manifest = replace(plain.manifest, activations=dict.fromkeys(measured, (0.0, 1.0)))
-        return precision_of(replace(plain, manifest=manifest), Use(graph, 4, outputs), precision)
+        return precision_of(replace(plain, manifest=manifest), Use(graph, 4, role), precision)
 
     assert found("unet", "int8", "mid_block.weight") == "int8"
-    assert found("unet", "int8", "mid_block.weight", outputs=("div1",)) == wide  # the label pass
+    assert found("unet", "int8", "mid_block.weight", role="labels") == wide  # the label pass
     assert found("vae_decoder", "int8", "mid_block.weight", "decoder.mid_block.weight") == "int8"
     assert found("vae_decoder", "int8", "mid_block.weight") == wide  # a bundle of before
     assert found("vae_encoder", "int8", "mid_block.weight", "encoder.mid_block.weight") == "int8"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engines.datasets.dataset import Record
+from engines.labels.boxes import Instances
 from engines.painting.jobs import Job, Plan, balanced_shares, chunk_ranges, make_job
 
 CLASSES = ("rbc", "wbc")
@@ -28,9 +29,7 @@ def record(
         name=name,
         width=size[0],
         height=size[1],
-        boxes=np.array(boxes or [], dtype=np.float32).reshape(-1, 4),
-        labels=np.array(labels or [0] * count, dtype=np.int64),
-        iscrowd=np.array(crowds or [False] * count, dtype=bool),
+        instances=Instances.of(boxes or [], labels or [0] * count, crowd=crowds or [False] * count),
         caption=caption,
     )
 

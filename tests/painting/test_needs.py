@@ -1,5 +1,6 @@
 """Which TensorRT plans a run needs, and the shapes they are built for."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 from fakes import SPECS, FakeBackend, FakeBundle, make_bundle
 from PIL import Image
+from refusals import refused
 
-from dengine_cli.options import parse_batches, parse_sizes
 from engines.backends.tensorrt.plans import Needs
 from engines.diffusion.schedule import make_schedule
 from engines.errors import UsageError
@@ -48,7 +49,7 @@ def test_generate_needs_what_it_then_prepares(
         return backend
 
     monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder: bundle)
-    monkeypatch.setattr("engines.backends.open_backend", opened)
+    monkeypatch.setattr("engines.backends.registry.open_backend", opened)
     generate(GenerateSettings(out=tmp_path / "run", bundle=bundle.folder, count=1, keep_empty=True, **options))
     prepared = {(graph, tuple(shapes.items())) for graph, shapes in backend.prepared}
     assert as_prepared(asked["needs"]) == prepared
@@ -65,25 +66,25 @@ def test_label_needs_what_it_then_prepares(tmp_path: Path, monkeypatch: pytest.M
         return backend
 
     monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder: bundle)
-    monkeypatch.setattr("engines.backends.open_backend", opened)
+    monkeypatch.setattr("engines.backends.registry.open_backend", opened)
     label(LabelSettings(images=tmp_path / "images", out=tmp_path / "out", bundle=bundle.folder))
     assert as_prepared(asked["needs"]) == {(graph, tuple(shapes.items())) for graph, shapes in backend.prepared}
-    assert asked["needs"].options == "--size 48x32:72x32:72x32"
+    assert asked["needs"].build == {"sizes": ((48, 32), (72, 32), (72, 32))}
 
 
-def test_options_are_named_only_where_the_defaults_do_not_serve(tmp_path: Path) -> None:
+def test_plans_are_asked_for_by_size_only_where_the_defaults_do_not_serve(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle")
 
-    def options(**asked: Any) -> str:
-        return generate_needs(GenerateSettings(out=tmp_path, count=1, **asked), bundle, None).options
+    def build(**asked: Any) -> Mapping[str, Any]:
+        return generate_needs(GenerateSettings(out=tmp_path, count=1, **asked), bundle, None).build
 
-    assert options() == ""
-    assert options(slots=4) == "--batch 4"
-    assert options(rows=9, size=(64, 48)) == "--batch 1:8:9 --size 64x48"
-    assert options(slots=20, rows=7) == "--batch 1:20:20"
+    assert build() == {}
+    assert build(slots=4) == {"batches": (4, 4, 4)}
+    assert build(rows=9, size=(64, 48)) == {"batches": (1, 8, 9), "sizes": ((64, 48),) * 3}
+    assert build(slots=20, rows=7) == {"batches": (1, 20, 20)}
     assert generate_needs(GenerateSettings(out=tmp_path, count=1, size=(9, 9)), bundle, None) == Needs(())
-    assert label_needs(bundle, {bundle.frame}).options == ""
-    assert label_needs(bundle, {(40, 32)}).options == "--size 40x32"
+    assert label_needs(bundle, {bundle.frame}).build == {}
+    assert label_needs(bundle, {(40, 32)}).build == {"sizes": ((40, 32),) * 3}
     assert label_needs(bundle, set()).graphs == ()
 
 
@@ -118,34 +119,23 @@ def test_profiles_are_made_of_the_bundles_own_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batches", "frames", "message"),
+    ("batches", "frames", "field", "shown"),
     [
-        ((4, 2, 8), None, r"--batch is 4:2:8; a number from 1, or smallest:usual:largest"),
-        ((0, 0, 0), None, r"--batch is 0; a number from 1"),
-        (None, ((64, 64), (48, 96), (96, 96)), r"--size is 64x64:48x96:96x96; a size, or smallest"),
-        (None, ((50, 32),) * 3, r"--size is 50x32; all sides must be multiples of 8"),
+        ((4, 2, 8), None, "batches", "4:2:8"),
+        ((0, 0, 0), None, "batches", "0"),
+        (None, ((64, 64), (48, 96), (96, 96)), "sizes", "64x64:48x96:96x96"),
+        (None, ((50, 32),) * 3, "sizes", "50x32"),
     ],
 )
-def test_ranges_that_make_no_sense_are_refused(batches: Any, frames: Any, message: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_ranges_that_make_no_sense_are_refused(
+    batches: Any, frames: Any, field: str, shown: str, tmp_path: Path
+) -> None:
+    with refused(UsageError, field, shown):
         wanted_profiles(make_bundle(tmp_path), batches, frames)
 
 
 def test_a_size_too_small_for_the_adapter_is_refused(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
     cast(Any, cast(FakeBundle, bundle)).adapter_info.config = SimpleNamespace(queries=99, cells=lambda h, w: h * w)
-    with pytest.raises(UsageError, match="--size begins at 32x32, which has 64 cells for the adapter's 99 queries"):
+    with refused(UsageError, "sizes", "32x32", 64, 99):
         wanted_profiles(bundle, None, ((32, 32), (64, 64), (64, 64)))
-
-
-def test_ranges_are_read_from_text() -> None:
-    assert (parse_batches("8", "--batch"), parse_batches("1:8:16", "--batch")) == ((8, 8, 8), (1, 8, 16))
-    assert (parse_batches(None, "--batch"), parse_sizes(None, "--size")) == (None, None)
-    assert parse_sizes("64x32", "--size") == ((64, 32),) * 3
-    assert parse_sizes("64x32:64X64:96x64", "--size") == ((64, 32), (64, 64), (96, 64))
-    for wrong in ("1:2", "a", "", "1:2:3:4", "-1"):
-        with pytest.raises(UsageError, match=r"--batch is .*least:usual:most"):
-            parse_batches(wrong, "--batch")
-    for wrong in ("64x32:64x32", "64", "1x2:3x4:5x"):
-        with pytest.raises(UsageError, match="--size is"):
-            parse_sizes(wrong, "--size")

@@ -1,17 +1,16 @@
 """The painter: in which order jobs are begun, how far ahead references are read, and what that saves."""
 
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fakes import FRAME, FakeBackend, as_backend, make_bundle
 from PIL import Image
 
 from engines.datasets.dataset import open_dataset
-from engines.datasets.images import read_image
 from engines.painting import painter as painter_module
 from engines.painting.jobs import Job, Plan, make_job
 from engines.painting.painter import Painter, longest_first
@@ -85,43 +84,26 @@ def test_the_sampler_says_that_its_rows_are_pairs_where_all_are(
     assert unets == [None, varies]  # the label pass, then the sampler
 
 
-def test_references_are_read_one_batch_ahead_and_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("device", "ahead"), [("cpu", 0), ("cuda", 2)])
+def test_references_are_read_ahead_on_a_gpu_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, ahead: int
+) -> None:
     read: list[int] = []
-    real = painter_module.crop_of
+    real = painter_module.read_crop
 
-    def note(image: Any, plan: Plan, job: Job) -> Any:
+    def note(plan: Plan, job: Job) -> Any:
         read.append(job.index)
-        return real(image, plan, job)
+        return real(plan, job)
 
-    monkeypatch.setattr(painter_module, "crop_of", note)
+    monkeypatch.setattr(painter_module, "read_crop", note)
     painter, plan = make_painter(tmp_path, FakeBackend(), slots=2, strength=(0.5, 0.5))
+    painter._ahead.device = torch.device(device)
     outcomes = painter.paint((make_job(plan, 0, index) for index in range(40)), lambda: False)
     next(outcomes)
     assert read == list(range(len(read)))
-    # Two that are done, two that took their slots, two encoded beside them, and two more with the one just asked for.
-    assert len(read) <= 2 + 2 + 2 + 2 + 1
+    # Two that are done, two that took their slots, two encoded beside them, and the one just asked for.
+    assert len(read) <= 2 + 2 + 2 + 1 + ahead
     assert len(list(outcomes)) == 39
-
-
-@pytest.mark.parametrize(("kept", "reads"), [(2**20, 3), (3 * 40 * 60, None), (1, 40)])
-def test_a_reference_is_decoded_once_while_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int, reads: int | None
-) -> None:
-    """Room for all three references, for one of 40x60 pixels (read whenever it changes), for none."""
-    decoded: list[Path] = []
-
-    def note(path: Path) -> Any:
-        decoded.append(path)
-        return read_image(path)
-
-    monkeypatch.setattr(painter_module, "read_image", note)
-    monkeypatch.setattr(painter_module, "_KEPT", kept)
-    painter, plan = make_painter(tmp_path, FakeBackend(), slots=2, strength=(0.5, 0.5))
-    jobs = [make_job(plan, 0, index) for index in range(40)]
-    changes = 1 + sum(one.reference != other.reference for one, other in pairwise(jobs))
-    found = {outcome.job.index: outcome.pixels for outcome in painter.paint(jobs, lambda: False)}
-    assert len(found) == 40
-    assert len(decoded) == (changes if reads is None else reads)
 
 
 def test_pictures_have_the_size_of_the_frame(tmp_path: Path) -> None:

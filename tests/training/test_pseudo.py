@@ -10,6 +10,7 @@ import pytest
 import torch
 from command_line import assert_fails, dengine
 from PIL import Image
+from refusals import refused
 
 from engines.adapter.losses import cxcywh_to_xyxy
 from engines.adapter.model import load_adapter
@@ -18,6 +19,7 @@ from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.diffusion.base_model import load_base
 from engines.errors import DatasetError, TrainingError
+from engines.labels.boxes import Instances
 from engines.training.adapter import AdapterTrainOptions, train_adapter
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend, open_pseudo
@@ -45,17 +47,15 @@ def _folder(
     for number in numbers:
         pixels = generator(3, number).integers(0, 255, size=(SIZE[1] // 8, SIZE[0] // 8, 3)).astype(np.uint8)
         Image.fromarray(pixels).resize(SIZE, Image.Resampling.BICUBIC).save(root / "images" / f"{number}.png")
-        rows = np.array([BOX] * (boxes + crowds), dtype=np.float32).reshape(-1, 4)
-        scores, labels = np.full(len(rows), 0.9, dtype=np.float32), np.zeros(len(rows), dtype=np.int64)
-        is_crowd = np.arange(len(rows)) >= boxes
-        images.append(AnnotatedImage(f"{number}.png", *SIZE, rows, labels, scores, is_crowd))
+        count = boxes + crowds
+        found = Instances.of([BOX] * count, [0] * count, [0.9] * count, np.arange(count) >= boxes)
+        images.append(AnnotatedImage(f"{number}.png", *SIZE, found))
     write_coco(root / "annotations.json", images, names, info)
     return root
 
 
 def _record(name: str) -> Record:
-    none = np.zeros(0, dtype=np.int64)
-    return Record(Path(name), name, *SIZE, np.zeros((0, 4), dtype=np.float32), none, none.astype(bool), None)
+    return Record(Path(name), name, *SIZE, Instances.none(), None)
 
 
 def _names(records: Sequence[Record]) -> list[str]:
@@ -127,7 +127,7 @@ def test_other_classes_and_folders_without_a_box_are_refused(tmp_path: Path) -> 
 def test_boxes_of_every_score_are_no_labels(tmp_path: Path) -> None:
     labelled = open_dataset(_folder(tmp_path / "labelled", [0, 1]))
     info = {"description": "labelled by dengine"}
-    with pytest.raises(DatasetError, match=r"annotations\.json holds every box .* --score adapter"):
+    with refused(DatasetError, "score", "annotations.json", "`score={}`"):
         open_pseudo(_folder(tmp_path / "all", [2, 3], info=info), labelled)
     assert open_pseudo(_folder(tmp_path / "sure", [2, 3], info=info | {"score": {"bar": 0.5}}), labelled)[1] == 0
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from engines.common.rng import generator
 from engines.datasets.dataset import Record
+from engines.labels.boxes import Instances
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
 BOX = (60.0, 40.0, 110.0, 70.0)
@@ -23,9 +24,7 @@ def store(tmp_path: Path) -> ImageStore:
         name="a.png",
         width=200,
         height=150,
-        boxes=np.array([BOX], np.float32),
-        labels=np.array([2]),
-        iscrowd=np.zeros(1, bool),
+        instances=Instances.of([BOX], [2]),
         caption=None,
     )
     return ImageStore([record])
@@ -39,12 +38,12 @@ def test_the_box_follows_the_red_square_through_every_view(store: ImageStore, wi
         view = draw_view(store, 0, options, generator(i))
         assert view.pixels.shape == (height, width, 3)
         red = np.argwhere(view.pixels[..., 0] > 127)
-        if not len(view.boxes):
+        if not len(view.instances):
             continue
         found += 1
         (top, left), (bottom, right) = red.min(axis=0), red.max(axis=0) + 1
-        assert np.allclose(view.boxes[0], [left, top, right, bottom], atol=1.6)
-        assert view.labels.tolist() == [2]
+        assert np.allclose(view.instances.boxes[0], [left, top, right, bottom], atol=1.6)
+        assert view.instances.labels.tolist() == [2]
     assert found > 20
 
 
@@ -62,7 +61,7 @@ def test_an_image_smaller_than_the_view_is_enlarged(store: ImageStore) -> None:
 
 def test_a_box_mostly_outside_is_dropped(store: ImageStore) -> None:
     options = ViewOptions(40, 40, short_side=150, scale=(1.0, 1.0), flip=False, min_visible=0.95)
-    kept = [len(draw_view(store, 0, options, generator(i)).boxes) for i in range(30)]
+    kept = [len(draw_view(store, 0, options, generator(i)).instances) for i in range(30)]
     assert kept == [0] * 30  # the square is 50 pixels wide: 40 of them are never 95% of it
 
 

@@ -1,17 +1,16 @@
 """What generated data is worth: matching, intervals, the table and the picture."""
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from made_worth import make_arms
 from PIL import Image
 
 from engines.common.rng import generator
-from engines.labels.average_precision import Detections, mean_average_precision
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
 from engines.worth.figures import Result, arm_name, compare, table
 from engines.worth.matching import average_precision, figures, match
 from engines.worth.plot import plot
@@ -19,25 +18,16 @@ from engines.worth.plot import plot
 NAMES = ("a", "b")
 
 
-@dataclass(frozen=True, eq=False)
-class Truth:
-    """Annotations of one image."""
-
-    boxes: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    iscrowd: npt.NDArray[np.bool_]
-
-
-def random_truth(number: int, crowds: bool = True) -> Truth:
+def random_truth(number: int, crowds: bool = True) -> Instances:
     rng = generator(11, number)
     count = int(rng.integers(0, 7))
     corners = rng.uniform(0, 60, size=(count, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(5, 40, size=(count, 2))], axis=1).astype(np.float32)
     crowd = rng.random(count) < (0.3 if crowds else 0.0)
-    return Truth(boxes, rng.integers(0, 2, size=count), crowd)
+    return Instances.of(boxes, rng.integers(0, 2, size=count), crowd=crowd)
 
 
-def random_found(truth: Truth, number: int, noise: float) -> Detections:
+def random_found(truth: Instances, number: int, noise: float) -> Instances:
     """The boxes of `truth`, moved about, some twice, and a few more."""
     rng = generator(12, number)
     boxes = np.concatenate([truth.boxes, truth.boxes[::2], rng.uniform(0, 90, size=(4, 4)).astype(np.float32)])
@@ -45,10 +35,10 @@ def random_found(truth: Truth, number: int, noise: float) -> Detections:
     boxes = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:] - 1), boxes[:, 2:]], axis=1)
     labels = np.concatenate([truth.labels, truth.labels[::2], rng.integers(0, 2, size=4)])
     scores = np.round(rng.uniform(0.05, 1.0, size=len(boxes)), 2).astype(np.float32)  # rounded, so that some tie
-    return Detections(boxes, scores, labels)
+    return Instances.of(boxes, labels, scores)
 
 
-def scene(images: int, noise: float, seed: int = 0, crowds: bool = True) -> tuple[list[Truth], list[Detections]]:
+def scene(images: int, noise: float, seed: int = 0, crowds: bool = True) -> tuple[list[Instances], list[Instances]]:
     truths = [random_truth(number, crowds) for number in range(images)]
     return truths, [random_found(truth, 100 * seed + number, noise) for number, truth in enumerate(truths)]
 
@@ -73,11 +63,11 @@ def test_an_image_that_counts_twice_is_there_twice() -> None:
 
 def test_a_class_without_boxes_counts_nowhere() -> None:
     truths, found = scene(10, 1.0)
-    only = [Truth(t.boxes[t.labels == 0], t.labels[t.labels == 0], t.iscrowd[t.labels == 0]) for t in truths]
+    only = [truth.take(truth.labels == 0) for truth in truths]
     own = figures(average_precision(match(only, found, 2), np.ones(10, dtype=np.int64)), NAMES)
     assert set(own) == {"AP", "AP50", "AP75", "AP/a", "AP50/a"}
     assert own == pytest.approx(mean_average_precision(only, found, NAMES), abs=1e-6)
-    nothing = [Truth(t.boxes[:0], t.labels[:0], t.iscrowd[:0]) for t in truths]
+    nothing = [truth.take([]) for truth in truths]
     assert figures(average_precision(match(nothing, found, 2), np.ones(10, dtype=np.int64)), NAMES)["AP"] == 0.0
 
 
@@ -111,8 +101,7 @@ def test_a_better_arm_lies_above_with_its_interval() -> None:
 def test_the_interval_is_that_of_pairs_and_repeats() -> None:
     """Two arms whose figures rise and fall together from image to image differ by little, whatever is drawn."""
     truths, good = scene(30, 1.0, crowds=False)
-    nearly = [Detections(f.boxes, f.scores, f.labels) for f in good]
-    nearly[0] = Detections(good[0].boxes[:0], good[0].scores[:0], good[0].labels[:0])
+    nearly = [Instances.none(), *good[1:]]
     results = [Result(0, 0, good), Result(5, 0, nearly)]
     one, again, other = (compare(results, truths, NAMES, resamples=60, seed=seed)[1] for seed in (0, 0, 1))
     change = one.differences["AP"]

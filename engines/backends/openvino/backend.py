@@ -20,6 +20,8 @@ import torch
 from engines.backends.base import (
     ALWAYS_F32,
     Call,
+    OpenOptions,
+    Role,
     Shapes,
     Tensors,
     counted,
@@ -42,6 +44,11 @@ from engines.errors import BackendError
 
 _MADE = 3  # raised whenever a model is changed in another way before it is compiled: part of the cache's keys
 STREAM_ROWS = 2  # of a batch, at least, for each part that is computed beside others
+
+
+def open_bundle(bundle: Bundle, options: OpenOptions) -> "OpenVinoBackend":
+    """See `registry.open_backend`."""
+    return OpenVinoBackend(bundle, precision=options.precision, threads=options.threads, keep=options.keep_compiled)
 
 
 class OpenVinoBackend:
@@ -77,13 +84,20 @@ class OpenVinoBackend:
         )
 
     def prepare(
-        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+        self,
+        graph: str,
+        shapes: Shapes,
+        outputs: Sequence[str] | None = None,
+        varies: str | None = None,
+        role: Role | None = None,
     ) -> Call:
         """See `Backend.prepare`. The compiled model is taken from the user's cache, or made and put there."""
         with same_signal_stack():
-            return self._prepare(graph, shapes, outputs, varies)
+            return self._prepare(graph, shapes, outputs, varies, role)
 
-    def _prepare(self, graph: str, shapes: Shapes, outputs: Sequence[str] | None, varies: str | None) -> Call:
+    def _prepare(
+        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None, varies: str | None, role: Role | None
+    ) -> Call:
         spec = self._bundle.specs[graph]
         batch = spec.sizes(shapes)["B"]
         streams = count_streams(batch, self.threads)
@@ -91,7 +105,7 @@ class OpenVinoBackend:
         whole, shapes = shapes, {name: (shape[0] // streams, *shape[1:]) for name, shape in shapes.items()}
         wanted = wanted_outputs(spec, outputs)
         precision = "f32" if graph in ALWAYS_F32 else self._wide
-        in_int8 = self._int8 and (graph != "unet" or samples(spec, wanted))
+        in_int8 = self._int8 and role != "labels"
         ranges = ranges_of(graph, self._bundle.manifest.activations) if in_int8 else {}
         config = {
             "INFERENCE_PRECISION_HINT": precision,
@@ -230,17 +244,15 @@ def rewrite(ov: Any, model: Any, varies: str | None) -> None:
     fold_upsampling(ov, model)
 
 
-def samples(spec: GraphSpec, wanted: Sequence[TensorSpec]) -> bool:
-    """Whether a call of a graph for these outputs is a sampler's: the UNet's prediction without its pyramid."""
-    return spec.name == "unet" and tuple(wanted) == spec.outputs[:1]
-
-
 def _check_int8(bundle: Bundle) -> None:
     if not cpu_has_int8():
-        raise BackendError("This processor has no int8 arithmetic (AMX or VNNI). Use --precision auto.")
+        raise BackendError(
+            "This processor has no int8 arithmetic (AMX or VNNI). Use `precision=auto`.", field="precision"
+        )
     if not bundle.manifest.activations:
         raise BackendError(
-            f"{bundle.folder} has no ranges for int8. Export it again with --int8, or use --precision auto."
+            f"{bundle.folder} has no ranges for int8. Export it again with `int8=True`, or use `precision=auto`.",
+            field="precision",
         )
 
 

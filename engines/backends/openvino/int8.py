@@ -61,7 +61,8 @@ def quantize(ov: Any, model: Any, ranges: Ranges) -> None:
     if missing := sorted(set(ranges) - found):
         raise BackendError(
             f"{model.get_friendly_name()}: no product reads {missing[0]} ({len(missing)} of {len(ranges)} are missing)."
-            " Export the bundle again with --int8, or leave --precision int8 out."
+            " Export the bundle again with `int8=True`, or leave `precision=int8` out.",
+            field="precision",
         )
 
 

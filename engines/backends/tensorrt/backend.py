@@ -10,7 +10,6 @@ Two builds of one graph may choose different kernels, and their results differ i
 same plan, not with a plan that was built again.
 """
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from engines.backends.base import Call, Shapes, Tensors, new_buffers, wanted_outputs
+from engines.backends.base import Call, OpenOptions, Role, Shapes, Tensors, new_buffers, wanted_outputs
 from engines.backends.probe import Device, Probe, has_nvidia, one_line
 from engines.backends.tensorrt.flavours import (
     FLAVOURS,
@@ -50,6 +49,16 @@ def machine_of(library: Library, gpu: Gpu) -> Machine:
     if library.flavour.ahead:
         return Machine(library.flavour.title, library.version, gpu.capability)
     return Machine(library.flavour.title, library.version, gpu.capability, gpu.name, gpu.driver)
+
+
+def open_bundle(bundle: Bundle, options: OpenOptions) -> "TensorRtBackend":
+    """See `registry.open_backend`. Raises BackendError where a plan for `options.needs` is missing."""
+    backend = TensorRtBackend(
+        bundle, precision=options.precision, threads=options.threads, gpu=find_gpu(options.device)
+    )
+    if options.needs is not None and (missing := backend.missing(options.needs)):
+        raise BackendError(missing)
+    return backend
 
 
 class TensorRtBackend:
@@ -90,7 +99,12 @@ class TensorRtBackend:
         return missing_plans(self._store, self._bundle, self._machine, needs)
 
     def prepare(
-        self, graph: str, shapes: Shapes, outputs: Sequence[str] | None = None, varies: str | None = None
+        self,
+        graph: str,
+        shapes: Shapes,
+        outputs: Sequence[str] | None = None,
+        varies: str | None = None,
+        role: Role | None = None,
     ) -> Call:
         """See `Backend.prepare`. Raises BackendError with the command that builds the plan, where there is none."""
         spec = self._bundle.specs[graph]
@@ -98,8 +112,8 @@ class TensorRtBackend:
         wanted = wanted_outputs(spec, outputs)
         found = self._store.find(plan_key(self._bundle, graph, self._machine), sizes)
         if found is None:
-            needed, options = [(graph, sizes)], _options(self._bundle, sizes)
-            raise BackendError(missing_line(self._store, self._bundle, self._machine, needed, options))
+            needed, build = [(graph, sizes)], _build(self._bundle, sizes)
+            raise BackendError(missing_line(self._store, self._bundle, self._machine, needed, build))
         plan, profile = found
         with self._gpu.active():
             engine = self._engine(plan)
@@ -198,18 +212,19 @@ class _TensorRtCall:
 def check_bundle(bundle: Bundle) -> None:
     """Raise BackendError unless a bundle's graphs are in half precision."""
     if bundle.manifest.graph_dtype != "float16":
-        folder = shlex.quote(str(bundle.folder))
+        folder = str(bundle.folder)
         raise BackendError(
             f"The graphs of {bundle.folder} are in {bundle.manifest.graph_dtype}; TensorRT plans are made of graphs in "
-            f'float16. Make such a bundle with "dengine export --model {folder} --adapter {folder}/adapter '
-            f'--graph-dtype float16 --out {folder}-fp16".'
+            f"float16. Make such a bundle with `export_bundle({folder!r}, {folder + '/adapter'!r}, "
+            f"{folder + '-fp16'!r}, graph_dtype='float16')`.",
+            field="bundle",
         )
 
 
 def probe(device: torch.device | None = None) -> Probe:
     """What `dengine doctor` says of TensorRT on this machine: whether it starts there; raises nothing.
 
-    No tiny graph is run, as the other engines do: a plan would have to be built first. `doctor --gpu` does that.
+    No tiny graph is run, as the other engines do: a plan would have to be built first. `export.gpu.checks` does that.
     """
     try:
         gpu = find_gpu(device)
@@ -256,10 +271,10 @@ def _output_shapes(context: Any, spec: GraphSpec, plan: Plan) -> dict[str, tuple
     return shapes
 
 
-def _options(bundle: Bundle, sizes: Mapping[str, int]) -> str:
-    """Options of an export whose plans serve these sizes, whichever graph they are of."""
+def _build(bundle: Bundle, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Arguments of `build_plans` whose plans serve these sizes, whichever graph they are of."""
     if "w" not in sizes:
-        return ""
+        return {}
     frame = (sizes["w"] * bundle.vae_stride, sizes["h"] * bundle.vae_stride)
-    size = "" if frame == bundle.frame else f" --size {frame[0]}x{frame[1]}"
-    return f"--batch 1:{sizes['B']}:{sizes['B']}{size}"
+    size = {} if frame == bundle.frame else {"sizes": (frame,) * 3}
+    return {"batches": (1, sizes["B"], sizes["B"])} | size

@@ -64,7 +64,7 @@ class Gpu:
 def find_gpu(device: torch.device | None = None) -> Gpu:
     """The GPU to use: `device`, or the first one. Raises BackendError where PyTorch can use none."""
     if not torch.cuda.is_available():
-        raise BackendError(_why_none(driver_cuda(), torch.version.cuda or ""))
+        raise BackendError(_why_none(driver_cuda(), torch.version.cuda or ""), field="engine")
     device = device or torch.device("cuda", 0)
     major, minor = torch.cuda.get_device_capability(device)
     return Gpu(
@@ -110,4 +110,6 @@ def _driver_version() -> str:
             return text.value.decode()
     if any(supported := driver_cuda()):
         return f"CUDA {supported[0]}.{supported[1]}"
-    raise BackendError("The GPU driver does not say its version. Install the driver again, or take another `engine`.")
+    raise BackendError(
+        "The GPU driver does not say its version. Install the driver again, or take another `engine`.", field="engine"
+    )

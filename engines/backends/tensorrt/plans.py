@@ -13,10 +13,9 @@ import hashlib
 import json
 import mmap
 import os
-import shlex
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from engines.bundle.bundle import Bundle
 from engines.common.cache import cache_folder, cache_key
 from engines.common.files import sync_folder
 
-BUILT_AHEAD = ("tensorrt",)  # engines with plans: who runs them asks for full batches, whatever the number of images
 FORMAT = 1  # version of the plan files; part of every key
 LIMIT_BYTES = 64 << 30  # the least recently used plans go when the folder outgrows this
 SUFFIX = ".plan"
@@ -55,7 +53,7 @@ class Needs:
     """What a run is going to prepare, for the engine whose plans are built beforehand."""
 
     graphs: tuple[tuple[str, Sizes], ...]  # graph, and the sizes it will be prepared at
-    options: str = ""  # of `dengine export --engine tensorrt`, which make it build plans for them
+    build: Mapping[str, Any] = field(default_factory=dict)  # arguments of `build_plans` that make it build for them
 
 
 @dataclass(frozen=True)
@@ -237,28 +235,35 @@ class PlanStore:
 
 
 def missing_plans(store: PlanStore, bundle: Bundle, machine: Machine, needs: Needs) -> str | None:
-    """What is missing of the plans a run needs, and the command that builds it, in one line; None if nothing is."""
+    """What is missing of the plans a run needs, and the call that builds it, in one line; None if nothing is."""
     graphs = [(graph, n) for graph, n in needs.graphs if store.find(plan_key(bundle, graph, machine), n) is None]
-    return missing_line(store, bundle, machine, graphs, needs.options) if graphs else None
+    return missing_line(store, bundle, machine, graphs, needs.build) if graphs else None
 
 
 def missing_line(
-    store: PlanStore, bundle: Bundle, machine: Machine, graphs: Sequence[tuple[str, Sizes]], options: str
+    store: PlanStore,
+    bundle: Bundle,
+    machine: Machine,
+    graphs: Sequence[tuple[str, Sizes]],
+    build: Mapping[str, Any],
 ) -> str:
-    """The one line for plans of `graphs`, at these sizes, that are not there."""
+    """The one line for plans of `graphs`, at these sizes, that are not there, with the arguments of `build_plans` that
+    make them.
+    """
     shown = ", ".join(f"{graph} ({shown_sizes(bundle, sizes)})" for graph, sizes in graphs)
     damaged = "".join(f" {path} is damaged (its SHA-256 is wrong) and was not used." for path in store.damaged)
     others = store.elsewhere(plan_key(bundle, graphs[0][0], machine))
     other = f" Those that are there are for {'; '.join(map(str, others[:_SHOWN]))}." if others else ""
     return (
         f"There is no TensorRT plan of {shown} for this machine ({machine}).{other}{damaged} "
-        f'Build what is missing with "{build_command(bundle.folder, options)}".'
+        f"Build what is missing with {build_call(bundle.folder, build)}."
     )
 
 
-def build_command(folder: Path, options: str = "") -> str:
-    """The command that builds plans for a bundle."""
-    return f"dengine export --bundle {shlex.quote(str(folder))} --engine tensorrt {options}".rstrip()
+def build_call(folder: Path, build: Mapping[str, Any]) -> str:
+    """The call of `export.tensorrt.build` that builds plans for a bundle, as messages mark it (`engines.errors`)."""
+    words = [repr(str(folder)), *(f"{name}={value!r}" for name, value in build.items())]
+    return f"`build_plans({', '.join(words)})`"
 
 
 def shown_sizes(bundle: Bundle, sizes: Sizes) -> str:

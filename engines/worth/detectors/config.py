@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from engines.common.files import read_json
 from engines.common.schema import from_object
-from engines.errors import ModelError, UsageError
+from engines.errors import ModelError, UsageError, refuse, wrong_values
 
 FORMAT = 1
 INFO_FILE = "detector.json"
@@ -41,17 +41,16 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         numbers = ("backbone_width", "width", "heads", "decoder_layers", "queries", "expansion", "anchor_cells")
-        wrong = [f"{name} must be positive, not {getattr(self, name)}" for name in numbers if getattr(self, name) <= 0]
-        if min(self.depths) <= 0:
-            wrong.append(f"depths must be positive, not {self.depths}")
-        if self.decoder_layers == 1:
-            wrong.append("decoder_layers must be 2 or more, not 1")
-        if self.denoising < 0:
-            wrong.append(f"denoising must be 0 or more, not {self.denoising}")
-        if not wrong and (self.width % 32 or self.width % (4 * self.heads)):
-            wrong.append(f"width must be a multiple of 32 and of 4 x heads ({self.heads}), not {self.width}")
-        if wrong:
-            raise ModelError(f"Detector settings: {'; '.join(wrong)}.")
+        checks = [(name, "positive", getattr(self, name) > 0) for name in numbers]
+        checks += [
+            ("depths", "positive", min(self.depths) > 0),
+            ("decoder_layers", "2 or more", self.decoder_layers != 1),
+            ("denoising", "0 or more", self.denoising >= 0),
+        ]
+        if all(fits for _, _, fits in checks):
+            divides = not (self.width % 32 or self.width % (4 * self.heads))
+            checks.append(("width", f"a multiple of 32 and of 4 x heads ({self.heads})", divides))
+        refuse(wrong_values(self, checks), ModelError, "Detector settings: ")
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,7 @@ class DetectorOptions:
             ("colour", "0 or more", self.colour >= 0),
             ("min_visible", "between 0 and 1", 0 <= self.min_visible <= 1),
         )
-        wrong = [f"{name} must be {expected}, not {getattr(self, name)}" for name, expected, fits in checks if not fits]
-        if wrong:
-            raise UsageError("; ".join(wrong) + ".")
+        refuse(wrong_values(self, checks))
 
     def decisive(self) -> dict[str, Any]:
         """Every field that decides the weights, as JSON has it; `precision` does once it is resolved."""
@@ -165,10 +162,10 @@ PRESETS: Mapping[str, Preset] = {
 def preset(name: str, kind: str) -> tuple[DetectorOptions, int]:
     """Options of a preset for one kind of detector, and its number of seeds; UsageError listing the names."""
     if name not in PRESETS:
-        raise UsageError(f'--preset is "{name}"; one of {", ".join(PRESETS)} was expected.')
+        raise UsageError(f'`preset` is "{name}"; one of {", ".join(PRESETS)} was expected.', field="preset")
     named = next((known for known in get_args(Kind) if known == kind), None)
     if named is None:
-        raise UsageError(f'--detector is "{kind}"; one of {", ".join(KINDS)} was expected.')
+        raise UsageError(f'`detector` is "{kind}"; one of {", ".join(KINDS)} was expected.', field="detector")
     found = PRESETS[name]
     network = replace(found.options.network, kind=named)
     return replace(found.options, network=network, **found.changes.get(kind, {})), found.seeds

@@ -35,7 +35,8 @@ def torchvision_detection() -> Any:
     except (ImportError, RuntimeError, AttributeError) as cause:  # a build for another torch raises any of these
         raise BackendError(
             f"retinanet and faster_rcnn need torchvision, which does not import here ({cause}): install it with "
-            "`pip install torchvision` of the release and the source of your torch, or take --detector rt_detr."
+            "`pip install torchvision` of the release and the source of your torch, or take `detector=rt_detr`.",
+            field="detector",
         ) from cause
     return detection
 

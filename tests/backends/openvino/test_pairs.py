@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from engines.backends import open_backend
 from engines.backends.openvino.pairs import share_pairs
+from engines.backends.registry import open_backend
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.common.devices import cpu_has_bf16
 from engines.common.rng import generator

@@ -45,7 +45,7 @@ def test_ranges_become_one_profile_that_covers_them(bundle: Bundle) -> None:
 def test_ranges_that_do_not_ascend_are_refused_by_field(bundle: Bundle) -> None:
     with pytest.raises(UsageError) as error:
         wanted_profiles(bundle, (9, 3, 1))
-    assert error.value.field == "batch"
+    assert error.value.field == "batches"
     with pytest.raises(UsageError) as error:
         wanted_profiles(bundle, None, ((64, 32), (48, 32), (48, 32)))
-    assert error.value.field == "size"
+    assert error.value.field == "sizes"

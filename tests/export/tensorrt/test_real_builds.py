@@ -20,12 +20,12 @@ from engines.backends.tensorrt.flavours import RTX, Library
 from engines.backends.tensorrt.plans import Bounds, Machine, Needs, PlanStore, missing_plans, plan_key, plans_folder
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.bundle.graphs import GRAPH_NAMES
+from engines.common.events import Event, Report
 from engines.errors import ExportError
 from engines.painting.needs import painted_graphs
 from export.tensorrt.build import build_ahead
 from export.tensorrt.builder import PlanBuilder
 from export.tensorrt.profiles import wanted_profiles
-from export.tensorrt.progress import BuildProgress, Report
 
 pytestmark = pytest.mark.tensorrt
 SMALL: Bounds = {"B": (1, 1, 1), "h": (4, 4, 4), "w": (4, 4, 4)}
@@ -103,15 +103,15 @@ def test_every_graph_builds(
     frames = ((width, height), (width, height), (2 * width, height))
     profiles = wanted_profiles(bundle, (1, 2, 4), frames) if ranges else wanted_profiles(bundle)
     assert len(profiles[graph]) == 1 + (graph == "unet" and not ranges)
-    told: list[BuildProgress] = []
+    told: list[Event] = []
     plan = builder(rtx, bundle, report=told.append).build(graph, profiles[graph], threading.Event())
     assert is_whole(rtx, plan)
     assert not is_whole(rtx, b"no plan" * 100)
-    done = [progress.done for progress in told]
+    done = [progress.done or 0 for progress in told]
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0, 100)
     assert {progress.stage for progress in told} == {f"{graph} (sm89)"}
-    assert any(0 < progress.done < 100 and progress.seconds_left is not None for progress in told)
+    assert any(0 < (progress.done or 0) < 100 and progress.seconds_left is not None for progress in told)
 
 
 @pytest.mark.parametrize("capability", RTX.capabilities)
@@ -198,9 +198,9 @@ def test_plans_built_ahead_are_kept_and_found(rtx: Library, toy_bundle_fp16: Pat
 @pytest.mark.usefixtures("no_plans", "rtx")
 @pytest.mark.parametrize("how", ["stop", "Ctrl-C"])
 def test_a_build_that_is_cancelled_leaves_nothing(toy_bundle_fp16: Path, how: str) -> None:
-    told: list[BuildProgress] = []
+    told: list[Event] = []
 
-    def report(progress: BuildProgress) -> None:
+    def report(progress: Event) -> None:
         if how == "Ctrl-C" and not told:
             signal.raise_signal(signal.SIGINT)
         told.append(progress)
@@ -213,7 +213,7 @@ def test_a_build_that_is_cancelled_leaves_nothing(toy_bundle_fp16: Path, how: st
 
 @pytest.mark.usefixtures("no_plans", "rtx")
 def test_an_error_of_whoever_is_told_ends_the_build_and_nothing_else(toy_bundle_fp16: Path) -> None:
-    def report(progress: BuildProgress) -> None:
+    def report(progress: Event) -> None:
         raise BrokenPipeError("nobody reads")
 
     told: Report = report

@@ -1,0 +1,124 @@
+"""Reads boxes from csv tables: Open Images', and the ones of TensorFlow's object detection tools.
+
+Knows: their columns. Open Images has ImageID, LabelName and XMin, XMax, YMin, YMax in fractions of the image,
+IsGroupOf for crowds, and a table of the labels' names; TensorFlow has filename, width, height, class, xmin, ymin, xmax,
+ymax in pixels. Classes are in alphabetical order. An image without a row is left out.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from engines.datasets.assemble import finish
+from engines.datasets.classes import Classes
+from engines.datasets.fields import number, read_text, short, size_of
+from engines.datasets.paths import Finder
+from engines.datasets.readings import CORNERS, FRACTIONS, Reading
+from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
+from engines.datasets.splits import choose_file, near_folders
+from engines.datasets.tree import Tree, fold
+from engines.errors import DatasetError
+
+LOOKS = "a .csv with Open Images' or TensorFlow's columns"
+_HEAD = 4096  # bytes in which a table's header ends
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What a kind of table calls its columns; folded names."""
+
+    image: str
+    label: str
+    corners: tuple[str, str, str, str]  # x0, y0, x1, y1
+    reading: Reading
+    crowd: str = ""
+    size: tuple[str, str] = ("", "")
+
+
+_KINDS = (
+    _Columns("imageid", "labelname", ("xmin", "ymin", "xmax", "ymax"), FRACTIONS, crowd="isgroupof"),
+    _Columns("filename", "class", ("xmin", "ymin", "xmax", "ymax"), CORNERS, size=("width", "height")),
+)
+
+
+def find(tree: Tree) -> list[str]:
+    """Tables with the columns of a kind, at most two folders down."""
+    return [name for name in tree.with_suffix(".csv") if name.count("/") <= 2 and _kind(tree, name) is not None]
+
+
+def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findings) -> Dataset:
+    """The dataset of the one table that the split names; DatasetError naming file, row and column."""
+    source = choose_file(tree, files, options.split, "csv")
+    kind = _kind(tree, source)
+    assert kind is not None  # `find` saw it
+    names = _label_names(tree, source)
+    rows = list(_rows(read_text(tree.path(source)), source))
+    classes = Classes(sorted({_label(row, kind, names) for row in rows} - {""}), options.class_names, findings, source)
+    finder = Finder(tree, findings, "", near_folders(source, options.split))
+    drafts: dict[str, Draft] = {}
+    for index, row in enumerate(rows, start=2):
+        where = f"{source}, line {index}"
+        with findings.item():
+            stated = size_of(row.get(kind.size[0]), row.get(kind.size[1]))
+            draft = _draft(row.get(kind.image, ""), drafts, finder, where, stated)
+            label = classes.label(_label(row, kind, names), f"{where}, {kind.label}")
+            try:
+                x0, y0, x1, y1 = (number(row.get(side), "") for side in kind.corners)
+            except DatasetError:
+                findings.degenerate(where, [row.get(side) for side in kind.corners])
+                continue
+            draft.add(where, (x0, y0, x1, y1), label, row.get(kind.crowd) == "1")
+    found = sorted({draft.name: draft for draft in drafts.values()}.values(), key=lambda draft: draft.name.split("/"))
+    without = len(tree.images) - len(found)
+    if options.split is None and without > 0:
+        findings.remark(f"{without} images have no row in {short(source)} and are left out.")
+    return finish(tree, found, kind.reading, classes.names, options, findings, f"csv, {source}")
+
+
+def _draft(name: str, drafts: dict[str, Draft], finder: Finder, where: str, stated: tuple[int, int] | None) -> Draft:
+    """The image of a row; Open Images names it without its suffix."""
+    if not name:
+        raise DatasetError(f"{where} names no image.")
+    if name not in drafts:
+        image = finder(name, where, stated)
+        file = finder.tree.path(image)
+        twin = next((draft for draft in drafts.values() if draft.file == file), None) if len(drafts) < 1000 else None
+        drafts[name] = twin or Draft(file, image, where, stated)
+    return drafts[name]
+
+
+def _kind(tree: Tree, name: str) -> _Columns | None:
+    try:
+        with tree.path(name).open("rb") as file:
+            head = file.read(_HEAD).replace(b"\0", b"").decode("utf-8-sig", "replace")
+    except OSError:
+        return None
+    columns = {fold(cell.strip()) for row in list(csv.reader(io.StringIO(head.partition("\n")[0]))) for cell in row}
+    return next((kind for kind in _KINDS if {kind.image, kind.label, *kind.corners} <= columns), None)
+
+
+def _rows(text: str, source: str) -> list[Mapping[str, str]]:
+    """The rows by folded column names."""
+    try:
+        lines = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
+    except csv.Error as cause:
+        raise DatasetError(f"{source} is not readable as csv: {cause}.") from cause
+    header = [fold(cell.strip()) for cell in lines[0]] if lines else []
+    return [dict(zip(header, (cell.strip() for cell in row), strict=False)) for row in lines[1:]]
+
+
+def _label(row: Mapping[str, str], kind: _Columns, names: Mapping[str, str]) -> str:
+    label = row.get(kind.label, "")
+    return names.get(label, label)
+
+
+def _label_names(tree: Tree, source: str) -> dict[str, str]:
+    """Open Images' table of (label, name), without a header; empty where there is none."""
+    for name in tree.with_suffix(".csv"):
+        base = fold(PurePosixPath(name).name)
+        if name != source and (base.startswith("class-descriptions") or base == "classes.csv"):
+            rows = csv.reader(io.StringIO(read_text(tree.path(name))))
+            return {row[0].strip(): row[1].strip() for row in rows if len(row) == 2 and row[1].strip()}
+    return {}

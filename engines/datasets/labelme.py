@@ -1,0 +1,115 @@
+"""Reads labelme: one JSON file an image, with shapes.
+
+Knows: `shapes` with `label`, `points` and `shape_type`, of which what has an extent becomes a box, and `imagePath`.
+Classes are in alphabetical order. The image inside the JSON (`imageData`) is never read. An image without a file of its
+own is left out.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from engines.datasets.assemble import finish
+from engines.datasets.classes import Classes
+from engines.datasets.fields import entry, number, read_json, short, size_of, typed
+from engines.datasets.paths import Finder
+from engines.datasets.readings import CORNERS, Row, hull
+from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
+from engines.datasets.splits import is_split, no_split, split_names
+from engines.datasets.tree import Tree, fold
+from engines.errors import DatasetError
+
+LOOKS = "labelme's .json files"
+_PROBED = 20  # files that are looked at before a folder counts as labelme's
+_NO_EXTENT = ("point", "line", "points", "linestrip", "mask")
+
+
+def find(tree: Tree) -> list[str]:
+    """All JSON files, where some of them have labelme's fields."""
+    files = tree.with_suffix(".json")
+    return (
+        [name for name in files if _is_labelme(tree, name)]
+        if any(_is_labelme(tree, n) for n in files[:_PROBED])
+        else []
+    )
+
+
+def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findings) -> Dataset:
+    """The dataset, or the part of it in the split's folder; DatasetError naming file and field."""
+    if options.split:
+        wanted = split_names(options.split)
+        known = {name.rpartition("/")[0] for name in files if "/" in name}
+        files = [
+            name
+            for name in files
+            if any(is_split(part, options.split) or part in wanted for part in name.split("/")[:-1])
+        ]
+        if not files:
+            raise no_split(tree, options.split, known)
+    contents: dict[str, Mapping[str, Any]] = {}
+    for name in files:
+        with findings.item():
+            contents[name] = entry(read_json(tree.path(name)), name)
+    labels = {str(shape.get("label")) for content in contents.values() for shape in _shapes(content)}
+    classes = Classes(sorted(labels), options.class_names, findings, "shapes, label")
+    drafts: dict[str, Draft] = {}
+    for name, content in contents.items():
+        with findings.item():
+            near = frozenset(fold(part) for part in name.split("/")[:-1])
+            stated = size_of(content.get("imageWidth"), content.get("imageHeight"))
+            finder = Finder(tree, findings, name.rpartition("/")[0], near)
+            image = finder(
+                typed(content, "imagePath", str, name) or PurePosixPath(name).stem, f"{name}.imagePath", stated
+            )
+            if image in drafts:
+                raise DatasetError(f"{name}.imagePath: {short(image)} is that of {drafts[image].where}, too.")
+            draft = drafts[image] = Draft(tree.path(image), image, name, stated)
+            for index, shape in enumerate(typed(content, "shapes", list, name)):
+                with findings.item():
+                    _read_shape(
+                        entry(shape, f"{name}, shapes[{index}]"), draft, classes, f"{name}, shapes[{index}]", findings
+                    )
+    without = len(tree.images) - len(drafts)
+    if options.split is None and without > 0:
+        findings.remark(f"{without} images have no .json file and are left out.")
+    return finish(tree, list(drafts.values()), CORNERS, classes.names, options, findings, "labelme")
+
+
+def _is_labelme(tree: Tree, name: str) -> bool:
+    """Whether the file has labelme's fields; `imageData` between them may be megabytes."""
+    try:
+        data = tree.path(name).read_bytes()
+    except OSError:
+        return False
+    return b'"shapes"' in data and b'"imagePath"' in data
+
+
+def _shapes(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    shapes = content.get("shapes")
+    return [shape for shape in shapes if isinstance(shape, Mapping)] if isinstance(shapes, list) else []
+
+
+def _read_shape(shape: Mapping[str, Any], draft: Draft, classes: Classes, where: str, findings: Findings) -> None:
+    kind = shape.get("shape_type") or "polygon"
+    if kind in _NO_EXTENT:
+        findings.count("shapes have no box (points, lines, masks), and are passed over", where)
+        return
+    pairs = typed(shape, "points", list, where)
+    try:
+        points = [number(value, f"{where}.points") for pair in pairs for value in pair]
+    except TypeError:
+        raise DatasetError(f"{where}.points: pairs [x, y] were expected.") from None
+    if len(points) < 4 or len(points) % 2:
+        findings.degenerate(f"{where}.points", pairs)
+        return
+    draft.add(
+        where, _circle(points) if kind == "circle" else hull(points), classes.label(str(shape.get("label")), where)
+    )
+
+
+def _circle(points: Sequence[float]) -> Row:
+    """Round a circle, given by its centre and a point on it."""
+    x, y, edge_x, edge_y = points[:4]
+    radius = math.hypot(edge_x - x, edge_y - y)
+    return x - radius, y - radius, x + radius, y + radius

@@ -1,0 +1,188 @@
+"""File names as other machines wrote them, and the files here that they mean.
+
+Knows: that names come with backslashes, drives, `..`, absolute paths, web addresses, decomposed accents and suffixes of
+another case; that the end of such a path still says which file is meant; and that a name which fits several files is a
+tie, to be settled by evidence or refused. Knows nothing about formats. Nothing outside the dataset's folder is ever
+looked at: a name's end is looked for in the `Tree`.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from engines.datasets.fields import brief, short
+from engines.datasets.images import IMAGE_SUFFIXES, image_size
+from engines.datasets.records import Findings, Size
+from engines.datasets.tree import Tree, fold
+from engines.errors import DatasetError
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]*")
+_DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")
+_SAME_SIZE = 1 << 20  # bytes that are compared at once
+
+
+def parts_of(name: str) -> tuple[list[str], bool]:
+    """The folders and the file of a name, and whether it was written for another place than its own folder.
+
+    >>> parts_of("D:\\\\data\\\\images\\\\a.jpg")
+    (['data', 'images', 'a.jpg'], True)
+    """
+    text = name.strip()
+    bare = _DRIVE.sub("", _ADDRESS.sub("", text, count=1), count=1).replace("\\", "/")
+    if bare != text and "://" in text:
+        bare = unquote(bare.partition("?")[0])
+    found: list[str] = []
+    foreign = bare != text or bare.startswith("/")
+    for part in bare.split("/"):
+        if part == "..":
+            foreign = foreign or not found
+            found = found[:-1]
+        elif part not in ("", "."):
+            found.append(part)
+    return found, foreign
+
+
+@dataclass
+class Finder:
+    """Finds the files of a dataset by the names that its annotations have for them."""
+
+    tree: Tree
+    findings: Findings
+    home: str = ""  # the folder that names are relative to; others are searched after it
+    near: frozenset[str] = frozenset()  # folded names of folders to prefer, such as the split's
+
+    def __call__(self, name: str, where: str, stated: Size | None = None) -> str:
+        """The image that `name` means, as `Tree` names it; DatasetError prefixed with `where` for none, or a tie.
+
+        Looked for: the very name; the name with other accents or case; the longest end of it that is anywhere in the
+        dataset; the same base name with another image suffix. All but the first are remarked.
+        """
+        if "\0" in name or len(name) > 4096:
+            raise DatasetError(f"{where}: {brief(name)} is not a file name.")
+        exact = f"{self.home}/{name}" if self.home else name
+        if exact in self.tree.known:
+            return exact
+        parts, foreign = parts_of(name)
+        candidates = self._candidates(parts)
+        if not candidates:
+            raise DatasetError(f"{where}: {self._missing(name, parts)}")
+        found = self.settle(candidates, f'{where}: "{short(name)}"', stated)
+        self._remark(name, parts, foreign, found, where)
+        return found
+
+    def named(self, name: str) -> list[str]:
+        """The images that a name may mean, as `Tree` names them."""
+        exact = f"{self.home}/{name}" if self.home else name
+        return [exact] if exact in self.tree.known else self._candidates(parts_of(name)[0])
+
+    def with_stem(self, stem: str) -> list[str]:
+        """The images with a base name, whatever their suffix: those of the home folder, else all."""
+        found = self.tree.image_stems.get(fold(stem), [])
+        return self._preferred(found)
+
+    def settle(self, candidates: Sequence[str], what: str, stated: Size | None = None) -> str:
+        """The one of several files that is meant: by folder, by stated size, or because all are the same file.
+
+        Raises DatasetError, which begins with `what`, where that leaves a tie.
+        """
+        left = self._preferred(candidates)
+        if len(left) > 1 and stated is not None:
+            left = [name for name in left if _has_size(self.tree.path(name), stated)] or left
+        if len(left) > 1 and not _all_equal([self.tree.path(name) for name in left]):
+            shown = " and ".join(short(name) for name in left[:2])
+            more = f" ({len(left)} files in all)" if len(left) > 2 else ""
+            raise DatasetError(f"{what} may be {shown}{more}: name the folder in it, or take one of them away.")
+        return left[0]
+
+    def _preferred(self, candidates: Sequence[str]) -> list[str]:
+        """Those that lie in the most of the folders to prefer; among these, those at home."""
+        if len(candidates) < 2:
+            return list(candidates)
+
+        def rank(name: str) -> tuple[int, bool]:
+            folders = {fold(part) for part in name.split("/")[:-1]}
+            return len(folders & self.near), bool(self.home) and name.startswith(self.home + "/")
+
+        best = max(map(rank, candidates))
+        return [name for name in candidates if rank(name) == best]
+
+    def _candidates(self, parts: Sequence[str]) -> list[str]:
+        if not parts:
+            return []
+        same_base = [name for name in self.tree.folded.get(fold(parts[-1]), []) if _is_image(name)]
+        for start in range(len(parts)):
+            end = "/" + fold("/".join(parts[start:]))
+            found = [name for name in same_base if ("/" + fold(name)).endswith(end)]
+            if found:
+                return found
+        stems = self.tree.image_stems
+        return stems.get(fold(parts[-1])) or stems.get(fold(PurePosixPath(parts[-1]).stem), [])
+
+    def _missing(self, name: str, parts: Sequence[str]) -> str:
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        folders = dict.fromkeys((self.home, ""))
+        for end in ends:
+            for folder in folders:
+                if refusal := self.tree.refusal(f"{folder}/{end}" if folder else end):
+                    return f'"{short(name)}": {refusal}.'
+        return f'"{short(name)}" is missing from {self.tree.path(self.home)}.'
+
+    def _remark(self, name: str, parts: Sequence[str], foreign: bool, found: str, where: str) -> None:
+        base = found.rpartition("/")[2]
+        if fold(PurePosixPath(base).stem) == fold(parts[-1]):
+            return  # named without a suffix, as Open Images does
+        if fold(base) != fold(parts[-1]):
+            what = "file names are found with another suffix"
+        elif foreign:
+            what = "file names are paths of another machine, of which the end was looked for here"
+        elif self.home and not found.startswith(self.home + "/"):
+            what = f"file names are found outside {self.home}, by their end"
+        elif base != parts[-1]:
+            what = "file names are found with other accents or case"
+        else:
+            return
+        self.findings.count(what, f'{where} "{short(name)}" is {short(found)}')
+
+
+def find_in(tree: Tree, name: str, accept: Callable[[str], bool]) -> tuple[str | None, bool]:
+    """The file or folder that a settings file names, by the longest end of the name; whether the name was cut for it.
+
+    `accept` says of a path relative to the tree whether it will do.
+    """
+    parts, foreign = parts_of(name)
+    for start in range(len(parts)):
+        end = "/".join(parts[start:])
+        if accept(end):
+            return end, foreign or start > 0
+    return ("", foreign) if not parts and accept("") else (None, foreign)
+
+
+def _is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _has_size(path: Path, stated: Size) -> bool:
+    try:
+        return image_size(path) in (stated, stated[::-1])
+    except DatasetError:
+        return False
+
+
+def _all_equal(paths: Sequence[Path]) -> bool:
+    """Whether all files hold the same bytes."""
+    first = paths[0]
+    if len({path.stat().st_size for path in paths}) > 1:
+        return False
+    return all(_same_bytes(first, other) for other in paths[1:])
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    with one.open("rb") as first, other.open("rb") as second:
+        while True:
+            block = first.read(_SAME_SIZE)
+            if block != second.read(_SAME_SIZE):
+                return False
+            if not block:
+                return True

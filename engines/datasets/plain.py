@@ -1,0 +1,81 @@
+"""Images without annotations, and what to say of a folder that holds something else.
+
+Knows: how to name what was passed over, and the nearest thing that would have been read. Knows nothing about how
+annotations are read.
+"""
+
+from collections.abc import Sequence
+
+from engines.datasets.assemble import finish
+from engines.datasets.classes import Classes
+from engines.datasets.coco import sections
+from engines.datasets.fields import short
+from engines.datasets.readings import CORNERS
+from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
+from engines.datasets.splits import no_split, split_folders
+from engines.datasets.tree import Tree
+from engines.datasets.xml_files import root_tag
+from engines.errors import DatasetError
+
+_HARMLESS = (".md", ".html", ".pdf", ".py", ".ipynb", ".zip", ".db", ".log", ".onnx", ".pt", ".safetensors")
+
+
+def read_plain(tree: Tree, options: ReadOptions, findings: Findings, expected: Sequence[str]) -> Dataset:
+    """The images of a folder (of its folder `split`, where one is named), without annotations."""
+    folder = ""
+    if options.split and tree.images:
+        folders = split_folders(tree, options.split)
+        if not folders:
+            known = {name.partition("/")[0] for name in tree.images if "/" in name}
+            raise DatasetError(f"{no_split(tree, options.split, known)} It is a folder of images without annotations.")
+        folder = folders[0]
+    images = tree.inside(folder)
+    if not images:
+        raise DatasetError(
+            f"{tree.path(folder)} holds no dataset: {_content(tree)}; expected {', or '.join(expected)}."
+            f"{_outside(tree)}"
+        )
+    if others := passed_over(tree):
+        findings.remark(f"No annotations were found, so these are images alone: {others}")
+    within = folder + "/" if folder else ""
+    drafts = [Draft(tree.path(name), name.removeprefix(within), name) for name in images]
+    names = Classes((), options.class_names).names
+    return finish(tree, drafts, CORNERS, names, options, findings, "images without annotations")
+
+
+def passed_over(tree: Tree) -> str:
+    """What a folder has besides images, and what is nearest to being read; "" where there is nothing to say."""
+    others = [name for name in tree.files if name not in set(tree.images) and not name.lower().endswith(_HARMLESS)]
+    if not others:
+        return ""
+    return f"{tree.counts()} passed over.{_nearest(tree)}"
+
+
+def _nearest(tree: Tree) -> str:
+    """What is wrong with the file that is nearest to being annotations."""
+    for name in tree.with_suffix(".json")[:50]:
+        if found := sections(tree, name):
+            missing = ", ".join(sorted({"images", "annotations", "categories"} - found))
+            return f" Nearest is {short(name)}, which is COCO but for {missing}."
+    for name in tree.with_suffix(".xml")[:1]:
+        return f" Nearest is {short(name)}, which holds <{short(root_tag(tree, name))}>; <annotation> is read."
+    for name in tree.with_suffix(".csv")[:1]:
+        with tree.path(name).open("rb") as file:
+            head = file.readline(200).decode("utf-8", "replace")
+        return f" Nearest is {short(name)}, whose columns are {short(head)}; Open Images' are read."
+    stems = {image.rpartition(".")[0] for image in tree.images}
+    texts = [name for name in tree.with_suffix(".txt") if name.rpartition(".")[0] in stems]
+    return f" Nearest is {short(texts[0])}, whose lines are not YOLO's." if texts else ""
+
+
+def _content(tree: Tree) -> str:
+    """What a folder has, in a few words: "it is empty", "it has 2 folders, 12 .csv"."""
+    folders = len([name for name in tree.folders if "/" not in name])
+    shown = ", ".join(filter(None, [tree.counts(), f"{folders} folders" if folders else ""]))
+    return f"it has {shown}" if shown else "it is empty"
+
+
+def _outside(tree: Tree) -> str:
+    return (
+        f" {short(tree.outside[0])} is a link that leads outside it; `follow_links` reads such." if tree.outside else ""
+    )

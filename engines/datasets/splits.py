@@ -1,0 +1,85 @@
+"""Which part of a dataset is meant: splits by the words in the names of files and folders.
+
+Knows: the names that a split goes by, and how to choose among annotation files. Knows nothing about their content.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import PurePosixPath
+
+from engines.datasets.fields import short
+from engines.datasets.tree import Tree, fold
+from engines.errors import DatasetError
+
+_VALIDATION = ("val", "valid", "validation")
+SPLITS = ("train", "training", *_VALIDATION, "test", "testing")
+_DARKNET = re.compile(r"obj_(.+)_data")  # CVAT's folders: obj_train_data
+
+
+def split_names(split: str) -> set[str]:
+    """The names that a split goes by: `val` is also `valid` and `validation`."""
+    for names in (_VALIDATION, ("train", "training"), ("test", "testing")):
+        if split in names:
+            return set(names)
+    return {split}
+
+
+def words(name: str) -> set[str]:
+    """The words of a path, also without the numbers at their ends: `instances_train2017.json` has train."""
+    path = PurePosixPath(name)
+    found = {word for part in path.with_suffix("").parts for word in re.split(r"[^A-Za-z0-9]+", part)}
+    return {word for word in found | {word.rstrip("0123456789") for word in found} | {path.stem} if word}
+
+
+def is_split(folder: str, split: str | None = None) -> bool:
+    """Whether a folder (its last name) is that of the split; None: of any split."""
+    name = fold(folder.rpartition("/")[2])
+    if match := _DARKNET.fullmatch(name):
+        name = match[1]
+    name = name.rstrip("0123456789")
+    return name in (SPLITS if split is None else {fold(one) for one in split_names(split)})
+
+
+def split_folders(tree: Tree, split: str) -> list[str]:
+    """The folders named like the split, outermost ones alone."""
+    found: list[str] = []
+    wanted = {fold(one) for one in split_names(split)}
+    for folder in tree.folders:
+        named = is_split(folder, split) or fold(folder.rpartition("/")[2]) in wanted
+        if named and not any(folder.startswith(other + "/") for other in found):
+            found.append(folder)
+    return found
+
+
+def near_folders(file: str, split: str | None) -> frozenset[str]:
+    """Folded names of the folders that belong to an annotation file or split: those that its words name."""
+    named = {fold(word) for word in words(file)} | ({fold(name) for name in split_names(split)} if split else set())
+    families = {fold(name) for word in named & set(SPLITS) for name in split_names(word)}
+    return frozenset(
+        (named | families) - {"annotations", "annotation", "instances", "images", "labels", "coco", "data"}
+    )
+
+
+def choose_file(tree: Tree, files: Sequence[str], split: str | None, kind: str, preferred: str = "") -> str:
+    """The one file whose name or folder has the split as a word; DatasetError where none or several do.
+
+    preferred: what the one to take among several begins with.
+    """
+    wanted = split_names(split) if split else set()
+    fitting = [name for name in files if not split or wanted & words(name)]
+    first = [name for name in fitting if preferred and name.rpartition("/")[2].startswith(preferred)]
+    if len(fitting) > 1 and len(first) == 1:
+        fitting = first
+    if len(fitting) == 1:
+        return fitting[0]
+    shown = ", ".join(short(name) for name in files[:8])
+    if split is None:
+        raise DatasetError(f"{tree.root} has several {kind} files ({shown}); name one with a split.", field="split")
+    problem = f"no {kind} file" if not fitting else f"several {kind} files"
+    raise DatasetError(f'{tree.root} has {problem} for split "{short(split)}"; found {shown}.', field="split")
+
+
+def no_split(tree: Tree, split: str, known: Collection[str]) -> DatasetError:
+    """What to say where a split is not there."""
+    shown = ", ".join(short(name) for name in sorted(known)[:12]) or "none"
+    return DatasetError(f'{tree.root} has no split "{short(split)}"; it has {shown}.', field="split")

@@ -1,0 +1,200 @@
+"""What YOLO's settings files say: names of classes, splits, keypoints.
+
+Knows: `data.yaml`, any other .yaml in the dataset's folder that has names, Darknet's `.data` files, and lists of names.
+Knows nothing about label files.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from engines.datasets.fields import brief, read_json, read_text, short
+from engines.datasets.paths import find_in
+from engines.datasets.records import Findings
+from engines.datasets.tree import Tree, fold
+from engines.errors import DatasetError
+
+_YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt", "names.txt", "predefined_classes.txt")
+_NOTES = "notes.json"  # Label Studio's list of names
+_LARGEST = 1 << 20  # bytes of a settings file
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A settings file's content."""
+
+    file: str  # as the tree has it; "" where there is none
+    values: Mapping[str, Any]
+
+    @property
+    def keypoints(self) -> tuple[int, int] | None:
+        """(points, values a point) of a dataset of poses."""
+        shape = self.values.get("kpt_shape")
+        if isinstance(shape, list) and len(shape) == 2 and all(isinstance(side, int) for side in shape):
+            return shape[0], shape[1]
+        return None
+
+    def sources(self, tree: Tree, splits: Sequence[str], findings: Findings) -> list[str]:
+        """Folders and lists of images that it names for these splits, by the end of each path that is there."""
+        found: dict[str, str] = {}
+        for key in splits:
+            for entry in self._entries(key):
+                name, cut = self._located(tree, entry)
+                if name is None:
+                    findings.count(
+                        "folders or lists of the settings are not there", f'{self.file}, {key}: "{short(entry)}"'
+                    )
+                    continue
+                if cut and found.get(name, entry) != entry:
+                    raise DatasetError(
+                        f'{self.file}, {key}: "{short(entry)}" and "{short(found[name])}" both seem to be '
+                        f"{short(name) or tree.root} here; write the paths as they are in this folder.",
+                        field=key,
+                    )
+                found.setdefault(name, entry)
+        return list(found)
+
+    def _entries(self, key: str) -> list[str]:
+        entries = self.values.get(key) or []
+        entries = entries if isinstance(entries, list) else [entries]
+        for entry in entries:
+            if not isinstance(entry, str):
+                raise DatasetError(
+                    f"{self.file}, {key} is {brief(entry)}; a folder or a list of images was expected.", field=key
+                )
+        return [entry for entry in entries if entry.strip()]
+
+    def _located(self, tree: Tree, entry: str) -> tuple[str | None, bool]:
+        base = self.values.get("path")
+        folders = set(tree.folders)
+
+        def accept(name: str) -> bool:
+            return name in folders or not name or (name in tree.known and name.lower().endswith(".txt"))
+
+        if isinstance(base, str) and base.strip():
+            name, cut = find_in(tree, f"{base}/{entry}", accept)
+            if name is not None:
+                return name, cut
+        return find_in(tree, entry, accept)
+
+
+def settings_files(tree: Tree) -> list[str]:
+    """The file that settings are read from, in a list; empty where there is none."""
+    usual = [name for name in _YAML_NAMES if name in tree.known]
+    if usual:
+        return usual[:1]
+    root = [name for name in tree.files if "/" not in name]
+    named = [name for name in root if name.lower().endswith((".yaml", ".yml")) and _has_names(tree, name)]
+    return (
+        named or [name for name in root if name.lower().endswith(".data") and "names" in _read_darknet(tree, name)][:1]
+    )
+
+
+def read_settings(tree: Tree, findings: Findings) -> Settings:
+    """What the settings file holds; DatasetError for one that can't be read, and for two that disagree on names."""
+    files = settings_files(tree)
+    if not files:
+        return Settings("", {})
+    if files[0].lower().endswith(".data"):
+        return Settings(files[0], _read_darknet(tree, files[0]))
+    every = {name: _read_yaml(tree, name) for name in files}
+    first = files[0]
+    for name, values in every.items():
+        if values.get("names") != every[first].get("names"):
+            raise DatasetError(
+                f"{tree.root} has several settings files, and {short(first)} and {short(name)} name different classes; "
+                f"call the right one {_YAML_NAMES[0]}.",
+                field="names",
+            )
+    if first not in _YAML_NAMES:
+        findings.remark(f"Names of classes are read from {short(first)}.")
+    return Settings(first, every[first])
+
+
+def _has_names(tree: Tree, name: str) -> bool:
+    try:
+        return "names" in _read_yaml(tree, name)
+    except DatasetError:
+        return False
+
+
+def _read_yaml(tree: Tree, name: str) -> Mapping[str, Any]:
+    path = tree.path(name)
+    if path.stat().st_size > _LARGEST:
+        raise DatasetError(f"{path} has more than {_LARGEST >> 20} MiB; a settings file was expected.")
+    try:
+        text = read_text(path)
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise DatasetError(f"{path} has aliases (*name), which settings don't need; write the values out.")
+        settings = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError) as cause:
+        raise DatasetError(f"{path} is not readable as YAML: {short(' '.join(str(cause).split()))}.") from cause
+    if not isinstance(settings, Mapping):
+        raise DatasetError(f"{path} holds a {type(settings).__name__}; a mapping with names was expected.")
+    return settings
+
+
+def _read_darknet(tree: Tree, name: str) -> dict[str, Any]:
+    """`key = value` lines, with the names that the file they point to has."""
+    values: dict[str, Any] = {}
+    for line in read_text(tree.path(name)).splitlines():
+        key, sign, value = line.partition("=")
+        if sign and value.strip() and not key.strip().startswith("#"):
+            values[key.strip()] = value.strip()
+    if isinstance(values.get("names"), str):
+        file, _ = find_in(tree, values["names"], lambda end: end in tree.known)
+        values.pop("names")
+        if file is not None:
+            values["names"] = _listed(tree, file)
+    return values
+
+
+def class_names(tree: Tree, settings: Settings, wanted: Sequence[str] | None) -> Sequence[str] | None:
+    """Names by index: the settings', a list's, else those that were asked for; None where nobody gave any."""
+    if settings.values.get("names") is not None:
+        return _names(settings)
+    lists = [name for name in tree.files if fold(name.rpartition("/")[2]) in NAME_FILES or name.endswith(".names")]
+    found = {tuple(_listed(tree, name)): name for name in sorted(lists, key=lambda name: name.count("/"))}
+    if len(found) > 1:
+        one, other = list(found.values())[:2]
+        raise DatasetError(
+            f"{short(one)} and {short(other)} name different classes; take the wrong one away.", field="names"
+        )
+    if found:
+        return next(iter(found))
+    notes = [name for name in tree.files if name.rpartition("/")[2] == _NOTES]
+    return _from_notes(tree, notes[0]) if notes else wanted
+
+
+def _listed(tree: Tree, file: str) -> list[str]:
+    return [line.strip() for line in read_text(tree.path(file)).splitlines() if line.strip()]
+
+
+def _from_notes(tree: Tree, file: str) -> list[str] | None:
+    content = read_json(tree.path(file))
+    entries = content.get("categories") if isinstance(content, Mapping) else None
+    pairs = [(one.get("id"), one.get("name")) for one in entries or [] if isinstance(one, Mapping)]
+    if pairs and sorted(key for key, _ in pairs if isinstance(key, int)) == list(range(len(pairs))):
+        return [str(name) for _, name in sorted(pairs)]
+    return None
+
+
+def _names(settings: Settings) -> list[str]:
+    names, file = settings.values["names"], settings.file
+    if isinstance(names, Mapping):
+        keys = list(names)
+        if sorted(map(str, keys)) != sorted(map(str, range(len(keys)))):
+            raise DatasetError(f"{file}, names: keys are {brief(keys[:8])}; 0, 1, 2, ... were expected.", field="names")
+        names = [names[key] for key in sorted(keys, key=int)]
+    if not isinstance(names, list):
+        raise DatasetError(f"{file}, names is a {type(names).__name__}; a list was expected.", field="names")
+    for index, name in enumerate(names):
+        if isinstance(name, bool) or not isinstance(name, (str, int)):
+            raise DatasetError(
+                f"{file}, names[{index}] is {brief(name)}; text was expected (put it in quotes).", field="names"
+            )
+    return [str(name) for name in names]
