@@ -68,7 +68,7 @@ RTX = Flavour(
     listed=False,
 )
 FLAVOURS = (RTX, CLASSIC)  # in the order in which a GPU that both serve takes what is installed
-MENDS_DRIVER = {12: "525", 13: "580"}  # CUDA's major version -> the first NVIDIA driver for it
+FIRST_DRIVER = {12: "525", 13: "580"}  # CUDA's major version -> the first NVIDIA driver for it
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def check_driver(flavour: Flavour, supported: tuple[int, int]) -> None:
     """
     needed = cuda_of(flavour)
     if needed and supported[0] and supported[0] < needed:
-        driver = MENDS_DRIVER.get(needed, "a newer one")
+        driver = FIRST_DRIVER.get(needed, "a newer one")
         raise BackendError(
             f"The GPU's driver supports CUDA {supported[0]}.{supported[1]}, and the {flavour.title} that is installed "
             f"is built for CUDA {needed}. Upgrade the NVIDIA driver to {driver} or newer, or install "
