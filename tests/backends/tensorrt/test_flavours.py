@@ -66,7 +66,7 @@ def test_a_library_that_does_not_import_comes_with_what_to_install(
 ) -> None:
     monkeypatch.setattr("importlib.import_module", absent)
     with pytest.raises(BackendError, match=rf"pip install dengine\[{flavour.extra}\]"):
-        load_library(flavour)
+        load_anew(flavour)
 
 
 def test_a_library_that_is_too_old_comes_with_the_upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
