@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from dengine_cli.flags import with_flags
+
+if TYPE_CHECKING:
+    from engines.datasets.dataset import Dataset
 
 PLAIN_SECONDS = 10.0  # between plain lines of one stage, where there is no terminal
 _flags: Callable[[], Mapping[str, str]] = dict  # of the verb at work
@@ -81,15 +84,21 @@ def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).replace(",", "").removeprefix("-").removesuffix("%").isdigit()
 
 
-def findings(dropped: Sequence[str], skipped: Sequence[str], shown: int = 5) -> str:
-    """What a dataset's reader left out, in a few lines; empty when it left out nothing."""
-    lines = []
+def findings(dropped: Sequence[str], skipped: Sequence[str], remarks: Sequence[str] = (), shown: int = 5) -> str:
+    """What a dataset's reader met and left out, in a few lines; empty when it met nothing."""
+    lines = list(remarks)
     for kind, items in (("degenerate boxes dropped", dropped), ("bad items left out", skipped)):
         if items:
             lines.append(f"{kind}: {len(items)}")
             lines += [f"  {item}" for item in items[:shown]]
             lines += [f"  and {len(items) - shown} more"] * (len(items) > shown)
     return "\n".join(lines)
+
+
+def reading(dataset: "Dataset", say: Callable[[str], None] = note) -> None:
+    """Say what the reading of a dataset met: the same for every verb."""
+    if text := findings(dataset.dropped, dataset.skipped, dataset.remarks):
+        say(f"{dataset.root}:\n{text}")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
+from dengine_cli.options import Boxes, FollowLinks
 from dengine_cli.parse import parse_amounts, parse_range
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def command(
     precision: Annotated[str | None, typer.Option(help="f32, bf16 or auto.  [default: auto]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what OUT holds.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and boxes out; list them.")] = False,
+    follow_links: FollowLinks = False,
+    boxes: Boxes = "auto",
 ) -> None:
     """Measure what generated data is worth.
 
@@ -92,13 +95,15 @@ def command(
         changes=tuple((name, value) for name, value in changes.items() if value is not None),
         resume=resume,
         skip_bad=skip_bad,
+        follow_links=follow_links,
+        boxes=boxes,
     )
     with console.ProgressBars() as bars:
         show_worth(evaluate(settings, report=_report(bars)))
 
 
 def _report(bars: console.ProgressBars) -> Any:
-    from engines.runs.events import Stage
+    from engines.runs.events import DatasetRead, Stage
     from engines.worth.evaluate import TrainingStep
 
     show_training = console.training_report(bars)
@@ -106,6 +111,8 @@ def _report(bars: console.ProgressBars) -> Any:
     def report(event: Any) -> None:
         if isinstance(event, Stage):
             bars.line(event.text)
+        elif isinstance(event, DatasetRead):
+            console.reading(event.dataset, bars.line)
         elif isinstance(event, TrainingStep):
             show_training(event.progress)
             bars.update("all trainings", event.done, event.total)
@@ -118,8 +125,6 @@ def show_worth(summary: "WorthSummary") -> None:
     from engines.worth.figures import table
 
     data = summary.data
-    if left_out := console.findings(*data.findings):
-        console.note(left_out)
     for line in data.left_out:
         console.note(f"left out of the validation images: {line}")
     header, rows = table(summary.arms, data.split_images)

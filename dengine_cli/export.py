@@ -125,6 +125,7 @@ def command(
             int8=int8,
             threads=threads,
             report=lambda progress: bars.step("export", progress.done, progress.total, progress.text),
+            told=lambda event: console.reading(event.dataset, bars.line),
         )
     show_export(summary)
     if engine is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Compiled, Device, Precision, Slots, Threads
+from dengine_cli.options import Boxes, Compiled, Device, FollowLinks, Precision, Slots, Threads
 from dengine_cli.parse import (
     parse_list,
     parse_near_duplicates,
@@ -109,6 +109,8 @@ def command(
     image_format: Annotated[str, typer.Option(help="jpeg or png.")] = "jpeg",
     jpeg_quality: Annotated[int | None, typer.Option(help="1 to 100.  [default: 95]")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken references out and list them.")] = False,
+    follow_links: FollowLinks = False,
+    boxes: Boxes = "auto",
 ) -> None:
     """Paint labelled images.
 
@@ -158,6 +160,8 @@ def command(
         image_format=image_format,
         jpeg_quality=jpeg_quality,
         skip_bad=skip_bad,
+        follow_links=follow_links,
+        boxes=boxes,
     )
     with console.ProgressBars() as bars, console.stop_at_a_good_place(bars.line) as stop:
         summary = generate(settings, report=_Report(bars), stop=stop)
@@ -174,10 +178,12 @@ class _Report:
         self._boxes = self._dropped = 0
 
     def __call__(self, event: Any) -> None:
-        from engines.runs.events import Opened, Painted, Stage
+        from engines.runs.events import DatasetRead, Opened, Painted, Stage
 
         if isinstance(event, Stage):
             self._bars.line(event.text)
+        elif isinstance(event, DatasetRead):
+            console.reading(event.dataset, self._bars.line)
         elif isinstance(event, Opened):
             self._bars.line(event.backend)
             self._bars.update("painting", event.done, event.target)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import PredictionType
+from dengine_cli.options import Boxes, FollowLinks, PredictionType
 from dengine_cli.parse import parse_labels, parse_list
 from engines.errors import UsageError
 
@@ -41,6 +41,8 @@ def command(
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out and list them.")] = False,
+    follow_links: FollowLinks = False,
+    boxes: Boxes = "auto",
 ) -> None:
     """Fit a base model to a folder of images; labels are not needed.
 
@@ -64,9 +66,10 @@ def command(
     )
     if prediction_type is not None and continue_from is None:
         raise UsageError("--prediction-type is about the model of --continue-from, which was not given.")
-    dataset = open_dataset(data, split=split, skip_bad=skip_bad, require_boxes=False)
-    if left_out := console.findings(dataset.dropped, dataset.skipped):
-        console.note(left_out)
+    dataset = open_dataset(
+        data, split=split, skip_bad=skip_bad, require_boxes=False, follow_links=follow_links, boxes=boxes
+    )
+    console.reading(dataset)
     labelled = parse_labels(labels, [record.name for record in dataset.records])
     console.echo(f"{len(dataset.records)} images from {data}")
     base = None if continue_from is None else local_folder(continue_from, prediction_type, console.note)

@@ -13,7 +13,7 @@ manifest keeps the first. A bundle's own folder may stand as a base too: its ada
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,16 +30,18 @@ from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, ModelShape, graph_spec
 from engines.bundle.islands import apply_islands
 from engines.common.files import sha256_file, sync_folder, write_json
 from engines.common.versions import installed_versions
+from engines.datasets.dataset import Record
 from engines.diffusion.base_model import BaseModel, load_base
 from engines.diffusion.lora import fuse_loras
 from engines.errors import ExportError, UsageError
+from engines.runs.events import DatasetRead
 from export.activations import measure_activations
 from export.agreement import Agreement, check_agreement, compare_engines, gate_size, variants
 from export.agreement import figures as agreement_figures
 from export.fit import check_fit, read_origin
 from export.memory import release_memory
 from export.progress import Report, Steps
-from export.ranges import Measured, choose_islands, count_pictures, measure_graphs, picture_files
+from export.ranges import Measured, choose_islands, count_pictures, measure_graphs, open_pictures
 from export.ranges import figures as range_figures
 from export.store import GRAPH_WEIGHTS, store_model
 from export.tensorrt.operators import OperatorCheck, inspect_operators
@@ -70,7 +72,7 @@ class Graphs:
     dtype: str  # what they compute in: one of GRAPH_DTYPES
     weights_dtype: str  # what their weights are stored as: one of WEIGHTS_DTYPES
     opset: int  # one of the values of OPSETS
-    pictures: list[Path] | None  # image files to measure ranges on; None for the checks' own inputs
+    pictures: Sequence[Record] | None  # images to measure ranges on; None for the checks' own inputs
     generate: Mapping[str, Any]  # defaults of `dengine generate`, by setting
     loras: tuple[str, ...] = ()  # LoRA files in the weights, as `fuse_loras` names them
 
@@ -91,6 +93,7 @@ def export_bundle(
     int8: bool = False,
     threads: int | None = None,
     report: Report = lambda progress: None,
+    told: Callable[[DatasetRead], None] = lambda event: None,
 ) -> ExportSummary:
     """Write a verified bundle to `out`, which must not exist, or be an empty folder.
 
@@ -113,6 +116,7 @@ def export_bundle(
             executed in int8; for float32 graphs.
         threads: CPU threads of the checks; None for each runtime's own choice.
         report: told of every step.
+        told: told what the reading of `ranges` met.
 
     Raises:
         UsageError: an option out of its range.
@@ -121,7 +125,7 @@ def export_bundle(
     """
     _check_dtypes(weights_dtype, graph_dtype, opset, ranges, int8)
     _check_out(out)
-    asked = Graphs(graph_dtype, weights_dtype, opset, picture_files(ranges), generate or {})
+    asked = Graphs(graph_dtype, weights_dtype, opset, _pictures(ranges, told), generate or {})
     checked_on = installed_engines() if engines is None else tuple(engines)
     if not checked_on:
         raise ExportError('No runtime to check the graphs on. Install one with "pip install onnxruntime openvino".')
@@ -189,6 +193,15 @@ def model_shape(base: BaseModel, info: AdapterInfo) -> ModelShape:
         queries=info.config.queries,
         classes=info.config.num_classes,
     )
+
+
+def _pictures(folder: Path | None, told: Callable[[DatasetRead], None]) -> Sequence[Record] | None:
+    """The images to measure on; None without a folder."""
+    if folder is None:
+        return None
+    found = open_pictures(folder)
+    told(DatasetRead(found))
+    return found.records
 
 
 def _check_dtypes(weights_dtype: str, graph_dtype: str, opset: int, ranges: Path | None, int8: bool) -> None:

@@ -92,6 +92,9 @@ def resolve(
         image_format=asked.image_format,
         jpeg_quality=quality,
         skip_bad=asked.skip_bad,
+        follow_links=asked.follow_links,
+        boxes=asked.boxes,
+        val_fraction=asked.val_fraction,
         **options,
     )
 
@@ -124,7 +127,10 @@ def dataset_hash(dataset: Dataset) -> str:
     """SHA-256 over what the jobs read of a dataset: its records, and the sizes of the image files."""
     digest = hashlib.sha256("\0".join(dataset.class_names).encode())
     for record in dataset.records:
-        words = (record.name, record.width, record.height, record.file.stat().st_size, record.caption)
+        words: tuple[object, ...] = (record.name, record.width, record.height)
+        words += (record.file.stat().st_size, record.caption)
+        if record.white is not None:
+            words += (record.white,)
         digest.update(repr(words).encode())
         for array in (record.instances.boxes, record.instances.labels, record.instances.crowd):
             digest.update(array.tobytes())

@@ -46,6 +46,7 @@ DEFAULTS: Mapping[str, Any] = {
     "negative_prompt": "",
 }
 JPEG_QUALITY = 95
+VAL_FRACTION = 0.1  # of the images of a YOLO dataset
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,10 @@ class GenerateSettings:
     formats: tuple[str, ...] = ("coco",)  # of DATASET_FORMATS; COCO is always written
     image_format: str = "jpeg"  # a key of IMAGE_SUFFIXES
     jpeg_quality: int | None = None  # 1..100; None: JPEG_QUALITY
+    val_fraction: float = VAL_FRACTION  # about what share of the images the YOLO files call validation
     skip_bad: bool = False  # leave broken references out, instead of stopping
+    follow_links: bool = False  # follow links that lead outside the references' folder
+    boxes: str = "auto"  # what the numbers of the references' boxes mean, see `open_dataset`
 
     def __post_init__(self) -> None:
         refuse([*_range_mistakes(self), *_contradictions(self)])
@@ -142,6 +146,9 @@ class RunSettings:
     balance: bool = False
     reference_split: str | None = None  # part of the reference dataset
     short_side: int | None = None  # the bundle's; with the references, it gives each job's crop back
+    follow_links: bool = False  # out of the references' folder
+    boxes: str = "auto"  # what the numbers of the references' boxes mean
+    val_fraction: float = VAL_FRACTION
     frequencies: dict[str, float] | None = None  # `AdapterInfo.frequencies`; None in runs of an earlier dengine
     format: int = FORMAT
 
@@ -217,7 +224,7 @@ def resolve_options(
 
 
 # Settings that may change between two starts of a run: no byte of an image depends on them.
-_FREE = ("bundle", "reference", "skip_bad", "reference_split", "short_side", "frequencies")
+_FREE = ("bundle", "reference", "skip_bad", "reference_split", "follow_links", "boxes", "short_side", "frequencies")
 
 
 def differences(stored: RunSettings, wanted: RunSettings) -> list[Mistake]:
@@ -255,6 +262,7 @@ def _range_mistakes(s: GenerateSettings) -> list[Mistake]:
         if (value := getattr(s, name)) is not None and not 1 <= value <= most
     ]  # fmt: skip
     checks = (
+        (s.val_fraction, "val_fraction", 0.0 < s.val_fraction < 1.0, "a number above 0, below 1"),
         (s.seed, "seed", 0 <= s.seed < 2**63, "a whole number from 0 to 2^63 - 1"),
         (s.eta, "eta", s.eta is None or 0.0 <= s.eta <= 1.0, "a number from 0 to 1"),
         (s.guidance, "guidance", s.guidance is None or 1.0 <= s.guidance < math.inf, "1 (off) or more"),

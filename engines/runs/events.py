@@ -8,7 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engines.datasets.records import Dataset
 from engines.labels.scores import StoredScore
+
+
+@dataclass(frozen=True)
+class DatasetRead:
+    """A dataset was read: what was left out of it, and what was taken for something."""
+
+    dataset: Dataset  # its remarks, degenerate boxes and skipped items are what is to be shown
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class Labelled:
     total: int
 
 
-Event = Stage | Opened | Tick | Painted | Labelled
+Event = DatasetRead | Stage | Opened | Tick | Painted | Labelled
 Report = Callable[[Event], None]
 
 

@@ -25,7 +25,7 @@ from engines.painting.networks import cores_for_graphs
 from engines.painting.painter import Painter
 from engines.painting.resolve import make_plan, resolve
 from engines.painting.settings import GenerateSettings, RunSettings
-from engines.runs.events import Event, Opened, Painted, Report, RunSummary, Stage, Tick
+from engines.runs.events import DatasetRead, Event, Opened, Painted, Report, RunSummary, Stage, Tick
 from engines.runs.finalize import remove_dataset_files, rules_of, write_dataset
 from engines.runs.journal import IMAGES, JOURNAL, Entry, Journal, image_name, read_progress, remove_images_from
 from engines.runs.near_duplicates import REPEATS
@@ -64,8 +64,10 @@ def generate(
     if settings.reference is not None:
         report(Stage("reading the references"))
         references = open_dataset(
-            settings.reference, split=settings.reference_split, skip_bad=settings.skip_bad, require_boxes=False
-        )
+            settings.reference, split=settings.reference_split, skip_bad=settings.skip_bad, require_boxes=False,
+            follow_links=settings.follow_links, boxes=settings.boxes,
+        )  # fmt: skip
+        report(DatasetRead(references))
     with locked(settings.out), run_errors(settings.out):
         stored = read_run(settings.out)
         check_format(settings.out, stored)

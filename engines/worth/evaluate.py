@@ -29,7 +29,7 @@ from engines.datasets.dataset import instances_of
 from engines.errors import RunError, UsageError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
-from engines.runs.events import Stage
+from engines.runs.events import DatasetRead, Stage
 from engines.runs.run_folder import LOCK, locked, run_errors
 from engines.training.trainer import Progress, differences
 from engines.worth.data import EvaluateSettings, WorthData, open_data
@@ -54,7 +54,7 @@ class TrainingStep:
     total: int  # steps of all trainings
 
 
-Report = Callable[[Stage | TrainingStep], None]
+Report = Callable[[DatasetRead | Stage | TrainingStep], None]
 
 
 @dataclass(frozen=True)

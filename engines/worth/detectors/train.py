@@ -14,7 +14,6 @@ import torch
 
 from engines.common.files import sha256_file
 from engines.datasets.dataset import Record, instances_of
-from engines.datasets.images import read_image
 from engines.errors import TrainingError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
@@ -133,7 +132,7 @@ def train_detector(
 
 def detect(detector: Detector, records: Sequence[Record]) -> list[Instances]:
     """What a detector finds on the images of `records`."""
-    return detector.predict(read_image(record.file) for record in records)
+    return detector.predict(record.pixels() for record in records)
 
 
 def measure(detector: Detector, records: Sequence[Record]) -> dict[str, float]:
