@@ -57,7 +57,7 @@ def command(
     Prints tables, and one JSON line last. Each measurement has a process of its own; leave the machine alone meanwhile.
     """
     from engines.common.files import write_json
-    from engines.measure.bench import BenchSettings, Progress, bench
+    from engines.measure.bench import BenchSettings, bench
     from engines.measure.compare import compare as compare_reports
     from engines.measure.compare import read_report
 
@@ -80,11 +80,7 @@ def command(
         baseline=baseline,
     )
     with console.ProgressBars() as bars:
-
-        def report(progress: Progress) -> None:
-            bars.update("bench", progress.done, progress.total, progress.text)
-
-        found = bench(settings, report)
+        found = bench(settings, report=console.reporter(bars))
     console.echo(describe(found))
     if before is not None:
         console.echo(describe_changes(compare_reports(found, before)))

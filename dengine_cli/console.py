@@ -12,12 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import Any, Self, TextIO
 
 from dengine_cli.flags import with_flags
-
-if TYPE_CHECKING:
-    from engines.datasets.dataset import Dataset
+from engines.common.events import Event, EventKind, Report, duration
 
 PLAIN_SECONDS = 10.0  # between plain lines of one stage, where there is no terminal
 _flags: Callable[[], Mapping[str, str]] = dict  # of the verb at work
@@ -53,18 +51,6 @@ def note(text: str) -> None:
     print(_shown(text), file=sys.stderr, flush=True)  # noqa: T201  and the one that prints remarks
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words: `0.4 s`, `45 s`, `12 min`, `3 h 20 min`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if seconds < 119.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
     """Rows of text in aligned columns: the first to the left, the others, when all are numbers, to the right."""
     every = [list(header), *map(list, rows)] if header else [list(row) for row in rows]
@@ -82,23 +68,6 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
 
 def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).replace(",", "").removeprefix("-").removesuffix("%").isdigit()
-
-
-def findings(dropped: Sequence[str], skipped: Sequence[str], remarks: Sequence[str] = (), shown: int = 5) -> str:
-    """What a dataset's reader met and left out, in a few lines; empty when it met nothing."""
-    lines = list(remarks)
-    for kind, items in (("degenerate boxes dropped", dropped), ("bad items left out", skipped)):
-        if items:
-            lines.append(f"{kind}: {len(items)}")
-            lines += [f"  {item}" for item in items[:shown]]
-            lines += [f"  and {len(items) - shown} more"] * (len(items) > shown)
-    return "\n".join(lines)
-
-
-def reading(dataset: "Dataset", say: Callable[[str], None] = note) -> None:
-    """Say what the reading of a dataset met: the same for every verb."""
-    if text := findings(dataset.dropped, dataset.skipped, dataset.remarks):
-        say(f"{dataset.root}:\n{text}")
 
 
 @contextmanager
@@ -120,18 +89,34 @@ def stop_at_a_good_place(say: Callable[[str], None]) -> Iterator[Callable[[], bo
             signal.signal(number, handler)
 
 
-def training_report(bars: "ProgressBars") -> Callable[[Any], None]:
-    """What shows an `engines.training.trainer.Progress`: a bar a stage, and a line for every evaluation."""
+def reporter(bars: "ProgressBars") -> Report:
+    """What shows a verb's events: lines, a bar a stage, and a line for every evaluation of a training."""
+    labels = dropped = 0
 
-    def report(progress: Any) -> None:
-        figures = {name: value for name, value in progress.details.items() if name.startswith("AP")}
-        if figures:
-            shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            bars.line(f"step {progress.step}: {shown}")
-        text = f"loss {progress.loss:.4f}"
-        bars.update(progress.stage, progress.step, progress.steps, text, progress.seconds_left)
+    def show(event: Event) -> None:
+        nonlocal labels, dropped
+        text = event.text
+        if event.kind is EventKind.NOTE:
+            bars.line(text)
+            return
+        if event.kind is EventKind.STEP:
+            bars.step(event.stage, int(event.done or 0), int(event.total or 0), text)
+            return
+        if event.kind is EventKind.STARTED:
+            bars.line(text)
+            text = ""
+        if event.image is not None:
+            labels += event.image.labels if event.image.kept else 0
+            dropped += not event.image.kept
+            text = f"{labels} boxes" + (f", {dropped} dropped" if dropped else "")
+        if "loss" in event.figures:
+            text = f"loss {event.figures['loss']:.4f}"
+            if measured := [f"{name} {value:.3f}" for name, value in event.figures.items() if name.startswith("AP")]:
+                bars.line(f"step {event.done}: {', '.join(measured)}")
+        done = event.done or 0
+        bars.update(event.stage, min(done, event.total or done), event.total, text, event.seconds_left)
 
-    return report
+    return show
 
 
 class ProgressBars:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dengine_cli import console
+from engines.common.events import duration
 from engines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,8 +54,7 @@ def _check_gpu(bundle: Path | None, as_json: bool) -> None:
     with console.ProgressBars() as bars:
         found = gpu_report(
             bundle or default_bundle(),
-            report=bars.line,
-            building=lambda at: bars.update(at.stage, at.done, at.total, at.text, at.seconds_left),
+            report=console.reporter(bars),
         )
     if as_json:
         console.echo_json(found.to_json(), indent=2)
@@ -118,7 +118,7 @@ def describe_gpu(found: "GpuReport") -> str:
     """A GPU report as text."""
     checks = [(check.name, check.outcome, check.text) for check in found.checks]
     speeds = [(speed.what, str(speed.rows), f"{1000 * speed.seconds:.2f}") for speed in found.speeds]
-    total = f"{len(checks)} checks, {found.failed} failed, in {console.duration(found.seconds)}"
+    total = f"{len(checks)} checks, {found.failed} failed, in {duration(found.seconds)}"
     return "\n".join(
         [
             describe(found.diagnosis),

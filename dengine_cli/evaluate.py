@@ -1,7 +1,7 @@
 """`dengine evaluate`: what generated data is worth to a detector."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -99,25 +99,7 @@ def command(
         boxes=boxes,
     )
     with console.ProgressBars() as bars:
-        show_worth(evaluate(settings, report=_report(bars)))
-
-
-def _report(bars: console.ProgressBars) -> Any:
-    from engines.runs.events import DatasetRead, Stage
-    from engines.worth.evaluate import TrainingStep
-
-    show_training = console.training_report(bars)
-
-    def report(event: Any) -> None:
-        if isinstance(event, Stage):
-            bars.line(event.text)
-        elif isinstance(event, DatasetRead):
-            console.reading(event.dataset, bars.line)
-        elif isinstance(event, TrainingStep):
-            show_training(event.progress)
-            bars.update("all trainings", event.done, event.total)
-
-    return report
+        show_worth(evaluate(settings, report=console.reporter(bars)))
 
 
 def show_worth(summary: "WorthSummary") -> None:

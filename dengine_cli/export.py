@@ -8,6 +8,7 @@ import typer
 from dengine_cli import console
 from dengine_cli.options import Loras, PredictionType
 from dengine_cli.parse import parse_batches, parse_list, parse_loras, parse_size, parse_sizes
+from engines.common.events import duration
 from engines.common.files import read_json
 from engines.errors import UsageError
 
@@ -124,8 +125,7 @@ def command(
             engines=parse_list(check_on) or None,
             int8=int8,
             threads=threads,
-            report=lambda progress: bars.step("export", progress.done, progress.total, progress.text),
-            told=lambda event: console.reading(event.dataset, bars.line),
+            report=console.reporter(bars),
         )
     show_export(summary)
     if engine is not None:
@@ -142,7 +142,7 @@ def build(bundle: Path, batches: "Batches | None", sizes: "Frames | None", works
             batches=batches,
             sizes=sizes,
             workspace=workspace,
-            report=lambda now: bars.update(now.stage, now.done, now.total, now.text, now.seconds_left),
+            report=console.reporter(bars),
         )
     show_plans(summary)
 
@@ -152,7 +152,7 @@ def show_plans(summary: "BuildSummary") -> None:
     rows = [
         (
             plan.graph,
-            console.duration(plan.seconds) if plan.seconds else "found",
+            duration(plan.seconds) if plan.seconds else "found",
             f"{plan.bytes / 1e6:.1f}",
             f"{plan.error:.1e}",
         )

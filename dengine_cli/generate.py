@@ -1,7 +1,7 @@
 """`dengine generate`: paint annotated images."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,9 +15,10 @@ from dengine_cli.parse import (
     parse_shard,
     parse_size,
 )
+from engines.common.events import duration
 
 if TYPE_CHECKING:
-    from engines.runs.events import DatasetSummary, RunSummary
+    from engines.runs.summaries import DatasetSummary, GenerateSummary
 
 EXAMPLE = "dengine generate --count 1000 --bundle bundles/mine --reference my-dataset --out runs/first"
 _MANY = 1.5  # times as many labels as expected are worth a remark
@@ -164,43 +165,19 @@ def command(
         boxes=boxes,
     )
     with console.ProgressBars() as bars, console.stop_at_a_good_place(bars.line) as stop:
-        summary = generate(settings, report=_Report(bars), stop=stop)
+        summary = generate(settings, report=console.reporter(bars), stop=stop)
     show_run(summary)
     if summary.interrupted:
         raise KeyboardInterrupt
 
 
-class _Report:
-    """Shows the events of a run."""
-
-    def __init__(self, bars: console.ProgressBars) -> None:
-        self._bars = bars
-        self._boxes = self._dropped = 0
-
-    def __call__(self, event: Any) -> None:
-        from engines.runs.events import DatasetRead, Opened, Painted, Stage
-
-        if isinstance(event, Stage):
-            self._bars.line(event.text)
-        elif isinstance(event, DatasetRead):
-            console.reading(event.dataset, self._bars.line)
-        elif isinstance(event, Opened):
-            self._bars.line(event.backend)
-            self._bars.update("painting", event.done, event.target)
-        elif isinstance(event, Painted):
-            self._boxes += event.boxes if event.reason is None else 0
-            self._dropped += event.reason is not None
-            dropped = f", {self._dropped} dropped" if self._dropped else ""
-            self._bars.update("painting", min(event.done, event.target), event.target, f"{self._boxes} boxes{dropped}")
-
-
-def show_run(summary: "RunSummary") -> None:
+def show_run(summary: "GenerateSummary") -> None:
     """Print what a run did, and where it is."""
     if summary.painted:
         first = summary.first_image_seconds
-        first_text = f", the first after {console.duration(first)}" if first is not None else ""
+        first_text = f", the first after {duration(first)}" if first is not None else ""
         speed = f"{summary.images_per_second:.2f} images/s"
-        console.echo(f"painted {summary.painted} images in {console.duration(summary.seconds)} ({speed}{first_text})")
+        console.echo(f"painted {summary.painted} images in {duration(summary.seconds)} ({speed}{first_text})")
     show_dataset(summary.dataset)
 
 

@@ -8,6 +8,7 @@ import typer
 from dengine_cli import console
 from dengine_cli.options import Boxes, Device, FollowLinks, Threads
 from dengine_cli.parse import parse_score
+from engines.common.events import duration, left_out
 
 if TYPE_CHECKING:
     from engines.labelling import LabelSummary
@@ -76,30 +77,16 @@ def command(
         label_views=label_views,
     )
     with console.ProgressBars() as bars:
-        show_labels(label(settings, report=_report(bars)))
-
-
-def _report(bars: console.ProgressBars) -> Any:
-    from engines.runs.events import DatasetRead, Labelled, Stage
-
-    def report(event: Any) -> None:
-        if isinstance(event, Stage):
-            bars.line(event.text)
-        elif isinstance(event, DatasetRead):
-            console.reading(event.dataset, bars.line)
-        elif isinstance(event, Labelled):
-            bars.update("labelling", event.done, event.total)
-
-    return report
+        show_labels(label(settings, report=console.reporter(bars)))
 
 
 def show_labels(summary: "LabelSummary") -> None:
     """Print what was found, how good it is where that is known, and where it is."""
     from engines.labels.scores import shown
 
-    if left_out := console.findings((), summary.unreadable):
-        console.note(left_out)
-    console.echo(f"{summary.images} images with {summary.boxes} boxes in {console.duration(summary.seconds)}")
+    for line in left_out((), summary.unreadable):
+        console.note(line)
+    console.echo(f"{summary.images} images with {summary.boxes} boxes in {duration(summary.seconds)}")
     names = list(summary.boxes_by_class)
     header, rows = ["class", "boxes"], [[name, str(summary.boxes_by_class[name])] for name in names]
     if summary.annotated:

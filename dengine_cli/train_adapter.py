@@ -112,18 +112,20 @@ def command(
     if pseudo is None and pseudo_share is not None:
         raise UsageError("--pseudo-share is the share of images that an adapter labelled: give them with --pseudo.")
     dataset = open_dataset(data, split=split, skip_bad=skip_bad, follow_links=follow_links, boxes=boxes)
-    console.reading(dataset)
+    for line in dataset.lines():
+        console.note(line)
     console.echo(f"{len(dataset.records)} images from {data}, classes {', '.join(dataset.class_names)}")
     more: list[Record] = []
     if pseudo is not None:
         found, repeats = open_pseudo(pseudo, dataset, skip_bad=skip_bad)
         more = list(found.records)
-        console.reading(found)
+        for line in found.lines():
+            console.note(line)
         without = f", without {repeats} that nearly repeat those" if repeats else ""
         console.echo(f"{len(more)} images that an adapter labelled, from {pseudo}{without}")
     base = local_folder(model, prediction_type, console.note)
     with console.ProgressBars() as bars:
-        report = console.training_report(bars)
+        report = console.reporter(bars)
         info = train_adapter(
             dataset, base, out, options, pseudo=more, loras=parse_loras(lora or ()), resume=resume, report=report
         )

@@ -69,7 +69,8 @@ def command(
     dataset = open_dataset(
         data, split=split, skip_bad=skip_bad, require_boxes=False, follow_links=follow_links, boxes=boxes
     )
-    console.reading(dataset)
+    for line in dataset.lines():
+        console.note(line)
     labelled = parse_labels(labels, [record.name for record in dataset.records])
     console.echo(f"{len(dataset.records)} images from {data}")
     base = None if continue_from is None else local_folder(continue_from, prediction_type, console.note)
@@ -81,6 +82,6 @@ def command(
             labelled=labelled,
             continue_from=base,
             resume=resume,
-            report=console.training_report(bars),
+            report=console.reporter(bars),
         )
     console.echo(f"base model  {out}")

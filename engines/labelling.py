@@ -24,6 +24,7 @@ import torch
 
 from engines.adapter.inference import LABEL_VIEWS, prepare_frame, resized_size, view_detections
 from engines.backends.registry import backend_info
+from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import write_json
 from engines.common.names import class_words
 from engines.datasets.dataset import Dataset, Record, open_dataset
@@ -38,7 +39,6 @@ from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, StoredScore
 from engines.labels.thresholds import precision_and_recall
 from engines.painting.needs import label_needs
 from engines.painting.networks import LARGEST_BATCH, Labeller, TextEncoder, check_finite, fill, prepare
-from engines.runs.events import DatasetRead, Labelled, Report, Stage
 from engines.runs.run_folder import run_errors
 
 if TYPE_CHECKING:
@@ -128,13 +128,14 @@ class LabelSummary:
     backend: str  # one line: engine, device, precision, threads
 
 
-def label(settings: LabelSettings, *, report: Report = lambda event: None) -> LabelSummary:
+def label(settings: LabelSettings, *, report: Report | None = None) -> LabelSummary:
     """Open the bundle and the images, and label them; see `label_images`. Raises DengineError of every kind."""
     from engines.backends.registry import open_backend
     from engines.bundle.bundle import default_bundle, open_bundle
 
+    report = report or silent
     _check_out(settings.out)
-    report(Stage("opening the bundle"))
+    report(note("opening the bundle"))
     bundle = open_bundle(settings.bundle or default_bundle())
     rules, matched = None, False
     if settings.score is not None:
@@ -143,16 +144,16 @@ def label(settings: LabelSettings, *, report: Report = lambda event: None) -> La
         if matched:
             check_frequencies(bundle.adapter_info.frequencies)
         rules = label_rules(settings.score, settings.uncertain, settings.max_overlap, thresholds, bundle.class_names)
-    report(Stage("reading the images' headers"))
+    report(note("reading the images' headers"))
     dataset = open_dataset(
         settings.images, split=settings.split, skip_bad=settings.skip_bad, require_boxes=False,
         follow_links=settings.follow_links, boxes=settings.boxes,
     )  # fmt: skip
-    report(DatasetRead(dataset))
+    dataset.tell(report)
     sizes = {_padded_size(record, bundle.short_side, bundle.size_multiple) for record in dataset.records}
     backend = open_backend(
         bundle, settings.engine, precision=settings.precision, threads=settings.threads, device=settings.device,
-        needs=label_needs(bundle, sizes), told=lambda line: report(Stage(line)),
+        needs=label_needs(bundle, sizes), told=lambda line: report(note(line)),
     )  # fmt: skip
     prompt: Any = settings.prompt
     return label_images(
@@ -172,7 +173,7 @@ def label_images(
     matched: bool = False,
     label_views: int = 1,
     skip_bad: bool = False,
-    report: Report = lambda event: None,
+    report: Report | None = None,
 ) -> LabelSummary:
     """Write `out/annotations.json`: boxes scoring at least 0.05, at most 100 an image, in the images' own pixels.
 
@@ -185,7 +186,7 @@ def label_images(
     Raises UsageError for "listing" without annotations and for "matched" without frequencies, RunError for an `out`
     that has labels already, DatasetError for a broken image (unless `skip_bad`), NumericalError.
     """
-    started = time.monotonic()
+    started, report = time.monotonic(), report or silent
     annotated = any(len(record.instances.single) for record in dataset.records)
     if prompt == "listing" and not annotated:
         raise UsageError(
@@ -307,7 +308,7 @@ def _labels(
     done = 0
     for size, members in groupby(sorted(range(len(records)), key=sizes.__getitem__), key=sizes.__getitem__):
         indices = list(members)
-        report(Stage(f"preparing for frames of {size[0]}x{size[1]}"))
+        report(note(f"preparing for frames of {size[0]}x{size[1]}"))
         batch_size = LARGEST_BATCH if backend_info(backend.name).built_ahead else min(LARGEST_BATCH, len(indices))
         reader = _Reader(bundle, backend, size, batch_size, views)
         for start in range(0, len(indices), reader.batch):
@@ -325,7 +326,7 @@ def _labels(
                 results = reader([image for _, image in batch], states, names)
                 yield from zip([index for index, _ in batch], results, strict=True)
             done += min(reader.batch, len(indices) - start)
-            report(Labelled(done, len(records)))
+            report(Event(EventKind.PROGRESS, "labelling", done=done, total=len(records)))
 
 
 def _checked_image(record: Record) -> npt.NDArray[np.uint8]:
@@ -347,7 +348,7 @@ class _Reader:
     def __call__(
         self, images: Sequence[npt.NDArray[np.uint8]], states: Sequence[torch.Tensor], names: Sequence[str]
     ) -> list[Instances]:
-        """Instances of n <= batch images, uint8 [H_i, W_i, 3] each, in their own pixels."""
+        """What is found on each of n <= batch images, uint8 [H_i, W_i, 3] each, in their own pixels."""
         frames = [prepare_frame(image, self._bundle.short_side, self._bundle.size_multiple) for image in images]
         fill(self._encoder.inputs["pixels"], [torch.from_numpy(pixels) for pixels, _, _ in frames])
         self._encoder.run()

@@ -13,7 +13,7 @@ manifest keeps the first. A bundle's own folder may stand as a base too: its ada
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,19 +28,19 @@ from engines.backends.modules import graph_modules
 from engines.bundle.bundle import FORMAT, GRAPH_DTYPES, MANIFEST, WEIGHTS_DTYPES, Manifest, open_bundle
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, ModelShape, graph_specs
 from engines.bundle.islands import apply_islands
+from engines.common.events import Report, silent
 from engines.common.files import sha256_file, sync_folder, write_json
 from engines.common.versions import installed_versions
 from engines.datasets.dataset import Record
 from engines.diffusion.base_model import BaseModel, load_base
 from engines.diffusion.lora import fuse_loras
 from engines.errors import ExportError, UsageError
-from engines.runs.events import DatasetRead
 from export.activations import measure_activations
 from export.agreement import Agreement, check_agreement, compare_engines, gate_size, variants
 from export.agreement import figures as agreement_figures
 from export.fit import check_fit, read_origin
 from export.memory import release_memory
-from export.progress import Report, Steps
+from export.progress import Steps
 from export.ranges import Measured, choose_islands, count_pictures, measure_graphs, open_pictures
 from export.ranges import figures as range_figures
 from export.store import GRAPH_WEIGHTS, store_model
@@ -92,8 +92,7 @@ def export_bundle(
     engines: Sequence[str] | None = None,
     int8: bool = False,
     threads: int | None = None,
-    report: Report = lambda progress: None,
-    told: Callable[[DatasetRead], None] = lambda event: None,
+    report: Report | None = None,
 ) -> ExportSummary:
     """Write a verified bundle to `out`, which must not exist, or be an empty folder.
 
@@ -116,7 +115,6 @@ def export_bundle(
             executed in int8; for float32 graphs.
         threads: CPU threads of the checks; None for each runtime's own choice.
         report: told of every step.
-        told: told what the reading of `ranges` met.
 
     Raises:
         UsageError: an option out of its range.
@@ -125,13 +123,13 @@ def export_bundle(
     """
     _check_dtypes(weights_dtype, graph_dtype, opset, ranges, int8)
     _check_out(out)
-    asked = Graphs(graph_dtype, weights_dtype, opset, _pictures(ranges, told), generate or {})
+    asked = Graphs(graph_dtype, weights_dtype, opset, _pictures(ranges, report or silent), generate or {})
     checked_on = installed_engines() if engines is None else tuple(engines)
     if not checked_on:
         raise ExportError('No runtime to check the graphs on. Install one with "pip install onnxruntime openvino".')
     compared = variants(checked_on, graph_dtype, int8=int8)
     pictures = count_pictures(asked.pictures) if graph_dtype == "float16" else 0
-    steps = Steps(3 + int8 + pictures + len(GRAPH_NAMES) + count_steps(checked_on) + len(compared), report)
+    steps = Steps(3 + int8 + pictures + len(GRAPH_NAMES) + count_steps(checked_on) + len(compared), report or silent)
     steps("reading the models")
     source = load_base(base)
     network, info = load_adapter(adapter)
@@ -195,12 +193,12 @@ def model_shape(base: BaseModel, info: AdapterInfo) -> ModelShape:
     )
 
 
-def _pictures(folder: Path | None, told: Callable[[DatasetRead], None]) -> Sequence[Record] | None:
+def _pictures(folder: Path | None, report: Report) -> Sequence[Record] | None:
     """The images to measure on; None without a folder."""
     if folder is None:
         return None
     found = open_pictures(folder)
-    told(DatasetRead(found))
+    found.tell(report)
     return found.records
 
 

@@ -3,20 +3,7 @@
 Knows: that it is made of steps, counted from the start. Knows nothing about what a step does, or how it is shown.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A step began."""
-
-    done: int  # steps finished
-    total: int  # steps in all
-    text: str  # what is being done now, such as "exporting unet"
-
-
-Report = Callable[[Progress], None]
+from engines.common.events import Event, EventKind, Report
 
 
 class Steps:
@@ -27,4 +14,4 @@ class Steps:
 
     def __call__(self, text: str) -> None:
         self._done += 1
-        self._report(Progress(self._done, self._total, text))
+        self._report(Event(EventKind.STEP, "export", text, self._done, self._total))

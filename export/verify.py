@@ -32,6 +32,7 @@ from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, TensorSpec
 from engines.common.rng import generator, normal
 from engines.diffusion.base_model import alphas_cumprod, tokenize
+from engines.diffusion.latents import add_noise
 from engines.diffusion.prompts import generic_prompt, listing_prompt
 from engines.errors import ExportError
 from export.matching import MATCHINGS, match_boxes
@@ -213,10 +214,9 @@ class Chain:
         drawn = generator(_KEY, self._case, 2).integers(len(abar), size=len(latents))
         drawn[0] = self._bundle.timestep
         timesteps = torch.from_numpy(drawn)
-        signal = abar[timesteps].float().reshape(-1, 1, 1, 1)
         noise = torch.from_numpy(normal(tuple(latents.shape), _KEY, self._case, 3))
         return {
-            "sample": signal.sqrt() * latents + (1 - signal).sqrt() * noise,
+            "sample": add_noise(latents, noise, abar, timesteps),
             "timesteps": timesteps,
             "encoder_hidden_states": self.outputs["text_encoder"]["encoder_hidden_states"],
         }

@@ -13,11 +13,11 @@ from fakes import CLASS_NAMES, FakeBackend, FakeCall, as_backend, make_bundle, t
 from made_data import BOX, SIZES, make_data
 from refusals import refused
 
+from engines.common.events import Event, EventKind
 from engines.datasets.dataset import Dataset
 from engines.errors import DatasetError, NumericalError, RunError, UsageError
 from engines.labelling import LabelSettings, LabelSummary, label, label_images
 from engines.labels.rules import label_rules
-from engines.runs.events import Event, Labelled
 
 
 def pointing_backend(seen: list[tuple[int, ...]] | None = None) -> FakeBackend:
@@ -247,7 +247,7 @@ def test_nan_is_named_with_graph_and_image(tmp_path: Path) -> None:
 def test_progress_reaches_the_number_of_images(tmp_path: Path) -> None:
     events: list[Event] = []
     run(tmp_path, make_data(tmp_path / "data"), report=events.append)
-    done = [event.done for event in events if isinstance(event, Labelled)]
+    done = [event.done or 0 for event in events if event.kind is EventKind.PROGRESS]
     assert done == sorted(done)
     assert done[-1] == 5
 

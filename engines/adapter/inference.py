@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from engines.common.pixels import padded, scaled
 from engines.labels.boxes import SCORE_FLOOR, Instances, cxcywh_to_xyxy, iou_matrix, join, without_duplicates
 
 Float = npt.NDArray[np.float32]
@@ -49,8 +50,7 @@ def prepare_frame(image: npt.NDArray[np.uint8], short_side: int, multiple: int) 
         image = np.asarray(resized, dtype=np.uint8)
     padded_width = math.ceil(new_width / multiple) * multiple
     padded_height = math.ceil(new_height / multiple) * multiple
-    padding = ((0, padded_height - new_height), (0, padded_width - new_width), (0, 0))
-    pixels = np.pad(image, padding, mode="edge").transpose(2, 0, 1).astype(np.float32) / 127.5 - 1.0
+    pixels = scaled(padded(image, padded_width, padded_height)).transpose(2, 0, 1)
     return np.ascontiguousarray(pixels), scale, (padded_width, padded_height)
 
 

@@ -91,24 +91,19 @@ class PyramidUNet(nn.Module):
         return (model_output, *(torch.cat(group, dim=1) for group in grouped))
 
 
-def label_pass(
-    network: PyramidUNet, latents: Tensor, noise: Tensor, encoder_hidden_states: Tensor, timestep: int, alpha: float
-) -> tuple[Tensor, ...]:
-    """The pyramid of clean latents: noise of `timestep` is added, then one conditional UNet call; no gradient.
+def label_pass(network: PyramidUNet, noisy: Tensor, encoder_hidden_states: Tensor, timestep: int) -> tuple[Tensor, ...]:
+    """The pyramid of latents to which the noise of `timestep` was added: one conditional UNet call; no gradient.
 
     Args:
         network: the UNet.
-        latents: clean and scaled, [B, Z, h, w].
-        noise: standard normal, same shape.
+        noisy: [B, Z, h, w], as `diffusion.latents.add_noise` makes them.
         encoder_hidden_states: of the prompts, [B, L, D].
         timestep: t, the same for all.
-        alpha: cumulative product of 1 - beta at t.
 
     Returns:
         (div1, div2, ...).
     """
     with torch.no_grad():
-        noisy = alpha**0.5 * latents + (1 - alpha) ** 0.5 * noise
-        timesteps = torch.full((latents.shape[0],), timestep, dtype=torch.int64, device=latents.device)
+        timesteps = torch.full((len(noisy),), timestep, dtype=torch.int64, device=noisy.device)
         outputs: tuple[Tensor, ...] = network(noisy, timesteps, encoder_hidden_states)
     return outputs[1:]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.adapter.pyramid import PyramidUNet
-from engines.diffusion.base_model import BaseModel
+from engines.diffusion.base_model import BaseModel, decode_latents, encode_pixels
 
 
 class TextEncoder(nn.Module):
@@ -37,8 +37,7 @@ class VaeEncoder(nn.Module):
         self.vae = _part(vae, "encoder", "quant_conv")
 
     def forward(self, pixels: Tensor) -> Tensor:
-        latents: Tensor = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
-        return latents
+        return encode_pixels(self.vae, pixels)
 
 
 class VaeDecoder(nn.Module):
@@ -49,8 +48,7 @@ class VaeDecoder(nn.Module):
         self.vae = _part(vae, "post_quant_conv", "decoder")
 
     def forward(self, latents: Tensor) -> Tensor:
-        pixels: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
-        return pixels
+        return decode_latents(self.vae, latents)
 
 
 def _part(network: Any, *names: str) -> Any:

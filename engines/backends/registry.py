@@ -170,10 +170,10 @@ def _place(info: BackendInfo, device: str | None) -> "torch.device":
         return find_device(
             None if len(info.devices) > 1 and info.devices[0] == "cuda" else info.devices[0], check=False
         )
-    place = find_device(device)
-    if place.type not in info.devices:
-        others = [other.name for other in BACKENDS if place.type in other.devices and not other.built_ahead]
+    kind = find_device(device, check=False).type
+    if kind not in info.devices:
+        others = [other.name for other in BACKENDS if kind in other.devices and not other.built_ahead]
         raise UsageError(
             f"{info.name} does not run on {device}. Take `engine={' or '.join(others)}` there.", field="device"
         )
-    return place
+    return find_device(device)

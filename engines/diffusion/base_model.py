@@ -87,14 +87,24 @@ class BaseModel:
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels [B, 3, H, W] in [-1, 1] to scaled latents [B, Z, h, w]: the mode of the posterior, no noise."""
         with torch.no_grad():
-            latents: torch.Tensor = self.vae.encode(pixels).latent_dist.mode() * self.scaling_factor
-        return latents
+            return encode_pixels(self.vae, pixels)
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents [B, Z, h, w] to pixels [B, 3, H, W], nominally in [-1, 1], not clipped."""
         with torch.no_grad():
-            pixels: torch.Tensor = self.vae.decode(latents / self.scaling_factor).sample
-        return pixels
+            return decode_latents(self.vae, latents)
+
+
+def encode_pixels(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels [B, 3, H, W] in [-1, 1] to scaled latents [B, Z, h, w]: the mode of an AutoencoderKL's posterior."""
+    latents: torch.Tensor = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+    return latents
+
+
+def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Scaled latents [B, Z, h, w] to pixels [B, 3, H, W], nominally in [-1, 1], not clipped."""
+    pixels: torch.Tensor = vae.decode(latents / vae.config.scaling_factor).sample
+    return pixels
 
 
 def load_base(name: Path | str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> BaseModel:

@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from engines.common.pixels import scaled
 from engines.common.rng import Stream, normal
 from engines.common.streams import fetch, send
 
 
 def to_pixels(image: npt.NDArray[np.uint8]) -> torch.Tensor:
     """uint8 [H, W, 3] to float32 [3, H, W] in [-1, 1], as diffusers' VaeImageProcessor."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float().div(255.0).mul(2.0).sub(1.0)
+    return torch.from_numpy(scaled(image)).permute(2, 0, 1)
 
 
 def quantise(pixels: torch.Tensor) -> torch.Tensor:
@@ -45,6 +46,16 @@ def add_noise(
         abar = abar.reshape(-1, *(1,) * (latents.dim() - 1))
     signal, share = abar.sqrt().to(latents), (1.0 - abar).sqrt().to(latents)
     return signal * latents + share * noise.to(latents)
+
+
+def velocity(
+    latents: torch.Tensor, noise: torch.Tensor, alphas_cumprod: torch.Tensor, timesteps: int | torch.Tensor
+) -> torch.Tensor:
+    """sqrt(abar_t) noise - sqrt(1 - abar_t) latents: what a network that predicts v is taught; form as `add_noise`.
+
+    Progressive distillation, Salimans and Ho 2022 (arXiv 2202.00512).
+    """
+    return add_noise(noise, -latents, alphas_cumprod, timesteps)
 
 
 def initial_noise(shape: tuple[int, ...], seed: int, index: int) -> torch.Tensor:

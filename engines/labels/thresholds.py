@@ -71,7 +71,7 @@ def matched(truth: Instances, found: Instances, label: int) -> tuple[npt.NDArray
     """Scores [N] of one image's detections of a class, best first, and whether each is right [N].
 
     A detection takes the annotated box of its class that it overlaps most, if that is by MATCH_IOU or more and no
-    better detection took it. Instances inside a crowd are neither right nor wrong, and left out.
+    better detection took it. Detections inside a crowd are neither right nor wrong, and left out.
     """
     own = found.labels == label
     order = np.argsort(-found.scores[own], kind="stable")

@@ -16,6 +16,7 @@ from engines.backends.base import PRECISIONS
 from engines.backends.registry import ENGINES
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.common.devices import find_device
+from engines.common.events import Event, EventKind, Report, silent
 from engines.errors import DengineError, UsageError
 from engines.measure.alone import run_alone
 from engines.measure.baseline import BATCHES, GPU_BATCHES, BaselineSettings, best_batch
@@ -50,19 +51,7 @@ class BenchSettings:
     matmul_sizes: tuple[int, ...] = SIZES  # sides of the matrices that the machine's rate is measured with
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a bench is."""
-
-    done: int  # measurements
-    total: int
-    text: str  # what is being measured, and how far that is
-
-
-Report = Callable[[Progress], None]
-
-
-def bench(settings: BenchSettings, report: Report = lambda progress: None) -> Figures:
+def bench(settings: BenchSettings, *, report: Report | None = None) -> Figures:
     """Measure, and return the report as a JSON object.
 
     `machine`, `versions`, `settings`; `engines`: of each engine, `run.engine_task`'s figures, `first_start` (load and
@@ -76,7 +65,7 @@ def bench(settings: BenchSettings, report: Report = lambda progress: None) -> Fi
     workload = workload_of(settings, bundle)
     engines = _engines(settings)
     jobs_of(workload, bundle, settings.references)
-    steps = _Steps(2 * len(engines) + 5 * settings.baseline + 1, report)
+    steps = _Steps(2 * len(engines) + 5 * settings.baseline + 1, report or silent)
     measured = [_engine(name, settings, workload, steps) for name in engines]
     baseline = _baseline(settings, workload, steps) if settings.baseline else []
     rooflines = _rooflines(settings, workload, measured, steps)
@@ -153,8 +142,8 @@ class _Steps:
     def begin(self, name: str) -> Callable[[str], None]:
         """The next measurement begins; what is returned takes what it says."""
         self._done, self._name = self._done + 1, name
-        self._report(Progress(self._done, self._total, name))
-        return lambda line: self._report(Progress(self._done, self._total, f"{name}: {line}"))
+        self._tell(name)
+        return lambda line: self._tell(f"{name}: {line}")
 
     def skip(self, count: int) -> None:
         """So many measurements are not made."""
@@ -162,7 +151,11 @@ class _Steps:
 
     def over(self) -> None:
         """All are done."""
-        self._report(Progress(self._total, self._total, "done"))
+        self._done = self._total
+        self._tell("done")
+
+    def _tell(self, text: str) -> None:
+        self._report(Event(EventKind.PROGRESS, "bench", text, self._done, self._total))
 
 
 def _engines(settings: BenchSettings) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ from engines.adapter.pyramid import PyramidUNet
 from engines.bundle.bundle import Bundle
 from engines.common.devices import find_device
 from engines.common.rng import Stream, generator
-from engines.diffusion.base_model import alphas_cumprod
+from engines.diffusion.base_model import alphas_cumprod, decode_latents
 from engines.diffusion.latents import label_latents
 from engines.diffusion.libraries import silence_libraries
 from engines.labels.boxes import Instances
@@ -96,7 +96,7 @@ class Baseline:
             output_type="latent",
             **self._begin(jobs),
         ).images
-        decoded = self.pipe.vae.decode(latents / self.pipe.vae.config.scaling_factor).sample
+        decoded = decode_latents(self.pipe.vae, latents)
         images = self.pipe.image_processor.postprocess(decoded, output_type="pil")
         logits, boxes = self._label(jobs, latents, states)
         return [

@@ -21,6 +21,7 @@ from engines.backends.base import ALWAYS_F32, Call
 from engines.backends.openvino.int8 import ranges_of
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.common.devices import cpu_has_bf16
+from engines.common.events import Event, EventKind
 from engines.diffusion.sampler import SlotSampler, Task
 from engines.diffusion.schedule import make_schedule
 from engines.measure.memory import Memory, read_memory
@@ -37,9 +38,9 @@ from engines.measure.timing import (
     time_calls,
 )
 from engines.measure.workload import Workload
-from engines.runs.events import Event, Opened, Painted, RunSummary, Tick
 from engines.runs.generate import generate
 from engines.runs.run_folder import require_run
+from engines.runs.summaries import GenerateSummary
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend
@@ -52,13 +53,12 @@ Tell = Callable[[str], None]
 class _Watched:
     """One `generate`, and the clock beside it (`time.perf_counter`)."""
 
-    summary: RunSummary
+    summary: GenerateSummary
     settings: "RunSettings"  # as resolved
     backend: TimedBackend
     started: float  # `generate` was called
     opened: float  # everything was ready to paint
     ended: float  # `generate` returned: every file in place
-    ticks: int  # network calls of the sampler
 
 
 def engine_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
@@ -148,26 +148,24 @@ def _watch(settings: "GenerateSettings", tell: Tell, only_first: bool) -> _Watch
     """Run `generate` on a timed backend."""
     timed: list[TimedBackend] = []
     opened: list[float] = []
-    ticks, painted = Counter[str](), Counter[str]()
+    painted: list[int] = []
 
     def wrap(backend: "Backend") -> TimedBackend:
         timed.append(TimedBackend(backend))
         return timed[-1]
 
     def report(event: Event) -> None:
-        if isinstance(event, Opened):
+        if event.kind is EventKind.STARTED:
             opened.append(time.perf_counter())
-            tell(event.backend)
-        elif isinstance(event, Tick):
-            ticks["all"] += 1
-        elif isinstance(event, Painted):
-            painted["all"] += 1
-            tell(f"painting {event.done}/{event.target}")
+            tell(event.text)
+        elif event.image is not None:
+            painted.append(event.image.index)
+            tell(f"painting {event.done}/{event.total}")
 
     started = time.perf_counter()
-    summary = generate(settings, report=report, stop=lambda: only_first and painted["all"] > 0, wrap=wrap)
+    summary = generate(settings, report=report, stop=lambda: only_first and bool(painted), wrap=wrap)
     ended = time.perf_counter()
-    return _Watched(summary, require_run(settings.out), timed[0], started, opened[0], ended, ticks["all"])
+    return _Watched(summary, require_run(settings.out), timed[0], started, opened[0], ended)
 
 
 def _graphs(bundle: Bundle, watched: _Watched, tell: Tell) -> dict[str, Any]:
@@ -186,7 +184,7 @@ def _graphs(bundle: Bundle, watched: _Watched, tell: Tell) -> dict[str, Any]:
         tell(f"timing {name}")
         _randomise(call)
         seconds = time_calls(call.run, timed.device)
-        calls = watched.ticks if use.role == "sampler" and timed.device.type == "cuda" else called[use]
+        calls = watched.summary.ticks if use.role == "sampler" and timed.device.type == "cuda" else called[use]
         found[name] = {
             "graph": use.graph,
             "batch": use.batch,

@@ -42,11 +42,11 @@ from engines.labels.scores import (
 )
 from engines.painting.jobs import Plan
 from engines.painting.settings import DATASET_FORMATS, RunSettings
-from engines.runs.events import DatasetSummary
 from engines.runs.journal import IMAGES, JOURNAL, SPARE, Entry, find_image, read_entries, remove_images_from
 from engines.runs.near_duplicates import Candidate, find_repeats, reference_plan
 from engines.runs.preview import PREVIEW_IMAGES, Sample, write_preview
 from engines.runs.run_folder import RUN, locked, require_run, run_errors
+from engines.runs.summaries import DatasetSummary
 
 ANNOTATIONS = "annotations.json"
 PREVIEW = "preview.png"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.common.events import Event, EventKind, ImageNews, Report, note, silent
 from engines.common.files import sync_folder
 from engines.common.malloc import keep_few_heaps
 from engines.datasets.dataset import open_dataset
@@ -25,11 +26,11 @@ from engines.painting.networks import cores_for_graphs
 from engines.painting.painter import Painter
 from engines.painting.resolve import make_plan, resolve
 from engines.painting.settings import GenerateSettings, RunSettings
-from engines.runs.events import DatasetRead, Event, Opened, Painted, Report, RunSummary, Stage, Tick
 from engines.runs.finalize import remove_dataset_files, rules_of, write_dataset
 from engines.runs.journal import IMAGES, JOURNAL, Entry, Journal, image_name, read_progress, remove_images_from
 from engines.runs.near_duplicates import REPEATS
 from engines.runs.run_folder import check_folder, check_format, locked, read_run, run_errors, start_run
+from engines.runs.summaries import GenerateSummary
 from engines.runs.writer import ImageWriter, Written
 
 if TYPE_CHECKING:
@@ -40,10 +41,10 @@ if TYPE_CHECKING:
 def generate(
     settings: GenerateSettings,
     *,
-    report: Report = lambda event: None,
+    report: Report | None = None,
     stop: Callable[[], bool] = lambda: False,
     wrap: Callable[["Backend"], "Backend"] = lambda backend: backend,
-) -> RunSummary:
+) -> GenerateSummary:
     """Paint a labelled dataset into `settings.out`, or go on with the run that is there.
 
     `report` is told of everything that happens. Once `stop` returns True no new image is begun: those in work are
@@ -55,30 +56,30 @@ def generate(
     from engines.backends.registry import open_backend
     from engines.bundle.bundle import default_bundle, open_bundle
 
-    started = time.monotonic()
+    started, report = time.monotonic(), report or silent
     keep_few_heaps()
     check_folder(settings.out)
-    report(Stage("opening the bundle"))
+    report(note("opening the bundle"))
     bundle = open_bundle(settings.bundle or default_bundle())
     references = None
     if settings.reference is not None:
-        report(Stage("reading the references"))
+        report(note("reading the references"))
         references = open_dataset(
             settings.reference, split=settings.reference_split, skip_bad=settings.skip_bad, require_boxes=False,
             follow_links=settings.follow_links, boxes=settings.boxes,
         )  # fmt: skip
-        report(DatasetRead(references))
+        references.tell(report)
     with locked(settings.out), run_errors(settings.out):
         stored = read_run(settings.out)
         check_format(settings.out, stored)
-        report(Stage("opening the backend"))
+        report(note("opening the backend"))
         engine = stored.engine if stored and settings.engine == "auto" else settings.engine
         precision = stored.precision if stored and settings.precision == "auto" else settings.precision
         threads = stored.threads if stored and settings.threads is None else settings.threads
         backend = open_backend(
             bundle, engine, precision=precision, threads=threads, device=settings.device,
             compiled=settings.compiled,
-            needs=generate_needs(settings, bundle, stored), told=lambda line: report(Stage(line)),
+            needs=generate_needs(settings, bundle, stored), told=lambda line: report(note(line)),
         )  # fmt: skip
         backend = wrap(backend)
         wanted = resolve(settings, bundle, backend, references, stored)
@@ -86,6 +87,7 @@ def generate(
         return run(settings.out, wanted, stored, bundle, backend, plan, report=report, stop=stop, started=started)
 
 
+STAGE = "painting"  # in events
 HOPELESS = 32  # so many jobs in a row without a kept image, or a whole chunk of more, end a run that counts images
 
 
@@ -103,7 +105,11 @@ class _State:
     painted: int = 0  # by this start
     cut_short: bool = False  # stopped inside a chunk
     first_image: float | None = None  # monotonic seconds
+    ticks: int = 0  # network calls of the sampler
     entries: dict[str, Entry] = field(default_factory=dict)  # image name -> entry, while the image is being written
+
+    def count_tick(self) -> None:
+        self.ticks += 1
 
     @property
     def done(self) -> int:
@@ -130,7 +136,7 @@ def run(
     report: Report,
     stop: Callable[[], bool],
     started: float,
-) -> RunSummary:
+) -> GenerateSummary:
     """Go on with (or begin) a run whose folder is locked, and write its dataset. See `generate`."""
     start_run(folder, wanted, stored)
     progress = read_progress(folder / JOURNAL, _chunks(wanted))
@@ -151,19 +157,19 @@ def run(
         if painting_on:
             painter = Painter(
                 bundle, backend, wanted, plan,
-                stage=lambda text: report(Stage(text)), tick=_ticker(report),
+                stage=lambda text: report(note(text)), tick=state.count_tick,
             )  # fmt: skip
             begun = time.monotonic()
-            report(Opened(backend.description, state.target, state.counts_kept, state.done))
+            report(_started(backend, state))
             for chunk in itertools.islice(_chunks(wanted), progress.chunks, None):
                 if state.over or state.cut_short or stop():
                     break
                 _paint_chunk(folder, chunk, wanted, plan, painter, journal, state, report, stop)
             painting = time.monotonic() - begun
         else:
-            report(Stage("this run is complete: nothing is left to paint"))
-            report(Opened(backend.description, state.target, state.counts_kept, state.done))
-    report(Stage("writing the dataset files"))
+            report(note("this run is complete: nothing is left to paint"))
+            report(_started(backend, state))
+    report(note("writing the dataset files"))
     dataset = write_dataset(folder, wanted, plan=plan)
     if state.gave_up:
         reason = max(set(dataset.dropped) - set(REPEATS), key=lambda reason: dataset.dropped[reason])
@@ -172,12 +178,13 @@ def run(
             f"{state.target} are in {folder}. In a new folder, lower `score` or `min_quality`, or keep images without "
             "boxes with `keep_empty=True`; or use a bundle whose adapter knows such images."
         )
-    return RunSummary(
+    return GenerateSummary(
         dataset=dataset,
         painted=state.painted,
         seconds=time.monotonic() - started,
         images_per_second=state.painted / painting if painting > 0 else 0.0,
         first_image_seconds=None if state.first_image is None else state.first_image - started,
+        ticks=state.ticks,
         interrupted=state.cut_short or state.done < state.target,
         backend=backend.description,
     )
@@ -258,7 +265,8 @@ def _take(
     state.painted += 1
     state.kept += dropped is None
     labels = int(is_label(outcome.instances, state.rules).sum())
-    report(Painted(job.index, state.done, state.target, labels, None if dropped is None else dropped.text))
+    news = ImageNews(job.index, labels, None if dropped is None else dropped.text)
+    report(Event(EventKind.IMAGE, STAGE, done=state.done, total=state.target, image=news))
     return dropped is None
 
 
@@ -278,6 +286,5 @@ def _target(settings: RunSettings) -> int:
     return settings.count if settings.count is not None else sum(map(len, _chunks(settings)))
 
 
-def _ticker(report: Callable[[Event], None]) -> Callable[[], None]:
-    calls = itertools.count(1)
-    return lambda: report(Tick(next(calls)))
+def _started(backend: "Backend", state: _State) -> Event:
+    return Event(EventKind.STARTED, STAGE, backend.description, state.done, state.target)

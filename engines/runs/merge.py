@@ -14,10 +14,10 @@ from engines.common.files import sync_folder, write_json
 from engines.errors import RunError, UsageError, refuse
 from engines.painting.jobs import chunk_ranges
 from engines.painting.settings import RunSettings, differences
-from engines.runs.events import DatasetSummary
 from engines.runs.finalize import write_dataset
 from engines.runs.journal import IMAGES, JOURNAL, Entry, Journal, find_image, read_entries, read_progress
 from engines.runs.run_folder import RUN, locked, require_run, run_errors
+from engines.runs.summaries import DatasetSummary
 
 
 def merge(folders: Sequence[Path], out: Path) -> DatasetSummary:

@@ -24,6 +24,7 @@ from engines.adapter.info import INFO_FILE, AdapterConfig, AdapterInfo
 from engines.adapter.model import DetectionAdapter, save_adapter
 from engines.adapter.pyramid import pyramid_channels
 from engines.common.devices import find_device, resolve_precision
+from engines.common.events import Report
 from engines.common.files import read_json
 from engines.common.schema import from_object
 from engines.datasets.dataset import Dataset, Record, instances_of
@@ -35,7 +36,7 @@ from engines.labels.thresholds import Choice, choose_thresholds
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, FrozenPyramid, SourceOptions, TunePart
-from engines.training.trainer import FitOptions, Report, finished, fit
+from engines.training.trainer import FitOptions, finished, fit
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
 STATISTICS_IMAGES = 200  # images whose class counts `generate` draws prompts from

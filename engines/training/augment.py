@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from engines.common.pixels import padded
 from engines.labels.boxes import Instances, join
 from engines.training.views import View
 
@@ -60,9 +61,7 @@ def draw_frame(
     seen, placed = _mirror_and_turn(seen, placed, options, rng)
     if options.colour > 0:
         seen = shift_colours(seen, options.colour, rng)
-    missing = (options.height - seen.shape[0], options.width - seen.shape[1])
-    seen = np.pad(seen, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    return View(np.ascontiguousarray(seen), placed)
+    return View(np.ascontiguousarray(padded(seen, options.width, options.height)), placed)
 
 
 def shift_colours(pixels: npt.NDArray[np.uint8], strength: float, rng: np.random.Generator) -> npt.NDArray[np.uint8]:

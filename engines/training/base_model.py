@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from engines.common.devices import find_device, resolve_precision
+from engines.common.events import Report
 from engines.common.files import sha256_file, sync_tree, write_json
 from engines.common.names import class_words
 from engines.common.rng import Stream, generator
@@ -31,17 +32,19 @@ from engines.diffusion.base_model import (
     PARTS,
     alphas_cumprod,
     base_hash,
+    encode_pixels,
     load_base,
     local_folder,
     tokenize,
 )
+from engines.diffusion.latents import add_noise, to_pixels, velocity
 from engines.diffusion.libraries import silence_libraries
 from engines.errors import TrainingError, UsageError
 from engines.labels.boxes import Instances
 from engines.training.presets import BasePreset, Phase, base_preset
 from engines.training.tokenizer import write_tokenizer
-from engines.training.trainer import FitOptions, Report, autocast, finished, fit
-from engines.training.vae import to_pixels, train_vae
+from engines.training.trainer import FitOptions, autocast, finished, fit
+from engines.training.vae import train_vae
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
 MIN_SNR = 5.0
@@ -164,15 +167,12 @@ def diffusion_loss(
 
     `latents`, `noise` [B, Z, h, w]; `timesteps` int64 [B]; `states` [B, L, D]; `alphas` cumulative products [T].
     """
-    alpha = alphas[timesteps].to(latents.dtype)[:, None, None, None]
-    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-    output = unet(noisy, timesteps, states).sample.float()
-    ratio = (alpha / (1 - alpha)).flatten()
+    alpha = alphas[timesteps].to(latents.dtype)
+    output = unet(add_noise(latents, noise, alphas, timesteps), timesteps, states).sample.float()
+    ratio = alpha / (1 - alpha)
     if prediction_type == "v_prediction":
-        target, weight = (
-            alpha.sqrt() * noise - (1 - alpha).sqrt() * latents,
-            ratio.clamp(max=MIN_SNR) / (ratio + 1),
-        )
+        target = velocity(latents, noise, alphas, timesteps)
+        weight = ratio.clamp(max=MIN_SNR) / (ratio + 1)
     else:
         target, weight = noise, ratio.clamp(max=MIN_SNR) / ratio
     return (functional.mse_loss(output, target, reduction="none").mean(dim=(1, 2, 3)) * weight).mean()
@@ -261,8 +261,8 @@ def _encode_views(
             found = Counter(view.instances.labels.tolist())
             counts.append({name: found[i] for i, name in enumerate(class_names) if found[i]})
         with autocast(resolve_precision(options.precision, options.device), options.device):
-            encoded = vae.encode(torch.stack(pixels).to(options.device)).latent_dist.mode()
-        latents.append(encoded.float().cpu() * vae.config.scaling_factor)
+            encoded = encode_pixels(vae, torch.stack(pixels).to(options.device))
+        latents.append(encoded.float().cpu())
     return torch.cat(latents), counts
 
 

@@ -24,6 +24,7 @@ from engines.common.rng import Stream, generator, normal
 from engines.datasets.dataset import Record, instances_of
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BaseModel, alphas_cumprod
+from engines.diffusion.latents import add_noise, to_pixels
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.training.augment import FrameOptions, draw_frame
@@ -50,7 +51,7 @@ class FrozenPyramid:
         self.base = base
         self.timestep = timestep
         self._network = PyramidUNet(base.unet)
-        self._alpha = float(alphas_cumprod(base.scheduler_config)[timestep])
+        self._alphas = alphas_cumprod(base.scheduler_config)
         self._precision, self._device = precision, device
 
     @torch.no_grad()
@@ -59,8 +60,8 @@ class FrozenPyramid:
         with autocast(self._precision, self._device):
             latents = self.base.encode_images(pixels.to(self._device))
             states = self.base.encode_prompts(texts)
-            noise = noise.to(self._device)
-            return label_pass(self._network, latents.float(), noise, states, self.timestep, self._alpha)
+            noisy = add_noise(latents.float(), noise.to(self._device), self._alphas, self.timestep)
+            return label_pass(self._network, noisy, states, self.timestep)
 
     def noise(self, height: int, width: int, *key: int) -> Tensor:
         """Standard normal noise for the latents of a frame, [Z, h, w]."""
@@ -140,9 +141,9 @@ class BatchSource:
         members = self._members(key)
         drawn = [future.result() for future in coming] if coming else [self._draw(key[0], i) for i in members]
         frame, seed = self._options.frame, self._options.seed
-        pixels = torch.from_numpy(np.stack([view.pixels for view, _ in drawn])).permute(0, 3, 1, 2)
+        pixels = torch.stack([to_pixels(view.pixels) for view, _ in drawn])
         noise = [self._frozen.noise(frame.height, frame.width, seed, Stream.ADAPTER_NOISE, key[0], i) for i in members]
-        pyramid = self._frozen(pixels.float() / 127.5 - 1.0, torch.stack(noise), [text for _, text in drawn])
+        pyramid = self._frozen(pixels, torch.stack(noise), [text for _, text in drawn])
         if self._options.cache_views:
             pyramid = tuple(level.to("cpu", torch.bfloat16) for level in pyramid)
         return Batch(pyramid, tuple(_target(view, frame.width, frame.height) for view, _ in drawn))

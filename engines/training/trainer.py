@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engines.common.devices import resolve_precision
+from engines.common.events import Event, EventKind, Report
 from engines.common.files import read_json, sync_folder, write_json
 from engines.errors import TrainingError
 
@@ -46,19 +47,6 @@ class FitOptions:
     evaluate_every: int = 0  # steps between evaluations; 0 for none
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a training is: what a progress bar shows."""
-
-    stage: str  # what is being trained
-    step: int  # steps done
-    steps: int  # steps in all
-    loss: float  # mean over the steps since the last report
-    seconds_left: float  # at the speed of this session
-    details: Mapping[str, float] = field(default_factory=dict)  # parts of the loss, or figures of an evaluation
-
-
-Report = Callable[[Progress], None]
 LossAt = Callable[[int], tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]]
 Evaluate = Callable[[int], Mapping[str, float]]
 
@@ -96,6 +84,7 @@ def fit(
     `loss_at(step)` draws the batch of that step and returns the loss and its parts. `evaluate(step)` is called with the
     averaged weights in place; of its figures, the one named `score` picks the weights that are kept. `identity` holds
     everything that decides the result (options are added to it): a checkpoint of another identity is refused.
+    `report` is told every ten steps: the mean loss since, its parts, and the figures of an evaluation.
     Returns the figures of the kept evaluation, empty without one. Raises TrainingError when the loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,14 +108,14 @@ def fit(
         if options.evaluate_every and evaluate and (state.step % options.evaluate_every == 0 or last):
             with state.averaged_weights():
                 module.eval()
-                figures = dict(evaluate(state.step))
+                measured = dict(evaluate(state.step))
                 module.train()
-            state.keep_best(folder, figures, score)
-            parts = {**parts, **figures}
+            state.keep_best(folder, measured, score)
+            parts = {**parts, **measured}
         if state.step % 10 == 0 or last:
             left = (time.monotonic() - started) / (state.step - first_step) * (options.steps - state.step)
-            numbers = {name: float(value) for name, value in parts.items()}
-            report(Progress(stage, state.step, options.steps, sum(losses) / len(losses), left, numbers))
+            figures = {"loss": sum(losses) / len(losses)} | {name: float(value) for name, value in parts.items()}
+            report(Event(EventKind.PROGRESS, stage, "", state.step, options.steps, left, figures))
             losses.clear()
         if time.monotonic() - saved > options.checkpoint_minutes * 60 or last:
             state.save(folder, full_identity)

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from engines.common.events import Report
 from engines.common.rng import Stream, generator
-from engines.training.trainer import FitOptions, Report, fit
+from engines.diffusion.latents import to_pixels
+from engines.training.trainer import FitOptions, fit
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
 KL_WEIGHT = 2e-4
@@ -66,11 +68,6 @@ def reconstruction_loss(rebuilt: torch.Tensor, pixels: torch.Tensor) -> torch.Te
         small = functional.avg_pool2d(rebuilt, factor), functional.avg_pool2d(pixels, factor)
         loss = loss + functional.l1_loss(*small)
     return loss
-
-
-def to_pixels(image: np.ndarray[Any, np.dtype[np.uint8]]) -> torch.Tensor:
-    """uint8 [H, W, 3] to float32 [3, H, W] in [-1, 1]."""
-    return torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1.0
 
 
 def psnr(rebuilt: torch.Tensor, pixels: torch.Tensor) -> float:

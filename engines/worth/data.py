@@ -9,16 +9,16 @@ generated image is resized by the quotient of the two, whatever its frame is. So
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from engines.common.events import Report, note
 from engines.common.files import read_json
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, near_pairs
 from engines.errors import DatasetError, RunError, UsageError, refuse
-from engines.runs.events import DatasetRead, Stage
 from engines.runs.finalize import ANNOTATIONS
 from engines.runs.run_folder import RUN, require_run
 from engines.worth.detectors.batches import Sample
@@ -114,12 +114,12 @@ class WorthData:
         return hashlib.sha256("".join((*real, *painted[:generated], *val)).encode()).hexdigest()[:16]
 
 
-def open_data(settings: EvaluateSettings, most: int, report: Callable[[DatasetRead | Stage], None]) -> WorthData:
+def open_data(settings: EvaluateSettings, most: int, report: Report) -> WorthData:
     """Open and check all datasets. `most`: pixels of the short side that the detector sees, at most.
 
     Raises DatasetError, RunError, UsageError; nothing is written.
     """
-    report(Stage("reading annotations"))
+    report(note("reading annotations"))
     skip = settings.skip_bad
     options: dict[str, Any] = {"skip_bad": skip, "follow_links": settings.follow_links, "boxes": settings.boxes}
     real = _open(settings.real, split=settings.split, **options)
@@ -128,7 +128,7 @@ def open_data(settings: EvaluateSettings, most: int, report: Callable[[DatasetRe
     runs = [_open_synthetic(folder, real, skip) for folder in settings.synthetic]
     val = _open(settings.val, split=settings.val_split, class_names=names, **options)
     for dataset in (real, val, *(found for found, _, _ in runs)):
-        report(DatasetRead(dataset))
+        dataset.tell(report)
     scales = [scale for _, scale, _ in runs if scale is not None]
     short_side = settings.short_side or min([most, *scales])
     generated = [
@@ -138,7 +138,7 @@ def open_data(settings: EvaluateSettings, most: int, report: Callable[[DatasetRe
     ]
     arms = _arms(settings.amounts, len(real.records), len(generated))
     generated = generated[: arms[-1]]
-    report(Stage("looking for copies among training and validation images"))
+    report(note("looking for copies among training and validation images"))
     prints = [fingerprints(records) for records in (
         real.records, [sample.record for sample in generated], val.records
     )]  # fmt: skip

@@ -15,7 +15,7 @@ runs add trainings to those there.
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,15 @@ from typing import Any
 import numpy as np
 
 from engines.common.devices import find_device, resolve_precision
+from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import read_json, write_atomic, write_json
 from engines.common.schema import from_object
 from engines.datasets.dataset import instances_of
 from engines.errors import RunError, UsageError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
-from engines.runs.events import DatasetRead, Stage
 from engines.runs.run_folder import LOCK, locked, run_errors
-from engines.training.trainer import Progress, differences
+from engines.training.trainer import differences
 from engines.worth.data import EvaluateSettings, WorthData, open_data
 from engines.worth.detectors.batches import mix_value
 from engines.worth.detectors.config import INFO_FILE, DetectorOptions, preset
@@ -41,20 +41,9 @@ from engines.worth.figures import Arm, Result, compare
 from engines.worth.plot import plot
 
 FORMAT = 1
+ALL = "all trainings"  # in events
 TRAININGS, RESULT = "trainings", "result.json"
 COMPARISON, PLOT = "comparison.json", "comparison.png"
-
-
-@dataclass(frozen=True)
-class TrainingStep:
-    """How far one training is, and all of them."""
-
-    progress: Progress  # of the one in work
-    done: int  # steps of all trainings, done
-    total: int  # steps of all trainings
-
-
-Report = Callable[[DatasetRead | Stage | TrainingStep], None]
 
 
 @dataclass(frozen=True)
@@ -79,19 +68,19 @@ class _Training:
         return f"{f'generated{self.generated}' if self.generated else 'real'}-seed{self.seed}"
 
 
-def evaluate(settings: EvaluateSettings, *, report: Report = lambda event: None) -> WorthSummary:
+def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> WorthSummary:
     """Train every arm with every seed, compare, and write it down in `settings.out`.
 
     Deterministic: `settings`, the images and, where it is not named, the precision that is taken here decide every
     figure. Raises DengineError of every kind before anything is written where the data cannot be compared.
     """
-    started = time.monotonic()
+    started, report = time.monotonic(), report or silent
     options, seeds = _options(settings)
     _check_out(settings)
     check_library(options.network.kind)
     data = open_data(settings, options.short_side, report)
-    for note in data.notes:
-        report(Stage(note))
+    for line in data.notes:
+        report(note(line))
     chosen = tuple(range(settings.seed, settings.seed + seeds))
     # Seed by seed, so that a comparison that is stopped early has whole pairs.
     trainings = [_Training(generated, seed) for seed in chosen for generated in data.arms]
@@ -100,7 +89,7 @@ def evaluate(settings: EvaluateSettings, *, report: Report = lambda event: None)
         for number, training in enumerate(trainings):
             reached = _totals(report, number * options.steps, len(trainings) * options.steps)
             results.append(_result(training, data, options, settings, reached))
-        report(Stage(f"comparing on {len(data.val)} validation images"))
+        report(note(f"comparing on {len(data.val)} validation images"))
         arms = compare(results, instances_of(data.val), data.class_names, resamples=settings.resamples)
         write_json(settings.out / COMPARISON, _comparison(arms, data, options, settings, chosen))
         drawn = plot(settings.out / PLOT, arms, data.split_images)
@@ -144,8 +133,14 @@ def detections_of(stored: Mapping[str, Any]) -> list[Instances]:
     return [_from_lists(item) for item in stored["detections"]]
 
 
-def _totals(report: Report, before: int, total: int) -> Callable[[Progress], None]:
-    return lambda progress: report(TrainingStep(progress, before + progress.step, total))
+def _totals(report: Report, before: int, total: int) -> Report:
+    """What tells of one training, and after each of its steps how far all of them are; `before`: steps of others."""
+
+    def both(event: Event) -> None:
+        report(event)
+        report(Event(EventKind.PROGRESS, ALL, done=before + (event.done or 0), total=total))
+
+    return both
 
 
 def _result(
@@ -153,7 +148,7 @@ def _result(
     data: WorthData,
     options: DetectorOptions,
     settings: EvaluateSettings,
-    report: Callable[[Progress], None],
+    report: Report,
 ) -> Result:
     """The result of a training: read, where it is there, else trained and measured, and written."""
     folder = settings.out / TRAININGS / training.name

@@ -37,7 +37,7 @@ CASE = 7  # key of the graphs' inputs, others than those an export is checked wi
 BATCH = 2  # of the graphs' inputs
 CAPTURED = 1e-3  # largest relative error of captured latents; the same kernels should give the same bits
 
-Report = Callable[[str], None]
+Tell = Callable[[str], None]  # told what begins
 Record = Callable[[Step, torch.device], Step]
 Tensors = Mapping[str, torch.Tensor]
 
@@ -61,7 +61,7 @@ class Speed:
     seconds: float  # of a call (median) or of a tick (mean)
 
 
-def run_reference(bundle: Bundle, report: Report) -> Chain:
+def run_reference(bundle: Bundle, report: Tell) -> Chain:
     """All graphs on PyTorch in f32 on the CPU, two images of the bundle's frame: what the GPU has to reproduce."""
     w, h = (side // bundle.vae_stride for side in bundle.frame)
     chain = Chain(bundle, {"B": BATCH, "h": h, "w": w}, CASE)
@@ -72,7 +72,7 @@ def run_reference(bundle: Bundle, report: Report) -> Chain:
     return chain
 
 
-def check_graphs(bundle: Bundle, backend: Backend, chain: Chain, report: Report) -> list[Check]:
+def check_graphs(bundle: Bundle, backend: Backend, chain: Chain, report: Tell) -> list[Check]:
     """Every graph on an engine against `run_reference`; a graph that cannot run is a failed check, not the end."""
     checks = []
     for graph in GRAPH_NAMES:
@@ -114,7 +114,7 @@ def compare_outputs(name: str, found: Tensors, expected: Tensors, precision: str
 
 
 def check_ticks(
-    bundle: Bundle, backend: Backend, report: Report, *, steps: int | None = None, record: Record = capture
+    bundle: Bundle, backend: Backend, report: Tell, *, steps: int | None = None, record: Record = capture
 ) -> tuple[list[Check], list[Speed]]:
     """The UNet as `generate` runs it by default: its speed, and ticks captured in a CUDA graph against eager ones.
 
@@ -203,7 +203,7 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def check_labels(bundle: Bundle, engines: Sequence[tuple[str, str]], device: str, report: Report) -> list[Check]:
+def check_labels(bundle: Bundle, engines: Sequence[tuple[str, str]], device: str, report: Tell) -> list[Check]:
     """The same jobs on every (engine, precision) and on PyTorch in f32: do the images and the labels agree?"""
     checks = []
     for found in compare_engines(bundle, engines, report, jobs=GPU_SLOTS, steps=None, device=device):

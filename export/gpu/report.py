@@ -19,6 +19,7 @@ import torch
 from engines.backends.probe import one_line
 from engines.backends.registry import open_backend
 from engines.bundle.bundle import Bundle, open_bundle
+from engines.common.events import Report, note, silent
 from engines.doctor import Diagnosis, examine
 from engines.errors import BackendError, DengineError
 from export.assemble import export_bundle
@@ -27,8 +28,8 @@ from export.gpu.checks import (
     OK,
     SKIPPED,
     Check,
-    Report,
     Speed,
+    Tell,
     check_graphs,
     check_labels,
     check_ticks,
@@ -36,7 +37,6 @@ from export.gpu.checks import (
 )
 from export.matching import MATCHINGS
 from export.tensorrt.operators import unsupported_operators
-from export.tensorrt.progress import Report as BuildReport
 from export.to_onnx import OPSETS
 
 if TYPE_CHECKING:
@@ -77,12 +77,11 @@ def gpu_report(
     bundle_folder: Path,
     *,
     device: str = "cuda",
-    report: Report = lambda text: None,
-    building: BuildReport = lambda progress: None,
+    report: Report | None = None,
 ) -> GpuReport:
     """Run every check on a bundle; on "cpu" (for tests) in f32, with what a CPU can do.
 
-    `report` is told which check begins, `building` how far TensorRT is.
+    `report` is told which check begins, and how far TensorRT is.
 
     A float32 bundle is checked as it is; TensorRT, which needs float16 graphs, gets a copy that is exported for the
     occasion. Plans are built into the user's cache.
@@ -92,7 +91,7 @@ def gpu_report(
     started = time.monotonic()
     bundle = open_bundle(bundle_folder)
     diagnosis = examine()
-    run = _Run(device, report, building)
+    run = _Run(device, report or silent)
     half = "f32" if device == "cpu" else "f16"
     own = {"float32": "f32", "float16": "f16"}[bundle.manifest.graph_dtype]
     engines = (("torch", half), ("onnxruntime", own))
@@ -113,15 +112,18 @@ def gpu_report(
 class _Run:
     """The checks so far, on one device."""
 
-    def __init__(self, device: str, report: Report, building: BuildReport) -> None:
+    def __init__(self, device: str, report: Report) -> None:
         self.checks: list[Check] = []
         self.speeds: list[Speed] = []
-        self._device, self._report, self._building = device, report, building
+        self._device, self._report = device, report
+
+    def _tell(self, text: str) -> None:
+        self._report(note(text))
 
     @contextlib.contextmanager
     def _section(self, name: str) -> Iterator[None]:
         """Whatever is raised inside becomes a failed check; the GPU's memory is given back."""
-        self._report(name)
+        self._tell(name)
         try:
             yield
         except Exception as cause:  # runtimes raise errors of many kinds, and the report says which
@@ -133,11 +135,11 @@ class _Run:
     def graphs(self, bundle: Bundle, engines: Iterable[tuple[str, str]]) -> None:
         """Each graph on each engine against PyTorch on the CPU."""
         with self._section("graphs"):
-            chain = run_reference(bundle, self._report)
+            chain = run_reference(bundle, self._tell)
             for engine, precision in engines:
                 with self._section(f"{engine} {precision}"):
                     backend = open_backend(bundle, engine, precision=precision, device=self._device)
-                    self.checks += check_graphs(bundle, backend, chain, self._report)
+                    self.checks += check_graphs(bundle, backend, chain, self._tell)
                     del backend
 
     def ticks(self, bundle: Bundle, engines: Iterable[tuple[str, str]]) -> None:
@@ -145,7 +147,7 @@ class _Run:
         for engine, precision in engines:
             with self._section(f"{engine} {precision}: ticks"):
                 backend = open_backend(bundle, engine, precision=precision, device=self._device)
-                checks, speeds = check_ticks(bundle, backend, self._report)
+                checks, speeds = check_ticks(bundle, backend, self._tell)
                 self.checks += checks
                 self.speeds += speeds
                 del backend
@@ -155,16 +157,16 @@ class _Run:
         for engine, precision in engines:
             if (engine, precision) != ("torch", "f32"):
                 with self._section(f"{engine} {precision}: labels"):
-                    self.checks += check_labels(bundle, [(engine, precision)], self._device, self._report)
+                    self.checks += check_labels(bundle, [(engine, precision)], self._device, self._tell)
 
     def tensorrt(self, bundle: Bundle, version: str) -> None:
         """Plans for the default `generate`, built or found, and all of the above with them."""
         from export.tensorrt.build import build_plans
 
-        with self._section("tensorrt"), half_precision(bundle, version, self._report) as half:
+        with self._section("tensorrt"), half_precision(bundle, version, self._tell) as half:
             if half is not bundle:
                 self.graphs(half, [("onnxruntime", "f16")])
-            made = build_plans(half.folder, report=self._building)
+            made = build_plans(half.folder, report=self._report)
             self.checks += [_plan_check(plan) for plan in made.plans]
             agree = f"{made.boxes - made.boxes_missing} of {made.boxes} boxes agree with PyTorch's"
             missing = made.boxes_missing > MATCHINGS["float16"].missing * made.boxes
@@ -181,7 +183,7 @@ def _release() -> None:
 
 
 @contextlib.contextmanager
-def half_precision(bundle: Bundle, tensorrt: str, report: Report) -> Iterator[Bundle]:
+def half_precision(bundle: Bundle, tensorrt: str, report: Tell) -> Iterator[Bundle]:
     """The bundle itself if its graphs are in float16; else a copy in float16, exported for as long as this lasts.
 
     The copy's opset is the newest one whose operators this version of TensorRT has.
@@ -200,7 +202,7 @@ def half_precision(bundle: Bundle, tensorrt: str, report: Report) -> Iterator[Bu
             opset=OPSETS["default"] if newest else min(OPSETS.values()),
             generate=bundle.generate_defaults,
             engines=("onnxruntime",),
-            report=lambda progress: report(f"a copy in float16: {progress.text}"),
+            report=lambda event: report(f"a copy in float16: {event.text}"),
         )
         yield open_bundle(summary.folder)
 

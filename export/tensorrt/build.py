@@ -40,12 +40,13 @@ from engines.backends.tensorrt.plans import SUFFIX, Bounds, Plan, PlanStore, pla
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec
 from engines.common import cache
+from engines.common.events import Event, EventKind, Report, silent
 from engines.common.files import sync_folder
 from engines.errors import BackendError, DengineError, ExportError, UsageError
 from export.tensorrt.check_plans import PlanCheck
 from export.tensorrt.operators import check_operators
 from export.tensorrt.profiles import Batches, Frames, Profiles, wanted_profiles
-from export.tensorrt.progress import BuildProgress, Phases, Report, make_monitor, run_cancellable
+from export.tensorrt.progress import Phases, make_monitor, run_cancellable
 from export.to_onnx import OPSETS
 
 GB = 10**9
@@ -100,7 +101,7 @@ def build_plans(
     batches: Batches | None = None,
     sizes: Frames | None = None,
     workspace: float | None = None,
-    report: Report = lambda progress: None,
+    report: Report | None = None,
     stop: Callable[[], bool] = lambda: False,
     gpu: Gpu | None = None,
 ) -> BuildSummary:
@@ -130,7 +131,7 @@ def build_plans(
         _remove_stale(folder)
         work = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
         try:
-            return _Builder(trt, bundle, gpu, workspace, report, stop, work, folder).build(wanted)
+            return _Builder(trt, bundle, gpu, workspace, report or silent, stop, work, folder).build(wanted)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as cause:
@@ -172,7 +173,7 @@ class _Builder:
     ) -> BuildSummary:
         """Compare every plan with PyTorch; keep those that pass, remove the others and raise ExportError for them."""
         total = len(GRAPH_NAMES) + 2
-        self.report(BuildProgress("checking", 0, total, "loading the networks in PyTorch"))
+        self.report(Event(EventKind.PROGRESS, "checking", "loading the networks in PyTorch", 0, total))
         every = {path for found in plans.values() for path in found}
         store = PlanStore(self.work, self.folder, only=every)
         tested = TensorRtBackend(self.bundle, precision="auto", threads=None, gpu=self.gpu, store=store)
@@ -181,7 +182,7 @@ class _Builder:
         for done, graph in enumerate(GRAPH_NAMES, start=1):
             if self.stop():
                 raise KeyboardInterrupt
-            self.report(BuildProgress("checking", done, total, f"{graph} against PyTorch"))
+            self.report(Event(EventKind.PROGRESS, "checking", f"{graph} against PyTorch", done, total))
             try:
                 error = check.check(graph, wanted[graph])
             except DengineError as cause:
@@ -201,7 +202,7 @@ class _Builder:
             summaries.append(PlanSummary(graph, seconds[graph], size, error))
         boxes = missing = 0
         if not failures:
-            self.report(BuildProgress("checking", total - 1, total, "labels against PyTorch's"))
+            self.report(Event(EventKind.PROGRESS, "checking", "labels against PyTorch's", total - 1, total))
             try:
                 boxes, missing = check.labels(wanted["adapter"][0])
             except DengineError as cause:  # every plan has passed: they are kept, and this is said
@@ -209,7 +210,7 @@ class _Builder:
         self._keep()
         if failures:
             raise ExportError(" ".join(failures))
-        self.report(BuildProgress("checking", total, total, "done"))
+        self.report(Event(EventKind.PROGRESS, "checking", "done", total, total))
         return BuildSummary(tuple(summaries), boxes, missing, str(self.trt.__version__), self.gpu.name, self.folder)
 
     def _keep(self) -> None:

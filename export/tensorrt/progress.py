@@ -12,21 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from engines.common.events import Event, EventKind, Report
+
 _LOOK_SECONDS = 0.1  # between two looks at `stop`
-
-
-@dataclass(frozen=True)
-class BuildProgress:
-    """How far the work is: one stage for every plan that is built, and one for the checks."""
-
-    stage: str  # graph, or "checking"
-    done: float
-    total: float
-    text: str  # TensorRT's name for what it does, or what is checked
-    seconds_left: float | None = None
-
-
-Report = Callable[[BuildProgress], None]
 
 
 @dataclass
@@ -35,6 +23,11 @@ class _Phase:
     steps: int
     done: int
     started: float
+
+
+def building(graph: str, text: str, percent: float, seconds_left: float | None = None) -> Event:
+    """How far the plans of a graph are; `text` is TensorRT's name for what it does."""
+    return Event(EventKind.PROGRESS, graph, text, percent, 100.0, seconds_left)
 
 
 class Phases:
@@ -73,7 +66,7 @@ class Phases:
             self._phases.pop(name, None)
             if name == self._root:
                 self._share = 1.0
-                self._report(BuildProgress(self._stage, 100.0, 100.0, name))
+                self._report(building(self._stage, name, 100.0))
                 self._root = None
 
     def _tell(self, name: str) -> None:
@@ -83,7 +76,7 @@ class Phases:
         self._share = max(self._share, self._share_of(self._root))
         elapsed = self._clock() - root.started
         left = elapsed / self._share * (1.0 - self._share) if self._share > 0.0 else None
-        self._report(BuildProgress(self._stage, round(100.0 * self._share, 1), 100.0, name, left))
+        self._report(building(self._stage, name, round(100.0 * self._share, 1), left))
 
     def _share_of(self, name: str) -> float:
         phase = self._phases[name]

@@ -71,13 +71,13 @@ def test_nothing_stays_hooked_on_the_unet(toy_bases: dict[str, Path]) -> None:
     assert not any(module._forward_hooks for module in unet.modules())
 
 
-def test_label_pass_adds_the_noise_of_its_timestep(toy_bases: dict[str, Path]) -> None:
+def test_label_pass_is_one_conditional_call_at_its_timestep(toy_bases: dict[str, Path]) -> None:
     unet = _unet(toy_bases["sd1"])
     network = PyramidUNet(unet)
-    latents, noise = torch.ones(1, 4, 8, 8), torch.full((1, 4, 8, 8), 2.0)
+    noisy = torch.full((1, 4, 8, 8), 2.0)
     states = torch.ones(1, 3, unet.config.cross_attention_dim)
-    levels = label_pass(network, latents, noise, states, timestep=1, alpha=0.64)
+    levels = label_pass(network, noisy, states, timestep=1)
     with torch.no_grad():
-        _, *expected = network(0.8 * latents + 0.6 * noise, torch.tensor([1]), states)
+        _, *expected = network(noisy, torch.tensor([1]), states)
     assert all(torch.allclose(level, other, atol=1e-6) for level, other in zip(levels, expected, strict=True))
     assert not any(level.requires_grad for level in levels)

@@ -154,7 +154,7 @@ def test_bf16_is_refused_where_the_processor_has_none(small: Bundle, monkeypatch
         ("openvino", {"precision": "f64"}, "precision"),
         ("openvino", {"threads": 0}, "threads"),
         ("openvino", {"device": "tpu"}, "device"),
-        ("openvino", {"device": "cuda"}, "engine"),
+        ("openvino", {"device": "cuda"}, "device"),
         ("onnxruntime", {"precision": "bf16"}, "precision"),
     ],
 )

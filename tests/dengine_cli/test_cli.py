@@ -15,6 +15,8 @@ from command_line import assert_fails, dengine
 from PIL import Image
 from typer.testing import Result
 
+from engines.common.events import Event, EventKind
+
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -209,14 +211,13 @@ def test_export_hands_on_what_was_asked_and_prints_the_checks(
 ) -> None:
     from export import assemble
     from export.agreement import Agreement
-    from export.progress import Progress
     from export.verify import GraphCheck
 
     asked: dict[str, Any] = {}
 
     def remember(base: str, adapter: Path, out: Path, *, report: Any, **more: Any) -> assemble.ExportSummary:
         asked.update(more, base=base, adapter=adapter)
-        report(Progress(0, 2, "exporting unet"))
+        report(Event(EventKind.STEP, "export", "exporting unet", 0, 2))
         check = GraphCheck("unet", "openvino", {"model_output": 2e-6, "div1": 1e-6})
         agreed = (Agreement("openvino", "bf16", 4, 41.5, 0.97),)
         return assemble.ExportSummary(out, 12_345_678, (check,), agreed, unseen_loras=True)

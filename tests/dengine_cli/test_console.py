@@ -7,32 +7,13 @@ import signal
 import pytest
 
 from dengine_cli import console
-from engines.training.trainer import Progress
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (9.94, "9.9 s"), (45.3, "45 s"), (119.4, "119 s"), (119.6, "2 min"), (12_000, "3 h 20 min")],
-)
-def test_times_are_in_words(seconds: float, text: str) -> None:
-    assert console.duration(seconds) == text
+from engines.common.events import Event, EventKind, ImageNews, note
 
 
 def test_a_table_aligns_numbers_to_the_right_and_words_to_the_left() -> None:
     assert console.table([("rbc", "1234", "yes"), ("platelets", "7", "no")], ("class", "boxes", "ok")) == (
         "class      boxes  ok\nrbc         1234  yes\nplatelets      7  no"
     )
-
-
-def test_findings_are_counted_and_only_the_first_are_shown() -> None:
-    assert console.findings([], []) == ""
-    assert console.findings(["a"], [str(i) for i in range(7)]).splitlines() == [
-        "degenerate boxes dropped: 1",
-        "  a",
-        "bad items left out: 7",
-        *(f"  {i}" for i in range(5)),
-        "  and 2 more",
-    ]
 
 
 def test_away_from_a_terminal_progress_is_a_line_at_the_start_and_at_the_end() -> None:
@@ -72,11 +53,28 @@ def test_on_a_terminal_progress_is_a_bar_with_the_time_left() -> None:
 def test_an_evaluation_in_training_gets_a_line_of_its_own() -> None:
     stream = io.StringIO()
     with console.ProgressBars(stream) as bars:
-        report = console.training_report(bars)
-        report(Progress("adapter", 500, 3000, 1.25, 60.0, {"AP50": 0.5, "giou": 0.1}))
+        report = console.reporter(bars)
+        report(Event(EventKind.PROGRESS, "adapter", "", 500, 3000, 60.0, {"loss": 1.25, "AP50": 0.5, "giou": 0.1}))
     assert stream.getvalue().splitlines() == [
         "step 500: AP50 0.500",
         "adapter: 500/3000, loss 1.2500, 60 s left",
+    ]
+
+
+def test_labels_of_kept_images_and_dropped_images_are_counted() -> None:
+    stream = io.StringIO()
+    with console.ProgressBars(stream) as bars:
+        report = console.reporter(bars)
+        report(note("opening the bundle"))
+        report(Event(EventKind.STARTED, "painting", "torch, cpu", 0, 2))
+        report(Event(EventKind.IMAGE, "painting", done=1, total=2, image=ImageNews(0, 3)))
+        report(Event(EventKind.IMAGE, "painting", done=1, total=2, image=ImageNews(1, 2, "no box scores 0.9")))
+        report(Event(EventKind.IMAGE, "painting", done=3, total=2, image=ImageNews(2, 4)))
+    assert stream.getvalue().splitlines() == [
+        "opening the bundle",
+        "torch, cpu",
+        "painting: 0/2",
+        "painting: 2/2, 7 boxes, 1 dropped",
     ]
 
 

@@ -40,7 +40,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[EvaluateSetti
     """What `evaluate` was asked for, which does nothing but report."""
     seen: list[EvaluateSettings] = []
 
-    def evaluate(settings: EvaluateSettings, report: Any) -> WorthSummary:
+    def evaluate(settings: EvaluateSettings, *, report: Any) -> WorthSummary:
         seen.append(settings)
         data = make_data(tmp_path, ("7.png nearly repeats 8.png (0.980)",))
         return WorthSummary(tuple(make_arms()), data, (0, 1), tmp_path / COMPARISON, None, 1.0)

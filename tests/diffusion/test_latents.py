@@ -14,6 +14,7 @@ from engines.diffusion.latents import (
     step_noise,
     to_pixels,
     to_uint8,
+    velocity,
 )
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
@@ -77,3 +78,13 @@ def test_no_two_uses_of_noise_share_a_stream() -> None:
     unit = torch.stack([noise.flatten() / noise.norm() for noise in drawn])
     overlap = (unit @ unit.T - torch.eye(len(drawn))).abs().max()
     assert overlap < 0.6
+
+
+def test_a_velocity_leads_from_noise_to_the_picture() -> None:
+    """With x = a latents + b noise and v = a noise - b latents: latents = a x - b v."""
+    clean, noise = torch.from_numpy(np.random.default_rng(2).standard_normal((2, 3, *SHAPE), dtype=np.float32))
+    alphas, timesteps = torch.linspace(0.99, 0.01, 100), torch.tensor([3, 50, 99])
+    signal = alphas[timesteps].sqrt().reshape(-1, *(1,) * len(SHAPE))
+    share = (1 - alphas[timesteps]).sqrt().reshape(-1, *(1,) * len(SHAPE))
+    noisy, v = add_noise(clean, noise, alphas, timesteps), velocity(clean, noise, alphas, timesteps)
+    assert torch.allclose(signal * noisy - share * v, clean, atol=1e-5)

@@ -10,14 +10,15 @@ import pytest
 from fakes import FakeBackend, make_bundle
 from PIL import Image
 
+from engines.common.events import Event
 from engines.painting.settings import GenerateSettings
 from engines.runs import preview as preview_module
-from engines.runs.events import Event, RunSummary
 from engines.runs.finalize import ANNOTATIONS
 from engines.runs.generate import generate
 from engines.runs.journal import IMAGES, JOURNAL, read_entries
+from engines.runs.summaries import GenerateSummary
 
-Generate = Callable[..., RunSummary]
+Generate = Callable[..., GenerateSummary]
 
 
 def make_paint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generate:
@@ -31,7 +32,7 @@ def make_paint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generate:
         stop: Callable[[], bool] = lambda: False,
         changes: dict[str, Any] | None = None,
         **options: Any,
-    ) -> RunSummary:
+    ) -> GenerateSummary:
         monkeypatch.setattr(preview_module, "_CELL", 16)  # a large contact sheet takes longer than the rest
         bundle = make_bundle(tmp_path / "bundle", **changes or {})
         monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder: bundle, raising=False)

@@ -30,17 +30,16 @@ from engines.backends.tensorrt.backend import TensorRtBackend
 from engines.backends.tensorrt.gpu import Gpu
 from engines.backends.tensorrt.plans import Needs, PlanStore, plans_folder
 from engines.bundle.bundle import Bundle
+from engines.common.events import Event, EventKind
 from engines.diffusion.sampler import SlotSampler
 from engines.errors import BackendError, ExportError, UsageError
 from engines.labelling import LabelSettings, label
 from engines.painting.settings import GenerateSettings
-from engines.runs.events import Event, Stage
 from engines.runs.generate import generate
 from export.tensorrt import build as to_tensorrt
 from export.tensorrt import check_plans
 from export.tensorrt.build import BuildSummary, build_plans
 from export.tensorrt.profiles import Batches, Frames
-from export.tensorrt.progress import BuildProgress
 
 FOLDER = Path(os.environ[VARIABLE])  # of the bindings
 VERSION = FOLDER.name
@@ -277,7 +276,7 @@ def test_a_plan_that_is_wrong_is_removed_and_the_others_stay(
 
 
 def test_progress_has_a_share_the_phase_and_a_time_left(build: Builder) -> None:
-    told: list[BuildProgress] = []
+    told: list[Event] = []
     build(report=told.append)
     unet = [progress for progress in told if progress.stage == "unet"]
     assert [progress.done for progress in unet] == sorted(progress.done for progress in unet)
@@ -305,8 +304,8 @@ def test_a_build_that_is_cancelled_leaves_nothing(fake: FakeTensorRt, build: Bui
 
 
 def test_an_error_of_whoever_is_told_ends_the_build_and_nothing_else(fake: FakeTensorRt, build: Builder) -> None:
-    def report(progress: BuildProgress) -> None:
-        if progress.stage == "unet":
+    def report(event: Event) -> None:
+        if event.stage == "unet":
             raise BrokenPipeError("nobody reads")
 
     with pytest.raises(ExportError, match="cannot be written"):  # an OSError of any kind
@@ -558,7 +557,7 @@ def test_auto_passes_over_tensorrt_with_one_line_while_a_plan_is_missing(
     monkeypatch.setattr("engines.backends.torch.TorchBackend", lambda *_, **__: FakeBackend())
     events: list[Event] = []
     painted(bundle, tmp_path / "first", events, engine="auto")
-    lines = [event.text for event in events if isinstance(event, Stage) and "tensorrt" in event.text]
+    lines = [event.text for event in events if event.kind is EventKind.NOTE and "tensorrt" in event.text]
     assert len(lines) == 1
     assert lines[0].startswith("tensorrt is passed over: There is no TensorRT plan of text_encoder (batch 1), unet ")
     build()

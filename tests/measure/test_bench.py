@@ -11,9 +11,10 @@ from typer.testing import CliRunner, Result
 
 from dengine_cli import main as program
 from dengine_cli.bench import describe
+from engines.common.events import Event, EventKind
 from engines.errors import BackendError
 from engines.measure import bench as module
-from engines.measure.bench import BenchSettings, Progress, bench, derived
+from engines.measure.bench import BenchSettings, bench, derived
 
 Figures = dict[str, Any]
 
@@ -132,12 +133,12 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_an_engine_that_fails_is_listed_and_the_others_go_on(toy_bundle: Path, alone: list[str]) -> None:
-    told: list[Progress] = []
+    told: list[Event] = []
     settings = BenchSettings(
         bundle=toy_bundle, engines=("openvino", "torch"), count=2, size=(64, 48), steps=2, threads=1, slots=2,
         precision="f32", matmul_sizes=(32,),
     )  # fmt: skip
-    report = json.loads(json.dumps(bench(settings, told.append)))
+    report = json.loads(json.dumps(bench(settings, report=told.append)))
     failed, measured = report["engines"]
     assert failed == {"engine": "openvino", "error": "it does not load here."}
     assert measured["images"] == 2
@@ -169,12 +170,13 @@ def test_where_no_batch_size_can_be_tried_batch_1_is_compiled_all_the_same(
         found = figures.get(task.rpartition(":")[2], ROOFLINE)
         return {key: value for key, value in found.items() if key != "role"}
 
-    told: list[Progress] = []
+    told: list[Event] = []
     monkeypatch.setattr(module, "run_alone", run)
-    found = bench(BenchSettings(bundle=toy_bundle, engines=("torch",), matmul_sizes=(32,)), told.append)["baseline"]
+    settings = BenchSettings(bundle=toy_bundle, engines=("torch",), matmul_sizes=(32,))
+    found = bench(settings, report=told.append)["baseline"]
     assert [row["role"] for row in found] == ["batch 1", "best batch", "torch.compile, batch 1"]
     assert found[1]["error"] == "killed."
-    assert max(progress.done for progress in told) == told[-1].total
+    assert max(event.done or 0 for event in told) == told[-1].total
 
 
 def test_every_installed_engine_is_measured_unless_named(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,9 +218,9 @@ def test_a_baseline_whose_batches_were_smaller_than_asked_says_so() -> None:
 def test_the_command_prints_tables_and_one_json_line_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[BenchSettings] = []
 
-    def measure(settings: BenchSettings, report: Callable[[Progress], None]) -> Figures:
+    def measure(settings: BenchSettings, *, report: Callable[[Event], None]) -> Figures:
         asked.append(settings)
-        report(Progress(0, 1, "torch"))
+        report(Event(EventKind.PROGRESS, "bench", "torch", 0, 1))
         return fake_report()
 
     monkeypatch.setattr(module, "bench", measure)

@@ -13,12 +13,12 @@ from painting import Generate, check_consistent, make_paint, make_references, pa
 from PIL import Image
 from refusals import refused
 
+from engines.common.events import Event, EventKind
 from engines.errors import RunError
 from engines.labels.rules import quality
 from engines.painting.settings import GenerateSettings
 from engines.runs import journal as journal_module
 from engines.runs import preview as preview_module
-from engines.runs.events import Event, Opened, Painted, Stage, Tick
 from engines.runs.finalize import ANNOTATIONS, PREVIEW, finalize
 from engines.runs.generate import generate
 from engines.runs.journal import IMAGES, JOURNAL, SPARE, read_entries
@@ -44,10 +44,14 @@ def test_a_count_gives_that_many_labelled_images(paint: Generate, tmp_path: Path
     check_consistent(tmp_path / "run")
     with Image.open(tmp_path / "run" / PREVIEW) as preview:
         assert preview.width > 400
-    painted = [event for event in events if isinstance(event, Painted)]
+    painted = [event for event in events if event.image is not None]
     assert len(painted) == summary.painted
-    assert painted[-1].done >= 8 == painted[-1].target
-    assert {type(event) for event in events} == {Stage, Opened, Tick, Painted}
+    assert (painted[-1].done or 0) >= 8 == painted[-1].total
+    assert {event.kind for event in events} == {EventKind.NOTE, EventKind.STARTED, EventKind.IMAGE}
+    assert all(str(event) for event in events)
+    news = [event.image for event in events if event.image is not None]
+    assert sum(one.kept for one in news) == 8 + dataset.dropped.get("beyond the count", 0)
+    assert summary.ticks >= 4
 
 
 def test_the_same_command_gives_the_same_bytes(paint: Generate, tmp_path: Path) -> None:
@@ -65,7 +69,7 @@ def test_a_finished_run_is_left_as_it_is_and_says_so(paint: Generate, tmp_path: 
     summary = paint(tmp_path / "run", count=5, backend=backend, events=events)
     assert summary.painted == 0
     assert not backend.calls
-    assert any(isinstance(event, Stage) and "complete" in event.text for event in events)
+    assert any(event.kind is EventKind.NOTE and "complete" in event.text for event in events)
     assert tree(tmp_path / "run") == before
 
 
@@ -115,7 +119,7 @@ def test_ctrl_c_finishes_the_slots_and_leaves_a_valid_dataset(paint: Generate, t
     painted: list[Event] = []
 
     def stop() -> bool:
-        return sum(isinstance(event, Painted) for event in painted) >= 7
+        return sum(event.image is not None for event in painted) >= 7
 
     summary = paint(tmp_path / "run", jobs=18, keep_empty=True, events=painted, stop=stop)
     assert summary.interrupted
@@ -137,7 +141,7 @@ def test_ctrl_c_loses_no_finished_image_though_short_jobs_come_last(paint: Gener
     painted: list[Event] = []
 
     def stop() -> bool:
-        return sum(isinstance(event, Painted) for event in painted) >= 6
+        return sum(event.image is not None for event in painted) >= 6
 
     summary = paint(tmp_path / "run", events=painted, stop=stop, **options)
     indices = [entry.index for entry in read_entries(tmp_path / "run" / JOURNAL)]

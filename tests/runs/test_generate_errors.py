@@ -12,9 +12,9 @@ from fakes import FakeBackend, FakeCall, tree
 from painting import Generate, check_consistent, make_paint, make_references
 from refusals import refused
 
+from engines.common.events import Event
 from engines.common.files import write_atomic
 from engines.errors import NumericalError, RunError, UsageError
-from engines.runs.events import Event, Painted
 from engines.runs.journal import IMAGES, JOURNAL, read_entries
 
 
@@ -51,7 +51,7 @@ def test_many_jobs_without_a_kept_image_stop_the_run_and_keep_stopping_it(paint:
         events: list[Event] = []
         with refused(RunError, None, 36, "no box scores 0.3", "`score`", "`keep_empty=True`"):
             paint(tmp_path / "run", count=4, backend=FakeBackend(after=blind), events=events)
-        assert sum(isinstance(event, Painted) for event in events) == painted
+        assert sum(event.image is not None for event in events) == painted
         check_consistent(tmp_path / "run")
 
 
@@ -79,7 +79,7 @@ def test_a_long_way_between_two_kept_images_is_counted_across_chunks_and_starts(
     events: list[Event] = []
     with refused(RunError):
         paint(tmp_path / "whole", count=90, backend=backend, events=events)
-    assert sum(isinstance(event, Painted) for event in events) == 6
+    assert sum(event.image is not None for event in events) == 6
 
 
 def test_jobs_without_a_kept_image_are_an_empty_dataset(paint: Generate, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from engines.adapter.info import INFO_FILE, WEIGHTS_FILE, AdapterInfo, read_info
 from engines.adapter.model import load_adapter
+from engines.common.events import Event
 from engines.common.rng import generator
-from engines.datasets.dataset import Dataset, Record
+from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.diffusion.base_model import base_hash, load_base
 from engines.errors import ModelError, TrainingError, UsageError
 from engines.labels.boxes import Instances
@@ -24,7 +25,6 @@ from engines.training import pyramids
 from engines.training.adapter import AdapterTrainOptions, split_tune, train_adapter
 from engines.training.augment import FrameOptions
 from engines.training.pyramids import BatchSource, FrozenPyramid
-from engines.training.trainer import Progress
 
 NAMES = ("square", "bar")
 NETWORK: dict[str, Any] = {"width": 16, "heads": 2, "ffn_width": 16, "decoder_layers": 1, "queries": 8, "denoising": 4}
@@ -66,8 +66,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def _train(
     shapes: Dataset, base: Path, out: Path, options: AdapterTrainOptions = OPTIONS, *, resume: bool = False
-) -> list[Progress]:
-    seen: list[Progress] = []
+) -> list[Event]:
+    seen: list[Event] = []
     train_adapter(shapes, base, out, options, resume=resume, report=seen.append)
     return seen
 
@@ -101,8 +101,8 @@ def test_a_training_ends_in_an_adapter_folder_and_leaves_the_base_alone(
     assert info.thresholds == {}, "three images of the tune part hold too few boxes"
     assert info.figures["thresholds"]["goal"] == 0.9
     assert sum(info.figures["thresholds"][name]["tune_boxes"] for name in NAMES) > 0
-    assert seen[-1].step == 6
-    assert "AP50" in seen[-1].details
+    assert seen[-1].done == 6
+    assert "AP50" in seen[-1].figures
     with pytest.raises(TrainingError, match="already holds a finished adapter"):
         _train(shapes, toy_bases["sd1"], tmp_path / "adapter")
 
@@ -110,17 +110,19 @@ def test_a_training_ends_in_an_adapter_folder_and_leaves_the_base_alone(
 def test_thresholds_are_chosen_on_the_tune_part_for_the_goal(
     shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[list[str], float]] = []
+    asked: list[tuple[list[Instances], float]] = []
 
     def choose(tune: Any, found: Any, names: Any, goal: float) -> dict[str, Choice]:
-        asked.append(([record.name for record in tune], goal))
+        asked.append((tune, goal))
         assert len(found) == len(tune)
         return {"square": Choice(25, 0.42, 0.96, 0.8), "bar": Choice(3, None)}
 
     monkeypatch.setattr("engines.training.adapter.choose_thresholds", choose)
     _train(shapes, toy_bases["sd1"], tmp_path / "adapter", replace(OPTIONS, steps=1, precision_goal=0.95))
     _, info = load_adapter(tmp_path / "adapter")
-    assert asked == [([record.name for record in split_tune(shapes.records, 0.25)[1]], 0.95)]
+    tune = instances_of(split_tune(shapes.records, 0.25)[1])
+    assert asked == [(tune, 0.95)]
+    assert sum(map(len, tune)) > 1
     assert info.thresholds == {"square": 0.42}
     assert info.figures["thresholds"] == {
         "goal": 0.95,
@@ -227,7 +229,7 @@ def test_the_loss_falls(shapes: Dataset, toy_bases: dict[str, Path], tmp_path: P
         OPTIONS, steps=60, batch=4, lr=3e-3, warmup=5, tune_fraction=0.0, scale=(1.0, 1.0), cache_views=1, grad_clip=1.0
     )
     seen = _train(shapes, toy_bases["sd1"], tmp_path / "adapter", options)
-    assert seen[-1].loss < 0.7 * seen[0].loss
+    assert seen[-1].figures["loss"] < 0.7 * seen[0].figures["loss"]
     _, info = load_adapter(tmp_path / "adapter")
     assert "tune" not in info.figures
 

@@ -10,6 +10,7 @@ from PIL import Image
 from refusals import refused
 from safetensors.torch import load_file
 
+from engines.common.events import Event
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import base_model
 from engines.diffusion.base_model import load_base
@@ -20,7 +21,6 @@ from engines.training import presets
 from engines.training.base_model import BaseTrainOptions, diffusion_loss, train_base
 from engines.training.presets import Phase
 from engines.training.tokenizer import write_tokenizer
-from engines.training.trainer import Progress
 from engines.training.vae import psnr
 
 # Small boxes all over the image: every view sees some of them.
@@ -84,8 +84,8 @@ def _train(
     labelled: set[str] | None = None,
     stop: str = "",
 ) -> Path:
-    def report(progress: Progress) -> None:
-        if progress.stage == stop:
+    def report(event: Event) -> None:
+        if event.stage == stop:
             raise KeyboardInterrupt
 
     return train_base(

@@ -11,9 +11,10 @@ from refusals import refused
 from torch import nn
 
 from engines.common.devices import resolve_precision
+from engines.common.events import Event
 from engines.common.rng import generator
 from engines.errors import TrainingError, UsageError
-from engines.training.trainer import FitOptions, LossAt, Progress, finished, fit, learning_rate
+from engines.training.trainer import FitOptions, LossAt, finished, fit, learning_rate
 
 OPTIONS = FitOptions(steps=12, lr=1e-2, warmup=3, precision="f32", checkpoint_minutes=0.0)
 
@@ -33,8 +34,8 @@ def _loss_at(module: nn.Module, stop_at: int | None = None) -> LossAt:
     return loss_at
 
 
-def _fit(module: nn.Module, folder: Path, *, resume: bool = False, stop_at: int | None = None) -> list[Progress]:
-    seen: list[Progress] = []
+def _fit(module: nn.Module, folder: Path, *, resume: bool = False, stop_at: int | None = None) -> list[Event]:
+    seen: list[Event] = []
     fit(
         module,
         _loss_at(module, stop_at),
@@ -66,7 +67,7 @@ def test_training_lowers_the_loss_and_reports_the_last_step(tmp_path: Path) -> N
     loss_at = _loss_at(module)
     before = float(loss_at(0)[0].detach())
     seen = _fit(module, tmp_path)
-    assert seen[-1].step == OPTIONS.steps
+    assert seen[-1].done == OPTIONS.steps
     assert float(loss_at(0)[0].detach()) < before
 
 

@@ -14,13 +14,13 @@ from PIL import Image
 from refusals import refused
 from safetensors.torch import load_file
 
+from engines.common.events import Event
 from engines.common.rng import generator
 from engines.datasets.dataset import Record
 from engines.datasets.images import read_image
 from engines.errors import BackendError, ModelError, TrainingError, UsageError
 from engines.labels.boxes import Instances
 from engines.training.augment import FrameOptions
-from engines.training.trainer import Progress
 from engines.worth.detectors import rt_detr
 from engines.worth.detectors.batches import MixedBatches, Sample, frame_size
 from engines.worth.detectors.config import (
@@ -91,8 +91,8 @@ def mixed(real: list[Sample], generated: list[Sample], **changes: Any) -> MixedB
 
 def train(
     records: Sequence[Record], folder: Path, options: DetectorOptions = OPTIONS, **changes: Any
-) -> tuple[Detector, list[Progress]]:
-    seen: list[Progress] = []
+) -> tuple[Detector, list[Event]]:
+    seen: list[Event] = []
     arguments = {"short_side": 64, "seed": 0, "resume": False} | changes
     return train_detector(TrainingSet(NAMES, samples(records)), options, folder, report=seen.append, **arguments), seen
 
@@ -208,7 +208,7 @@ def test_a_detector_learns_to_tell_two_shapes_apart(shapes: list[Record], tmp_pa
     options = replace(OPTIONS, steps=140, batch=2, lr=3e-3, warmup=10, ema_decay=0.95, colour=0.0)
     detector, seen = train(shapes[:18], tmp_path / "detector", options, curve=Curve(shapes[18:], 140))
     assert measure(detector, shapes[18:])["AP50"] > 0.4
-    assert seen[-1].details["AP50"] == pytest.approx(measure(detector, shapes[18:])["AP50"], abs=1e-3)
+    assert seen[-1].figures["AP50"] == pytest.approx(measure(detector, shapes[18:])["AP50"], abs=1e-3)
     assert [path.name for path in sorted((tmp_path / "detector").iterdir())] == [INFO_FILE, WEIGHTS_FILE]
 
 

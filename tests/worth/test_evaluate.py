@@ -15,11 +15,10 @@ from refusals import refused
 from engines.errors import DatasetError, DengineError, RunError, UsageError
 from engines.runs.finalize import ANNOTATIONS
 from engines.runs.journal import IMAGES
-from engines.training.trainer import Progress
 from engines.worth import evaluate as worth
 from engines.worth.data import EvaluateSettings, Times, WorthData, open_data
 from engines.worth.detectors import train as training
-from engines.worth.evaluate import COMPARISON, PLOT, RESULT, TRAININGS, TrainingStep, evaluate
+from engines.worth.evaluate import ALL, COMPARISON, PLOT, RESULT, TRAININGS, evaluate
 
 
 @pytest.fixture
@@ -174,7 +173,7 @@ def test_a_comparison_leaves_detectors_figures_and_a_picture(settings: EvaluateS
     assert {len(arm.figures["AP"].values) for arm in summary.arms} == {2}
     names = {f"{arm}-seed{seed}" for arm in ("real", "generated4", "generated6") for seed in (0, 1)}
     assert {path.name for path in (settings.out / TRAININGS).iterdir()} == names
-    steps = [event for event in events if isinstance(event, TrainingStep)]
+    steps = [event for event in events if event.stage == ALL]
     assert (steps[-1].done, steps[-1].total) == (6, 6)
     value = json.loads((settings.out / COMPARISON).read_text())
     assert [arm["generated"] for arm in value["arms"]] == [0, 4, 6]
@@ -206,13 +205,10 @@ def test_an_interrupted_comparison_resumes_to_the_same_figures(
     settings: EvaluateSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = evaluate(replace(settings, out=tmp_path / "whole"))
-    seen: list[Progress] = []
 
     def stop(event: Any) -> None:
-        if isinstance(event, TrainingStep):
-            seen.append(event.progress)
-            if event.progress.stage.startswith("generated"):
-                raise KeyboardInterrupt
+        if event.stage.startswith("generated"):
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(settings, report=stop)
@@ -223,7 +219,7 @@ def test_an_interrupted_comparison_resumes_to_the_same_figures(
     trained: list[str] = []
     resumed = evaluate(
         replace(settings, resume=True),
-        report=lambda event: trained.append(event.progress.stage) if isinstance(event, TrainingStep) else None,
+        report=lambda event: trained.append(event.stage) if event.figures else None,
     )
     assert set(trained) <= {"generated6-seed0"}
     assert (settings.out / TRAININGS / "real-seed0" / RESULT).read_bytes() == first
@@ -232,7 +228,7 @@ def test_an_interrupted_comparison_resumes_to_the_same_figures(
     more: list[str] = []
     evaluate(
         replace(settings, resume=True, seeds=2),
-        report=lambda event: more.append(event.progress.stage) if isinstance(event, TrainingStep) else None,
+        report=lambda event: more.append(event.stage) if event.figures else None,
     )
     assert set(more) == {"real-seed1", "generated6-seed1"}
     with refused(RunError, None, "options.steps was 3, is 4"):
@@ -269,7 +265,7 @@ def test_a_detector_that_was_not_measured_yet_is_not_trained_again(
     seen: list[str] = []
     evaluate(
         replace(settings, resume=True),
-        report=lambda event: seen.append(event.progress.stage) if isinstance(event, TrainingStep) else None,
+        report=lambda event: seen.append(event.stage) if event.figures else None,
     )
     assert set(seen) == {"generated6-seed0"}
 

@@ -48,7 +48,7 @@ class Detector:
 
     @torch.no_grad()
     def predict(self, images: Iterable[npt.NDArray[np.uint8]]) -> list[Instances]:
-        """Instances, best first, at most 100 an image, on images uint8 [H, W, 3] of any size, in their own pixels.
+        """Detections, best first, at most 100 an image, on images uint8 [H, W, 3] of any size, in their own pixels.
 
         Images are resized so that their short side is `info.short_side`. What is found on one does not depend on
         the others, but for rounding.

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
+from engines.common.events import Report
 from engines.common.files import sha256_file
 from engines.datasets.dataset import Record, instances_of
 from engines.errors import TrainingError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.training.augment import FrameOptions
-from engines.training.trainer import FitOptions, Report, finished, fit
+from engines.training.trainer import FitOptions, finished, fit
 from engines.worth.detectors.batches import MixedBatches, Sample, frame_size, mix_value
 from engines.worth.detectors.config import INFO_FILE, DetectorOptions
 from engines.worth.detectors.model import Detector, new_detector, save_detector, start_from
@@ -73,7 +74,7 @@ def train_detector(
     short_side: pixels that images are resized to when the detector is asked; see `Sample.short_side` for training.
     seed: decides the first weights and every draw.
     weights: a checkpoint folder to begin with, in place of random weights.
-    curve: AP on these images is reported as the training goes (in `Progress.details`).
+    curve: AP on these images is reported as the training goes (in `Event.figures`).
 
     The last averaged weights are kept: no image but the training's own has a say. Raises TrainingError, ModelError,
     BackendError where the detector's library is missing.

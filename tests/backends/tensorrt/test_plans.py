@@ -19,6 +19,7 @@ from engines.backends.tensorrt.backend import check_bundle, import_tensorrt, pro
 from engines.backends.tensorrt.gpu import find_gpu
 from engines.backends.tensorrt.plans import Bounds, Machine, Needs, PlanStore, missing_plans, plan_key, plans_folder
 from engines.bundle.bundle import Bundle, open_bundle
+from engines.common.events import Report
 from engines.errors import BackendError, UsageError
 from export import assemble
 from export.assemble import ExportSummary
@@ -26,7 +27,7 @@ from export.tensorrt import build as to_tensorrt
 from export.tensorrt.build import BuildSummary, PlanSummary
 from export.tensorrt.check_plans import PlanCheck
 from export.tensorrt.profiles import wanted_profiles
-from export.tensorrt.progress import BuildProgress, Report
+from export.tensorrt.progress import building
 
 MACHINE = Machine("11.4.0", "Some GPU", "9.0", "580.1")
 STATIC: Bounds = {"B": (8, 8, 8), "h": (8, 8, 8), "w": (12, 12, 12)}
@@ -216,7 +217,7 @@ def test_export_builds_plans_as_asked_and_prints_how_close_they_are(
 
     def build(folder: Path, *, report: Report, **options: Any) -> BuildSummary:
         asked.update(options, folder=folder)
-        report(BuildProgress("unet", 25.0, 100.0, "Timing kernels", 30.0))
+        report(building("unet", "Timing kernels", 25.0, 30.0))
         plans = (PlanSummary("unet", 75.0, 1_700_000_000, 1.5e-3), PlanSummary("adapter", 0.0, 9_000_000, 1e-4))
         return BuildSummary(plans, 40, 1, "11.4.0", "Some GPU", tmp_path / "plans")
 
@@ -255,7 +256,7 @@ def test_tensorrt_without_a_gpu_says_what_is_needed(tmp_path: Path) -> None:
 
 
 def test_tensorrt_on_the_cpu_is_a_usage_error(tmp_path: Path) -> None:
-    with refused(UsageError, "engine", "tensorrt"):
+    with refused(UsageError, "device", "tensorrt", "`engine="):
         open_backend(half_bundle(tmp_path), "tensorrt", device="cpu")
 
 

@@ -5,13 +5,14 @@ import threading
 
 import pytest
 
-from export.tensorrt.progress import BuildProgress, Phases, run_cancellable
+from engines.common.events import Event
+from export.tensorrt.progress import Phases, run_cancellable
 
 # --- a build, watched --------------------------------------------------------------------------------------------
 
 
 def test_shares_follow_from_nested_steps_and_never_go_back() -> None:
-    told: list[BuildProgress] = []
+    told: list[Event] = []
     now = [0.0]
     phases = Phases("unet", told.append, clock=lambda: now[0])
     phases.start("Building", None, 2)
@@ -37,7 +38,7 @@ def test_shares_follow_from_nested_steps_and_never_go_back() -> None:
 
 
 def test_phases_may_be_told_from_many_threads() -> None:
-    told: list[BuildProgress] = []
+    told: list[Event] = []
     phases = Phases("unet", told.append)
     phases.start("Building", None, 8)
 

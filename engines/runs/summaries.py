@@ -1,0 +1,41 @@
+"""What a run came to: the summaries of `generate`, `finalize` and `merge`.
+
+Knows: their fields. Knows nothing about how they are made or shown.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engines.labels.scores import StoredScore
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """What the dataset files of a run hold."""
+
+    folder: Path  # the run
+    annotations: Path  # the COCO file
+    preview: Path | None  # the contact sheet; None for a dataset without images
+    images: int  # in the dataset
+    boxes: int  # in the dataset
+    boxes_by_class: Mapping[str, int]  # every class, in the bundle's order
+    jobs: int  # journal lines: images painted, kept or not
+    dropped: Mapping[str, int] = field(default_factory=dict)  # why not in the dataset -> how many
+    uncertain: int = 0  # regions marked as uncertain, beside the boxes
+    score: StoredScore = 0.0  # what a label scores at least
+    frequencies: Mapping[str, float] = field(default_factory=dict)  # labels an image to expect, where that is known
+
+
+@dataclass(frozen=True)
+class GenerateSummary:
+    """What one start of a run did, and the dataset it left."""
+
+    dataset: DatasetSummary
+    painted: int  # images painted by this start
+    seconds: float  # of this start, set-up and all
+    images_per_second: float  # painted by this start, from its first network call to its last image; 0 for none
+    first_image_seconds: float | None  # from the start to the first image in place; None when there was none
+    ticks: int  # network calls of the sampler
+    interrupted: bool  # stopped before its target; the same command goes on
+    backend: str  # one line: engine, device, precision, threads
