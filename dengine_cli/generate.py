@@ -107,6 +107,10 @@ def command(
     formats: Annotated[
         str, typer.Option("--format", metavar="LIST", help="Of coco (always written), yolo, imagefolder.")
     ] = "coco",
+    val_fraction: Annotated[
+        float,
+        typer.Option(help="About what share of the images YOLO's files call validation, by reference."),
+    ] = 0.1,
     image_format: Annotated[str, typer.Option(help="jpeg or png.")] = "jpeg",
     jpeg_quality: Annotated[int | None, typer.Option(help="1 to 100.  [default: 95]")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken references out and list them.")] = False,
@@ -160,6 +164,7 @@ def command(
         formats=parse_list(formats),
         image_format=image_format,
         jpeg_quality=jpeg_quality,
+        val_fraction=val_fraction,
         skip_bad=skip_bad,
         follow_links=follow_links,
         boxes=boxes,

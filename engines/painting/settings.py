@@ -16,6 +16,7 @@ from typing import Any, Literal
 from engines.adapter.inference import LABEL_VIEWS
 from engines.common.schema import from_object
 from engines.datasets.duplicates import NEAR
+from engines.datasets.yolo_writer import VAL_FRACTION
 from engines.errors import BundleError, Mistake, RunError, UsageError, refuse
 from engines.labels.boxes import SCORE_FLOOR
 from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, StoredScore, check_uncertain, shown, stored
@@ -46,7 +47,6 @@ DEFAULTS: Mapping[str, Any] = {
     "negative_prompt": "",
 }
 JPEG_QUALITY = 95
-VAL_FRACTION = 0.1  # of the images of a YOLO dataset
 
 
 @dataclass(frozen=True)
