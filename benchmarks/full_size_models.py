@@ -1,5 +1,8 @@
 """Base models of the shapes of Stable Diffusion 1.5 and 2.1, and adapters of the paper's size, with random weights.
 
+    python benchmarks/full_size_models.py sd21 WORK             writes WORK/base and WORK/adapter
+    python benchmarks/full_size_models.py sd21 WORK --toy       tiny networks of the same kind
+
 Knows: the published configurations, as data, and how to write folders of that shape without holding more than one
 network in memory. Nothing here is trained: pictures are noise and boxes mean nothing, but every tensor has the size,
 and every operation the cost, of the real one.
@@ -11,12 +14,22 @@ DiffusionEngine (arXiv 2309.03893): DINO's deformable head, 256 wide, 6 + 6 laye
 import dataclasses
 import gc
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.records import parser
+from engines.adapter.info import AdapterConfig, AdapterInfo
+from engines.adapter.pyramid import pyramid_channels
+from engines.bundle.bundle import FORMAT, Bundle, Manifest
+from engines.bundle.graphs import ModelShape, graph_specs
 
 CLASS_NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "table", "dog", "horse",
@@ -95,6 +108,15 @@ SHAPES = {
     ),
 }  # fmt: skip
 
+SD2_BASE = dataclasses.replace(  # stable-diffusion-2-base: as 2.1, for 512 pixels, predicting the noise
+    SHAPES["sd21"],
+    seed=20,
+    frame=(512, 512),
+    unet=dict(SHAPES["sd21"].unet) | {"sample_size": 64, "upcast_attention": False},
+    vae=dict(SHAPES["sd21"].vae) | {"sample_size": 512},
+    scheduler=dict(SHAPES["sd21"].scheduler) | {"prediction_type": "epsilon"},
+)
+
 
 def reduced(shape: Shape) -> Shape:
     """The same kind of model with tiny networks: two UNet levels, attention in one block, one layer a block."""
@@ -139,22 +161,28 @@ def make_base(folder: Path, shape: Shape) -> dict[str, int]:
         pad_token_id=tokenizer.pad_token_id,
         **shape.text_encoder,
     )
-    makers = {
-        "unet": lambda: UNet2DConditionModel(**shape.unet),
-        "vae": lambda: AutoencoderKL(**shape.vae),
-        "text_encoder": lambda: CLIPTextModel(text),
+    makers: dict[str, Callable[[], Any]] = {
+        "unet": partial(UNet2DConditionModel, **shape.unet),
+        "vae": partial(AutoencoderKL, **shape.vae),
+        "text_encoder": partial(CLIPTextModel, text),
     }
     parameters = {}
     for place, (part, make) in enumerate(makers.items()):
-        torch.manual_seed(shape.seed * 10 + place)
-        module = make()
-        parameters[part] = sum(value.numel() for value in module.parameters())
-        torch.nn.Module.to(module, torch.float16)
-        module.save_pretrained(folder / part, safe_serialization=True, max_shard_size="1TB")
-        del module
-        gc.collect()
+        parameters[part] = write_network(folder / part, make, shape.seed * 10 + place)
     (folder / "scheduler").mkdir(exist_ok=True)
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(dict(shape.scheduler), indent=2), "utf-8")
+    return parameters
+
+
+def write_network(folder: Path, make: Callable[[], Any], seed: int) -> int:
+    """Write a network of diffusers or transformers with random weights, as float16; returns its parameters."""
+    torch.manual_seed(seed)
+    module = make()
+    torch.nn.Module.to(module, torch.float16)
+    module.save_pretrained(folder, safe_serialization=True, max_shard_size="1TB")
+    parameters: int = sum(value.numel() for value in module.parameters())
+    del module
+    gc.collect()
     return parameters
 
 
@@ -163,16 +191,10 @@ def make_adapter(folder: Path, base: Path, shape: Shape) -> int:
 
     Its scores are spread too, so that boxes can be compared: an untrained head's all lie at the prior.
     """
-    from engines.adapter.info import AdapterConfig, AdapterInfo
     from engines.adapter.model import DetectionAdapter, save_adapter
-    from engines.adapter.pyramid import pyramid_channels
     from engines.diffusion.base_model import base_hash
 
-    config = AdapterConfig(
-        channels=pyramid_channels(json.loads((base / "unet" / "config.json").read_text("utf-8"))),
-        num_classes=len(CLASS_NAMES),
-        **shape.adapter,
-    )
+    config = AdapterConfig(channels=pyramid_channels(shape.unet), num_classes=len(CLASS_NAMES), **shape.adapter)
     torch.manual_seed(shape.seed * 10 + 9)
     adapter = DetectionAdapter(config)
     network: Any = adapter.head
@@ -196,3 +218,52 @@ def make_adapter(folder: Path, base: Path, shape: Shape) -> int:
     )
     save_adapter(folder, adapter.eval(), info)
     return sum(value.numel() for value in adapter.parameters())
+
+
+def bare_bundle(
+    folder: Path, shape: Shape, info: AdapterInfo | None = None,
+    activations: Mapping[str, tuple[float, float]] | None = None,
+) -> Bundle:  # fmt: skip
+    """What lies in `folder` as a bundle that nothing was exported for: enough for a backend that reads what is there.
+
+    `info` is the adapter's, where there is one; `activations` are the ranges that int8 needs.
+    """
+    channels = pyramid_channels(shape.unet)
+    numbers = ModelShape(
+        latent_channels=shape.vae["latent_channels"],
+        vae_stride=2 ** (len(shape.vae["block_out_channels"]) - 1),
+        pyramid=channels,
+        text_length=TEXT_LENGTH,
+        hidden_size=shape.text_encoder["hidden_size"],
+        vocabulary=VOCABULARY,
+        train_timesteps=shape.scheduler["num_train_timesteps"],
+        queries=shape.adapter["queries"],
+        classes=len(CLASS_NAMES),
+    )
+    specs = graph_specs(numbers)
+    manifest = Manifest(
+        format=FORMAT, class_names=CLASS_NAMES, weights_dtype="float16", graph_dtype="float32", timestep=1,
+        short_side=min(shape.frame), frame=shape.frame, base_hash="" if info is None else info.base_hash, style=STYLE,
+        prompts={}, generate={}, latent_channels=numbers.latent_channels, vae_stride=numbers.vae_stride,
+        latent_multiple=2 ** (len(channels) - 1), text_length=TEXT_LENGTH, hidden_size=numbers.hidden_size,
+        graphs={name: spec.to_json() for name, spec in specs.items()}, made_with={}, figures={}, files={},
+        activations=dict(activations or {}),
+    )  # fmt: skip
+    return Bundle(folder, manifest, specs, cast(AdapterInfo, info), dict(shape.scheduler), "random weights")
+
+
+def main() -> None:
+    """Write both, and print their parameters as one JSON line."""
+    options = parser(__doc__)
+    options.add_argument("shape", choices=sorted(SHAPES))
+    options.add_argument("work", type=Path, help="folder for base and adapter")
+    options.add_argument("--toy", action="store_true", help="tiny networks")
+    given = options.parse_args()
+    shape = reduced(SHAPES[given.shape]) if given.toy else SHAPES[given.shape]
+    parameters = make_base(given.work / "base", shape)
+    parameters["adapter"] = make_adapter(given.work / "adapter", given.work / "base", shape)
+    print(json.dumps(parameters))
+
+
+if __name__ == "__main__":
+    main()

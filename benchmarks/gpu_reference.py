@@ -19,8 +19,7 @@ from engines.common.streams import fetch
 from engines.diffusion.libraries import silence_libraries
 
 GUIDANCE = 7.5  # the reference's
-# Of torch.compile's modes: both have CUDA graphs of their own; the second tries kernels, too, which takes minutes.
-MODE, TUNED_MODE = "reduce-overhead", "max-autotune"
+MODE = "reduce-overhead"  # of torch.compile; it has CUDA graphs of its own
 
 
 class Diffusers:
@@ -97,7 +96,7 @@ class Diffusers:
         self._pipe.image_processor.postprocess(decoded, output_type="pil")
         logits, boxes = (value.numpy() for value in fetch(*self._label(latents, states)))
         frame = (width, height)
-        return sum(len(detections(logits[i], boxes[i], frame, 1.0, frame)[0]) for i in range(batch))
+        return sum(len(detections(logits[i], boxes[i], frame, 1.0, frame)) for i in range(batch))
 
     def _label(self, latents: torch.Tensor, states: torch.Tensor) -> Sequence[torch.Tensor]:
         """Logits and boxes."""
@@ -122,7 +121,7 @@ class Diffusers:
         spec = self._bundle.specs["unet"]
         width, height = (side // self._bundle.vae_stride for side in self._bundle.frame)
         shapes = spec.input_shapes({"B": rows, "h": height, "w": width})
-        half = self._network.unet.dtype
+        half: torch.dtype = self._pipe.unet.dtype
         sample, states = (
             torch.randn(shapes[name], device=self.device).to(half) for name in ("sample", "encoder_hidden_states")
         )

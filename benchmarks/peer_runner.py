@@ -1,16 +1,15 @@
 """Paints jobs on one of optimum's pipelines; runs inside that peer's own environment, without anything of dengine.
 
-    PEER_PYTHON peer_runner.py --peer openvino --jobs JOBS.json --work WORK --out RESULT.json
+    PEER_PYTHON peer_runner.py WORK/asked.json
 
-`peers.py` writes JOBS.json and starts this. It exports the model once into WORK (not timed), times one full batch of
-every batch size and setting, and paints the whole workload with what promises to be fastest. Jobs that take the same
-number of steps share batches, since a pipeline has one strength a call. Every image is written as a JPEG before the
-clock stops. A setting that does not run is listed with its error.
+`peers.py` writes what is asked (`measure`) and starts this. It exports the model once (not timed), times one full batch
+of every batch size and kind of setting, and paints the whole workload with what promises to be fastest. Jobs that take
+the same number of steps share batches, since a pipeline has one strength a call. Every image is written as a JPEG
+before the clock stops. A setting that does not run is listed with its error.
 
 Knows: the two pipelines and their settings. Does not know: where jobs come from, boxes, or other engines.
 """
 
-import argparse
 import gc
 import importlib
 import importlib.metadata
@@ -27,6 +26,7 @@ PACKAGES = (
     "optimum", "optimum-intel", "optimum-onnx", "torch", "diffusers", "transformers", "openvino", "onnxruntime",
 )  # fmt: skip
 JPEG_QUALITY = 95
+BATCHES = (1, 2, 4, 8, 16)  # that are tried
 SEARCH_RUNS = 2  # timed calls of a batch in the search; the faster counts
 PAINTED = 2  # kinds of settings that paint the whole workload: what the search predicts of dynamic shapes is too good
 FALLEN = 0.95  # share of the best images/s below which no larger batch is tried, as in the search of the baseline
@@ -48,12 +48,12 @@ class Setting:
     batch: int  # images a call
 
 
-def settings_of(peer: str, batches: Sequence[int], bf16: bool, int8: bool) -> list[Setting]:
-    """Every setting that is tried. ONNX Runtime's pipeline has no static shapes, and its CPU kernels no bf16."""
+def kinds_of(peer: str, bf16: bool, int8: bool) -> list[tuple[str, bool]]:
+    """(precision, static) of what is tried. ONNX Runtime's pipeline has no static shapes, its CPU kernels no bf16."""
     if peer == "onnxruntime":
-        return [Setting("f32", False, batch) for batch in batches]
+        return [("f32", False)]
     precisions = INT8 if int8 else ("bf16", "f32") if bf16 else ("f32",)
-    return [Setting(p, static, batch) for p in precisions for static in (True, False) for batch in batches]
+    return [(precision, static) for precision in precisions for static in (True, False)]
 
 
 def groups_of(jobs: Sequence[Job]) -> dict[int, list[Job]]:
@@ -187,39 +187,36 @@ def paint(pipeline: Any, batch: Sequence[Job], known: Mapping[str, Any], folder:
 
 
 def search(
-    peer: str, exported: Path, known: Mapping[str, Any], folder: Path, settings: Sequence[Setting]
+    peer: str, exported: Path, known: Mapping[str, Any], folder: Path, kinds: Sequence[tuple[str, bool]]
 ) -> list[dict[str, Any]]:
-    """Seconds of a full batch of every setting, and what the workload should then take; or its error.
+    """Seconds of a full batch of every kind and batch size, and what the workload should then take; or the error.
 
-    Batch sizes go up, in each precision and shape, until one is slower than FALLEN of the best before it.
+    Batch sizes go up until one is slower than FALLEN of the best before it.
     """
     middle = sorted(known["jobs"], key=lambda job: job["steps"])[len(known["jobs"]) // 2]
     alike = groups_of(known["jobs"])[middle["steps"]]
     found: list[dict[str, Any]] = []
-    best: dict[tuple[str, bool], float] = {}  # images/s so far
-    over: set[tuple[str, bool]] = set()
-    for setting in settings:
-        kind = (setting.precision, setting.static)
-        if kind in over:
-            continue
-        entry: dict[str, Any] = asdict(setting)
-        try:
-            pipeline = load(peer, exported, setting, known)
-            batch = [alike[place % len(alike)] for place in range(setting.batch)]
-            paint(pipeline, batch, known, folder)
-            seconds = min(_timed(pipeline, batch, known, folder) for _ in range(SEARCH_RUNS))
-            rate = setting.batch / seconds
-            if rate < FALLEN * best.get(kind, 0.0):
-                over.add(kind)
-            best[kind] = max(rate, best.get(kind, 0.0))
-            entry["batch_seconds"] = seconds
-            entry["predicted_seconds"] = predicted_seconds(known["jobs"], setting, seconds, middle["steps"])
-        except Exception as error:  # whatever the peer raises is what the table says of it
-            entry["error"] = one_line(error)
-        found.append(entry)
-        print(json.dumps(entry), file=sys.stderr, flush=True)
-        pipeline = None
-        gc.collect()
+    for precision, static in kinds:
+        best = 0.0  # images/s
+        for size in BATCHES:
+            setting = Setting(precision, static, size)
+            found.append(asdict(setting))
+            try:
+                pipeline = load(peer, exported, setting, known)
+                batch = [alike[place % len(alike)] for place in range(size)]
+                paint(pipeline, batch, known, folder)
+                seconds = min(_timed(pipeline, batch, known, folder) for _ in range(SEARCH_RUNS))
+            except Exception as error:  # whatever the peer raises is what the report says of it
+                found[-1]["error"] = one_line(error)
+                continue
+            finally:
+                pipeline = None
+                gc.collect()
+                print(json.dumps(found[-1]), file=sys.stderr, flush=True)
+            found[-1]["predicted_seconds"] = predicted_seconds(known["jobs"], setting, seconds, middle["steps"])
+            if size / seconds < FALLEN * best:
+                break
+            best = max(best, size / seconds)
     return found
 
 
@@ -252,28 +249,32 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
-def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """Export, search and paint; what went wrong as text."""
-    known = json.loads(given.jobs.read_text("utf-8")) | {"bf16": given.bf16}
-    folder = given.jobs.parent
-    exported = given.work / f"exported-{known['model']}"
-    result: dict[str, Any] = {"peer": given.peer, "versions": versions()}
+def measure(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Export, search and paint; what went wrong as text.
+
+    `asked`: `peer`, `jobs` (file), `work` (folder for exports), `images` (folder), `bf16` (the processor multiplies
+    it), `int8` (it and nothing else).
+    """
+    peer, jobs, work = asked["peer"], Path(asked["jobs"]), Path(asked["work"])
+    known: dict[str, Any] = json.loads(jobs.read_text("utf-8")) | {"bf16": asked["bf16"]}
+    exported = work / f"exported-{known['model']}"
+    result: dict[str, Any] = {"versions": versions()}
     try:
-        export(given.peer, folder / known["model"], exported)
+        export(peer, jobs.parent / known["model"], exported)
     except Exception as error:  # see `search`
         return result | {"error": f"export: {one_line(error)}"}
-    settings = settings_of(given.peer, [int(text) for text in given.batches.split(",")], given.bf16, given.int8)
-    result["search"] = search(given.peer, exported, known, folder, settings)
-    result["painted"] = []
-    for setting in promising(result["search"]):
+    found = search(peer, exported, known, jobs.parent, kinds_of(peer, asked["bf16"], asked["int8"]))
+    result |= {"search": found, "painted": []}
+    for setting in promising(found):
         try:
-            result["painted"].append(run(given.peer, exported, known, folder, setting, given.images))
+            result["painted"].append(run(peer, exported, known, jobs.parent, setting, Path(asked["images"])))
         except Exception as error:  # see `search`
             result["painted"].append(asdict(setting) | {"error": one_line(error)})
     painted = [one for one in result["painted"] if "error" not in one]
     if painted:
-        return result | max(painted, key=lambda one: float(one["images_per_second"]))
-    return result | {"error": (result["painted"] or result["search"])[0]["error"]}
+        best: dict[str, Any] = max(painted, key=lambda one: float(one["images_per_second"]))
+        return result | best
+    return result | {"error": (result["painted"] or found)[0]["error"]}
 
 
 def promising(found: Sequence[Mapping[str, Any]]) -> list[Setting]:
@@ -285,23 +286,6 @@ def promising(found: Sequence[Mapping[str, Any]]) -> list[Setting]:
     return list(best.values())[:PAINTED]
 
 
-def main() -> None:
-    """Measure, and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", choices=("openvino", "onnxruntime"), required=True)
-    parser.add_argument("--jobs", type=Path, required=True, help="what peers.py wrote")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the export")
-    parser.add_argument("--images", type=Path, required=True, help="folder for the images")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file for the result")
-    parser.add_argument("--batches", default="1,2,4,8,16", help="batch sizes to try")
-    parser.add_argument("--bf16", action="store_true", help="the processor multiplies bf16: try it")
-    parser.add_argument("--int8", action="store_true", help="try int8, and nothing else")
-    given = parser.parse_args()
-    given.work.mkdir(parents=True, exist_ok=True)
-    result = measure(given)
-    given.out.write_text(json.dumps(result, indent=1), "utf-8")
-    print(json.dumps({key: value for key, value in result.items() if key != "search"}))
-
-
 if __name__ == "__main__":
-    main()
+    request = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    Path(request["out"]).write_text(json.dumps(measure(request), indent=1), "utf-8")

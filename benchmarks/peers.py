@@ -1,45 +1,39 @@
 """The committed workload on optimum's pipelines: OpenVINO and ONNX Runtime, each at its own best batch and precision;
 OpenVINO once more in int8, as optimum quantizes a pipeline, since int8 changes what is painted.
 
-    python benchmarks/peers.py --work WORK --references FOLDER --jobs 256 --out peers.json
+    python benchmarks/peers.py --work WORK --references FOLDER --out peers.md
 
 Each peer gets a virtual environment under WORK, the same jobs as ours (crops as PNG, prompts, strengths, steps), the
 same weights and the same processor, and `peer_runner.py` paints them there. A peer that cannot run is listed with its
-error and the versions tried. Prints a table, and one JSON line last.
-
-In the peers' favour: export and loading are not timed, crops are cut beforehand, and there are no boxes. Peers paint
-pictures; what a user needs besides is the label pass, in PyTorch, since no peer gives the UNet's features. Its time is
-measured here, in dengine's own environment (the adapter needs a newer transformers than the peers allow), on latents
-that are there already; a second figure adds it.
+error and the versions tried. In the peers' favour: export and loading are not timed, crops are cut beforehand, and
+they paint pictures without boxes.
 
 Knows: environments, and how our jobs become files. Does not know optimum: `peer_runner` does.
 """
 
-import argparse
 import dataclasses
 import importlib.metadata
 import json
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import peer_runner
+from benchmarks.records import Record, Tell, here, measured_on, parser, table, write_report
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
-from engines.common.files import write_atomic, write_json
+from engines.common.files import write_json
 from engines.errors import UsageError
 from engines.measure.workload import WORKLOAD, Workload, jobs_of
 
-RUNNER = Path(__file__).resolve().parent / "peer_runner.py"
-JOBS, MODEL, CROPS = "jobs.json", "model", "crops"
-BATCHES = "1,2,4,8,16"
+RUNNER = Path(peer_runner.__file__).resolve()
+JOBS, MODEL, CROPS, ASKED = "jobs.json", "model", "crops", "asked.json"
 PARTS = ("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
-LABEL_BATCHES, LABEL_CALLS = (1, 4, 8), 5
 
 
 @dataclass(frozen=True)
@@ -150,15 +144,8 @@ def write_jobs(folder: Path, workload: Workload, bundle: Bundle, references: Pat
     for job in made.jobs:
         crop = f"{CROPS}/{job.index:08d}.png"
         Image.fromarray(read_crop(made.plan, job)).save(folder / crop)
-        jobs.append(
-            {
-                "index": job.index,
-                "prompt": job.prompt,
-                "strength": job.strength,
-                "steps": made.steps(job),
-                "crop": crop,
-            }
-        )
+        found = {"index": job.index, "prompt": job.prompt, "strength": job.strength, "steps": made.steps(job)}
+        jobs.append(found | {"crop": crop})
     value = {
         "model": model,
         "frame": list(workload.frame),
@@ -168,11 +155,11 @@ def write_jobs(folder: Path, workload: Workload, bundle: Bundle, references: Pat
         "negative_prompt": made.options["negative_prompt"],
         "jobs": jobs,
     }
-    write_atomic(folder / JOBS, (json.dumps(value, indent=1) + "\n").encode())
+    write_json(folder / JOBS, value)
     return folder / JOBS
 
 
-def run_peer(peer: Peer, jobs: Path, work: Path, batches: str = BATCHES) -> dict[str, Any]:
+def run_peer(peer: Peer, jobs: Path, work: Path) -> Record:
     """What `peer_runner` measured, or the error and the versions asked for."""
     from engines.common.devices import cpu_has_bf16
 
@@ -182,50 +169,17 @@ def run_peer(peer: Peer, jobs: Path, work: Path, batches: str = BATCHES) -> dict
     except UsageError as cause:
         return asked | {"error": str(cause)}
     kind = "-int8" if peer.int8 else ""
-    out, images = work / f"result{kind}.json", work / f"images{kind}"
-    out.unlink(missing_ok=True)
-    command: list[object] = [python, RUNNER, "--peer", peer.name, "--jobs", jobs, "--work", work, "--out", out]
-    command += ["--images", images]
-    command += ["--batches", batches, *(["--bf16"] if cpu_has_bf16() else []), *(["--int8"] if peer.int8 else [])]
+    out, said, images = work / f"result{kind}.json", work / f"log{kind}", work / f"images{kind}"
+    request = {"jobs": str(jobs), "work": str(work), "images": str(images), "out": str(out), "bf16": cpu_has_bf16()}
+    write_json(work / ASKED, asked | request)
     shutil.rmtree(images, ignore_errors=True)
-    with (work / f"log{kind}").open("w", encoding="utf-8") as log:
-        done = subprocess.run([str(word) for word in command], stdout=log, stderr=log, check=False)
-    if not out.exists():
-        lines = [line for line in (work / f"log{kind}").read_text("utf-8").splitlines() if line.strip()]
-        return asked | {"error": f"exit {done.returncode}: {lines[-1] if lines else 'it said nothing'}"[:300]}
+    for path in (out, said):
+        path.unlink(missing_ok=True)
+    try:
+        _logged([python, RUNNER, work / ASKED], said)
+    except UsageError as cause:
+        return asked | {"error": str(cause)[:300]}
     return asked | dict(json.loads(out.read_text("utf-8")))
-
-
-def label_seconds(bundle: Bundle, workload: Workload) -> dict[str, Any]:
-    """Seconds an image of the label pass and the adapter in PyTorch float32, at its best batch, on latents at hand."""
-    import torch
-
-    from engines.backends.registry import open_backend
-    from engines.painting.networks import Labeller
-
-    backend = open_backend(bundle, "torch", precision="f32", device="cpu")
-    w, h = (side // bundle.vae_stride for side in workload.frame)
-    latents = torch.randn((bundle.latent_channels, h, w), generator=torch.Generator().manual_seed(0))
-    states = torch.zeros((bundle.text_length, bundle.hidden_size))
-    found: dict[str, float] = {}
-    for batch in LABEL_BATCHES:
-        labeller = Labeller(bundle, backend, batch, h, w)
-        times = []
-        for _ in range(LABEL_CALLS + 1):
-            begun = time.perf_counter()
-            labeller(
-                [latents] * batch, [states] * batch, [(0, i) for i in range(batch)], [str(i) for i in range(batch)]
-            )
-            times.append(time.perf_counter() - begun)
-        found[str(batch)] = sorted(times[1:])[LABEL_CALLS // 2] / batch
-    return {"seconds_an_image": min(found.values()), "by_batch": found}
-
-
-def with_labels(result: Mapping[str, Any], label: float) -> float | None:
-    """images/s of a peer with `label` seconds an image added for labels; None for one that did not run."""
-    if "error" in result:
-        return None
-    return 1.0 / (1.0 / float(result["images_per_second"]) + label)
 
 
 def fastest(results: Sequence[Mapping[str, Any]], *, int8: bool) -> Mapping[str, Any] | None:
@@ -234,60 +188,69 @@ def fastest(results: Sequence[Mapping[str, Any]], *, int8: bool) -> Mapping[str,
     return max(ran, key=lambda result: float(result["images_per_second"]), default=None)
 
 
-def table(results: Sequence[Mapping[str, Any]], label: float) -> str:
-    """The peers as a markdown table."""
-    lines = [
-        "| peer | versions | setting | images/s, pictures alone | images/s, with labels |",
-        "|---|---|---|---|---|",
-    ]
+def report(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The peers with their versions, and what they were tried with."""
+    if results:
+        yield (
+            "The same jobs on optimum's pipelines, each in an environment of its own at its best batch, shapes and "
+            "precision of float32 and bf16. In their favour: crops are cut beforehand, export, quantization and "
+            "loading are not timed, and they paint pictures without boxes. int8 is quantized by optimum with "
+            f'{peer_runner.SAMPLES} calls of the UNet while it paints the jobs\' prompts: "hybrid" is its own choice '
+            'for diffusion models, "full" has matrix products compute in int8 as well. What int8 does to the pictures '
+            "was not judged for them."
+        )
+    yield table(("peer", "versions", "setting", "images/s"), map(_cells, results))
     for result in results:
-        known = result.get("versions") or {}
-        told = ", ".join(f"{name} {version}" for name, version in known.items())
-        told = told or "asked for: " + ", ".join(result["requirements"])
-        if "error" in result:
-            lines.append(f"| {result['title']} | {told} | does not run: {result['error'].replace('|', '/')} | - | - |")
-            continue
-        shapes = "static" if result["static"] else "dynamic"
-        setting = f"{result['precision']}, {shapes} shapes, batch {result['batch']}"
-        both = with_labels(result, label)
-        lines.append(f"| {result['title']} | {told} | {setting} | {result['images_per_second']:.2f} | {both:.2f} |")
-    return "\n".join(lines) + "\n"
+        painted = [f"{setting_of(one)}: {one['images_per_second']:.2f}" for one in result.get("painted", ())
+                   if "error" not in one]  # fmt: skip
+        if painted:
+            yield f"{result['title']}, images/s of all images: {'; '.join(painted)}."
 
 
-def measure(
-    work: Path, workload: Workload, references: Path, bundle: Path | None = None, names: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Every peer (or those named), one after the other: {"peers": [...], "label": ...}.
+def setting_of(one: Mapping[str, Any]) -> str:
+    """How a peer painted."""
+    return f"{one['precision']}, {'static' if one['static'] else 'dynamic'} shapes, batch {one['batch']}"
 
-    int8 is left out where the processor has none.
+
+def _cells(result: Mapping[str, Any]) -> Sequence[str]:
+    told = ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items())
+    told = told or "asked for: " + ", ".join(result["requirements"])
+    if "error" in result:
+        return result["title"], told, f"does not run: {result['error']}", "-"
+    return result["title"], told, setting_of(result), f"{result['images_per_second']:.2f}"
+
+
+def measure(work: Path, workload: Workload, references: Path, bundle: Path | None = None) -> Record:
+    """Every peer, one after the other, as `peers`; int8 is left out where the processor has none.
+
+    With an `error` where one does not run, so that they are tried again next time.
     """
     from engines.common.devices import cpu_has_int8
 
-    opened = open_bundle(bundle or default_bundle())
-    jobs = write_jobs(work, workload, opened, references)
-    wanted = [peer for peer in PEERS if (not names or peer.name in names) and (cpu_has_int8() or not peer.int8)]
+    jobs = write_jobs(work, workload, open_bundle(bundle or default_bundle()), references)
+    wanted = [peer for peer in PEERS if cpu_has_int8() or not peer.int8]
     results = [run_peer(peer, jobs, work / peer.name) for peer in wanted]
-    return {"peers": results, "label": label_seconds(opened, workload)}
+    failed = [f"{result['title']}: {result['error']}" for result in results if "error" in result]
+    return {"peers": results} | ({"error": "; ".join(failed)} if failed else {})
+
+
+def peers_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
+    """For `alone`: `measure` in `work`."""
+    tell("painting with the peers")
+    bundle = None if arguments["bundle"] is None else Path(arguments["bundle"])
+    workload = Workload.from_json(arguments["workload"])
+    return measure(Path(arguments["work"]), workload, Path(arguments["references"]), bundle)
 
 
 def main() -> None:
-    """Measure, print, and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for environments, exports and images; kept")
-    parser.add_argument("--references", type=Path, required=True, help="images to repaint, as speed.py paints them")
-    parser.add_argument("--bundle", type=Path, default=None, help="a bundle; the bundled model without it")
-    parser.add_argument("--jobs", type=int, default=WORKLOAD.jobs)
-    parser.add_argument(
-        "--peer", action="append", choices=sorted({peer.name for peer in PEERS}), help="one of them only"
-    )
-    parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    given = parser.parse_args()
+    """Measure, print, and write the report."""
+    options = parser(__doc__, "work", "out", "bundle", required=("work",))
+    options.add_argument("--references", type=Path, required=True, help="images to repaint, as speed.py paints them")
+    options.add_argument("--jobs", type=int, default=WORKLOAD.jobs)
+    given = options.parse_args()
     workload = dataclasses.replace(WORKLOAD, jobs=given.jobs)
-    result = measure(given.work, workload, given.references, given.bundle, given.peer or ())
-    if given.out is not None:
-        write_json(given.out, result)
-    print(table(result["peers"], result["label"]["seconds_an_image"]))
-    print(json.dumps(result))
+    value = here() | measure(given.work.resolve(), workload, given.references, given.bundle)
+    write_report(("# Peers", measured_on(value), *report(value["peers"])), value, given.out)
 
 
 if __name__ == "__main__":

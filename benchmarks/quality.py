@@ -2,19 +2,18 @@
 
     python benchmarks/quality.py --data DATA --split val --jobs 64
 
-Prints a table, and one JSON line last. Without --bundle it is the bundled model that is measured.
+Prints a report, and one JSON line last.
 """
 
-import argparse
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.records import Record, here, measured_on, parser, say, table, write_report
 from engines.adapter.inference import prepare_frame
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.datasets.dataset import open_dataset
@@ -39,27 +38,29 @@ def reconstruction(bundle: Bundle, data: Path, split: str | None) -> tuple[int, 
 
 def main() -> None:
     """Measure, and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=None, help="a bundle; the bundled model without it")
-    parser.add_argument("--data", type=Path, default=None, help="dataset to rebuild with the VAE")
-    parser.add_argument("--split", default=None, help="part of the dataset")
-    parser.add_argument("--jobs", type=int, default=64, help="images to paint on every engine; 0 for none")
-    given = parser.parse_args()
+    options = parser(__doc__, "bundle", "out")
+    options.add_argument("--data", type=Path, default=None, help="dataset to rebuild with the VAE")
+    options.add_argument("--split", default=None, help="part of the dataset")
+    options.add_argument("--jobs", type=int, default=64, help="images to paint on every engine; 0 for none")
+    given = options.parse_args()
     bundle = open_bundle(given.bundle or default_bundle())
-    result: dict[str, object] = {}
+    value: Record = here()
+    parts = ["# Quality of a bundle", measured_on(value)]
     if given.data is not None:
         count, mean, lowest = reconstruction(bundle, given.data, given.split)
-        print(f"VAE, encode and decode of {count} images: PSNR {mean:.2f} dB on average, {lowest:.2f} dB at the lowest")
-        result["vae_psnr"] = {"images": count, "mean": round(mean, 2), "lowest": round(lowest, 2)}
+        parts.append(f"VAE, encode and decode of {count} images: PSNR {mean:.2f} dB, {lowest:.2f} dB at the lowest.")
+        value["vae_psnr"] = {"images": count, "mean": round(mean, 2), "lowest": round(lowest, 2)}
     if given.jobs:
         found = compare_engines(
-            bundle, variants(installed_engines(), bundle.manifest.graph_dtype), print, jobs=given.jobs, steps=None
+            bundle, variants(installed_engines(), bundle.manifest.graph_dtype), say, jobs=given.jobs, steps=None
         )
-        for row in found:
-            labels = "no boxes" if row.ap50 is None else f"AP50 {row.ap50:.3f}"
-            print(f"{row.engine} {row.precision} against torch f32, {row.jobs} jobs: PSNR {row.psnr:.1f} dB, {labels}")
-        result["agreement"] = [vars(row) for row in found]
-    print(json.dumps(result))
+        rows = [
+            (row.engine, row.precision, row.jobs, f"{row.psnr:.1f}", "-" if row.ap50 is None else f"{row.ap50:.3f}")
+            for row in found
+        ]
+        parts.append(table(("against torch f32", "precision", "jobs", "PSNR, dB", "AP50 of the labels"), rows))
+        value["agreement"] = [vars(row) for row in found]
+    write_report(parts, value, given.out)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A tick of a UNet of Stable Diffusion 2's size: diffusers in float32 against a bundle's graph on OpenVINO.
 
 Knows: how to make the UNet (random weights) and its graph without the rest of a bundle, and how to time one guided
-step of one image, two rows of 64x64 latents: network, guidance and update. Each function is a task of
+step of one image, two rows of latents: network, guidance and update. Each function is a task of
 `engines.measure.alone`, in a process of its own: the networks do not fit beside each other. Does not know what the
 figures are compared with.
 
@@ -9,31 +9,27 @@ The UNet alone is exported, a minute of work where a whole bundle takes a quarte
 `generate` takes: `open_backend` and the slot sampler.
 """
 
-import gc
 import json
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import full_size_models
 import numpy as np
 import torch
 
-from engines.bundle.bundle import FORMAT, Bundle, Manifest
-from engines.bundle.graphs import GraphSpec, ModelShape, graph_specs
+from benchmarks import full_size_models as models
+from benchmarks.records import Record, Tell
+from engines.measure.timing import spread
 
-Tell = Callable[[str], None]
 GUIDANCE = 4.0
 WARM_UP, TICKS = 1, 4  # ticks that are not counted, and that are
-LENGTH, QUERIES, CLASSES = full_size_models.TEXT_LENGTH, 900, len(full_size_models.CLASS_NAMES)
 TIMESTEPS = (999, 700, 400, 100, 1)  # that the ranges of int8 are measured at
 COMPARED = 500  # timestep of the call whose output is compared
 _WEIGHTS, _RANGES, _OUTPUT = "unet/diffusion_pytorch_model.safetensors", "ranges.json", "output.npy"
 
 
-def make_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
+def make_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
     """Write the UNet, weights as float16, its graph, and the ranges that int8 needs, to `folder`, where they are not
     there; `toy` for a tiny one.
     """
@@ -47,38 +43,32 @@ def make_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     begun = time.perf_counter()
     if not (folder / "unet.onnx").exists():
         tell("making the UNet")
-        torch.manual_seed(shape.seed * 10)
-        unet: Any = UNet2DConditionModel(**shape.unet)
-        torch.nn.Module.to(unet, torch.float16)
-        unet.save_pretrained(folder / "unet", safe_serialization=True, max_shard_size="1TB")
-        del unet
-        gc.collect()
+        models.write_network(folder / "unet", lambda: UNet2DConditionModel(**shape.unet), shape.seed * 10)
         tell("exporting the UNet")
         module = PyramidUNet(_load(folder)).eval()
-        export_graph(module, _spec(shape), folder / "unfinished.onnx", _WEIGHTS)
+        spec = models.bare_bundle(folder, shape).specs["unet"]
+        export_graph(module, spec, folder / "unfinished.onnx", _WEIGHTS)
         (folder / "unfinished.onnx").rename(folder / "unet.onnx")
     if not (folder / _RANGES).exists():
         unet = _load(folder)
         with torch.no_grad(), watched(unet) as ranges:
             for timestep in TIMESTEPS:
                 tell(f"measuring ranges at t = {timestep}")
-                latents, states = _inputs(shape, int(arguments["side"]), seed=timestep)
+                latents, states = _inputs(shape, seed=timestep)
                 unet(latents, timestep, encoder_hidden_states=states[None])
         (folder / _RANGES).write_text(json.dumps(ranges), "utf-8")
-    return {"seconds": time.perf_counter() - begun, "parameters": _parameters(folder)}
+    return {"seconds": time.perf_counter() - begun}
 
 
-def diffusers_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
+def diffusers_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
     """Seconds of a step as diffusers' pipeline does it, in float32. Leaves an output behind, to compare others with."""
     from diffusers import DDIMScheduler
 
-    from engines.measure.timing import spread
-
-    side, shape = int(arguments["side"]), _shape(arguments)
+    shape = _shape(arguments)
     unet: Any = _load(Path(arguments["folder"]))
     scheduler: Any = DDIMScheduler.from_config(dict(shape.scheduler))
     scheduler.set_timesteps(25)
-    latents, states = _inputs(shape, side)
+    latents, states = _inputs(shape)
     rows = torch.stack([-states, states])
     seconds = []
     with torch.no_grad():
@@ -92,32 +82,32 @@ def diffusers_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
             guided = uncond + GUIDANCE * (cond - uncond)
             latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
             seconds.append(time.perf_counter() - begun)
-    return {"seconds": spread(seconds[WARM_UP:]).to_json(), "threads": torch.get_num_threads()}
+    return {"seconds": spread(seconds[WARM_UP:]).to_json()}
 
 
-def ours_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
+def ours_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
     """Seconds of a tick of ours in `precision`, its operations, and the matmul rates of the same process.
 
-    With `whole` both rows go through the network at once, otherwise as `generate` has it for networks of this size:
-    row by row, in int8 pair by pair. `relative_error` is that of the network's output against diffusers' on the same
-    inputs.
+    The network runs as `generate` has it at this size: row by row, in int8 pair by pair. `relative_error` is that of
+    its output against diffusers' on the same inputs.
     """
     from engines.backends.registry import open_backend
     from engines.common.devices import resolve_threads
     from engines.diffusion.sampler import SlotSampler, Task
     from engines.diffusion.schedule import make_schedule
     from engines.measure.roofline import SIZES, best_rates, matmul_rates
-    from engines.measure.timing import spread
 
-    side, shape, folder = int(arguments["side"]), _shape(arguments), Path(arguments["folder"])
-    spec = _spec(shape)
-    sizes = SIZES[:1] if arguments.get("toy") else SIZES
+    shape, folder = _shape(arguments), Path(arguments["folder"])
+    sizes = SIZES[:1] if arguments["toy"] else SIZES
     best = best_rates(matmul_rates(torch.device("cpu"), resolve_threads(None), sizes=sizes, tell=tell))
-    bundle = _bundle(folder, spec, shape)
-    backend = open_backend(bundle, "openvino", precision=arguments["precision"], whole=bool(arguments["whole"]))
+    ranges = json.loads((folder / _RANGES).read_text("utf-8"))
+    bundle = models.bare_bundle(folder, shape, activations={name: (low, high) for name, (low, high) in ranges.items()})
+    backend = open_backend(bundle, "openvino", precision=arguments["precision"])
     tell("compiling the UNet")
-    shapes = spec.input_shapes({"B": 2, "h": side, "w": side})
-    call = backend.prepare("unet", shapes, ["model_output"], varies="encoder_hidden_states")
+    latents, states = _inputs(shape)
+    h, w = latents.shape[2:]
+    shapes = bundle.specs["unet"].input_shapes({"B": 2, "h": h, "w": w})
+    call = backend.prepare("unet", shapes, ["model_output"], "encoder_hidden_states", "sampler")
     times: list[float] = []
 
     def told() -> None:
@@ -126,18 +116,29 @@ def ours_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
 
     schedule = make_schedule(shape.scheduler, "ddim", WARM_UP + TICKS + 1)
     sampler = SlotSampler(call, schedule, slots=1, rows=2, guidance_scale=GUIDANCE, told=told)
-    latents, states = _inputs(shape, side)
     for _ in sampler.run([Task(0, 0, None, 0, states, -states)]):
         pass
     seconds = [after - before for before, after in zip(times[WARM_UP:], times[WARM_UP + 1 :], strict=False)]
     return {
         "seconds": spread(seconds).to_json(),
-        "flops": 2 * _flops(shape, side),
+        "flops": 2 * row_flops(shape),
         "rates": {name: {"runtime": r.runtime, "flops_per_second": r.flops_per_second} for name, r in best.items()},
-        "backend": backend.description,
         "precision": backend.precision,
         "relative_error": _relative_error(call, latents, states, folder),
     }
+
+
+def row_flops(shape: models.Shape) -> int:
+    """Operations of the UNet for one row."""
+    from diffusers import UNet2DConditionModel
+
+    from engines.measure.flops import count_flops
+
+    latents, states = _inputs(shape)
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel(**shape.unet)
+    inputs = latents.to("meta"), torch.zeros(1, dtype=torch.int64, device="meta"), states[None].to("meta")
+    return count_flops(lambda: unet(*inputs))
 
 
 def _relative_error(call: Any, latents: torch.Tensor, states: torch.Tensor, folder: Path) -> float:
@@ -150,9 +151,8 @@ def _relative_error(call: Any, latents: torch.Tensor, states: torch.Tensor, fold
     return float((call.outputs["model_output"] - expected).norm() / expected.norm())
 
 
-def _shape(arguments: Mapping[str, Any]) -> full_size_models.Shape:
-    shape = full_size_models.SHAPES["sd21"]
-    return full_size_models.reduced(shape) if arguments.get("toy") else shape
+def _shape(arguments: Mapping[str, Any]) -> models.Shape:
+    return models.reduced(models.SD2_BASE) if arguments["toy"] else models.SD2_BASE
 
 
 def _load(folder: Path) -> Any:
@@ -162,51 +162,9 @@ def _load(folder: Path) -> Any:
     return unet.requires_grad_(False).eval()
 
 
-def _spec(shape: full_size_models.Shape) -> GraphSpec:
-    from engines.adapter.pyramid import pyramid_channels
-
-    width = int(shape.unet["cross_attention_dim"])
-    numbers = ModelShape(4, 8, pyramid_channels(shape.unet), LENGTH, width, 49_408, 1000, QUERIES, CLASSES)
-    return graph_specs(numbers)["unet"]
-
-
-def _bundle(folder: Path, spec: GraphSpec, shape: full_size_models.Shape) -> Bundle:
-    """A bundle of which there is only the UNet: enough for its backend."""
-    levels = len(shape.unet["block_out_channels"])
-    ranges = json.loads((folder / _RANGES).read_text("utf-8"))
-    manifest = Manifest(
-        format=FORMAT, class_names=full_size_models.CLASS_NAMES, weights_dtype="float16", graph_dtype="float32",
-        timestep=1, short_side=min(shape.frame), frame=shape.frame, base_hash="", style=full_size_models.STYLE,
-        prompts={}, generate={}, latent_channels=4, vae_stride=8, latent_multiple=2 ** (levels - 1),
-        text_length=LENGTH, hidden_size=int(shape.unet["cross_attention_dim"]), graphs={"unet": spec.to_json()},
-        made_with={}, figures={}, files={},
-        activations={name: (float(low), float(high)) for name, (low, high) in ranges.items()},
-    )  # fmt: skip
-    return Bundle(folder, manifest, {"unet": spec}, cast(Any, None), dict(shape.scheduler), "")
-
-
-def _inputs(shape: full_size_models.Shape, side: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents [1, 4, side, side] and an embedding [L, D], random."""
+def _inputs(shape: models.Shape, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents [1, 4, h, w] of the shape's frame and an embedding [L, D], random."""
     random = torch.Generator().manual_seed(seed)
-    width = int(shape.unet["cross_attention_dim"])
-    return torch.randn((1, 4, side, side), generator=random), torch.randn((LENGTH, width), generator=random)
-
-
-def _flops(shape: full_size_models.Shape, side: int) -> int:
-    """Operations of one row."""
-    from diffusers import UNet2DConditionModel
-
-    from engines.measure.flops import count_flops
-
-    with torch.device("meta"):
-        unet: Any = UNet2DConditionModel(**shape.unet)
-        width = int(shape.unet["cross_attention_dim"])
-        inputs = (torch.zeros(1, 4, side, side), torch.zeros(1, dtype=torch.int64), torch.zeros(1, LENGTH, width))
-    return count_flops(lambda: unet(*inputs))
-
-
-def _parameters(folder: Path) -> int:
-    """Of the UNet, by its weights file's header."""
-    with (folder / _WEIGHTS).open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    w, h = (side // 8 for side in shape.frame)
+    states = torch.randn((models.TEXT_LENGTH, shape.unet["cross_attention_dim"]), generator=random)
+    return torch.randn((1, 4, h, w), generator=random), states

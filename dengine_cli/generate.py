@@ -7,14 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, Compiled, Device, FollowLinks, Precision, Slots, Threads
-from dengine_cli.parse import (
-    parse_list,
-    parse_near_duplicates,
-    parse_range,
-    parse_score,
-    parse_shard,
-    parse_size,
-)
+from dengine_cli.settings import settings_of
 from engines.common.events import duration
 
 if TYPE_CHECKING:
@@ -123,52 +116,11 @@ def command(
     The same command gives the same files, byte for byte. A run that was stopped goes on when the command is given
     again. Defaults in brackets are those of dengine; a bundle may bring its own.
     """
+    parameters = locals()
     from engines.painting.settings import GenerateSettings
     from engines.runs.generate import generate
 
-    settings = GenerateSettings(
-        out=out,
-        bundle=bundle,
-        count=count,
-        jobs=jobs,
-        shard=parse_shard(shard),
-        reference=reference,
-        reference_split=reference_split,
-        strength=parse_range(strength, "--strength"),
-        flip=flip,
-        size=parse_size(size, "--size"),
-        steps=steps,
-        sampler=sampler,
-        eta=eta,
-        guidance=guidance,
-        guidance_interval=parse_range(guidance_interval, "--guidance-interval"),
-        prompt_template=prompt_template,
-        negative_prompt=negative_prompt,
-        score=parse_score(score),
-        uncertain=uncertain,
-        min_quality=min_quality,
-        max_overlap=max_overlap,
-        label_views=label_views,
-        keep_empty=keep_empty,
-        near_duplicates=parse_near_duplicates(near_duplicates),
-        balance=balance,
-        seed=seed,
-        chunk=chunk,
-        slots=slots,
-        rows=rows,
-        engine=engine,
-        precision=precision,
-        compiled=compiled,
-        threads=threads,
-        device=device,
-        formats=parse_list(formats),
-        image_format=image_format,
-        jpeg_quality=jpeg_quality,
-        val_fraction=val_fraction,
-        skip_bad=skip_bad,
-        follow_links=follow_links,
-        boxes=boxes,
-    )
+    settings = settings_of(GenerateSettings, parameters)
     with console.ProgressBars() as bars, console.stop_at_a_good_place(bars.line) as stop:
         summary = generate(settings, report=console.reporter(bars), stop=stop)
     show_run(summary)

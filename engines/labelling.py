@@ -303,7 +303,9 @@ def _labels(
     report: Report,
 ) -> Iterator[tuple[int, Instances]]:
     """(record, its detections), shape by shape, so that networks are prepared once for each shape."""
-    text = TextEncoder(bundle, backend)
+    text = TextEncoder(bundle, backend, lambda line: report(note(line)))
+    for prompt in dict.fromkeys(prompts):
+        text.read(prompt)
     sizes = [_padded_size(record, bundle.short_side, bundle.size_multiple) for record in records]
     done = 0
     for size, members in groupby(sorted(range(len(records)), key=sizes.__getitem__), key=sizes.__getitem__):

@@ -24,7 +24,7 @@ from engines.bundle.bundle import Bundle
 from engines.datasets.images import read_image
 from engines.diffusion.latents import to_pixels
 from engines.painting.networks import fill, prepare
-from engines.painting.settings import GenerateSettings
+from engines.painting.settings import OPEN, GenerateSettings
 from engines.runs.journal import IMAGES
 from export.agreement import paint_jobs
 
@@ -48,7 +48,7 @@ def measure_activations(bundle: Bundle, threads: int | None = None) -> Ranges:
         jobs = FULL_SIZE_JOBS if full else JOBS
         asked = GenerateSettings(
             out=Path(name) / "run", bundle=bundle.folder, jobs=jobs, chunk=jobs, slots=min(jobs, 4), keep_empty=True,
-            steps=FULL_SIZE_STEPS if full else None,
+            steps=FULL_SIZE_STEPS if full else OPEN,
         )  # fmt: skip
         paint_jobs(bundle, backend, asked)
         _encode(bundle, backend, asked.out / IMAGES)

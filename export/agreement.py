@@ -89,9 +89,10 @@ def compare_engines(
         def paint(engine: str, precision: str) -> list[tuple[npt.NDArray[np.uint8], Entry]]:
             report(f"painting {jobs} image{'s' * (jobs > 1)} on {engine} in {precision}")
             out = next(outs)
+            maybe: Any = {"steps": steps, "threads": threads}  # None leaves them open
             asked = GenerateSettings(
-                out=out, bundle=bundle.folder, jobs=jobs, chunk=jobs, steps=steps, keep_empty=True, score=SCORE_FLOOR,
-                min_quality=0.0, image_format="png", engine=engine, precision=precision, threads=threads, device=device,
+                out=out, bundle=bundle.folder, jobs=jobs, chunk=jobs, keep_empty=True, score=SCORE_FLOOR,
+                min_quality=0.0, image_format="png", engine=engine, precision=precision, device=device, **maybe,
             )  # fmt: skip
             _paint(bundle, asked)
             entries = list(read_entries(out / JOURNAL))
@@ -139,7 +140,7 @@ def _paint(bundle: Bundle, asked: GenerateSettings) -> None:
 def paint_jobs(bundle: Bundle, backend: Backend, asked: GenerateSettings) -> None:
     """The same on a backend that is open already."""
     wanted = resolve(asked, bundle, backend, None, None)
-    plan = make_plan(wanted, bundle, None)
+    plan = make_plan(wanted.options, bundle, None)
     asked.out.mkdir(parents=True)
     run(
         asked.out, wanted, None, bundle, backend, plan,

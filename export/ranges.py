@@ -44,9 +44,11 @@ from engines.adapter.info import AdapterInfo
 from engines.backends.modules import run_module
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.bundle.islands import LARGEST, SCORES, has_projections, outermost, upcast_scores
+from engines.common.tokenizer import tokenize
 from engines.datasets.dataset import Dataset, Record, open_images
-from engines.diffusion.base_model import BaseModel, alphas_cumprod, tokenize
+from engines.diffusion.base_model import BaseModel
 from engines.diffusion.latents import add_noise, initial_noise, to_pixels
+from engines.diffusion.noise import alphas_cumprod
 from engines.diffusion.prompts import generic_prompt, listing_prompt
 from engines.errors import DatasetError, ExportError
 from export.verify import smooth_pictures

@@ -18,9 +18,9 @@ from engines import doctor
 from engines.backends import onnxruntime as ort_backend
 from engines.backends import probe
 from engines.backends.probe import Device, Probe, try_device
-from engines.backends.registry import auto_engine
+from engines.backends.registry import BACKENDS, auto_engine, backend_info, probe_backend
 from engines.common.devices import cpu_has_bf16
-from engines.doctor import BACKENDS, Diagnosis, examine
+from engines.doctor import Diagnosis, examine
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def runtime(found: Diagnosis, name: str) -> Probe:
 
 def test_every_runtime_is_reported_with_version_devices_and_precisions() -> None:
     found = examine()
-    assert [entry.name for entry in found.runtimes] == list(BACKENDS)
+    assert [entry.name for entry in found.runtimes] == [info.name for info in BACKENDS]
     for name in ("torch", "openvino", "onnxruntime"):
         entry = runtime(found, name)
         assert entry.ready
@@ -81,7 +81,7 @@ def test_a_runtime_that_computes_wrong_numbers_does_not_count_as_working(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe, "tiny_expected", lambda: np.ones((1, 3, 2, 2), np.float32))
-    found = importlib.import_module(BACKENDS[name]).probe()
+    found = probe_backend(backend_info(name))
     assert not found.ready
     assert "wrong numbers" in found.devices[0].problem
 

@@ -174,14 +174,14 @@ def test_with_a_score_the_labels_are_fewer_and_the_figures_the_same(tmp_path: Pa
     every = run(tmp_path, data)
     bundle = make_bundle(tmp_path / "bundle")
     rules = label_rules({"wbc": 0.9}, 0.1, 1.0, {"rbc": 0.5}, CLASS_NAMES)
-    assert rules.score == {"rbc": 0.5, "wbc": 0.9, "platelets": 0.3}
+    assert rules.thresholds == {"rbc": 0.5, "wbc": 0.9, "platelets": 0.3}
     backend = as_backend(FakeBackend())
     summary = label_images(bundle, backend, data, tmp_path / "pseudo", rules=rules)
     assert {name: summary.figures[name] for name in every.figures} == every.figures
     assert {name.partition("/")[0] for name in summary.figures if name not in every.figures} <= {"precision", "recall"}
     found = coco(tmp_path / "pseudo")
     assert [image["file_name"] for image in found["images"]] == [f"{i}.png" for i in range(5)]
-    least = dict(enumerate(rules.scores, start=1))
+    least = dict(enumerate(rules.thresholds.values(), start=1))
     labels = [a for a in found["annotations"] if not a["iscrowd"]]
     crowds = [a for a in found["annotations"] if a["iscrowd"]]
     assert labels
@@ -190,7 +190,7 @@ def test_with_a_score_the_labels_are_fewer_and_the_figures_the_same(tmp_path: Pa
     assert all(0.1 <= a["score"] < least[a["category_id"]] for a in crowds)
     assert (len(labels), len(crowds)) == (summary.boxes, summary.uncertain)
     assert summary.boxes < every.boxes
-    assert found["info"]["score"] == rules.score
+    assert found["info"]["score"] == rules.thresholds
 
 
 def test_int8_is_not_for_labels(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ from engines.runs.summaries import GenerateSummary
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend
-    from engines.painting.settings import GenerateSettings, RunSettings
+    from engines.painting.run_settings import RunSettings
+    from engines.painting.settings import GenerateSettings
 
 Tell = Callable[[str], None]
 
@@ -81,8 +82,7 @@ def engine_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     import transformers  # noqa: F401
 
     imported = time.perf_counter() - begun
-    folder = None if arguments["bundle"] is None else Path(arguments["bundle"])
-    references = None if arguments["references"] is None else Path(arguments["references"])
+    folder, references = (None if arguments[key] is None else Path(arguments[key]) for key in ("bundle", "references"))
     workload = Workload.from_json(arguments["workload"])
     only_first = bool(arguments.get("first_image"))
     with tempfile.TemporaryDirectory(prefix="dengine-bench-") as name:
@@ -95,15 +95,15 @@ def engine_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         )
         watched = _watch(settings, tell, only_first)
     run = watched.settings
-    memory = memory_of(run.engine, watched.backend.device)
+    memory = memory_of(run.options.engine, watched.backend.device)
     figures: dict[str, Any] = {
-        "engine": run.engine,
-        "precision": run.precision,
-        "threads": run.threads,
+        "engine": run.options.engine,
+        "precision": run.options.precision,
+        "threads": run.options.threads,
         "backend": run.backend,
         "device": watched.backend.device.type,
-        "slots": run.slots,
-        "rows": run.rows,
+        "slots": run.options.slots,
+        "rows": run.options.rows,
         "import_seconds": imported,
         "load_seconds": watched.opened - watched.started,
         "first_image_seconds": watched.summary.first_image_seconds,
@@ -217,7 +217,7 @@ def _tick(bundle: Bundle, watched: _Watched, tell: Tell) -> dict[str, Any]:
     run, timed = watched.settings, watched.backend
     use = next(use for use in timed.calls if use.role == "sampler")
     call = timed.calls[use]
-    tell(f"timing a tick of {run.slots} slots")
+    tell(f"timing a tick of {run.options.slots} slots")
     unet_seconds = max(time_calls(call.run, timed.device, warm_up=1, calls=1).median, 1e-6)
     ticks = WARM_UP + max(3, min(CALLS, int(LIMIT / unet_seconds)))
     times: list[float] = []
@@ -228,20 +228,20 @@ def _tick(bundle: Bundle, watched: _Watched, tell: Tell) -> dict[str, Any]:
 
     sampler = SlotSampler(
         call,
-        make_schedule(bundle.scheduler_config, run.sampler, ticks, run.eta),
-        slots=run.slots,
-        rows=run.rows,
-        guidance_scale=run.guidance,
-        guidance_interval=run.guidance_interval or (0.0, 1.0),
+        make_schedule(bundle.scheduler_config, run.options.sampler, ticks, run.options.eta),
+        slots=run.options.slots,
+        rows=run.options.rows,
+        guidance_scale=run.options.guidance,
+        guidance_interval=run.options.guidance_interval or (0.0, 1.0),
         told=told,
     )
     states = torch.randn(
         tuple(call.inputs["encoder_hidden_states"].shape[1:]), generator=torch.Generator().manual_seed(0)
     )
-    tasks = [Task(index, run.seed, None, 0, states, -states) for index in range(run.slots)]
+    tasks = [Task(index, run.options.seed, None, 0, states, -states) for index in range(run.options.slots)]
     for _ in sampler.run(tasks):
         pass
     seconds: Spread = spread(
         [after - before for before, after in zip(times[WARM_UP - 1 :], times[WARM_UP:], strict=False)]
     )
-    return {"slots": run.slots, "rows": run.rows, "seconds": seconds.to_json()}
+    return {"slots": run.options.slots, "rows": run.options.rows, "seconds": seconds.to_json()}

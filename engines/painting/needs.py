@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from engines.backends.tensorrt.plans import Needs
 from engines.painting.networks import LARGEST_BATCH
 from engines.painting.resolve import GPU_SLOTS, needed_rows, painting_options, slots_and_rows
-from engines.painting.settings import GenerateSettings, RunSettings
+from engines.painting.run_settings import RunSettings
+from engines.painting.settings import OPEN, GenerateSettings
 
 if TYPE_CHECKING:
     from engines.bundle.bundle import Bundle
@@ -24,7 +25,7 @@ Graphs = tuple[tuple[str, dict[str, int]], ...]
 
 def generate_needs(asked: GenerateSettings, bundle: "Bundle", stored: RunSettings | None) -> Needs:
     """What `generate` prepares with these settings; nothing for a size that `prepare.resolve` refuses anyway."""
-    frame = asked.size or bundle.frame
+    frame = bundle.frame if asked.size is OPEN else asked.size
     if any(side % bundle.size_multiple for side in frame):
         return Needs(())
     options, schedule = painting_options(asked, bundle)

@@ -28,7 +28,7 @@ from engines.labels.boxes import Instances
 from engines.painting.finisher import Finished, Finisher, Outcome
 from engines.painting.jobs import Job, Plan
 from engines.painting.networks import LARGEST_BATCH, Preparing, TextEncoder, check_finite, fill, prepare
-from engines.painting.settings import RunSettings
+from engines.painting.settings import PaintOptions
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend, Call
@@ -47,49 +47,58 @@ class Painter:
         self,
         bundle: "Bundle",
         backend: "Backend",
-        settings: RunSettings,
+        options: PaintOptions,
         plan: Plan,
         *,
         stage: Callable[[str], None],
         tick: Callable[[], None],
     ) -> None:
-        """Prepare every graph. `stage` is told what is being prepared, `tick` of every network call of the sampler."""
-        self._settings, self._plan = settings, plan
-        w, h = (side // bundle.vae_stride for side in settings.frame)
-        batch = self._batch = min(settings.slots, LARGEST_BATCH)
+        """Prepare every graph for `options`, as `resolve` gave them.
+
+        `stage` is told what is being prepared, and of prompts that are too long; `tick` of every network call of the
+        sampler.
+        """
+        self._options, self._plan = options, plan
+        w, h = (side // bundle.vae_stride for side in options.size)
+        batch = self._batch = min(options.slots, LARGEST_BATCH)
 
         def encoder() -> "Call | None":
             sizes = {"B": batch, "h": h, "w": w}
             return prepare(bundle, backend, "vae_encoder", sizes) if plan.references else None
 
         def unet() -> "Call":
-            paired = settings.rows % 2 == 0 and always_guided(settings.guidance, settings.guidance_interval)
+            paired = options.rows % 2 == 0 and always_guided(options.guidance, options.guidance_interval)
             varies = "encoder_hidden_states" if paired else None
             return prepare(
-                bundle, backend, "unet", {"B": settings.rows, "h": h, "w": w}, ["model_output"], varies, "sampler"
+                bundle, backend, "unet", {"B": options.rows, "h": h, "w": w}, ["model_output"], varies, "sampler"
             )
 
         with Preparing(backend, stage) as preparing:  # what takes longest first
-            frame, views = settings.frame, settings.label_views
+            frame, views = options.size, options.label_views
             finisher = preparing(
                 "label pass, adapter, vae_decoder", lambda: Finisher(bundle, backend, batch, frame, views)
             )
             sampler_call = preparing("unet", unet)
             encoder_call = preparing("vae_encoder", encoder)
-            text = preparing("text_encoder", lambda: TextEncoder(bundle, backend))
+            text = preparing("text_encoder", lambda: TextEncoder(bundle, backend, stage))
             self._finisher, self._encoder, self._text = finisher(), encoder_call(), text()
         self._ahead = Lane(backend.device)
-        self._schedule = make_schedule(bundle.scheduler_config, settings.sampler, settings.steps, settings.eta)
+        self._schedule = make_schedule(bundle.scheduler_config, options.sampler, options.steps, options.eta)
         self._sampler = SlotSampler(
             sampler_call(),
             self._schedule,
-            slots=settings.slots,
-            rows=settings.rows,
-            guidance_scale=settings.guidance,
-            guidance_interval=settings.guidance_interval or (0.0, 1.0),
+            slots=options.slots,
+            rows=options.rows,
+            guidance_scale=options.guidance,
+            guidance_interval=options.guidance_interval or (0.0, 1.0),
             told=tick,
         )
-        self._negative = self._text(settings.negative_prompt)
+        self._text.read(options.negative_prompt, "negative prompt")
+        self._negative = self._text(options.negative_prompt)
+
+    def prompt_read(self, job: Job) -> str:
+        """What of a job's prompt the network reads."""
+        return self._text.read(job.prompt)
 
     def paint(self, jobs: Iterable[Job], stop: Callable[[], bool]) -> Iterator[Outcome]:
         """The outcome of every job, as they finish; once `stop` says so, only of those already begun.
@@ -150,7 +159,7 @@ class Painter:
                     crops.append(crop.result())
                     good.append(job)
                 except DatasetError as cause:
-                    if not self._settings.skip_bad:
+                    if not self._options.skip_bad:
                         raise DatasetError(f"{cause} Or leave broken references out with `skip_bad=True`.") from cause
                     bad.append(Outcome(job, None, Instances.none(), _without_folder(str(cause), self._plan, job)))
             if not good:

@@ -4,18 +4,24 @@ Knows: where each setting comes from (the user, the run that is being resumed, t
 reference dataset the jobs depend on. Knows nothing about what happens then.
 """
 
+import dataclasses
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engines.backends.registry import backend_info
+from engines.common.schema import part_of
 from engines.datasets.dataset import Dataset
 from engines.diffusion.schedule import Schedule, guided_steps, make_schedule, start_index
-from engines.errors import UsageError
+from engines.errors import BundleError, UsageError
+from engines.labels.scores import ScorePolicy, check_uncertain, stored
 from engines.painting.jobs import Plan
-from engines.painting.settings import JPEG_QUALITY, GenerateSettings, RunSettings, default_chunk, resolve_options
+from engines.painting.run_settings import RunSettings
+from engines.painting.settings import DEFAULTS, JPEG_QUALITY, OPEN, GenerateSettings, PaintOptions
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend
@@ -40,7 +46,7 @@ def resolve(
     options, schedule = painting_options(asked, bundle)
     if options["strength"] is not None:
         start_index(schedule, options["strength"][0])
-    frame = asked.size or bundle.frame
+    frame = bundle.frame if asked.size is OPEN else asked.size
     multiple = bundle.size_multiple
     if any(side % multiple for side in frame):
         nearest = tuple(max(multiple, round(side / multiple) * multiple) for side in frame)
@@ -61,42 +67,67 @@ def resolve(
     if backend_info(backend.name).built_ahead:
         usual = GPU_SLOTS  # whatever the target: this is what its plans are built for
     slots, rows = slots_and_rows(asked, stored, usual, schedule, options)
-    quality = None if asked.image_format == "png" else asked.jpeg_quality or JPEG_QUALITY
     return RunSettings(
-        bundle=None if asked.bundle is None else str(asked.bundle),
+        options=part_of(
+            PaintOptions,
+            asked,
+            size=frame,
+            chunk=asked.chunk or (stored.options.chunk if stored else default_chunk(target, slots)),
+            slots=slots,
+            rows=rows,
+            engine=backend.name,
+            precision=backend.precision,
+            threads=backend.threads,
+            formats=tuple(dict.fromkeys(("coco", *asked.formats))),
+            jpeg_quality=None if asked.image_format == "png" else asked.jpeg_quality or JPEG_QUALITY,
+            **options,
+        ),
         bundle_hash=bundle.digest,
         class_names=tuple(bundle.class_names),
-        reference=None if asked.reference is None else str(asked.reference),
         reference_hash=None if references is None else dataset_hash(references),
-        count=asked.count,
-        jobs=asked.jobs,
-        shard=asked.shard,
-        seed=asked.seed,
-        flip=asked.flip,
-        frame=frame,
-        keep_empty=asked.keep_empty,
-        label_views=asked.label_views,
-        near_duplicates=asked.near_duplicates,
-        balance=asked.balance,
-        reference_split=asked.reference_split,
+        backend=backend.description,
         short_side=bundle.short_side,
         frequencies=bundle.adapter_info.frequencies,
-        chunk=asked.chunk or (stored.chunk if stored else default_chunk(target, slots)),
-        slots=slots,
-        rows=rows,
-        engine=backend.name,
-        precision=backend.precision,
-        threads=backend.threads,
-        backend=backend.description,
-        formats=tuple(dict.fromkeys(("coco", *asked.formats))),
-        image_format=asked.image_format,
-        jpeg_quality=quality,
-        skip_bad=asked.skip_bad,
-        follow_links=asked.follow_links,
-        boxes=asked.boxes,
-        val_fraction=asked.val_fraction,
-        **options,
     )
+
+
+def resolve_options(
+    asked: GenerateSettings,
+    bundle_defaults: Mapping[str, Any],
+    thresholds: Mapping[str, float],
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """The painting options of DEFAULTS' keys with all that is open filled in: from the bundle, then from DEFAULTS.
+
+    A score has its stored form, and classes left out take the adapter's `thresholds`.
+    Raises BundleError for a bundle whose defaults are unknown or out of range, UsageError where an option that was
+    given contradicts one that was filled in.
+    """
+    unknown = sorted(set(bundle_defaults) - set(DEFAULTS))
+    if unknown:
+        raise BundleError(
+            f'manifest.json: "generate" holds {", ".join(unknown)}; known are {", ".join(DEFAULTS)}. Export it again.'
+        )
+    try:
+        own = GenerateSettings(out=asked.out, count=1, reference=Path(), **bundle_defaults)
+    except UsageError as cause:
+        raise BundleError(f'manifest.json: "generate" cannot be used: {cause}', field=cause.field) from cause
+    given = {key: getattr(asked, key) for key in DEFAULTS if getattr(asked, key) is not OPEN}
+    options = dict(DEFAULTS) | {key: getattr(own, key) for key in bundle_defaults} | given
+    wanted = ScorePolicy.of(options["score"]).thresholds(thresholds, class_names)
+    options["score"] = stored(wanted)
+    if "uncertain" in given:
+        check_uncertain(asked.uncertain, wanted)
+    elif options["uncertain"] >= max(wanted.values()):
+        options["uncertain"] = 0.0
+    if options["sampler"] != "ddim" and "eta" not in given:
+        options["eta"] = 0.0
+    if options["guidance"] <= 1.0:
+        options |= {key: DEFAULTS[key] for key in ("guidance_interval", "negative_prompt") if key not in given}
+    if asked.reference is None:
+        options["strength"] = None
+    dataclasses.replace(asked, **options)  # raises UsageError where they contradict each other
+    return options
 
 
 def painting_options(asked: GenerateSettings, bundle: "Bundle") -> tuple[dict[str, Any], Schedule]:
@@ -107,19 +138,19 @@ def painting_options(asked: GenerateSettings, bundle: "Bundle") -> tuple[dict[st
     return options, schedule
 
 
-def make_plan(settings: RunSettings, bundle: "Bundle", references: Dataset | None) -> Plan:
+def make_plan(options: PaintOptions, bundle: "Bundle", references: Dataset | None) -> Plan:
     """What the jobs of a run have in common."""
     return Plan(
-        frame=settings.frame,
+        frame=options.size,
         short_side=bundle.short_side,
         style=bundle.style,
         references=references.records if references else (),
         class_names=references.class_names if references else (),
-        strength=settings.strength or (1.0, 1.0),
-        flip=settings.flip,
-        template=settings.prompt_template,
+        strength=options.strength or (1.0, 1.0),
+        flip=options.flip,
+        template=options.prompt_template,
         class_statistics=bundle.adapter_info.class_statistics,
-        balance=settings.balance,
+        balance=options.balance,
     )
 
 
@@ -137,12 +168,22 @@ def dataset_hash(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
+def default_chunk(target: int, slots: int) -> int:
+    """Jobs in a chunk for `target` images: about sqrt(target x slots), a multiple of the slots, at most 512.
+
+    At a chunk's end the slots drain, which costs up to half of them (little, where the longest jobs come first); at the
+    run's end half a chunk is painted beyond the count. The square root makes both small.
+    """
+    return min(512, math.ceil(math.sqrt(target * slots) / slots) * slots)
+
+
 def slots_and_rows(
     asked: GenerateSettings, stored: RunSettings | None, usual: int, schedule: Schedule, options: Mapping[str, Any]
 ) -> tuple[int, int]:
     """Images in work at once and rows of a network call: as asked, else as in the stored run, else `usual`."""
-    slots = asked.slots or (stored.slots if stored else usual)
-    rows = asked.rows or (stored.rows if stored and stored.slots == slots else needed_rows(schedule, slots, options))
+    slots = asked.slots or (stored.options.slots if stored else usual)
+    same = stored is not None and stored.options.slots == slots
+    rows = asked.rows or (stored.options.rows if stored and same else needed_rows(schedule, slots, options))
     return slots, rows
 
 

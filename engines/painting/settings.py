@@ -1,28 +1,25 @@
-"""The settings of a run: what was asked for, and what that came to.
+"""The settings of a run: what may be asked for.
 
-Knows: every option of `generate`, its range and its default, which of them contradict each other, how options left
-out are filled in (from the run that is being resumed, the bundle, or DEFAULTS), and JSON both ways for `run.json`.
-Knows nothing about folders, networks or images.
+Knows: every option of `generate`, once, with its range and what it is where nobody says, and which of them contradict
+each other. Knows nothing about how what is left open is decided (`resolve`), what a run keeps of it (`run_settings`),
+folders, networks or images.
 """
 
-import dataclasses
 import math
 import string
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from engines.adapter.inference import LABEL_VIEWS
-from engines.common.schema import from_object
+from engines.common.schema import KEY, OLDER, settle
 from engines.datasets.duplicates import NEAR
 from engines.datasets.yolo_writer import VAL_FRACTION
-from engines.errors import BundleError, Mistake, RunError, UsageError, refuse
+from engines.errors import Mistake, UsageError, refuse
 from engines.labels.boxes import SCORE_FLOOR
-from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, StoredScore, check_uncertain, shown, stored
+from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, shown
 
-FORMAT = 2  # version of run.json, and of the order in which a chunk's jobs are painted
-OLDER = (1,)  # formats of runs that can be read, but not gone on with
 Sampler = Literal["ddim", "dpmpp"]
 SAMPLERS = ("ddim", "dpmpp")
 DATASET_FORMATS = ("coco", "yolo", "imagefolder")
@@ -30,225 +27,101 @@ IMAGE_SUFFIXES = {"jpeg": "jpg", "png": "png"}
 TEMPLATE_FIELDS = ("style", "classes", "caption")
 _NOT_MATCHED = "`score=matched` looks at all boxes at once: it is for `dengine label` and `dengine finalize`"
 LIMIT = 10**9  # no count, seed aside, is larger
-
-# What is painted where neither the user nor the bundle's manifest says otherwise.
-DEFAULTS: Mapping[str, Any] = {
-    "steps": 25,
-    "guidance": 4.0,
-    "guidance_interval": None,
-    "sampler": "ddim",
-    "eta": 0.0,
-    "strength": (0.4, 0.8),
-    "score": "adapter",
-    "uncertain": 0.0,
-    "min_quality": 0.0,
-    "max_overlap": 1.0,
-    "prompt_template": None,
-    "negative_prompt": "",
-}
 JPEG_QUALITY = 95
 
+# A setting left open: the bundle, the run that is there or the machine decides. To leave it out, or None, is the same.
+# The type of such a field is that of what comes of it: once settings are resolved, nothing in them is open.
+OPEN: Any = None
 
-@dataclass(frozen=True)
-class GenerateSettings:
-    """What the user asked for. None leaves the choice to the bundle, then to DEFAULTS.
 
-    Raises UsageError that lists every mistake at once.
+def _bundle(otherwise: Any, **metadata: Any) -> Any:
+    """A field that is left to the bundle, and is `otherwise` where that has no default of its own."""
+    return field(default=OPEN, metadata={"otherwise": otherwise, **metadata})
+
+
+def _later(default: Any) -> Any:
+    """A field that runs of an earlier dengine do not have, which did what its default says."""
+    return field(default=default, metadata={OLDER: default})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaintOptions:
+    """What decides the bytes of a run, beside the bundle's and the references' own.
+
+    Fields come in the order of `run.json`. Those that are `OPEN` here are so in what a caller asks for; in what
+    `resolve` gives, they are what their type says.
+
+    >>> PaintOptions(count=8, steps=10).sampler is None
+    True
     """
 
-    out: Path  # the run's folder: new, empty, or a run to go on with
     bundle: Path | None = None  # None: the bundled model
+    reference: Path | None = None  # dataset whose images are repainted; None paints from text alone
     count: int | None = None  # kept images wanted
     jobs: int | None = None  # images to paint, kept or not, in place of count
     shard: tuple[int, int] | None = None  # (k, n): the k-th of n parts of the jobs, 1 <= k <= n
-    reference: Path | None = None  # dataset whose images are repainted; None paints from text alone
-    reference_split: str | None = None  # part of that dataset, such as train; None: all of it
-    strength: tuple[float, float] | None = None  # how much of a reference is repainted, drawn from this range
+    seed: int = 0  # decides everything that is drawn, 0 to 2^63 - 1
+    strength: tuple[float, float] | None = _bundle((0.4, 0.8))  # how much of a reference is repainted: drawn from this
     flip: bool = True  # mirror references left to right, half of the time
-    size: tuple[int, int] | None = None  # (width, height) of the images in pixels; None: the bundle's frame
-    steps: int | None = None  # of the schedule
-    sampler: str | None = None  # one of SAMPLERS
-    eta: float | None = None  # share of DDPM's noise in 0..1, ddim only
-    guidance: float | None = None  # classifier-free guidance; 1 is off
-    guidance_interval: tuple[float, float] | None = None  # of t / T, where guidance acts; None: everywhere
-    prompt_template: str | None = None  # with {style}, {classes}, {caption}; None: the wording of training
-    negative_prompt: str | None = None  # what guidance leads away from
-    score: ScoreLike | None = None  # a box below this is no label; classes it does not name take the adapter's own
-    uncertain: float | None = None  # a box from this up to `score` marks its region as uncertain; 0: none does
-    min_quality: float | None = None  # an image is dropped when its boxes are less sure as a whole; 0: none is
-    max_overlap: float | None = None  # of two labels of a class that overlap (IoU) more, the surer stays; 1: both do
+    size: tuple[int, int] = field(default=OPEN, metadata={KEY: "frame"})  # (width, height) in pixels; the bundle's
+    steps: int = _bundle(25)  # of the schedule, 1 to 1000
+    sampler: Sampler = _bundle("ddim")  # noqa: RUF009  a field; one of SAMPLERS
+    eta: float = _bundle(0.0)  # share of DDPM's noise in 0..1, ddim only
+    guidance: float = _bundle(4.0)  # classifier-free guidance; 1 is off
+    guidance_interval: tuple[float, float] | None = _bundle(None)  # of t / T, where guidance acts; None: everywhere
+    prompt_template: str | None = _bundle(None)  # with {style}, {classes}, {caption}; None: the wording of training
+    negative_prompt: str = _bundle("")  # what guidance leads away from
+    score: ScoreLike = _bundle("adapter")  # noqa: RUF009  a field; a box below is no label
     keep_empty: bool = False  # keep images without a label
-    label_views: int = 1  # looks that boxes are read from: 2 is with the mirror image
-    near_duplicates: float = 0.0  # correlation from which an image repeats another or a reference and goes; 0: stays
-    balance: bool = False  # references and prompts with rare classes are drawn more often
-    seed: int = 0  # decides everything that is drawn
-    chunk: int | None = None  # jobs painted between two safe points; None: grows with the count
-    slots: int | None = None  # images in work at once; None: by device
-    rows: int | None = None  # rows of a network call; None: what the slots need
+    chunk: int = OPEN  # jobs painted between two safe points; grows with the count
+    slots: int = OPEN  # images in work at once; by device
+    rows: int = OPEN  # rows of a network call; what the slots need
     engine: str = "auto"  # a backend's name
     precision: str = "auto"  # of the backend's arithmetic
-    compiled: bool = False  # pass the networks through torch.compile (torch on CUDA)
-    threads: int | None = None  # of the backend, on a CPU; None: its own choice
-    device: str | None = None  # cpu, cuda or cuda:N; None: what the engine is fastest on
+    threads: int = OPEN  # of the backend, on a CPU; its own choice
     formats: tuple[str, ...] = ("coco",)  # of DATASET_FORMATS; COCO is always written
     image_format: str = "jpeg"  # a key of IMAGE_SUFFIXES
-    jpeg_quality: int | None = None  # 1..100; None: JPEG_QUALITY
-    val_fraction: float = VAL_FRACTION  # about what share of the images the YOLO files call validation
+    jpeg_quality: int | None = None  # 1..100; None: JPEG_QUALITY, and of png, which has none
     skip_bad: bool = False  # leave broken references out, instead of stopping
-    follow_links: bool = False  # follow links that lead outside the references' folder
-    boxes: str = "auto"  # what the numbers of the references' boxes mean, see `open_dataset`
+    uncertain: float = _bundle(0.0, **{OLDER: 0.0})  # a box from this up to `score` is an uncertain region; 0: none is
+    min_quality: float = _bundle(0.0, **{OLDER: 0.0})  # an image whose boxes are less sure as a whole goes; 0: none
+    max_overlap: float = _bundle(1.0, **{OLDER: 1.0})  # of labels of a class that overlap (IoU) more, one stays; 1: all
+    label_views: int = _later(1)  # looks that boxes are read from: 2 is with the mirror image
+    near_duplicates: float = _later(0.0)  # correlation from which an image repeats another or a reference; 0: all stay
+    balance: bool = _later(False)  # references and prompts with rare classes are drawn more often
+    reference_split: str | None = _later(None)  # part of the reference dataset, such as train; None: all of it
+    follow_links: bool = _later(False)  # follow links that lead outside the references' folder
+    boxes: str = _later("auto")  # what the numbers of the references' boxes mean, see `open_dataset`
+    val_fraction: float = _later(VAL_FRACTION)  # about what share of the images YOLO's files call validation
+
+
+# What is painted where neither the user nor the bundle's manifest says otherwise.
+DEFAULTS: Mapping[str, Any] = {
+    item.name: item.metadata["otherwise"] for item in fields(PaintOptions) if "otherwise" in item.metadata
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings(PaintOptions):
+    """What `generate` is asked for: its options, where the run lies, and what it is painted on.
+
+    What is left out is decided by the bundle, then by DEFAULTS. Paths may be text. Raises UsageError that lists every
+    mistake at once.
+
+    >>> GenerateSettings(out="runs/first", count=100, steps=10).out.name
+    'first'
+    >>> GenerateSettings(out="runs/first", count=100, eta=2.0)
+    Traceback (most recent call last):
+    engines.errors.UsageError: `eta` is 2.0; a number from 0 to 1 was expected.
+    """
+
+    out: Path  # the run's folder: new, empty, or a run to go on with
+    compiled: bool = False  # pass the networks through torch.compile (torch on CUDA)
+    device: str | None = None  # cpu, cuda or cuda:N; None: what the engine is fastest on
 
     def __post_init__(self) -> None:
+        settle(self)
         refuse([*_range_mistakes(self), *_contradictions(self)])
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """Everything that decides a run's bytes, as resolved: the content of `run.json`."""
-
-    bundle: str | None  # the bundle as it was named; None: the bundled model
-    bundle_hash: str  # SHA-256 of its manifest, which holds those of all its files
-    class_names: tuple[str, ...]  # the bundle's
-    reference: str | None  # the reference dataset as it was named
-    reference_hash: str | None  # SHA-256 over its records
-    count: int | None
-    jobs: int | None
-    shard: tuple[int, int] | None
-    seed: int
-    strength: tuple[float, float] | None  # None without references
-    flip: bool
-    frame: tuple[int, int]  # (width, height) of the images
-    steps: int
-    sampler: Sampler
-    eta: float
-    guidance: float
-    guidance_interval: tuple[float, float] | None
-    prompt_template: str | None
-    negative_prompt: str
-    score: StoredScore  # the lowest of a label: a number, or a number for every class
-    keep_empty: bool
-    chunk: int
-    slots: int
-    rows: int
-    engine: str  # the backend taken, never "auto"
-    precision: str  # what it computes in, never "auto"
-    threads: int  # CPU threads that a graph runs on
-    backend: str  # its description: runtime, device, precision, threads
-    formats: tuple[str, ...]
-    image_format: str
-    jpeg_quality: int | None  # None for png
-    skip_bad: bool
-    uncertain: float = 0.0
-    min_quality: float = 0.0
-    max_overlap: float = 1.0
-    label_views: int = 1
-    near_duplicates: float = 0.0
-    balance: bool = False
-    reference_split: str | None = None  # part of the reference dataset
-    short_side: int | None = None  # the bundle's; with the references, it gives each job's crop back
-    follow_links: bool = False  # out of the references' folder
-    boxes: str = "auto"  # what the numbers of the references' boxes mean
-    val_fraction: float = VAL_FRACTION
-    frequencies: dict[str, float] | None = None  # `AdapterInfo.frequencies`; None in runs of an earlier dengine
-    format: int = FORMAT
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object written to `run.json`."""
-        return {"format": self.format} | dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], where: str) -> "RunSettings":
-        """Read what `to_json` wrote. Raises RunError that lists every mistake at once, prefixed with `where`."""
-        if value.get("format") not in (FORMAT, *OLDER):
-            raise RunError(
-                f"{where}: run format {value.get('format')!r} was found; this version reads formats up to {FORMAT}."
-            )
-        settings = from_object(cls, value, RunError, where)
-        if isinstance(settings.score, dict) and tuple(settings.score) != settings.class_names:
-            raise RunError(
-                f"{where}: score names {', '.join(settings.score)}; the run's own classes were expected.", field="score"
-            )
-        return settings
-
-    @property
-    def suffix(self) -> str:
-        """File name ending of the images, without a dot."""
-        return IMAGE_SUFFIXES[self.image_format]
-
-
-def resolve_options(
-    asked: GenerateSettings,
-    bundle_defaults: Mapping[str, Any],
-    thresholds: Mapping[str, float],
-    class_names: Sequence[str],
-) -> dict[str, Any]:
-    """The painting options of DEFAULTS' keys with every None filled in: from the bundle, then from DEFAULTS.
-
-    A score has its stored form, and classes left out take the adapter's `thresholds`.
-    Raises BundleError for a bundle whose defaults are unknown or out of range, UsageError where an option that was
-    given contradicts one that was filled in.
-    """
-    unknown = sorted(set(bundle_defaults) - set(DEFAULTS))
-    if unknown:
-        raise BundleError(
-            f'manifest.json: "generate" holds {", ".join(unknown)}; known are {", ".join(DEFAULTS)}. Export it again.'
-        )
-    own: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in bundle_defaults.items()
-    }
-    try:
-        GenerateSettings(out=asked.out, count=1, reference=Path(), **own)
-    except (UsageError, TypeError) as cause:
-        field = cause.field if isinstance(cause, UsageError) else None
-        raise BundleError(f'manifest.json: "generate" cannot be used: {cause}', field=field) from cause
-    options = {}
-    for key, default in DEFAULTS.items():
-        given = getattr(asked, key)
-        options[key] = given if given is not None else own.get(key, default)
-    wanted = ScorePolicy.of(options["score"]).thresholds(thresholds, class_names)
-    options["score"] = stored(wanted)
-    if asked.uncertain is not None:
-        check_uncertain(asked.uncertain, wanted)
-    elif options["uncertain"] >= max(wanted.values()):
-        options["uncertain"] = 0.0
-    if options["sampler"] != "ddim" and asked.eta is None:
-        options["eta"] = 0.0
-    if options["guidance"] <= 1.0:
-        options |= {
-            key: DEFAULTS[key] for key in ("guidance_interval", "negative_prompt") if getattr(asked, key) is None
-        }
-    if asked.reference is None:
-        options["strength"] = None
-    dataclasses.replace(asked, **options)  # raises UsageError where they contradict each other
-    return options
-
-
-# Settings that may change between two starts of a run: no byte of an image depends on them.
-_FREE = ("bundle", "reference", "skip_bad", "reference_split", "follow_links", "boxes", "short_side", "frequencies")
-
-
-def differences(stored: RunSettings, wanted: RunSettings) -> list[Mistake]:
-    """What keeps `wanted` from going on with the run `stored`, setting by setting; empty when nothing does.
-
-    A larger count (or number of jobs) is no difference; neither is where the bundle and the references lie, as long
-    as their contents are the same.
-    """
-    found = []
-    for name in (field.name for field in dataclasses.fields(RunSettings)):
-        before, now = getattr(stored, name), getattr(wanted, name)
-        grows = name in ("count", "jobs") and before is not None and now is not None and now >= before
-        if before != now and not grows and name not in _FREE:
-            found.append((name, f"`{name}` is {_shown(before)} in the run, {_shown(now)} was asked for"))
-    return found
-
-
-def default_chunk(target: int, slots: int) -> int:
-    """Jobs in a chunk for `target` images: about sqrt(target x slots), a multiple of the slots, at most 512.
-
-    At a chunk's end the slots drain, which costs up to half of them (little, where the longest jobs come first); at the
-    run's end half a chunk is painted beyond the count. The square root makes both small.
-    """
-    return min(512, math.ceil(math.sqrt(target * slots) / slots) * slots)
 
 
 def _range_mistakes(s: GenerateSettings) -> list[Mistake]:
@@ -285,7 +158,7 @@ def _range_mistakes(s: GenerateSettings) -> list[Mistake]:
         (s.shard, "shard", s.shard is None or 1 <= s.shard[0] <= s.shard[1], "k/n with k from 1 to n"),
     )  # fmt: skip
     mistakes += [
-        (name, f"`{name}` is {_shown(value)}; {wanted} was expected")
+        (name, f"`{name}` is {shown_value(value)}; {wanted} was expected")
         for value, name, good, wanted in checks
         if not good
     ]
@@ -347,7 +220,8 @@ def _template_mistakes(template: str | None) -> list[Mistake]:
     return [("prompt_template", f"`prompt_template` holds {', '.join(wrong)}; known fields are {known}")]
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """A setting in a message."""
     if value is None:
         return "not set"
     if isinstance(value, dict):

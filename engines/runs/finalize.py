@@ -32,10 +32,10 @@ from engines.labels.scores import (
     check_uncertain,
     shown,
     stored,
-    unstored,
 )
 from engines.painting.jobs import Plan
-from engines.painting.settings import DATASET_FORMATS, RunSettings
+from engines.painting.run_settings import RunSettings
+from engines.painting.settings import DATASET_FORMATS
 from engines.runs.journal import IMAGES, JOURNAL, SPARE, Entry, find_image, read_entries, remove_images_from
 from engines.runs.near_duplicates import Candidate, find_repeats, reference_plan
 from engines.runs.preview import PREVIEW_IMAGES, Sample, write_preview
@@ -74,7 +74,7 @@ def finalize(
     only now would be in the dataset were never written.
     """
     run = require_run(folder)
-    repeats_from = run.near_duplicates if near_duplicates is None else near_duplicates
+    repeats_from = run.options.near_duplicates if near_duplicates is None else near_duplicates
     learned = () if training is None else tuple(list_images(training))
     if training is not None and not learned:
         raise UsageError(f"`training`: {training} holds no image.", field="training")
@@ -83,7 +83,7 @@ def finalize(
             f"`near_duplicates` is {repeats_from}; a number from 0 (keep all) to 1 was expected.",
             field="near_duplicates",
         )
-    held_out = run.val_fraction if val_fraction is None else val_fraction
+    held_out = run.options.val_fraction if val_fraction is None else val_fraction
     if not 0.0 < held_out < 1.0:
         raise UsageError(f"`val_fraction` is {held_out}; a number above 0, below 1 was expected.", field="val_fraction")
     unknown = [name for name in formats or () if name not in DATASET_FORMATS]
@@ -97,8 +97,8 @@ def finalize(
         if policy is not None and policy.kind is ScoreKind.MATCHED:
             policy = ScorePolicy.of(_matched(folder, run, max_overlap))
         rules = _other_rules(run, policy, uncertain, min_quality, max_overlap, keep_empty)
-        run = replace(run, near_duplicates=repeats_from, val_fraction=held_out)
-        run = replace(run, formats=run.formats if formats is None else tuple(formats))
+        options = replace(run.options, near_duplicates=repeats_from, formats=tuple(formats or run.options.formats))
+        run = replace(run, options=replace(options, val_fraction=held_out))
         return write_dataset(folder, run, rules, training=learned)
 
 
@@ -120,21 +120,22 @@ def _other_rules(
     wanted = own if policy is None else policy.thresholds(own, run.class_names)
     rules = Rules(
         thresholds=wanted,
-        uncertain=run.uncertain if uncertain is None else uncertain,
-        min_quality=run.min_quality if min_quality is None else min_quality,
-        keep_empty=run.keep_empty if keep_empty is None else keep_empty,
-        max_overlap=run.max_overlap if max_overlap is None else max_overlap,
+        uncertain=run.options.uncertain if uncertain is None else uncertain,
+        min_quality=run.options.min_quality if min_quality is None else min_quality,
+        keep_empty=run.options.keep_empty if keep_empty is None else keep_empty,
+        max_overlap=run.options.max_overlap if max_overlap is None else max_overlap,
     )
+    least = run.options.min_quality
     again = "Run `dengine generate` into a new folder with the lower"
-    if any(wanted[name] < own[name] for name in own) and not run.keep_empty:
+    if any(wanted[name] < own[name] for name in own) and not run.options.keep_empty:
         raise UsageError(
             f"`score={shown(stored(wanted))}` is below the run's own, {shown(run.score)}: images without a box above "
             f"that were not kept. {again} score, or with `keep_empty=True`.",
             field="score",
         )
-    if not run.min_quality <= rules.min_quality <= 1.0:
+    if not least <= rules.min_quality <= 1.0:
         raise UsageError(
-            f"`min_quality` is {rules.min_quality:g}; a number from {run.min_quality:g}, the run's own, to 1 was "
+            f"`min_quality` is {rules.min_quality:g}; a number from {least:g}, the run's own, to 1 was "
             f"expected: images below were not kept. {again} quality.",
             field="min_quality",
         )
@@ -155,7 +156,7 @@ def _matched(folder: Path, run: RunSettings, max_overlap: float | None) -> Thres
             "are. `dengine label` finds such scores for the images of any folder.",
             field="score",
         )
-    if run.balance:
+    if run.options.balance:
         raise UsageError(
             "`score=matched`: with `balance` the run shows rare classes more often, so this says nothing.",
             field="score",
@@ -168,8 +169,8 @@ def _matched(folder: Path, run: RunSettings, max_overlap: float | None) -> Thres
 
 def rules_of(run: RunSettings) -> Rules:
     """What a run's own dataset takes from its journal."""
-    thresholds = unstored(run.score, run.class_names)
-    return Rules(thresholds, run.uncertain, run.min_quality, run.keep_empty, run.max_overlap)
+    options = run.options
+    return Rules(run.thresholds, options.uncertain, options.min_quality, options.keep_empty, options.max_overlap)
 
 
 def write_dataset(
@@ -215,7 +216,7 @@ def write_dataset(
         dropped=dict(tally.dropped),
         uncertain=tally.uncertain,
         score=stored(rules.thresholds),
-        frequencies={} if run.balance or run.frequencies is None else run.frequencies,
+        frequencies={} if run.options.balance or run.frequencies is None else run.frequencies,
     )
 
 
@@ -262,7 +263,7 @@ def _choices(journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int
         dropped = by_rule or entry.drop
         if dropped is None and entry.index in repeats:
             dropped = Drop(DropReason.REPEAT, repeats[entry.index])
-        if dropped is None and run.count is not None and images == run.count:
+        if dropped is None and run.options.count is not None and images == run.options.count:
             dropped = _BEYOND
         images += dropped is None
         yield _Choice(entry, chosen(entry.instances, rules), dropped)
@@ -276,13 +277,14 @@ def _repeats(
     folder: Path, run: RunSettings, rules: Rules, plan: Plan | None, training: Sequence[Path]
 ) -> Mapping[int, str]:
     """The images that the dataset would have, but for what they repeat."""
-    if not run.near_duplicates and not training:
+    if not run.options.near_duplicates and not training:
         return {}
-    everything = _choices(folder / JOURNAL, replace(run, count=None), rules, {})
+    uncut = replace(run, options=replace(run.options, count=None))
+    everything = _choices(folder / JOURNAL, uncut, rules, {})
     candidates = (
         Candidate(choice.entry.index, find_image(folder, choice.entry)) for choice in everything if choice.drop is None
     )
-    if run.near_duplicates:
+    if run.options.near_duplicates:
         plan = plan or reference_plan(run)
     return find_repeats(candidates, run, plan if plan and plan.references else None, training)
 
@@ -312,14 +314,14 @@ def _write_files(
     samples = [Sample(find_image(folder, choice.entry), choice.instances.single) for choice in kept]
     if samples:
         write_preview(stage / PREVIEW, samples, run.class_names)
-    if "yolo" in run.formats:
-        write_yolo(stage, _annotated(choose(), run), run.class_names, run.val_fraction)
-    if "imagefolder" in run.formats:
+    if "yolo" in run.options.formats:
+        write_yolo(stage, _annotated(choose(), run), run.class_names, run.options.val_fraction)
+    if "imagefolder" in run.options.formats:
         write_imagefolder(stage, _annotated(choose(), run), run.class_names)
     info = {
         "description": "painted and labelled by dengine",
         "bundle_sha256": run.bundle_hash,
-        "seed": run.seed,
+        "seed": run.options.seed,
         "score": stored(rules.thresholds),
     }
     write_coco(stage / ANNOTATIONS, _annotated(choose(), run), run.class_names, info)

@@ -25,7 +25,8 @@ from engines.painting.needs import generate_needs
 from engines.painting.networks import cores_for_graphs
 from engines.painting.painter import Painter
 from engines.painting.resolve import make_plan, resolve
-from engines.painting.settings import GenerateSettings, RunSettings
+from engines.painting.run_settings import RunSettings
+from engines.painting.settings import GenerateSettings
 from engines.runs.finalize import remove_dataset_files, rules_of, write_dataset
 from engines.runs.journal import IMAGES, JOURNAL, Entry, Journal, image_name, read_progress, remove_images_from
 from engines.runs.near_duplicates import REPEATS
@@ -73,9 +74,9 @@ def generate(
         stored = read_run(settings.out)
         check_format(settings.out, stored)
         report(note("opening the backend"))
-        engine = stored.engine if stored and settings.engine == "auto" else settings.engine
-        precision = stored.precision if stored and settings.precision == "auto" else settings.precision
-        threads = stored.threads if stored and settings.threads is None else settings.threads
+        engine = stored.options.engine if stored and settings.engine == "auto" else settings.engine
+        precision = stored.options.precision if stored and settings.precision == "auto" else settings.precision
+        threads = stored.options.threads if stored and settings.threads is None else settings.threads
         backend = open_backend(
             bundle, engine, precision=precision, threads=threads, device=settings.device,
             compiled=settings.compiled,
@@ -83,11 +84,12 @@ def generate(
         )  # fmt: skip
         backend = wrap(backend)
         wanted = resolve(settings, bundle, backend, references, stored)
-        plan = make_plan(wanted, bundle, references)
+        plan = make_plan(wanted.options, bundle, references)
         return run(settings.out, wanted, stored, bundle, backend, plan, report=report, stop=stop, started=started)
 
 
 STAGE = "painting"  # in events
+_PROMPTS_READ = 512  # before painting: the largest chunk that dengine takes by itself
 HOPELESS = 32  # so many jobs in a row without a kept image, or a whole chunk of more, end a run that counts images
 
 
@@ -142,8 +144,8 @@ def run(
     progress = read_progress(folder / JOURNAL, _chunks(wanted))
     state = _State(
         target=_target(wanted),
-        counts_kept=wanted.count is not None,
-        hopeless=max(HOPELESS, wanted.chunk),
+        counts_kept=wanted.options.count is not None,
+        hopeless=max(HOPELESS, wanted.options.chunk),
         rules=rules_of(wanted),
         jobs=progress.jobs,
         kept=progress.kept,
@@ -156,9 +158,10 @@ def run(
         remove_images_from(folder, progress.next_index)  # after the files and lines that name them
         if painting_on:
             painter = Painter(
-                bundle, backend, wanted, plan,
+                bundle, backend, wanted.options, plan,
                 stage=lambda text: report(note(text)), tick=state.count_tick,
             )  # fmt: skip
+            _say_what_is_cut(painter, plan, wanted, progress.chunks)
             begun = time.monotonic()
             report(_started(backend, state))
             for chunk in itertools.islice(_chunks(wanted), progress.chunks, None):
@@ -204,12 +207,13 @@ def _paint_chunk(
     """Paint one chunk and see it on the disk. Where it ends early, images that are in place stay, with their lines."""
     journal.begin(chunk)
     last_kept = chunk.start - 1 - state.unkept
-    jobs = (make_job(plan, wanted.seed, index) for index in chunk)
-    quality = wanted.jpeg_quality
+    jobs = (make_job(plan, wanted.options.seed, index) for index in chunk)
+    quality = wanted.options.jpeg_quality
     try:
-        with ImageWriter(folder / IMAGES, image_format=wanted.image_format, jpeg_quality=quality) as writer:
+        with ImageWriter(folder / IMAGES, image_format=wanted.options.image_format, jpeg_quality=quality) as writer:
             for outcome in painter.paint(jobs, stop):
-                if _take(outcome, wanted, plan, writer, journal, state, report):
+                read = painter.prompt_read(outcome.job)
+                if _take(outcome, read, wanted, plan, writer, journal, state, report):
                     last_kept = max(last_kept, outcome.job.index)
                 _note_written(writer.finished(), journal, state)
             _note_written(writer.drain(), journal, state)
@@ -235,6 +239,7 @@ def _settle(folder: Path, journal: Journal) -> None:
 
 def _take(
     outcome: Outcome,
+    prompt: str,
     wanted: RunSettings,
     plan: Plan,
     writer: ImageWriter,
@@ -242,12 +247,12 @@ def _take(
     state: _State,
     report: Report,
 ) -> bool:
-    """Decide whether an image is kept, and say so; have it written, or its line."""
+    """Decide whether an image is kept, and say so; have it written, or its line, with what was read of its prompt."""
     job = outcome.job
     dropped = Drop(DropReason.UNREADABLE, outcome.problem) if outcome.problem else drop(outcome.instances, state.rules)
     entry = Entry(
         index=job.index,
-        prompt=job.prompt,
+        prompt=prompt,
         reference=None if job.reference is None else plan.references[job.reference].name,
         strength=job.strength,
         drop=dropped,
@@ -277,13 +282,20 @@ def _note_written(written: Iterator[Written], journal: Journal, state: _State) -
             state.first_image = time.monotonic()
 
 
+def _say_what_is_cut(painter: Painter, plan: Plan, wanted: RunSettings, chunk: int) -> None:
+    """Have the prompts of the first jobs of a chunk read, so that one that is too long is said before painting."""
+    for index in itertools.islice(next(itertools.islice(_chunks(wanted), chunk, None), range(0)), _PROMPTS_READ):
+        painter.prompt_read(make_job(plan, wanted.options.seed, index))
+
+
 def _chunks(settings: RunSettings) -> Iterator[range]:
-    return chunk_ranges(settings.chunk, settings.jobs, settings.shard)
+    return chunk_ranges(settings.options.chunk, settings.options.jobs, settings.options.shard)
 
 
 def _target(settings: RunSettings) -> int:
     """Kept images, or jobs, at which the run is over."""
-    return settings.count if settings.count is not None else sum(map(len, _chunks(settings)))
+    count = settings.options.count
+    return count if count is not None else sum(map(len, _chunks(settings)))
 
 
 def _started(backend: "Backend", state: _State) -> Event:

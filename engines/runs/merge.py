@@ -13,7 +13,7 @@ from pathlib import Path
 from engines.common.files import sync_folder, write_json
 from engines.errors import RunError, UsageError, refuse
 from engines.painting.jobs import chunk_ranges
-from engines.painting.settings import RunSettings, differences
+from engines.painting.run_settings import RunSettings, differences
 from engines.runs.finalize import write_dataset
 from engines.runs.journal import IMAGES, JOURNAL, Entry, Journal, find_image, read_entries, read_progress
 from engines.runs.run_folder import RUN, locked, require_run, run_errors
@@ -33,7 +33,8 @@ def merge(folders: Sequence[Path], out: Path) -> DatasetSummary:
         raise RunError(f"{out} exists already; give a new folder to merge into.", field="out")
     shards = _in_order(folders)
     known = next((one.frequencies for one in shards.values() if one.frequencies is not None), None)
-    settings = replace(next(iter(shards.values())), shard=None, frequencies=known)
+    first = next(iter(shards.values()))
+    settings = replace(first, options=replace(first.options, shard=None), frequencies=known)
     part = out.parent / f".{out.name}.merge"
     with run_errors(out):
         with locked(part):
@@ -61,19 +62,19 @@ def _in_order(folders: Sequence[Path]) -> dict[Path, RunSettings]:
     settings = {folder: require_run(folder) for folder in folders}
     first, found = folders[0], dict[int, Path]()
     for folder, run in settings.items():
-        if run.shard is None:
+        if run.options.shard is None:
             raise RunError(f"{folder} is a whole run, not a shard: only runs with `shard` are merged.", field="folders")
         _check_same_run(folder, run, first, settings[first])
-        number, parts = run.shard
+        number, parts = run.options.shard
         if number in found:
             raise RunError(f"{folder} and {found[number]} are both shard {number}/{parts}.", field="folders")
         found[number] = folder
-        progress = read_progress(folder / JOURNAL, chunk_ranges(run.chunk, run.jobs, run.shard))
+        progress = read_progress(folder / JOURNAL, chunk_ranges(run.options.chunk, run.options.jobs, run.options.shard))
         if progress.next_index is not None:
             raise RunError(
                 f"{folder} is not finished: run its `dengine generate` command again, then merge.", field="folders"
             )
-    parts = (settings[first].shard or (1, 1))[1]
+    parts = (settings[first].options.shard or (1, 1))[1]
     missing = [f"{number}/{parts}" for number in range(1, parts + 1) if number not in found]
     if missing:
         raise RunError(f"Shard {', '.join(missing)} is missing: name the folders of all {parts}.", field="folders")
@@ -82,10 +83,11 @@ def _in_order(folders: Sequence[Path]) -> dict[Path, RunSettings]:
 
 def _check_same_run(folder: Path, run: RunSettings, first: Path, expected: RunSettings) -> None:
     """Raise RunError unless `run` differs from `expected` in the number of its shard alone."""
-    parts = [settings.shard[1] if settings.shard else 1 for settings in (run, expected)]
-    wrong = differences(expected, replace(run, shard=expected.shard, jobs=expected.jobs))
-    if run.jobs != expected.jobs:
-        wrong.append(("jobs", f"`jobs` is {expected.jobs} in the run, {run.jobs} here"))
+    parts = [one.options.shard[1] if one.options.shard else 1 for one in (run, expected)]
+    options = replace(run.options, shard=expected.options.shard, jobs=expected.options.jobs)
+    wrong = differences(expected, replace(run, options=options))
+    if run.options.jobs != expected.options.jobs:
+        wrong.append(("jobs", f"`jobs` is {expected.options.jobs} in the run, {run.options.jobs} here"))
     if parts[0] != parts[1]:
         wrong.append(("shard", f"it has {parts[1]} parts in the run, {parts[0]} here"))
     refuse(wrong, RunError, f"{folder} is not of the same run as {first}: ")
@@ -95,7 +97,7 @@ def _join(shards: Sequence[Path], settings: RunSettings, part: Path) -> None:
     """Deal the shards' chunks back into one journal, with their images."""
     sources: list[Iterator[Entry]] = [read_entries(folder / JOURNAL) for folder in shards]
     with Journal(part, 0) as journal:
-        for number, chunk in enumerate(chunk_ranges(settings.chunk, settings.jobs)):
+        for number, chunk in enumerate(chunk_ranges(settings.options.chunk, settings.options.jobs)):
             journal.begin(chunk)
             folder, source = shards[number % len(shards)], sources[number % len(shards)]
             for _ in chunk:

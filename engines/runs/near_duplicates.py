@@ -23,7 +23,7 @@ from engines.datasets.duplicates import NEAR, Sketches, Thumbnails, near_sketche
 from engines.datasets.images import read_image
 from engines.errors import DatasetError, RunError
 from engines.painting.jobs import Plan, make_job
-from engines.painting.settings import RunSettings
+from engines.painting.run_settings import RunSettings
 
 REPEATS_IMAGE = "nearly repeats an earlier image"
 REPEATS_REFERENCE = "nearly repeats a reference"
@@ -44,7 +44,7 @@ class Candidate:
 def find_repeats(
     candidates: Iterable[Candidate], run: RunSettings, plan: Plan | None, training: Sequence[Path] = ()
 ) -> dict[int, str]:
-    """The indices of the images that repeat something by `run.near_duplicates` or more -> what.
+    """The indices of the images that repeat something by `run.options.near_duplicates` or more -> what.
 
     candidates: in index order; no more are read than the run's count needs. plan: with the references; None without.
     training: image files that the networks learned from; where the run drops no repeats, these are compared with all
@@ -52,7 +52,7 @@ def find_repeats(
     An image that is dropped itself is nothing that a later one could repeat.
     Raises DatasetError for an image that cannot be read, references aside where the run skips bad ones.
     """
-    threshold = run.near_duplicates
+    threshold = run.options.near_duplicates
     found: dict[int, str] = {}
     kept: list[Sketches] = []
     source = iter(candidates)
@@ -74,7 +74,7 @@ def find_repeats(
                 _drop_repeats(block, thumbs, kept, threshold, found)
             new = [row for row, one in enumerate(block) if one.index not in found]
             kept.append(thumbs.part(new))
-            if run.count is not None and sum(map(len, kept)) >= run.count:
+            if run.options.count is not None and sum(map(len, kept)) >= run.options.count:
                 break
     return found
 
@@ -86,7 +86,8 @@ def reference_plan(run: RunSettings) -> Plan | None:
     """
     from engines.painting.resolve import dataset_hash
 
-    if run.reference is None:
+    asked = run.options
+    if asked.reference is None:
         return None
     if run.short_side is None:
         raise RunError(
@@ -96,8 +97,8 @@ def reference_plan(run: RunSettings) -> Plan | None:
         )
     try:
         dataset = open_dataset(
-            run.reference, split=run.reference_split, skip_bad=run.skip_bad, require_boxes=False,
-            follow_links=run.follow_links, boxes=run.boxes,
+            asked.reference, split=asked.reference_split, skip_bad=asked.skip_bad, require_boxes=False,
+            follow_links=asked.follow_links, boxes=asked.boxes,
         )  # fmt: skip
     except DatasetError as cause:
         raise RunError(
@@ -106,19 +107,19 @@ def reference_plan(run: RunSettings) -> Plan | None:
         ) from cause
     if dataset_hash(dataset) != run.reference_hash:
         raise RunError(
-            f"{run.reference} does not hold the references that the run was painted from: put them back, or take "
+            f"{asked.reference} does not hold the references that the run was painted from: put them back, or take "
             "`near_duplicates=0`.",
             field="near_duplicates",
         )
     return Plan(
-        frame=run.frame,
+        frame=asked.size,
         short_side=run.short_side,
         style="",
         references=dataset.records,
         class_names=dataset.class_names,
-        strength=run.strength or (1.0, 1.0),
-        flip=run.flip,
-        balance=run.balance,
+        strength=asked.strength or (1.0, 1.0),
+        flip=asked.flip,
+        balance=asked.balance,
     )
 
 
@@ -147,7 +148,7 @@ def _crop(run: RunSettings, plan: Plan, index: int) -> Thumbnails:
     """The thumbnail of what job `index` repainted, mirrored where it was."""
     from engines.painting.painter import read_crop
 
-    return _unless_broken(run, lambda: read_crop(plan, make_job(plan, run.seed, index)))
+    return _unless_broken(run, lambda: read_crop(plan, make_job(plan, run.options.seed, index)))
 
 
 def _unless_broken(run: RunSettings, read: Callable[[], npt.NDArray[np.uint8]]) -> Thumbnails:
@@ -155,7 +156,7 @@ def _unless_broken(run: RunSettings, read: Callable[[], npt.NDArray[np.uint8]]) 
     try:
         return thumbnail(read())
     except DatasetError:
-        if not run.skip_bad:
+        if not run.options.skip_bad:
             raise
         return thumbnail(np.zeros((1, 1, 3), dtype=np.uint8))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engines.common.files import read_json, write_json
 from engines.errors import RunError
-from engines.painting.settings import FORMAT, RunSettings, differences
+from engines.painting.run_settings import FORMAT, RunSettings, differences
 from engines.runs.journal import IMAGES, JOURNAL
 
 RUN = "run.json"

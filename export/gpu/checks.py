@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ from engines.diffusion.schedule import make_schedule
 from engines.errors import DengineError
 from engines.painting.networks import TextEncoder, prepare
 from engines.painting.resolve import GPU_SLOTS, resolve
-from engines.painting.settings import GenerateSettings, RunSettings
+from engines.painting.settings import GenerateSettings, PaintOptions
 from export.agreement import LEAST, compare_engines
 from export.matching import MATCHINGS, match_boxes
 from export.tensorrt.check_plans import is_black
@@ -122,10 +123,11 @@ def check_ticks(
     """
     name = f"{backend.name} {backend.precision}"
     report(f"{name}: timing the UNet")
-    asked = GenerateSettings(out=Path("unused"), bundle=bundle.folder, jobs=GPU_SLOTS, steps=steps)
-    settings = resolve(asked, bundle, backend, None, None)
-    w, h = (side // bundle.vae_stride for side in settings.frame)
-    call = prepare(bundle, backend, "unet", {"B": settings.rows, "h": h, "w": w}, ["model_output"])
+    maybe: Any = {"steps": steps}  # None leaves it open
+    asked = GenerateSettings(out=Path("unused"), bundle=bundle.folder, jobs=GPU_SLOTS, **maybe)
+    settings = resolve(asked, bundle, backend, None, None).options
+    w, h = (side // bundle.vae_stride for side in settings.size)
+    call = prepare(bundle, backend, "unet", {"B": settings.rows, "h": h, "w": w}, ["model_output"], role="sampler")
     text = TextEncoder(bundle, backend)
     cond, uncond = text(f"a {bundle.style}"), text(settings.negative_prompt)
     tasks = [Task(index, settings.seed, None, 0, cond, uncond) for index in range(settings.slots)]
@@ -165,7 +167,7 @@ class _Eager:
 
 
 def _paint(
-    call: UNetCall, bundle: Bundle, settings: RunSettings, tasks: Sequence[Task], record: Record
+    call: UNetCall, bundle: Bundle, settings: PaintOptions, tasks: Sequence[Task], record: Record
 ) -> tuple[dict[int, torch.Tensor], float]:
     """(final latents by image, seconds a tick) of the second of two runs: the first warms up, and is recorded."""
     schedule = make_schedule(bundle.scheduler_config, settings.sampler, settings.steps, settings.eta)

@@ -176,8 +176,12 @@ def test_a_gpu_that_is_not_there_is_said_so(small: Bundle, engine: str) -> None:
 def test_a_missing_runtime_comes_with_what_to_install(
     small: Bundle, monkeypatch: pytest.MonkeyPatch, engine: str, install: str
 ) -> None:
+    load = importlib.import_module
+
     def missing(name: str) -> Any:
-        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+        if name == engine:
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+        return load(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(BackendError, match=f'Install it with "pip install {install}"'):

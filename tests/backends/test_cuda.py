@@ -12,7 +12,7 @@ from torch import nn
 
 import engines.backends.torch as torch_backend
 from engines.backends import onnxruntime as ort_backend
-from engines.backends.base import new_buffers
+from engines.backends.base import Role, new_buffers
 from engines.backends.onnxruntime import CUDA_PROVIDER, OrtBackend
 from engines.backends.registry import open_backend
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
@@ -126,7 +126,7 @@ def test_the_samplers_unet_is_recorded_when_prepared_with_its_shapes_fixed(
     bundle: Bundle, log: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, runtime = ort_on_cuda(bundle, log, monkeypatch)
-    call = backend.prepare("unet", unet_shapes(bundle, 6), ["model_output"])
+    call = backend.prepare("unet", unet_shapes(bundle, 6), ["model_output"], role="sampler")
     (session,) = runtime.sessions
     assert session.settings["enable_cuda_graph"] == 1
     assert session.settings["user_compute_stream"] == "4711"
@@ -145,19 +145,31 @@ def test_a_run_on_cuda_orders_itself_among_pytorchs_work_and_the_host_does_not_w
     bundle: Bundle, log: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, _ = ort_on_cuda(bundle, log, monkeypatch)
-    call = backend.prepare("unet", unet_shapes(bundle, 2), ["model_output"])
+    call = backend.prepare("unet", unet_shapes(bundle, 2), ["model_output"], role="sampler")
     log.clear()
     call.run()
     assert log == ["own waits for default", "run", "default waits for own"]
 
 
-@pytest.mark.parametrize(("graph", "outputs"), [("unet", ["div1", "div2", "div4"]), ("vae_decoder", None)])
+@pytest.mark.parametrize(
+    ("graph", "outputs", "role"),
+    [
+        ("unet", ["div1", "div2", "div4"], "labels"),
+        ("unet", ["model_output"], None),  # of whoever computes it once
+        ("vae_decoder", None, None),
+    ],
+)
 def test_other_calls_are_not_recorded_and_do_not_run_when_prepared(
-    bundle: Bundle, log: list[Any], monkeypatch: pytest.MonkeyPatch, graph: str, outputs: list[str] | None
+    bundle: Bundle,
+    log: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    graph: str,
+    outputs: list[str] | None,
+    role: Role | None,
 ) -> None:
     backend, runtime = ort_on_cuda(bundle, log, monkeypatch)
     shapes = bundle.specs[graph].input_shapes({"B": 2, "h": 4, "w": 4})
-    backend.prepare(graph, shapes, outputs).run()
+    backend.prepare(graph, shapes, outputs, role=role).run()
     (session,) = runtime.sessions
     assert "enable_cuda_graph" not in session.settings
     assert [options.entries["gpu_graph_id"] for options in session.runs] == ["-1"]
@@ -168,7 +180,7 @@ def test_each_shape_has_a_session_and_a_stream_of_its_own(
 ) -> None:
     backend, runtime = ort_on_cuda(bundle, log, monkeypatch)
     for rows in (2, 4):
-        backend.prepare("unet", unet_shapes(bundle, rows), ["model_output"])
+        backend.prepare("unet", unet_shapes(bundle, rows), ["model_output"], role="sampler")
     assert [session.options.sizes["B"] for session in runtime.sessions] == [2, 4]
 
 
@@ -176,7 +188,7 @@ def test_where_onnxruntime_cannot_record_the_same_kernels_run_one_by_one(
     bundle: Bundle, log: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, runtime = ort_on_cuda(bundle, log, monkeypatch, CANNOT_RECORD)
-    backend.prepare("unet", unet_shapes(bundle, 2), ["model_output"]).run()
+    backend.prepare("unet", unet_shapes(bundle, 2), ["model_output"], role="sampler").run()
     (session,) = runtime.sessions
     assert [options.entries["gpu_graph_id"] for options in session.runs] == ["-1"]
 
@@ -184,7 +196,7 @@ def test_where_onnxruntime_cannot_record_the_same_kernels_run_one_by_one(
 def test_any_other_failure_to_load_is_told(bundle: Bundle, log: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     backend, _ = ort_on_cuda(bundle, log, monkeypatch, "out of memory")
     with pytest.raises(BackendError, match=r"does not load .*unet\.onnx: out of memory"):
-        backend.prepare("unet", unet_shapes(bundle, 2), ["model_output"])
+        backend.prepare("unet", unet_shapes(bundle, 2), ["model_output"], role="sampler")
 
 
 @pytest.mark.parametrize("graph", ["adapter", "vae_encoder"])
@@ -252,13 +264,14 @@ def test_the_samplers_unet_and_the_decoder_are_compiled_without_graphs_of_their_
 ) -> None:
     backend, given = compiling
     sizes = {"B": 2, "h": 4, "w": 4}
-    for graph, outputs in (
-        ("text_encoder", None),
-        ("unet", ["div1"]),
-        ("unet", ["model_output"]),
-        ("vae_decoder", None),
+    for graph, outputs, role in (
+        ("text_encoder", None, None),
+        ("unet", ["div1"], "labels"),
+        ("unet", ["model_output"], None),
+        ("unet", ["model_output"], "sampler"),
+        ("vae_decoder", None, None),
     ):
-        backend.prepare(graph, bundle.specs[graph].input_shapes(sizes), outputs)
+        backend.prepare(graph, bundle.specs[graph].input_shapes(sizes), outputs, role=role)
     assert [type(module).__name__ for module, _ in given] == ["_NoPyramid", "VaeDecoder"]
     assert all(settings == {"fullgraph": True, "dynamic": False} for _, settings in given)
 

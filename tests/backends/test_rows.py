@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import engines.backends.rows as rows_module
+from engines.backends.base import Role
 from engines.backends.registry import open_backend
 from engines.backends.rows import FULL_SIZE, RowBackend, is_full_size
 from engines.bundle.bundle import Bundle, open_bundle
@@ -26,8 +27,9 @@ class _Ready(fakes.FakeBackend):
         shapes: Mapping[str, tuple[int, ...]],
         outputs: Sequence[str] | None = None,
         varies: str | None = None,
+        role: Role | None = None,
     ) -> fakes.FakeCall:
-        call = super().prepare(graph, shapes, outputs, varies)
+        call = super().prepare(graph, shapes, outputs, varies, role)
         call.run()
         self.calls.clear()
         return call
@@ -97,8 +99,9 @@ def test_in_int8_the_sampler_runs_pair_by_pair_and_a_repeated_pair_once() -> Non
     fake, by_rows = backends()
     fake.precision = by_rows.precision = "int8"
     sizes, spec = SIZES | {"B": 6}, fakes.SPECS["unet"]
-    call = by_rows.prepare("unet", spec.input_shapes(sizes), ["model_output"], "encoder_hidden_states")
-    by_rows.prepare("unet", spec.input_shapes(SIZES), ["model_output"], "encoder_hidden_states")  # an odd number
+    call = by_rows.prepare("unet", spec.input_shapes(sizes), ["model_output"], "encoder_hidden_states", "sampler")
+    odd = spec.input_shapes(SIZES)
+    by_rows.prepare("unet", odd, ["model_output"], "encoder_hidden_states", "sampler")
     assert [shapes["sample"][0] for _, shapes in fake.prepared] == [2, 1]
     given = {name: torch.from_numpy(array)[[0, 1, 2, 3, 0, 1]] for name, array in spec.example(sizes, 1).items()}
     write(call, given)
@@ -108,6 +111,18 @@ def test_in_int8_the_sampler_runs_pair_by_pair_and_a_repeated_pair_once() -> Non
     write(whole, given)
     whole.run()
     torch.testing.assert_close(call.outputs["model_output"], whole.outputs["model_output"])
+
+
+def test_in_int8_the_sampler_and_the_labels_have_rows_of_their_own_and_the_rest_shares() -> None:
+    fake, by_rows = backends()
+    fake.precision = by_rows.precision = "int8"
+    shapes = fakes.SPECS["unet"].input_shapes(SIZES)
+    by_rows.prepare("unet", shapes, ["model_output"], role="sampler")
+    by_rows.prepare("unet", shapes, ["div1", "div2"], role="labels")
+    assert fake.roles == ["sampler", "labels"]
+    for outputs in (["model_output"], ["div1"], None):
+        by_rows.prepare("unet", shapes, outputs)
+    assert fake.roles == ["sampler", "labels", None]
 
 
 @pytest.mark.parametrize(

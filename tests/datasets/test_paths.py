@@ -153,7 +153,10 @@ def make_linked(tmp_path: Path, form: str) -> Path:
     """A dataset one of whose images is a link out of it."""
     root = tmp_path / "set"
     makers: dict[str, Callable[[Path], object]] = {"coco": make_coco, "voc": make_voc, "yolo": make_yolo}
-    makers.get(form, lambda root: picture(root / "a.png"))(root)
+    if form == "plain":
+        picture(root / "a.png")
+    else:
+        makers[form](root)
     image = next(path for path in root.rglob("a.png"))
     image.rename(tmp_path / "a.png")
     image.symlink_to(tmp_path / "a.png")
@@ -174,7 +177,12 @@ def test_links_that_lead_outside_are_named_in_every_format_and_read_when_asked_f
 def test_links_among_images_alone_are_named(tmp_path: Path) -> None:
     root = make_linked(tmp_path, "plain")
     picture(root / "b.png")
-    for read in (lambda: open_dataset(root, require_boxes=False), lambda: open_images(root), lambda: list_images(root)):
+    reads: list[Callable[[], object]] = [
+        lambda: open_dataset(root, require_boxes=False),
+        lambda: open_images(root),
+        lambda: list_images(root),
+    ]
+    for read in reads:
         with pytest.raises(DatasetError, match=r"a\.png.*leads outside"):
             read()
     assert len(open_images(root, follow_links=True).records) == len(list_images(root, follow_links=True)) == 2

@@ -12,13 +12,12 @@ from dengine_cli.parse import (
     parse_near_duplicates,
     parse_range,
     parse_score,
-    parse_score_or_matched,
     parse_shard,
     parse_size,
     parse_sizes,
 )
 from engines.errors import UsageError
-from engines.labels.scores import MATCHED, Score, shown
+from engines.labels.scores import ScoreLike, StoredScore, shown
 from engines.worth.data import Times
 
 NAMES = ("a/one.jpg", "a/two.jpg", "three.png")
@@ -88,26 +87,23 @@ def test_a_shard_is_two_numbers() -> None:
 
 @pytest.mark.parametrize(
     ("text", "score"),
-    [("0.5", 0.5), ("RBC=0.5, WBC=.3", {"RBC": 0.5, "WBC": 0.3}), ("a=b=0.2", {"a=b": 0.2}), ("adapter", {})],
+    [("0.5", 0.5), ("RBC=0.5, WBC=.3", {"RBC": 0.5, "WBC": 0.3}), ("a=b=0.2", {"a=b": 0.2})],
 )
-def test_a_score_is_a_number_or_one_for_each_class(text: str, score: Score) -> None:
+def test_a_score_is_a_number_or_one_for_each_class(text: str, score: StoredScore) -> None:
     assert parse_score(text) == score
     assert parse_score(None) is None
-    if score != {}:
-        assert parse_score(shown(score)) == score
+    assert parse_score(shown(score)) == score
+
+
+@pytest.mark.parametrize("word", ["adapter", "matched"])
+def test_a_score_may_be_a_word_for_where_it_comes_from(word: ScoreLike) -> None:
+    assert parse_score(str(word)) == word
 
 
 @pytest.mark.parametrize("text", ["", "high", "RBC=", "=0.5", "RBC=0.5,", "RBC=0.5,WBC", "RBC=0.5,RBC=0.6"])
 def test_a_score_that_is_neither_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="CLASS=NUMBER"):
+    with pytest.raises(UsageError, match=r"--score is .*CLASS=NUMBER"):
         parse_score(text)
-
-
-def test_where_scores_cannot_be_matched_the_verbs_that_can_are_named() -> None:
-    assert parse_score_or_matched("matched") == MATCHED
-    assert parse_score_or_matched("a=0.5") == {"a": 0.5}
-    with pytest.raises(UsageError, match=r"--score matched .*label.*finalize"):
-        parse_score("matched")
 
 
 def test_near_duplicates_are_kept_dropped_or_measured() -> None:

@@ -8,11 +8,9 @@ import numpy as np
 from PIL import Image
 
 from engines.labels.boxes import Instances
-from engines.labels.scores import highest
-from engines.painting.settings import (
-    RunSettings,
-)
-from engines.runs.finalize import ANNOTATIONS
+from engines.labels.rules import Drop, DropReason
+from engines.painting.run_settings import FORMAT, RunSettings
+from engines.runs.finalize import ANNOTATIONS, rules_of
 from engines.runs.journal import IMAGES, Entry, Journal, image_name
 from engines.runs.run_folder import start_run
 
@@ -26,7 +24,7 @@ def run_settings(**changes: Any) -> RunSettings:
         "chunk": 8, "slots": 4, "rows": 8, "engine": "torch", "precision": "f32", "threads": 1, "backend": "torch, cpu",
         "formats": ("coco",), "image_format": "jpeg", "jpeg_quality": 95, "skip_bad": False,
     }  # fmt: skip
-    return RunSettings(**values | changes)
+    return RunSettings.from_json({"format": FORMAT} | values | changes, "made run")
 
 
 SCORES = (0.9, 0.45, 0.1, 0.6, 0.31, 0.05, 0.8)  # the best box of each image
@@ -40,13 +38,13 @@ def make_run(folder: Path, **changes: Any) -> Path:
     with Journal(folder, 0) as journal:
         journal.begin(range(len(SCORES)))
         for index, score in enumerate(SCORES):
-            kept = settings.keep_empty or score >= highest(settings.score)
+            kept = settings.options.keep_empty or score >= max(rules_of(settings).thresholds.values())
             name = image_name(index, "jpg") if kept else None
             if name:
                 Image.fromarray(np.full((24, 32, 3), 20 * index, np.uint8)).save(folder / IMAGES / name)
             found = Instances.from_rows([[1.5, 2.0, 30.25, 20.0, score, index % 2], [0.0, 0.0, 4.0, 4.0, 0.05, 0]])
-            reason = None if kept else f"no box scores {settings.score}"
-            journal.add(Entry(index, f"prompt {index}", None, None, reason, name, "0" * 64 if kept else None, found))
+            drop = None if kept else Drop(DropReason.NO_BOX, f"no box scores {settings.score}")
+            journal.add(Entry(index, f"prompt {index}", None, None, drop, name, "0" * 64 if kept else None, found))
         journal.flush()
     return folder
 

@@ -24,7 +24,8 @@ from PIL import Image
 from tensorrt_stubs import VARIABLE, load_bindings, make_stub_libraries
 from tensorrt_stubs_fake import OWN_STREAM, SPECS, Build, FakeStream, FakeTensorRt, PlanBundle
 
-from engines.backends import base, open_backend
+from engines.backends import base
+from engines.backends.registry import open_backend
 from engines.backends.tensorrt import backend as tensorrt_backend
 from engines.backends.tensorrt.backend import TensorRtBackend
 from engines.backends.tensorrt.gpu import Gpu
@@ -65,7 +66,7 @@ def fake(bindings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorR
 def install_fake(bindings: Any, patch: pytest.MonkeyPatch) -> FakeTensorRt:
     fake = FakeTensorRt(bindings)
     patch.setitem(sys.modules, "tensorrt", fake.module())
-    patch.setattr("engines.backends.tensorrt.gpu.find_gpu", lambda device=None: fake.gpu())
+    patch.setattr("engines.backends.tensorrt.backend.find_gpu", lambda device=None: fake.gpu())
     tensorrt_backend.log.cache_clear()
     return fake
 
@@ -326,7 +327,7 @@ def test_memory_that_does_not_suffice_is_said_with_what_to_lower(fake: FakeTenso
     text = str(error.value)
     assert text.startswith("unet: the GPU's memory does not suffice to build its plan: TensorRT asked for 28.6 GB")
     assert "3.0 GB are free (Could not find any implementation for node /conv_in/Conv)" in text
-    assert "Lower --workspace (now 8 GB), --batch or --size" in text
+    assert "Lower `workspace` (now 8 GB), `batches` or `sizes`" in text
     fake.log_lines = [("ERROR", "Assertion failed: no kernel")]
     with pytest.raises(ExportError, match="unet: TensorRT built no plan: Assertion failed: no kernel"):
         build()
@@ -418,7 +419,7 @@ def test_a_run_that_fails_is_an_error_with_what_tensorrt_said(fake: FakeTensorRt
         call.run()
 
 
-def test_a_missing_plan_is_an_error_with_the_command_that_builds_it(
+def test_a_missing_plan_is_an_error_with_the_call_that_builds_it(
     fake: FakeTensorRt, exported: PlanBundle, build: Builder
 ) -> None:
     backend = opened(exported, fake.gpu())
@@ -426,8 +427,9 @@ def test_a_missing_plan_is_an_error_with_the_command_that_builds_it(
         backend.prepare("unet", SPECS["unet"].input_shapes({"B": 5, "h": 8, "w": 16}))
     text = str(error.value)
     assert "no TensorRT plan of unet (batch 5, 64x32) for this machine (TensorRT " in text
-    assert text.endswith(f'"dengine export --bundle {exported.folder} --engine tensorrt --batch 1:5:5 --size 64x32".')
-    build((1, 5, 5), ((64, 32),) * 3)  # what it says
+    sizes = ((64, 32),) * 3
+    assert text.endswith(f"`build_plans({str(exported.folder)!r}, batches=(1, 5, 5), sizes={sizes})`.")
+    build((1, 5, 5), sizes)  # what it says
     backend.prepare("unet", SPECS["unet"].input_shapes({"B": 5, "h": 8, "w": 16})).run()
 
 
@@ -553,8 +555,8 @@ def test_auto_passes_over_tensorrt_with_one_line_while_a_plan_is_missing(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr("engines.backends.importlib.util.find_spec", lambda name: name)
-    monkeypatch.setattr("engines.backends.torch.TorchBackend", lambda *_, **__: FakeBackend())
+    monkeypatch.setattr("engines.backends.registry.importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("engines.backends.torch.TorchBackend", lambda *_, **__: FakeBackend(name="torch"))
     events: list[Event] = []
     painted(bundle, tmp_path / "first", events, engine="auto")
     lines = [event.text for event in events if event.kind is EventKind.NOTE and "tensorrt" in event.text]
@@ -564,7 +566,7 @@ def test_auto_passes_over_tensorrt_with_one_line_while_a_plan_is_missing(
     painted(bundle, tmp_path / "second", events, engine="auto")
     assert json.loads((tmp_path / "second" / "run.json").read_text())["engine"] == "tensorrt"
     found = open_backend(cast(Bundle, bundle), "auto", needs=Needs(()), precision="f32")
-    assert found.name == "onnxruntime"  # plans are f16
+    assert found.name == "torch"  # plans are f16
 
 
 def test_label_finds_its_plans_and_says_what_other_sizes_need(

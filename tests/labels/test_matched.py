@@ -18,17 +18,19 @@ from engines.labelling import label_images
 from engines.labels.boxes import Instances
 from engines.labels.matched import matched_score
 from engines.labels.rules import Rules, label_rules
-from engines.labels.scores import MATCHED, Score
+from engines.labels.scores import Thresholds
 from engines.runs.finalize import finalize
 from engines.runs.journal import JOURNAL
 
-NAMES = ("a", "b")
+LEAST = {"a": 0.3, "b": 0.3}
 
 
-def found(images: int, scores: Mapping[int, Sequence[float]], frequencies: Mapping[str, float], **rules: Any) -> Score:
-    """The matched score of `images` images, each with boxes of these scores by label."""
+def found(
+    images: int, scores: Mapping[int, Sequence[float]], frequencies: Mapping[str, float], **rules: Any
+) -> Thresholds:
+    """The matched thresholds of `images` images, each with boxes of these scores by label."""
     rows = [[0.0, 0.0, 4.0, 4.0, score, label] for label, each in scores.items() for score in each]
-    return matched_score([Instances.from_rows(rows)] * images, replace(Rules(0.3, NAMES), **rules), frequencies)
+    return matched_score([Instances.from_rows(rows)] * images, replace(Rules(LEAST), **rules), frequencies)
 
 
 def test_labels_come_as_near_to_the_frequency_as_scores_allow() -> None:
@@ -40,11 +42,11 @@ def test_labels_come_as_near_to_the_frequency_as_scores_allow() -> None:
 
 def test_no_threshold_is_below_the_least_which_holds_where_too_little_is_known() -> None:
     scores = {0: (0.2, 0.1), 1: (0.8, 0.5)}
-    assert found(20, scores, {"a": 9.0}) == 0.3, "one number where all classes have it"
-    assert found(20, scores, {"b": 1.0}, score={"a": 0.4, "b": 0.3}) == {"a": 0.4, "b": 0.65}
-    assert found(9, scores, {"b": 1.0}) == 0.3, "nine labels say too little"
+    assert found(20, scores, {"a": 9.0}) == LEAST
+    assert found(20, scores, {"b": 1.0}, thresholds={"a": 0.4, "b": 0.3}) == {"a": 0.4, "b": 0.65}
+    assert found(9, scores, {"b": 1.0}) == LEAST, "nine labels say too little"
     assert found(10, scores, {"b": 1.0}) == {"a": 0.3, "b": 0.65}
-    assert found(0, scores, {"b": 1.0}) == 0.3
+    assert found(0, scores, {"b": 1.0}) == LEAST
     with refused(UsageError, "score"):
         found(20, scores, {})
 
@@ -58,7 +60,7 @@ def test_a_score_on_a_hundredth_counts_from_there_on() -> None:
 def test_labels_that_overlap_too_much_are_not_counted() -> None:
     same = {0: (0.9, 0.8, 0.7)}
     assert found(10, same, {"a": 1.0}) == {"a": 0.85, "b": 0.3}
-    assert found(10, same, {"a": 1.0}, max_overlap=0.5) == 0.3, "all three are of one object"
+    assert found(10, same, {"a": 1.0}, max_overlap=0.5) == LEAST, "all three are of one object"
 
 
 def info(**changes: Any) -> AdapterInfo:
@@ -109,10 +111,10 @@ def test_label_writes_as_many_labels_as_the_adapter_saw_annotations(
 
 
 def test_label_takes_a_region_of_doubt_up_to_scores_that_are_not_known_yet() -> None:
-    rules = label_rules(MATCHED, 0.6, 1.0, {"rbc": 0.5}, CLASS_NAMES)
-    assert (rules.score, rules.uncertain) == (0.3, 0.6)
+    rules = label_rules("matched", 0.6, 1.0, {"rbc": 0.5}, CLASS_NAMES)
+    assert rules == Rules(dict.fromkeys(CLASS_NAMES, 0.3), 0.6)
     with refused(UsageError, "uncertain", 1):
-        label_rules(MATCHED, 1.0, 1.0, {}, CLASS_NAMES)
+        label_rules("matched", 1.0, 1.0, {}, CLASS_NAMES)
 
 
 def test_finalize_finds_the_score_that_leaves_the_wanted_labels(
@@ -120,7 +122,7 @@ def test_finalize_finds_the_score_that_leaves_the_wanted_labels(
 ) -> None:
     monkeypatch.setattr("engines.labels.matched.LEAST_COUNTED", 2)  # the run is small
     run = make_run(tmp_path / "run", frequencies={"a": 2 / 7})
-    summary = finalize(run, score=MATCHED)
+    summary = finalize(run, score="matched")
     assert (summary.boxes_by_class["a"], summary.boxes_by_class["b"]) == (2, 2)
     assert summary.score == coco(run)["info"]["score"]
     assert isinstance(summary.score, dict)
@@ -134,14 +136,14 @@ def test_finalize_refuses_a_box_of_a_class_that_the_run_has_not(tmp_path: Path) 
     lines = (run / JOURNAL).read_text("utf-8")
     (run / JOURNAL).write_text(lines.replace("0.9,0]", "0.9,7]").replace("0.9, 0]", "0.9, 7]"), "utf-8")
     with refused(RunError, None, run / JOURNAL):
-        finalize(run, score=MATCHED)
+        finalize(run, score="matched")
 
 
 def test_finalize_says_why_it_cannot(tmp_path: Path) -> None:
     with refused(UsageError, "score", "dengine label"):
-        finalize(make_run(tmp_path / "before", frequencies=None), score=MATCHED)
+        finalize(make_run(tmp_path / "before", frequencies=None), score="matched")
     with refused(UsageError, "score", "`balance`"):
-        finalize(make_run(tmp_path / "even", frequencies={"a": 1.0}, balance=True), score=MATCHED)
+        finalize(make_run(tmp_path / "even", frequencies={"a": 1.0}, balance=True), score="matched")
 
 
 def test_a_run_with_far_more_labels_than_annotations_says_how_to_have_fewer(

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 
 from engines.bundle.bundle import open_bundle
 from engines.diffusion.latents import initial_noise
 from engines.errors import BackendError, UsageError
 from engines.measure import baseline
 from engines.measure.baseline import BaselineSettings, best_batch, run_baseline, try_batches
-from engines.measure.pipeline import Baseline, batches_of, torch_device
+from engines.measure.pipeline import Baseline, batches_of
 from engines.measure.workload import Workload, jobs_of
 from engines.runs.generate import generate
 from engines.runs.journal import read_entries
@@ -156,9 +157,11 @@ def test_a_compiler_that_fails_is_named(toy_bundle: Path, tmp_path: Path, monkey
         run_baseline(settings)
 
 
-def test_devices_that_are_none_are_refused() -> None:
-    with pytest.raises(UsageError, match='Unknown device "gpu"'):
-        torch_device("gpu")
+def test_devices_that_are_none_are_refused_before_anything_is_loaded(toy_bundle: Path, references: Path) -> None:
+    bundle = open_bundle(toy_bundle, verify=False)
+    work = jobs_of(WORKLOAD, bundle, references)
+    with refused(UsageError, "device", "gpu"):
+        Baseline(bundle, work, device="gpu", compiled=False)
     if not torch.cuda.is_available():
-        with pytest.raises(BackendError, match="no CUDA device"):
-            torch_device("cuda")
+        with refused(BackendError, "device", "`device=cpu`"):
+            Baseline(bundle, work, device="cuda", compiled=False)

@@ -8,12 +8,13 @@ import fakes
 import pytest
 import torch
 
+from engines.backends.base import Role
 from engines.measure import timing
 from engines.measure.timing import Interval, TimedBackend, Use, covered, outside_share, spread, time_calls
 from engines.painting.networks import prepare
 
 CPU = torch.device("cpu")
-USE = Use("unet", 8, None)
+USE = Use("unet", 8)
 
 
 @dataclass
@@ -77,11 +78,24 @@ def test_a_timed_backend_computes_the_same_and_notes_every_call(tmp_path: Path) 
     worker.start()
     worker.join()
     first, second = timed.intervals
-    assert first.use == second.use == Use("vae_decoder", 2, ("pixels",))
+    assert first.use == second.use == Use("vae_decoder", 2)
     assert first.start <= first.end <= second.start <= second.end
     assert backend.calls["vae_decoder"] == 2
     timed.calls[first.use].run()
     assert len(timed.intervals) == 2  # what it keeps for later is not timed
+
+
+def test_what_a_call_is_for_is_noted_and_passed_on(tmp_path: Path) -> None:
+    backend = fakes.FakeBackend()
+    timed = TimedBackend(fakes.as_backend(backend))
+    bundle, sizes = fakes.make_bundle(tmp_path), {"B": 2, "h": 8, "w": 12}
+    roles: tuple[Role | None, ...] = ("sampler", "labels", None)
+    for role in roles:
+        prepare(bundle, timed, "unet", sizes, role=role)
+    assert [(use.name, use.role) for use in timed.calls] == [
+        ("unet", "sampler"), ("label pass", "labels"), ("unet", None)
+    ]  # fmt: skip
+    assert backend.roles == ["sampler", "labels", None]
 
 
 @pytest.mark.parametrize("capturable", [True, False])
@@ -89,7 +103,8 @@ def test_whether_a_call_may_be_captured_is_passed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capturable: bool
 ) -> None:
     monkeypatch.setattr(fakes.FakeCall, "capturable", capturable)
-    timed = TimedBackend(fakes.as_backend(fakes.FakeBackend()))
+    backend = fakes.FakeBackend()
+    timed = TimedBackend(fakes.as_backend(backend))
     call = prepare(fakes.make_bundle(tmp_path), timed, "unet", {"B": 2, "h": 8, "w": 12})
     assert call.capturable is capturable
-    assert (timed.name, timed.precision, timed.threads, timed.device.type) == ("onnxruntime", "f32", 1, "cpu")
+    assert (timed.name, timed.precision, timed.threads, timed.device.type) == (backend.name, "f32", 1, "cpu")

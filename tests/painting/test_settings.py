@@ -9,13 +9,9 @@ from made_runs import run_settings
 from refusals import refused
 
 from engines.errors import BundleError, RunError, UsageError
-from engines.painting.settings import (
-    GenerateSettings,
-    RunSettings,
-    default_chunk,
-    differences,
-    resolve_options,
-)
+from engines.painting.resolve import default_chunk, resolve_options
+from engines.painting.run_settings import RunSettings, differences
+from engines.painting.settings import GenerateSettings
 from engines.runs.run_folder import check_format
 
 OUT = Path("run")
@@ -81,7 +77,7 @@ def test_what_the_bundle_adds_never_contradicts_what_was_asked() -> None:
 
 @pytest.mark.parametrize(
     ("defaults", "field"),
-    [({"step": 3}, None), ({"steps": 0}, "steps"), ({"steps": "many"}, None), ({"sampler": "euler"}, "sampler")],
+    [({"step": 3}, None), ({"steps": 0}, "steps"), ({"steps": "many"}, "steps"), ({"sampler": "euler"}, "sampler")],
 )
 def test_a_bundle_with_impossible_defaults_is_refused(defaults: dict[str, Any], field: str | None) -> None:
     with refused(BundleError, field, "manifest.json"):

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from dengine_cli import main as program
 from engines.errors import DatasetError, RunError, UsageError
+from engines.labels.scores import ScoreLike
 from engines.runs import preview as preview_module
 from engines.runs.finalize import ANNOTATIONS, PREVIEW, finalize
 from engines.runs.journal import IMAGES, JOURNAL, SPARE, image_name
@@ -212,8 +213,10 @@ def test_each_class_may_have_its_own_threshold(tmp_path: Path) -> None:
         finalize(run, score={"a": 0.7, "b": 0.2})
     with refused(UsageError, "score", "a, b"):
         finalize(run, score={"c": 0.7})
-    with refused(UsageError, "score", "`score={}`"):
-        finalize(run, score={})
+    nothing: tuple[ScoreLike, ...] = ({}, "adapter")
+    for score in nothing:
+        with refused(UsageError, "score", "`score=adapter`"):
+            finalize(run, score=score)
 
 
 def test_weak_boxes_mark_their_regions_as_uncertain(tmp_path: Path) -> None:

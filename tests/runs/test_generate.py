@@ -174,8 +174,8 @@ def test_a_run_ends_after_the_first_whole_chunk_that_reaches_the_count(paint: Ge
     summary = paint(tmp_path / "run", count=5)
     entries = list(read_entries(tmp_path / "run" / JOURNAL))
     assert len(entries) % 6 == 0
-    kept = [entry for entry in entries if entry.reason is None]
-    assert len(kept) >= 5 > sum(entry.reason is None for entry in entries[:-6])
+    kept = [entry for entry in entries if entry.drop is None]
+    assert len(kept) >= 5 > sum(entry.drop is None for entry in entries[:-6])
     names = sorted(path.name for path in (tmp_path / "run" / IMAGES).iterdir())
     assert names == [entry.file for entry in kept[:5]]
     spare = [path.name for path in (tmp_path / "run" / SPARE).glob("*")]
@@ -235,7 +235,7 @@ def test_doubtful_images_do_not_count_and_are_not_written(paint: Generate, tmp_p
     entries = list(read_entries(tmp_path / "run" / JOURNAL))
     assert summary.dataset.images == 6
     assert summary.dataset.dropped["doubtful labels: quality below 0.75"] > 0
-    assert min(quality(entry.instances) for entry in entries if entry.reason is None) >= 0.75
+    assert min(quality(entry.instances) for entry in entries if entry.drop is None) >= 0.75
     check_consistent(tmp_path / "run")
     paint(tmp_path / "all", jobs=len(entries), keep_empty=True)
     finalize(tmp_path / "all", min_quality=0.75, keep_empty=False)

@@ -72,7 +72,7 @@ def test_a_long_way_between_two_kept_images_is_counted_across_chunks_and_starts(
     with refused(RunError):
         paint(tmp_path / "whole", count=90, backend=backend)
     entries = list(read_entries(tmp_path / "whole" / JOURNAL))
-    last = max(entry.index for entry in entries if entry.reason is None)
+    last = max(entry.index for entry in entries if entry.drop is None)
     assert 32 <= len(entries) - 1 - last < 32 + 6
     with (tmp_path / "whole" / JOURNAL).open("rb+") as file:  # a kill in the last chunk
         file.truncate(file.seek(0, os.SEEK_END) - 1)

@@ -1,6 +1,7 @@
 """The journal: lines in index order, torn ends cut back to whole chunks, nothing believed that is not whole."""
 
 import errno
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from engines.errors import RunError
 from engines.labels.boxes import Instances
+from engines.labels.rules import Drop, DropReason
 from engines.painting.jobs import chunk_ranges
 from engines.runs.journal import (
     IMAGES,
@@ -29,7 +31,7 @@ def entry(index: int, kept: bool = True) -> Entry:
         prompt='a "photo" with ß',
         reference="sub/ref.jpg" if index % 2 else None,
         strength=0.4567 if index % 2 else None,
-        reason=None if kept else "no box scores 0.3",
+        drop=None if kept else Drop(DropReason.NO_BOX, "no box scores 0.3"),
         file=f"{index:08d}.jpg" if kept else None,
         sha256="0" * 64 if kept else None,
         instances=Instances.from_rows([[0.0, 1.25, 10.5, 20.0, 0.9876, 2], [3.0, 3.0, 4.0, 4.0, 0.05, 0]]),
@@ -49,6 +51,45 @@ def write(folder: Path, indices: range, chunk: int, dropped: tuple[int, ...] = (
 def test_entries_come_back_as_they_went_in(tmp_path: Path) -> None:
     write(tmp_path, range(5), 5, dropped=(1, 2))
     assert list(read_entries(tmp_path / JOURNAL)) == [entry(i, i not in (1, 2)) for i in range(5)]
+
+
+@pytest.mark.parametrize("reason", DropReason)
+def test_every_reason_comes_back_with_its_words(reason: DropReason) -> None:
+    dropped = replace(entry(3, kept=False), drop=Drop(reason, 'a "broken" reference: ß.png'))
+    found = Entry.from_line(dropped.to_line())
+    assert found == dropped
+    assert found.drop is not None
+    assert isinstance(found.drop.reason, DropReason)
+    assert json.loads(dropped.to_line())["drop"] == reason.value
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("no box scores 0.3", DropReason.NO_BOX),
+        ("no box scores what its class needs", DropReason.NO_BOX),
+        ("doubtful labels: quality below 0.5", DropReason.DOUBTFUL),
+        ("/data/1.png is a broken image", DropReason.UNREADABLE),
+        ("broken reference: 1.png is no image", DropReason.UNREADABLE),
+    ],
+)
+def test_lines_of_a_dengine_before_reasons_had_names_are_read(words: str, reason: DropReason) -> None:
+    line = json.loads(entry(3, kept=False).to_line())
+    assert line.pop("drop") == "no box"
+    assert list(line) == ["index", "outcome", "reason", "prompt", "reference", "strength", "boxes"], "as they were"
+    found = Entry.from_line(json.dumps(line | {"reason": words}))
+    assert found == replace(entry(3, kept=False), drop=Drop(reason, words))
+    kept = json.loads(entry(3).to_line())
+    assert list(kept) == ["index", "outcome", "file", "sha256", "prompt", "reference", "strength", "boxes"]
+
+
+def test_a_reason_that_nobody_gives_is_no_line(tmp_path: Path) -> None:
+    line = json.loads(entry(0, kept=False).to_line()) | {"drop": "mood"}
+    with pytest.raises(ValueError, match="mood"):
+        Entry.from_line(json.dumps(line))
+    (tmp_path / JOURNAL).write_text(json.dumps(line) + "\n", "utf-8")
+    with pytest.raises(RunError, match="line 1"):
+        list(read_entries(tmp_path / JOURNAL))
 
 
 def test_lines_are_in_index_order_whatever_the_order_of_arrival(tmp_path: Path) -> None:
@@ -137,7 +178,7 @@ def test_opening_cuts_the_journal_back(tmp_path: Path) -> None:
         journal.begin(range(2, 4))
         journal.add(entry(2, kept=False))
         journal.flush()
-    assert [e.reason is None for e in read_entries(tmp_path / JOURNAL)] == [True, True, False]
+    assert [e.drop is None for e in read_entries(tmp_path / JOURNAL)] == [True, True, False]
 
 
 def test_reading_names_a_broken_line_and_forgives_a_torn_end(tmp_path: Path) -> None:

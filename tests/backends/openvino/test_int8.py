@@ -10,8 +10,8 @@ import torch
 from refusals import refused
 from torch import nn
 
-from engines.backends.base import Backend
-from engines.backends.openvino.backend import count_streams, samples
+from engines.backends.base import Backend, Role
+from engines.backends.openvino.backend import count_streams
 from engines.backends.openvino.int8 import grid, quantize, quantized_weight, ranges_of
 from engines.backends.registry import open_backend
 from engines.backends.rows import RowBackend
@@ -113,11 +113,16 @@ def measured(plain: Bundle) -> Bundle:
     return dataclasses.replace(plain, manifest=type(manifest).from_json(manifest.to_json()))
 
 
-def run_unet(backend: Backend, bundle: Bundle, batch: int, outputs: list[str] | None) -> dict[str, torch.Tensor]:
+PREDICTION = ["model_output"]
+
+
+def run_unet(
+    backend: Backend, bundle: Bundle, batch: int, outputs: list[str] | None, role: Role | None = None
+) -> dict[str, torch.Tensor]:
     side = 8 * bundle.manifest.latent_multiple
     sizes = {"B": batch, "h": side, "w": side}
     spec = bundle.specs["unet"]
-    call = backend.prepare("unet", spec.input_shapes(sizes), outputs)
+    call = backend.prepare("unet", spec.input_shapes(sizes), outputs, role=role)
     for name, array in spec.example({**sizes, "B": 8}, 7).items():
         call.inputs[name].copy_(torch.from_numpy(array[:batch]))
     call.run()
@@ -134,8 +139,8 @@ def test_the_sampler_is_in_int8_and_the_label_pass_is_not(plain: Bundle, measure
     backend = open_backend(measured, "openvino", precision="int8", threads=1, keep_compiled=False)
     assert backend.precision == "int8"
     assert "int8 (the sampler's unet, vae_encoder, vae_decoder; the rest" in backend.description
-    sampled = run_unet(backend, measured, 2, ["model_output"])["model_output"]
-    labelled = run_unet(backend, measured, 2, None)["model_output"]
+    sampled = run_unet(backend, measured, 2, PREDICTION, "sampler")["model_output"]
+    labelled = run_unet(backend, measured, 2, None, "labels")["model_output"]
     assert 1e-3 < error(sampled, exact["model_output"]) < 0.2
     assert error(labelled, exact["model_output"]) < error(sampled, exact["model_output"]) / 2
 
@@ -201,9 +206,13 @@ def test_every_range_is_one_graphs(measured: Bundle) -> None:
 def test_row_by_row_the_sampler_is_in_int8_too(measured: Bundle) -> None:
     backend = open_backend(measured, "openvino", precision="int8", threads=1, keep_compiled=False)
     rows = RowBackend(backend, measured.specs)
-    for outputs in (["model_output"], None):
-        whole = run_unet(backend, measured, 2, outputs)["model_output"]
-        assert error(run_unet(rows, measured, 2, outputs)["model_output"], whole) < 1e-5
+    cases: tuple[tuple[list[str] | None, Role], ...] = ((PREDICTION, "sampler"), (None, "labels"))
+    found = {}
+    for outputs, role in cases:
+        whole = run_unet(backend, measured, 2, outputs, role)["model_output"]
+        found[role] = run_unet(rows, measured, 2, outputs, role)["model_output"]
+        assert error(found[role], whole) < 1e-5
+    assert error(found["sampler"], found["labels"]) > 1e-3
 
 
 def test_int8_without_ranges_or_on_another_engine_is_refused(plain: Bundle, measured: Bundle) -> None:
@@ -229,15 +238,9 @@ def test_a_batch_is_cut_into_equal_parts_of_some_rows(batch: int, threads: int, 
 
 def test_a_batch_in_streams_gives_what_one_in_a_piece_gives(plain: Bundle) -> None:
     together, apart = (open_backend(plain, "openvino", precision="f32", threads=n, keep_compiled=False) for n in (1, 2))
-    for outputs in (["model_output"], None):
+    for outputs in (PREDICTION, None):
         expected, found = (run_unet(backend, plain, 8, outputs) for backend in (together, apart))
         assert list(found) == list(expected)
         for name, value in expected.items():
             assert found[name].shape == value.shape
             assert error(found[name], value) < 1e-5, name
-
-
-def test_a_sampler_wants_the_prediction_without_the_pyramid(plain: Bundle) -> None:
-    spec = plain.specs["unet"]
-    assert samples(spec, spec.outputs[:1])
-    assert not samples(spec, spec.outputs)

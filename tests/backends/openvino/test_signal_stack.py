@@ -12,7 +12,7 @@ PROGRAM = """
 import ctypes, os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from engines.backends.registry import open_backend
-from engines.bundle import default_bundle, open_bundle
+from engines.bundle.bundle import default_bundle, open_bundle
 
 def signal_stack():
     found = ctypes.create_string_buffer(64)

@@ -8,6 +8,7 @@ import fakes
 import pytest
 import torch
 
+from engines.backends.base import Role
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.errors import BackendError
@@ -60,7 +61,7 @@ def spoiled(graph: str, output: str, value: float) -> fakes.FakeBackend:
 
 def test_an_engine_that_computes_the_same_passes_on_every_graph(bundle: Bundle, chain: Chain) -> None:
     found = check_graphs(bundle, fakes.as_backend(fakes.FakeBackend()), chain, silent)
-    assert [check.name for check in found] == [f"fake f32: {graph}" for graph in GRAPH_NAMES]
+    assert [check.name for check in found] == [f"onnxruntime f32: {graph}" for graph in GRAPH_NAMES]
     assert {check.outcome for check in found} == {OK}
     assert all("relative error 0.0e+00" in check.text for check in found)
 
@@ -68,7 +69,7 @@ def test_an_engine_that_computes_the_same_passes_on_every_graph(bundle: Bundle, 
 def test_an_overflow_is_named_with_graph_output_and_precision(bundle: Bundle, chain: Chain) -> None:
     backend = fakes.as_backend(spoiled("unet", "div2", float("inf")))
     found = {check.name: check for check in check_graphs(bundle, backend, chain, silent)}
-    unet = found.pop("fake f16: unet")
+    unet = found.pop("onnxruntime f16: unet")
     assert unet.outcome == FAILED
     assert "1 of " in unet.text
     assert "values of div2 are NaN or infinite: f16 overflows" in unet.text
@@ -125,11 +126,15 @@ def test_a_graph_that_cannot_be_prepared_fails_alone(bundle: Bundle, chain: Chai
     prepare = backend.prepare
 
     def refuse(
-        graph: str, shapes: Mapping[str, tuple[int, ...]], outputs: Any = None, varies: str | None = None
+        graph: str,
+        shapes: Mapping[str, tuple[int, ...]],
+        outputs: Any = None,
+        varies: str | None = None,
+        role: Role | None = None,
     ) -> fakes.FakeCall:
         if graph == "adapter":
             raise BackendError("GridSample is not there.")
-        return prepare(graph, shapes, outputs, varies)
+        return prepare(graph, shapes, outputs, varies, role)
 
     backend.prepare = refuse  # type: ignore[method-assign]
     outcomes = [check.outcome for check in check_graphs(bundle, fakes.as_backend(backend), chain, silent)]
@@ -140,10 +145,12 @@ def test_ticks_are_timed_and_an_engine_that_cannot_be_captured_is_passed_over(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu_checks, "RUNS", 2)
-    checks, speeds = check_ticks(bundle, fakes.as_backend(fakes.FakeBackend()), silent, steps=3)
-    assert [(check.name, check.outcome) for check in checks] == [("fake f32: captured tick", SKIPPED)]
-    assert [speed.what for speed in speeds] == ["fake f32: UNet call", "fake f32: tick"]
+    backend = fakes.FakeBackend()
+    checks, speeds = check_ticks(bundle, fakes.as_backend(backend), silent, steps=3)
+    assert [(check.name, check.outcome) for check in checks] == [("onnxruntime f32: captured tick", SKIPPED)]
+    assert [speed.what for speed in speeds] == ["onnxruntime f32: UNet call", "onnxruntime f32: tick"]
     assert all(speed.seconds > 0 and speed.rows >= 4 for speed in speeds)
+    assert backend.roles == ["sampler", None], "the UNet as the sampler has it, and the prompts"
 
 
 def test_a_capturable_engine_is_run_both_ways_and_compared(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +169,7 @@ def test_a_capturable_engine_is_run_both_ways_and_compared(bundle: Bundle, monke
     checks, speeds = check_ticks(bundle, fakes.as_backend(fakes.FakeBackend()), silent, steps=3, record=record)
     assert checks[0].outcome == OK
     assert "bit for bit, in 4 images" in checks[0].text
-    assert [speed.what for speed in speeds][-1] == "fake f32: tick in a CUDA graph"
+    assert [speed.what for speed in speeds][-1] == "onnxruntime f32: tick in a CUDA graph"
     assert replayed > 3
 
 
