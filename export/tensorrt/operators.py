@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from engines.backends.tensorrt.backend import OLDEST
+from engines.backends.tensorrt.flavours import CLASSIC
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.errors import ExportError
 
@@ -75,7 +75,7 @@ class OperatorCheck:
         """For the user: one line when all is well, else one for each finding."""
         if self.unsupported:
             return [f"TensorRT would not read {found}" for found in self.unsupported]
-        later = bool(self.needs) and _numbers(self.needs) > OLDEST  # than any TensorRT that dengine runs with
+        later = bool(self.needs) and _numbers(self.needs) > CLASSIC.oldest  # than any TensorRT that dengine runs with
         since = f", from {self.needs} on (for {', '.join(self.needed_for)})" if later else ""
         return [f"TensorRT supports all {self.operators} operators of the graphs{since}"]
 
