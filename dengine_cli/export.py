@@ -199,9 +199,7 @@ def show_plans(summary: "BuildSummary") -> None:
     ]
     console.echo(console.table(rows, ("plan of", "built in", "MB", "relative error")))
     if any(plan.error is None for plan in summary.plans):
-        console.note(
-            "To check them: the same without --for, where such a GPU and these plans in the cache are."
-        )
+        console.note("To check them: the same without --for, where such a GPU and these plans in the cache are.")
     else:
         console.echo(f"labels  {summary.boxes - summary.boxes_missing} of {summary.boxes} boxes as PyTorch's")
     console.echo(f"plans   {summary.folder}  ({summary.tensorrt}, {summary.gpu})")

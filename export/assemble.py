@@ -13,7 +13,8 @@ manifest keeps the first. A bundle's own folder may stand as a base too: its ada
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,11 @@ from safetensors import SafetensorError
 
 from engines.adapter.info import AdapterInfo
 from engines.adapter.model import load_adapter
-from engines.adapter.pyramid import pyramid_channels
-from engines.backends.modules import graph_modules
-from engines.bundle.bundle import FORMAT, GRAPH_DTYPES, MANIFEST, WEIGHTS_DTYPES, Manifest, open_bundle
-from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, ModelShape, graph_specs
-from engines.bundle.islands import apply_islands
+from engines.bundle.bundle import GRAPH_DTYPES, MANIFEST, WEIGHTS_DTYPES, open_bundle
+from engines.bundle.graphs import GRAPH_NAMES
 from engines.common.events import Report, silent
-from engines.common.files import sha256_file, sync_folder, write_json
-from engines.common.versions import installed_versions
+from engines.common.files import sync_folder, write_json
+from engines.datasets.dataset import Record
 from engines.diffusion.base_model import BaseModel, load_base
 from engines.diffusion.lora import fuse_loras
 from engines.errors import ExportError, UsageError
@@ -38,16 +36,14 @@ from export.activations import measure_activations
 from export.agreement import Agreement, check_agreement, compare_engines, gate_size, variants
 from export.agreement import figures as agreement_figures
 from export.fit import check_fit, read_origin
-from export.memory import release_memory
 from export.progress import Steps
-from export.ranges import Measured, choose_islands, count_pictures, measure_graphs, picture_files
+from export.ranges import Measured, count_pictures, open_pictures
 from export.ranges import figures as range_figures
-from export.store import GRAPH_WEIGHTS, store_model
+from export.store import store_model
 from export.tensorrt.operators import OperatorCheck, inspect_operators
-from export.to_onnx import OPSETS, export_graph
+from export.to_onnx import OPSETS
 from export.verify import GraphCheck, count_steps, figures, installed_engines, verify_bundle
-
-PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "openvino")
+from export.write_graphs import Graphs, write_graphs
 
 
 @dataclass(frozen=True)
@@ -62,18 +58,6 @@ class ExportSummary:
     measured: Measured | None = None  # how large the numbers get; None for float32 graphs
     unseen_loras: bool = False  # whether LoRAs were added that the adapter was trained without
     operators: OperatorCheck | None = None  # whether TensorRT's parser has all operators of the graphs
-
-
-@dataclass(frozen=True)
-class Graphs:
-    """How the graphs of a bundle are to be."""
-
-    dtype: str  # what they compute in: one of GRAPH_DTYPES
-    weights_dtype: str  # what their weights are stored as: one of WEIGHTS_DTYPES
-    opset: int  # one of the values of OPSETS
-    pictures: list[Path] | None  # image files to measure ranges on; None for the checks' own inputs
-    generate: Mapping[str, Any]  # defaults of `dengine generate`, by setting
-    loras: tuple[str, ...] = ()  # LoRA files in the weights, as `fuse_loras` names them
 
 
 def export_bundle(
@@ -122,22 +106,86 @@ def export_bundle(
     """
     _check_dtypes(weights_dtype, graph_dtype, opset, ranges, int8)
     _check_out(out)
-    asked = Graphs(graph_dtype, weights_dtype, opset, picture_files(ranges), generate or {})
     checked_on = installed_engines() if engines is None else tuple(engines)
     if not checked_on:
         raise ExportError('No runtime to check the graphs on. Install one with "pip install onnxruntime openvino".')
-    compared = variants(checked_on, graph_dtype, int8=int8)
-    pictures = count_pictures(asked.pictures) if graph_dtype == "float16" else 0
-    steps = Steps(3 + int8 + pictures + len(GRAPH_NAMES) + count_steps(checked_on) + len(compared), report or silent)
+    gates = _Gates(checked_on, variants(checked_on, graph_dtype, int8=int8), threads)
+    asked = Graphs(graph_dtype, weights_dtype, opset, _pictures(ranges, report or silent), generate or {}, int8)
+    steps = Steps(_count_steps(asked, gates), report or silent)
     steps("reading the models")
-    source = load_base(base)
-    network, info = load_adapter(adapter)
-    names = fuse_loras(source, loras)
-    origin = read_origin(source.folder)
-    check_fit(source, origin, info, names)
-    unseen = bool(names) and info.base_hash in origin.hashes()
-    asked = replace(asked, loras=origin.loras + names)
-    resolved = _resolve_frame(frame, source, info)
+    models = _Models(base, adapter, loras, frame)
+    with _appearing(out) as work:
+        return _make(work, out, models, asked, gates, steps)
+
+
+@dataclass(frozen=True)
+class _Gates:
+    """What a bundle is checked on."""
+
+    engines: tuple[str, ...]  # every graph, one by one
+    loops: list[tuple[str, str]]  # (engine, precision) that paint the same jobs
+    threads: int | None
+
+
+class _Models:
+    """A base and an adapter that fit each other, until their weights are stored."""
+
+    def __init__(
+        self, base: Path | str, adapter: Path, loras: Sequence[tuple[Path, float]], frame: tuple[int, int] | None
+    ) -> None:
+        """See `export_bundle`."""
+        self._base = load_base(base)
+        self._network, self.info = load_adapter(adapter)
+        names = fuse_loras(self._base, loras)
+        origin = read_origin(self._base.folder)
+        check_fit(self._base, origin, self.info, names)
+        self.unseen_loras = bool(names) and self.info.base_hash in origin.hashes()
+        self.loras = origin.loras + names
+        self.frame = _resolve_frame(frame, self._base, self.info)
+
+    def store(self, folder: Path, weights_dtype: str) -> None:
+        """Write their weights to a folder, and let go of them: the stored ones take their place."""
+        store_model(self._base, self._network, self.info, folder, getattr(torch, weights_dtype))
+        del self._base, self._network
+
+
+def _make(work: Path, out: Path, models: _Models, asked: Graphs, gates: _Gates, steps: Steps) -> ExportSummary:
+    """Make the bundle in the folder `work`, which becomes `out` once every check has passed."""
+    steps(f"storing weights as {asked.weights_dtype}")
+    models.store(work, asked.weights_dtype)
+    manifest, measured = write_graphs(work, models.info, models.frame, replace(asked, loras=models.loras), steps)
+    write_json(work / MANIFEST, manifest.to_json())
+    bundle = open_bundle(work)
+    if asked.int8:
+        steps("measuring the numbers for int8")
+        manifest = replace(manifest, activations=measure_activations(bundle, gates.threads))
+        write_json(work / MANIFEST, manifest.to_json())
+        bundle = open_bundle(work, verify=False)
+    operators = inspect_operators(work)
+    checks = verify_bundle(bundle, gates.engines, steps, threads=gates.threads)
+    jobs, loop_steps = gate_size(bundle)
+    agreements = compare_engines(bundle, gates.loops, steps, jobs=jobs, steps=loop_steps, threads=gates.threads)
+    check_agreement(agreements)
+    found = {"relative_error": figures(checks), "agreement": agreement_figures(agreements)}
+    if measured is not None:
+        found |= {"ranges": range_figures(measured), "ranges_measured_on": measured.source}
+    write_json(work / MANIFEST, manifest.to_json() | {"figures": found})
+    size = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+    return ExportSummary(
+        out, size, tuple(checks), tuple(agreements), manifest.islands, measured, models.unseen_loras, operators
+    )
+
+
+def _count_steps(asked: Graphs, gates: _Gates) -> int:
+    pictures = count_pictures(asked.pictures) if asked.dtype == "float16" else 0
+    return 3 + asked.int8 + pictures + len(GRAPH_NAMES) + count_steps(gates.engines) + len(gates.loops)
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that becomes `out` if all goes well, and is gone if not. Raises ExportError where
+    nothing can be written.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
@@ -146,27 +194,7 @@ def export_bundle(
             f"{out.parent} cannot be written: {cause.strerror}. Give another `out`.", field="out"
         ) from cause
     try:
-        steps(f"storing weights as {weights_dtype}")
-        store_model(source, network, info, work, getattr(torch, weights_dtype))
-        del source, network  # the stored ones take their place
-        manifest, measured = _export_graphs(work, info, resolved, asked, steps)
-        write_json(work / MANIFEST, manifest.to_json())
-        bundle = open_bundle(work)
-        if int8:
-            steps("measuring the numbers for int8")
-            manifest = replace(manifest, activations=measure_activations(bundle, threads))
-            write_json(work / MANIFEST, manifest.to_json())
-            bundle = open_bundle(work, verify=False)
-        operators = inspect_operators(work)
-        checks = verify_bundle(bundle, checked_on, steps, threads=threads)
-        jobs, loop_steps = gate_size(bundle)
-        agreements = compare_engines(bundle, compared, steps, jobs=jobs, steps=loop_steps, threads=threads)
-        check_agreement(agreements)
-        found = {"relative_error": figures(checks), "agreement": agreement_figures(agreements)}
-        if measured is not None:
-            found |= {"ranges": range_figures(measured), "ranges_measured_on": measured.source}
-        write_json(work / MANIFEST, manifest.to_json() | {"figures": found})
-        size = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+        yield work
         _move(work, out)
     except OSError as cause:
         raise ExportError(f"{out} cannot be written: {cause.strerror or cause}.") from cause
@@ -174,22 +202,15 @@ def export_bundle(
         raise ExportError(f"{out} cannot be written: {cause}.") from cause
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return ExportSummary(out, size, tuple(checks), tuple(agreements), manifest.islands, measured, unseen, operators)
 
 
-def model_shape(base: BaseModel, info: AdapterInfo) -> ModelShape:
-    """The numbers that decide the graphs' tensors."""
-    return ModelShape(
-        latent_channels=base.latent_channels,
-        vae_stride=base.vae_stride,
-        pyramid=pyramid_channels(base.unet.config),
-        text_length=base.text_length,
-        hidden_size=int(base.text_encoder.config.hidden_size),
-        vocabulary=int(base.text_encoder.config.vocab_size),
-        train_timesteps=int(base.scheduler_config.get("num_train_timesteps", 1000)),
-        queries=info.config.queries,
-        classes=info.config.num_classes,
-    )
+def _pictures(folder: Path | None, report: Report) -> Sequence[Record] | None:
+    """The images to measure on; None without a folder."""
+    if folder is None:
+        return None
+    found = open_pictures(folder)
+    found.tell(report)
+    return found.records
 
 
 def _check_dtypes(weights_dtype: str, graph_dtype: str, opset: int, ranges: Path | None, int8: bool) -> None:
@@ -241,72 +262,6 @@ def _resolve_frame(frame: tuple[int, int] | None, base: BaseModel, info: Adapter
             field="frame",
         )
     return width, height
-
-
-def _export_graphs(
-    work: Path, info: AdapterInfo, frame: tuple[int, int], asked: Graphs, steps: Steps
-) -> tuple[Manifest, Measured | None]:
-    """Export every graph from the weights stored in `work`, and say what `work` then holds, and how large the numbers
-    in float16 graphs are.
-
-    Memory: a graph's network is gone when its graph is written.
-    """
-    base = load_base(work)
-    adapter, _ = load_adapter(work / "adapter")
-    specs = graph_specs(model_shape(base, info), asked.dtype)
-    modules = graph_modules(base, adapter)
-    measured, islands = None, {}
-    if asked.dtype == "float16":
-        measured = measure_graphs(modules, base, info, frame, asked.pictures, steps)
-        islands = {name: choose_islands(name, modules[name], measured.ranges[name]) for name in specs}
-    manifest = _manifest(base, info, frame, asked, specs, {name: found for name, found in islands.items() if found})
-    del base, adapter
-    for name, spec in specs.items():
-        steps(f"exporting {name}")
-        module = modules.pop(name)
-        if asked.dtype == "float16":
-            apply_islands(module, islands[name])
-        export_graph(module, spec, work / f"{name}.onnx", GRAPH_WEIGHTS[name], opset=asked.opset)
-        del module
-        release_memory()
-    files = sorted(path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file())
-    return replace(manifest, files={name: sha256_file(work / name) for name in files}), measured
-
-
-def _manifest(
-    base: BaseModel,
-    info: AdapterInfo,
-    frame: tuple[int, int],
-    asked: Graphs,
-    specs: Mapping[str, GraphSpec],
-    islands: dict[str, tuple[str, ...]],
-) -> Manifest:
-    """What the bundle's manifest says, but for its files and figures."""
-    return Manifest(
-        format=FORMAT,
-        class_names=info.class_names,
-        weights_dtype=asked.weights_dtype,
-        graph_dtype=asked.dtype,
-        timestep=info.timestep,
-        short_side=info.short_side,
-        frame=frame,
-        base_hash=info.base_hash,
-        style=info.style,
-        prompts=info.prompts,
-        generate=dict(asked.generate),
-        latent_channels=base.latent_channels,
-        vae_stride=base.vae_stride,
-        latent_multiple=base.latent_multiple,
-        text_length=base.text_length,
-        hidden_size=int(base.text_encoder.config.hidden_size),
-        graphs={name: spec.to_json() for name, spec in specs.items()},
-        made_with=installed_versions(PACKAGES),
-        figures={},
-        files={},
-        opset=asked.opset,
-        islands=islands,
-        loras=asked.loras,
-    )
 
 
 def _move(work: Path, out: Path) -> None:

@@ -29,12 +29,14 @@ from engines.backends.base import Backend
 from engines.backends.registry import open_backend
 from engines.backends.rows import is_full_size
 from engines.bundle.bundle import Bundle
-from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, TensorSpec
+from engines.bundle.graphs import GRAPH_NAMES, GraphSpec
 from engines.common.rng import generator, normal
-from engines.diffusion.base_model import alphas_cumprod, tokenize
+from engines.common.tokenizer import tokenize
 from engines.diffusion.latents import add_noise
+from engines.diffusion.noise import alphas_cumprod
 from engines.diffusion.prompts import generic_prompt, listing_prompt
 from engines.errors import ExportError
+from export.graph_names import NamesError, check_names
 from export.matching import MATCHINGS, match_boxes
 from export.memory import release_memory
 
@@ -46,10 +48,6 @@ _HALF_ADVICE = (
 )
 
 Tensors = Mapping[str, torch.Tensor]
-
-
-class NamesError(ExportError):
-    """A graph's inputs or outputs are not those of its spec."""
 
 
 class ShapesError(ExportError):
@@ -241,31 +239,6 @@ def run_graph(backend: Backend, spec: GraphSpec, inputs: Tensors) -> dict[str, t
         call.inputs[name].copy_(value)
     call.run()
     return {name: value.detach().cpu().clone() for name, value in call.outputs.items()}
-
-
-def check_names(spec: GraphSpec, bundle: Bundle) -> None:
-    """Names, dtypes and axes in the ONNX file, against the spec. Raises NamesError."""
-    import onnx
-
-    graph = onnx.load(str(bundle.graph_path(spec.name)), load_external_data=False).graph
-    for kind, values, tensors in (("inputs", graph.input, spec.inputs), ("outputs", graph.output, spec.outputs)):
-        found, expected = [_describe(value) for value in values], [_expect(tensor) for tensor in tensors]
-        if found != expected:
-            raise NamesError(
-                f"{spec.name}: the graph's {kind} are {', '.join(found)}; {', '.join(expected)} was expected."
-            )
-
-
-def _describe(value: Any) -> str:
-    import onnx
-
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    axes = [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
-    return f"{value.name} {dtype} {axes}"
-
-
-def _expect(tensor: TensorSpec) -> str:
-    return f"{tensor.name} {tensor.dtype} {list(tensor.axes)}"
 
 
 def check_graph(backend: Backend, spec: GraphSpec, inputs: Tensors, expected: Tensors) -> GraphCheck:

@@ -1,11 +1,17 @@
-"""Fixtures that several test files share, each made once a session, when it is first asked for."""
+"""Fixtures that several test files share, each made once a session, when it is first asked for, or kept from an earlier
+session whose sources were the same.
+"""
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-import toy
+from kept import kept
+
+# One thread a process, said before anything imports torch: `make test` has a process for every core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,13 +30,17 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
 @pytest.fixture(scope="session")
 def toy_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of random base models by kind: `sd1` and `sd2`. Read only: copy before changing."""
+    import toy
+
     root = tmp_path_factory.mktemp("bases")
-    return {kind: toy.make_toy_base(root / kind, kind) for kind in toy.KINDS}
+    return {kind: kept(f"base-{kind}", root / kind, partial(toy.make_toy_base, kind=kind)) for kind in toy.KINDS}
 
 
 @pytest.fixture(scope="session")
 def toy_adapters(tmp_path_factory: pytest.TempPathFactory, toy_bases: dict[str, Path]) -> dict[str, Path]:
     """Folders of random adapters by the kind of their base, one of each head. Read only: copy before changing."""
+    import toy
+
     root = tmp_path_factory.mktemp("adapters")
     return {
         "sd1": toy.make_toy_adapter(root / "sd1", toy_bases["sd1"], head="rt_detr"),
@@ -42,21 +52,33 @@ def toy_adapters(tmp_path_factory: pytest.TempPathFactory, toy_bases: dict[str, 
 def toy_bundle(
     tmp_path_factory: pytest.TempPathFactory, toy_bases: dict[str, Path], toy_adapters: dict[str, Path]
 ) -> Path:
-    """A bundle of the random sd1 model, exported and checked on every runtime. Half a minute; read only."""
-    return _export("sd1", tmp_path_factory, toy_bases, toy_adapters)
+    """A bundle of the random sd1 model, exported and checked on every runtime. Half a minute if none is kept; read
+    only.
+    """
+    return _bundle("sd1", tmp_path_factory, toy_bases["sd1"], toy_adapters["sd1"])
+
+
+@pytest.fixture(scope="session")
+def fresh_toy_bundle(
+    tmp_path_factory: pytest.TempPathFactory, toy_bases: dict[str, Path], toy_adapters: dict[str, Path]
+) -> Path:
+    """The same, certain to have been exported and checked in this very run of the tests."""
+    return _bundle("sd1", tmp_path_factory, toy_bases["sd1"], toy_adapters["sd1"], fresh=True)
 
 
 @pytest.fixture(scope="session")
 def toy_bundle_sd2(
     tmp_path_factory: pytest.TempPathFactory, toy_bases: dict[str, Path], toy_adapters: dict[str, Path]
 ) -> Path:
-    """The same of the random sd2 model."""
-    return _export("sd2", tmp_path_factory, toy_bases, toy_adapters)
+    """A bundle of the random sd2 model. Read only."""
+    return _bundle("sd2", tmp_path_factory, toy_bases["sd2"], toy_adapters["sd2"])
 
 
 @pytest.fixture(scope="session")
 def overflowing_toy(tmp_path_factory: pytest.TempPathFactory, toy_bases: dict[str, Path]) -> tuple[Path, Path]:
     """The random sd1 base with a block that overflows float16, and an adapter of it. Read only."""
+    import toy
+
     root = tmp_path_factory.mktemp("overflowing")
     base = toy.make_overflowing_base(root / "base", toy_bases["sd1"])
     return base, toy.make_toy_adapter(root / "adapter", base)
@@ -65,15 +87,19 @@ def overflowing_toy(tmp_path_factory: pytest.TempPathFactory, toy_bases: dict[st
 @pytest.fixture(scope="session")
 def toy_bundle_fp16(tmp_path_factory: pytest.TempPathFactory, overflowing_toy: tuple[Path, Path]) -> Path:
     """A bundle of `overflowing_toy` whose graphs compute in half precision, checked on every runtime. Read only."""
-    from export.assemble import export_bundle
-
-    base, adapter = overflowing_toy
-    out = tmp_path_factory.mktemp("bundles") / "fp16"
-    return export_bundle(base, adapter, out, graph_dtype="float16", threads=1).folder
+    return _bundle("fp16", tmp_path_factory, *overflowing_toy, graph_dtype="float16")
 
 
-def _export(kind: str, factory: pytest.TempPathFactory, bases: dict[str, Path], adapters: dict[str, Path]) -> Path:
-    from export.assemble import export_bundle
+def _bundle(
+    name: str,
+    factory: pytest.TempPathFactory,
+    base: Path,
+    adapter: Path,
+    *,
+    graph_dtype: str = "float32",
+    fresh: bool = False,
+) -> Path:
+    import toy
 
-    out = factory.mktemp("bundles") / kind
-    return export_bundle(bases[kind], adapters[kind], out, threads=1).folder
+    export = partial(toy.export_toy_bundle, base=base, adapter=adapter, graph_dtype=graph_dtype)
+    return kept(f"bundle-{name}", factory.mktemp("bundles") / name, export, fresh=fresh)

@@ -1,9 +1,9 @@
 """The detection head: feature levels in, scored boxes out, and the losses that teach it.
 
-Knows: how to join parts of transformers' detectors without their backbones. Encoders: RT-DETRv2's hybrid encoder
-(arXiv 2407.17140) and Deformable DETR's (arXiv 2010.04159). The decoder is RT-DETRv2's behind both: two-stage query
-selection, deformable attention, boxes refined layer by layer, contrastive denoising. Deformable DETR's encoder with
-such a decoder is the design of DINO (arXiv 2203.03605), the head of DiffusionEngine.
+Knows: how to join parts of transformers' detectors without their backbones. The encoder is one of `encoders`; the
+decoder is RT-DETRv2's behind both (arXiv 2407.17140): two-stage query selection, deformable attention, boxes refined
+layer by layer, contrastive denoising. Deformable DETR's encoder with such a decoder is the design of DINO (arXiv
+2203.03605), the head of DiffusionEngine.
 The modules, denoising queries, matching and losses are transformers' (Apache-2.0); the joints are ours, because theirs
 start from pixels, tie anchors to shares of the frame and leave float64 in a traced graph.
 Knows nothing about UNets, datasets or training loops.
@@ -18,29 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
-from transformers.models.deformable_detr import DeformableDetrConfig
-from transformers.models.deformable_detr.modeling_deformable_detr import DeformableDetrEncoder
 from transformers.models.rt_detr_v2 import RTDetrV2Config
 from transformers.models.rt_detr_v2.modeling_rt_detr_v2 import (
     RTDetrV2Decoder,
-    RTDetrV2HybridEncoder,
     RTDetrV2MLPPredictionHead,
     get_contrastive_denoising_training_group,
 )
 
 from engines.adapter.attention import DeformableAttention
-from engines.adapter.geometry import (
-    Shapes,
-    anchor_logits,
-    cell_boxes,
-    flatten_levels,
-    sine_positions,
-    split_levels,
-)
+from engines.adapter.encoders import reset_parameters
+from engines.adapter.geometry import Shapes, anchor_logits, flatten_levels
 from engines.adapter.losses import ignore_crowds, sums_by_kind
 
 PRIOR = 0.01  # share of queries that hold an object, before anything is learned
-_BATCH_NORM_MOMENTUM = 0.01  # slow, as the averaged weights are that meet these statistics
 
 
 def decoder_config(
@@ -83,88 +73,6 @@ def decoder_config(
     )
 
 
-class SinePositions(nn.Module):
-    """Stands in for RTDetrV2SinePositionEmbedding: the same values in float32, without a cache."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-
-    def forward(self, width: int, height: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Positions of a level's cells, [1, h * w, channels]."""
-        return sine_positions(height, width, self.channels, device).to(dtype)
-
-
-class HybridEncoder(nn.Module):
-    """RT-DETRv2's: self-attention on the coarsest level, then convolutions across levels, up and down again."""
-
-    def __init__(self, config: RTDetrV2Config) -> None:
-        super().__init__()
-        width = config.encoder_hidden_dim
-        self.encoder = RTDetrV2HybridEncoder(config)
-        for layer in self.encoder.aifi:
-            layer.position_embedding = SinePositions(width)
-        _reset(self)
-        self.input_proj = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width, momentum=_BATCH_NORM_MOMENTUM))
-            for _ in config.decoder_in_channels
-        )
-
-    def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Levels [B, W, h_l, w_l], each half the one before, to levels of the same shapes."""
-        fused = self.encoder(list(levels)).last_hidden_state
-        return [project(level) for project, level in zip(self.input_proj, fused, strict=True)]
-
-
-class DeformableEncoder(nn.Module):
-    """Deformable DETR's: every cell attends to a few points on all levels."""
-
-    def __init__(self, config: RTDetrV2Config) -> None:
-        super().__init__()
-        width, levels = config.d_model, config.num_feature_levels
-        settings = DeformableDetrConfig(
-            d_model=width,
-            encoder_layers=config.encoder_layers,
-            encoder_ffn_dim=config.encoder_ffn_dim,
-            encoder_attention_heads=config.encoder_attention_heads,
-            encoder_n_points=config.decoder_n_points,
-            num_feature_levels=levels,
-            dropout=0.0,
-        )
-        encoder = DeformableDetrEncoder(settings)
-        _reset(encoder)
-        self.layers = encoder.layers
-        for layer in self.layers:
-            layer.self_attn = DeformableAttention(
-                width, config.encoder_attention_heads, levels, config.decoder_n_points
-            )
-        self.reach = 2.0 * config.decoder_n_points
-        self.level_embed = nn.Parameter(torch.randn(levels, width))
-
-    def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Levels [B, W, h_l, w_l] to levels of the same shapes."""
-        hidden, shapes = flatten_levels(levels)
-        positions = torch.cat(
-            [
-                sine_positions(height, width, hidden.shape[-1], hidden.device).to(hidden.dtype)
-                + self.level_embed[level]
-                for level, (height, width) in enumerate(shapes)
-            ],
-            dim=1,
-        )
-        # Offsets are counted in cells here: the reference box makes an offset of 1 one cell of the level looked at.
-        reference = cell_boxes(shapes, self.reach, hidden.device).to(hidden.dtype)
-        for layer in self.layers:
-            hidden = layer(
-                hidden,
-                None,
-                spatial_position_embeddings=positions,
-                reference_points=reference.expand(hidden.shape[0], -1, -1, -1),
-                spatial_shapes_list=shapes,
-            )
-        return split_levels(hidden, shapes)
-
-
 class DetrHead(nn.Module):
     """Feature levels, each [B, W, h_l, w_l] and half the one before, to scored boxes.
 
@@ -184,7 +92,7 @@ class DetrHead(nn.Module):
         self.enc_bbox_head = RTDetrV2MLPPredictionHead(width, width, 4, num_layers=3)
         self.denoising_class_embed = nn.Embedding(classes + 1, width, padding_idx=classes)
         self.decoder = RTDetrV2Decoder(config)
-        _reset(self.decoder)
+        reset_parameters(self.decoder)
         for layer in self.decoder.layers:
             layer.encoder_attn = DeformableAttention(
                 width, config.decoder_attention_heads, config.num_feature_levels, config.decoder_n_points
@@ -281,22 +189,6 @@ class DetrHead(nn.Module):
             reference_points=reference,
             spatial_shapes_list=shapes,
         )
-
-
-def _reset(module: nn.Module) -> None:
-    """Start as these networks do when they are trained from scratch.
-
-    transformers draws every matrix with a deviation of 0.01 or 0.02, and batch norm's scales from N(0, 0.01), which
-    suits weights that are loaded afterwards; a head that has to learn from that point stands still for long.
-    """
-    part: Any
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d | nn.BatchNorm2d):
-            part.reset_parameters()
-        if isinstance(part, nn.BatchNorm2d):
-            part.momentum = _BATCH_NORM_MOMENTUM
-        if isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
 
 
 def _take(cells: Tensor, index: Tensor) -> Tensor:

@@ -7,13 +7,14 @@ can be read without it.
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from engines.common.files import read_json
-from engines.common.schema import from_object
+from engines.common.quote import list_mistakes, quote
+from engines.common.schema import from_object, in_range
 from engines.errors import ModelError
 from engines.labels.boxes import LEAST_COUNTED
 
@@ -22,6 +23,34 @@ INFO_FILE = "adapter.json"
 WEIGHTS_FILE = "adapter.safetensors"
 
 Head = Literal["rt_detr", "deformable_detr"]
+
+# Lowest and highest value of each number, checked before anything is built from it. The highest are far above what any
+# adapter needs, and low enough that a network of them is described in seconds.
+_MOST_LEVELS = 8
+_RANGES = (
+    ("channels", 1, 65_536),
+    ("num_classes", 1, 10_000),
+    ("width", 4, 4096),
+    ("extra_levels", 0, 4),
+    ("encoder_layers", 0, 24),
+    ("decoder_layers", 1, 24),
+    ("queries", 1, 10_000),
+    ("denoising", 0, 10_000),
+    ("heads", 1, 128),
+    ("ffn_width", 1, 65_536),
+    ("expansion", 0.01, 8),
+    ("points", 1, 64),
+    ("anchor_cells", 0.01, 1000),
+)
+_INFO_RANGES = (
+    ("timestep", 0, 100_000),
+    ("short_side", 1, 65_536),
+    ("frame", 1, 65_536),
+    ("size_multiple", 1, 4096),
+    ("class_statistics", 0, 1_000_000),
+    ("labelled_images", 0, 1_000_000_000),
+    ("objects", 0, 1_000_000_000_000),
+)
 
 
 @dataclass(frozen=True)
@@ -45,25 +74,19 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         wrong = [
-            f'"{name}" must be {expected}, not {getattr(self, name)!r}'
-            for name, expected, fits in (
-                ("channels", "one positive number for each level", len(self.channels) > 0 and min(self.channels) > 0),
-                ("num_classes", "positive", self.num_classes > 0),
-                ("width", f"a multiple of 4 and of heads ({self.heads})", _divides(self.width, 4, self.heads)),
-                ("extra_levels", "0 or more", self.extra_levels >= 0),
-                ("encoder_layers", "0 or more", self.encoder_layers >= 0),
-                ("decoder_layers", "positive", self.decoder_layers > 0),
-                ("queries", "positive", self.queries > 0),
-                ("denoising", "0 or more", self.denoising >= 0),
-                ("ffn_width", "positive", self.ffn_width > 0),
-                ("expansion", "positive", self.expansion > 0),
-                ("points", "positive", self.points > 0),
-                ("anchor_cells", "positive", self.anchor_cells > 0),
-            )
+            f'"{name}" must be {expected}, not {quote(getattr(self, name))}'
+            for name, expected, fits in self._checks()
             if not fits
         ]
         if wrong:
-            raise ModelError(f"Adapter settings: {'; '.join(wrong)}.")
+            raise ModelError(f"Adapter settings: {list_mistakes(wrong)}.")
+
+    def _checks(self) -> Iterator[tuple[str, str, bool]]:
+        """(field, what it must be, whether it is), beyond its type."""
+        for name, low, high in _RANGES:
+            yield name, f"{low:g} to {high:g}", in_range(getattr(self, name), low, high)
+        yield "channels", f"1 to {_MOST_LEVELS} numbers, one for each level", 0 < len(self.channels) <= _MOST_LEVELS
+        yield "width", f"a multiple of 4 and of heads ({quote(self.heads)})", _divides(self.width, 4, self.heads)
 
     @property
     def levels(self) -> int:
@@ -116,20 +139,36 @@ class AdapterInfo:
     def from_json(cls, value: Mapping[str, Any], where: str = INFO_FILE) -> "AdapterInfo":
         """Read what `to_json` wrote. Raises ModelError that lists every mistake at once, prefixed with `where`."""
         if value.get("format") != FORMAT:
-            raise ModelError(
-                f"{where}: adapter format {value.get('format')!r} was found; this version reads format {FORMAT}."
-            )
+            found = quote(value.get("format"))
+            raise ModelError(f"{where}: adapter format {found} was found; this version reads format {FORMAT}.")
         info = from_object(cls, value, ModelError, where)
-        if len(info.class_names) != info.config.num_classes:
-            raise ModelError(
-                f"{where}: {len(info.class_names)} class names, but the network has {info.config.num_classes} classes."
-            )
-        for name, score in info.thresholds.items():
-            if name not in info.class_names or not 0.0 < score <= 1.0:
-                raise ModelError(
-                    f'{where}: "thresholds" holds {name} = {score}; a class and a score up to 1 were expected.'
-                )
+        mistakes = [
+            f'"{name}" must be {expected}, not {quote(getattr(info, name))}'
+            for name, expected, fits in info._checks()
+            if not fits
+        ]
+        if mistakes:
+            raise ModelError(f"{where}: {list_mistakes(mistakes)}.")
         return info
+
+    def _checks(self) -> Iterator[tuple[str, str, bool]]:
+        """(field, what it must be, whether it is), beyond its type."""
+        for name, low, high in _INFO_RANGES:
+            yield name, f"{low} to {high}", in_range(getattr(self, name), low, high)
+        names, known = self.class_names, set(self.class_names)
+        yield "class_names", "different names without line breaks", are_names(names)
+        classes = self.config.num_classes
+        yield "class_names", f"as many as the network's classes, {classes}", len(names) == classes
+        yield (
+            "thresholds",
+            "classes with scores above 0, up to 1",
+            all(name in known and 0.0 < score <= 1.0 for name, score in self.thresholds.items()),
+        )
+
+
+def are_names(names: Sequence[str]) -> bool:
+    """Whether these can be names of classes: some, all different, none empty, every character one that prints."""
+    return len(names) > 0 and len(set(names)) == len(names) and all(name and name.isprintable() for name in names)
 
 
 def read_info(folder: Path) -> AdapterInfo:

@@ -16,9 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from engines.adapter.heads import DeformableEncoder, DetrHead, HybridEncoder, decoder_config
+from engines.adapter.encoders import DeformableEncoder, HybridEncoder
+from engines.adapter.heads import DetrHead, decoder_config
 from engines.adapter.info import INFO_FILE, WEIGHTS_FILE, AdapterConfig, AdapterInfo, read_info
 from engines.common.files import write_atomic, write_json
+from engines.common.quote import shorten
+from engines.common.weight_file import check_described, check_finite, check_no_quantisation, read_header
 from engines.errors import ModelError
 
 __all__ = ["AdapterConfig", "AdapterInfo", "DetectionAdapter", "load_adapter", "read_info", "save_adapter"]
@@ -54,7 +57,7 @@ class DetectionAdapter(nn.Module):
             heads=config.heads,
             ffn_width=config.ffn_width,
             points=config.points,
-            expansion=config.expansion,
+            expansion=float(config.expansion),
         )
         encoder = HybridEncoder(head) if config.head == "rt_detr" else DeformableEncoder(head)
         self.head = DetrHead(encoder, head, config.anchor_cells)
@@ -133,12 +136,26 @@ def load_adapter(
     """
     info = read_info(folder)
     path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise ModelError(f"{path} is missing.")
+    _check_described(info.config, path)
     model = DetectionAdapter(info.config)
     try:
         model.load_state_dict(load_file(path))
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing.") from None
     except (SafetensorError, RuntimeError, OSError) as cause:
-        reason = str(cause).strip().splitlines()[-1].strip()
-        raise ModelError(f"{path} does not hold the weights that {INFO_FILE} describes: {reason}") from cause
+        raise ModelError(f"{path} cannot be read: {shorten(cause, 200)}.") from cause
+    check_finite(path, model.state_dict())
     return model.requires_grad_(False).eval().to(device=device, dtype=dtype), info
+
+
+def _check_described(config: AdapterConfig, path: Path) -> None:
+    """Raise ModelError unless the file's header has every weight of the network that adapter.json describes, in its
+    shape, and no other: before memory is taken for either."""
+    header = read_header(path)
+    check_no_quantisation(path, header.tensors)
+    try:
+        with torch.device("meta"):
+            described = DetectionAdapter(config).state_dict()
+    except Exception as cause:  # the libraries validate with errors of their own
+        raise ModelError(f"{path.with_name(INFO_FILE)} describes no network: {shorten(cause, 200)}.") from cause
+    check_described(path, header.tensors, described, INFO_FILE)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 
-def tap_levels(blocks: int) -> tuple[int, ...]:
-    """The pyramid level of each tap of a UNet with `blocks` down blocks, in the order down, mid, up.
+def tap_levels(blocks: int, mid: bool = True) -> tuple[int, ...]:
+    """The pyramid level of each tap of a UNet with `blocks` down blocks, in the order down, mid, up; small
+    distillations have no `mid` block.
 
     Level k has 1 / 2**k of the latent resolution. A block's output is taken after its own resampling, so down block
     i lands on level i + 1 and up block j on level blocks - 2 - j; the ends of both rows do not resample.
@@ -26,14 +27,16 @@ def tap_levels(blocks: int) -> tuple[int, ...]:
     last = blocks - 1
     down = [min(i + 1, last) for i in range(blocks)]
     up = [max(last - 1 - j, 0) for j in range(blocks)]
-    return (*down, last, *up)
+    return (*down, *([last] if mid else []), *up)
 
 
 def pyramid_channels(unet_config: Mapping[str, Any]) -> tuple[int, ...]:
     """Channels of div1, div2, div4, ... for a UNet with this configuration: (960, 1600, 1920, 3840) for SD 2."""
     widths = [int(width) for width in unet_config["block_out_channels"]]
+    mid = unet_config.get("mid_block_type", "") is not None
     channels = [0] * len(widths)
-    for level, width in zip(tap_levels(len(widths)), [*widths, widths[-1], *reversed(widths)], strict=True):
+    taps = [*widths, *widths[-1:] * mid, *reversed(widths)]
+    for level, width in zip(tap_levels(len(widths), mid), taps, strict=True):
         channels[level] += width
     return tuple(channels)
 
@@ -54,7 +57,7 @@ class PyramidUNet(nn.Module):
         self.unet = unet
         # The module lists of a UNet2DConditionModel are not typed.
         model: Any = unet
-        self._levels = tap_levels(len(model.down_blocks))
+        self._levels = tap_levels(len(model.down_blocks), model.mid_block is not None)
 
     @property
     def levels(self) -> int:
@@ -78,7 +81,7 @@ class PyramidUNet(nn.Module):
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             taps.append(output[0] if isinstance(output, tuple) else output)
 
-        blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+        blocks = [*unet.down_blocks, *([] if unet.mid_block is None else [unet.mid_block]), *unet.up_blocks]
         hooks = [block.register_forward_hook(keep) for block in blocks]
         try:
             (model_output,) = unet(sample, timesteps, encoder_hidden_states, return_dict=False)

@@ -95,13 +95,9 @@ def open_backend(
         UsageError: an unknown name, or options that contradict each other.
         BackendError: a runtime, GPU, processor feature or plan that is not here, and what to install or build.
     """
-    from engines.backends.base import PRECISIONS, OpenOptions
+    from engines.backends.base import OpenOptions
 
-    if precision not in PRECISIONS:
-        expected = ", ".join(PRECISIONS)
-        raise UsageError(f'Unknown precision "{precision}"; one of {expected} was expected.', field="precision")
-    if threads is not None and threads < 1:
-        raise UsageError(f"`threads` is {threads}; 1 or more was expected.", field="threads")
+    _check_numbers(precision, threads)
     if engine == "auto" and compiled:
         engine = "torch"
     if engine == "auto":
@@ -113,15 +109,7 @@ def open_backend(
                 told(f"tensorrt is passed over: {cause}")
         engine = auto_engine(device)
     info = backend_info(engine)
-    if compiled and not info.compiles:
-        raise UsageError(
-            f"`compiled` is for `engine=torch` on CUDA, not for {engine}, which compiles its graphs itself.",
-            field="compiled",
-        )
-    if precision == "int8" and not info.int8:
-        raise UsageError(
-            f"int8 is for `engine=openvino`, not for {engine}. Use `precision=auto` there.", field="precision"
-        )
+    _check_abilities(info, precision, compiled)
     place = _place(info, device)
     if info.built_ahead:
         return _opened(engine, bundle, OpenOptions(precision, threads, place, needs=needs))
@@ -141,6 +129,30 @@ def auto_engine(device: str | None = None) -> str:
     if device is None and torch.cuda.is_available():
         return "torch"
     return next((engine for engine in _CPU_ORDER if importlib.util.find_spec(engine)), "torch")
+
+
+def _check_numbers(precision: str, threads: int | None) -> None:
+    """UsageError for what no engine could be opened with."""
+    from engines.backends.base import PRECISIONS
+
+    if precision not in PRECISIONS:
+        expected = ", ".join(PRECISIONS)
+        raise UsageError(f'Unknown precision "{precision}"; one of {expected} was expected.', field="precision")
+    if threads is not None and threads < 1:
+        raise UsageError(f"`threads` is {threads}; 1 or more was expected.", field="threads")
+
+
+def _check_abilities(info: BackendInfo, precision: str, compiled: bool) -> None:
+    """UsageError for what this engine does not have."""
+    if compiled and not info.compiles:
+        raise UsageError(
+            f"`compiled` is for `engine=torch` on CUDA, not for {info.name}, which compiles its graphs itself.",
+            field="compiled",
+        )
+    if precision == "int8" and not info.int8:
+        raise UsageError(
+            f"int8 is for `engine=openvino`, not for {info.name}. Use `precision=auto` there.", field="precision"
+        )
 
 
 def _opened(engine: str, bundle: "Bundle", options: "OpenOptions") -> "Backend":

@@ -13,14 +13,15 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engines.adapter.info import AdapterInfo
-from engines.bundle.graphs import GRAPH_NAMES, GraphSpec
+from engines.adapter.info import AdapterInfo, are_names
+from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, ModelShape, graph_specs
 from engines.common.files import read_json, safe_join, sha256_file
-from engines.common.schema import from_object
+from engines.common.quote import list_mistakes, quote, shorten
+from engines.common.schema import from_object, in_range
 from engines.errors import BundleError, DengineError
 
 FORMAT = 1
@@ -37,6 +38,17 @@ REQUIRED = (
     "tokenizer/tokenizer_config.json",
     "unet/config.json",
     "vae/config.json",
+)
+_RANGES = (  # lowest and highest value of each number
+    ("opset", 1, 100),
+    ("timestep", 0, 100_000),
+    ("short_side", 1, 65_536),
+    ("frame", 1, 65_536),
+    ("latent_channels", 1, 64),
+    ("vae_stride", 1, 128),
+    ("latent_multiple", 1, 128),
+    ("text_length", 1, 4096),
+    ("hidden_size", 1, 16_384),
 )
 _AGAIN = "Export the bundle again, or get a fresh copy."
 
@@ -89,37 +101,32 @@ class Manifest:
     def from_json(cls, value: Mapping[str, Any], where: str = MANIFEST) -> "Manifest":
         """Read what `to_json` wrote. Raises BundleError that lists every mistake at once, prefixed with `where`."""
         if value.get("format") != FORMAT:
-            found = value.get("format")
-            raise BundleError(
-                f"{where}: bundle format {found!r} was found; this version reads format {FORMAT}. {_AGAIN}"
-            )
+            found = quote(value.get("format"))
+            raise BundleError(f"{where}: bundle format {found} was found; this version reads format {FORMAT}. {_AGAIN}")
         manifest = from_object(cls, value, BundleError, where)
         mistakes = [
-            f'"{name}" must be {expected}, not {getattr(manifest, name)!r:.60}'
+            f'"{name}" must be {expected}, not {quote(getattr(manifest, name))}'
             for name, expected, fits in manifest._checks()
             if not fits
         ]
         if mistakes:
-            raise BundleError(f"{where}: {'; '.join(mistakes)}. {_AGAIN}")
+            raise BundleError(f"{where}: {list_mistakes(mistakes)}. {_AGAIN}")
         return manifest
 
     def _checks(self) -> Iterator[tuple[str, str, bool]]:
         """(field, what it must be, whether it is), beyond its type."""
-        names, hashes = self.class_names, self.files.values()
-        yield "class_names", "different names", len(names) > 0 and all(names) and len(set(names)) == len(names)
+        hashes = self.files.values()
+        yield "class_names", "different names without line breaks", are_names(self.class_names)
         yield "weights_dtype", f"one of {', '.join(WEIGHTS_DTYPES)}", self.weights_dtype in WEIGHTS_DTYPES
         yield "graph_dtype", f"one of {', '.join(GRAPH_DTYPES)}", self.graph_dtype in GRAPH_DTYPES
         half = self.graph_dtype == "float16"
-        yield "opset", "positive", self.opset > 0
         yield "islands", "names by graph, in a float16 bundle", set(self.islands) <= set(GRAPH_NAMES if half else ())
         spans = self.activations.values()
         yield "activations", "finite, lowest first", all(-math.inf < low <= high < math.inf for low, high in spans)
-        yield "timestep", "0 or more", self.timestep >= 0
-        for name in ("short_side", "latent_channels", "vae_stride", "latent_multiple", "text_length", "hidden_size"):
-            yield name, "positive", getattr(self, name) > 0
+        for name, low, high in _RANGES:
+            yield name, f"{low} to {high}", in_range(getattr(self, name), low, high)
         multiple = max(1, self.size_multiple)
-        fits = all(side > 0 and side % multiple == 0 for side in self.frame)
-        yield "frame", f"two positive multiples of {multiple}", fits
+        yield "frame", f"two multiples of {quote(multiple)}", all(side % multiple == 0 for side in self.frame)
         yield "graphs", f"the graphs {', '.join(GRAPH_NAMES)}", set(self.graphs) == set(GRAPH_NAMES)
         yield "files", "SHA-256 by file", all(re.fullmatch("[0-9a-f]{64}", digest) for digest in hashes)
 
@@ -195,10 +202,11 @@ class Bundle:
         return self.folder / f"{graph}.onnx"
 
     def tokenizer(self) -> Any:
-        """The bundle's transformers.CLIPTokenizer; `base_model.tokenize` turns prompts into ids with it."""
-        from transformers import CLIPTokenizer
+        """The bundle's transformers.CLIPTokenizer; `tokenizer.tokenize` turns prompts into ids with it."""
+        from engines.common.tokenizer import load_tokenizer
 
-        return CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
+        (ids,) = self.specs["text_encoder"].inputs
+        return load_tokenizer(self.folder / "tokenizer", ids.below or 0, self.text_length)
 
 
 def default_bundle() -> Path:
@@ -230,7 +238,7 @@ def open_bundle(folder: Path, *, verify: bool = True) -> Bundle:
     if not mistakes:
         mistakes = [line for graph in GRAPH_NAMES for line in _wrong_external_data(folder, graph, manifest)]
     if mistakes:
-        raise BundleError(f"{folder} is not the bundle that was exported: {'; '.join(mistakes)}. {_AGAIN}")
+        raise BundleError(f"{folder} is not the bundle that was exported: {list_mistakes(mistakes)}. {_AGAIN}")
     try:
         specs = {name: GraphSpec.from_json(manifest.graphs[name]) for name in GRAPH_NAMES}
         info_path = folder / "adapter" / "adapter.json"
@@ -239,10 +247,32 @@ def open_bundle(folder: Path, *, verify: bool = True) -> Bundle:
         raise BundleError(f"{path}: {cause}") from cause
     if wrong := [name for name, spec in specs.items() if spec.dtype != manifest.graph_dtype]:
         raise BundleError(f"{path}: the specs of {', '.join(wrong)} are not in {manifest.graph_dtype}. {_AGAIN}")
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json", BundleError)
+    if wrong := list(_wrong_specs(manifest, specs, info, scheduler)):
+        raise BundleError(f"{path}: the specs of {', '.join(wrong)} are not those of its networks. {_AGAIN}")
     if (info.class_names, info.timestep) != (manifest.class_names, manifest.timestep):
         raise BundleError(f"{path} and adapter/adapter.json differ in class names or timestep. {_AGAIN}")
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json", BundleError)
     return Bundle(folder, manifest, specs, info, scheduler, sha256_file(path))
+
+
+def _wrong_specs(
+    manifest: Manifest, specs: Mapping[str, GraphSpec], info: AdapterInfo, scheduler: Mapping[str, Any]
+) -> Iterator[str]:
+    """Graphs whose tensors are not those that follow from the bundle's own numbers."""
+    shape = ModelShape(
+        latent_channels=manifest.latent_channels,
+        vae_stride=manifest.vae_stride,
+        pyramid=info.config.channels,
+        text_length=manifest.text_length,
+        hidden_size=manifest.hidden_size,
+        vocabulary=next((tensor.below for tensor in specs["text_encoder"].inputs if tensor.below), 0),
+        train_timesteps=scheduler.get("num_train_timesteps", 1000),
+        queries=info.config.queries,
+        classes=info.config.num_classes,
+    )
+    for name, expected in graph_specs(shape, manifest.graph_dtype).items():
+        if replace(specs[name], tolerance=expected.tolerance) != expected:
+            yield name
 
 
 def _wrong_files(folder: Path, manifest: Manifest, verify: bool) -> Iterator[str]:
@@ -255,11 +285,11 @@ def _wrong_files(folder: Path, manifest: Manifest, verify: bool) -> Iterator[str
             yield str(cause).removesuffix(".")
             continue
         if not _for_people(path.name) and path.suffix not in SUFFIXES:
-            yield f"{name} is none of {', '.join(SUFFIXES)}, and could hold code"
+            yield f"{shorten(name)} is none of {', '.join(SUFFIXES)}, and could hold code"
         elif not path.is_file():
-            yield f"{name} is missing"
+            yield f"{shorten(name)} is missing"
         elif verify and sha256_file(path) != digest:
-            yield f"{name} was changed (its SHA-256 is not the manifest's)"
+            yield f"{shorten(name)} was changed (its SHA-256 is not the manifest's)"
 
 
 def _unlisted(folder: Path, manifest: Manifest) -> Iterator[str]:
@@ -270,7 +300,7 @@ def _unlisted(folder: Path, manifest: Manifest) -> Iterator[str]:
         for name in sorted([*names, *links]):
             relative = (here / name).relative_to(folder).as_posix()
             if relative not in manifest.files and relative != MANIFEST and not _for_people(name):
-                yield f"{relative} is not in the manifest"
+                yield f"{shorten(relative)} is not in the manifest"
 
 
 def _for_people(name: str) -> bool:
@@ -299,10 +329,10 @@ def _wrong_external_data(folder: Path, graph: str, manifest: Manifest) -> Iterat
         numbers = [entries.get(key, "0") for key in ("offset", "length")]
         if location not in sizes:
             if location not in seen:
-                yield f'{name} reads weights from "{location}", which is not a file of the bundle'
+                yield f"{name} reads weights from {quote(location)}, which is not a file of the bundle"
             seen.add(location)
         elif not all(number.isdecimal() for number in numbers) or sum(map(int, numbers)) > sizes[location]:
-            yield f'{name}: "{tensor.name}" reaches past the end of {location}'
+            yield f"{name}: {quote(tensor.name)} reaches past the end of {shorten(location)}"
 
 
 def _tensors(model: Any) -> Iterator[Any]:

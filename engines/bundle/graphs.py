@@ -8,7 +8,6 @@ An axis is a number, or a size, possibly scaled: "B", "h", "8*h", "h/2". Sizes:
     B batch (UNet: rows), h/w height and width of the latents, S encoder tokens of the adapter (known only to it)
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engines.common.quote import quote, shorten
 from engines.common.rng import generator
 from engines.errors import BackendError, BundleError
 
@@ -28,6 +28,7 @@ DTYPES = ("float32", "float16", "int64")
 # CPU: the UNet of the bundled model 1.7e-3, its other graphs 3e-4, random small models 5e-4).
 TOLERANCES = {"float32": 1e-4, "float16": 5e-3}
 SIZES = ("B", "h", "w")  # sizes that inputs decide; any other symbol is the graph's own
+_LONGEST_AXIS, _MOST_TENSORS = 1_000_000, 64
 _AXIS = re.compile(r"(?:(?P<times>\d+)\*)?(?P<size>[A-Za-z]\w*)(?:/(?P<over>\d+))?")
 
 
@@ -123,18 +124,19 @@ class GraphSpec:
         try:
             spec = cls(
                 name=str(value["name"]),
-                inputs=tuple(_tensor(tensor) for tensor in value["inputs"]),
-                outputs=tuple(_tensor(tensor) for tensor in value["outputs"]),
-                multiples={str(size): int(n) for size, n in value["multiples"].items()},
+                inputs=tuple(_tensor(tensor) for tensor in _some(value["inputs"])),
+                outputs=tuple(_tensor(tensor) for tensor in _some(value["outputs"])),
+                multiples={str(size): _whole(n, 1, 4096) for size, n in value["multiples"].items()},
                 tolerance=float(value["tolerance"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as cause:
-            raise BundleError(f"The spec of a graph is not readable ({cause!r}). Export the bundle again.") from cause
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as cause:
+            reason = shorten(repr(cause))
+            raise BundleError(f"The spec of a graph is not readable ({reason}). Export the bundle again.") from cause
         used = {_parse(axis)[0] for tensor in spec.inputs for axis in tensor.axes if isinstance(axis, str)}
         fits = set(spec.multiples) == used and min(spec.multiples.values(), default=0) > 0
-        if spec.name not in GRAPH_NAMES or not math.isfinite(spec.tolerance) or not fits:
+        if spec.name not in GRAPH_NAMES or not 0 < spec.tolerance < 1 or not fits:
             raise BundleError(
-                f'The spec of graph "{spec.name}" is not one this version knows. Export the bundle again.'
+                f"The spec of graph {quote(spec.name)} is not one this version knows. Export the bundle again."
             )
         return spec
 
@@ -212,7 +214,7 @@ def _parse(axis: str) -> tuple[str, int, int]:
     """An axis as (size, times, over)."""
     match = _AXIS.fullmatch(axis)
     if match is None:
-        raise ValueError(f'axis "{axis}"')
+        raise ValueError(f"axis {quote(axis)}")
     return match["size"], int(match["times"] or 1), int(match["over"] or 1)
 
 
@@ -244,11 +246,31 @@ def _solve(axes: tuple[Axis, ...], shape: tuple[int, ...]) -> dict[str, int] | N
 
 
 def _tensor(value: Mapping[str, Any]) -> TensorSpec:
-    axes: tuple[Axis, ...] = tuple(axis if isinstance(axis, int) else str(axis) for axis in value["axes"])
+    axes: tuple[Axis, ...] = tuple(
+        axis if isinstance(axis, str) else _whole(axis, 1, _LONGEST_AXIS) for axis in _some(value["axes"])
+    )
     for axis in axes:
         if isinstance(axis, str):
-            _parse(axis)
+            _, *scale = _parse(axis)
+            for number in scale:
+                _whole(number, 1, 4096)
     if value["dtype"] not in DTYPES:
         raise ValueError(f"dtype {value['dtype']!r}")
     below = value["below"]
-    return TensorSpec(str(value["name"]), str(value["dtype"]), axes, None if below is None else int(below))
+    if below is not None:
+        _whole(below, 1, 1_000_000)
+    return TensorSpec(str(value["name"]), str(value["dtype"]), axes, below)
+
+
+def _whole(value: Any, low: int, high: int) -> int:
+    """`value`, a whole number in its range; ValueError for anything else."""
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{quote(value)} is not a whole number from {low} to {high}")
+    return value
+
+
+def _some(value: Any) -> list[Any]:
+    """`value`, a list that is not too long to be meant; ValueError for anything else."""
+    if not isinstance(value, list | tuple) or len(value) > _MOST_TENSORS:
+        raise ValueError(f"{quote(value)} is not a list of 0 to {_MOST_TENSORS}")
+    return list(value)

@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from engines.common.quote import quote
 from engines.errors import DengineError
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 2048  # bytes of a file's name, characters of a path inside its folder
 
 
 def sha256_file(path: Path) -> str:
@@ -83,8 +86,19 @@ def safe_join(root: Path, name: str, error: type[DengineError], where: str) -> P
     posix = PurePosixPath(name)
     windows = PureWindowsPath(name)
     if not name or posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
-        raise error(f'{where}: "{name}" must be a relative path inside {root}, without "..".')
+        raise error(f'{where}: {quote(name)} must be a relative path inside {root}, without "..".')
+    if not _can_name_a_file(name):
+        raise error(f"{where}: {quote(name)} cannot be the name of a file.")
     path = root / posix
     if not path.resolve().is_relative_to(root.resolve()):
-        raise error(f'{where}: "{name}" leads outside {root}.')
+        raise error(f"{where}: {quote(name)} leads outside {root}.")
     return path
+
+
+def _can_name_a_file(name: str) -> bool:
+    """Whether the system could be asked for a file of this name at all."""
+    try:
+        parts = [os.fsencode(part) for part in name.split("/")]
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in b"".join(parts) and max(map(len, parts)) <= _LONGEST_NAME and len(name) <= _LONGEST_PATH

@@ -5,6 +5,7 @@ a part of some settings is cut out of them. Knows nothing about what the fields 
 """
 
 import dataclasses
+import math
 import numbers
 import os
 import types
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from engines.common.quote import list_mistakes, quote, shorten
 from engines.errors import DengineError, Mistake, refuse
 
 if TYPE_CHECKING:
@@ -23,16 +25,26 @@ Wrong = tuple[str, str, str]  # a field's path, and what is said before and behi
 
 FLAT = {"flat": True}  # metadata of a field: its dataclass's keys lie among the owner's, and all must be there ...
 OLDER = "older"  # ... but those whose metadata say what they are where an older file lacks them
+DEEPEST = 32  # objects and lists inside each other, in a field of any kind
 KEY = "key"  # metadata: the field's name in JSON, where it has another one there
 
 
 def from_object(cls: type[T], value: Mapping[str, Any], error: type[DengineError], where: str) -> T:
-    """Build a dataclass from a JSON object; one `error` lists every unknown key, missing key and wrong type."""
+    """Build a dataclass from a JSON object; one `error` lists the unknown keys, missing keys and wrong types."""
     wrong: list[Wrong] = []
     result = _build(cls, value, "", wrong)
     if wrong:
-        raise error(f"{where}: {'; '.join(_said(one, chr(34)) for one in wrong)}.")
+        raise error(f"{where}: {list_mistakes([_said(one, chr(34)) for one in wrong])}.")
     return typing.cast(T, result)
+
+
+def in_range(value: object, low: float, high: float) -> bool:
+    """Whether all numbers in `value` (one, or a list or an object of them) lie in low..high; NaN lies nowhere."""
+    if isinstance(value, Mapping):
+        return all(in_range(entry, low, high) for entry in value.values())
+    if isinstance(value, list | tuple):
+        return all(in_range(entry, low, high) for entry in value)
+    return isinstance(value, int | float) and low <= value <= high
 
 
 def to_object(value: "DataclassInstance") -> dict[str, Any]:
@@ -77,16 +89,16 @@ def part_of(kind: type[T], settings: object, **changes: Any) -> T:
     return kind(**{name: changes[name] if name in changes else getattr(settings, name) for name in names})
 
 
-def _said(wrong: Wrong, quote: str) -> str:
+def _said(wrong: Wrong, mark: str) -> str:
     path, before, behind = wrong
-    return f"{before}{quote}{path}{quote}{behind}"
+    return f"{before}{mark}{path}{mark}{behind}"
 
 
 def _build(cls: Any, value: Mapping[str, Any], prefix: str, wrong: list[Wrong]) -> Any:
     """The dataclass, or None where something is wrong."""
     before, arguments = len(wrong), {}
     known = {key_of(item) for owner in (cls, *_flat_ones(cls)) for item in dataclasses.fields(owner)}
-    wrong += [(f"{prefix}{key}", "unknown key ", "") for key in value if key not in known]
+    wrong += [(f"{prefix}{shorten(key)}", "unknown key ", "") for key in value if key not in known]
     for item, hint in _fields(cls):
         key = key_of(item)
         if item.metadata.get("flat"):
@@ -136,19 +148,45 @@ def _convert(hint: Any, value: Any, path: str, wrong: list[Wrong]) -> Any:
             pairs = enumerate(zip(kinds, value, strict=True))
             return tuple(_convert(kind, entry, f"{path}[{i}]", wrong) for i, (kind, entry) in pairs)
     if isinstance(origin, type) and issubclass(dict, origin) and isinstance(value, Mapping):
-        return {str(key): _convert(arguments[1], entry, f"{path}.{key}", wrong) for key, entry in value.items()}
+        return {
+            str(key): _convert(arguments[1], entry, f"{path}.{shorten(key)}", wrong) for key, entry in value.items()
+        }
+    if hint is Any and not _can_be_written(value):
+        wrong.append((path, "", f" holds a number that is not finite, or more than {DEEPEST} levels"))
+        return None
     if hint is Any or (origin is Literal and any(value is one or value == one for one in arguments)):
         return value
     if hint is Path and isinstance(value, str | os.PathLike):
         return Path(value)
-    if hint is float and not isinstance(value, bool) and isinstance(value, numbers.Real):
+    if hint is float and not isinstance(value, bool) and isinstance(value, numbers.Real) and _is_finite(value):
         return float(value)
     if hint is int and not isinstance(value, bool) and isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(hint, type) and isinstance(value, hint) and (hint is not int or not isinstance(value, bool)):
         return value
-    wrong.append((path, "", f" must be {_kind_name(hint)}, not {value!r:.60}"))
+    wrong.append((path, "", f" must be {_kind_name(hint)}, not {quote(value)}"))
     return None
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a number is neither NaN nor infinite, nor a whole number too large for a float."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _can_be_written(value: Any) -> bool:
+    """Whether a value of any kind could go into a JSON file again: finite numbers, no depth that ends recursion."""
+    level = [value]
+    for _ in range(DEEPEST):
+        if not level:
+            return True
+        if not all(_is_finite(one) for one in level if isinstance(one, float)):
+            return False
+        groups = (one.values() if isinstance(one, Mapping) else one for one in level if isinstance(one, Mapping | list))
+        level = [entry for group in groups for entry in group]
+    return not level
 
 
 def _convert_union(options: tuple[Any, ...], value: Any, path: str, wrong: list[Wrong]) -> Any:
@@ -171,5 +209,7 @@ def _kind_name(hint: Any) -> str:
     if origin is tuple:
         kinds = arguments[:1] if arguments[-1] is Ellipsis else arguments
         return f"a tuple of {' and '.join(dict.fromkeys(_kind_name(kind) for kind in kinds))}"
+    if dataclasses.is_dataclass(hint) or (isinstance(origin, type) and issubclass(dict, origin)):
+        return "an object"
     named = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", Path: "a path"}
     return named.get(hint, str(getattr(hint, "__name__", hint)))

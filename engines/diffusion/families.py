@@ -12,18 +12,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engines.common.files import read_json
-from engines.diffusion.weights import Header
+from engines.common.quote import quote, shorten
+from engines.common.weight_file import Header
 from engines.errors import ModelError
 
 Family = Literal["sd1", "sd2"]
+FAMILIES: tuple[Family, ...] = ("sd1", "sd2")
 SUPPORTED = "Stable Diffusion 1.x and 2.x text-to-image models are supported"
-UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
-CLIP_PREFIX, OPEN_CLIP_PREFIX = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
+UNET_PREFIX, VAE_PREFIXES = "model.diffusion_model.", ("first_stage_model.", "vae.")
+TEXT_PREFIXES = (  # of a text encoder, without `text_model.`: the first repositories', Stability's generative-models',
+    "cond_stage_model.transformer.",  # and those that ComfyUI saves
+    "cond_stage_model.model.",
+    "conditioner.embedders.0.transformer.",
+    "conditioner.embedders.0.model.",
+    "text_encoders.clip_l.transformer.",
+    "text_encoders.clip_h.transformer.",
+)
+EMA_PREFIX = "model_ema."
 
 _LORA_MARKS = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", "_lora.down.", ".hada_w1", ".lokr_w1")
 _MARKS = (  # text in a tensor's name, and what a file with such a name is; the first that fits
     ("conditioner.embedders.1.", "a Stable Diffusion XL checkpoint"),
-    ("conditioner.embedders.0.model.", "a Stable Diffusion XL refiner"),
     ("joint_blocks.", "a Stable Diffusion 3 checkpoint"),
     ("single_stream_modulation.", "a Flux 2 checkpoint"),
     ("double_blocks.0.img_attn", "a Flux checkpoint"),
@@ -33,7 +42,11 @@ _MARKS = (  # text in a tensor's name, and what a file with such a name is; the 
     ("controlnet_cond_embedding.", "a ControlNet"),
     ("emb_params", "a textual inversion embedding"),
     ("motion_modules.", "an AnimateDiff motion module"),
+    ("time_embed.cond_proj.", "a latent consistency model"),
+    ("time_embedding.cond_proj.", "a latent consistency model"),
 )
+_TEXT_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "a Stable Diffusion XL refiner"}
+_TEXT_WIDTHS |= {2048: "Stable Diffusion XL"}
 _INPUT_CHANNELS = {  # of the UNet, where they are not the latents'
     5: "a Stable Diffusion depth-to-image model",
     7: "a Stable Diffusion upscaler",
@@ -57,11 +70,12 @@ _USABLE_PIPELINES = (
 )
 
 
-def family_of_file(header: Header, path: Path) -> Family:
+def family_of_file(header: Header, path: Path, widths: Mapping[Family, int]) -> Family:
     """The family of a single-file checkpoint, from its header alone.
 
-    Raises ModelError, saying what the file is and what is supported, for everything that is no whole Stable Diffusion
-    1.x or 2.x text-to-image model.
+    `widths` is how wide each family's text is: what tells them apart, however a file's tensors are named. Raises
+    ModelError, saying what the file is and what is supported, for everything that is no Stable Diffusion 1.x or 2.x
+    text-to-image model with its text encoder.
     """
     names = header.tensors.keys()
     if any(mark in name for name in names for mark in _LORA_MARKS):
@@ -79,13 +93,23 @@ def family_of_file(header: Header, path: Path) -> Family:
         raise _refused(path, _INPUT_CHANNELS.get(channels, f"a model with {channels} input channels"))
     if "ztsnr" in names:
         raise _refused(path, "a model trained to zero terminal SNR")
+    found = {
+        info.shape[1]
+        for name, info in header.tensors.items()
+        if name.startswith(UNET_PREFIX) and name.endswith(".attn2.to_k.weight") and len(info.shape) > 1
+    }
     if any(name.startswith(f"{UNET_PREFIX}label_emb.") for name in names):
-        raise _refused(path, "a model with more conditions than the prompt (Stable Diffusion XL or unCLIP)")
-    if any(name.startswith(CLIP_PREFIX) for name in names):
-        return "sd1"
-    if any(name.startswith(OPEN_CLIP_PREFIX) for name in names):
-        return "sd2"
-    raise _refused(path, "a UNet without the text encoder that belongs to it")
+        what = next((_TEXT_WIDTHS[width] for width in found if width in (1280, 2048)), "unCLIP, for instance")
+        raise _refused(path, f"a model with more conditions than the prompt ({what})")
+    if not any(name.startswith(TEXT_PREFIXES) for name in names):
+        raise _refused(path, "a UNet without the text encoder that belongs to it")
+    families: list[Family] = [family for family in FAMILIES if found == {widths[family]}]
+    if not families:
+        wide = " and ".join(map(str, sorted(found)[:3]))
+        reads = f"its UNet reads text that is {wide} wide" if found else "its UNet reads no text"
+        what = next((_TEXT_WIDTHS[width] for width in found if width in _TEXT_WIDTHS), "a model of another kind")
+        raise _refused(path, f"{what}: {reads}")
+    return families[0]
 
 
 def check_folder_family(folder: Path) -> None:
@@ -95,7 +119,7 @@ def check_folder_family(folder: Path) -> None:
         name = str(read_json(index, ModelError).get("_class_name"))
         if name not in _USABLE_PIPELINES:
             what = next((what for beginning, what in _PIPELINES if name.startswith(beginning)), "another model")
-            raise _refused(folder, f"{what} ({name} in model_index.json)")
+            raise _refused(folder, f"{what} ({shorten(name)} in model_index.json)")
     for part, what in (
         ("transformer", "a model with a transformer in place of the UNet, such as Stable Diffusion 3 or Flux"),
         ("text_encoder_2", "a model with two text encoders, such as Stable Diffusion XL"),
@@ -105,12 +129,15 @@ def check_folder_family(folder: Path) -> None:
     unet, vae, text = (_config(folder, part) for part in ("unet", "vae", "text_encoder"))
     for config, part, kind in ((unet, "unet", "UNet2DConditionModel"), (vae, "vae", "AutoencoderKL")):
         if (found := config.get("_class_name", kind)) != kind:
-            raise _refused(folder, f"a model whose {part} is of the kind {found}, where {kind} was expected")
+            raise _refused(folder, f"a model whose {part} is of the kind {shorten(found)}, where {kind} was expected")
     if (found := text.get("model_type", "clip_text_model")) != "clip_text_model":
-        raise _refused(folder, f"a model whose text_encoder is of the kind {found}, where clip_text_model was expected")
+        what = f"a model whose text_encoder is of the kind {shorten(found)}, where clip_text_model was expected"
+        raise _refused(folder, what)
     channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if unet and vae and channels != latents:
-        raise _refused(folder, _INPUT_CHANNELS.get(channels, f"a model with {channels} input channels"))
+        known = _INPUT_CHANNELS.get(channels) if isinstance(channels, int) else None
+        found = f"a model with {quote(channels)} input channels and {quote(latents)} of latents"
+        raise _refused(folder, known or found)
     for key in ("addition_embed_type", "class_embed_type", "num_class_embeds", "time_cond_proj_dim"):
         if unet.get(key) is not None:
             raise _refused(folder, f"a model with more conditions than the prompt ({key} in unet/config.json)")
@@ -126,9 +153,13 @@ def _fragment(names: Any) -> str:
     """What a file without a UNet in Stable Diffusion's own layout is."""
     if any(name.startswith(("down_blocks.", "unet.down_blocks.")) for name in names):
         return "one part of a diffusers folder (give the folder)"
-    if any(name.startswith((VAE_PREFIX, "encoder.down", "decoder.up")) for name in names):
+    if any(name.startswith(f"{UNET_PREFIX}down_blocks.") for name in names):
+        return "a file of the original layout with diffusers' names inside (give the diffusers folder it was made of)"
+    if any(name.startswith(EMA_PREFIX) for name in names):
+        return "a file whose UNet is there only as an averaged (EMA) copy"
+    if any(name.startswith((*VAE_PREFIXES, "encoder.down", "decoder.up")) for name in names):
         return "an autoencoder (VAE) alone"
-    if any("text_model." in name or name.startswith(OPEN_CLIP_PREFIX) for name in names):
+    if any("text_model." in name or name.startswith(TEXT_PREFIXES) for name in names):
         return "a text encoder alone"
     return "no checkpoint of a kind that dengine knows"
 

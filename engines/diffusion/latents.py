@@ -38,7 +38,7 @@ def add_noise(
     """sqrt(abar_t) latents + sqrt(1 - abar_t) noise, in the latents' dtype and on their device.
 
     `timesteps` is one t in 0..N-1 for all, or an int64 [B] with one for each of latents [B, Z, h, w];
-    `alphas_cumprod` is `base_model.alphas_cumprod`, [N]. DDPM, Ho et al. 2020 (arXiv 2006.11239, equation 4).
+    `alphas_cumprod` is `noise.alphas_cumprod`, [N]. DDPM, Ho et al. 2020 (arXiv 2006.11239, equation 4).
     """
     index = torch.as_tensor(timesteps, device=alphas_cumprod.device)
     abar = alphas_cumprod[index].double()

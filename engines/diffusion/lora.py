@@ -1,8 +1,7 @@
 """LoRA files: low-rank changes to a base model's weights, added to them before anything else is done.
 
-Knows: the names that kohya's trainers, diffusers and peft give the tensors, which weight each belongs to, and the sum
-W + scale * alpha / rank * up down. All files are read and matched before a weight is changed.
-Does not know what a LoRA was trained for.
+Knows: the sum W + scale * alpha / rank * up down. All files are read, matched and found finite before a weight is
+changed. Does not know what a LoRA was trained for, or how its tensors are called (`lora_names`).
 
 The sum is done here and not by diffusers' `load_lora_weights`, which gave other weights for kohya files whose layers
 differ in alpha or rank (diffusers 0.42.1 with peft 0.21.2: off by up to twice the weights' norm), and would ask for
@@ -13,59 +12,42 @@ loaders/lora_conversion_utils.py.
 """
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engines.bundle.bundle import MANIFEST, open_bundle
 from engines.common.files import sha256_file
+from engines.common.quote import quote
+from engines.common.weight_file import Header, by_sides, check_finite, check_no_quantisation, read_header
 from engines.diffusion.base_model import BaseModel
-from engines.diffusion.weights import PICKLES, Header, pickle_message, read_header
+from engines.diffusion.lora_names import (
+    ALPHA,
+    DOWN,
+    EXPECTED,
+    UP,
+    layer_names,
+    noted_alpha,
+    noted_settings,
+    tensor_kind,
+)
+from engines.diffusion.weights import PICKLES, pickle_message
 from engines.errors import BundleError, ModelError, UsageError
 
-_DOWN, _UP, _ALPHA = "down", "up", "alpha"
-_ENDINGS = (  # of a tensor's name, and what it then is
-    (".lora_down.weight", _DOWN),
-    (".lora_up.weight", _UP),
-    (".lora.down.weight", _DOWN),
-    (".lora.up.weight", _UP),
-    (".lora_linear_layer.down.weight", _DOWN),
-    (".lora_linear_layer.up.weight", _UP),
-    ("_lora.down.weight", _DOWN),
-    ("_lora.up.weight", _UP),
-    (".lora_A.weight", _DOWN),
-    (".lora_B.weight", _UP),
-    (".alpha", _ALPHA),
-)
-_OTHER_KINDS = {  # text in a tensor's name, and what the file then is
-    "hada_w": "a LoHa file",
-    "lokr_w": "a LoKr file",
-    "lora_mid": "a LoCon file with Tucker decomposition",
-    "dora_scale": "a DoRA file",
-    "lora_magnitude_vector": "a DoRA file",
-    "lora_te2_": "a LoRA for Stable Diffusion XL",
-    "text_encoder_2.": "a LoRA for Stable Diffusion XL",
-    "double_blocks": "a LoRA for Flux",
-    "joint_blocks": "a LoRA for Stable Diffusion 3",
-    "transformer.transformer_blocks": "a LoRA for Stable Diffusion 3 or Flux",
-    "lora_unet_input_blocks": "a LoRA with the names of Stable Diffusion XL trainers",
-}
 _FAMILY_OF_WIDTH = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
-_EXPECTED = "a LoRA of plain linear and convolution layers for this base was expected"
 
 
 @dataclass
 class _Layer:
     """What a file holds for one weight."""
 
-    tensors: dict[str, str] = field(default_factory=dict)  # _DOWN, _UP, _ALPHA to the tensor's name in the file
+    tensors: dict[str, str] = field(default_factory=dict)  # DOWN, UP, ALPHA to the tensor's name in the file
+    alpha: float = 1.0  # the change is alpha / rank times up down
     target: nn.Module | None = None  # the layer whose weight it changes
 
 
@@ -76,7 +58,6 @@ class _Lora:
     path: Path
     scale: float
     layers: tuple[_Layer, ...]
-    alphas: Mapping[str, Any]  # settings that diffusers stores beside the tensors; empty in other files
 
 
 def fuse_loras(base: BaseModel, loras: Sequence[tuple[Path, float]]) -> tuple[str, ...]:
@@ -133,70 +114,44 @@ def _match(base: BaseModel, path: Path, scale: float) -> _Lora:
     if path.suffix in PICKLES:
         raise ModelError(pickle_message(path))
     header = read_header(path)
-    for mark, what in _OTHER_KINDS.items():
-        if any(mark in name for name in header.tensors):
-            raise ModelError(f"{path} is {what}; {_EXPECTED}.")
+    check_no_quantisation(path, header.tensors)
     layers = _layers(header, path)
     _check_family(layers, header, path, base)
-    targets = _targets(base)
+    targets = layer_names(base)
     unknown = sorted(name for name in layers if name not in targets)
     if unknown:
-        raise ModelError(f'{path} changes layers that {base.folder} does not have, "{unknown[0]}" first; {_EXPECTED}.')
+        raise ModelError(
+            f"{path} changes layers that {base.folder} does not have, {quote(unknown[0])} first; {EXPECTED}."
+        )
     for name, layer in layers.items():
         layer.target = targets[name]
         _check_shapes(name, layer, header, path, base)
-    return _Lora(path, scale, tuple(layers.values()), _stored_settings(header, path))
+    if len({id(layer.target) for layer in layers.values()}) < len(layers):
+        raise ModelError(f"{path} changes one layer twice, under two names; {EXPECTED}.")
+    _read_alphas(layers, header, path)
+    return _Lora(path, scale, tuple(layers.values()))
 
 
 def _layers(header: Header, path: Path) -> dict[str, _Layer]:
     """A file's tensors, gathered by the layer that they name."""
     layers: dict[str, _Layer] = {}
     for name in header.tensors:
-        for ending, kind in _ENDINGS:
-            if name.endswith(ending):
-                layers.setdefault(_spelled(name.removesuffix(ending)), _Layer()).tensors[kind] = name
-                break
-        else:
-            raise ModelError(f'{path} holds "{name}", which is no part of a LoRA; {_EXPECTED}.')
-    for name, layer in layers.items():
-        if not {_DOWN, _UP} <= layer.tensors.keys():
-            raise ModelError(f'{path} has only one half of the change to "{name}". Download it again.')
+        kind, layer = tensor_kind(name, path)
+        if layers.setdefault(layer, _Layer()).tensors.setdefault(kind, name) != name:
+            raise ModelError(f"{path} holds the change to {quote(layer)} twice, by {quote(name)}, too.")
+    for name, found in layers.items():
+        if not {DOWN, UP} <= found.tensors.keys():
+            raise ModelError(f"{path} has only one half of the change to {quote(name)}. Download it again.")
     if not layers:
-        raise ModelError(f"{path} holds no tensors; {_EXPECTED}.")
+        raise ModelError(f"{path} holds no tensors; {EXPECTED}.")
     return layers
-
-
-def _spelled(name: str) -> str:
-    """A layer's name in a file, spelled as `_targets` spells it."""
-    if name.startswith(("lora_unet_", "lora_te_", "lora_te1_")):
-        return name.replace("lora_te1_", "lora_te_", 1)
-    name = re.sub(r"\.(?:processor\.)?to_(q|k|v)$", r".to_\1", name)
-    name = re.sub(r"\.(?:processor\.)?to_out(?:\.0)?$", ".to_out.0", name)
-    if name.startswith("text_encoder."):
-        name = re.sub(r"\.to_(q|k|v)$", r".\1_proj", name)
-        name = name.replace(".to_out.0", ".out_proj").replace("text_encoder.text_model.", "text_encoder.", 1)
-    elif not name.startswith("unet."):  # files with the UNet alone may leave its name out
-        name = f"unet.{name}"
-    return name
-
-
-def _targets(base: BaseModel) -> dict[str, nn.Module]:
-    """Every linear and convolution layer of the UNet and the text encoder, under kohya's name and diffusers' own."""
-    found: dict[str, nn.Module] = {}
-    for network, prefix, flat in ((base.unet, "unet.", "lora_unet_"), (base.text_encoder, "text_encoder.", "lora_te_")):
-        for name, module in network.named_modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                plain = name.removeprefix("text_model.")
-                found[prefix + plain] = module
-                found[flat + ("text_model_" if network is base.text_encoder else "") + plain.replace(".", "_")] = module
-    return found
 
 
 def _check_family(layers: Mapping[str, _Layer], header: Header, path: Path, base: BaseModel) -> None:
     """Raise ModelError for a file made for another text width: the plainest sign of another family."""
     own = int(base.unet.config.cross_attention_dim)
     for name, layer in layers.items():
-        width = header.tensors[layer.tensors[_DOWN]].shape[-1:]
+        width = header.tensors[layer.tensors[DOWN]].shape[-1:]
         if re.search(r"attn2[._]to_[kv]$", name) and width != (own,) and width[0] in _FAMILY_OF_WIDTH:
             raise ModelError(
                 f"{path} is a LoRA for {_FAMILY_OF_WIDTH[width[0]]} (its text is {width[0]} wide, that of "
@@ -206,7 +161,7 @@ def _check_family(layers: Mapping[str, _Layer], header: Header, path: Path, base
 
 def _check_shapes(name: str, layer: _Layer, header: Header, path: Path, base: BaseModel) -> None:
     """Raise ModelError unless up times down has the shape of the layer's weight."""
-    down, up = (header.tensors[layer.tensors[kind]].shape for kind in (_DOWN, _UP))
+    down, up = (header.tensors[layer.tensors[kind]].shape for kind in (DOWN, UP))
     weight = _weight(layer).shape
     rank = down[0] if down else 0
     fits = (
@@ -217,25 +172,29 @@ def _check_shapes(name: str, layer: _Layer, header: Header, path: Path, base: Ba
     )
     if fits:
         return
-    shapes = " and ".join("x".join(map(str, shape)) for shape in (down, up))
+    shapes = " and ".join(map(by_sides, (down, up)))
     raise ModelError(
-        f'{path} does not fit {base.folder}: its change to "{name}" is {shapes}, the weight there is '
-        f"{'x'.join(map(str, weight))}. Give a LoRA made for this base."
+        f"{path} does not fit {base.folder}: its change to {quote(name)} is {shapes}, the weight there is "
+        f"{by_sides(weight)}. Give a LoRA made for this base."
     )
 
 
-def _stored_settings(header: Header, path: Path) -> Mapping[str, Any]:
-    """What diffusers' `save_lora_weights` noted of alphas and ranks; ModelError for another scaling rule."""
-    try:
-        settings = json.loads(header.metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError as cause:
-        raise ModelError(f"{path}: its lora_adapter_metadata is not readable as JSON: {cause}.") from cause
-    if not isinstance(settings, dict):
-        raise ModelError(f"{path}: its lora_adapter_metadata is no JSON object.")
-    for key, value in settings.items():
-        if key.endswith((".use_rslora", ".use_dora")) and value:
-            raise ModelError(f"{path} is scaled by another rule ({key}); {_EXPECTED}.")
-    return settings
+def _read_alphas(layers: Mapping[str, _Layer], header: Header, path: Path) -> None:
+    """Find each layer's alpha, and see that all numbers of the file are finite. Raises ModelError."""
+    from safetensors import safe_open
+
+    settings = noted_settings(header, path)
+    with safe_open(path, "pt") as file:
+        for layer in layers.values():
+            tensors = {name: file.get_tensor(name) for name in layer.tensors.values()}
+            check_finite(path, tensors)
+            name, rank = layer.tensors[DOWN], header.tensors[layer.tensors[DOWN]].shape[0]
+            if ALPHA not in layer.tensors:
+                layer.alpha = noted_alpha(settings, name, rank, path)
+            elif (alpha := tensors[layer.tensors[ALPHA]]).numel() == 1:
+                layer.alpha = float(alpha)
+            else:
+                raise ModelError(f"{path}: {quote(layer.tensors[ALPHA])} holds {alpha.numel()} numbers, and not one.")
 
 
 def _add(lora: _Lora) -> None:
@@ -245,23 +204,10 @@ def _add(lora: _Lora) -> None:
     with safe_open(lora.path, "pt") as file, torch.no_grad():
         for layer in lora.layers:
             weight = _weight(layer)
-            down, up = (file.get_tensor(layer.tensors[kind]).to(weight.device, torch.float32) for kind in (_DOWN, _UP))
-            rank = down.shape[0]
-            alpha = float(file.get_tensor(layer.tensors[_ALPHA])) if _ALPHA in layer.tensors else None
-            if alpha is None:
-                alpha = _noted_alpha(lora.alphas, layer.tensors[_DOWN], rank)
+            down, up = (file.get_tensor(layer.tensors[kind]).to(weight.device, torch.float32) for kind in (DOWN, UP))
             change = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
-            weight += (lora.scale * alpha / rank * change).to(weight.dtype)
-
-
-def _noted_alpha(settings: Mapping[str, Any], name: str, rank: int) -> float:
-    """A layer's alpha by the settings beside the tensors; without any, the rank: such files hold the change as is."""
-    part, _, layer = name.partition(".")
-    patterns = settings.get(f"{part}.alpha_pattern") or {}
-    for pattern, alpha in patterns.items():  # as peft matches them: a whole name, or the end of one
-        if re.match(rf"(.*\.)?({pattern})$", layer.partition(".lora_")[0]):
-            return float(alpha)
-    return float(settings.get(f"{part}.lora_alpha", rank))
+            weight += (lora.scale * layer.alpha / down.shape[0] * change).to(weight.dtype)
+            check_finite(lora.path, {f"the sum with {layer.tensors[UP]}": weight})
 
 
 def _weight(layer: _Layer) -> Tensor:

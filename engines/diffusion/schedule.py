@@ -23,8 +23,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from engines.diffusion.base_model import alphas_cumprod
-from engines.errors import ModelError, UsageError
+from engines.diffusion.noise import alphas_cumprod, check_scheduler
+from engines.errors import UsageError
 
 SamplerName = Literal["ddim", "dpmpp"]
 Floats = npt.NDArray[np.float64]
@@ -73,7 +73,7 @@ def make_schedule(scheduler_config: Mapping[str, Any], sampler: SamplerName, ste
         raise UsageError(
             f"eta is {eta}, but the dpmpp sampler adds no noise: leave eta out, or take ddim.", field="eta"
         )
-    _check_config(scheduler_config)
+    check_scheduler(scheduler_config)
     abar = alphas_cumprod(dict(scheduler_config)).numpy()
     timesteps = _timesteps(scheduler_config, sampler, steps, len(abar))
     prediction = np.stack(_predict_clean(scheduler_config, abar[timesteps]), axis=1)
@@ -135,24 +135,6 @@ def step_rows(
     return 1 + guided.astype(np.int64)
 
 
-def _check_config(config: Mapping[str, Any]) -> None:
-    """Refuse what the two-line update cannot do, rather than paint something else than diffusers would."""
-    name = str(config.get("_class_name", ""))
-    clips_by_default = name in ("DDIMScheduler", "DDPMScheduler")
-    for key, found in (
-        ("clip_sample", bool(config.get("clip_sample", clips_by_default))),
-        ("thresholding", bool(config.get("thresholding", False))),
-    ):
-        if found:
-            raise ModelError(
-                f"scheduler_config.json: {key} is true{'' if key in config else f' by {name} default'}; "
-                "that is not supported. If the base model was not trained with it, set it to false."
-            )
-    kind = config.get("prediction_type", "epsilon")
-    if kind not in ("epsilon", "v_prediction"):
-        raise ModelError(f'scheduler_config.json: prediction_type is "{kind}"; epsilon or v_prediction was expected.')
-
-
 def _timesteps(config: Mapping[str, Any], sampler: SamplerName, steps: int, trained: int) -> npt.NDArray[np.int64]:
     """The timesteps, int64 [T], as diffusers spaces them; DPM++ counts the clean end as one step more."""
     if steps < 1:
@@ -164,12 +146,8 @@ def _timesteps(config: Mapping[str, Any], sampler: SamplerName, steps: int, trai
         descending = np.arange(marks)[::-1] * (trained // marks) + int(config.get("steps_offset", 0))
     elif spacing == "linspace":
         descending = np.linspace(0, trained - 1, marks).round()[::-1]
-    elif spacing == "trailing":
+    else:  # trailing: `check_scheduler` knows no other
         descending = np.arange(trained, 0, -trained / steps).round() - 1
-    else:
-        raise ModelError(
-            f'scheduler_config.json: timestep_spacing is "{spacing}"; leading, linspace or trailing was expected.'
-        )
     # At some counts diffusers' trailing spacing has one step too many, at t = -1: it is left out too.
     timesteps = descending[:steps].astype(np.int64)
     if timesteps[0] >= trained or timesteps[-1] < 0 or bool((np.diff(timesteps) >= 0).any()):

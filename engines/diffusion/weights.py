@@ -1,20 +1,19 @@
-"""Weight files: safetensors headers, and which files of a model's part hold its weights.
+"""Which files of a model's part hold its weights, and what their headers say.
 
-Knows: the safetensors layout (8 bytes of header length, a JSON header, the data), how to tell a whole file from a
-damaged one by its header alone, and how diffusers and transformers name whole, sharded and variant files.
-Does not know what the tensors mean.
+Knows: how diffusers and transformers name whole, sharded and variant files, of today and of earlier versions.
+Does not know what is inside a file (`engines.common.weight_file`), or what the tensors mean.
 
 Every error is a ModelError in one line, raised before any weight is read.
 """
 
-import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from engines.common.files import read_json
+from engines.common.quote import quote, shorten
+from engines.common.weight_file import TensorInfo, check_no_quantisation, read_header
 from engines.errors import ModelError
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -28,30 +27,6 @@ _CONVERT_FOLDER = (
     'python -c "import sys, diffusers; '
     'diffusers.StableDiffusionPipeline.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])" '
 )
-_HEADER_LIMIT = 100_000_000  # bytes; safetensors' own limit
-_LENGTH_BYTES = 8
-_OTHER_FILES = (  # how files begin that are often found where weights should be
-    (b"version https://git-lfs", "a Git LFS pointer and not the weights", 'Run "git lfs pull" where it came from'),
-    (b"<", "a web page and not the weights", "Download it again"),
-    (b"PK\x03\x04", "a pickle under another name, which can run code", "Convert it where you trust it"),
-    (b"\x80\x02", "a pickle under another name, which can run code", "Convert it where you trust it"),
-)
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """What a header says of one tensor."""
-
-    dtype: str  # as safetensors spells it: F32, F16, BF16, ...
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a safetensors file says it holds."""
-
-    tensors: Mapping[str, TensorInfo]  # by name
-    metadata: Mapping[str, str]  # free notes; often empty
 
 
 @dataclass(frozen=True)
@@ -63,30 +38,6 @@ class Weights:
     variant: str | None  # "fp16" in `model.fp16.safetensors`
 
 
-def read_header(path: Path) -> Header:
-    """The header of a safetensors file, checked against the file's size. Raises ModelError for a damaged file."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(32)
-            length = int.from_bytes(start[:_LENGTH_BYTES], "little")
-            if size <= _LENGTH_BYTES or length > _HEADER_LIMIT or length > size - _LENGTH_BYTES:
-                raise ModelError(_not_safetensors(path, start, size, length))
-            file.seek(_LENGTH_BYTES)
-            text = file.read(length)
-    except OSError as cause:
-        raise ModelError(f"{path} cannot be read: {cause.strerror or cause}.") from cause
-    try:
-        tensors, metadata, end = _parse(json.loads(text))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as cause:
-        raise ModelError(f"{path} is damaged: its safetensors header is not readable. Download it again.") from cause
-    expected = _LENGTH_BYTES + length + end
-    if size != expected:
-        kind = "is cut short" if size < expected else "is damaged"
-        raise ModelError(f"{path} {kind}: its header speaks of {expected} bytes, it has {size}. Download it again.")
-    return Header(tensors, metadata)
-
-
 def choose_weights(names: Collection[str], part: str) -> Weights | None:
     """Which of a part's files are its weights, as diffusers and transformers name them; None where there are none.
 
@@ -94,19 +45,20 @@ def choose_weights(names: Collection[str], part: str) -> Weights | None:
     than one choice.
     """
     stem = re.escape(STEMS[part])
-    pattern = re.compile(rf"{stem}(?:\.(\w+))?(-\d{{5}}-of-\d{{5}})?\.safetensors")
-    indices = re.compile(rf"{stem}\.safetensors\.index(?:\.(\w+))?\.json")
+    shard = r"-\d{5}-of-\d{5}"  # before diffusers 0.32 in front of the variant: model-00001-of-00002.fp16.safetensors
+    pattern = re.compile(rf"{stem}(?:\.(\w+))?({shard})?\.safetensors|{stem}({shard})\.(\w+)\.safetensors")
+    indices = re.compile(rf"{stem}\.safetensors(?:\.(\w+))?\.index(?:\.(\w+))?\.json")
     whole: dict[str | None, str] = {}
     shards: dict[str | None, list[str]] = {}
     index: dict[str | None, str] = {}
     for name in sorted(names):
         if found := pattern.fullmatch(name):
-            if found[2]:
-                shards.setdefault(found[1], []).append(name)
+            if found[2] or found[3]:
+                shards.setdefault(found[1] or found[4], []).append(name)
             else:
                 whole[found[1]] = name
         elif found := indices.fullmatch(name):
-            index[found[1]] = name
+            index[found[1] or found[2]] = name
     variants = sorted({*whole, *(shards.keys() & index.keys())}, key=lambda variant: (variant is not None, variant))
     if not variants:
         return None
@@ -123,11 +75,15 @@ def choose_weights(names: Collection[str], part: str) -> Weights | None:
     return Weights(tuple(shards[taken]), index[taken], taken)
 
 
-def find_weights(folder: Path) -> Weights:
-    """The weights of the part in `folder` (.../unet, .../vae or .../text_encoder); ModelError where it has none."""
+def find_weights(folder: Path, part: str | None = None) -> Weights:
+    """The weights of the part in `folder` (.../unet, .../vae or .../text_encoder); ModelError where it has none.
+
+    `part` is which part a folder of another name holds.
+    """
+    part = part or folder.name
     names = [path.name for path in folder.iterdir() if path.is_file()]
     try:
-        weights = choose_weights(names, folder.name)
+        weights = choose_weights(names, part)
     except ModelError as cause:
         raise ModelError(f"{folder.parent}: {cause}") from None
     if weights is None:
@@ -135,7 +91,7 @@ def find_weights(folder: Path) -> Weights:
         mend = (
             f"Convert {pickles[0]} where you trust it: {_CONVERT_FOLDER}{folder.parent} new-folder"
             if pickles
-            else f"{STEMS[folder.name]}.safetensors was expected."
+            else f"{STEMS[part]}.safetensors was expected."
         )
         raise ModelError(f"{folder} holds no .safetensors weights; other formats can run code and are refused. {mend}")
     if weights.index is not None:
@@ -143,17 +99,26 @@ def find_weights(folder: Path) -> Weights:
         if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
             raise ModelError(f'{folder / weights.index} has no "weight_map" of tensors to files.')
         if missing := sorted(set(listed.values()) - set(weights.files)):
-            raise ModelError(f"{folder} lacks {missing[0]}, which {weights.index} names. Download it again.")
+            raise ModelError(f"{folder} lacks {shorten(missing[0])}, which {weights.index} names. Download it again.")
         weights = Weights(tuple(sorted(set(listed.values()))), weights.index, weights.variant)
     return weights
 
 
-def check_weights(folder: Path) -> Weights:
-    """The weights of the part in `folder`, every file checked against its own header."""
-    weights = find_weights(folder)
-    for name in weights.files:
-        read_header(folder / name)
-    return weights
+def read_headers(folder: Path, part: str | None = None) -> dict[str, tuple[str, TensorInfo]]:
+    """File and header entry of every tensor of the part in `folder` (`part`, in a folder of another name), by the
+    tensor's name in its file.
+
+    Every file is checked against its own header. Raises ModelError, also for a tensor that two shards hold, and for
+    quantised weights.
+    """
+    found: dict[str, tuple[str, TensorInfo]] = {}
+    for file in find_weights(folder, part).files:
+        tensors = read_header(folder / file).tensors
+        check_no_quantisation(folder / file, tensors)
+        if twice := [name for name in tensors if name in found]:
+            raise ModelError(f"{folder / file} and {found[twice[0]][0]} both hold {quote(twice[0])}. Keep one of them.")
+        found |= {name: (file, info) for name, info in tensors.items()}
+    return found
 
 
 def pickle_message(path: Path) -> str:
@@ -162,28 +127,3 @@ def pickle_message(path: Path) -> str:
         f"{path} is a pickle, which can run code; a .safetensors file was expected. Convert it with: "
         f"{_CONVERT_FILE}{path} {path.with_suffix('.safetensors')}"
     )
-
-
-def _parse(header: dict[str, Any]) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
-    """Tensors, notes, and the number of bytes of data; ValueError, TypeError or KeyError for another layout."""
-    metadata = {str(key): str(value) for key, value in (header.pop("__metadata__", None) or {}).items()}
-    tensors, end = {}, 0
-    for name, entry in header.items():
-        first, last = entry["data_offsets"]
-        shape = tuple(int(side) for side in entry["shape"])
-        if not 0 <= first <= last or min(shape, default=0) < 0:
-            raise ValueError(name)
-        tensors[name] = TensorInfo(str(entry["dtype"]), shape)
-        end = max(end, int(last))
-    return tensors, metadata, end
-
-
-def _not_safetensors(path: Path, start: bytes, size: int, length: int) -> str:
-    if size == 0:
-        return f"{path} is empty. Download it again."
-    for beginning, what, mend in _OTHER_FILES:
-        if start.startswith(beginning):
-            return f"{path} is {what}; a .safetensors file was expected. {mend}."
-    if size > _LENGTH_BYTES and length <= _HEADER_LIMIT:
-        return f"{path} is cut short: its header alone has {length} bytes, the file has {size}. Download it again."
-    return f"{path} is no safetensors file, or a damaged one ({size} bytes). Download it again."

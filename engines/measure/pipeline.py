@@ -38,9 +38,10 @@ from engines.adapter.pyramid import PyramidUNet
 from engines.bundle.bundle import Bundle
 from engines.common.devices import find_device
 from engines.common.rng import Stream, generator
-from engines.diffusion.base_model import alphas_cumprod, decode_latents
+from engines.diffusion.base_model import decode_latents
 from engines.diffusion.latents import label_latents
 from engines.diffusion.libraries import silence_libraries
+from engines.diffusion.noise import alphas_cumprod
 from engines.labels.boxes import Instances
 from engines.labels.scores import unstored
 from engines.measure.workload import WorkloadJobs

@@ -82,8 +82,7 @@ def engine_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     import transformers  # noqa: F401
 
     imported = time.perf_counter() - begun
-    folder = None if arguments["bundle"] is None else Path(arguments["bundle"])
-    references = None if arguments["references"] is None else Path(arguments["references"])
+    folder, references = (None if arguments[key] is None else Path(arguments[key]) for key in ("bundle", "references"))
     workload = Workload.from_json(arguments["workload"])
     only_first = bool(arguments.get("first_image"))
     with tempfile.TemporaryDirectory(prefix="dengine-bench-") as name:

@@ -18,9 +18,11 @@ import numpy.typing as npt
 import torch
 
 from engines.backends.registry import backend_info
+from engines.common.quote import quote
 from engines.common.streams import Lane, fetch, hand_over, send
-from engines.diffusion.base_model import alphas_cumprod, tokenize
+from engines.common.tokenizer import read_words, tokenize
 from engines.diffusion.latents import label_latents
+from engines.diffusion.noise import alphas_cumprod
 from engines.errors import NumericalError
 
 if TYPE_CHECKING:
@@ -38,15 +40,37 @@ T = TypeVar("T")
 class TextEncoder:
     """Prompts to embeddings, one at a time, so that an embedding depends on its prompt alone."""
 
-    def __init__(self, bundle: "Bundle", backend: "Backend") -> None:
-        """Ready the network; the tokenizer, whose libraries take a second to import, loads in a thread meanwhile."""
+    def __init__(self, bundle: "Bundle", backend: "Backend", told: Callable[[str], None] = lambda text: None) -> None:
+        """Ready the network; the tokenizer, whose libraries take a second to import, loads in a thread meanwhile.
+
+        `told` hears of the first prompt of each kind that is longer than the network reads.
+        """
         loader = ThreadPoolExecutor(1, "tokenizer")
         self._tokenizer = loader.submit(bundle.tokenizer)
         loader.shutdown(wait=False)
         self._call = prepare(bundle, backend, "text_encoder", {"B": 1})
         self._lane = Lane(backend.device)
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._read: dict[str, str] = {}
+        self._told, self._said = told, set[str]()
         self._most = _PROMPTS_KEPT if backend.device.type == "cuda" else 0
+
+    def read(self, prompt: str, kind: str = "prompt") -> str:
+        """What of a prompt is read: all of it, or its beginning where it has more tokens than the network takes."""
+        if (known := self._read.get(prompt)) is not None:
+            return known
+        tokenizer = self._tokenizer.result()
+        read, tokens = read_words(tokenizer, prompt)
+        if read != prompt and kind not in self._said:
+            self._said.add(kind)
+            self._told(
+                f"a {kind} has {tokens} tokens, and {tokenizer.model_max_length} are read: "
+                f"{quote(prompt[len(read) :].strip())} changes nothing, and is not in the journal"
+            )
+        if len(self._read) >= _PROMPTS_KEPT:
+            self._read.clear()
+        self._read[prompt] = read
+        return read
 
     def __call__(self, prompt: str) -> torch.Tensor:
         """encoder_hidden_states [L, D] of a prompt, kept for the next time on a GPU."""

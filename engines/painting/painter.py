@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 
 from engines.common.streams import Lane, fetch
-from engines.datasets.images import read_image
 from engines.diffusion.latents import to_pixels
 from engines.diffusion.sampler import SlotSampler, Task, always_guided
 from engines.diffusion.schedule import make_schedule, start_index
@@ -56,7 +55,8 @@ class Painter:
     ) -> None:
         """Prepare every graph for `options`, as `resolve` gave them.
 
-        `stage` is told what is being prepared, `tick` of every network call of the sampler.
+        `stage` is told what is being prepared, and of prompts that are too long; `tick` of every network call of the
+        sampler.
         """
         self._options, self._plan = options, plan
         w, h = (side // bundle.vae_stride for side in options.size)
@@ -80,7 +80,7 @@ class Painter:
             )
             sampler_call = preparing("unet", unet)
             encoder_call = preparing("vae_encoder", encoder)
-            text = preparing("text_encoder", lambda: TextEncoder(bundle, backend))
+            text = preparing("text_encoder", lambda: TextEncoder(bundle, backend, stage))
             self._finisher, self._encoder, self._text = finisher(), encoder_call(), text()
         self._ahead = Lane(backend.device)
         self._schedule = make_schedule(bundle.scheduler_config, options.sampler, options.steps, options.eta)
@@ -93,7 +93,12 @@ class Painter:
             guidance_interval=options.guidance_interval or (0.0, 1.0),
             told=tick,
         )
+        self._text.read(options.negative_prompt, "negative prompt")
         self._negative = self._text(options.negative_prompt)
+
+    def prompt_read(self, job: Job) -> str:
+        """What of a job's prompt the network reads."""
+        return self._text.read(job.prompt)
 
     def paint(self, jobs: Iterable[Job], stop: Callable[[], bool]) -> Iterator[Outcome]:
         """The outcome of every job, as they finish; once `stop` says so, only of those already begun.
@@ -211,7 +216,7 @@ def read_crop(plan: Plan, job: Job) -> npt.NDArray[np.uint8]:
     if job.reference is None:
         raise DatasetError(f"Job {job.index} has no reference to crop.")
     record = plan.references[job.reference]
-    image = read_image(record.file)
+    image = record.pixels()
     if image.shape[:2] != (record.height, record.width):
         found = f"{image.shape[1]}x{image.shape[0]}"
         raise DatasetError(

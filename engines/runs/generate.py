@@ -66,8 +66,10 @@ def generate(
     if settings.reference is not None:
         report(note("reading the references"))
         references = open_dataset(
-            settings.reference, split=settings.reference_split, skip_bad=settings.skip_bad, require_boxes=False
-        )
+            settings.reference, split=settings.reference_split, skip_bad=settings.skip_bad, require_boxes=False,
+            follow_links=settings.follow_links, boxes=settings.boxes,
+        )  # fmt: skip
+        references.tell(report)
     with locked(settings.out), run_errors(settings.out):
         stored = read_run(settings.out)
         check_format(settings.out, stored)
@@ -87,6 +89,7 @@ def generate(
 
 
 STAGE = "painting"  # in events
+_PROMPTS_READ = 512  # before painting: the largest chunk that dengine takes by itself
 HOPELESS = 32  # so many jobs in a row without a kept image, or a whole chunk of more, end a run that counts images
 
 
@@ -158,6 +161,7 @@ def run(
                 bundle, backend, wanted.options, plan,
                 stage=lambda text: report(note(text)), tick=state.count_tick,
             )  # fmt: skip
+            _say_what_is_cut(painter, plan, wanted, progress.chunks)
             begun = time.monotonic()
             report(_started(backend, state))
             for chunk in itertools.islice(_chunks(wanted), progress.chunks, None):
@@ -208,7 +212,8 @@ def _paint_chunk(
     try:
         with ImageWriter(folder / IMAGES, image_format=wanted.options.image_format, jpeg_quality=quality) as writer:
             for outcome in painter.paint(jobs, stop):
-                if _take(outcome, wanted, plan, writer, journal, state, report):
+                read = painter.prompt_read(outcome.job)
+                if _take(outcome, read, wanted, plan, writer, journal, state, report):
                     last_kept = max(last_kept, outcome.job.index)
                 _note_written(writer.finished(), journal, state)
             _note_written(writer.drain(), journal, state)
@@ -234,6 +239,7 @@ def _settle(folder: Path, journal: Journal) -> None:
 
 def _take(
     outcome: Outcome,
+    prompt: str,
     wanted: RunSettings,
     plan: Plan,
     writer: ImageWriter,
@@ -241,12 +247,12 @@ def _take(
     state: _State,
     report: Report,
 ) -> bool:
-    """Decide whether an image is kept, and say so; have it written, or its line."""
+    """Decide whether an image is kept, and say so; have it written, or its line, with what was read of its prompt."""
     job = outcome.job
     dropped = Drop(DropReason.UNREADABLE, outcome.problem) if outcome.problem else drop(outcome.instances, state.rules)
     entry = Entry(
         index=job.index,
-        prompt=job.prompt,
+        prompt=prompt,
         reference=None if job.reference is None else plan.references[job.reference].name,
         strength=job.strength,
         drop=dropped,
@@ -274,6 +280,12 @@ def _note_written(written: Iterator[Written], journal: Journal, state: _State) -
         journal.add(replace(state.entries.pop(image.name), sha256=image.sha256))
         if state.first_image is None:
             state.first_image = time.monotonic()
+
+
+def _say_what_is_cut(painter: Painter, plan: Plan, wanted: RunSettings, chunk: int) -> None:
+    """Have the prompts of the first jobs of a chunk read, so that one that is too long is said before painting."""
+    for index in itertools.islice(next(itertools.islice(_chunks(wanted), chunk, None), range(0)), _PROMPTS_READ):
+        painter.prompt_read(make_job(plan, wanted.options.seed, index))
 
 
 def _chunks(settings: RunSettings) -> Iterator[range]:

@@ -25,20 +25,13 @@ from engines.common.events import Report
 from engines.common.files import sha256_file, sync_tree, write_json
 from engines.common.names import class_words
 from engines.common.rng import Stream, generator
+from engines.common.tokenizer import tokenize
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
-from engines.diffusion.base_model import (
-    BASE_NOTES,
-    PARTS,
-    alphas_cumprod,
-    base_hash,
-    encode_pixels,
-    load_base,
-    local_folder,
-    tokenize,
-)
+from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, encode_pixels, load_base, local_folder
 from engines.diffusion.latents import add_noise, to_pixels, velocity
 from engines.diffusion.libraries import silence_libraries
+from engines.diffusion.noise import alphas_cumprod
 from engines.errors import TrainingError, UsageError
 from engines.labels.boxes import Instances
 from engines.training.presets import BasePreset, Phase, base_preset

@@ -23,8 +23,9 @@ from engines.adapter.pyramid import PyramidUNet, label_pass
 from engines.common.rng import Stream, generator, normal
 from engines.datasets.dataset import Record, instances_of
 from engines.diffusion import prompts
-from engines.diffusion.base_model import BaseModel, alphas_cumprod
+from engines.diffusion.base_model import BaseModel
 from engines.diffusion.latents import add_noise, to_pixels
+from engines.diffusion.noise import alphas_cumprod
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.training.augment import FrameOptions, draw_frame

@@ -242,7 +242,7 @@ def test_adapter_json_lists_every_mistake_at_once(tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     model = _adapter()
     save_adapter(tmp_path, _adapter(width=32), _info(model))
-    with pytest.raises(ModelError, match=f"{WEIGHTS_FILE} does not hold the weights"):
+    with pytest.raises(ModelError, match=f"{WEIGHTS_FILE} is not what {INFO_FILE} describes: "):
         load_adapter(tmp_path)
     (tmp_path / WEIGHTS_FILE).write_bytes(b"not safetensors")
     with pytest.raises(ModelError, match=WEIGHTS_FILE):
@@ -253,7 +253,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 
 def test_impossible_settings_are_refused_all_at_once() -> None:
-    with pytest.raises(ModelError, match=r'"width" must be .*; "queries" must be positive'):
+    with pytest.raises(ModelError, match=r'"queries" must be 1 to 10000, not 0; "width" must be a multiple'):
         AdapterConfig((8,), 3, width=30, queries=0)
 
 

@@ -6,113 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-import safetensors.numpy
-from onnx import TensorProto, helper
 from refusals import refused
+from small_bundle import SHAPE, WEIGHTS, make_small_bundle, write_graph, write_manifest
 
 import engines.bundle.bundle
-from engines.adapter.info import AdapterConfig, AdapterInfo
-from engines.bundle.bundle import FORMAT, MANIFEST, Manifest, default_bundle, open_bundle
-from engines.bundle.graphs import GRAPH_NAMES, ModelShape, graph_specs
-from engines.common.files import sha256_file
+from engines.bundle.bundle import MANIFEST, Manifest, default_bundle, open_bundle
+from engines.bundle.graphs import GRAPH_NAMES, graph_specs
 from engines.errors import BundleError
 
-WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 LATER = ("opset", "islands", "loras", "activations")  # fields that older manifests do not have
-SHAPE = ModelShape(
-    latent_channels=4,
-    vae_stride=8,
-    pyramid=(32, 64),
-    text_length=8,
-    hidden_size=16,
-    vocabulary=50,
-    train_timesteps=1000,
-    queries=5,
-    classes=2,
-)
-
-
-def write_graph(path: Path, location: str = WEIGHTS, length: int = 64) -> None:
-    """An ONNX graph with one external initializer of 16 floats, and one inside a branch of an If."""
-
-    def external(name: str) -> Any:
-        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[16])
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", location), ("offset", "0"), ("length", str(length))):
-            tensor.external_data.add(key=key, value=value)
-        return tensor
-
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [16])
-    branch = helper.make_graph(
-        [helper.make_node("Identity", ["inner"], ["z"])],
-        "branch",
-        [],
-        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [16])],
-        [external("inner")],
-    )
-    nodes = [helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)]
-    condition = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
-    graph = helper.make_graph(nodes, "g", [condition], [output], [external("w")])
-    onnx.save(helper.make_model(graph), str(path))
-
-
-def write_manifest(folder: Path, **changes: Any) -> None:
-    """Write a manifest that fits what is in `folder`, but for `changes`."""
-    files = {
-        path.relative_to(folder).as_posix(): sha256_file(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
-    manifest = Manifest(
-        format=FORMAT,
-        class_names=("rbc", "wbc"),
-        weights_dtype="float16",
-        graph_dtype="float32",
-        timestep=1,
-        short_side=64,
-        frame=(128, 64),
-        base_hash="0" * 64,
-        style="photo",
-        prompts={},
-        generate={"steps": 20},
-        latent_channels=4,
-        vae_stride=8,
-        latent_multiple=2,
-        text_length=8,
-        hidden_size=16,
-        graphs={name: spec.to_json() for name, spec in graph_specs(SHAPE).items()},
-        made_with={"torch": "2.13.0"},
-        figures={"AP50": 0.8},
-        files=files,
-    )
-    (folder / MANIFEST).write_text(json.dumps(manifest.to_json() | changes))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A bundle whose graphs compute nothing of use."""
-    root = tmp_path / "bundle"
-    for part in ("unet", "vae", "text_encoder"):
-        (root / part).mkdir(parents=True)
-        (root / part / "config.json").write_text("{}")
-    (root / "scheduler").mkdir()
-    (root / "scheduler" / "scheduler_config.json").write_text('{"beta_start": 0.001}')
-    (root / "tokenizer").mkdir()
-    (root / "tokenizer" / "tokenizer_config.json").write_text("{}")
-    (root / "adapter").mkdir()
-    config = AdapterConfig(channels=(32, 64), num_classes=2)
-    info = AdapterInfo(("rbc", "wbc"), 1, 64, (128, 64), 16, "photo", {}, "0" * 64, config)
-    (root / "adapter" / "adapter.json").write_text(json.dumps(info.to_json()))
-    weights = {"w": np.arange(16, dtype=np.float32)}
-    safetensors.numpy.save_file(weights, root / "adapter" / "adapter.safetensors")
-    safetensors.numpy.save_file(weights, root / WEIGHTS)
-    for graph in GRAPH_NAMES:
-        write_graph(root / f"{graph}.onnx")
-    write_manifest(root)
-    return root
+    return make_small_bundle(tmp_path / "bundle")
 
 
 def test_a_whole_bundle_opens_and_says_what_it_is(folder: Path) -> None:
@@ -123,7 +32,7 @@ def test_a_whole_bundle_opens_and_says_what_it_is(folder: Path) -> None:
     assert (bundle.text_length, bundle.hidden_size) == (8, 16)
     assert bundle.scheduler_config == {"beta_start": 0.001}
     assert bundle.generate_defaults == {"steps": 20}
-    assert bundle.adapter_info.config.queries == 100
+    assert bundle.adapter_info.config.queries == SHAPE.queries
     assert bundle.specs == graph_specs(SHAPE)
     assert bundle.graph_path("unet").is_file()
 
@@ -223,12 +132,19 @@ def test_a_required_file_must_be_listed(folder: Path) -> None:
         open_bundle(folder)
 
 
+def changed_axis(axis: Any) -> dict[str, Any]:
+    """The graphs of a manifest, one of whose axes is another."""
+    graphs = json.loads(json.dumps({name: spec.to_json() for name, spec in graph_specs(SHAPE).items()}))
+    graphs["unet"]["outputs"][0]["axes"][1] = axis
+    return dict(graphs)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"format": 99}, "bundle format 99 was found; this version reads format 1"),
         ({"colour": "red"}, 'unknown key "colour"'),
-        ({"frame": [100, 64], "timestep": -1}, r'"timestep" must be 0 or more, not -1; "frame" must be two positive'),
+        ({"frame": [100, 64], "timestep": -1}, r'"timestep" must be 0 to 100000, not -1; "frame" must be two'),
         ({"weights_dtype": "int4"}, '"weights_dtype" must be one of float32, float16, bfloat16'),
         ({"class_names": ["rbc", "rbc"]}, '"class_names" must be different names'),
         ({"class_names": ["wbc", "rbc"]}, "differ in class names or timestep"),
@@ -236,9 +152,14 @@ def test_a_required_file_must_be_listed(folder: Path) -> None:
         ({"graphs": {}}, '"graphs" must be the graphs text_encoder'),
         ({"graphs": {name: {} for name in GRAPH_NAMES}}, "The spec of a graph is not readable"),
         ({"files": {"unet.onnx": "beef"}}, '"files" must be SHA-256 by file'),
-        ({"opset": 0}, '"opset" must be positive, not 0'),
+        ({"opset": 0}, '"opset" must be 1 to 100, not 0'),
         ({"islands": {"unet": ["a"]}}, '"islands" must be names by graph, in a float16 bundle'),
         ({"graph_dtype": "float16", "islands": {"net": ["a"]}}, '"islands" must be names by graph'),
+        ({"hidden_size": 17}, "the specs of text_encoder, unet are not those of its networks"),
+        ({"text_length": 10**30}, r'"text_length" must be 1 to 4096, not 1000'),
+        ({"graphs": changed_axis(float("inf"))}, "holds a number that is not finite"),
+        ({"graphs": changed_axis(10**7)}, "The spec of a graph is not readable .*10000000 is not a whole number"),
+        ({"graphs": changed_axis(5)}, "the specs of unet are not those of its networks"),
         ({"graph_dtype": "float16"}, "the specs of text_encoder, vae_encoder, .* are not in float16"),
     ],
 )

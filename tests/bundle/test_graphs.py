@@ -131,7 +131,7 @@ def test_modules_give_what_the_specs_say(toy_bases: dict[str, Path], toy_adapter
     from engines.adapter.model import load_adapter
     from engines.backends.modules import graph_modules, run_module
     from engines.diffusion.base_model import load_base
-    from export.assemble import model_shape
+    from export.write_graphs import model_shape
 
     base = load_base(toy_bases[kind])
     adapter, info = load_adapter(toy_adapters[kind])

@@ -6,7 +6,6 @@ import torch
 from diffusers import DDIMScheduler
 from diffusers.image_processor import VaeImageProcessor
 
-from engines.diffusion.base_model import alphas_cumprod
 from engines.diffusion.latents import (
     add_noise,
     initial_noise,
@@ -16,6 +15,7 @@ from engines.diffusion.latents import (
     to_uint8,
     velocity,
 )
+from engines.diffusion.noise import alphas_cumprod
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
 SHAPE = (4, 6, 5)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from ldm import original_unet_names
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -20,6 +21,7 @@ from engines.diffusion.lora import fuse_loras, fused_hash
 from engines.errors import ExportError, ModelError, UsageError
 from engines.labels.boxes import Instances
 from export import assemble
+from export.write_graphs import Graphs, make_manifest
 
 Tensors = dict[str, torch.Tensor]
 Changes = dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor, float]]  # (part, layer) to down, up, alpha
@@ -75,6 +77,45 @@ def peft(changes: Changes) -> Tensors:
     return plain(changes, ".lora_A.weight", ".lora_B.weight")
 
 
+def peft_saved(changes: Changes) -> Tensors:
+    """As `PeftModel.save_pretrained` names them, and as a state dict that still has the adapter's name."""
+    found = {}
+    for number, (name, value) in enumerate(peft(changes).items()):
+        name = "base_model.model." + name.removeprefix("unet.")
+        found[name.replace(".weight", ".default.weight") if number // 2 % 2 else name] = value
+    return found
+
+
+def original(name: str) -> str:
+    """A layer of either toy UNet as the original layout calls it."""
+    return ORIGINAL[f"{name}.weight"].removesuffix(".weight")
+
+
+ORIGINAL: dict[str, str] = {}  # of the base in hand, by weight
+
+
+def comfy(changes: Changes) -> Tensors:
+    """ComfyUI's: dotted, the UNet in the original layout."""
+    found: Tensors = {}
+    for (part, name), (down, up, alpha) in changes.items():
+        full = f"text_encoders.clip_l.transformer.text_model.{name}"
+        if part == "unet":
+            full = f"diffusion_model.{original(name)}"
+        found |= {f"{full}.lora_down.weight": down, f"{full}.lora_up.weight": up, f"{full}.alpha": torch.tensor(alpha)}
+    return found
+
+
+def kohya_original(changes: Changes) -> Tensors:
+    """kohya's, with the UNet's layers in the original layout."""
+    found: Tensors = {}
+    for (part, name), (down, up, alpha) in changes.items():
+        flat = "lora_te1_text_model_" + name.replace(".", "_")
+        if part == "unet":
+            flat = "lora_unet_" + original(name).replace(".", "_")
+        found |= {f"{flat}.lora_down.weight": down, f"{flat}.lora_up.weight": up, f"{flat}.alpha": torch.tensor(alpha)}
+    return found
+
+
 def diffusers_new(changes: Changes) -> Tensors:
     found = plain(changes, ".lora.down.weight", ".lora.up.weight")
     text = re.compile(r"^(text_encoder\..*)\.lora\.")
@@ -118,11 +159,12 @@ def sd1(toy_bases: dict[str, Path]) -> BaseModel:
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sd2"])
-@pytest.mark.parametrize("spelling", [kohya, peft, diffusers_new, diffusers_old])
+@pytest.mark.parametrize("spelling", [kohya, kohya_original, comfy, peft, peft_saved, diffusers_new, diffusers_old])
 def test_fused_weights_are_the_sum_in_every_spelling(
     spelling: Callable[[Changes], Tensors], kind: str, toy_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     base = load_base(toy_bases[kind])
+    ORIGINAL.update(original_unet_names(base.unet))
     changes = some_changes(base, attention_only=spelling is diffusers_old)
     expected = expected_weights(base, changes, 0.7)
     others = {name: value.clone() for name, value in base.vae.state_dict().items()}
@@ -148,6 +190,46 @@ def test_alphas_that_diffusers_notes_beside_the_tensors_count(sd1: BaseModel, tm
     meant["unet", special] = (*changes["unet", special][:2], 1.5)
     expected = expected_weights(sd1, meant, 1.0)
     fuse_loras(sd1, [(tmp_path / "noted.safetensors", 1.0)])
+    assert_weights(sd1, expected)
+
+
+def test_alphas_that_peft_keeps_in_a_file_beside_count(sd1: BaseModel, tmp_path: Path) -> None:
+    changes = some_changes(sd1)
+    stored = {
+        f"base_model.model.{'text_model.' if part == 'text_encoder' else ''}{name}.{half}.weight": value
+        for (part, name), (down, up, _) in changes.items()
+        for half, value in (("lora_A", down), ("lora_B", up))
+    }
+    save_file(stored, tmp_path / "adapter_model.safetensors")
+    settings = {"lora_alpha": 6, "alpha_pattern": {r"^down_blocks\.0.*": 1}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="names of layers were expected"):
+        fuse_loras(sd1, [(tmp_path / "adapter_model.safetensors", 1.0)])
+    special = next(name for part, name in changes if part == "unet")
+    settings["alpha_pattern"] = {f"^{special}": 1.5}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    meant = {key: (down, up, 6.0) for key, (down, up, _) in changes.items()}
+    meant["unet", special] = (*changes["unet", special][:2], 1.5)
+    expected = expected_weights(sd1, meant, 1.0)
+    fuse_loras(sd1, [(tmp_path / "adapter_model.safetensors", 1.0)])
+    assert_weights(sd1, expected)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"use_rslora": True}))
+    with pytest.raises(ModelError, match=r"another rule \(use_rslora\)"):
+        fuse_loras(sd1, [(tmp_path / "adapter_model.safetensors", 1.0)])
+
+
+@pytest.mark.parametrize("where", ["lora_down.weight", "lora_up.weight", "alpha"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_leave_every_weight_as_it_was(
+    number: float, where: str, sd1: BaseModel, tmp_path: Path
+) -> None:
+    tensors = kohya(some_changes(sd1))
+    name = next(name for name in tensors if name.endswith(where))
+    tensors[name] = torch.full_like(tensors[name], number)
+    expected = expected_weights(sd1, {}, 1.0)
+    save_file(tensors, tmp_path / "broken.safetensors")
+    with pytest.raises(ModelError, match="holds NaN or infinity"):
+        fuse_loras(sd1, [(tmp_path / "broken.safetensors", 1.0)])
     assert_weights(sd1, expected)
 
 
@@ -182,8 +264,7 @@ def test_a_bad_file_leaves_every_weight_as_it_was(sd1: BaseModel, tmp_path: Path
     assert_weights(sd1, expected)
 
 
-def wide(width: int) -> Tensors:
-    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+def wide(width: int, name: str = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k") -> Tensors:
     return {f"{name}.lora_down.weight": torch.zeros(2, width), f"{name}.lora_up.weight": torch.zeros(32, 2)}
 
 
@@ -197,6 +278,9 @@ def wide(width: int) -> Tensors:
         ({"lora_unet_mid_block.lokr_w1": torch.zeros(1)}, "is a LoKr file"),
         ({"lora_unet_mid_block.dora_scale": torch.zeros(1)}, "is a DoRA file"),
         ({"model.diffusion_model.out.0.weight": torch.zeros(1)}, "which is no part of a LoRA"),
+        ({"diffusion_model.out.2.diff": torch.zeros(1)}, "a file of whole differences"),
+        ({"unet.conv_in.lora_A.weight": torch.zeros(2, 2).to(torch.float8_e4m3fn)}, "holds F8_E4M3 weights"),
+        (wide(2048, "lora_unet_input_blocks_4_1_transformer_blocks_1_attn2_to_k"), "is a LoRA for Stable Diffusion XL"),
         ({"lora_unet_nothing.lora_down.weight": torch.zeros(1)}, "only one half of the change"),
         (wide(2048), r"is a LoRA for Stable Diffusion XL \(its text is 2048 wide, that of .* 32\)"),
         (wide(1024), "is a LoRA for Stable Diffusion 2.x"),
@@ -252,14 +336,14 @@ def test_export_stores_the_sum_and_names_the_files(
     expected = expected_weights(sd1, changes, 0.25)
     save_file(kohya(changes), tmp_path / "style.safetensors")
 
-    def look(work: Path, info: AdapterInfo, frame: tuple[int, int], asked: assemble.Graphs, _: Any) -> None:
+    def look(work: Path, info: AdapterInfo, frame: tuple[int, int], asked: Graphs, _: Any) -> None:
         stored = load_base(work)
         assert_weights(stored, expected)
-        (name,) = assemble._manifest(stored, info, frame, asked, {}, {}).loras
+        (name,) = make_manifest(stored, info, frame, asked, {}, {}).loras
         assert name.startswith("style.safetensors:0.25 sha256:")
         raise ExportError("seen enough")
 
-    monkeypatch.setattr(assemble, "_export_graphs", look)
+    monkeypatch.setattr(assemble, "write_graphs", look)
     loras = [(tmp_path / "style.safetensors", 0.25)]
     with pytest.raises(ExportError, match="seen enough"):
         assemble.export_bundle(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import toy
+from torch.nn import functional
 
 from engines.diffusion.latents import initial_noise, step_noise
 from engines.diffusion.sampler import SlotSampler, Task, always_guided, check_latents
@@ -106,11 +107,12 @@ def test_a_real_network_paints_the_same_alone_in_a_full_batch_and_in_another_ord
     from engines.diffusion.base_model import load_base
 
     unet = load_base(toy_bases[kind]).unet
+    wider = int(unet.config.cross_attention_dim) - toy.TEXT_WIDTH
     schedule = make_schedule(CONFIG, "dpmpp", 5)
     tasks = [task(index, start) for index, start in enumerate((0, 2, 4, 1))]
 
     def sampler(slots: int, rows: int) -> SlotSampler:
-        call = FakeCall(rows, lambda *inputs: unet(*inputs).sample)
+        call = FakeCall(rows, lambda x, t, states: unet(x, t, functional.pad(states, (0, wider))).sample)
         return SlotSampler(call, schedule, slots=slots, rows=rows, guidance_scale=2.0)
 
     alone = {one.index: painted(sampler(1, 2), [one])[one.index] for one in tasks}

@@ -21,7 +21,7 @@ from engines.bundle.graphs import GRAPH_NAMES, GraphSpec
 from engines.common.events import Event
 from engines.diffusion.base_model import base_hash, load_base
 from engines.errors import ModelError, UsageError
-from export import assemble, verify
+from export import graph_names, verify, write_graphs
 from export.assemble import export_bundle
 from export.store import GRAPH_WEIGHTS
 from export.to_onnx import read_layout
@@ -45,7 +45,7 @@ def quick_export(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def copy(module: Any, spec: GraphSpec, path: Path, weights: str, *, opset: int) -> None:
         shutil.copyfile(toy_bundle / path.name, path)
 
-    monkeypatch.setattr(assemble, "export_graph", copy)
+    monkeypatch.setattr(write_graphs, "export_graph", copy)
 
 
 def spoil(folder: Path, graph: str, change: Callable[[onnx.ModelProto], None]) -> None:
@@ -203,7 +203,7 @@ def test_a_graph_with_a_wrong_weight_leaves_no_bundle(
         if spec.name == "vae_decoder":
             spoil(path.parent, spec.name, swap_weights)
 
-    monkeypatch.setattr(assemble, "export_graph", export_wrong)
+    monkeypatch.setattr(write_graphs, "export_graph", export_wrong)
     with pytest.raises(verify.ValuesError, match="vae_decoder on onnxruntime: pixels differs"):
         export_bundle(toy_bases["sd1"], toy_adapters["sd1"], tmp_path / "out", threads=1)
     assert not list(tmp_path.iterdir())
@@ -228,9 +228,9 @@ def test_a_wrong_name_or_axis_is_found_before_anything_runs(toy_bundle: Path, tm
         folder = Path(shutil.copytree(toy_bundle, tmp_path / name))
         spoil(folder, "vae_decoder", change)
         bundle = open_bundle(folder, verify=False)
-        with pytest.raises(verify.NamesError, match="vae_decoder: the graph's"):
-            verify.check_names(bundle.specs["vae_decoder"], bundle)
-        verify.check_names(bundle.specs["unet"], bundle)
+        with pytest.raises(graph_names.NamesError, match="vae_decoder: the graph's"):
+            graph_names.check_names(bundle.specs["vae_decoder"], bundle)
+        graph_names.check_names(bundle.specs["unet"], bundle)
 
 
 def test_an_output_of_another_shape_is_found(toy_bundle: Path) -> None:

@@ -39,7 +39,9 @@ class FakeTokenizer:
 
     model_max_length = LENGTH
 
-    def __call__(self, prompts: Sequence[str], **_: Any) -> SimpleNamespace:
+    def __call__(self, prompts: Sequence[str] | str, **_: Any) -> SimpleNamespace:
+        if isinstance(prompts, str):  # asked how much of it is read: all
+            return SimpleNamespace(input_ids=[0, 0], offset_mapping=[(0, 0), (0, 0)])
         ids = torch.zeros(len(prompts), LENGTH, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
             for place, byte in enumerate(prompt.encode()):

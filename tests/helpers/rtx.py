@@ -15,9 +15,10 @@ from engines.backends.tensorrt.flavours import RTX, Library, load_library
 from engines.bundle.bundle import MANIFEST
 from engines.common.files import write_json
 from engines.diffusion.base_model import load_base
-from export.assemble import Graphs, _export_graphs, _resolve_frame
+from export.assemble import _resolve_frame
 from export.progress import Steps
 from export.store import store_model
+from export.write_graphs import Graphs, write_graphs
 
 FOLDER = Path(__file__).parents[2] / "build" / "tensorrt" / "rtx"
 _STEPS = 100  # no fewer than an export has; nobody reads how far it is
@@ -39,6 +40,6 @@ def export_unchecked(base: Path, adapter: Path, out: Path, dtype: str, opset: in
     out.mkdir(parents=True)
     store_model(source, network, info, out, torch.float16)
     asked = Graphs(dtype, "float16", opset, None, {})
-    manifest, _ = _export_graphs(out, info, _resolve_frame(None, source, info), asked, Steps(_STEPS, lambda _: None))
+    manifest, _ = write_graphs(out, info, _resolve_frame(None, source, info), asked, Steps(_STEPS, lambda _: None))
     write_json(out / MANIFEST, manifest.to_json())
     return out

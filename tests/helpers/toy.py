@@ -1,11 +1,13 @@
 """Tiny random models in the layouts that dengine reads.
 
-Knows: how to write a base model of either Stable Diffusion shape and a matching adapter, in a second or two, from
-fixed seeds. Nothing here is trained: the pictures are noise and the boxes mean nothing.
+Knows: how to write a base model of either Stable Diffusion shape and a matching adapter, in a second or two, and a
+bundle of the two, in half a minute, from fixed seeds. Nothing here is trained: the pictures are noise and the boxes
+mean nothing.
 
 The two shapes differ on purpose in everything that real SD 1.x and SD 2.x folders differ in, and in strides besides:
     sd1: convolution projections, epsilon, one head count for all blocks, 2 levels, VAE stride 8
-    sd2: linear projections, v_prediction, more heads in deeper blocks, 3 levels, VAE stride 4, another text activation
+    sd2: linear projections, v_prediction, more heads in deeper blocks, 3 levels, VAE stride 4, wider text
+         and another activation
 Attention is in fewer blocks than real models have it, since the time to export a graph grows with its operations.
 """
 
@@ -21,7 +23,7 @@ Kind = Literal["sd1", "sd2"]
 KINDS: tuple[Kind, ...] = ("sd1", "sd2")
 CLASS_NAMES = ("rbc", "wbc", "platelets")
 TEXT_LENGTH = 32
-TEXT_WIDTH = 32
+TEXT_WIDTH = 32  # of sd1
 OVERFLOWING = "unet.down_blocks.1.resnets.0"  # in the `unet` graph's module
 WORDS = ("a", "photo", "microscope", "with", "of", "few", "several", "many", "and", *CLASS_NAMES)
 
@@ -41,6 +43,7 @@ _UNET: dict[Kind, dict[str, Any]] = {
         "use_linear_projection": True,
     },
 }
+_TEXT_WIDTHS: dict[Kind, int] = {"sd1": TEXT_WIDTH, "sd2": 48}
 _VAE_CHANNELS: dict[Kind, tuple[int, ...]] = {"sd1": (8, 8, 16, 16), "sd2": (8, 16, 16)}
 
 
@@ -93,7 +96,7 @@ def make_toy_base(folder: Path, kind: Kind = "sd1") -> Path:
         unet = UNet2DConditionModel(
             sample_size=8,
             layers_per_block=1,
-            cross_attention_dim=TEXT_WIDTH,
+            cross_attention_dim=_TEXT_WIDTHS[kind],
             norm_num_groups=8,
             **_UNET[kind],
         )
@@ -109,8 +112,8 @@ def make_toy_base(folder: Path, kind: Kind = "sd1") -> Path:
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=size,
-                hidden_size=TEXT_WIDTH,
-                intermediate_size=2 * TEXT_WIDTH,
+                hidden_size=_TEXT_WIDTHS[kind],
+                intermediate_size=2 * _TEXT_WIDTHS[kind],
                 num_hidden_layers=2,
                 num_attention_heads=2,
                 max_position_embeddings=TEXT_LENGTH,
@@ -209,3 +212,10 @@ def make_toy_adapter(
     )
     save_adapter(folder, adapter.eval(), info)
     return folder
+
+
+def export_toy_bundle(folder: Path, base: Path, adapter: Path, graph_dtype: str = "float32") -> Path:
+    """Export a bundle to `folder`, check it on every installed runtime, and return `folder`."""
+    from export.assemble import export_bundle
+
+    return export_bundle(base, adapter, folder, graph_dtype=graph_dtype, threads=1).folder

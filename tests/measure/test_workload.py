@@ -39,7 +39,7 @@ def test_its_jobs_are_those_of_generate(tmp_path: Path, references: Path, with_r
     bundle, backend = fakes.make_bundle(tmp_path), fakes.as_backend(fakes.FakeBackend())
     dataset = open_dataset(references, require_boxes=False) if with_references else None
     run = resolve(SMALL.generate_settings(tmp_path / "out", references=folder), bundle, backend, dataset, None)
-    plan = make_plan(run, bundle, dataset)
+    plan = make_plan(run.options, bundle, dataset)
 
     work = jobs_of(SMALL, bundle, folder)
 

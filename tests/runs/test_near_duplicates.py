@@ -99,6 +99,10 @@ def painted_from(data: Path, **changes: Any) -> RunSettings:
     )
 
 
+def changed(run: RunSettings, **options: Any) -> RunSettings:
+    return replace(run, options=replace(run.options, **options))
+
+
 def test_an_image_that_repeats_the_crop_it_was_painted_from_goes(tmp_path: Path, data: Path) -> None:
     run = painted_from(data)
     plan = reference_plan(run)
@@ -119,9 +123,9 @@ def test_an_image_that_repeats_any_whole_reference_goes(tmp_path: Path, data: Pa
 
 def test_references_that_are_gone_changed_or_unknown_are_named(tmp_path: Path, data: Path) -> None:
     run = painted_from(data)
-    assert reference_plan(replace(run, reference=None)) is None
+    assert reference_plan(changed(run, reference=None)) is None
     with refused(RunError, "near_duplicates", tmp_path / "nowhere", "`near_duplicates=0`"):
-        reference_plan(replace(run, reference=str(tmp_path / "nowhere")))
+        reference_plan(changed(run, reference=tmp_path / "nowhere"))
     with refused(RunError, "near_duplicates", "`dengine generate`"):
         reference_plan(replace(run, short_side=None))
     (data / "2.png").unlink()
@@ -137,4 +141,4 @@ def test_a_broken_reference_stops_or_is_like_nothing(tmp_path: Path, data: Path)
     made = candidates(tmp_path / "run", [7, 8, 9])
     with refused(DatasetError, None, "1.png"):
         find_repeats(made, run, plan)
-    assert find_repeats(made, replace(run, skip_bad=True), plan) == {}
+    assert find_repeats(made, changed(run, skip_bad=True), plan) == {}

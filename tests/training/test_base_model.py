@@ -11,8 +11,8 @@ from refusals import refused
 from safetensors.torch import load_file
 
 from engines.common.events import Event
+from engines.common.tokenizer import tokenize
 from engines.datasets.dataset import Dataset, Record
-from engines.diffusion import base_model
 from engines.diffusion.base_model import load_base
 from engines.errors import TrainingError, UsageError
 from engines.labels.boxes import Instances
@@ -142,7 +142,6 @@ def test_labels_are_read_only_where_the_list_allows(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts: set[str] = set()
-    tokenize = base_model.tokenize
 
     def spy(tokenizer: object, texts: list[str]) -> torch.Tensor:
         prompts.update(texts)

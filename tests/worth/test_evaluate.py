@@ -12,7 +12,7 @@ import torch
 from made_worth import NAMES, TINY, make_dataset, make_run
 from refusals import refused
 
-from engines.errors import DatasetError, DengineError, RunError, UsageError
+from engines.errors import BackendError, DatasetError, DengineError, RunError, UsageError
 from engines.runs.finalize import ANNOTATIONS
 from engines.runs.journal import IMAGES
 from engines.worth import evaluate as worth
@@ -138,11 +138,19 @@ def test_copies_of_training_images_among_the_validation_images_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("precision", "f16"), ("device", "gpu"), ("device", "mps"), ("device", f"cuda:{torch.cuda.device_count()}")],
+    ("name", "value", "kind"),
+    [
+        ("precision", "f16", UsageError),
+        ("device", "gpu", UsageError),
+        ("device", "mps", UsageError),
+        ("device", f"cuda:{torch.cuda.device_count()}", BackendError),
+    ],
 )
-def test_a_precision_or_device_that_is_not_there_is_refused(settings: EvaluateSettings, name: str, value: str) -> None:
-    is_refused(replace(settings, changes=tuple((TINY | {name: value}).items())), UsageError, name, value)
+def test_a_precision_or_device_that_is_not_there_is_refused(
+    settings: EvaluateSettings, name: str, value: str, kind: type[DengineError]
+) -> None:
+    asked = replace(settings, changes=tuple((TINY | {name: value}).items()))
+    is_refused(asked, kind, name, value.removeprefix("cuda:"))
 
 
 def test_damaged_images_stop_it_or_are_left_out_and_listed(settings: EvaluateSettings) -> None:
@@ -150,9 +158,10 @@ def test_damaged_images_stop_it_or_are_left_out_and_listed(settings: EvaluateSet
     content = broken.read_bytes()
     broken.write_bytes(content[:200] + bytes(400) + content[600:])
     is_refused(settings, DatasetError, None, "1.png")
-    data = opened(replace(settings, skip_bad=True))
+    notes: list[str] = []
+    data = open_data(replace(settings, skip_bad=True), 256, lambda event: notes.append(str(event)))
     assert [sample.record.name for sample in data.real] == ["0.png", "2.png", "3.png"]
-    assert any("1.png" in line for line in data.findings[1])
+    assert any("1.png" in line for line in notes)
 
 
 def test_near_copies_are_named_and_left_out(settings: EvaluateSettings, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import torch
 from engines.common.events import Report
 from engines.common.files import sha256_file
 from engines.datasets.dataset import Record, instances_of
-from engines.datasets.images import read_image
 from engines.errors import TrainingError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
@@ -80,24 +79,8 @@ def train_detector(
     The last averaged weights are kept: no image but the training's own has a say. Raises TrainingError, ModelError,
     BackendError where the detector's library is missing.
     """
-    if (folder / INFO_FILE).exists():
-        raise TrainingError(f"{folder} already holds a finished detector; choose another folder, or remove it.")
-    if not data.real and not data.generated:
-        raise TrainingError("There are no images to train a detector on.")
-    if weights is None:
-        detector = new_detector(data.class_names, options, short_side, seed)
-    else:
-        detector = start_from(weights, data.class_names, options, short_side, seed)
-    width, height = frame_size([sample.record for sample in data.real or data.generated], short_side)
-    batches = MixedBatches(
-        data.real,
-        data.generated,
-        mix=data.mix if data.real else (1.0, 1.0),
-        frame=_frame(options, width, height),
-        batch=options.batch,
-        steps=options.steps,
-        seed=seed,
-    )
+    detector = _new(data, options, folder, short_side, seed, weights)
+    batches = _batches(data, options, short_side, seed)
 
     def loss_at(step: int) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
         pixels, targets = batches.at(step)
@@ -132,9 +115,36 @@ def train_detector(
     return detector
 
 
+def _new(
+    data: TrainingSet, options: DetectorOptions, folder: Path, short_side: int, seed: int, weights: Path | None
+) -> Detector:
+    """The detector that a training begins with. Raises what `train_detector` does."""
+    if (folder / INFO_FILE).exists():
+        raise TrainingError(f"{folder} already holds a finished detector; choose another folder, or remove it.")
+    if not data.real and not data.generated:
+        raise TrainingError("There are no images to train a detector on.")
+    if weights is None:
+        return new_detector(data.class_names, options, short_side, seed)
+    return start_from(weights, data.class_names, options, short_side, seed)
+
+
+def _batches(data: TrainingSet, options: DetectorOptions, short_side: int, seed: int) -> MixedBatches:
+    """The batches of a whole training."""
+    width, height = frame_size([sample.record for sample in data.real or data.generated], short_side)
+    return MixedBatches(
+        data.real,
+        data.generated,
+        mix=data.mix if data.real else (1.0, 1.0),
+        frame=_frame(options, width, height),
+        batch=options.batch,
+        steps=options.steps,
+        seed=seed,
+    )
+
+
 def detect(detector: Detector, records: Sequence[Record]) -> list[Instances]:
     """What a detector finds on the images of `records`."""
-    return detector.predict(read_image(record.file) for record in records)
+    return detector.predict(record.pixels() for record in records)
 
 
 def measure(detector: Detector, records: Sequence[Record]) -> dict[str, float]:

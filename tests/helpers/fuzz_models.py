@@ -1,0 +1,87 @@
+"""The files that describe models, spoilt: adapter.json, configurations, tokenizers, headers and manifests.
+
+Knows: which files these are, and what reads each. By hand, with the repository and this folder on PYTHONPATH:
+`python tests/helpers/fuzz_models.py FOLDER [COUNT] [SEED]` makes small models in FOLDER, spoils every file COUNT times,
+and prints what came of it.
+"""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import fuzz
+import torch
+from small_bundle import make_small_bundle
+from toy import make_toy_adapter, make_toy_base
+
+from engines.adapter.model import load_adapter
+from engines.bundle.bundle import open_bundle
+from engines.common.tokenizer import load_tokenizer, tokenize
+from engines.diffusion.checkpoints import checkpoint_folder
+from engines.diffusion.families import check_folder_family
+from engines.diffusion.loading import load_network
+from engines.diffusion.noise import read_scheduler
+from engines.diffusion.schedule import make_schedule
+
+
+def model_targets(root: Path, base: Path, adapter: Path) -> dict[Path, Callable[[], object]]:
+    """Copies of the files to spoil, below `root`, and what reads each of them."""
+    base = Path(shutil.copytree(base, root / "base"))
+    adapter = Path(shutil.copytree(adapter, root / "adapter"))
+    bundle = make_small_bundle(root / "bundle")
+
+    def network(part: str) -> Callable[[], object]:
+        def read() -> None:
+            check_folder_family(base)
+            load_network(base / part, part, torch.float32)
+
+        return read
+
+    def schedule() -> None:
+        make_schedule(read_scheduler(base), "ddim", 5)
+
+    def words() -> None:
+        tokenize(load_tokenizer(base / "tokenizer", 1000, 32), ["a photo", ""])
+
+    return {
+        adapter / "adapter.json": lambda: load_adapter(adapter),
+        adapter / "adapter.safetensors": lambda: load_adapter(adapter),
+        base / "unet" / "config.json": network("unet"),
+        base / "vae" / "config.json": network("vae"),
+        base / "text_encoder" / "config.json": network("text_encoder"),
+        base / "text_encoder" / "model.safetensors": network("text_encoder"),
+        base / "model_index.json": lambda: check_folder_family(base),
+        base / "scheduler" / "scheduler_config.json": schedule,
+        base / "tokenizer" / "tokenizer_config.json": words,
+        base / "tokenizer" / "vocab.json": words,
+        base / "tokenizer" / "merges.txt": words,
+        bundle / "manifest.json": lambda: open_bundle(bundle, verify=False),
+    }
+
+
+def header_target(root: Path) -> dict[Path, Callable[[], object]]:
+    """A file that says it is a checkpoint."""
+    path = root / "checkpoint.safetensors"
+    header = (
+        b'{"model.diffusion_model.input_blocks.0.0.weight":{"dtype":"F32","shape":[1,4,1,1],"data_offsets":[0,16]}}'
+    )
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    return {path: lambda: checkpoint_folder(path)}
+
+
+def main(root: Path, count: int, seed: int) -> int:
+    """Spoil everything, print what came of it, and return how many problems there were."""
+    base = make_toy_base(root / "made" / "base")
+    adapter = make_toy_adapter(root / "made" / "adapter", base)
+    targets = model_targets(root, base, adapter) | header_target(root)
+    reports = fuzz.fuzz_files(targets, count, seed, lambda line: sys.stdout.write(f"{line}\n"))
+    problems = [problem for report in reports.values() for problem in report.problems]
+    sys.stdout.write("".join(f"  {problem}\n" for problem in problems))
+    total = sum(report.total for report in reports.values())
+    sys.stdout.write(f"{total} mutations of {len(reports)} files, {len(problems)} problems\n")
+    return len(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(Path(sys.argv[1]), int((sys.argv[2:3] or ["1000"])[0]), int((sys.argv[3:4] or ["0"])[0])), 1))
