@@ -56,6 +56,12 @@ def command(
             "--format", metavar="LIST", help="Of coco (always written), yolo, imagefolder.  [default: the run's]"
         ),
     ] = None,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="About what share of the images YOLO's files call validation, by reference.  [default: the run's]"
+        ),
+    ] = None,
     keep_empty: Annotated[
         bool | None, typer.Option("--keep-empty/--drop-empty", help="Keep images without a box.  [default: the run's]")
     ] = None,

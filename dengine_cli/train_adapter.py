@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Loras, PredictionType
+from dengine_cli.options import Boxes, FollowLinks, Loras, PredictionType
 from dengine_cli.settings import values_of
 from engines.common.files import read_json
 from engines.errors import UsageError
@@ -70,6 +70,8 @@ def command(
     precision: Annotated[str | None, typer.Option(help="f32, bf16 or auto.  [default: auto]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and boxes out; list them.")] = False,
+    follow_links: FollowLinks = False,
+    boxes: Boxes = "auto",
 ) -> None:
     """Train the adapter, which reads boxes off the base model.
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import PredictionType
+from dengine_cli.options import Boxes, FollowLinks, PredictionType
 from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"
@@ -40,6 +40,8 @@ def command(
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out and list them.")] = False,
+    follow_links: FollowLinks = False,
+    boxes: Boxes = "auto",
 ) -> None:
     """Fit a base model to a folder of images; labels are not needed.
 

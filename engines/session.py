@@ -54,7 +54,7 @@ Picture = npt.NDArray[np.uint8] | Image.Image | str | os.PathLike[str]  # what `
 OF_IMAGES = frozenset({
     "seed", "reference", "reference_split", "strength", "flip", "size", "steps", "sampler", "eta", "guidance",
     "guidance_interval", "prompt_template", "negative_prompt", "score", "uncertain", "max_overlap", "label_views",
-    "balance", "skip_bad", "slots", "rows",
+    "balance", "skip_bad", "follow_links", "boxes", "slots", "rows",
 })  # fmt: skip
 _SIZES_KEPT = 4  # sizes of pictures whose networks `label` keeps
 
@@ -178,7 +178,12 @@ class LoadedBundle:
         references = None
         if asked.reference is not None:
             references = open_dataset(
-                asked.reference, split=asked.reference_split, skip_bad=asked.skip_bad, require_boxes=False
+                asked.reference,
+                split=asked.reference_split,
+                skip_bad=asked.skip_bad,
+                require_boxes=False,
+                follow_links=asked.follow_links,
+                boxes=asked.boxes,
             )
         run = resolve(asked, self._bundle, self._backend, references, None)
         return self._painted(count, run, make_plan(run.options, self._bundle, references))
@@ -345,7 +350,7 @@ def _pixels(picture: Picture) -> tuple[npt.NDArray[np.uint8], str]:
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,)):
             raise UsageError(
-                f"`picture` has {picture.dtype} values of shape {picture.shape}; uint8 [H, W, 3] or [H, W] was expected.",
+                f"`picture` has {picture.dtype} values, shape {picture.shape}; uint8 [H, W, 3] or [H, W] was expected.",
                 field="picture",
             )
         if 0 in picture.shape:

@@ -35,7 +35,7 @@ from export.agreement import Agreement, check_agreement, compare_engines, gate_s
 from export.agreement import figures as agreement_figures
 from export.fit import check_fit, read_origin
 from export.progress import Steps
-from export.ranges import Measured, count_pictures, picture_files
+from export.ranges import Measured, count_pictures, open_pictures
 from export.ranges import figures as range_figures
 from export.settings import ExportSettings
 from export.store import store_model
@@ -76,7 +76,7 @@ def export(settings: ExportSettings, *, report: Report | None = None) -> ExportS
         raise ExportError('No runtime to check the graphs on. Install one with "pip install onnxruntime openvino".')
     loops = variants(checked_on, settings.graph_dtype, int8=settings.int8)
     gates = _Gates(checked_on, loops, settings.threads)
-    pictures = picture_files(settings.ranges)
+    pictures = _pictures(settings.ranges, report)
     asked = Graphs(
         settings.graph_dtype, settings.weights_dtype, settings.opset, pictures, settings.generate, settings.int8
     )
@@ -172,6 +172,15 @@ def _appearing(out: Path) -> Iterator[Path]:
         raise ExportError(f"{out} cannot be written: {cause}.") from cause
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _pictures(folder: Path | None, report: Report) -> Sequence[Record] | None:
+    """The images to measure on; None without a folder."""
+    if folder is None:
+        return None
+    found = open_pictures(folder)
+    found.tell(report)
+    return found.records
 
 
 def _check_out(out: Path) -> None:

@@ -16,15 +16,9 @@ from itertools import islice
 from pathlib import Path
 
 from engines.common.files import sync_folder
-from engines.datasets.writers import (
-    DATA_YAML,
-    LABELS,
-    METADATA,
-    AnnotatedImage,
-    write_coco,
-    write_imagefolder,
-    write_yolo,
-)
+from engines.datasets.imagefolder_writer import CARD, METADATA, is_ours, write_imagefolder
+from engines.datasets.writers import AnnotatedImage, write_coco
+from engines.datasets.yolo_writer import DATA_YAML, LABELS, TRAIN_LIST, VAL_LIST, write_yolo
 from engines.errors import RunError
 from engines.labels.boxes import Instances
 from engines.labels.rules import Drop, DropReason, Rules, chosen, drop
@@ -193,7 +187,7 @@ def _write_files(
     if samples:
         write_preview(stage / PREVIEW, samples, run.class_names)
     if "yolo" in run.options.formats:
-        write_yolo(stage, _annotated(choose(), run), run.class_names)
+        write_yolo(stage, _annotated(choose(), run), run.class_names, run.options.val_fraction)
     if "imagefolder" in run.options.formats:
         write_imagefolder(stage, _annotated(choose(), run), run.class_names)
     info = {
@@ -211,7 +205,8 @@ def _take_over(folder: Path, stage: Path, choose: Callable[[], Iterator[_Choice]
     sync_folder(folder)
     _remove_other_formats(folder)
     _move_images(folder, choose())
-    for name in (PREVIEW, LABELS, DATA_YAML, f"{IMAGES}/{METADATA}"):
+    names = [PREVIEW, LABELS, TRAIN_LIST, VAL_LIST, DATA_YAML, f"{IMAGES}/{METADATA}"]
+    for name in [*names, CARD] if is_ours(folder / CARD) else names:
         if (stage / name).exists():
             (stage / name).rename(folder / name)
     for part in (folder / IMAGES, folder):
@@ -249,12 +244,14 @@ def _annotated(choices: Iterator[_Choice], run: RunSettings) -> Iterator[Annotat
                 height=height,
                 instances=choice.instances,
                 prompt=choice.entry.prompt,
+                group=choice.entry.reference,
             )
 
 
 def _remove_other_formats(folder: Path) -> None:
     """Remove everything of a dataset but its images and `annotations.json`."""
-    for name in (DATA_YAML, PREVIEW, f"{IMAGES}/{METADATA}"):
+    names = [DATA_YAML, TRAIN_LIST, VAL_LIST, PREVIEW, f"{IMAGES}/{METADATA}"]
+    for name in [*names, CARD] if is_ours(folder / CARD) else names:
         (folder / name).unlink(missing_ok=True)
     if (folder / LABELS).exists():
         shutil.rmtree(folder / LABELS)

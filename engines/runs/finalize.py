@@ -7,10 +7,11 @@ Knows: what may be asked for, and which of it cannot be had without painting aga
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from engines.common.events import Report, note, silent
 from engines.common.schema import AnyPath, settle
-from engines.datasets.dataset import list_images
+from engines.datasets.tree import list_images
 from engines.errors import Mistake, UsageError, refuse
 from engines.labels.matched import matched_score
 from engines.labels.rules import Rules
@@ -41,6 +42,7 @@ class FinalizeSettings:
     near_duplicates: float | None = None  # correlation from which an image repeats another or a reference; 0: all stay
     formats: Sequence[str] | None = None  # of DATASET_FORMATS; COCO is always written
     keep_empty: bool | None = None  # keep images without a label
+    val_fraction: float | None = None  # about what share of the images YOLO's files call validation, by reference
     training: AnyPath | None = None  # images that the networks learned from: what nearly repeats one of them goes
 
     def __post_init__(self) -> None:
@@ -49,6 +51,9 @@ class FinalizeSettings:
         if self.near_duplicates is not None and not 0.0 <= self.near_duplicates <= 1.0:
             text = f"`near_duplicates` is {self.near_duplicates}; a number from 0 (keep all) to 1 was expected"
             mistakes.append(("near_duplicates", text))
+        if self.val_fraction is not None and not 0.0 < self.val_fraction < 1.0:
+            text = f"`val_fraction` is {self.val_fraction}; a number above 0, below 1 was expected"
+            mistakes.append(("val_fraction", text))
         if unknown := [name for name in self.formats or () if name not in DATASET_FORMATS]:
             text = f"`formats` holds {', '.join(unknown)}, which is unknown; {', '.join(DATASET_FORMATS)} are known"
             mistakes.append(("formats", text))
@@ -81,14 +86,14 @@ def finalize(settings: FinalizeSettings, *, report: Report | None = None) -> Dat
             report(note("finding the score by which labels are as frequent as annotations were"))
             policy = ScorePolicy.of(_matched(folder, run, settings.max_overlap))
         rules = _other_rules(run, policy, settings)
-        own = run.options
-        options = replace(
-            own,
-            near_duplicates=own.near_duplicates if settings.near_duplicates is None else settings.near_duplicates,
-            formats=own.formats if settings.formats is None else tuple(settings.formats),
-        )
+        options = replace(run.options, **_given(settings, "near_duplicates", "formats", "val_fraction"))
         report(note("writing the dataset files"))
         return write_dataset(folder, replace(run, options=options), rules, training=learned)
+
+
+def _given(settings: FinalizeSettings, *names: str) -> dict[str, Any]:
+    """The settings that are not as the run has them."""
+    return {name: value for name in names if (value := getattr(settings, name)) is not None}
 
 
 def _other_rules(run: RunSettings, policy: ScorePolicy | None, asked: FinalizeSettings) -> Rules:
@@ -100,8 +105,7 @@ def _other_rules(run: RunSettings, policy: ScorePolicy | None, asked: FinalizeSe
             field="score",
         )
     wanted = own if policy is None else policy.thresholds(own, run.class_names)
-    asked_for = {name: getattr(asked, name) for name in ("uncertain", "min_quality", "keep_empty", "max_overlap")}
-    changes = {name: value for name, value in asked_for.items() if value is not None}
+    changes = _given(asked, "uncertain", "min_quality", "keep_empty", "max_overlap")
     rules = replace(rules_of(run), thresholds=wanted, **changes)
     least = run.options.min_quality
     again = "Run `dengine generate` into a new folder with the lower"

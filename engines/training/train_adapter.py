@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.adapter.info import AdapterInfo
-from engines.common.events import Report, left_out, note, silent
+from engines.common.events import Report, note, silent
 from engines.common.schema import AnyPath, part_of
-from engines.datasets.dataset import Dataset, Record, open_dataset
+from engines.datasets.dataset import Record, open_dataset
 from engines.diffusion.base_model import local_folder
 from engines.training.adapter import AdapterTrainOptions, check_start, fit_adapter
 from engines.training.pseudo import open_pseudo
@@ -35,6 +35,8 @@ class TrainAdapterSettings(AdapterTrainOptions):
     pseudo: AnyPath | None = None  # a folder of `label` with a score: more images, and none of them is held out
     resume: bool = False  # go on from the last checkpoint in `out`
     skip_bad: bool = False  # leave bad images and boxes out, instead of stopping
+    follow_links: bool = False  # follow links that lead outside the dataset
+    boxes: str = "auto"  # what the numbers of its boxes mean, see `open_dataset`
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,11 @@ def train_adapter(settings: TrainAdapterSettings, *, report: Report | None = Non
     report, started = report or silent, time.monotonic()
     options = part_of(AdapterTrainOptions, settings)
     check_start(settings.out, options)
-    dataset = open_dataset(settings.data, split=settings.split, skip_bad=settings.skip_bad)
-    _tell(report, dataset)
+    dataset = open_dataset(
+        settings.data, split=settings.split, skip_bad=settings.skip_bad,
+        follow_links=settings.follow_links, boxes=settings.boxes,
+    )  # fmt: skip
+    dataset.tell(report)
     names = ", ".join(dataset.class_names)
     report(note(f"{len(dataset.records)} images from {settings.data}, classes {names}"))
     more: list[Record] = []
@@ -73,7 +78,7 @@ def train_adapter(settings: TrainAdapterSettings, *, report: Report | None = Non
     if settings.pseudo is not None:
         found, repeats = open_pseudo(settings.pseudo, dataset, skip_bad=settings.skip_bad)
         more = list(found.records)
-        _tell(report, found)
+        found.tell(report)
         without = f", without {repeats} that nearly repeat those" if repeats else ""
         report(note(f"{len(more)} images that an adapter labelled, from {settings.pseudo}{without}"))
     base = local_folder(settings.base, settings.prediction_type, lambda text: report(note(text)))
@@ -91,8 +96,3 @@ def train_adapter(settings: TrainAdapterSettings, *, report: Report | None = Non
         skipped=(*dataset.skipped, *(found.skipped if found else ())),
         seconds=time.monotonic() - started,
     )
-
-
-def _tell(report: Report, dataset: Dataset) -> None:
-    for line in left_out(dataset.dropped, dataset.skipped):
-        report(note(line))

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from engines.common.events import Report, left_out, note, silent
+from engines.common.events import Report, note, silent
 from engines.common.schema import AnyPath, part_of, settle
 from engines.datasets.dataset import open_dataset
 from engines.diffusion.base_model import local_folder
@@ -35,6 +35,8 @@ class TrainBaseSettings(BaseTrainOptions):
     prediction_type: str | None = None  # of a single-file SD 2.x checkpoint: epsilon or v_prediction
     resume: bool = False  # go on from the last checkpoint in `out`
     skip_bad: bool = False  # leave broken images out, instead of stopping
+    follow_links: bool = False  # follow links that lead outside the dataset
+    boxes: str = "auto"  # what the numbers of its boxes mean, see `open_dataset`
 
     def __post_init__(self) -> None:
         settle(self)
@@ -66,9 +68,11 @@ def train_base(settings: TrainBaseSettings, *, report: Report | None = None) -> 
     report, started = report or silent, time.monotonic()
     options = part_of(BaseTrainOptions, settings)
     check_base_start(settings.out, options)
-    dataset = open_dataset(settings.data, split=settings.split, skip_bad=settings.skip_bad, require_boxes=False)
-    for line in left_out(dataset.dropped, dataset.skipped):
-        report(note(line))
+    dataset = open_dataset(
+        settings.data, split=settings.split, skip_bad=settings.skip_bad, require_boxes=False,
+        follow_links=settings.follow_links, boxes=settings.boxes,
+    )  # fmt: skip
+    dataset.tell(report)
     labelled = _labelled(settings.labels, [record.name for record in dataset.records])
     report(note(f"{len(dataset.records)} images from {settings.data}"))
     base = None
