@@ -66,9 +66,9 @@ class PaintedImage:
     >>> import dengine
     >>> (image,) = dengine.load().paint(1, steps=2)
     >>> image.pixels.shape, image.pixels.dtype
-    ((192, 256, 3), dtype('uint8'))
+    ((256, 320, 3), dtype('uint8'))
     >>> image.to_pil().size
-    (400, 300)
+    (400, 320)
     """
 
     pixels: npt.NDArray[np.uint8]  # [H, W, 3]
@@ -107,7 +107,7 @@ class LoadedBundle:
     >>> import dengine
     >>> bundle = dengine.load(engine="onnxruntime", precision="f32")
     >>> bundle.class_names
-    ('RBC', 'WBC', 'Platelets')
+    ('Platelets', 'RBC', 'WBC')
     """
 
     def __init__(self, bundle: Bundle, backend: "Backend") -> None:
@@ -205,7 +205,7 @@ class LoadedBundle:
         pictures in one call. Raises UsageError, DatasetError for a file that is no image, NumericalError.
 
         >>> import numpy as np, dengine
-        >>> len(dengine.load().label(np.full((192, 256, 3), 240, np.uint8), score=0.5))
+        >>> len(dengine.load().label(np.full((256, 320, 3), 240, np.uint8), score=0.5))
         0
         """
         rules = None if score is None else self._rules(score)

@@ -47,7 +47,12 @@ from export.write_graphs import Graphs, write_graphs
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What an export made."""
+    """What `export` made.
+
+    >>> from pathlib import Path
+    >>> ExportSummary(Path("bundles/mine"), 12_345_678, checks=(), agreements=()).unseen_loras
+    False
+    """
 
     folder: Path  # the bundle
     bytes: int  # of all its files

@@ -41,7 +41,12 @@ class TrainAdapterSettings(AdapterTrainOptions):
 
 @dataclass(frozen=True)
 class TrainAdapterSummary:
-    """What `train_adapter` made."""
+    """What `train_adapter` made.
+
+    >>> asked = dengine.TrainAdapterSettings(data="my-dataset", base="bases/mine", out="adapters/mine")
+    >>> dengine.train_adapter(asked).info.figures["tune"]["generic"]["AP50"]  # doctest: +SKIP
+    0.81
+    """
 
     folder: Path  # the adapter
     info: AdapterInfo  # the content of its adapter.json: thresholds, figures, how it was made

@@ -48,7 +48,12 @@ class TrainBaseSettings(BaseTrainOptions):
 
 @dataclass(frozen=True)
 class TrainBaseSummary:
-    """What `train_base` made."""
+    """What `train_base` made.
+
+    >>> from pathlib import Path
+    >>> TrainBaseSummary(Path("bases/mine"), images=64, dropped=(), skipped=(), seconds=600.0).folder.name
+    'mine'
+    """
 
     folder: Path  # the base model
     images: int  # that it learned from
