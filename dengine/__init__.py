@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from engines.runs.generate import generate
     from engines.runs.merge import MergeSettings, merge
     from engines.runs.summaries import DatasetSummary, GenerateSummary
-    from engines.session import LoadedBundle, PaintedImage, load
+    from engines.session.image import PaintedImage
+    from engines.session.load import load
+    from engines.session.loaded import LoadedBundle
     from engines.training.train_adapter import TrainAdapterSettings, TrainAdapterSummary, train_adapter
     from engines.training.train_base import TrainBaseSettings, TrainBaseSummary, train_base
     from engines.worth.data import EvaluateSettings, Times
@@ -65,7 +67,9 @@ _MODULES = {
     "engines.runs.generate": ("generate",),
     "engines.runs.merge": ("MergeSettings", "merge"),
     "engines.runs.summaries": ("DatasetSummary", "GenerateSummary"),
-    "engines.session": ("LoadedBundle", "PaintedImage", "load"),
+    "engines.session.image": ("PaintedImage",),
+    "engines.session.load": ("load",),
+    "engines.session.loaded": ("LoadedBundle",),
     "engines.training.train_adapter": ("TrainAdapterSettings", "TrainAdapterSummary", "train_adapter"),
     "engines.training.train_base": ("TrainBaseSettings", "TrainBaseSummary", "train_base"),
     "engines.worth.data": ("EvaluateSettings", "Times"),

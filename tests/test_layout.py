@@ -22,12 +22,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engines.backends",),
     ("engines.painting",),
     ("engines.runs",),
-    ("engines.labelling", "engines.measure", "engines.doctor"),
+    ("engines.labelling", "engines.session", "engines.measure", "engines.doctor"),
     ("export",),
     ("engines.training",),
     ("engines.worth",),
     ("dengine",),
     ("dengine_cli",),
+    ("dengine.__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MOST_LINES, LONG_FILES = 300, 5

@@ -22,7 +22,8 @@ from engines.labelling import label_images
 from engines.labels.boxes import Instances
 from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.journal import IMAGES, JOURNAL, read_entries
-from engines.session import OF_IMAGES, LoadedBundle, PaintedImage
+from engines.session.image import PaintedImage
+from engines.session.loaded import OF_IMAGES, LoadedBundle
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def test_it_labels_as_the_verb_does(tmp_path: Path, label_views: int) -> None:
     (tmp_path / "data").mkdir()
     file = Path(shutil.copy(record.file, tmp_path / "data"))  # alone, so that it has a call of its own
     data = open_dataset(tmp_path / "data", require_boxes=False)
-    options = {"label_views": label_views}
+    options: Any = {"label_views": label_views}
     label_images(make_bundle(tmp_path / "bundle"), as_backend(FakeBackend()), data, tmp_path / "out", **options)
     bundle = opened(tmp_path)
     found = bundle.label(file, **options)
