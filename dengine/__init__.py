@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     )
     from engines.labelling import LabelSettings, LabelSummary, label
     from engines.labels.boxes import Instances
-    from engines.measure.bench import BenchSettings, BenchSummary, bench
+    from engines.measure.bench import bench
+    from engines.measure.settings import BenchSettings, BenchSummary
     from engines.painting.settings import GenerateSettings
     from engines.runs.finalize import FinalizeSettings, finalize
     from engines.runs.generate import generate
@@ -61,7 +62,8 @@ _MODULES = {
     ),
     "engines.labelling": ("LabelSettings", "LabelSummary", "label"),
     "engines.labels.boxes": ("Instances",),
-    "engines.measure.bench": ("BenchSettings", "BenchSummary", "bench"),
+    "engines.measure.bench": ("bench",),
+    "engines.measure.settings": ("BenchSettings", "BenchSummary"),
     "engines.painting.settings": ("GenerateSettings",),
     "engines.runs.finalize": ("FinalizeSettings", "finalize"),
     "engines.runs.generate": ("generate",),
