@@ -27,6 +27,7 @@ from engines.bundle.bundle import MANIFEST, open_bundle
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.common.events import Report, note, silent
 from engines.common.files import sync_folder, write_json
+from engines.datasets.dataset import Record
 from engines.diffusion.base_model import BaseModel, load_base, local_folder
 from engines.diffusion.lora import fuse_loras
 from engines.errors import ExportError, UsageError

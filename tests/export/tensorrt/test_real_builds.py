@@ -25,9 +25,10 @@ from engines.bundle.graphs import GRAPH_NAMES
 from engines.common.events import Event, Report
 from engines.errors import ExportError
 from engines.painting.needs import painted_graphs
-from export.tensorrt.build import build_ahead
+from export.tensorrt.build import build_plans
 from export.tensorrt.builder import PlanBuilder
 from export.tensorrt.profiles import wanted_profiles
+from export.tensorrt.settings import BuildPlansSettings
 
 pytestmark = pytest.mark.tensorrt
 SMALL: Bounds = {"B": (1, 1, 1), "h": (4, 4, 4), "w": (4, 4, 4)}
@@ -216,7 +217,11 @@ def test_a_build_that_is_cancelled_leaves_nothing(toy_bundle_fp16: Path, how: st
         told.append(progress)
 
     with pytest.raises(KeyboardInterrupt):
-        build_ahead(toy_bundle_fp16, ["sm89"], report=report, stop=lambda: how == "stop" and bool(told))
+        build_plans(
+            BuildPlansSettings(toy_bundle_fp16, targets=["sm89"]),
+            report=report,
+            stop=lambda: how == "stop" and bool(told),
+        )
     assert {progress.stage for progress in told} == {f"{GRAPH_NAMES[0]} (sm89)"}
     assert list(plans_folder().iterdir()) == []
 
@@ -228,5 +233,5 @@ def test_an_error_of_whoever_is_told_ends_the_build_and_nothing_else(toy_bundle_
 
     told: Report = report
     with pytest.raises(ExportError, match="cannot be written"):  # an OSError of any kind
-        build_ahead(toy_bundle_fp16, ["sm89"], report=told)
+        build_plans(BuildPlansSettings(toy_bundle_fp16, targets=["sm89"]), report=told)
     assert list(plans_folder().iterdir()) == []
