@@ -60,7 +60,7 @@ def main() -> int:
 def measure(work: Path, bundle: Path, images: int, shards: int) -> Record:
     """Every step of the benchmark, and what came out."""
     digest = open_bundle(bundle, verify=False).digest
-    steps = Steps(work / "steps", {"bundle": digest, "images": images, "shards": shards})
+    steps = Steps(work / "steps", here() | {"bundle": digest, "images": images, "shards": shards})
     whole, merged = work / "whole", work / "merged"
     folders = [work / f"shard-{number}-of-{shards}" for number in range(1, shards + 1)]
     asked = {"bundle": str(bundle.resolve()), "images": images}
