@@ -10,9 +10,9 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Loras, PredictionType
-from dengine_cli.parse import parse_batches, parse_list, parse_loras, parse_size, parse_sizes
+from dengine_cli.parse import parse_batches, parse_sizes
+from dengine_cli.settings import settings_of
 from engines.common.events import duration
-from engines.common.files import read_json
 from engines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def command(
     Plans are built for this machine, checked against PyTorch on its GPU, and kept in the cache folder, where generate
     and label find them. With --for they are built without a GPU, for other machines, and not checked.
     """
+    parameters = locals()
     plans = (parse_batches(batch, "--batch"), parse_sizes(size, "--size"), workspace)
     debug = bool(context.find_root().params.get("debug"))
     ahead = None if targets is None else parse_list(targets)
@@ -120,27 +121,12 @@ def command(
         from export.tensorrt.build import check_ready
 
         check_ready(opset, workspace, ahead)  # now, and not when all else is done
-    from engines.diffusion.base_model import local_folder
-    from export.assemble import export_bundle
+    from export.assemble import export
+    from export.settings import ExportSettings
 
-    base = local_folder(model, prediction_type, console.note)
+    settings = settings_of(ExportSettings, parameters, FIELDS)
     with console.ProgressBars() as bars:
-        summary = export_bundle(
-            base,
-            adapter,
-            out,
-            loras=parse_loras(lora or ()),
-            frame=parse_size(frame, "--frame"),
-            weights_dtype=weights_dtype,
-            graph_dtype=graph_dtype,
-            ranges=ranges,
-            opset=opset,
-            generate=read_json(defaults, UsageError) if defaults else None,
-            engines=parse_list(check_on) or None,
-            int8=int8,
-            threads=threads,
-            report=console.reporter(bars),
-        )
+        summary = export(settings, report=console.reporter(bars))
     show_export(summary)
     if engine is not None:
         build(summary.folder, ahead, *plans, debug=debug)

@@ -224,7 +224,8 @@ class FakeTensorRt:
                 return None
             return self._engine(plan)
 
-        return self._make("Runtime", {"deserialize_cuda_engine": deserialize_cuda_engine})
+        answers: Answers = {"deserialize_cuda_engine": deserialize_cuda_engine}
+        return self._make("Runtime", answers | ({"get_engine_validity": lambda buffer: (2, 32)} if self.rtx else {}))
 
     def _engine(self, plan: dict[str, Any]) -> Any:
         spec = SPECS[plan["graph"]]

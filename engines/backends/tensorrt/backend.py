@@ -134,9 +134,11 @@ class TensorRtBackend:
             self._library.log.messages.clear()
             with plan.data() as data:
                 engine = self._runtime.deserialize_cuda_engine(data)
+                objections = "" if engine is not None else self._library.objections(self._runtime, data)
             if engine is None:
-                said = self._library.last_error()
-                raise BackendError(f"TensorRT does not load {plan.path}: {said}. Remove it and build it again.")
+                said = f"{objections}: " * bool(objections) + self._library.last_error()
+                mend = "Upgrade the NVIDIA driver" if "driver" in objections else "Remove it and build it again"
+                raise BackendError(f"TensorRT does not load {plan.path}: {said}. {mend}.")
             self._engines[plan.path] = engine
         return self._engines[plan.path]
 

@@ -68,7 +68,7 @@ RTX = Flavour(
     listed=False,
 )
 FLAVOURS = (RTX, CLASSIC)  # in the order in which a GPU that both serve takes what is installed
-MENDS_DRIVER = {12: "525", 13: "580"}  # CUDA's major version -> the first NVIDIA driver for it
+FIRST_DRIVER = {12: "525", 13: "580"}  # CUDA's major version -> the first NVIDIA driver for it
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,14 @@ class Library:
         """What TensorRT last called an error, as the end of a message of ours; says so where it gave no reason."""
         errors = [text for severity, text in self.log.messages if severity != self.trt.ILogger.WARNING]
         return errors[-1].rstrip(".") if errors else f"{self.flavour.title} gives no reason"
+
+    def objections(self, runtime: Any, plan: Any) -> str:
+        """What TensorRT has against a plan here, in words; empty where it says nothing, or is asked for no reasons."""
+        if not self.flavour.ahead:
+            return ""
+        _, problems = runtime.get_engine_validity(plan)
+        kinds = self.trt.EngineInvalidityDiagnostics.__members__
+        return ", ".join(name.lower().replace("_", " ") for name, kind in kinds.items() if problems & int(kind))
 
     @property
     def listed_version(self) -> str | None:
@@ -188,7 +196,7 @@ def check_driver(flavour: Flavour, supported: tuple[int, int]) -> None:
     """
     needed = cuda_of(flavour)
     if needed and supported[0] and supported[0] < needed:
-        driver = MENDS_DRIVER.get(needed, "a newer one")
+        driver = FIRST_DRIVER.get(needed, "a newer one")
         raise BackendError(
             f"The GPU's driver supports CUDA {supported[0]}.{supported[1]}, and the {flavour.title} that is installed "
             f"is built for CUDA {needed}. Upgrade the NVIDIA driver to {driver} or newer, or install "

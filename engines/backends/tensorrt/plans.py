@@ -239,15 +239,9 @@ def missing_plans(store: PlanStore, bundle: Bundle, machine: Machine, needs: Nee
 
 
 def missing_line(
-    store: PlanStore,
-    bundle: Bundle,
-    machine: Machine,
-    graphs: Sequence[tuple[str, Sizes]],
-    build: Mapping[str, Any],
+    store: PlanStore, bundle: Bundle, machine: Machine, graphs: Sequence[tuple[str, Sizes]], build: Mapping[str, Any]
 ) -> str:
-    """The one line for plans of `graphs`, at these sizes, that are not there, with the arguments of `build_plans` that
-    make them.
-    """
+    """The one line for plans of `graphs` that are not there, with the arguments of `build_plans` that make them."""
     shown = ", ".join(f"{graph} ({shown_sizes(bundle, sizes)})" for graph, sizes in graphs)
     damaged = "".join(f" {path} is damaged (its SHA-256 is wrong) and was not used." for path in store.damaged)
     others = store.elsewhere(plan_key(bundle, graphs[0][0], machine))

@@ -20,13 +20,7 @@ from engines.backends.tensorrt.flavours import (
 )
 from engines.errors import BackendError, UsageError
 
-
-@pytest.fixture(autouse=True)
-def nothing_loaded() -> Any:
-    """What is loaded in a test is not what others find."""
-    load_library.cache_clear()
-    yield
-    load_library.cache_clear()
+load_anew = load_library.__wrapped__  # what is loaded in a process stays, for other tests, too
 
 
 def installed(patch: pytest.MonkeyPatch, *names: Flavour) -> None:
@@ -72,13 +66,13 @@ def test_a_library_that_does_not_import_comes_with_what_to_install(
 ) -> None:
     monkeypatch.setattr("importlib.import_module", absent)
     with pytest.raises(BackendError, match=rf"pip install dengine\[{flavour.extra}\]"):
-        load_library(flavour)
+        load_anew(flavour)
 
 
 def test_a_library_that_is_too_old_comes_with_the_upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.import_module", lambda name: SimpleNamespace(__version__="10.9.0.34"))
     with pytest.raises(BackendError, match=r"TensorRT 10\.9\.0\.34 is installed; 10\.12 or newer.*--upgrade dengine"):
-        load_library(CLASSIC)
+        load_anew(CLASSIC)
 
 
 def test_versions_are_compared_as_numbers() -> None:
@@ -111,5 +105,6 @@ def test_the_command_line_refuses_what_cannot_be_built_ahead(monkeypatch: pytest
     command = ["export", "--bundle", "b", "--engine", "tensorrt", "--for"]
     assert_fails(dengine(*command, "sm90"), 2, "sm90", "leave --for out")
     assert_fails(dengine("export", "--bundle", "b", "--for", "sm89"), 2, "--engine tensorrt")
+    monkeypatch.setattr("export.tensorrt.build.load_library", load_anew)
     monkeypatch.setattr("importlib.import_module", absent)
     assert_fails(dengine(*command, "sm89"), 1, "pip install dengine[tensorrt-rtx]")

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from command_line import dengine
 from rtx import export_unchecked, load_rtx
 from small_graphs import small_bundle
 
+from engines.backends.tensorrt.backend import probe
 from engines.backends.tensorrt.flavours import RTX, Library
 from engines.backends.tensorrt.plans import Bounds, Machine, Needs, PlanStore, missing_plans, plan_key, plans_folder
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
@@ -83,8 +85,7 @@ def builder(library: Library, bundle: Bundle, capability: str = "8.9", **options
 
 def is_whole(library: Library, plan: Any) -> bool:
     """Whether TensorRT takes these bytes for a plan, whatever it says of this machine."""
-    _, problems = library.trt.Runtime(library.log).get_engine_validity(bytes(plan))
-    return not problems & int(library.trt.EngineInvalidityDiagnostics.MALFORMED_ENGINE)
+    return "malformed engine" not in library.objections(library.trt.Runtime(library.log), bytes(plan))
 
 
 @pytest.mark.parametrize("graph", GRAPH_NAMES)
@@ -119,6 +120,15 @@ def test_plans_are_for_every_architecture_of_the_flavour(rtx: Library, tmp_path:
     bundle = small_bundle(tmp_path)
     plan = builder(rtx, bundle, capability).build("adapter", [SMALL], threading.Event())
     assert is_whole(rtx, plan)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_doctor_says_what_can_be_built_without_a_gpu(rtx: Library) -> None:
+    found = probe()
+    assert not found.ready
+    assert (found.version, found.details["flavour"]) == (rtx.version, RTX.title)
+    assert found.details["builds plans for"] == "sm75, sm86, sm89, sm120, sm121"
+    assert found.advice
 
 
 def test_a_workspace_that_is_too_little_is_said_so(rtx: Library, exported: Callable[[str, str, int], Bundle]) -> None:
