@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from engines.worth.evaluate import EvaluateSummary, evaluate
     from export.assemble import ExportSummary, export
     from export.settings import ExportSettings
-    from export.tensorrt.build import BuildPlansSettings, BuildPlansSummary, build_plans
+    from export.tensorrt.build import BuildPlansSummary, build_plans
+    from export.tensorrt.settings import BuildPlansSettings
 
 _MODULES = {
     "engines.common.events": ("Event", "EventKind", "ImageNews"),
@@ -71,7 +72,8 @@ _MODULES = {
     "engines.worth.evaluate": ("EvaluateSummary", "evaluate"),
     "export.assemble": ("ExportSummary", "export"),
     "export.settings": ("ExportSettings",),
-    "export.tensorrt.build": ("BuildPlansSettings", "BuildPlansSummary", "build_plans"),
+    "export.tensorrt.build": ("BuildPlansSummary", "build_plans"),
+    "export.tensorrt.settings": ("BuildPlansSettings",),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

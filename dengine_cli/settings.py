@@ -36,6 +36,7 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
     "size": partial(parse.parse_size, option="--size"),
     "sizes": partial(parse.parse_sizes, option="--size"),
     "stages": parse.parse_list,
+    "targets": parse.parse_list,
     "strength": partial(parse.parse_range, option="--strength"),
 }
 

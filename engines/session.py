@@ -343,7 +343,7 @@ def load(
     return LoadedBundle(opened, backend)
 
 
-def _pixels(picture: Picture) -> tuple[npt.NDArray[np.uint8], str]:
+def _pixels(picture: object) -> tuple[npt.NDArray[np.uint8], str]:
     """The pixels of a picture, uint8 [H, W, 3], and what keys its noise unless the caller says."""
     if isinstance(picture, str | os.PathLike):
         return read_image(Path(picture)), Path(picture).name

@@ -169,12 +169,13 @@ class _Run:
         """
         from export.tensorrt.build import PlanError, build_plans
         from export.tensorrt.layers import explain_plan
+        from export.tensorrt.settings import BuildPlansSettings
 
         with self._section("tensorrt"), half_precision(bundle, version, self._tell) as half:
             if half is not bundle:
                 self.graphs(half, [("onnxruntime", "f16")])
             try:
-                made = build_plans(half.folder, report=self._report)
+                made = build_plans(BuildPlansSettings(half.folder), report=self._report)
             except PlanError as cause:
                 for graph in cause.graphs:
                     self._tell(f"tensorrt f16: {graph}, layer by layer")

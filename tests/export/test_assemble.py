@@ -31,9 +31,9 @@ KINDS = ("sd1", "sd2")
 
 
 @pytest.fixture
-def bundle(request: pytest.FixtureRequest) -> Bundle:
+def bundle(request: pytest.FixtureRequest, toy_bundle: Path, toy_bundle_sd2: Path) -> Bundle:
     """The exported bundle of the kind that the test is run for."""
-    return open_bundle(request.getfixturevalue({"sd1": "toy_bundle", "sd2": "toy_bundle_sd2"}[request.param]))
+    return open_bundle({"sd1": toy_bundle, "sd2": toy_bundle_sd2}[request.param])
 
 
 both = pytest.mark.parametrize("bundle", KINDS, indirect=True)
@@ -70,8 +70,8 @@ def swap_weights(model: onnx.ModelProto) -> None:
     raise AssertionError("the graph has no two weights of one shape")
 
 
-def test_every_graph_matches_pytorch_on_every_runtime(toy_bundle: Path, toy_bundle_sd2: Path) -> None:
-    for folder in (toy_bundle, toy_bundle_sd2):
+def test_every_graph_matches_pytorch_on_every_runtime(fresh_toy_bundle: Path, toy_bundle_sd2: Path) -> None:
+    for folder in (fresh_toy_bundle, toy_bundle_sd2):
         errors = open_bundle(folder).manifest.figures["relative_error"]
         assert set(errors) == set(verify.installed_engines()) == {"onnxruntime", "openvino"}
         for engine in errors.values():

@@ -34,7 +34,7 @@ def load_rtx() -> Library:
 
 
 def export_unchecked(base: Path, adapter: Path, out: Path, dtype: str, opset: int) -> Path:
-    """A bundle whose graphs compute in `dtype`, exported as `export_bundle` does, and not run."""
+    """A bundle whose graphs compute in `dtype`, exported as `export` does, and not run."""
     source = load_base(base)
     network, info = load_adapter(adapter)
     out.mkdir(parents=True)

@@ -217,8 +217,8 @@ def check_bundle(bundle: Bundle) -> None:
         folder = str(bundle.folder)
         raise BackendError(
             f"The graphs of {bundle.folder} are in {bundle.manifest.graph_dtype}; TensorRT plans are made of graphs in "
-            f"float16. Make such a bundle with `export_bundle({folder!r}, {folder + '/adapter'!r}, "
-            f"{folder + '-fp16'!r}, graph_dtype='float16')`.",
+            f"float16. Make such a bundle with `export(ExportSettings({folder!r}, {folder + '/adapter'!r}, "
+            f"{folder + '-fp16'!r}, graph_dtype='float16'))`.",
             field="bundle",
         )
 

@@ -255,7 +255,7 @@ def missing_line(
 def build_call(folder: Path, build: Mapping[str, Any]) -> str:
     """The call of `export.tensorrt.build` that builds plans for a bundle, as messages mark it (`engines.errors`)."""
     words = [repr(str(folder)), *(f"{name}={value!r}" for name, value in build.items())]
-    return f"`build_plans({', '.join(words)})`"
+    return f"`build_plans(BuildPlansSettings({', '.join(words)}))`"
 
 
 def shown_sizes(bundle: Bundle, sizes: Sizes) -> str:
