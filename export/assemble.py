@@ -23,7 +23,8 @@ from safetensors import SafetensorError
 
 from engines.adapter.info import AdapterInfo
 from engines.adapter.model import load_adapter
-from engines.bundle.bundle import MANIFEST, open_bundle
+from engines.bundle.bundle import open_bundle
+from engines.bundle.files import MANIFEST
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.common.events import Report, note, silent
 from engines.common.files import sync_folder, write_json
