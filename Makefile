@@ -1,6 +1,7 @@
 # make demo   32 labelled images from the bundled model, in demo/
-# make test   the checks: ruff, mypy --strict, pytest
-# make clean  removes the environment and the demo
+# make check  ruff, mypy --strict and the tests that are not slow, in under a minute on two cores
+# make test   the same with all tests, in under six minutes
+# make clean  removes the environment, the demo and what the tests keep
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,25 +10,38 @@ NEEDED := 3.11
 # A Python to prefer: make demo PYTHON=/path/to/python3.12
 PYTHON ?=
 
-# The vendor's Python bindings of TensorRT, one version a folder: what the tests check our calls against. The libraries
-# themselves are not needed; a version that is not there for this machine or Python leaves its tests skipped.
-TENSORRT := 11 10
+# What the tests need of TensorRT, one version a folder: the vendor's Python bindings of TensorRT, which our calls are
+# checked against, without their libraries; and TensorRT for RTX, whole, which builds plans without a GPU. One that is not
+# there for this machine or Python leaves its tests skipped.
+TENSORRT := 11 10 rtx
 build/tensorrt/11/.installed: BINDINGS := tensorrt-cu13-bindings==11.4.0.106
 build/tensorrt/10/.installed: BINDINGS := tensorrt-cu13-bindings==10.16.1.11
+build/tensorrt/rtx/.installed: BINDINGS := tensorrt-rtx-cu13-bindings==1.7.1.116 onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0
 
-.PHONY: demo test clean
+# A worker for each core, one thread each: more than four spend their time on importing the same libraries.
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+# What `check` and `test` share: mypy, which has but one thread, runs beside the tests that the argument chooses.
+define checks
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	@echo "mypy --strict, beside $(PYTEST) $(1)"
+	@$(BIN)/mypy --strict & types=$$!; $(PYTEST) $(1); tests=$$?; wait $$types && exit $$tests
+endef
+
+.PHONY: demo check test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dengine generate --count 32 --out demo
 
 test: $(VENV)/.installed-dev $(TENSORRT:%=build/tensorrt/%/.installed)
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/mypy --strict
-	$(BIN)/pytest
+	$(call checks)
+
+check: $(VENV)/.installed-dev
+	$(call checks,-m "not slow")
 
 clean:
-	rm -rf $(VENV) demo build/tensorrt
+	rm -rf $(VENV) demo build/tensorrt build/test-cache
 
 # The stamps keep a second `make` from installing again. The test set-up holds the demo's.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
@@ -42,7 +56,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 
 build/tensorrt/%/.installed: Makefile | $(VENV)/.installed-dev
 	@rm -rf $(@D)
-	@if $(PIP) --no-deps --target $(@D) "$(BINDINGS)"; then touch $@; else \
+	@if $(PIP) --no-deps --target $(@D) $(BINDINGS); then touch $@; else \
 		echo "$(BINDINGS) is not to be had here: the tests of TensorRT $* will be skipped."; fi
 
 $(BIN)/python:

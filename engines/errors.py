@@ -4,9 +4,9 @@ Knows: one base class and one subclass for each kind of trouble. Knows nothing a
 `dengine_cli.main` turns each into one line and an exit code.
 
 Every message says what was found, what was expected, and how to mend it. It names a setting as Python does, between
-backticks: `score`, or with a value that is advised, `precision=auto`; advice to call a function is that call, with
-literals: `build_plans('bundles/mine', batches=(1, 8, 8))`. The command line shows these as its flags and verbs
-(`dengine_cli.flags`); no flag is spelt here or anywhere in `engines` and `export`.
+backticks: `score`, or with a value that is advised, `precision=auto`; advice to call a verb is that call, its settings
+with literals: `build_plans(BuildPlansSettings('bundles/mine', batches=(1, 8, 8)))`. The command line shows these as its
+flags and verbs (`dengine_cli.flags`); no flag is spelt here or anywhere in `engines` and `export`.
 """
 
 from collections.abc import Iterable, Iterator

@@ -17,7 +17,8 @@ from engines.backends.registry import ENGINES
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.common.devices import find_device
 from engines.common.events import Event, EventKind, Report, silent
-from engines.errors import DengineError, UsageError
+from engines.common.schema import AnyPath, settle, to_object
+from engines.errors import DengineError, Mistake, refuse
 from engines.measure.alone import run_alone
 from engines.measure.baseline import BATCHES, GPU_BATCHES, BaselineSettings, best_batch
 from engines.measure.machine import machine, versions
@@ -33,11 +34,15 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What is measured."""
+    """What `bench` is asked to measure. Paths may be text. Raises UsageError that lists every mistake at once.
 
-    bundle: Path | None = None  # None: the bundled model
-    references: Path | None = None  # images to repaint; None: text to image
-    engines: tuple[str, ...] = ()  # empty: all that are installed
+    >>> BenchSettings("bundles/mine", engines=["torch", "openvino"], count=8).steps
+    25
+    """
+
+    bundle: AnyPath | None = None  # None: the bundled model
+    references: AnyPath | None = None  # images to repaint; None: text to image
+    engines: Sequence[str] = ()  # empty: all that are installed
     count: int = COUNT  # images
     size: tuple[int, int] | None = None  # (width, height) in pixels; None: the bundle's frame
     steps: int = 25  # of the schedule
@@ -48,18 +53,55 @@ class BenchSettings:
     slots: int | None = None  # images in work at once; None: as `generate` has it
     device: str | None = None  # cpu, cuda or cuda:N; None: what each engine is fastest on
     baseline: bool = True  # measure the diffusers pipeline too
-    matmul_sizes: tuple[int, ...] = SIZES  # sides of the matrices that the machine's rate is measured with
+    matmul_sizes: Sequence[int] = SIZES  # sides of the matrices that the machine's rate is measured with
+
+    def __post_init__(self) -> None:
+        settle(self)
+        mistakes: list[Mistake] = []
+        if self.count < 1:
+            mistakes.append(("count", f"`count` is {self.count}; 1 or more was expected"))
+        if self.precision not in PRECISIONS:
+            text = f"`precision` is {self.precision:.60}; one of {', '.join(PRECISIONS)} was expected"
+            mistakes.append(("precision", text))
+        if unknown := [name for name in self.engines if name not in _ENGINES]:
+            text = f"`engines` holds {', '.join(unknown):.60}, which is unknown; {', '.join(_ENGINES)} are known"
+            mistakes.append(("engines", text))
+        refuse(mistakes)
 
 
-def bench(settings: BenchSettings, *, report: Report | None = None) -> Figures:
-    """Measure, and return the report as a JSON object.
+@dataclass(frozen=True)
+class BenchSummary:
+    """What `bench` measured: each field is as `to_json` has it, in JSON's own types.
 
-    `machine`, `versions`, `settings`; `engines`: of each engine, `run.engine_task`'s figures, `first_start` (load and
+    >>> BenchSummary({}, {}, {}, engines=[], baseline=[], roofline={}).to_json()["format"]
+    1
+    """
+
+    machine: Figures  # processor, cores, memory, GPUs
+    versions: Figures  # of the packages
+    settings: Figures  # as they were resolved, with the workload
+    engines: list[Figures]  # of each engine its figures, or its `error`
+    baseline: list[Figures]  # the plain diffusers pipeline, by `role`
+    roofline: Figures  # the machine's matmul rates, by device
+    format: int = FORMAT  # of the report
+
+    def to_json(self) -> Figures:
+        """The report as a JSON object."""
+        return {"format": self.format} | to_object(self)
+
+
+def bench(settings: BenchSettings, *, report: Report | None = None) -> BenchSummary:
+    """Measure.
+
+    `engines`: of each engine, `run.engine_task`'s figures, `first_start` (load and
     first image of an earlier process, which found the cache of compiled models as it was), `roofline_share` and
     `speedup` over each row of the baseline, or `error`; `baseline`: `baseline.run_baseline`'s figures by `role` (batch
     1, best batch, and both with torch.compile), or `error`; `roofline`: `roofline.roofline_task`'s, by device, or
     `error` and an empty `best`.
     Raises UsageError, BundleError and DatasetError for what cannot be measured at all.
+
+    >>> bench(BenchSettings(count=4, baseline=False), report=print).engines[0]["engine"]  # doctest: +SKIP
+    'openvino'
     """
     bundle = open_bundle(settings.bundle or default_bundle())
     workload = workload_of(settings, bundle)
@@ -70,15 +112,14 @@ def bench(settings: BenchSettings, *, report: Report | None = None) -> Figures:
     baseline = _baseline(settings, workload, steps) if settings.baseline else []
     rooflines = _rooflines(settings, workload, measured, steps)
     steps.over()
-    return {
-        "format": FORMAT,
-        "machine": machine(),
-        "versions": versions(),
-        "settings": _settings_json(settings, workload, bundle),
-        "engines": [derived(figures, rooflines, baseline) for figures in measured],
-        "baseline": baseline,
-        "roofline": rooflines,
-    }
+    return BenchSummary(
+        machine=machine(),
+        versions=versions(),
+        settings=_settings_json(settings, workload, bundle),
+        engines=[derived(figures, rooflines, baseline) for figures in measured],
+        baseline=baseline,
+        roofline=rooflines,
+    )
 
 
 def workload_of(settings: BenchSettings, bundle: Bundle) -> Workload:
@@ -86,12 +127,6 @@ def workload_of(settings: BenchSettings, bundle: Bundle) -> Workload:
     workload = Workload(
         frame=settings.size or bundle.frame, steps=settings.steps, jobs=settings.count, seed=settings.seed
     )
-    if settings.count < 1:
-        raise UsageError(f"`count` is {settings.count}; 1 or more was expected.", field="count")
-    if settings.precision not in PRECISIONS:
-        raise UsageError(
-            f"`precision` is {settings.precision}; one of {', '.join(PRECISIONS)} was expected.", field="precision"
-        )
     find_device(settings.device)
     workload.generate_settings(Path(), references=settings.references, **_options(settings))
     return workload
@@ -160,11 +195,6 @@ class _Steps:
 
 def _engines(settings: BenchSettings) -> tuple[str, ...]:
     """The engines that were asked for, or those whose package is installed."""
-    if unknown := [name for name in settings.engines if name not in _ENGINES]:
-        raise UsageError(
-            f"`engines` holds {', '.join(unknown)}, which is unknown; {', '.join(_ENGINES)} are known.",
-            field="engines",
-        )
     present = tuple(name for name in _ENGINES if importlib.util.find_spec(name) is not None)
     return tuple(dict.fromkeys(settings.engines)) or present
 

@@ -9,11 +9,10 @@ import math
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal
 
 from engines.adapter.inference import LABEL_VIEWS
-from engines.common.schema import KEY, OLDER, settle
+from engines.common.schema import KEY, OLDER, AnyPath, settle
 from engines.datasets.duplicates import NEAR
 from engines.datasets.yolo_writer import VAL_FRACTION
 from engines.errors import Mistake, UsageError, refuse
@@ -55,8 +54,8 @@ class PaintOptions:
     True
     """
 
-    bundle: Path | None = None  # None: the bundled model
-    reference: Path | None = None  # dataset whose images are repainted; None paints from text alone
+    bundle: AnyPath | None = None  # None: the bundled model
+    reference: AnyPath | None = None  # dataset whose images are repainted; None paints from text alone
     count: int | None = None  # kept images wanted
     jobs: int | None = None  # images to paint, kept or not, in place of count
     shard: tuple[int, int] | None = None  # (k, n): the k-th of n parts of the jobs, 1 <= k <= n
@@ -115,7 +114,7 @@ class GenerateSettings(PaintOptions):
     engines.errors.UsageError: `eta` is 2.0; a number from 0 to 1 was expected.
     """
 
-    out: Path  # the run's folder: new, empty, or a run to go on with
+    out: AnyPath  # the run's folder: new, empty, or a run to go on with
     compiled: bool = False  # pass the networks through torch.compile (torch on CUDA)
     device: str | None = None  # cpu, cuda or cuda:N; None: what the engine is fastest on
 

@@ -27,7 +27,7 @@ from engines.painting.painter import Painter
 from engines.painting.resolve import make_plan, resolve
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
-from engines.runs.finalize import remove_dataset_files, rules_of, write_dataset
+from engines.runs.dataset_files import remove_dataset_files, rules_of, write_dataset
 from engines.runs.journal import IMAGES, JOURNAL, Entry, Journal, image_name, read_progress, remove_images_from
 from engines.runs.near_duplicates import REPEATS
 from engines.runs.run_folder import check_folder, check_format, locked, read_run, run_errors, start_run
@@ -40,20 +40,32 @@ if TYPE_CHECKING:
 
 
 def generate(
-    settings: GenerateSettings,
-    *,
-    report: Report | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    wrap: Callable[["Backend"], "Backend"] = lambda backend: backend,
+    settings: GenerateSettings, *, report: Report | None = None, stop: Callable[[], bool] = lambda: False
 ) -> GenerateSummary:
     """Paint a labelled dataset into `settings.out`, or go on with the run that is there.
 
     `report` is told of everything that happens. Once `stop` returns True no new image is begun: those in work are
-    finished, the dataset is written from what is complete, and the summary says `interrupted`. `wrap` is given the
-    backend as it was opened and returns what stands in for it: how `engines.measure` times its calls.
+    finished, the dataset is written from what is complete, and the summary says `interrupted`.
     Raises UsageError, DatasetError, BundleError, BackendError, RunError, NumericalError; whatever ends it, the same
-    command goes on from the last whole chunk.
+    settings go on from the last whole chunk.
+
+    >>> summary = generate(GenerateSettings(out="run", jobs=2, steps=2, keep_empty=True), report=print)
+    opening the bundle
+    ...
+    >>> summary.dataset.images
+    2
     """
+    return generate_on(settings, lambda backend: backend, report=report, stop=stop)
+
+
+def generate_on(
+    settings: GenerateSettings,
+    wrap: Callable[["Backend"], "Backend"],
+    *,
+    report: Report | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> GenerateSummary:
+    """`generate`, on what `wrap` makes of the backend as it was opened: how `engines.measure` times its calls."""
     from engines.backends.registry import open_backend
     from engines.bundle.bundle import default_bundle, open_bundle
 

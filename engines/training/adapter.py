@@ -1,4 +1,4 @@
-"""Training a Detection-Adapter on a labelled dataset: `dengine train-adapter`.
+"""Training a Detection-Adapter on a labelled dataset: what `train_adapter` does once its images are open.
 
 Knows: the order (split off the tune part, freeze the base, calibrate the neck, train, keep the best, measure it with
 all three kinds of prompt, save), and every setting of it. Batches come from `pyramids`, the loop from `trainer`,
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -26,7 +26,7 @@ from engines.adapter.pyramid import pyramid_channels
 from engines.common.devices import find_device, resolve_precision
 from engines.common.events import Report
 from engines.common.files import read_json
-from engines.common.schema import from_object
+from engines.common.schema import from_object, settle
 from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
@@ -44,9 +44,9 @@ CALIBRATION_BATCHES = 2
 _FROM_BASE = ("channels", "num_classes")  # AdapterConfig fields that are no setting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AdapterTrainOptions:
-    """What `dengine train-adapter` was asked for."""
+    """How an adapter is trained. Raises UsageError that lists every mistake at once."""
 
     # What is seen
     style: str = ""  # style words of the prompts; empty: those the base was trained with, or "photo"
@@ -90,11 +90,12 @@ class AdapterTrainOptions:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], where: str = "training options") -> "AdapterTrainOptions":
+    def from_json(cls, value: Mapping[str, Any], where: str = "training options") -> Self:
         """Read what `to_json` wrote; UsageError lists every unknown key and wrong type at once."""
         return from_object(cls, value, UsageError, where)
 
     def __post_init__(self) -> None:
+        settle(self)
         checks = (
             ("short_side", "0 or more", self.short_side >= 0),
             ("frame", "two positive sizes, or 0, 0", min(self.frame) > 0 or self.frame == (0, 0)),
@@ -134,7 +135,7 @@ def _are_probabilities(value: Mapping[str, float]) -> bool:
     )
 
 
-def train_adapter(
+def fit_adapter(
     dataset: Dataset,
     base_folder: Path | str,
     out: Path,

@@ -22,7 +22,7 @@ from engines.errors import ModelError, TrainingError, UsageError
 from engines.labels.boxes import Instances
 from engines.labels.thresholds import Choice
 from engines.training import pyramids
-from engines.training.adapter import AdapterTrainOptions, split_tune, train_adapter
+from engines.training.adapter import AdapterTrainOptions, fit_adapter, split_tune
 from engines.training.augment import FrameOptions
 from engines.training.pyramids import BatchSource, FrozenPyramid
 
@@ -68,7 +68,7 @@ def _train(
     shapes: Dataset, base: Path, out: Path, options: AdapterTrainOptions = OPTIONS, *, resume: bool = False
 ) -> list[Event]:
     seen: list[Event] = []
-    train_adapter(shapes, base, out, options, resume=resume, report=seen.append)
+    fit_adapter(shapes, base, out, options, resume=resume, report=seen.append)
     return seen
 
 

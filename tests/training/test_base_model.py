@@ -18,7 +18,7 @@ from engines.errors import TrainingError, UsageError
 from engines.labels.boxes import Instances
 from engines.training import base_model as base_training
 from engines.training import presets
-from engines.training.base_model import BaseTrainOptions, diffusion_loss, train_base
+from engines.training.base_model import BaseTrainOptions, diffusion_loss, fit_base
 from engines.training.presets import Phase
 from engines.training.tokenizer import write_tokenizer
 from engines.training.vae import psnr
@@ -88,9 +88,7 @@ def _train(
         if event.stage == stop:
             raise KeyboardInterrupt
 
-    return train_base(
-        dataset, out, options, labelled=labelled, continue_from=continue_from, resume=resume, report=report
-    )
+    return fit_base(dataset, out, options, labelled=labelled, continue_from=continue_from, resume=resume, report=report)
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
