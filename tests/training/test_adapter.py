@@ -142,6 +142,7 @@ def test_adapter_files_of_before_thresholds_read_and_impossible_ones_do_not(
             AdapterInfo.from_json(value | {"thresholds": wrong})
 
 
+@pytest.mark.slow
 def test_a_stopped_and_resumed_training_gives_the_same_weights(
     shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +225,7 @@ def test_targets_are_shares_of_the_frame(shapes: Dataset, toy_bases: dict[str, P
         assert target["class_labels"].tolist() == found.labels.tolist()
 
 
+@pytest.mark.slow
 def test_the_loss_falls(shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path) -> None:
     options = replace(
         OPTIONS, steps=60, batch=4, lr=3e-3, warmup=5, tune_fraction=0.0, scale=(1.0, 1.0), cache_views=1, grad_clip=1.0
