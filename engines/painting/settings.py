@@ -43,6 +43,11 @@ def _later(default: Any) -> Any:
     return field(default=default, metadata={OLDER: default})
 
 
+def _new(default: Any) -> Any:
+    """The same, of options that came last: their default is not written, so that files stay as they were."""
+    return field(default=default, metadata={OLDER: default, "unsaid": True})
+
+
 @dataclass(frozen=True, kw_only=True)
 class PaintOptions:
     """What decides the bytes of a run, beside the bundle's and the references' own.
@@ -89,10 +94,15 @@ class PaintOptions:
     near_duplicates: float = _later(0.0)  # correlation from which an image repeats another or a reference; 0: all stay
     balance: bool = _later(False)  # references and prompts with rare classes are drawn more often
     reference_split: str | None = _later(None)  # part of the reference dataset, such as train; None: all of it
-    follow_links: bool = _later(False)  # follow links that lead outside the references' folder
-    boxes: str = _later("auto")  # what the numbers of the references' boxes mean, see `open_dataset`
-    val_fraction: float = _later(VAL_FRACTION)  # about what share of the images YOLO's files call validation
+    follow_links: bool = _new(False)  # follow links that lead outside the references' folder
+    boxes: str = _new("auto")  # what the numbers of the references' boxes mean, see `open_dataset`
+    val_fraction: float = _new(VAL_FRACTION)  # about what share of the images YOLO's files call validation
 
+
+# What is not written where it is as here.
+UNSAID: Mapping[str, Any] = {
+    item.name: item.default for item in fields(PaintOptions) if item.metadata.get("unsaid", False)
+}
 
 # What is painted where neither the user nor the bundle's manifest says otherwise.
 DEFAULTS: Mapping[str, Any] = {
