@@ -7,7 +7,7 @@ folders, networks or images.
 
 import math
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -83,7 +83,7 @@ class PaintOptions:
     engine: str = "auto"  # a backend's name
     precision: str = "auto"  # of the backend's arithmetic
     threads: int = OPEN  # of the backend, on a CPU; its own choice
-    formats: tuple[str, ...] = ("coco",)  # of DATASET_FORMATS; COCO is always written
+    formats: Sequence[str] = ("coco",)  # of DATASET_FORMATS; COCO is always written
     image_format: str = "jpeg"  # a key of IMAGE_SUFFIXES
     jpeg_quality: int | None = None  # 1..100; None: JPEG_QUALITY, and of png, which has none
     skip_bad: bool = False  # leave broken references out, instead of stopping
