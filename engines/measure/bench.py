@@ -1,13 +1,13 @@
 """`dengine bench`: a bundle on every engine here, beside the plain diffusers pipeline and the machine's own limit.
 
-Knows: what is measured in which order, each in a process of its own, and the figures that only follow from several of
-them: speed-ups and shares of the matmul rate. An engine that fails is listed with its error, and the others go on.
-Does not know how anything is measured (`run`, `baseline`, `roofline`), or how it is shown.
+Knows: what is measured in which order, each in a process of its own. An engine that fails is listed with its error, and
+the others go on. Does not know how anything is measured (`run`, `baseline`, `roofline`), which figures follow from
+several measurements (`derived`), or how they are shown.
 """
 
 import importlib.util
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,14 @@ from engines.common.schema import AnyPath, settle, to_object
 from engines.errors import DengineError, Mistake, refuse
 from engines.measure.alone import run_alone
 from engines.measure.baseline import BATCHES, GPU_BATCHES, BaselineSettings, best_batch
+from engines.measure.derived import Figures, derived
 from engines.measure.machine import machine, versions
-from engines.measure.roofline import SIZES, rate_of
+from engines.measure.roofline import SIZES
 from engines.measure.workload import Workload, jobs_of
 
 FORMAT = 1  # of the report
 COUNT = 32  # images, unless the user says otherwise
 _ENGINES = tuple(name for name in ENGINES if name != "auto")  # each is called as the package it needs
-
-Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -130,41 +129,6 @@ def workload_of(settings: BenchSettings, bundle: Bundle) -> Workload:
     find_device(settings.device)
     workload.generate_settings(Path(), references=settings.references, **_options(settings))
     return workload
-
-
-def derived(figures: Figures, rooflines: Mapping[str, Figures], baseline: Sequence[Figures]) -> Figures:
-    """An engine's figures with those that follow from other measurements.
-
-    `roofline_share` of a graph, and of a tick: operations of its rows, over the median of its seconds, over the matmul
-    rate of its precision, or of the `roofline_precision` beside it where its own has no rate (`rate_of`). Of the whole
-    run: the seconds that all its calls would take at these rates, spare rows included, over the run's. A row that a
-    backend does not compute, because it repeats another, counts as computed.
-    """
-    if "error" in figures:
-        return figures
-    speeds = {row["role"]: row["images_per_second"] for row in baseline if "error" not in row}
-    result = figures | {"speedup": {role: figures["images_per_second"] / speed for role, speed in speeds.items()}}
-    roofline = rooflines.get(figures["device"])
-    if roofline is None or "error" in roofline:
-        return result
-    flops, best = roofline["flops"], roofline["best"]
-    graphs, ideal = {}, 0.0
-    for name, entry in figures["graphs"].items():
-        work = flops[entry["graph"]] * entry["batch"]
-        share = _share(work / entry["seconds"]["median"], rate_of(best, entry["precision"]))
-        ideal += (share["roofline_share"] or 0.0) * entry["seconds"]["median"] * entry["calls"]
-        graphs[name] = entry | {"flops": work} | share
-    tick = figures["tick"]
-    share = _share(flops["unet"] * tick["rows"] / tick["seconds"]["median"], rate_of(best, figures["precision"]))
-    whole = share | {"roofline_share": ideal / figures["seconds"] if ideal else None}
-    return result | {"graphs": graphs, "tick": tick | share} | whole
-
-
-def _share(speed: float, rate: Mapping[str, Any] | None) -> Figures:
-    """Operations a second over a rate, and the rate's precision."""
-    if rate is None:
-        return {"roofline_share": None, "roofline_precision": None}
-    return {"roofline_share": speed / rate["flops_per_second"], "roofline_precision": rate["precision"]}
 
 
 class _Steps:
