@@ -196,7 +196,7 @@ def test_the_verb_learns_from_them_and_says_how_many(tmp_path: Path, toy_bases: 
     result = dengine(*words, "--pseudo", _folder(tmp_path / "found", [3, 4, 5]), "--pseudo-share", 0.3)
     assert result.exit_code == 0, result.output
     assert "2 images that an adapter labelled" in result.stderr
-    assert "without 1 that nearly repeat those" in result.stdout
+    assert "without 1 that nearly repeat those" in result.stderr
     _, info = load_adapter(tmp_path / "out")
     assert info.figures["pseudo_images"] == 2
 
