@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Loras, PredictionType
+from dengine_cli.options import Loras, PredictionType, Vae
 from dengine_cli.parse import parse_loras, parse_size
 from engines.common.events import left_out
 from engines.common.files import read_json
@@ -28,6 +28,7 @@ def command(
     split: Annotated[str | None, typer.Option(help="Part of the dataset, such as train.")] = None,
     lora: Loras = None,
     prediction_type: PredictionType = None,
+    vae: Vae = None,
     head: Annotated[str | None, typer.Option(help="rt_detr or deformable_detr.  [default: rt_detr]")] = None,
     width: Annotated[int | None, typer.Option(help="Channels of the head.  [default: 128]")] = None,
     queries: Annotated[int | None, typer.Option(help="Most objects in an image.  [default: 100]")] = None,
@@ -122,7 +123,7 @@ def command(
             console.note(line)
         without = f", without {repeats} that nearly repeat those" if repeats else ""
         console.echo(f"{len(more)} images that an adapter labelled, from {pseudo}{without}")
-    base = local_folder(model, prediction_type, console.note)
+    base = local_folder(model, prediction_type, console.note, vae=vae)
     with console.ProgressBars() as bars:
         report = console.reporter(bars)
         info = train_adapter(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import PredictionType
+from dengine_cli.options import PredictionType, Vae
 from dengine_cli.parse import parse_labels, parse_list
 from engines.common.events import left_out
 from engines.errors import UsageError
@@ -33,6 +33,7 @@ def command(
         typer.Option(help="Go on from this base model: a diffusers folder, a .safetensors file, or a hub name."),
     ] = None,
     prediction_type: PredictionType = None,
+    vae: Vae = None,
     stages: Annotated[str, typer.Option(help="What is trained: vae, unet (with the text encoder).")] = "vae,unet",
     turns: Annotated[bool, typer.Option("--turns", help="Turned images are as likely as upright ones.")] = False,
     steps_scale: Annotated[float, typer.Option(help="Factor on the preset's training length.")] = 1.0,
@@ -65,12 +66,14 @@ def command(
     )
     if prediction_type is not None and continue_from is None:
         raise UsageError("--prediction-type is about the model of --continue-from, which was not given.")
+    if vae is not None and continue_from is None:
+        raise UsageError("--vae is about the model of --continue-from, which was not given.")
     dataset = open_dataset(data, split=split, skip_bad=skip_bad, require_boxes=False)
     for line in left_out(dataset.dropped, dataset.skipped):
         console.note(line)
     labelled = parse_labels(labels, [record.name for record in dataset.records])
     console.echo(f"{len(dataset.records)} images from {data}")
-    base = None if continue_from is None else local_folder(continue_from, prediction_type, console.note)
+    base = None if continue_from is None else local_folder(continue_from, prediction_type, console.note, vae=vae)
     with console.ProgressBars() as bars:
         train_base(
             dataset,
