@@ -9,11 +9,13 @@ NEEDED := 3.11
 # A Python to prefer: make demo PYTHON=/path/to/python3.12
 PYTHON ?=
 
-# The vendor's Python bindings of TensorRT, one version a folder: what the tests check our calls against. The libraries
-# themselves are not needed; a version that is not there for this machine or Python leaves its tests skipped.
-TENSORRT := 11 10
+# What the tests need of TensorRT, one version a folder: the vendor's Python bindings of TensorRT, which our calls are
+# checked against, without their libraries; and TensorRT for RTX, whole, which builds plans without a GPU. One that is not
+# there for this machine or Python leaves its tests skipped.
+TENSORRT := 11 10 rtx
 build/tensorrt/11/.installed: BINDINGS := tensorrt-cu13-bindings==11.4.0.106
 build/tensorrt/10/.installed: BINDINGS := tensorrt-cu13-bindings==10.16.1.11
+build/tensorrt/rtx/.installed: BINDINGS := tensorrt-rtx-cu13-bindings==1.7.1.116 onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0
 
 .PHONY: demo test clean
 
@@ -42,7 +44,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 
 build/tensorrt/%/.installed: Makefile | $(VENV)/.installed-dev
 	@rm -rf $(@D)
-	@if $(PIP) --no-deps --target $(@D) "$(BINDINGS)"; then touch $@; else \
+	@if $(PIP) --no-deps --target $(@D) $(BINDINGS); then touch $@; else \
 		echo "$(BINDINGS) is not to be had here: the tests of TensorRT $* will be skipped."; fi
 
 $(BIN)/python:

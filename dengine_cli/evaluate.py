@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dengine_cli import console
+from dengine_cli.options import Boxes, FollowLinks
 from dengine_cli.parse import parse_amounts, parse_range
-from engines.common.events import left_out
 
 if TYPE_CHECKING:
     from engines.worth.evaluate import WorthSummary
@@ -62,6 +62,8 @@ def command(
     precision: Annotated[str | None, typer.Option(help="f32, bf16 or auto.  [default: auto]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what OUT holds.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and boxes out; list them.")] = False,
+    follow_links: FollowLinks = False,
+    boxes: Boxes = "auto",
 ) -> None:
     """Measure what generated data is worth.
 
@@ -93,6 +95,8 @@ def command(
         changes=tuple((name, value) for name, value in changes.items() if value is not None),
         resume=resume,
         skip_bad=skip_bad,
+        follow_links=follow_links,
+        boxes=boxes,
     )
     with console.ProgressBars() as bars:
         show_worth(evaluate(settings, report=console.reporter(bars)))
@@ -103,8 +107,6 @@ def show_worth(summary: "WorthSummary") -> None:
     from engines.worth.figures import table
 
     data = summary.data
-    for line in left_out(*data.findings):
-        console.note(line)
     for line in data.left_out:
         console.note(f"left out of the validation images: {line}")
     header, rows = table(summary.arms, data.split_images)

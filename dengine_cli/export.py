@@ -1,5 +1,8 @@
 """`dengine export`: make a bundle, and TensorRT plans of one."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +17,7 @@ from engines.errors import UsageError
 
 if TYPE_CHECKING:
     from export.assemble import ExportSummary
-    from export.tensorrt.build import BuildSummary
+    from export.tensorrt.build import BuildSummary, PlanError
     from export.tensorrt.profiles import Batches, Frames
 
 EXAMPLE = "dengine export --model bases/mine --adapter adapters/mine --out bundles/mine"
@@ -27,6 +30,7 @@ _SHOWN_ISLANDS = 4  # of each graph
 
 
 def command(
+    context: typer.Context,
     model: Annotated[
         str | None, typer.Option(help="Base model: a diffusers folder, a .safetensors file, a bundle, or a hub name.")
     ] = None,
@@ -65,6 +69,14 @@ def command(
     bundle: Annotated[
         Path | None, typer.Option(help="With --engine, in place of --model: the bundle to build plans for.")
     ] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="LIST",
+            help="Build plans ahead for GPUs that need not be here, such as sm89,sm120 (TensorRT for RTX).",
+        ),
+    ] = None,
     batch: Annotated[
         str | None,
         typer.Option(metavar="N", help="Plans for N images in work at once, or for least:usual:most.  [default: 8]"),
@@ -84,11 +96,13 @@ def command(
     A bundle that fails a check is not written.
 
     Plans are built for this machine, checked against PyTorch on its GPU, and kept in the cache folder, where generate
-    and label find them.
+    and label find them. With --for they are built without a GPU, for other machines, and not checked.
     """
     plans = (parse_batches(batch, "--batch"), parse_sizes(size, "--size"), workspace)
-    if engine is None and (bundle is not None or any(option is not None for option in plans)):
-        raise UsageError("--bundle, --batch, --size and --workspace are for --engine tensorrt.")
+    debug = bool(context.find_root().params.get("debug"))
+    ahead = None if targets is None else parse_list(targets)
+    if engine is None and (bundle is not None or any(option is not None for option in (*plans, ahead))):
+        raise UsageError("--bundle, --for, --batch, --size and --workspace are for --engine tensorrt.")
     if engine not in (None, "tensorrt"):
         raise UsageError(f'Unknown engine "{engine}"; only tensorrt needs anything built beforehand.')
     if bundle is not None:
@@ -97,7 +111,7 @@ def command(
             raise UsageError(
                 "--bundle takes a bundle as it is: leave out --model, --adapter, --out and all that shapes a new one."
             )
-        build(bundle, *plans)
+        build(bundle, ahead, *plans, debug=debug)
         return
     if model is None or adapter is None or out is None:
         raise UsageError("--model, --adapter and --out are needed to make a bundle (--bundle for the plans of one).")
@@ -106,7 +120,7 @@ def command(
             raise UsageError("--engine tensorrt needs graphs in half precision: add --graph-dtype float16.")
         from export.tensorrt.build import check_ready
 
-        check_ready(opset, workspace)  # now, and not when all else is done
+        check_ready(opset, workspace, ahead)  # now, and not when all else is done
     from engines.diffusion.base_model import local_folder
     from export.assemble import export_bundle
 
@@ -130,15 +144,22 @@ def command(
         )
     show_export(summary)
     if engine is not None:
-        build(summary.folder, *plans)
+        build(summary.folder, ahead, *plans, debug=debug)
 
 
-def build(bundle: Path, batches: "Batches | None", sizes: "Frames | None", workspace: float | None) -> None:
-    """Build a bundle's plans, with a bar for each."""
-    from export.tensorrt.build import build_plans
+def build(
+    bundle: Path,
+    ahead: Sequence[str] | None,
+    batches: "Batches | None",
+    sizes: "Frames | None",
+    workspace: float | None,
+    debug: bool = False,
+) -> None:
+    """Build a bundle's plans, with a bar for each; with --debug, a plan that differs is looked at layer by layer."""
+    from export.tensorrt.build import PlanError, build_ahead, build_plans
 
-    with console.ProgressBars() as bars:
-        summary = build_plans(
+    with console.ProgressBars() as bars, _explained(PlanError, bundle, batches, sizes, debug):
+        summary = (build_plans if ahead is None else partial(build_ahead, targets=ahead))(
             bundle,
             batches=batches,
             sizes=sizes,
@@ -148,20 +169,41 @@ def build(bundle: Path, batches: "Batches | None", sizes: "Frames | None", works
     show_plans(summary)
 
 
+@contextmanager
+def _explained(
+    kind: "type[PlanError]", folder: Path, batches: "Batches | None", sizes: "Frames | None", debug: bool
+) -> Iterator[None]:
+    """With `debug`, say of plans that differ from PyTorch which of their layers is the first to."""
+    try:
+        yield
+    except kind as cause:
+        if debug:
+            from engines.backends.tensorrt.gpu import find_gpu
+            from engines.bundle.bundle import open_bundle
+            from export.tensorrt.layers import explain_plan
+
+            for graph in cause.graphs:
+                console.note(f"{graph}: {explain_plan(open_bundle(folder), graph, find_gpu(), batches, sizes)}")
+        raise
+
+
 def show_plans(summary: "BuildSummary") -> None:
     """Print what plans there are, and how closely they follow PyTorch."""
     rows = [
         (
-            plan.graph,
+            f"{plan.graph} {plan.target}".rstrip(),
             duration(plan.seconds) if plan.seconds else "found",
             f"{plan.bytes / 1e6:.1f}",
-            f"{plan.error:.1e}",
+            "not checked" if plan.error is None else f"{plan.error:.1e}",
         )
         for plan in summary.plans
     ]
     console.echo(console.table(rows, ("plan of", "built in", "MB", "relative error")))
-    console.echo(f"labels  {summary.boxes - summary.boxes_missing} of {summary.boxes} boxes as PyTorch's")
-    console.echo(f"plans   {summary.folder}  (TensorRT {summary.tensorrt}, {summary.gpu})")
+    if any(plan.error is None for plan in summary.plans):
+        console.note("To check them: the same without --for, where such a GPU and these plans in the cache are.")
+    else:
+        console.echo(f"labels  {summary.boxes - summary.boxes_missing} of {summary.boxes} boxes as PyTorch's")
+    console.echo(f"plans   {summary.folder}  ({summary.tensorrt}, {summary.gpu})")
 
 
 def show_export(summary: "ExportSummary") -> None:

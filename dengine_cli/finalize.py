@@ -56,6 +56,12 @@ def command(
             "--format", metavar="LIST", help="Of coco (always written), yolo, imagefolder.  [default: the run's]"
         ),
     ] = None,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="About what share of the images YOLO's files call validation, by reference.  [default: the run's]"
+        ),
+    ] = None,
     keep_empty: Annotated[
         bool | None, typer.Option("--keep-empty/--drop-empty", help="Keep images without a box.  [default: the run's]")
     ] = None,
@@ -76,6 +82,7 @@ def command(
         formats=parse_list(formats) or None,
         keep_empty=keep_empty,
         training=training,
+        val_fraction=val_fraction,
     )
     console.echo(f"labels score at least {shown(summary.score)}")
     show_dataset(summary)

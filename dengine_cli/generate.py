@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Compiled, Device, Precision, Slots, Threads
+from dengine_cli.options import Boxes, Compiled, Device, FollowLinks, Precision, Slots, Threads
 from dengine_cli.settings import settings_of
 from engines.common.events import duration
 
@@ -100,9 +100,15 @@ def command(
     formats: Annotated[
         str, typer.Option("--format", metavar="LIST", help="Of coco (always written), yolo, imagefolder.")
     ] = "coco",
+    val_fraction: Annotated[
+        float,
+        typer.Option(help="About what share of the images YOLO's files call validation, by reference."),
+    ] = 0.1,
     image_format: Annotated[str, typer.Option(help="jpeg or png.")] = "jpeg",
     jpeg_quality: Annotated[int | None, typer.Option(help="1 to 100.  [default: 95]")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken references out and list them.")] = False,
+    follow_links: FollowLinks = False,
+    boxes: Boxes = "auto",
 ) -> None:
     """Paint labelled images.
 

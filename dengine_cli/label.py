@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Device, Threads
+from dengine_cli.options import Boxes, Device, FollowLinks, Threads
 from dengine_cli.parse import parse_score
 from engines.common.events import duration, left_out
 
@@ -48,6 +48,8 @@ def command(
         int, typer.Option(help="Looks at each image that its boxes are read from: 2 is with its mirror image.")
     ] = 1,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out and list them.")] = False,
+    follow_links: FollowLinks = False,
+    boxes: Boxes = "auto",
 ) -> None:
     """Put the adapter's boxes on real images.
 
@@ -67,6 +69,8 @@ def command(
         threads=threads,
         device=device,
         skip_bad=skip_bad,
+        follow_links=follow_links,
+        boxes=boxes,
         score=parse_score(score),
         uncertain=uncertain,
         max_overlap=max_overlap,
@@ -80,12 +84,12 @@ def show_labels(summary: "LabelSummary") -> None:
     """Print what was found, how good it is where that is known, and where it is."""
     from engines.labels.scores import shown
 
-    for line in left_out((), summary.skipped):
+    for line in left_out((), summary.unreadable):
         console.note(line)
     console.echo(f"{summary.images} images with {summary.boxes} boxes in {duration(summary.seconds)}")
     names = list(summary.boxes_by_class)
     header, rows = ["class", "boxes"], [[name, str(summary.boxes_by_class[name])] for name in names]
-    if summary.figures:
+    if summary.annotated:
         shown_figures = ["AP", "AP50"] + (["precision", "recall"] if summary.score is not None else [])
         header += shown_figures
         for row, name in zip(rows, names, strict=True):

@@ -24,4 +24,13 @@ Slots = Annotated[int | None, typer.Option(help="Images in work at once.  [defau
 Precision = Annotated[str, typer.Option(help="f32, bf16, f16, int8, or auto: the widest that is fast here.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: what suits the engine]")]
 Compiled = Annotated[bool, typer.Option("--compile", help="Compile the networks first (torch on CUDA; takes minutes).")]
+Boxes = Annotated[
+    str,
+    typer.Option(
+        metavar="WHAT",
+        help="What boxes are: auto (as the files show), written (as their format has them, of the image as it is), of "
+        "the stated or the stored size, or corners, sides, centres, fractions.",
+    ),
+]
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow links that lead outside the dataset.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.  [default: the engine's choice]")]

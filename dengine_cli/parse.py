@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from engines.worth.data import Amount
 
 
+_SCORES = re.compile(r"\s*(.+?)\s*=\s*([0-9.eE+-]+)\s*(?:,(?=.)|$)", re.DOTALL)
+
+
 def parse_range(text: str | None, option: str) -> tuple[float, float] | None:
     """`0.4:0.8` to (0.4, 0.8), and `0.6` to (0.6, 0.6)."""
     if text is None:
@@ -72,7 +75,10 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
 
 
 def parse_score(text: str | None) -> "ScoreLike | None":
-    """`0.5` to 0.5, `RBC=0.5,WBC=0.3` to {"RBC": 0.5, "WBC": 0.3}; `adapter` and `matched` are what they are."""
+    """`0.5` to 0.5, `RBC=0.5,WBC=0.3` to {"RBC": 0.5, "WBC": 0.3}; `adapter` and `matched` are what they are.
+
+    A name ends at the last = before a number, so that it may hold commas: `bolt, hex=0.5`.
+    """
     if text is None:
         return None
     if text == "adapter":
@@ -82,9 +88,9 @@ def parse_score(text: str | None) -> "ScoreLike | None":
     try:
         if "=" not in text:
             return float(text)
-        pairs = [part.rpartition("=") for part in text.split(",")]
-        scores = {name.strip(): float(number) for name, _, number in pairs}
-        if len(scores) == len(pairs) and all(scores):
+        pairs = _SCORES.findall(text)
+        scores = {name.strip(): float(number) for name, number in pairs}
+        if len(scores) == len(pairs) and all(scores) and _SCORES.sub("", text) == "":
             return scores
     except ValueError:
         pass

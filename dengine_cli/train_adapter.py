@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Loras, PredictionType, Vae
+from dengine_cli.options import Boxes, FollowLinks, Loras, PredictionType, Vae
 from dengine_cli.parse import parse_loras, parse_size
-from engines.common.events import left_out
 from engines.common.files import read_json
 from engines.errors import UsageError
 
@@ -72,6 +71,8 @@ def command(
     precision: Annotated[str | None, typer.Option(help="f32, bf16 or auto.  [default: auto]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and boxes out; list them.")] = False,
+    follow_links: FollowLinks = False,
+    boxes: Boxes = "auto",
 ) -> None:
     """Train the adapter, which reads boxes off the base model.
 
@@ -111,15 +112,15 @@ def command(
     check_start(out, options)
     if pseudo is None and pseudo_share is not None:
         raise UsageError("--pseudo-share is the share of images that an adapter labelled: give them with --pseudo.")
-    dataset = open_dataset(data, split=split, skip_bad=skip_bad)
-    for line in left_out(dataset.dropped, dataset.skipped):
+    dataset = open_dataset(data, split=split, skip_bad=skip_bad, follow_links=follow_links, boxes=boxes)
+    for line in dataset.lines():
         console.note(line)
     console.echo(f"{len(dataset.records)} images from {data}, classes {', '.join(dataset.class_names)}")
     more: list[Record] = []
     if pseudo is not None:
         found, repeats = open_pseudo(pseudo, dataset, skip_bad=skip_bad)
         more = list(found.records)
-        for line in left_out(found.dropped, found.skipped):
+        for line in found.lines():
             console.note(line)
         without = f", without {repeats} that nearly repeat those" if repeats else ""
         console.echo(f"{len(more)} images that an adapter labelled, from {pseudo}{without}")

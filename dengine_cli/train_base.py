@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import PredictionType, Vae
+from dengine_cli.options import Boxes, FollowLinks, PredictionType, Vae
 from dengine_cli.parse import parse_labels, parse_list
-from engines.common.events import left_out
 from engines.errors import UsageError
 
 EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"
@@ -43,6 +42,8 @@ def command(
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out and list them.")] = False,
+    follow_links: FollowLinks = False,
+    boxes: Boxes = "auto",
 ) -> None:
     """Fit a base model to a folder of images; labels are not needed.
 
@@ -68,8 +69,10 @@ def command(
         raise UsageError("--prediction-type is about the model of --continue-from, which was not given.")
     if vae is not None and continue_from is None:
         raise UsageError("--vae is about the model of --continue-from, which was not given.")
-    dataset = open_dataset(data, split=split, skip_bad=skip_bad, require_boxes=False)
-    for line in left_out(dataset.dropped, dataset.skipped):
+    dataset = open_dataset(
+        data, split=split, skip_bad=skip_bad, require_boxes=False, follow_links=follow_links, boxes=boxes
+    )
+    for line in dataset.lines():
         console.note(line)
     labelled = parse_labels(labels, [record.name for record in dataset.records])
     console.echo(f"{len(dataset.records)} images from {data}")

@@ -28,7 +28,6 @@ from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import write_json
 from engines.common.names import class_words
 from engines.datasets.dataset import Dataset, Record, open_dataset
-from engines.datasets.images import read_image
 from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.diffusion.prompts import MAX_LISTED, generic_prompt, listing_prompt
 from engines.errors import DatasetError, RunError, UsageError, refuse
@@ -67,6 +66,8 @@ class LabelSettings:
     threads: int | None = None  # of the backend, on a CPU; None: its own choice
     device: str | None = None  # cpu, cuda or cuda:N; None: what the engine is fastest on
     skip_bad: bool = False  # leave broken images out, instead of stopping
+    follow_links: bool = False  # follow links that lead outside the folder
+    boxes: str = "auto"  # what the numbers of its boxes mean, see `open_dataset`
     label_views: int = 1  # looks that boxes are read from: 2 is with the mirror image
     score: ScoreLike | None = None  # for pseudo-labels: a box below is left out; None: all boxes are in
     uncertain: float = 0.0  # with a score: a box from this up to it marks its region as uncertain; 0: none does
@@ -117,8 +118,10 @@ class LabelSummary:
     boxes: int  # all that score at least `inference.SCORE_FLOOR`, or with a score the labels
     boxes_by_class: Mapping[str, int]  # every class, in the bundle's order
     uncertain: int  # regions marked as uncertain, beside the boxes
-    skipped: tuple[str, ...]  # broken images that were left out
+    skipped: tuple[str, ...]  # bad annotations and broken images that were left out
+    unreadable: tuple[str, ...]  # those of them that showed when their pixels were read
     score: StoredScore | None  # what a label scores at least; None: all boxes are in
+    annotated: bool  # whether the images have annotations, of crowds alone perhaps
     figures: Mapping[str, float]  # AP, AP50, AP75, AP/<class>, ...; of labels precision/<class>; {} without annotations
     unknown_classes: tuple[str, ...]  # annotated, but not among the bundle's: counted nowhere
     seconds: float
@@ -142,7 +145,11 @@ def label(settings: LabelSettings, *, report: Report | None = None) -> LabelSumm
             check_frequencies(bundle.adapter_info.frequencies)
         rules = label_rules(settings.score, settings.uncertain, settings.max_overlap, thresholds, bundle.class_names)
     report(note("reading the images' headers"))
-    dataset = open_dataset(settings.images, split=settings.split, skip_bad=settings.skip_bad, require_boxes=False)
+    dataset = open_dataset(
+        settings.images, split=settings.split, skip_bad=settings.skip_bad, require_boxes=False,
+        follow_links=settings.follow_links, boxes=settings.boxes,
+    )  # fmt: skip
+    dataset.tell(report)
     sizes = {_padded_size(record, bundle.short_side, bundle.size_multiple) for record in dataset.records}
     backend = open_backend(
         bundle, settings.engine, precision=settings.precision, threads=settings.threads, device=settings.device,
@@ -180,7 +187,7 @@ def label_images(
     that has labels already, DatasetError for a broken image (unless `skip_bad`), NumericalError.
     """
     started, report = time.monotonic(), report or silent
-    annotated = any(len(record.instances) for record in dataset.records)
+    annotated = any(len(record.instances.single) for record in dataset.records)
     if prompt == "listing" and not annotated:
         raise UsageError(
             f"`prompt=listing` needs annotations, and {dataset.root} has none: take generic.", field="prompt"
@@ -189,7 +196,7 @@ def label_images(
     prompts = [_prompt(prompt, bundle.style, dataset, record) for record in dataset.records]
     with run_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        found = _Found(skipped=list(dataset.skipped))
+        found = _Found()
         try:
             with (out / _SPOOL).open("w+b") as spool:
                 for index, boxes in _labels(
@@ -225,8 +232,10 @@ def label_images(
         boxes=found.boxes.total(),
         boxes_by_class={name: found.boxes[label] for label, name in enumerate(bundle.class_names)},
         uncertain=found.uncertain,
-        skipped=tuple(found.skipped),
+        skipped=(*dataset.skipped, *found.skipped),
+        unreadable=tuple(found.skipped),
         score=None if rules is None else stored(rules.thresholds),
+        annotated=any(len(record.instances) for record in dataset.records),
         figures=figures,
         unknown_classes=unknown,
         seconds=time.monotonic() - started,
@@ -323,7 +332,7 @@ def _labels(
 
 
 def _checked_image(record: Record) -> npt.NDArray[np.uint8]:
-    image = read_image(record.file)
+    image = record.pixels()
     if image.shape[:2] != (record.height, record.width):
         raise DatasetError(f"{record.file} is not of the size it had when the run began; do not change it meanwhile.")
     return image
@@ -378,6 +387,8 @@ def _figures(
     for index, answer in found.read(spool):
         truth.append(_known(dataset.records[index].instances, order))
         answers.append(answer)
+    if not any(len(one.single) for one in truth):
+        return {}, unknown
     figures = mean_average_precision(truth, answers, bundle.class_names)
     if rules is not None:
         labels = [answer.take(is_label(answer, rules)) for answer in answers]

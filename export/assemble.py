@@ -28,6 +28,7 @@ from engines.bundle.bundle import GRAPH_DTYPES, MANIFEST, WEIGHTS_DTYPES, open_b
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.common.events import Report, silent
 from engines.common.files import sync_folder, write_json
+from engines.datasets.dataset import Record
 from engines.diffusion.base_model import BaseModel, load_base
 from engines.diffusion.lora import fuse_loras
 from engines.errors import ExportError, UsageError
@@ -36,7 +37,7 @@ from export.agreement import Agreement, check_agreement, compare_engines, gate_s
 from export.agreement import figures as agreement_figures
 from export.fit import check_fit, read_origin
 from export.progress import Steps
-from export.ranges import Measured, count_pictures, picture_files
+from export.ranges import Measured, count_pictures, open_pictures
 from export.ranges import figures as range_figures
 from export.store import store_model
 from export.tensorrt.operators import OperatorCheck, inspect_operators
@@ -109,7 +110,7 @@ def export_bundle(
     if not checked_on:
         raise ExportError('No runtime to check the graphs on. Install one with "pip install onnxruntime openvino".')
     gates = _Gates(checked_on, variants(checked_on, graph_dtype, int8=int8), threads)
-    asked = Graphs(graph_dtype, weights_dtype, opset, picture_files(ranges), generate or {}, int8)
+    asked = Graphs(graph_dtype, weights_dtype, opset, _pictures(ranges, report or silent), generate or {}, int8)
     steps = Steps(_count_steps(asked, gates), report or silent)
     steps("reading the models")
     models = _Models(base, adapter, loras, frame)
@@ -201,6 +202,15 @@ def _appearing(out: Path) -> Iterator[Path]:
         raise ExportError(f"{out} cannot be written: {cause}.") from cause
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _pictures(folder: Path | None, report: Report) -> Sequence[Record] | None:
+    """The images to measure on; None without a folder."""
+    if folder is None:
+        return None
+    found = open_pictures(folder)
+    found.tell(report)
+    return found.records
 
 
 def _check_dtypes(weights_dtype: str, graph_dtype: str, opset: int, ranges: Path | None, int8: bool) -> None:

@@ -29,7 +29,7 @@ B batch, H/W pixels, h/w latents.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,7 @@ from engines.backends.modules import run_module
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.bundle.islands import LARGEST, SCORES, has_projections, outermost, upcast_scores
 from engines.common.tokenizer import tokenize
-from engines.datasets.dataset import list_images
-from engines.datasets.images import read_image
+from engines.datasets.dataset import Dataset, Record, open_images
 from engines.diffusion.base_model import BaseModel
 from engines.diffusion.latents import add_noise, initial_noise, to_pixels
 from engines.diffusion.noise import alphas_cumprod
@@ -90,20 +89,19 @@ class Measured:
     source: str  # what it was measured on, in words
 
 
-def picture_files(folder: Path | None) -> list[Path] | None:
-    """Up to PICTURES image files, evenly spread over a folder's; None without a folder. Raises DatasetError."""
-    if folder is None:
-        return None
-    files = list_images(folder)
+def open_pictures(folder: Path) -> Dataset:
+    """Up to PICTURES images, evenly spread over a folder's. Raises DatasetError."""
+    found = open_images(folder, skip_bad=True)
+    files = found.records
     if not files:
         raise DatasetError(
             f"{folder} has no images to measure ranges on; give a folder of pictures with `ranges`.", field="ranges"
         )
     count = min(PICTURES, len(files))
-    return [files[place * len(files) // count] for place in range(count)]
+    return replace(found, records=[files[place * len(files) // count] for place in range(count)])
 
 
-def count_pictures(files: Sequence[Path] | None) -> int:
+def count_pictures(files: Sequence[Record] | None) -> int:
     """How many pictures `measure_graphs` takes, and reports."""
     return OWN_PICTURES if files is None else len(files)
 
@@ -113,7 +111,7 @@ def measure_graphs(
     base: BaseModel,
     info: AdapterInfo,
     frame: tuple[int, int],
-    files: Sequence[Path] | None,
+    files: Sequence[Record] | None,
     told: Callable[[str], None],
 ) -> Measured:
     """Run every graph's module on pictures: encoded, decoded, noised, denoised and labelled.
@@ -124,7 +122,7 @@ def measure_graphs(
     Args:
         modules: of every graph, in float32 on the CPU, of `base` and the adapter that `info` describes.
         frame: (width, height) in pixels that pictures are scaled and cropped to.
-        files: image files; None for the OWN_PICTURES of smooth noise that the checks use.
+        files: images; None for the OWN_PICTURES of smooth noise that the checks use.
         told: told of every picture.
     """
     ranges: dict[str, Ranges] = {name: {} for name in GRAPH_NAMES}
@@ -147,7 +145,7 @@ def measure_graphs(
             outputs = run("unet", add_noise(latents, noise, abar, timestep), torch.tensor([timestep]), text)
             if timestep == info.timestep:
                 run("adapter", *outputs[1:])
-    source = f"{count} images of {files[0].parent.name}" if files else "the checks' own inputs, not on real images"
+    source = f"{count} images of {files[0].file.parent.name}" if files else "the checks' own inputs, not on real images"
     return Measured(ranges, source)
 
 
@@ -210,9 +208,9 @@ def _enclosing(name: str, ranges: Ranges, limit: float) -> set[str]:
     return {found for caller in ranges[name].callers for found in _enclosing(caller, ranges, limit)}
 
 
-def _picture(file: Path, frame: tuple[int, int]) -> Tensor:
+def _picture(file: Record, frame: tuple[int, int]) -> Tensor:
     """An image scaled to cover the frame and cropped round its centre: pixels [1, 3, H, W] in [-1, 1]."""
-    image = ImageOps.fit(Image.fromarray(read_image(file)), frame, Image.Resampling.BICUBIC)
+    image = ImageOps.fit(Image.fromarray(file.pixels()), frame, Image.Resampling.BICUBIC)
     return to_pixels(np.array(image, dtype=np.uint8))[None]
 
 

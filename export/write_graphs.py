@@ -5,7 +5,7 @@ what a manifest says of them. Does not know how one graph is exported (`export.t
 (`export.ranges`), or how a bundle comes to be whole (`export.assemble`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from engines.bundle.graphs import GraphSpec, ModelShape, graph_specs
 from engines.bundle.islands import apply_islands
 from engines.common.files import sha256_file
 from engines.common.versions import installed_versions
+from engines.datasets.dataset import Record
 from engines.diffusion.base_model import BaseModel, load_base
 from export.memory import release_memory
 from export.progress import Steps
@@ -36,7 +37,7 @@ class Graphs:
     dtype: str  # what they compute in: one of GRAPH_DTYPES
     weights_dtype: str  # what their weights are stored as: one of WEIGHTS_DTYPES
     opset: int  # one of the values of OPSETS
-    pictures: list[Path] | None  # image files to measure ranges on; None for the checks' own inputs
+    pictures: Sequence[Record] | None  # images to measure ranges on; None for the checks' own inputs
     generate: Mapping[str, Any]  # defaults of `dengine generate`, by setting
     int8: bool = False  # whether to measure the numbers that int8 needs
     loras: tuple[str, ...] = ()  # LoRA files in the weights, as `fuse_loras` names them

@@ -165,12 +165,14 @@ def _may_have_plans(bundle: "Bundle", precision: str, device: str | None) -> boo
     """Whether auto has TensorRT to consider: a GPU, the library, and a bundle in the precision of its plans."""
     import torch
 
+    from engines.backends.tensorrt.flavours import FLAVOURS, is_installed
+
     return (
         device != "cpu"
         and precision in ("auto", "f16")
         and bundle.manifest.graph_dtype == "float16"
         and torch.cuda.is_available()
-        and importlib.util.find_spec(backend_info("tensorrt").package) is not None
+        and any(is_installed(flavour) for flavour in FLAVOURS)
     )
 
 

@@ -37,8 +37,8 @@ class Classes:
         for name in self.names:
             if (other := words.setdefault(class_words(name), name)) != name:
                 raise kind(
-                    f'{place}The classes "{short(other)}" and "{short(name)}" are one to a prompt, which knows neither case '
-                    "nor underscores: rename one of them, or join them.",
+                    f'{place}The classes "{short(other)}" and "{short(name)}" are one to a prompt, which knows '
+                    "neither case nor underscores: rename one of them, or join them.",
                     field="class_names",
                 )
 

@@ -19,7 +19,7 @@ from engines.datasets.paths import Finder, parts_of
 from engines.datasets.readings import SIDES, Reading, Row
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
 from engines.datasets.splits import choose_file, near_folders
-from engines.datasets.tree import Tree, fold
+from engines.datasets.tree import Tree, fold, folders_of
 from engines.errors import DatasetError
 
 LOOKS = "a COCO .json (with images, annotations, categories) in it or in annotations/"
@@ -220,17 +220,18 @@ def _finder(tree: Tree, source: str, images: Sequence[Any], split: str | None, f
         return sum((f"{folder}/{name}" if folder else name) in tree.known for name, _ in probed)
 
     def rank(folder: str) -> tuple[int, int]:
-        named = bool({fold(part) for part in folder.split("/")} & near)
+        named = bool(folders_of(f"{folder}/") & near)
         return hits(folder), 2 if named else int(folder in usual)
 
     ranked = {folder: rank(folder) for folder in [*usual, *others]}
     best = max(ranked.values())
     ties = [folder for folder, its in ranked.items() if its == best] if best[0] else usual[:1]
-    finder = Finder(tree, findings, ties[0], near)
+    finder = Finder(tree, findings, "", near)
     if best[0] and best[1] != 1 and len(ties) > 1:  # folders of equal right: which is it?
         name, stated = next((name, stated) for name, stated in probed if f"{ties[0]}/{name}" in tree.known)
         chosen = finder.settle([f"{folder}/{name}" for folder in ties], f'{source}: "{short(name)}"', stated)
-        finder.home = chosen.removesuffix(f"/{name}")
+        ties = [chosen.removesuffix(f"/{name}")]
+    finder.home = ties[0]
     return finder
 
 

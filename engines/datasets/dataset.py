@@ -12,13 +12,13 @@ from pathlib import Path
 from engines.datasets.evidence import check_boxes
 from engines.datasets.fields import short
 from engines.datasets.formats import FORMATS, detect
-from engines.datasets.plain import read_plain
+from engines.datasets.plain import images_alone, read_plain
 from engines.datasets.records import Dataset, Findings, ReadOptions, Record, instances_of
 from engines.datasets.splits import is_split
 from engines.datasets.tree import Tree, list_images
 from engines.errors import DatasetError
 
-__all__ = ["Dataset", "Record", "instances_of", "list_images", "open_dataset"]
+__all__ = ["Dataset", "Record", "instances_of", "list_images", "open_dataset", "open_images"]
 
 _DEEPEST = 2  # folders below the one given, in which a dataset is looked for
 
@@ -67,6 +67,16 @@ def open_dataset(
         why = f" The first that was dropped: {dataset.dropped[0]}" if dataset.dropped else f" {last}".rstrip()
         raise DatasetError(f"{root} ({dataset.source}) has no boxes{aside}; a labelled dataset is needed here.{why}")
     return dataset
+
+
+def open_images(path: Path | str, *, skip_bad: bool = False, follow_links: bool = False) -> Dataset:
+    """The images below a folder, whatever annotations are there; as `open_dataset` else."""
+    root, findings = Path(path), Findings(skip_bad)
+    try:
+        tree = Tree(root, follow_links)
+        return images_alone(tree, "", ReadOptions(skip_bad=skip_bad, follow_links=follow_links), findings)
+    except OSError as cause:
+        raise DatasetError(f"{root} cannot be read: {cause}.") from cause
 
 
 def _read(root: Path, options: ReadOptions) -> Dataset:

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from engines.datasets.images import read_image
+from engines.datasets.records import Record
 
 Thumbnails = npt.NDArray[np.float32]
 
@@ -72,11 +73,11 @@ class Fingerprints:
     thumbnails: Thumbnails  # [N, D]
 
 
-def fingerprints(files: Iterable[Path]) -> Fingerprints:
-    """Hashes and thumbnails of image files, each decoded once. Raises DatasetError for a file that cannot be read."""
+def fingerprints(images: Iterable[Path | Record]) -> Fingerprints:
+    """Hashes and thumbnails of images, each decoded once. Raises DatasetError for a file that cannot be read."""
     hashes, rows = [], []
-    for file in files:
-        pixels = read_image(file)
+    for image in images:
+        pixels = image.pixels() if isinstance(image, Record) else read_image(image)
         hashes.append(pixel_hash(pixels))
         rows.append(thumbnail(pixels))
     return Fingerprints(hashes, np.stack(rows) if rows else np.zeros((0, SIDE * SIDE), dtype=np.float32))

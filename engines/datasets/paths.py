@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from engines.datasets.fields import brief, short
-from engines.datasets.images import IMAGE_SUFFIXES, image_size
+from engines.datasets.images import image_size
 from engines.datasets.records import Findings, Size
-from engines.datasets.tree import Tree, fold
+from engines.datasets.tree import Tree, fold, folders_of, is_image
 from engines.errors import DatasetError
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]*")
@@ -102,8 +102,7 @@ class Finder:
             return list(candidates)
 
         def rank(name: str) -> tuple[int, bool]:
-            folders = {fold(part) for part in name.split("/")[:-1]}
-            return len(folders & self.near), bool(self.home) and name.startswith(self.home + "/")
+            return len(folders_of(name) & self.near), bool(self.home) and name.startswith(self.home + "/")
 
         best = max(map(rank, candidates))
         return [name for name in candidates if rank(name) == best]
@@ -111,7 +110,7 @@ class Finder:
     def _candidates(self, parts: Sequence[str]) -> list[str]:
         if not parts:
             return []
-        same_base = [name for name in self.tree.folded.get(fold(parts[-1]), []) if _is_image(name)]
+        same_base = [name for name in self.tree.folded.get(fold(parts[-1]), []) if is_image(name)]
         for start in range(len(parts)):
             end = "/" + fold("/".join(parts[start:]))
             found = [name for name in same_base if ("/" + fold(name)).endswith(end)]
@@ -127,7 +126,8 @@ class Finder:
             for folder in folders:
                 if refusal := self.tree.refusal(f"{folder}/{end}" if folder else end):
                     return f'"{short(name)}": {refusal}.'
-        return f'"{short(name)}" is missing from {self.tree.path(self.home)}.'
+        links = f" ({self.tree.refusal(self.tree.outside[0])})" if self.tree.outside else ""
+        return f'"{short(name)}" is missing from {self.tree.path(self.home)}{links}.'
 
     def _remark(self, name: str, parts: Sequence[str], foreign: bool, found: str, where: str) -> None:
         base = found.rpartition("/")[2]
@@ -157,10 +157,6 @@ def find_in(tree: Tree, name: str, accept: Callable[[str], bool]) -> tuple[str |
         if accept(end):
             return end, foreign or start > 0
     return ("", foreign) if not parts and accept("") else (None, foreign)
-
-
-def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _has_size(path: Path, stated: Size) -> bool:

@@ -13,7 +13,7 @@ from engines.datasets.fields import short
 from engines.datasets.readings import CORNERS
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
 from engines.datasets.splits import no_split, split_folders
-from engines.datasets.tree import Tree
+from engines.datasets.tree import Tree, is_image
 from engines.datasets.xml_files import root_tag
 from engines.errors import DatasetError
 
@@ -37,8 +37,17 @@ def read_plain(tree: Tree, options: ReadOptions, findings: Findings, expected: S
         )
     if others := passed_over(tree):
         findings.remark(f"No annotations were found, so these are images alone: {others}")
+    return images_alone(tree, folder, options, findings)
+
+
+def images_alone(tree: Tree, folder: str, options: ReadOptions, findings: Findings) -> Dataset:
+    """All images below a folder, without annotations; links out of it are bad items."""
     within = folder + "/" if folder else ""
-    drafts = [Draft(tree.path(name), name.removeprefix(within), name) for name in images]
+    for link in tree.outside:
+        if link.startswith(within) and (is_image(link) or tree.path(link).is_dir()):
+            with findings.item():
+                raise DatasetError(f"{tree.refusal(link)}.", field="follow_links")
+    drafts = [Draft(tree.path(name), name.removeprefix(within), name) for name in tree.inside(folder)]
     names = Classes((), options.class_names).names
     return finish(tree, drafts, CORNERS, names, options, findings, "images without annotations")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from engines.common.events import Report, left_out, note
 from engines.datasets.fields import brief
 from engines.datasets.images import read_image
 from engines.datasets.readings import Reading, Row
@@ -52,6 +53,16 @@ class Dataset:
     skipped: tuple[str, ...]  # bad items that `skip_bad` left out: file, field and why
     source: str = ""  # what was found, in words: "Pascal VOC, split train"
     remarks: tuple[str, ...] = ()  # what was corrected, passed over or taken for something: a sentence each
+
+    def lines(self) -> Iterator[str]:
+        """What its reading met, in a few lines: remarks, and what was left out; none where it met nothing."""
+        yield from self.remarks
+        yield from left_out(self.dropped, self.skipped)
+
+    def tell(self, report: Report) -> None:
+        """Report the same: how every verb does it."""
+        for line in self.lines():
+            report(note(line))
 
     def objects(self) -> dict[str, int]:
         """How many boxes each class has, crowds aside."""

@@ -25,6 +25,12 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
 
 
+def folders_of(name: str) -> set[str]:
+    """The folded names of the folders that a file lies in, also without numbers at their ends: train2017 is train."""
+    folded = {fold(part) for part in name.split("/")[:-1]}
+    return folded | {part.rstrip("0123456789") for part in folded}
+
+
 class Tree:
     """A dataset folder. Paths are POSIX text relative to it; raises DatasetError for what is no folder."""
 
@@ -55,7 +61,7 @@ class Tree:
     @cached_property
     def images(self) -> list[str]:
         """Files that are named like images."""
-        return [name for name in self.files if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+        return [name for name in self.files if is_image(name)]
 
     @cached_property
     def known(self) -> frozenset[str]:
@@ -140,6 +146,11 @@ class Tree:
 
     def _allowed(self, target: Path) -> bool:
         return self._follow or any(target.is_relative_to(base) for base in (self._home, *self._stores))
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is named like an image."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def is_junk(name: str) -> bool:

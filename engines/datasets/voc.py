@@ -31,6 +31,7 @@ from engines.errors import DatasetError
 LOOKS = "Pascal VOC Annotations/*.xml"
 _ANNOTATION_FOLDERS = {"annotations", "annotation", "xml", "xmls", "labels", "label", "anns", "gt"}
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "data")
+_PROBED = 50  # files that are looked at before a folder counts as one of VOC's
 _MEMBERSHIP = re.compile(r"\s+-?[01]$")  # "2008_000002 -1" in the lists of single classes
 
 
@@ -42,7 +43,7 @@ def find(tree: Tree) -> list[str]:
     near = [name for name in files if name.count("/") < 2]
     in_splits = [name for name in files if "/" in name and is_split(name.partition("/")[0])]
     for chosen in (in_folders, [name for name in near if "/" not in name], in_splits, near):
-        if chosen and root_tag(tree, chosen[0]) not in ("annotations",):
+        if any(root_tag(tree, name) == "annotation" for name in chosen[:_PROBED]):
             return chosen
     return []
 
@@ -237,7 +238,8 @@ def _read_object(found: ElementTree.Element, classes: Classes, draft: Draft, fin
             degrees = parsed_number(attribute.findtext("value"), f"{where}, rotation")
             if degrees % 360.0:
                 findings.count("boxes are turned by a rotation, and become the upright boxes round them", where)
-                draft.add(where, turned_hull(row, degrees), label, reading=VOC)
+                edges = (row[0] - 1, row[1] - 1, row[2], row[3])
+                draft.add(where, turned_hull(edges, degrees), label, reading=CORNERS)
                 return
     draft.add(where, row, label)
 

@@ -1,11 +1,11 @@
-"""Writes datasets: COCO JSON, YOLO and Hugging Face imagefolder.
+"""Writes datasets as COCO JSON, and what the writers of other formats share.
 
-Knows: each format's files and fields. Knows nothing about where the labels came from. Images are never
-copied: they stay in `folder/images/`, and every `file_name` is relative to it.
+Knows: COCO's fields, what an image is to a writer, and how a file takes the place of an older one. Knows nothing about
+where the labels came from. Images are never copied: they stay in `folder/images/`, and every `file_name` is relative to
+it. YOLO is in `yolo_writer`, Hugging Face imagefolder in `imagefolder_writer`.
 
 Each writer takes one pass over its images, holds one of them at a time, and ends with a rename, so that a
-writer that is stopped leaves the old files in place. (YOLO's folder of labels takes two renames: killed
-between them, it leaves no labels at all.) Nothing depends on the clock.
+writer that is stopped leaves the old files in place. Nothing depends on the clock.
 
 Boxes: xyxy in pixels, N an image. They are written on a grid of 1/1024 pixel, which JSON numbers and float32
 hold exactly (up to 16384 pixels), so that x + width is exact and never leaves the image.
@@ -17,16 +17,16 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from engines.common.files import safe_join, sync_folder, write_atomic
+from engines.common.files import sync_folder
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
 
-IMAGES, LABELS, DATA_YAML, METADATA = "images", "labels", "data.yaml", "metadata.jsonl"
+IMAGES = "images"
 _GRID = 1024  # parts of a pixel
 _SLACK = 0.5  # by how many pixels a box may leave its image before it is a mistake; within, it is clipped
 
@@ -41,6 +41,7 @@ class AnnotatedImage:
     instances: Instances  # in pixels; labels index the class names
     scored: bool = True  # whether scores are written
     prompt: str | None = None  # what the image was painted from
+    group: str | None = None  # images of one group are of one photograph, and stay together in a split
 
 
 def write_coco(
@@ -55,80 +56,22 @@ def write_coco(
     categories = [{"id": index, "name": name} for index, name in enumerate(class_names, start=1)]
     head = {"info": dict(info), "licenses": [], "categories": categories}
     annotation_count = 0
-    with _replacing(path) as file, _spool(path) as annotations:
-        file.write(_json(head)[:-1] + ',\n"images": [')
+    with replacing(path) as file, _spool(path) as annotations:
+        file.write(one_line(head)[:-1] + ',\n"images": [')
         for image_count, image in enumerate(images, start=1):
             entry = {"id": image_count, "file_name": image.file_name}
             entry |= {"width": image.width, "height": image.height}
             if image.prompt is not None:
                 entry["prompt"] = image.prompt
-            file.write((",\n" if image_count > 1 else "\n") + _json(entry))
+            file.write((",\n" if image_count > 1 else "\n") + one_line(entry))
             for annotation in _coco_annotations(image, len(class_names)):
                 annotation_count += 1
-                text = _json({"id": annotation_count, "image_id": image_count, **annotation})
+                text = one_line({"id": annotation_count, "image_id": image_count, **annotation})
                 annotations.write((",\n" if annotation_count > 1 else "\n") + text)
         file.write('\n],\n"annotations": [')
         annotations.seek(0)
         shutil.copyfileobj(annotations, file)
         file.write("\n]}\n")
-
-
-def write_yolo(folder: Path, images: Iterable[AnnotatedImage], class_names: Sequence[str]) -> None:
-    """Write `labels/*.txt` and `data.yaml` beside `images/`.
-
-    A line is `class x_centre y_centre width height` in fractions of the image. YOLO has no scores and
-    no crowds: the first are not written, boxes of the second left out. An image without boxes has an empty
-    file. Raises DatasetError as `write_coco`, and for two images whose label files would be the same.
-    """
-    temporary = _emptied(folder / f".{LABELS}.tmp")
-    try:
-        for image in images:
-            found = on_grid(image, len(class_names)).single
-            lines = _yolo_lines(found, image)
-            name = PurePosixPath(image.file_name).with_suffix(".txt").as_posix()
-            target = safe_join(temporary, name, DatasetError, "file_name")
-            if target.exists():
-                raise DatasetError(f"{image.file_name} differs from another image by its suffix alone.")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text("".join(lines), encoding="utf-8")
-        os.sync()  # one flush for all label files, in place of one for each
-        _swap(temporary, folder / LABELS)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    names = "".join(f"  {index}: {_json(name)}\n" for index, name in enumerate(class_names))
-    settings = f"train: {IMAGES}\nval: {IMAGES}\nnc: {len(class_names)}\nnames:\n{names}"
-    write_atomic(folder / DATA_YAML, settings.encode())
-
-
-def write_imagefolder(folder: Path, images: Iterable[AnnotatedImage], class_names: Sequence[str]) -> None:
-    """Write `images/metadata.jsonl`, for Hugging Face `load_dataset("imagefolder", data_dir=folder/images)`.
-
-    A line has `file_name`, `width`, `height`, `prompt` where there is one, and `objects` with the lists
-    `bbox` ([x, y, width, height]), `category` (index into the class names), `category_name`, `area`,
-    `iscrowd`, and `score` where the image has scores.
-    """
-    with _replacing(folder / IMAGES / METADATA) as file:
-        for image in images:
-            found = on_grid(image, len(class_names))
-            bboxes = _bboxes(found)
-            objects: dict[str, list[Any]] = {
-                "bbox": bboxes,
-                "category": found.labels.tolist(),
-                "category_name": [class_names[label] for label in found.labels.tolist()],
-                "area": [width * height for _, _, width, height in bboxes],
-                "iscrowd": found.crowd.astype(int).tolist(),
-            }
-            if image.scored:
-                objects["score"] = _scores(found)
-            entry: dict[str, Any] = {
-                "file_name": image.file_name,
-                "width": image.width,
-                "height": image.height,
-            }
-            if image.prompt is not None:
-                entry["prompt"] = image.prompt
-            file.write(_json(entry | {"objects": objects}) + "\n")
 
 
 def on_grid(image: AnnotatedImage, classes: int) -> Instances:
@@ -152,44 +95,38 @@ def on_grid(image: AnnotatedImage, classes: int) -> Instances:
     return replace(found, boxes=boxes, masks=None)
 
 
-def _bboxes(found: Instances) -> list[list[float]]:
+def bboxes(found: Instances) -> list[list[float]]:
     """[x, y, width, height] of each box."""
     sides = found.boxes[:, 2:] - found.boxes[:, :2]
     rows: list[list[float]] = np.concatenate([found.boxes[:, :2], sides], axis=1).tolist()
     return rows
 
 
-def _scores(found: Instances) -> list[float]:
+def scores(found: Instances) -> list[float]:
+    """The scores as files hold them."""
     return [round(float(score), 6) for score in found.scores.astype(np.float32)]
 
 
 def _coco_annotations(image: AnnotatedImage, classes: int) -> Iterator[dict[str, Any]]:
     """The image's annotations, without their ids."""
     found = on_grid(image, classes)
-    rows = zip(_bboxes(found), found.labels.tolist(), found.crowd.tolist(), _scores(found), strict=True)
+    rows = zip(bboxes(found), found.labels.tolist(), found.crowd.tolist(), scores(found), strict=True)
     for bbox, label, crowd, score in rows:
         entry = {"category_id": label + 1, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": int(crowd)}
         yield entry | {"score": score} if image.scored else entry
 
 
-def _yolo_lines(found: Instances, image: AnnotatedImage) -> list[str]:
-    lines = []
-    for (x, y, width, height), label in zip(_bboxes(found), found.labels.tolist(), strict=True):
-        centre = f"{(x + width / 2) / image.width:.8f} {(y + height / 2) / image.height:.8f}"
-        lines.append(f"{label} {centre} {width / image.width:.8f} {height / image.height:.8f}\n")
-    return lines
-
-
-def _json(value: Any) -> str:
+def one_line(value: Any) -> str:
+    """JSON, with every letter as it is."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[str]]:
+def replacing(path: Path) -> Iterator[IO[str]]:
     """A text file that takes the place of `path` when the block ends well, and vanishes otherwise."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        with temporary.open("w+", encoding="utf-8", newline="\n") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -209,20 +146,3 @@ def _spool(path: Path) -> Iterator[IO[str]]:
             yield file
     finally:
         scratch.unlink(missing_ok=True)
-
-
-def _emptied(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    return folder
-
-
-def _swap(temporary: Path, folder: Path) -> None:
-    """Put a finished folder in the place of an older one of the same name."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    temporary.rename(folder)
-    sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)

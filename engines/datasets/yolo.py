@@ -17,7 +17,7 @@ from engines.datasets.paths import Finder
 from engines.datasets.readings import YOLO
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
 from engines.datasets.splits import SPLITS, is_split, no_split, split_folders, split_names
-from engines.datasets.tree import Tree, fold
+from engines.datasets.tree import Tree, fold, is_image
 from engines.datasets.yolo_lines import looks_like_labels, parse_file
 from engines.datasets.yolo_settings import NAME_FILES, Settings, class_names, read_settings, settings_files
 from engines.errors import DatasetError
@@ -149,7 +149,7 @@ def _known_splits(tree: Tree) -> set[str]:
 def _images_of(tree: Tree, source: str, findings: Findings) -> list[str]:
     if source in tree.folders or not source:
         for link in tree.outside:
-            if PurePosixPath(link).suffix.lower() and (not source or link.startswith(source + "/")):
+            if is_image(link) and (not source or link.startswith(source + "/")):
                 with findings.item():
                     raise DatasetError(f"{tree.refusal(link)}.", field="follow_links")
         return tree.inside(source)

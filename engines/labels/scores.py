@@ -63,18 +63,20 @@ class ScorePolicy:
     def thresholds(self, own: Mapping[str, float], class_names: Sequence[str]) -> Thresholds:
         """What it comes to for these classes: those it has no number for take their `own`, or FALLBACK.
 
-        Classes are matched as prompts spell them: `rbc` names `RBC`. MATCHED gives the least that may be found,
-        FALLBACK. Raises UsageError for a name that is none of them.
+        Classes are matched as they are, else as prompts spell them: `rbc` names `RBC`. MATCHED gives the least that may
+        be found, FALLBACK. Raises UsageError for a name that is none of them, and for two that name one class.
         """
         if self.kind in (ScoreKind.FIXED, ScoreKind.MATCHED):
             return dict.fromkeys(class_names, self.value)
-        known = {class_words(name): name for name in class_names}
-        unknown = [name for name in self.by_class if class_words(name) not in known]
-        if unknown:
+        known = {class_words(name): name for name in class_names} | {name: name for name in class_names}
+        meant = {name: known.get(name) or known.get(class_words(name)) for name in self.by_class}
+        if unknown := [name for name, known_as in meant.items() if known_as is None]:
             raise UsageError(
                 f"`score` names {', '.join(unknown)}; the classes are {', '.join(class_names)}.", field="score"
             )
-        given = {known[class_words(name)]: number for name, number in self.by_class.items()}
+        if twice := [name for name, known_as in meant.items() if list(meant.values()).count(known_as) > 1]:
+            raise UsageError(f"`score` has several numbers for one class: {', '.join(twice)}.", field="score")
+        given = {meant[name]: number for name, number in self.by_class.items()}
         return {name: given.get(name, own.get(name, FALLBACK)) for name in class_names}
 
 

@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 
 from engines.common.streams import Lane, fetch
-from engines.datasets.images import read_image
 from engines.diffusion.latents import to_pixels
 from engines.diffusion.sampler import SlotSampler, Task, always_guided
 from engines.diffusion.schedule import make_schedule, start_index
@@ -217,7 +216,7 @@ def read_crop(plan: Plan, job: Job) -> npt.NDArray[np.uint8]:
     if job.reference is None:
         raise DatasetError(f"Job {job.index} has no reference to crop.")
     record = plan.references[job.reference]
-    image = read_image(record.file)
+    image = record.pixels()
     if image.shape[:2] != (record.height, record.width):
         found = f"{image.shape[1]}x{image.shape[0]}"
         raise DatasetError(

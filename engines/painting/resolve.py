@@ -158,7 +158,10 @@ def dataset_hash(dataset: Dataset) -> str:
     """SHA-256 over what the jobs read of a dataset: its records, and the sizes of the image files."""
     digest = hashlib.sha256("\0".join(dataset.class_names).encode())
     for record in dataset.records:
-        words = (record.name, record.width, record.height, record.file.stat().st_size, record.caption)
+        words: tuple[object, ...] = (record.name, record.width, record.height)
+        words += (record.file.stat().st_size, record.caption)
+        if record.white is not None:
+            words += (record.white,)
         digest.update(repr(words).encode())
         for array in (record.instances.boxes, record.instances.labels, record.instances.crowd):
             digest.update(array.tobytes())

@@ -79,7 +79,7 @@ class RunSettings:
 
 
 # What may change between two starts of a run: no byte of an image depends on it.
-_FREE = ("bundle", "reference", "skip_bad", "reference_split", "short_side", "frequencies")
+_FREE = ("bundle", "reference", "skip_bad", "reference_split", "follow_links", "boxes", "short_side", "frequencies")
 
 
 def differences(stored: RunSettings, wanted: RunSettings) -> list[Mistake]:

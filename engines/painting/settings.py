@@ -15,6 +15,7 @@ from typing import Any, Literal
 from engines.adapter.inference import LABEL_VIEWS
 from engines.common.schema import KEY, OLDER, settle
 from engines.datasets.duplicates import NEAR
+from engines.datasets.yolo_writer import VAL_FRACTION
 from engines.errors import Mistake, UsageError, refuse
 from engines.labels.boxes import SCORE_FLOOR
 from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, shown
@@ -89,6 +90,9 @@ class PaintOptions:
     near_duplicates: float = _later(0.0)  # correlation from which an image repeats another or a reference; 0: all stay
     balance: bool = _later(False)  # references and prompts with rare classes are drawn more often
     reference_split: str | None = _later(None)  # part of the reference dataset, such as train; None: all of it
+    follow_links: bool = _later(False)  # follow links that lead outside the references' folder
+    boxes: str = _later("auto")  # what the numbers of the references' boxes mean, see `open_dataset`
+    val_fraction: float = _later(VAL_FRACTION)  # about what share of the images YOLO's files call validation
 
 
 # What is painted where neither the user nor the bundle's manifest says otherwise.
@@ -131,6 +135,7 @@ def _range_mistakes(s: GenerateSettings) -> list[Mistake]:
         if (value := getattr(s, name)) is not None and not 1 <= value <= most
     ]  # fmt: skip
     checks = (
+        (s.val_fraction, "val_fraction", 0.0 < s.val_fraction < 1.0, "a number above 0, below 1"),
         (s.seed, "seed", 0 <= s.seed < 2**63, "a whole number from 0 to 2^63 - 1"),
         (s.eta, "eta", s.eta is None or 0.0 <= s.eta <= 1.0, "a number from 0 to 1"),
         (s.guidance, "guidance", s.guidance is None or 1.0 <= s.guidance < math.inf, "1 (off) or more"),

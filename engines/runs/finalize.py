@@ -16,16 +16,10 @@ from itertools import islice
 from pathlib import Path
 
 from engines.common.files import sync_folder
+from engines.datasets.imagefolder_writer import CARD, METADATA, is_ours, write_imagefolder
 from engines.datasets.tree import list_images
-from engines.datasets.writers import (
-    DATA_YAML,
-    LABELS,
-    METADATA,
-    AnnotatedImage,
-    write_coco,
-    write_imagefolder,
-    write_yolo,
-)
+from engines.datasets.writers import AnnotatedImage, write_coco
+from engines.datasets.yolo_writer import DATA_YAML, LABELS, TRAIN_LIST, VAL_LIST, write_yolo
 from engines.errors import RunError, UsageError
 from engines.labels.boxes import Instances
 from engines.labels.matched import matched_score
@@ -65,13 +59,15 @@ def finalize(
     formats: Sequence[str] | None = None,
     keep_empty: bool | None = None,
     training: Path | None = None,
+    val_fraction: float | None = None,
 ) -> DatasetSummary:
     """Write the dataset files of a run again, by other rules, in other formats, or without empty images.
 
     What is None is as the run itself has it, and so are classes that `score` does not name. With "matched", labels are
     as frequent in the images that were painted as annotations were in those that the adapter learned from: see
     `matched_score`; no class's score is below the run's own. `training`: a folder of images that the networks learned
-    from; what nearly repeats one of them is dropped, whatever `near_duplicates` says of other repeats. COCO is always
+    from; what nearly repeats one of them is dropped, whatever `near_duplicates` says of other repeats. `val_fraction`:
+    about what share of the images YOLO's files call validation, by reference where there are references. COCO is always
     written; files of formats that are not asked for are removed. The old dataset stays until the new one is whole.
     Raises RunError for a folder that is no run, is in use or lacks an image or its references, DatasetError for a
     training image that cannot be read, UsageError for values out of range, or below the run's own where images that
@@ -87,6 +83,9 @@ def finalize(
             f"`near_duplicates` is {repeats_from}; a number from 0 (keep all) to 1 was expected.",
             field="near_duplicates",
         )
+    held_out = run.options.val_fraction if val_fraction is None else val_fraction
+    if not 0.0 < held_out < 1.0:
+        raise UsageError(f"`val_fraction` is {held_out}; a number above 0, below 1 was expected.", field="val_fraction")
     unknown = [name for name in formats or () if name not in DATASET_FORMATS]
     if unknown:
         raise UsageError(
@@ -99,7 +98,7 @@ def finalize(
             policy = ScorePolicy.of(_matched(folder, run, max_overlap))
         rules = _other_rules(run, policy, uncertain, min_quality, max_overlap, keep_empty)
         options = replace(run.options, near_duplicates=repeats_from, formats=tuple(formats or run.options.formats))
-        run = replace(run, options=options)
+        run = replace(run, options=replace(options, val_fraction=held_out))
         return write_dataset(folder, run, rules, training=learned)
 
 
@@ -316,7 +315,7 @@ def _write_files(
     if samples:
         write_preview(stage / PREVIEW, samples, run.class_names)
     if "yolo" in run.options.formats:
-        write_yolo(stage, _annotated(choose(), run), run.class_names)
+        write_yolo(stage, _annotated(choose(), run), run.class_names, run.options.val_fraction)
     if "imagefolder" in run.options.formats:
         write_imagefolder(stage, _annotated(choose(), run), run.class_names)
     info = {
@@ -334,7 +333,8 @@ def _take_over(folder: Path, stage: Path, choose: Callable[[], Iterator[_Choice]
     sync_folder(folder)
     _remove_other_formats(folder)
     _move_images(folder, choose())
-    for name in (PREVIEW, LABELS, DATA_YAML, f"{IMAGES}/{METADATA}"):
+    names = [PREVIEW, LABELS, TRAIN_LIST, VAL_LIST, DATA_YAML, f"{IMAGES}/{METADATA}"]
+    for name in [*names, CARD] if is_ours(folder / CARD) else names:
         if (stage / name).exists():
             (stage / name).rename(folder / name)
     for part in (folder / IMAGES, folder):
@@ -372,12 +372,14 @@ def _annotated(choices: Iterator[_Choice], run: RunSettings) -> Iterator[Annotat
                 height=height,
                 instances=choice.instances,
                 prompt=choice.entry.prompt,
+                group=choice.entry.reference,
             )
 
 
 def _remove_other_formats(folder: Path) -> None:
     """Remove everything of a dataset but its images and `annotations.json`."""
-    for name in (DATA_YAML, PREVIEW, f"{IMAGES}/{METADATA}"):
+    names = [DATA_YAML, TRAIN_LIST, VAL_LIST, PREVIEW, f"{IMAGES}/{METADATA}"]
+    for name in [*names, CARD] if is_ours(folder / CARD) else names:
         (folder / name).unlink(missing_ok=True)
     if (folder / LABELS).exists():
         shutil.rmtree(folder / LABELS)

@@ -66,8 +66,10 @@ def generate(
     if settings.reference is not None:
         report(note("reading the references"))
         references = open_dataset(
-            settings.reference, split=settings.reference_split, skip_bad=settings.skip_bad, require_boxes=False
-        )
+            settings.reference, split=settings.reference_split, skip_bad=settings.skip_bad, require_boxes=False,
+            follow_links=settings.follow_links, boxes=settings.boxes,
+        )  # fmt: skip
+        references.tell(report)
     with locked(settings.out), run_errors(settings.out):
         stored = read_run(settings.out)
         check_format(settings.out, stored)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from engines.datasets.dataset import open_dataset
+from engines.datasets.dataset import Record, open_dataset
 from engines.datasets.duplicates import NEAR, Sketches, Thumbnails, near_sketches, sketch, thumbnail
 from engines.datasets.images import read_image
 from engines.errors import DatasetError, RunError
@@ -60,7 +60,7 @@ def find_repeats(
         wholes = None
         learned = sketch(_stacked(pool.map(_thumbnail, training))) if training else None
         if plan is not None and threshold:
-            wholes = sketch(_stacked(pool.map(partial(_whole, run), [r.file for r in plan.references])))
+            wholes = sketch(_stacked(pool.map(partial(_whole, run), plan.references)))
         while block := list(islice(source, _BLOCK)):
             thumbs = sketch(_stacked(pool.map(_thumbnail, [one.file for one in block])))
             if plan is not None and wholes is not None:
@@ -97,8 +97,9 @@ def reference_plan(run: RunSettings) -> Plan | None:
         )
     try:
         dataset = open_dataset(
-            asked.reference, split=asked.reference_split, skip_bad=asked.skip_bad, require_boxes=False
-        )
+            asked.reference, split=asked.reference_split, skip_bad=asked.skip_bad, require_boxes=False,
+            follow_links=asked.follow_links, boxes=asked.boxes,
+        )  # fmt: skip
     except DatasetError as cause:
         raise RunError(
             f"`near_duplicates` compares with the references: {cause} Or take `near_duplicates=0`.",
@@ -138,9 +139,9 @@ def _thumbnail(file: Path) -> Thumbnails:
     return thumbnail(read_image(file))
 
 
-def _whole(run: RunSettings, file: Path) -> Thumbnails:
+def _whole(run: RunSettings, record: Record) -> Thumbnails:
     """The thumbnail of a whole reference."""
-    return _unless_broken(run, lambda: read_image(file))
+    return _unless_broken(run, record.pixels)
 
 
 def _crop(run: RunSettings, plan: Plan, index: int) -> Thumbnails:

@@ -35,7 +35,7 @@ def open_pseudo(folder: Path, labelled: Dataset, *, skip_bad: bool = False) -> t
             f"{folder} has the classes {', '.join(found.class_names) or '(none)'}, but {labelled.root} has "
             f"{', '.join(labelled.class_names)}: label it with an adapter for the same classes."
         )
-    theirs, own = (fingerprints(record.file for record in one.records) for one in (labelled, found))
+    theirs, own = (fingerprints(one.records) for one in (labelled, found))
     hashes = set(theirs.hashes)
     repeats = {pair.first for pair in near_pairs(own.thumbnails, theirs.thumbnails, NEAR)}
     repeats |= {index for index, one in enumerate(own.hashes) if one in hashes}

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from engines.datasets.dataset import Record
-from engines.datasets.images import read_image
 from engines.labels.boxes import Instances
 
 
@@ -55,7 +54,7 @@ class ImageStore:
         record = self.records[index]
         pixels = self._kept.get(record)
         if pixels is None:
-            pixels = read_image(record.file)
+            pixels = record.pixels()
             if pixels.nbytes <= self._left:
                 self._left -= pixels.nbytes
                 self._kept[record] = pixels

@@ -18,7 +18,6 @@ from engines.common.events import Report, note
 from engines.common.files import read_json
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, near_pairs
-from engines.datasets.images import read_image
 from engines.errors import DatasetError, RunError, UsageError, refuse
 from engines.runs.finalize import ANNOTATIONS
 from engines.runs.run_folder import RUN, require_run
@@ -62,6 +61,8 @@ class EvaluateSettings:
     resamples: int = 1000  # draws of the bootstrap
     resume: bool = False  # go on with what OUT holds
     skip_bad: bool = False  # leave broken images and annotations out
+    follow_links: bool = False  # follow links that lead outside the real and the validation dataset
+    boxes: str = "auto"  # what the numbers of their boxes mean, see `open_dataset`
 
     def __post_init__(self) -> None:
         checks = (
@@ -105,7 +106,6 @@ class WorthData:
     split_images: int  # of the real dataset before `images` chose among them: what "2x" counts in
     left_out: tuple[str, ...]  # validation images that nearly repeat a training image
     notes: tuple[str, ...]  # what a reader of the figures should know
-    findings: tuple[tuple[str, ...], tuple[str, ...]]  # degenerate boxes dropped, bad items skipped
     hashes: tuple[tuple[str, ...], ...]  # `pixel_hash` of every image: real, generated, validation
 
     def pixels_with(self, generated: int) -> str:
@@ -121,11 +121,14 @@ def open_data(settings: EvaluateSettings, most: int, report: Report) -> WorthDat
     """
     report(note("reading annotations"))
     skip = settings.skip_bad
-    real = _open(settings.real, split=settings.split, skip_bad=skip)
+    options: dict[str, Any] = {"skip_bad": skip, "follow_links": settings.follow_links, "boxes": settings.boxes}
+    real = _open(settings.real, split=settings.split, **options)
     names = real.class_names
     chosen = _chosen(real, settings.images)
     runs = [_open_synthetic(folder, real, skip) for folder in settings.synthetic]
-    val = _open(settings.val, split=settings.val_split, class_names=names, skip_bad=skip)
+    val = _open(settings.val, split=settings.val_split, class_names=names, **options)
+    for dataset in (real, val, *(found for found, _, _ in runs)):
+        dataset.tell(report)
     scales = [scale for _, scale, _ in runs if scale is not None]
     short_side = settings.short_side or min([most, *scales])
     generated = [
@@ -136,7 +139,7 @@ def open_data(settings: EvaluateSettings, most: int, report: Report) -> WorthDat
     arms = _arms(settings.amounts, len(real.records), len(generated))
     generated = generated[: arms[-1]]
     report(note("looking for copies among training and validation images"))
-    prints = [fingerprints(record.file for record in records) for records in (
+    prints = [fingerprints(records) for records in (
         real.records, [sample.record for sample in generated], val.records
     )]  # fmt: skip
     left_out = _near_copies(real.records, [sample.record for sample in generated], val.records, prints)
@@ -153,7 +156,6 @@ def open_data(settings: EvaluateSettings, most: int, report: Report) -> WorthDat
         split_images=len(real.records),
         left_out=tuple(left_out[index] for index in sorted(left_out)),
         notes=tuple(note for _, _, note in runs if note),
-        findings=_findings(real, val, *(dataset for dataset, _, _ in runs)),
         hashes=tuple(tuple(found.hashes) for found in prints),
     )
 
@@ -166,7 +168,7 @@ def _open(folder: Path, *, skip_bad: bool, **options: Any) -> Dataset:
     records, skipped = [], list(dataset.skipped)
     for record in dataset.records:
         try:
-            read_image(record.file)
+            record.pixels()
         except DatasetError as cause:
             skipped.append(str(cause))
         else:
@@ -284,8 +286,3 @@ def _near_copies(
             name = training[offset + pair.second].name
             found.setdefault(pair.first, f"{val[pair.first].name} nearly repeats {name} ({pair.correlation:.3f})")
     return found
-
-
-def _findings(*datasets: Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    dropped = tuple(item for dataset in datasets for item in dataset.dropped)
-    return dropped, tuple(item for dataset in datasets for item in dataset.skipped)

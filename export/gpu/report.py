@@ -18,6 +18,8 @@ import torch
 
 from engines.backends.probe import one_line
 from engines.backends.registry import open_backend
+from engines.backends.tensorrt.flavours import RTX
+from engines.backends.tensorrt.gpu import find_gpu
 from engines.bundle.bundle import Bundle, open_bundle
 from engines.common.events import Report, note, silent
 from engines.doctor import Diagnosis, examine
@@ -100,7 +102,7 @@ def gpu_report(
     run.labels(bundle, engines)
     tensorrt = next(probe for probe in diagnosis.runtimes if probe.name == "tensorrt")
     if tensorrt.ready:
-        run.tensorrt(bundle, tensorrt.version)
+        run.tensorrt(bundle, tensorrt.version if tensorrt.details.get("flavour") != RTX.title else None)
     else:
         run.checks.append(Check("tensorrt", SKIPPED, tensorrt.advice or "it does not work here"))
     seconds = time.monotonic() - started
@@ -159,14 +161,24 @@ class _Run:
                 with self._section(f"{engine} {precision}: labels"):
                     self.checks += check_labels(bundle, [(engine, precision)], self._device, self._tell)
 
-    def tensorrt(self, bundle: Bundle, version: str) -> None:
-        """Plans for the default `generate`, built or found, and all of the above with them."""
-        from export.tensorrt.build import build_plans
+    def tensorrt(self, bundle: Bundle, version: str | None) -> None:
+        """Plans for the default `generate`, built or found, and all of the above with them.
+
+        `version` is that by which the published list of operators goes; None for TensorRT for RTX.
+        """
+        from export.tensorrt.build import PlanError, build_plans
+        from export.tensorrt.layers import explain_plan
 
         with self._section("tensorrt"), half_precision(bundle, version, self._tell) as half:
             if half is not bundle:
                 self.graphs(half, [("onnxruntime", "f16")])
-            made = build_plans(half.folder, report=self._report)
+            try:
+                made = build_plans(half.folder, report=self._report)
+            except PlanError as cause:
+                for graph in cause.graphs:
+                    self._tell(f"tensorrt f16: {graph}, layer by layer")
+                    self.checks.append(Check(f"tensorrt f16: {graph}", FAILED, explain_plan(half, graph, find_gpu())))
+                raise
             self.checks += [_plan_check(plan) for plan in made.plans]
             agree = f"{made.boxes - made.boxes_missing} of {made.boxes} boxes agree with PyTorch's"
             missing = made.boxes_missing > MATCHINGS["float16"].missing * made.boxes
@@ -183,7 +195,7 @@ def _release() -> None:
 
 
 @contextlib.contextmanager
-def half_precision(bundle: Bundle, tensorrt: str, report: Tell) -> Iterator[Bundle]:
+def half_precision(bundle: Bundle, tensorrt: str | None, report: Tell) -> Iterator[Bundle]:
     """The bundle itself if its graphs are in float16; else a copy in float16, exported for as long as this lasts.
 
     The copy's opset is the newest one whose operators this version of TensorRT has.
@@ -209,6 +221,7 @@ def half_precision(bundle: Bundle, tensorrt: str, report: Tell) -> Iterator[Bund
 
 def _plan_check(plan: "PlanSummary") -> Check:
     """What a plan that passed its check came to; one that fails raises in the build."""
+    assert plan.error is not None  # it was checked here
     made = f"built in {plan.seconds:.0f} s" if plan.seconds else "found in the cache"
     text = f"relative error {plan.error:.1e} against PyTorch, {plan.bytes / 1e6:.0f} MB, {made}"
     return Check(f"tensorrt f16: {plan.graph}", OK, text, {"error": plan.error, "build_seconds": plan.seconds})

@@ -13,10 +13,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from engines.backends.tensorrt.backend import OLDEST
+from engines.backends.tensorrt.flavours import CLASSIC
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.errors import ExportError
 
@@ -75,7 +76,7 @@ class OperatorCheck:
         """For the user: one line when all is well, else one for each finding."""
         if self.unsupported:
             return [f"TensorRT would not read {found}" for found in self.unsupported]
-        later = bool(self.needs) and _numbers(self.needs) > OLDEST  # than any TensorRT that dengine runs with
+        later = bool(self.needs) and _numbers(self.needs) > CLASSIC.oldest  # than any TensorRT that dengine runs with
         since = f", from {self.needs} on (for {', '.join(self.needed_for)})" if later else ""
         return [f"TensorRT supports all {self.operators} operators of the graphs{since}"]
 
@@ -96,10 +97,9 @@ def operator_list() -> OperatorList:
 
 
 def unsupported_operators(bundle_folder: Path, version: str | None = None) -> list[Unsupported]:
-    """What TensorRT's parser would refuse in a bundle's graphs; empty when nothing.
+    """What the parser of TensorRT `version` would refuse in a bundle's graphs; None asks for none in particular.
 
-    `version` is the TensorRT in question, such as "10.12.0.36": operators that came later are reported too. None asks
-    for none in particular. Raises ExportError for a graph that cannot be read.
+    Raises ExportError for a graph that cannot be read.
     """
     return list(inspect_operators(bundle_folder, version).unsupported)
 
@@ -297,9 +297,4 @@ def _opsets(model: Any) -> dict[str, int]:
 
 def _numbers(version: str) -> tuple[int, ...]:
     """ "10.14.1" as (10, 14, 1); what follows a part that is not a number does not count."""
-    numbers = []
-    for part in version.split("."):
-        if not part.isdecimal():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)
+    return tuple(int(part) for part in takewhile(str.isdecimal, version.split(".")))

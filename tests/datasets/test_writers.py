@@ -14,7 +14,9 @@ import supervision as sv
 from PIL import Image
 
 from engines.datasets.dataset import Dataset, open_dataset
-from engines.datasets.writers import AnnotatedImage, write_coco, write_imagefolder, write_yolo
+from engines.datasets.imagefolder_writer import write_imagefolder
+from engines.datasets.writers import AnnotatedImage, write_coco
+from engines.datasets.yolo_writer import write_yolo
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
 
@@ -48,11 +50,11 @@ def images(tmp_path: Path) -> list[AnnotatedImage]:
     return annotated
 
 
-def _same(dataset: Dataset, images: Sequence[AnnotatedImage], tolerance: float) -> None:
+def _same(dataset: Dataset, images: Sequence[AnnotatedImage], tolerance: float, folder: str = "") -> None:
     assert dataset.class_names == CLASSES
     assert (dataset.dropped, dataset.skipped) == ((), ())
     for record, image in zip(dataset.records, images, strict=True):
-        assert (record.name, record.width, record.height) == (image.file_name, image.width, image.height)
+        assert (record.name, record.width, record.height) == (folder + image.file_name, image.width, image.height)
         assert record.instances.labels.tolist() == image.instances.labels.tolist()
         np.testing.assert_allclose(record.instances.boxes, image.instances.boxes, atol=tolerance)
 
@@ -150,8 +152,37 @@ def _judge(theirs: Any, images: Sequence[AnnotatedImage], tolerance: float) -> N
 
 def test_yolo_comes_back_through_our_reader(tmp_path: Path, images: list[AnnotatedImage]) -> None:
     write_yolo(tmp_path, images, CLASSES)
-    _same(open_dataset(tmp_path), images, tolerance=1 / 512)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.yaml", "images", "labels"]
+    _same(open_dataset(tmp_path), images, tolerance=1 / 512, folder="images/")
+    files = ["data.yaml", "images", "labels", "train.txt", "val.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+
+
+def _listed(folder: Path, split: str) -> list[str]:
+    return (folder / f"{split}.txt").read_text().splitlines()
+
+
+def test_yolo_holds_images_out_by_what_they_were_painted_from(tmp_path: Path) -> None:
+    many = [_annotated(index, 1, group=f"photo{index % 40}") for index in range(400)]
+    write_yolo(tmp_path, many, CLASSES, val_fraction=0.3)
+    train, val = _listed(tmp_path, "train"), _listed(tmp_path, "val")
+    assert sorted(train + val) == [f"./images/{image.file_name}" for image in many]
+    of = {f"./images/{image.file_name}": image.group for image in many}
+    assert not {of[line] for line in train} & {of[line] for line in val}
+    assert 0.15 < len(val) / len(many) < 0.45
+    more = [*many, _annotated(400, 1, group="photo40")]
+    write_yolo(tmp_path, more, CLASSES, val_fraction=0.3)
+    assert set(val) <= set(_listed(tmp_path, "val")), "an image stays on its side when others come"
+
+
+@pytest.mark.parametrize(("groups", "train", "val"), [(["a", "a"], 2, 2), (["a", "b", "a"], 1, 2), ([], 0, 0)])
+@pytest.mark.parametrize("fraction", [1e-9, 1 - 1e-9])
+def test_yolo_leaves_no_part_empty_where_there_are_two_groups(
+    tmp_path: Path, groups: list[str], train: int, val: int, fraction: float
+) -> None:
+    few = [_annotated(index, 1, group=group) for index, group in enumerate(groups)]
+    write_yolo(tmp_path, few, CLASSES, val_fraction=fraction)
+    lengths = (len(_listed(tmp_path, "train")), len(_listed(tmp_path, "val")))
+    assert lengths == ((train, val) if fraction < 0.5 else (val, train))
 
 
 def test_yolo_leaves_crowds_out_and_replaces_older_labels(tmp_path: Path, images: list[AnnotatedImage]) -> None:
@@ -163,21 +194,28 @@ def test_yolo_leaves_crowds_out_and_replaces_older_labels(tmp_path: Path, images
 
 
 def test_datasets_loads_the_imagefolder(tmp_path: Path, images: list[AnnotatedImage]) -> None:
-    from datasets import load_dataset
+    from datasets import ClassLabel, load_dataset
 
     write_imagefolder(tmp_path, images, CLASSES)
-    loaded = load_dataset(
-        "imagefolder", data_dir=str(tmp_path / "images"), split="train", cache_dir=str(tmp_path / "cache")
-    )
-    assert len(loaded) == len(images)
-    for row, image in zip(sorted(loaded, key=lambda row: row["prompt"]), images, strict=True):
-        assert row["image"].size == (image.width, image.height)
-        assert row["prompt"] == image.prompt
-        assert row["objects"]["category"] == image.instances.labels.tolist()
-        assert row["objects"]["category_name"] == [CLASSES[label] for label in image.instances.labels]
-        boxes = np.array(row["objects"]["bbox"]).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        np.testing.assert_allclose(boxes, image.instances.boxes, atol=1 / 1024)
+    (tmp_path / "spare").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "spare" / "000009.png")
+    cache = str(tmp_path / "cache")
+    plain = load_dataset("imagefolder", data_dir=str(tmp_path / "images"), split="train", cache_dir=cache)
+    carded = load_dataset(str(tmp_path), split="train", cache_dir=cache)
+    assert carded.features["objects"]["category"].feature == ClassLabel(names=list(CLASSES))
+    for loaded in (plain, carded):
+        assert len(loaded) == len(images)
+        ids = []
+        for row, image in zip(sorted(loaded, key=lambda row: row["prompt"]), images, strict=True):
+            assert row["image"].size == (image.width, image.height)
+            assert row["prompt"] == image.prompt
+            assert row["objects"]["category"] == image.instances.labels.tolist()
+            assert row["objects"]["category_name"] == [CLASSES[label] for label in image.instances.labels]
+            boxes = np.array(row["objects"]["bbox"]).reshape(-1, 4)
+            boxes[:, 2:] += boxes[:, :2]
+            np.testing.assert_allclose(boxes, image.instances.boxes, atol=1 / 1024)
+            ids += row["objects"]["id"]
+        assert ids == list(range(1, 1 + sum(len(image.instances) for image in images)))
 
 
 def _failing(images: Sequence[AnnotatedImage]) -> Iterator[AnnotatedImage]:

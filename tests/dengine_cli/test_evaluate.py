@@ -32,7 +32,7 @@ def arguments(folders: dict[str, Path], *more: object) -> list[object]:
 
 
 def make_data(folder: Path, left_out: tuple[str, ...] = ()) -> WorthData:
-    return WorthData(("a",), [], [], [], 48, (0, 20, 40), 10, left_out, (), ((), ()), ((), (), ()))
+    return WorthData(("a",), [], [], [], 48, (0, 20, 40), 10, left_out, (), ((), (), ()))
 
 
 @pytest.fixture

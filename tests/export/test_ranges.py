@@ -16,6 +16,7 @@ from engines.adapter.model import load_adapter
 from engines.backends.modules import graph_modules, run_module
 from engines.bundle.graphs import GRAPH_NAMES, TOLERANCES
 from engines.bundle.islands import LARGEST, apply_islands
+from engines.datasets.dataset import Record
 from engines.diffusion.base_model import load_base
 from engines.errors import DatasetError, ExportError
 from export.ranges import (
@@ -29,7 +30,7 @@ from export.ranges import (
     largest,
     measure,
     measure_graphs,
-    picture_files,
+    open_pictures,
 )
 
 BIG = 2 * LIMIT
@@ -159,7 +160,7 @@ def test_an_attention_with_other_names_or_larger_numbers_is_an_island_as_a_whole
     assert islands_of(Part(chain, Attention(BIG), Scale(1.0)).requires_grad_(False)) == ("a",)
 
 
-def measured(paths: tuple[Path, Path], files: list[Path] | None) -> tuple[dict[str, nn.Module], Measured]:
+def measured(paths: tuple[Path, Path], files: list[Record] | None) -> tuple[dict[str, nn.Module], Measured]:
     base, (adapter, info) = load_base(paths[0]), load_adapter(paths[1])
     modules = graph_modules(base, adapter)
     return modules, measure_graphs(modules, base, info, (48, 32), files, lambda text: None)
@@ -190,9 +191,8 @@ def test_every_graph_is_measured_on_a_folder_of_images(
     for place in range(11):
         pixels = np.full((40, 60, 3), 20 * place, np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{place:02}.png")
-    files = picture_files(tmp_path)
-    assert files is not None
-    assert [file.name for file in files] == [f"{place * 11 // PICTURES:02}.png" for place in range(PICTURES)]
+    files = open_pictures(tmp_path).records
+    assert [record.name for record in files] == [f"{place * 11 // PICTURES:02}.png" for place in range(PICTURES)]
     told: list[str] = []
     base, (adapter, info) = load_base(toy_bases["sd2"]), load_adapter(toy_adapters["sd2"])
     modules = graph_modules(base, adapter)
@@ -210,7 +210,6 @@ def test_every_graph_is_measured_on_a_folder_of_images(
 
 
 def test_without_a_folder_the_summary_says_so_and_an_empty_one_is_refused(tmp_path: Path) -> None:
-    assert picture_files(None) is None
     assert OWN_PICTURES > 0
     with refused(DatasetError, "ranges", tmp_path):
-        picture_files(tmp_path)
+        open_pictures(tmp_path)

@@ -24,8 +24,11 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
+from engines.backends.tensorrt.flavours import RTX, load_library
+
 ROOT = Path(__file__).parents[2]
-VERSIONS = ("11", "10")  # the folders that `make test` installs bindings into, named by what the libraries are called
+VERSIONS = ("11", "10", "rtx")  # the folders that `make test` installs into; numbers are in the libraries' names
+MODULES = {"rtx": "tensorrt_rtx_bindings"}  # Python package, where it is not what a version before it has
 VARIABLE = "DENGINE_TEST_TENSORRT"  # names the folder of the bindings to a child process
 _LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 _FUNCTIONS = (
@@ -48,7 +51,7 @@ def bindings_folder(version: str) -> Path:
 
 def missing(version: str) -> str | None:
     """Why the bindings cannot be loaded here; None if they can."""
-    if not (bindings_folder(version) / "tensorrt_bindings").is_dir():
+    if not (bindings_folder(version) / MODULES.get(version, "tensorrt_bindings")).is_dir():
         return (
             f"no TensorRT {version} bindings in {bindings_folder(version).relative_to(ROOT)}; `make test` fetches them"
         )
@@ -69,10 +72,16 @@ def make_stub_libraries(folder: Path, version: str) -> None:
 
 
 def load_bindings(folder: Path, version: str, stubs: Path) -> ModuleType:
-    """Import the bindings in `folder` with the libraries in `stubs`. One version a process."""
+    """Import the bindings in `folder` with stub libraries, made in `stubs`; those of TensorRT for RTX with their own.
+
+    One version a process.
+    """
+    sys.path.insert(0, os.fspath(folder))
+    if version == "rtx":
+        return load_library(RTX).trt  # type: ignore[no-any-return]
+    make_stub_libraries(stubs, version)
     for library in _LIBRARIES:
         ctypes.CDLL(os.fspath(stubs / f"lib{library}.so.{version}"), mode=ctypes.RTLD_GLOBAL)
-    sys.path.insert(0, os.fspath(folder))
     return importlib.import_module("tensorrt_bindings")
 
 
@@ -169,7 +178,7 @@ def _fits(trt: ModuleType, annotation: str, value: Any) -> bool:
     kind = annotation.removeprefix("typing.").removeprefix("typing_extensions.").removeprefix("collections.abc.")
     if kind == "SupportsInt":
         return hasattr(value, "__int__") and not isinstance(value, float)
-    if kind in ("Buffer", "tensorrt_bindings.tensorrt.IHostMemory"):  # which documents that it is a buffer
+    if kind == "Buffer" or kind.endswith(".IHostMemory"):  # which documents that it is a buffer
         return _is_buffer(value)
     if kind.startswith(("Sequence[", "list[")):
         return isinstance(value, (list, tuple))

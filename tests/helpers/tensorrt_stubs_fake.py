@@ -8,7 +8,6 @@ at. Every call goes through `tensorrt_stubs.specced`.
 
 import ctypes
 import json
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,10 +69,9 @@ class Build:
     config: Any = None
     set_flags: list[Any] = field(default_factory=list)
     cleared_flags: list[Any] = field(default_factory=list)
-    pools: dict[Any, int] = field(default_factory=dict)
+    targets: list[str] = field(default_factory=list)  # compute capabilities
     profiles: list[dict[str, tuple[Shape, Shape, Shape]]] = field(default_factory=list)
     timing_given: list[bytes] = field(default_factory=list)
-    built: bool = False
 
     @property
     def graph(self) -> str:
@@ -84,12 +82,9 @@ class Build:
 class Context:
     """One execution context: what it was told."""
 
-    graph: str
-    profiles: list[dict[str, Any]]
     profile: int | None = None
     shapes: dict[str, Shape] = field(default_factory=dict)
     addresses: dict[str, int] = field(default_factory=dict)
-    runs: int = 0
 
 
 class FakeTensorRt:
@@ -97,6 +92,8 @@ class FakeTensorRt:
 
     def __init__(self, trt: ModuleType) -> None:
         self.trt = trt
+        self.rtx = hasattr(trt, "IRuntimeCache")
+        self.kept: list[bytes] = []  # runtime caches that were given
         self.events: list[tuple[Any, ...]] = []  # on streams, in order
         self.builds: list[Build] = []
         self.contexts: list[Context] = []
@@ -104,11 +101,7 @@ class FakeTensorRt:
         self.current = FakeStream(0, self.events)  # PyTorch's current stream
         self.loggers: set[int] = set()
         # What tests change:
-        self.parser_errors: list[tuple[str, str, str]] = []  # node, operator, description
-        self.log_lines: list[tuple[str, str]] = []  # of a build that fails: severity, text
-        self.fails: set[str] = set()  # graphs whose build gives nothing
         self.spoil: Callable[[str, dict[str, torch.Tensor]], None] = lambda graph, outputs: None
-        self.on_step: Callable[[], None] = lambda: None
         self.takes_timings = True
         self.runs_fail = False
         self.wrong_dtype: str | None = None  # tensor whose type in the plan is another
@@ -127,8 +120,9 @@ class FakeTensorRt:
         parts: dict[str, Any] = {
             "device": torch.device("cpu"),
             "name": "Fake GPU",
-            "capability": "9.0",
+            "capability": "8.9" if self.rtx else "9.0",
             "driver": "580.1",
+            "cuda": (13, 0),
             "own_stream": FakeStream(OWN_STREAM, self.events),
             "current_stream": lambda: self.current,
             "free_memory": lambda: 3 * 10**9,
@@ -147,7 +141,7 @@ class FakeTensorRt:
 
         def create_network(flags: int = 0) -> Any:
             build.network_flags = flags
-            build.network = self._make("INetworkDefinition", {})
+            build.network = self._make("INetworkDefinition", {}, num_layers=0)
             return build.network
 
         def create_builder_config() -> Any:
@@ -158,7 +152,7 @@ class FakeTensorRt:
             "create_network": create_network,
             "create_builder_config": create_builder_config,
             "create_optimization_profile": lambda: self._profile(build),
-            "build_serialized_network": lambda network, config: self._serialized(build, network, config, logger),
+            "build_serialized_network": lambda network, config: self._serialized(build, network, config),
         }
         return self._make("Builder", answers)
 
@@ -173,14 +167,19 @@ class FakeTensorRt:
         def add_optimization_profile(profile: Any) -> int:
             return len(build.profiles) - 1
 
+        def set_target(target: Any, index: int) -> bool:
+            build.targets.append(target.name)
+            return index + 1 == len(build.targets)
+
         answers: Answers = {
             "set_flag": build.set_flags.append,
             "clear_flag": build.cleared_flags.append,
-            "set_memory_pool_limit": lambda pool, pool_size: build.pools.update({pool: pool_size}),
-            "create_timing_cache": create_timing_cache,
-            "set_timing_cache": set_timing_cache,
             "add_optimization_profile": add_optimization_profile,
         }
+        if self.rtx:
+            answers["set_compute_capability"] = set_target
+        else:
+            answers |= {"create_timing_cache": create_timing_cache, "set_timing_cache": set_timing_cache}
         return self._make("IBuilderConfig", answers)
 
     def _profile(self, build: Build) -> Any:
@@ -200,44 +199,14 @@ class FakeTensorRt:
         def parse_from_file(model: str) -> bool:
             assert Path(model).is_file()
             build.path = model
-            return not self.parser_errors
+            return True
 
-        def get_error(index: int) -> Any:
-            node, operator, text = self.parser_errors[index]
-            return self._make(
-                "ParserError", {"node_name": lambda: node, "node_operator": lambda: operator, "desc": lambda: text}
-            )
+        return self._make("OnnxParser", {"parse_from_file": parse_from_file})
 
-        answers: Answers = {"parse_from_file": parse_from_file, "get_error": get_error}
-        return self._make("OnnxParser", answers, num_errors=len(self.parser_errors))
-
-    def _serialized(self, build: Build, network: Any, config: Any, logger: Any) -> bytes | None:
+    def _serialized(self, build: Build, network: Any, config: Any) -> bytes:
         assert (network, config) == (build.network, build.config)
         assert set(build.profiles[0]) == {tensor.name for tensor in SPECS[build.graph].inputs}
-        monitor = config.progress_monitor
-        assert isinstance(monitor, self.trt.IProgressMonitor)
-        went_on: list[bool] = []
-
-        def phases() -> None:
-            monitor.phase_start("Building Engine", None, 2)
-            monitor.phase_start("Timing kernels", "Building Engine", 4)
-            for step in range(4):
-                self.on_step()
-                went_on.append(monitor.step_complete("Timing kernels", step))
-            monitor.phase_finish("Timing kernels")
-            went_on.append(monitor.step_complete("Building Engine", 0))
-            monitor.phase_finish("Building Engine")
-
-        thread = threading.Thread(target=phases)  # as TensorRT does: not from the thread that builds
-        thread.start()
-        thread.join()
-        if not all(went_on):
-            return None
-        for severity, text in self.log_lines:
-            logger.log(getattr(self.trt.ILogger, severity), text)
-        if build.graph in self.fails:
-            return None
-        build.built = True
+        assert isinstance(config.progress_monitor, self.trt.IProgressMonitor)
         plan = {"graph": build.graph, "profiles": build.profiles, "weights": "0" * 1000}
         return json.dumps(plan).encode()
 
@@ -269,12 +238,26 @@ class FakeTensorRt:
             "get_tensor_name": lambda index: names[index],
             "get_tensor_mode": lambda name: modes.INPUT if name in inputs else modes.OUTPUT,
             "get_tensor_dtype": lambda name: getattr(self.trt.DataType, dtypes[name]),
-            "create_execution_context": lambda: self._context(spec, plan["profiles"]),
+            "create_execution_context": lambda *config: self._context(spec, plan["profiles"]),
         }
+        if self.rtx:
+            answers["create_runtime_config"] = self._runtime_config
         return self._make("ICudaEngine", answers, num_io_tensors=len(names))
 
+    def _runtime_config(self) -> Any:
+        def deserialize(blob: Any) -> bool:
+            self.kept.append(bytes(blob))
+            return True
+
+        answers: Answers = {"deserialize": deserialize, "serialize": lambda: b"compiled here"}
+        cache = self._make("IRuntimeCache", answers)
+        return self._make(
+            "IRuntimeConfig",
+            {"create_runtime_cache": lambda: cache, "set_runtime_cache": lambda given: given is cache},
+        )
+
     def _context(self, spec: GraphSpec, profiles: list[dict[str, Any]]) -> Any:
-        state = Context(spec.name, profiles)
+        state = Context()
         self.contexts.append(state)
         inputs = [tensor.name for tensor in spec.inputs]
 
@@ -316,7 +299,6 @@ class FakeTensorRt:
         assert len(set(state.addresses.values())) == len(names), "two tensors in one place"
         if self.runs_fail:
             return False
-        state.runs += 1
         inputs = {}
         for tensor in spec.inputs:
             value = _memory(state.addresses[tensor.name], state.shapes[tensor.name], getattr(torch, tensor.dtype))

@@ -29,9 +29,9 @@ def make_painter(folder: Path, backend: FakeBackend, **options: Any) -> tuple[Pa
     bundle, references = make_bundle(folder), open_dataset(data, require_boxes=False)
     choices: dict[str, Any] = {"jobs": 40, "steps": STEPS, "reference": data, "strength": (0.2, 0.9)} | options
     asked = GenerateSettings(out=folder / "run", **choices)
-    options = resolve(asked, bundle, as_backend(backend), references, None).options
-    plan = make_plan(options, bundle, references)
-    return Painter(bundle, as_backend(backend), options, plan, stage=lambda text: None, tick=lambda: None), plan
+    wanted = resolve(asked, bundle, as_backend(backend), references, None).options
+    plan = make_plan(wanted, bundle, references)
+    return Painter(bundle, as_backend(backend), wanted, plan, stage=lambda text: None, tick=lambda: None), plan
 
 
 def test_jobs_with_the_most_steps_come_first_and_equal_ones_in_their_own_order() -> None:

@@ -1,8 +1,8 @@
 """TensorRT as a backend, on an NVIDIA GPU.
 
 Knows: loading the plans that `plans` found, and running one in PyTorch's memory and streams (`gpu` has the rule). Does
-not know how a plan is built (`export.tensorrt.build`), or where it is kept (`plans`). No other file at run time imports
-TensorRT.
+not know how a plan is built (`export.tensorrt.build`), where it is kept (`plans`), or where the two TensorRTs differ
+(`flavours`, `last_step`).
 
 TensorRT readies itself for new shapes at the first `run` of a Call, which must therefore come before a capture.
 
@@ -10,84 +10,45 @@ Two builds of one graph may choose different kernels, and their results differ i
 same plan, not with a plan that was built again.
 """
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from engines.backends.base import Call, OpenOptions, Role, Shapes, Tensors, import_runtime, new_buffers, wanted_outputs
+from engines.backends.base import Call, OpenOptions, Role, Shapes, Tensors, new_buffers, wanted_outputs
 from engines.backends.probe import Device, Probe, has_nvidia, one_line
-from engines.backends.tensorrt.gpu import Gpu, find_gpu
-from engines.backends.tensorrt.plans import (
-    Machine,
-    Needs,
-    Plan,
-    PlanStore,
-    missing_line,
-    missing_plans,
-    plan_key,
-    shown_sizes,
+from engines.backends.tensorrt.flavours import (
+    FLAVOURS,
+    Library,
+    check_driver,
+    flavour_for,
+    is_installed,
+    load_library,
+    target_name,
 )
+from engines.backends.tensorrt.gpu import Gpu, find_gpu
+from engines.backends.tensorrt.last_step import LastStep
+from engines.backends.tensorrt.plans import Machine, Needs, Plan, PlanStore, missing_line, missing_plans, plan_key
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GraphSpec
 from engines.common.devices import resolve_threads
 from engines.errors import BackendError, UsageError
 
-OLDEST = (10, 12)  # the first TensorRT whose networks must be strongly typed
-INSTALL = "tensorrt"
+
+def library_for(gpu: Gpu) -> Library:
+    """The TensorRT that runs on a GPU, loaded. Raises BackendError where there is none, or the driver is too old."""
+    flavour = flavour_for(gpu.capability)
+    check_driver(flavour, gpu.cuda)
+    return load_library(flavour)
 
 
-def import_tensorrt() -> Any:
-    """The tensorrt package. Raises BackendError where it is missing, broken or too old, with what to install."""
-    trt: Any = import_runtime("tensorrt", INSTALL)
-    if version_of(trt.__version__) < OLDEST:
-        needed = ".".join(map(str, OLDEST))
-        raise BackendError(
-            f"TensorRT {trt.__version__} is installed; {needed} or newer is needed. "
-            f'Upgrade it with "pip install --upgrade {INSTALL}".'
-        )
-    return trt
-
-
-def version_of(text: str) -> tuple[int, ...]:
-    """`10.14.1.48.post1` as numbers: (10, 14, 1, 48)."""
-    return tuple(int(part) for part in text.split(".") if part.isdecimal())
-
-
-def machine_of(gpu: Gpu) -> Machine:
+def machine_of(library: Library, gpu: Gpu) -> Machine:
     """What plans that are made here are bound to."""
-    return Machine(str(import_tensorrt().__version__), gpu.name, gpu.capability, gpu.driver)
-
-
-@cache
-def log() -> Any:
-    """The logger of this process: TensorRT keeps the first one it is given for everything that comes later.
-
-    It is silent; its `messages` are the last warnings and errors, as (severity, text).
-    """
-    trt: Any = import_tensorrt()
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.messages: deque[tuple[Any, str]] = deque(maxlen=1000)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING):
-                self.messages.append((severity, " ".join(str(message).split())))
-
-    return Log()
-
-
-def last_error() -> str:
-    """What TensorRT last called an error, as the end of a message of ours; says so where it gave no reason."""
-    trt = import_tensorrt()
-    errors = [text for severity, text in log().messages if severity != trt.ILogger.WARNING]
-    return errors[-1].rstrip(".") if errors else "TensorRT gives no reason"
+    if library.flavour.ahead:
+        return Machine(library.flavour.title, library.version, gpu.capability)
+    return Machine(library.flavour.title, library.version, gpu.capability, gpu.name, gpu.driver)
 
 
 def open_bundle(bundle: Bundle, options: OpenOptions) -> "TensorRtBackend":
@@ -121,16 +82,17 @@ class TensorRtBackend:
                 f"Use `precision=f16`, or another `engine`.",
                 field="precision",
             )
-        self._trt = import_tensorrt()
+        self._library = library_for(gpu)
         self.device = gpu.device
         self.threads = resolve_threads(threads)
-        self.description = f"tensorrt {self._trt.__version__} on {gpu.name}, f16"
+        self.description = f"{self._library} on {gpu.name}, f16"
         self._gpu = gpu
-        self._machine = machine_of(gpu)
+        self._machine = machine_of(self._library, gpu)
         self._bundle = bundle
         self._store = store or PlanStore()
         self._runtime: Any = None
         self._engines: dict[Path, Any] = {}
+        self._last_steps: dict[Path, LastStep] = {}
 
     def missing(self, needs: Needs) -> str | None:
         """Which plans for `needs` are missing, with the command that builds them, in one line; None if none is."""
@@ -150,10 +112,8 @@ class TensorRtBackend:
         wanted = wanted_outputs(spec, outputs)
         found = self._store.find(plan_key(self._bundle, graph, self._machine), sizes)
         if found is None:
-            shown = f"{graph} ({shown_sizes(self._bundle, sizes)})"
-            raise BackendError(
-                missing_line(self._store, self._bundle, self._machine, [shown], _build(self._bundle, sizes))
-            )
+            needed, build = [(graph, sizes)], _build(self._bundle, sizes)
+            raise BackendError(missing_line(self._store, self._bundle, self._machine, needed, build))
         plan, profile = found
         with self._gpu.active():
             engine = self._engine(plan)
@@ -162,26 +122,34 @@ class TensorRtBackend:
             inputs = new_buffers(spec.inputs, shapes, self.device)
             results = new_buffers(spec.outputs, _output_shapes(context, spec, plan), self.device)
             for name, tensor in (inputs | results).items():
-                _expect(context.set_tensor_address(name, tensor.data_ptr()), f"{plan.path}: the buffer of {name}")
+                self._expect(context.set_tensor_address(name, tensor.data_ptr()), f"{plan.path}: the buffer of {name}")
         read = {tensor.name: results.pop(tensor.name) for tensor in wanted}
-        return _TensorRtCall(graph, inputs, read, results, context, self._gpu)
+        return _TensorRtCall(graph, inputs, read, results, context, self._gpu, self._library, self._last_step(plan))
 
     def _engine(self, plan: Plan) -> Any:
         """The plan on the GPU; all its shapes share it, and its weights."""
         if plan.path not in self._engines:
             if self._runtime is None:
-                self._runtime = self._trt.Runtime(log())
-            log().messages.clear()
+                self._runtime = self._library.trt.Runtime(self._library.log)
+            self._library.log.messages.clear()
             with plan.data() as data:
                 engine = self._runtime.deserialize_cuda_engine(data)
             if engine is None:
-                raise BackendError(f"TensorRT does not load {plan.path}: {last_error()}. Remove it and build it again.")
+                said = self._library.last_error()
+                raise BackendError(f"TensorRT does not load {plan.path}: {said}. Remove it and build it again.")
             self._engines[plan.path] = engine
         return self._engines[plan.path]
 
+    def _last_step(self, plan: Plan) -> LastStep | None:
+        """What was compiled when the plan was loaded, for the flavour that does so."""
+        if self._library.flavour.ahead and plan.path not in self._last_steps:
+            config = self._engines[plan.path].create_runtime_config()
+            self._last_steps[plan.path] = LastStep(self._library, config, self._machine, self._gpu, plan)
+        return self._last_steps.get(plan.path)
+
     def _check_tensors(self, engine: Any, spec: GraphSpec, plan: Plan) -> None:
         """Raise BackendError unless a plan's tensors are the spec's: they are about to be read and written as such."""
-        types, modes = self._trt.DataType, self._trt.TensorIOMode
+        types, modes = self._library.trt.DataType, self._library.trt.TensorIOMode
         dtypes = {"float32": types.FLOAT, "float16": types.HALF, "int64": types.INT64}
         expected = {tensor.name: (modes.INPUT, dtypes[tensor.dtype]) for tensor in spec.inputs}
         expected |= {tensor.name: (modes.OUTPUT, dtypes[tensor.dtype]) for tensor in spec.outputs}
@@ -195,22 +163,28 @@ class TensorRtBackend:
 
     def _context(self, engine: Any, profile: int, shapes: Shapes, plan: Plan) -> Any:
         """An execution context for these shapes alone."""
-        context = engine.create_execution_context()
-        _expect(context is not None, f"{plan.path}: its memory on the GPU (fewer `slots` need less)")
+        last_step = self._last_step(plan)
+        context = engine.create_execution_context(last_step.config) if last_step else engine.create_execution_context()
+        self._expect(context is not None, f"{plan.path}: its memory on the GPU (fewer `slots` need less)")
         # Each context is told its profile: only the first one of an engine would take profile 0 by itself.
         set_profile = self._gpu.enqueue(lambda stream: bool(context.set_optimization_profile_async(profile, stream)))
-        _expect(set_profile, f"{plan.path}: profile {profile}")
+        self._expect(set_profile, f"{plan.path}: profile {profile}")
         for name, shape in shapes.items():
-            _expect(context.set_input_shape(name, tuple(shape)), f"{plan.path}: the shape {list(shape)} of {name}")
+            self._expect(context.set_input_shape(name, tuple(shape)), f"{plan.path}: the shape {list(shape)} of {name}")
         try:
             unknown = context.infer_shapes()
         except RuntimeError as cause:
             raise BackendError(f"{plan.path}: TensorRT cannot infer its shapes: {cause}. Build it again.") from cause
-        _expect(not unknown, f"{plan.path}: the shapes of {', '.join(unknown)}")
+        self._expect(not unknown, f"{plan.path}: the shapes of {', '.join(unknown)}")
         return context
 
+    def _expect(self, taken: Any, what: str) -> None:
+        """Raise BackendError, with TensorRT's own reason, unless it took what it was given."""
+        if not taken:
+            raise BackendError(f"TensorRT does not take {what}: {self._library.last_error()}.")
 
-@dataclass(frozen=True)
+
+@dataclass
 class _TensorRtCall:
     graph: str
     inputs: Tensors
@@ -219,6 +193,8 @@ class _TensorRtCall:
     scratch: Tensors
     context: Any
     gpu: Gpu
+    library: Library
+    last_step: LastStep | None  # until the first run
 
     @property
     def capturable(self) -> bool:
@@ -227,7 +203,10 @@ class _TensorRtCall:
     def run(self) -> None:
         with self.gpu.active():
             if not self.gpu.enqueue(self.context.execute_async_v3):
-                raise BackendError(f"TensorRT does not run {self.graph}: {last_error()}.")
+                raise BackendError(f"TensorRT does not run {self.graph}: {self.library.last_error()}.")
+        if self.last_step is not None:
+            self.last_step.keep()
+            self.last_step = None
 
 
 def check_bundle(bundle: Bundle) -> None:
@@ -248,28 +227,40 @@ def probe(device: torch.device | None = None) -> Probe:
     No tiny graph is run, as the other engines do: a plan would have to be built first. `export.gpu.checks` does that.
     """
     try:
-        trt = import_tensorrt()
-    except BackendError as cause:
-        return Probe("tensorrt", advice=str(cause) if has_nvidia() else "it needs an NVIDIA GPU, and none is here")
-    version = str(trt.__version__)
-    try:
         gpu = find_gpu(device)
     except Exception as cause:  # a driver that is broken raises errors of PyTorch's
-        return Probe("tensorrt", version, advice=one_line(cause))
+        return _probe_without_gpu(one_line(cause))
+    try:
+        library = library_for(gpu)
+    except BackendError as cause:
+        return Probe("tensorrt", advice=str(cause))
     try:
         with gpu.active():
-            trt.Runtime(log())
-            trt.Builder(log())
+            library.trt.Runtime(library.log)
+            library.trt.Builder(library.log)
     except Exception as cause:  # what the bindings raise where the libraries do not start
         problem = one_line(cause)
-        return Probe("tensorrt", version, (Device(gpu.name, False, (), problem),), f"it does not start: {problem}")
-    return Probe("tensorrt", version, (Device(gpu.name, True, ("f16",)),), details={"driver": gpu.driver})
+        return Probe(
+            "tensorrt", library.version, (Device(gpu.name, False, (), problem),), f"it does not start: {problem}"
+        )
+    details = {"flavour": library.flavour.title, "driver": gpu.driver}
+    return Probe("tensorrt", library.version, (Device(gpu.name, True, ("f16",)),), details=details)
 
 
-def _expect(taken: Any, what: str) -> None:
-    """Raise BackendError, with TensorRT's own reason, unless it took what it was given."""
-    if not taken:
-        raise BackendError(f"TensorRT does not take {what}: {last_error()}.")
+def _probe_without_gpu(problem: str) -> Probe:
+    """What is installed, and what it can be used for all the same."""
+    advice = problem if has_nvidia() else "it needs an NVIDIA GPU, and none is here"
+    for flavour in FLAVOURS:
+        if is_installed(flavour):
+            try:
+                library = load_library(flavour)
+            except BackendError as cause:
+                return Probe("tensorrt", advice=str(cause))
+            details = {"flavour": flavour.title}
+            if flavour.ahead:
+                details["builds plans for"] = ", ".join(map(target_name, flavour.capabilities))
+            return Probe("tensorrt", library.version, advice=advice, details=details)
+    return Probe("tensorrt", advice=advice)
 
 
 def _output_shapes(context: Any, spec: GraphSpec, plan: Plan) -> dict[str, tuple[int, ...]]:

@@ -41,6 +41,7 @@ class Gpu:
     name: str
     capability: str  # such as 9.0
     driver: str  # version
+    cuda: tuple[int, int]  # the latest CUDA that the driver supports; (0, 0) where it does not say
     own_stream: Stream  # not the default one
     current_stream: Callable[[], Stream]  # PyTorch's
     free_memory: Callable[[], int]  # bytes
@@ -63,11 +64,7 @@ class Gpu:
 def find_gpu(device: torch.device | None = None) -> Gpu:
     """The GPU to use: `device`, or the first one. Raises BackendError where PyTorch can use none."""
     if not torch.cuda.is_available():
-        raise BackendError(
-            "TensorRT needs an NVIDIA GPU that PyTorch can use, and there is none. Install a GPU driver and a CUDA "
-            "build of torch, or take another `engine`.",
-            field="engine",
-        )
+        raise BackendError(_why_none(driver_cuda(), torch.version.cuda or ""), field="engine")
     device = device or torch.device("cuda", 0)
     major, minor = torch.cuda.get_device_capability(device)
     return Gpu(
@@ -75,10 +72,33 @@ def find_gpu(device: torch.device | None = None) -> Gpu:
         name=torch.cuda.get_device_name(device),
         capability=f"{major}.{minor}",
         driver=_driver_version(),
+        cuda=driver_cuda(),
         own_stream=torch.cuda.Stream(device),
         current_stream=lambda: torch.cuda.current_stream(device),
         free_memory=lambda: torch.cuda.mem_get_info(device)[0],
     )
+
+
+def _why_none(supported: tuple[int, int], built: str) -> str:
+    """Why PyTorch, built for CUDA `built` (empty for none), can use no GPU, and what mends it."""
+    if built and (0, 0) < supported < tuple(int(part) for part in built.split(".")[:2]):
+        return (
+            f"The GPU's driver supports CUDA {supported[0]}.{supported[1]}, and the installed PyTorch is built for "
+            f"CUDA {built}. Upgrade the NVIDIA driver, or install a torch that is built for CUDA {supported[0]}."
+        )
+    return (
+        "TensorRT needs an NVIDIA GPU that PyTorch can use, and there is none. Install a GPU driver and a CUDA build "
+        "of torch, or take another `engine`. Plans for other machines are built without one where `targets` are named."
+    )
+
+
+def driver_cuda() -> tuple[int, int]:
+    """The latest CUDA that the installed driver supports, as (major, minor); (0, 0) where none says."""
+    with suppress(OSError, AttributeError):
+        number = ctypes.c_int()
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)) == 0:
+            return number.value // 1000, number.value % 1000 // 10
+    return 0, 0
 
 
 def _driver_version() -> str:
@@ -88,10 +108,8 @@ def _driver_version() -> str:
         text = ctypes.create_string_buffer(96)
         if management.nvmlInit_v2() == 0 and management.nvmlSystemGetDriverVersion(text, len(text)) == 0:
             return text.value.decode()
-    with suppress(OSError, AttributeError):
-        number = ctypes.c_int()
-        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)) == 0:
-            return f"CUDA {number.value // 1000}.{number.value % 1000 // 10}"
+    if any(supported := driver_cuda()):
+        return f"CUDA {supported[0]}.{supported[1]}"
     raise BackendError(
         "The GPU driver does not say its version. Install the driver again, or take another `engine`.", field="engine"
     )

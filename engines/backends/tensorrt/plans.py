@@ -8,6 +8,7 @@ bundle or a download. A plan file is one line of JSON (key, profiles, SHA-256 of
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import mmap
@@ -26,6 +27,7 @@ FORMAT = 1  # version of the plan files; part of every key
 LIMIT_BYTES = 64 << 30  # the least recently used plans go when the folder outgrows this
 SUFFIX = ".plan"
 _LONGEST_HEADER = 1 << 20
+_SHOWN = 3  # other machines that a message names
 
 Bounds = Mapping[str, tuple[int, int, int]]  # a profile: size -> (smallest, usual, largest)
 Sizes = Mapping[str, int]
@@ -33,15 +35,17 @@ Sizes = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Machine:
-    """What a plan is bound to, besides its graph."""
+    """What a plan is bound to, besides its graph. One of TensorRT for RTX is bound to no GPU's name and no driver."""
 
+    flavour: str  # TensorRT, or TensorRT for RTX
     tensorrt: str  # version
-    gpu: str  # name
     capability: str  # compute capability, such as 9.0
-    driver: str  # version
+    gpu: str = ""  # name
+    driver: str = ""  # version
 
     def __str__(self) -> str:
-        return f"TensorRT {self.tensorrt}, {self.gpu}, driver {self.driver}"
+        place = f"{self.gpu}, driver {self.driver}" if self.gpu else f"compute capability {self.capability}"
+        return f"{self.flavour} {self.tensorrt}, {place}"
 
 
 @dataclass(frozen=True)
@@ -92,10 +96,7 @@ def plan_key(bundle: Bundle, graph: str, machine: Machine) -> dict[str, Any]:
         "graph": graph,
         "files": _graph_files(bundle, graph),
         "precision": bundle.manifest.graph_dtype,
-        "tensorrt": machine.tensorrt,
-        "gpu": machine.gpu,
-        "capability": machine.capability,
-        "driver": machine.driver,
+        **dataclasses.asdict(machine),
     }
 
 
@@ -154,6 +155,18 @@ class PlanStore:
             if header["key"] == key and profile in _profiles(header) and (plan := self._whole(path, header, start)):
                 return plan
         return None
+
+    def elsewhere(self, key: Mapping[str, Any]) -> list[Machine]:
+        """The other machines, flavours and versions that there are plans of the same graph and weights for."""
+        names = {field.name for field in dataclasses.fields(Machine)}
+        same = {name: value for name, value in key.items() if name not in names}
+        found = []
+        for _, header, _ in self._headers(str(key["graph"])):
+            other = header["key"]
+            if other != key and same == {name: value for name, value in other.items() if name not in names}:
+                with contextlib.suppress(TypeError):
+                    found.append(Machine(**{name: str(value) for name, value in other.items() if name in names}))
+        return sorted(set(found), key=str)
 
     def write(self, key: Mapping[str, Any], profiles: Sequence[Bounds], data: Any) -> Path:
         """Keep a plan (any bytes-like object): a temporary name, fsync, rename. Raises OSError."""
@@ -223,20 +236,20 @@ class PlanStore:
 
 def missing_plans(store: PlanStore, bundle: Bundle, machine: Machine, needs: Needs) -> str | None:
     """What is missing of the plans a run needs, and the call that builds it, in one line; None if nothing is."""
-    graphs: list[str] = []
-    for graph, sizes in needs.graphs:
-        if store.find(plan_key(bundle, graph, machine), sizes) is None:
-            graphs.append(f"{graph} ({shown_sizes(bundle, sizes)})")
+    graphs = [(graph, n) for graph, n in needs.graphs if store.find(plan_key(bundle, graph, machine), n) is None]
     return missing_line(store, bundle, machine, graphs, needs.build) if graphs else None
 
 
 def missing_line(
-    store: PlanStore, bundle: Bundle, machine: Machine, graphs: Sequence[str], build: Mapping[str, Any]
+    store: PlanStore, bundle: Bundle, machine: Machine, graphs: Sequence[tuple[str, Sizes]], build: Mapping[str, Any]
 ) -> str:
     """The one line for plans of `graphs` that are not there, with the arguments of `build_plans` that make them."""
+    shown = ", ".join(f"{graph} ({shown_sizes(bundle, sizes)})" for graph, sizes in graphs)
     damaged = "".join(f" {path} is damaged (its SHA-256 is wrong) and was not used." for path in store.damaged)
+    others = store.elsewhere(plan_key(bundle, graphs[0][0], machine))
+    other = f" Those that are there are for {'; '.join(map(str, others[:_SHOWN]))}." if others else ""
     return (
-        f"There is no TensorRT plan of {', '.join(graphs)} for this machine ({machine}).{damaged} "
+        f"There is no TensorRT plan of {shown} for this machine ({machine}).{other}{damaged} "
         f"Build what is missing with {build_call(bundle.folder, build)}."
     )
 

@@ -15,7 +15,6 @@ import torch
 from engines.common.events import Report
 from engines.common.files import sha256_file
 from engines.datasets.dataset import Record, instances_of
-from engines.datasets.images import read_image
 from engines.errors import TrainingError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
@@ -145,7 +144,7 @@ def _batches(data: TrainingSet, options: DetectorOptions, short_side: int, seed:
 
 def detect(detector: Detector, records: Sequence[Record]) -> list[Instances]:
     """What a detector finds on the images of `records`."""
-    return detector.predict(read_image(record.file) for record in records)
+    return detector.predict(record.pixels() for record in records)
 
 
 def measure(detector: Detector, records: Sequence[Record]) -> dict[str, float]:

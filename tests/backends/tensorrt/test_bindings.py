@@ -1,4 +1,4 @@
-"""Our calls of TensorRT against the vendor's real Python bindings, two versions of them, each in a process of its own.
+"""Our calls of TensorRT against the vendor's real Python bindings, three of them, each in a process of its own.
 
 What is checked is in `tensorrt_stubs_checks.py`; here it is run, and it is shown that it can fail. The bindings are
 fetched by `make test`; without them, or gcc, these tests are skipped.
@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 from tensorrt_stubs import ROOT, VARIABLE, VERSIONS, bindings_folder, missing
 
-CHECKS = "tests/tensorrt_stubs_checks.py"
+CHECKS = "tests/helpers/tensorrt_stubs_checks.py"
 SOURCES = ("dengine_cli", "engines", "export", "tests")
-MAY_IMPORT = {"engines/backends/tensorrt/backend.py", "export/tensorrt/build.py"}
-NAMES = {"tensorrt", "polygraphy"}
+NAMES = {"tensorrt", "tensorrt_rtx_bindings"}
 
 
 def run_checks(version: str, root: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +43,7 @@ def test_a_flag_that_tensorrt_11_does_not_have_makes_its_run_fail(tmp_path: Path
     for name in SOURCES:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("pretrained", "__pycache__"))
     shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
-    file = tmp_path / "export" / "to_tensorrt.py"
+    file = tmp_path / "export" / "tensorrt" / "builder.py"
     line = "        config = builder.create_builder_config()\n"
     assert file.read_text().count(line) == 1
     file.write_text(file.read_text().replace(line, line + "        config.set_flag(trt.BuilderFlag.FP16)\n"))
@@ -55,14 +54,13 @@ def test_a_flag_that_tensorrt_11_does_not_have_makes_its_run_fail(tmp_path: Path
     )
 
 
-def test_no_other_file_imports_tensorrt() -> None:
-    found = set()
+def test_no_file_imports_tensorrt_by_name() -> None:
+    """One module loads both TensorRTs, by what it says of each (`flavours`)."""
+    assert set(_imports("import tensorrt as trt\nimport_runtime('tensorrt_rtx_bindings')")) == NAMES
     for name in ("dengine_cli", "engines", "export"):
         for path in (ROOT / name).rglob("*.py"):
-            if any(module.split(".")[0] in NAMES for module in _imports(path.read_text(encoding="utf-8"))):
-                found.add(path.relative_to(ROOT).as_posix())
-    assert found <= MAY_IMPORT
-    assert "engines/backends/tensorrt/backend.py" in found
+            found = {module.split(".")[0] for module in _imports(path.read_text(encoding="utf-8"))} & NAMES
+            assert not found, path
 
 
 def _imports(source: str) -> list[str]:

@@ -15,7 +15,7 @@ from dengine_cli.flags import with_flags
 from engines.backends.registry import open_backend
 from engines.backends.tensorrt import gpu as gpu_module
 from engines.backends.tensorrt import plans
-from engines.backends.tensorrt.backend import check_bundle, import_tensorrt, probe, version_of
+from engines.backends.tensorrt.backend import check_bundle, probe
 from engines.backends.tensorrt.gpu import find_gpu
 from engines.backends.tensorrt.plans import Bounds, Machine, Needs, PlanStore, missing_plans, plan_key, plans_folder
 from engines.bundle.bundle import Bundle, open_bundle
@@ -29,7 +29,7 @@ from export.tensorrt.check_plans import PlanCheck
 from export.tensorrt.profiles import wanted_profiles
 from export.tensorrt.progress import building
 
-MACHINE = Machine("11.4.0", "Some GPU", "9.0", "580.1")
+MACHINE = Machine("TensorRT", "11.4.0", "9.0", "Some GPU", "580.1")
 STATIC: Bounds = {"B": (8, 8, 8), "h": (8, 8, 8), "w": (12, 12, 12)}
 RANGE: Bounds = {"B": (1, 4, 16), "h": (8, 8, 16), "w": (8, 12, 16)}
 KEY = {"graph": "unet", "tensorrt": "11.4.0"}
@@ -174,7 +174,7 @@ def test_plans_are_compared_with_the_real_networks_at_every_shape(toy_bundle_fp1
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bundle", "b"], "--bundle, --batch, --size and --workspace are for --engine tensorrt"),
+        (["--bundle", "b"], "--bundle, --for, --batch, --size and --workspace are for --engine tensorrt"),
         (["--engine", "openvino", "--bundle", "b"], 'Unknown engine "openvino"; only tensorrt'),
         (["--engine", "tensorrt", "--bundle", "b", "--out", "x"], "all that shapes a new one"),
         (["--engine", "tensorrt", "--bundle", "b", "--lora", "style.safetensors"], "all that shapes a new one"),
@@ -219,7 +219,7 @@ def test_export_builds_plans_as_asked_and_prints_how_close_they_are(
         asked.update(options, folder=folder)
         report(building("unet", "Timing kernels", 25.0, 30.0))
         plans = (PlanSummary("unet", 75.0, 1_700_000_000, 1.5e-3), PlanSummary("adapter", 0.0, 9_000_000, 1e-4))
-        return BuildSummary(plans, 40, 1, "11.4.0", "Some GPU", tmp_path / "plans")
+        return BuildSummary(plans, 40, 1, "TensorRT 11.4.0", "Some GPU", tmp_path / "plans")
 
     made = ExportSummary(tmp_path / "made", 1, (), (), {}, None)
     monkeypatch.setattr(to_tensorrt, "build_plans", build)
@@ -241,6 +241,22 @@ def test_export_builds_plans_as_asked_and_prints_how_close_they_are(
     assert f"plans {tmp_path / 'plans'} (TensorRT 11.4.0, Some GPU)" in lines
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_export_with_debug_says_which_layer_of_a_wrong_plan_is_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, debug: bool
+) -> None:
+    def build(folder: Path, **_: Any) -> BuildSummary:
+        raise to_tensorrt.PlanError("unet: its plan gives div2 with NaN.", ["unet"])
+
+    monkeypatch.setattr(to_tensorrt, "build_plans", build)
+    monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder: folder)
+    monkeypatch.setattr("engines.backends.tensorrt.gpu.find_gpu", lambda: "the GPU")
+    monkeypatch.setattr("export.tensorrt.layers.explain_plan", lambda *found: f"first is conv_3 {found[1:3]}")
+    result = dengine(*["--debug"] * debug, "export", "--bundle", tmp_path, "--engine", "tensorrt")
+    assert result.exit_code == 1
+    assert ("unet: first is conv_3 ('unet', 'the GPU')" in result.stderr) == debug
+
+
 # --- without a GPU -----------------------------------------------------------------------------------------------
 
 
@@ -260,15 +276,6 @@ def test_tensorrt_on_the_cpu_is_a_usage_error(tmp_path: Path) -> None:
         open_backend(half_bundle(tmp_path), "tensorrt", device="cpu")
 
 
-def test_a_missing_tensorrt_comes_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> Any:
-        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
-
-    monkeypatch.setattr("importlib.import_module", absent)
-    with pytest.raises(BackendError, match=r'tensorrt is not installed\. Install it with "pip install tensorrt"'):
-        import_tensorrt()
-
-
 def test_auto_is_silent_where_tensorrt_was_never_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = half_bundle(tmp_path)
     told: list[str] = []
@@ -282,10 +289,6 @@ def test_auto_is_silent_where_tensorrt_was_never_meant(tmp_path: Path, monkeypat
     assert told == []
     with refused(BackendError, "bundle", bundle.folder, "graph_dtype='float16')`"):
         check_bundle(bundle)
-
-
-def test_versions_are_compared_as_numbers() -> None:
-    assert version_of("10.9.0.34") < version_of("10.12.0.36") < version_of("10.14.1.48.post1") < version_of("11.0")
 
 
 def test_the_drivers_version_is_read_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,3 +320,11 @@ def test_the_drivers_version_is_read_where_it_is(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ctypes, "CDLL", library({}))
     with refused(BackendError, "engine", "driver"):
         gpu_module._driver_version()
+
+
+def test_a_driver_that_is_too_old_for_pytorch_is_said_so() -> None:
+    text = gpu_module._why_none((12, 4), "13.0")
+    assert "supports CUDA 12.4" in text
+    assert "built for CUDA 13.0. Upgrade the NVIDIA driver" in text
+    for supported, built in (((0, 0), "13.0"), ((13, 1), "13.0"), ((12, 4), "")):  # that is not the reason
+        assert "Upgrade" not in gpu_module._why_none(supported, built)

@@ -54,7 +54,7 @@ def test_phases_may_be_told_from_many_threads() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    shares = [progress.done for progress in told]
+    shares = [progress.done or 0.0 for progress in told]
     assert shares == sorted(shares)
     assert len(shares) == 1 + 4 * 50 * 6
 

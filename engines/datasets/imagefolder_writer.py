@@ -1,0 +1,71 @@
+"""Writes datasets as Hugging Face imagefolder: `images/metadata.jsonl`, and a card with the classes' names.
+
+Knows: the fields of both. Knows nothing about where the labels came from.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from engines.common.files import write_atomic
+from engines.datasets.writers import IMAGES, AnnotatedImage, bboxes, on_grid, one_line, replacing, scores
+
+METADATA, CARD = "metadata.jsonl", "README.md"
+_SIGNED = "Images with the boxes of their objects, written by dengine."
+
+
+def write_imagefolder(folder: Path, images: Iterable[AnnotatedImage], class_names: Sequence[str]) -> None:
+    """Write `images/metadata.jsonl` and `README.md`, for `datasets.load_dataset(folder)`.
+
+    A line has `file_name`, `width`, `height`, `prompt` where there is one, and `objects` with the lists `id` (of the
+    annotations in order, from 1, as in `write_coco`), `bbox` ([x, y, width, height]), `category` (index into the class
+    names, which the card makes a ClassLabel), `category_name`, `area`, `iscrowd`, and `score` where images have scores.
+    `load_dataset("imagefolder", data_dir=folder/images)` reads the same, but for the ClassLabel.
+    """
+    annotations, prompts, scored = 0, False, False
+    with replacing(folder / IMAGES / METADATA) as file:
+        for image in images:
+            found = on_grid(image, len(class_names))
+            boxes = bboxes(found)
+            objects: dict[str, list[Any]] = {
+                "id": list(range(annotations + 1, annotations + 1 + len(boxes))),
+                "bbox": boxes,
+                "category": found.labels.tolist(),
+                "category_name": [class_names[label] for label in found.labels.tolist()],
+                "area": [width * height for _, _, width, height in boxes],
+                "iscrowd": found.crowd.astype(int).tolist(),
+            }
+            annotations += len(boxes)
+            if image.scored:
+                objects["score"] = scores(found)
+            entry: dict[str, Any] = {
+                "file_name": image.file_name,
+                "width": image.width,
+                "height": image.height,
+            }
+            if image.prompt is not None:
+                entry["prompt"] = image.prompt
+            prompts, scored = prompts or image.prompt is not None, scored or image.scored
+            file.write(one_line(entry | {"objects": objects}) + "\n")
+    write_atomic(folder / CARD, _card(class_names, prompts, scored).encode())
+
+
+def _card(class_names: Sequence[str], prompts: bool, scored: bool) -> str:
+    """What `datasets` reads beside the files: which of them are data, and the type of each field."""
+    fields = [("image", "image"), ("width", "int64"), ("height", "int64"), *([("prompt", "string")] if prompts else [])]
+    lines = ["---", "configs:", "- config_name: default", "  data_files:", "  - split: train", f"    path: {IMAGES}/**"]
+    lines += ["  features:"]
+    lines += [line for name, kind in fields for line in (f"  - name: {name}", f"    dtype: {kind}")]
+    lines += ["  - name: objects", "    struct:", "    - name: id", "      list: int64"]
+    lines += ["    - name: bbox", "      list:", "        list: float64", "    - name: category", "      list:"]
+    lines += ["        class_label:", "          names:"]
+    lines += [f"            '{index}': {one_line(name)}" for index, name in enumerate(class_names)]
+    lists = [("category_name", "string"), ("area", "float64"), ("iscrowd", "int64")]
+    lists += [("score", "float64")] if scored else []
+    lines += [line for name, kind in lists for line in (f"    - name: {name}", f"      list: {kind}")]
+    return "\n".join([*lines, "---", "", _SIGNED, ""])
+
+
+def is_ours(card: Path) -> bool:
+    """Whether a card is one of `write_imagefolder`'s (or missing), which may be replaced, and not somebody's own."""
+    return not card.exists() or _SIGNED in card.read_text(encoding="utf-8", errors="replace")

@@ -1,0 +1,294 @@
+"""Folders as tools leave them: which are read, and what is said of the rest."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from made_datasets import (
+    BOXES,
+    ONE,
+    PICTURES,
+    TWO,
+    coco_content,
+    make_coco,
+    make_voc,
+    make_yolo,
+    picture,
+    read_whole,
+    text,
+    voc_xml,
+    write_coco_file,
+    yolo_lines,
+)
+
+from engines.datasets.dataset import open_dataset
+from engines.errors import DatasetError
+
+Make = Callable[[Path], object]
+
+
+def _flat_yolo(root: Path) -> None:
+    make_yolo(root, "", "")
+
+
+def _cvat_yolo(root: Path) -> None:
+    make_yolo(root, "obj_train_data", "obj_train_data", "obj.names")
+    text(root / "obj.data", "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n")
+    text(root / "train.txt", "data/obj_train_data/a.png\ndata/obj_train_data/b.png\n")
+
+
+def _darknet(root: Path) -> None:
+    for split, name in (("train", "a"), ("valid", "b")):
+        picture(root / split / f"{name}.png")
+        text(root / split / f"{name}.txt", yolo_lines(PICTURES[f"{name}.png"]))
+        text(root / split / "_darknet.labels", "cat\ndog\n")
+
+
+def _ultralytics_of_cvat(root: Path) -> None:
+    make_yolo(root, "images/train", "labels/train", None)
+    text(root / "data.yaml", "path: .\ntrain: train.txt\nnames:\n  0: cat\n  1: dog\n")
+    text(root / "train.txt", "data/images/train/a.png\ndata/images/train/b.png\n")
+
+
+def _label_studio_yolo(root: Path) -> None:
+    make_yolo(root)
+    text(root / "notes.json", '{"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]}')
+
+
+def _fiftyone_yolo(root: Path) -> None:
+    make_yolo(root, "data", "data", "obj.names")
+    text(root / "images.txt", "data/a.png\ndata/b.png\n")
+
+
+def _nested_voc(root: Path) -> None:
+    for folder, name in (("day", "a"), ("night", "b")):
+        picture(root / "JPEGImages" / folder / f"{name}.png")
+        text(root / "Annotations" / folder / f"{name}.xml", voc_xml(f"{name}.png", PICTURES[f"{name}.png"]))
+
+
+def _partly_nested_voc(root: Path) -> None:
+    make_voc(root)
+    (root / "Annotations" / "checked").mkdir()
+    (root / "Annotations" / "b.xml").rename(root / "Annotations" / "checked" / "b.xml")
+
+
+def _voc_in_splits(root: Path) -> None:
+    for split, name in (("train", "a"), ("test", "b")):
+        picture(root / split / "images" / f"{name}.png")
+        text(root / split / "annotations" / f"{name}.xml", voc_xml(f"{name}.png", PICTURES[f"{name}.png"]))
+
+
+def _roboflow_coco(root: Path) -> None:
+    make_coco(root / "train")
+    (root / "train" / "annotations" / "instances.json").rename(root / "train" / "_annotations.coco.json")
+    for name in PICTURES:
+        (root / "train" / "images" / name).rename(root / "train" / name)
+
+
+def _open_images(root: Path) -> None:
+    rows = ["ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf"]
+    for name, objects in PICTURES.items():
+        picture(root / "train" / name)
+        for label, (x0, y0, x1, y1) in objects:
+            rows.append(f"{name[:-4]},xclick,/m/{label},1,{x0 / 64},{x1 / 64},{y0 / 48},{y1 / 48},0")
+    text(root / "train-annotations-bbox.csv", "\n".join(rows))
+    text(root / "class-descriptions-boxable.csv", "/m/cat,cat\n/m/dog,dog\n/m/cow,cow\n")
+
+
+def _tensorflow_csv(root: Path) -> None:
+    rows = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
+    for name, objects in PICTURES.items():
+        picture(root / name)
+        rows += [f"{name},64,48,{label},{x0},{y0},{x1},{y1}" for label, (x0, y0, x1, y1) in objects]
+    text(root / "_annotations.csv", "\n".join(rows))
+
+
+def _cvat_images(root: Path) -> None:
+    parts = []
+    for name, objects in PICTURES.items():
+        picture(root / "images" / name)
+        shapes = "".join(
+            f'<box label="{label}" xtl="{x0}" ytl="{y0}" xbr="{x1}" ybr="{y1}" occluded="0"/>'
+            if label == "cat"
+            else f'<polygon label="{label}" points="{x0},{y0};{x1},{y0};{x1},{y1}"/>'
+            for label, (x0, y0, x1, y1) in objects
+        )
+        parts.append(f'<image name="{name}" width="64" height="48">{shapes}<tag label="dog"/></image>')
+    text(root / "annotations.xml", f"<?xml version='1.0'?><annotations>{''.join(parts)}</annotations>")
+
+
+def _labelme(root: Path) -> None:
+    for name, objects in PICTURES.items():
+        picture(root / name)
+        shapes = [
+            {"label": label, "points": [[x0, y0], [x1, y1]], "shape_type": "rectangle"}
+            for label, (x0, y0, x1, y1) in objects
+        ]
+        shapes.append({"label": "dog", "points": [[3, 3]], "shape_type": "point"})
+        content = {"shapes": shapes, "imagePath": f"..\\pics\\{name}", "imageData": None, "imageWidth": 64}
+        write_coco_file(root / f"{name[:-4]}.json", content)
+
+
+LAYOUTS: dict[str, Make] = {
+    "coco": make_coco,
+    "coco of roboflow": _roboflow_coco,
+    "coco in Annotations": lambda root: make_coco(root) and (root / "annotations").rename(root / "Annotations"),
+    "coco one folder too high": lambda root: make_coco(root / "blood-cells-1"),
+    "coco two folders too high": lambda root: make_coco(root / "download" / "set"),
+    "voc": make_voc,
+    "voc of fiftyone": lambda root: make_voc(root, "labels", "data"),
+    "voc in annotations/xmls": lambda root: make_voc(root, "annotations/xmls", "images"),
+    "voc in Annotation beside pics": lambda root: make_voc(root, "Annotation", "pics"),
+    "voc beside the images": lambda root: make_voc(root, "", ""),
+    "voc in folders of Annotations": _nested_voc,
+    "voc partly in a folder": _partly_nested_voc,
+    "voc in split folders": _voc_in_splits,
+    "VOCdevkit": lambda root: make_voc(root / "VOCdevkit" / "VOC2007", "Annotations", "JPEGImages"),
+    "yolo": make_yolo,
+    "yolo in Images and Labels": lambda root: make_yolo(root, "Images", "Labels"),
+    "yolo in IMAGES and labels": lambda root: make_yolo(root, "IMAGES", "labels"),
+    "yolo of labelImg": _flat_yolo,
+    "yolo of labelImg, one folder too high": lambda root: _flat_yolo(root / "mine"),
+    "yolo 1.1 of CVAT": _cvat_yolo,
+    "yolo of Darknet": _darknet,
+    "yolo of CVAT for ultralytics": _ultralytics_of_cvat,
+    "yolo of Label Studio": _label_studio_yolo,
+    "yolo of fiftyone": _fiftyone_yolo,
+    "Open Images": _open_images,
+    "csv of TensorFlow": _tensorflow_csv,
+    "CVAT for images": _cvat_images,
+    "labelme": _labelme,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_common_tools_are_read_whole(tmp_path: Path, layout: str) -> None:
+    LAYOUTS[layout](tmp_path)
+    dataset = read_whole(tmp_path)
+    assert dataset.class_names == ("cat", "dog")
+    assert (dataset.dropped, dataset.skipped) == ((), ())
+
+
+JUNK = (
+    "Annotations/._a.xml", "labels/._a.txt", "images/._a.png", ".DS_Store", "__MACOSX/images/a.png",
+    "images/.ipynb_checkpoints/a-checkpoint.png", "labels/.ipynb_checkpoints/a-checkpoint.txt",
+    "labels/README.txt", "labels/classes.txt.bak", "images/Thumbs.db", "labels.cache", "README.roboflow.txt",
+    "@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "desktop.ini",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [make_coco, make_voc, make_yolo])
+def test_what_systems_and_tools_leave_behind_is_passed_over(tmp_path: Path, make: Make) -> None:
+    make(tmp_path)
+    for name in JUNK:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\26\7Mac OS X: no labels in this one")
+    read_whole(tmp_path)
+
+
+def test_part_of_the_annotations_in_a_folder_is_not_lost_and_what_is_left_out_is_said(tmp_path: Path) -> None:
+    _partly_nested_voc(tmp_path)
+    picture(tmp_path / "JPEGImages" / "c.png")
+    dataset = open_dataset(tmp_path)
+    assert sum(len(record.instances) for record in dataset.records) == BOXES
+    assert any(line.startswith("1 images have no XML file") for line in dataset.remarks)
+
+
+def test_images_without_a_label_file_are_counted(tmp_path: Path) -> None:
+    make_yolo(tmp_path)
+    picture(tmp_path / "images" / "c.png")
+    assert any(line.startswith("1 of 3 images have no label file") for line in open_dataset(tmp_path).remarks)
+
+
+def test_several_datasets_below_are_named(tmp_path: Path) -> None:
+    make_coco(tmp_path / "first")
+    make_voc(tmp_path / "second")
+    make_yolo(tmp_path / "third")
+    with pytest.raises(DatasetError, match=r"did you mean .*first or .*second or .*third\?"):
+        open_dataset(tmp_path, require_boxes=False)
+
+
+def test_a_split_among_several_datasets_below_is_taken(tmp_path: Path) -> None:
+    make_voc(tmp_path / "sets" / "train", "Annotations", "JPEGImages")
+    make_voc(tmp_path / "sets" / "val", "Annotations", "JPEGImages")
+    read_whole(tmp_path, split="train")
+
+
+def test_images_beside_a_dataset_below_are_not_read_without_it(tmp_path: Path) -> None:
+    make_coco(tmp_path / "set")
+    picture(tmp_path / "other" / "c.png")
+    with pytest.raises(DatasetError, match=r"did you mean .*set\?"):
+        open_dataset(tmp_path, require_boxes=False)
+
+
+UNKNOWN = {
+    "via.json": ('{"_via_settings": {}}', "1 .json"),
+    "createml.json": ('[{"image": "a.png", "annotations": []}]', "1 .json"),
+    "annotations.json": ('{"images": [], "annotations": []}', "COCO but for categories"),
+    "boxes.csv": ("path,x1,y1,x2,y2,label\na.png,1,2,3,4,cat\n", "whose columns are path,x1"),
+    "a.txt": ("a photo of a cat\n", "whose lines are not YOLO's"),
+    "boxes.xml": ("<dataset><images/></dataset>", "<dataset>"),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_layout_that_is_not_known_is_counted_and_the_nearest_is_named(tmp_path: Path, name: str) -> None:
+    content, said = UNKNOWN[name]
+    picture(tmp_path / "a.png")
+    text(tmp_path / name, content)
+    dataset = open_dataset(tmp_path, require_boxes=False)
+    assert len(dataset.records) == 1
+    (remark,) = dataset.remarks
+    assert said in remark
+    assert "passed over" in remark
+    with pytest.raises(DatasetError, match="passed over"):
+        open_dataset(tmp_path)
+
+
+def test_images_alone_are_no_remark(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    text(tmp_path / "README.md", "pictures")
+    assert open_dataset(tmp_path, require_boxes=False).remarks == ()
+
+
+def test_cvat_subsets_are_splits_and_videos_are_refused(tmp_path: Path) -> None:
+    for name in PICTURES:
+        picture(tmp_path / "images" / name)
+    text(
+        tmp_path / "annotations.xml",
+        '<annotations><image name="a.png" subset="Train"><box label="cat" xtl="1" ytl="2" xbr="9" ybr="9"/></image>'
+        '<image name="b.png" subset="Val"/></annotations>',
+    )
+    assert [record.name for record in open_dataset(tmp_path, split="train").records] == ["a.png"]
+    text(tmp_path / "annotations.xml", "<annotations><track id='0' label='cat'/></annotations>")
+    with pytest.raises(DatasetError, match="tracks of a video"):
+        open_dataset(tmp_path)
+
+
+def test_imagesets_name_images_with_suffixes_folders_and_memberships(tmp_path: Path) -> None:
+    make_voc(tmp_path)
+    main = tmp_path / "ImageSets" / "Main"
+    lists = {"train": "a.png\n", "val": "JPEGImages/b.png\n", "cats": "a  1\nb -1\n", "test": "D:\\x\\b.jpg\r\n"}
+    for name, lines in lists.items():
+        text(main / f"{name}.txt", lines)
+    read_whole(tmp_path, {"a.png": ONE}, split="train")
+    read_whole(tmp_path, {"b.png": TWO}, split="val")
+    read_whole(tmp_path, {"b.png": TWO}, split="test")
+    read_whole(tmp_path, split="cats")
+
+
+def test_other_suffixes_of_images_are_images(tmp_path: Path) -> None:
+    make_yolo(tmp_path)
+    for suffix in (".jfif", ".gif", ".jpe", ".JPG", ".webp", ".ppm"):
+        name = f"x{suffix[1:]}"
+        made = picture(tmp_path / "tmp" / f"x{'.jpg' if suffix in ('.jfif', '.jpe') else suffix.lower()}")
+        made.rename(tmp_path / "images" / f"{name}{suffix}")
+        text(tmp_path / "labels" / f"{name}.txt", yolo_lines(ONE))
+    (tmp_path / "tmp").rmdir()
+    assert len(open_dataset(tmp_path).records) == 8
+
+
+def test_a_coco_file_beside_a_folder_of_labels_is_read_first(tmp_path: Path) -> None:
+    make_yolo(tmp_path)
+    write_coco_file(tmp_path / "result.json", coco_content())
+    assert open_dataset(tmp_path).source == "COCO, result.json"

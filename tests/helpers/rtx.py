@@ -1,0 +1,45 @@
+"""The real TensorRT for RTX, which builds plans on a machine without a GPU.
+
+Knows: where `make test` puts its packages, how they are loaded, and how bundles are exported for it without the checks
+of an export, which other tests make. Does not know what should become of a build.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from engines.adapter.model import load_adapter
+from engines.backends.tensorrt.flavours import RTX, Library, load_library
+from engines.bundle.bundle import MANIFEST
+from engines.common.files import write_json
+from engines.diffusion.base_model import load_base
+from export.assemble import _resolve_frame
+from export.progress import Steps
+from export.store import store_model
+from export.write_graphs import Graphs, write_graphs
+
+FOLDER = Path(__file__).parents[2] / "build" / "tensorrt" / "rtx"
+_STEPS = 100  # no fewer than an export has; nobody reads how far it is
+
+
+def load_rtx() -> Library:
+    """TensorRT for RTX; skips the test where its packages are not here."""
+    if not (FOLDER / RTX.module).is_dir():
+        pytest.skip(f"no TensorRT for RTX in {'/'.join(FOLDER.parts[-3:])}; `make test` fetches it")
+    if str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))
+    return load_library(RTX)
+
+
+def export_unchecked(base: Path, adapter: Path, out: Path, dtype: str, opset: int) -> Path:
+    """A bundle whose graphs compute in `dtype`, exported as `export_bundle` does, and not run."""
+    source = load_base(base)
+    network, info = load_adapter(adapter)
+    out.mkdir(parents=True)
+    store_model(source, network, info, out, torch.float16)
+    asked = Graphs(dtype, "float16", opset, None, {})
+    manifest, _ = write_graphs(out, info, _resolve_frame(None, source, info), asked, Steps(_STEPS, lambda _: None))
+    write_json(out / MANIFEST, manifest.to_json())
+    return out
