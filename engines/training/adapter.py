@@ -154,8 +154,7 @@ def fit_adapter(
     `pseudo` are more images, with boxes that an adapter found (`engines.training.pseudo`); none of them is held out.
     `loras` are LoRA files and their scales, added to the base's weights first; the adapter is then for that base with
     these LoRAs. Checkpoints lie in `out`/training until it is done. Returns what was written to adapter.json; its
-    figures hold AP on the tune part with generic, listing and empty prompts. Raises TrainingError, UsageError,
-    ModelError.
+    figures hold AP on the tune part by kind of prompt. Raises TrainingError, UsageError, ModelError.
     """
     check_start(out, options)
     _check_boxes(dataset)
