@@ -114,7 +114,11 @@ class LabelSettings:
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """What was found."""
+    """What `label` found.
+
+    >>> dengine.label(dengine.LabelSettings("run/images", out="found", score=0.5)).boxes >= 0
+    True
+    """
 
     annotations: Path  # the COCO file
     images: int

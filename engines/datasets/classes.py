@@ -27,7 +27,7 @@ class Classes:
         self._spelt = dict(zip(found, clean, strict=True))
         if wanted is None and clean != list(found) and findings is not None:
             findings.remark(
-                "Class names have line breaks, double spaces or signs that cannot be printed; these are read as one space."
+                "Class names have line breaks, double spaces or unprintable signs, which are read as one space."
             )
         self.names = tuple(wanted) if wanted is not None else tuple(clean)
         self._index = {name: index for index, name in enumerate(self.names)}

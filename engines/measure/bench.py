@@ -1,92 +1,27 @@
 """`dengine bench`: a bundle on every engine here, beside the plain diffusers pipeline and the machine's own limit.
 
-Knows: what is measured in which order, each in a process of its own. An engine that fails is listed with its error, and
-the others go on. Does not know how anything is measured (`run`, `baseline`, `roofline`), which figures follow from
-several measurements (`derived`), or how they are shown.
+Knows: what is measured in which order, each in a process of its own, and the figures that only follow from several of
+them: speed-ups and shares of the matmul rate. An engine that fails is listed with its error, and the others go on.
+Does not know how anything is measured (`run`, `baseline`, `roofline`), or how it is shown.
 """
 
 import importlib.util
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engines.backends.base import PRECISIONS
-from engines.backends.registry import ENGINES
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.common.devices import find_device
 from engines.common.events import Event, EventKind, Report, silent
-from engines.common.schema import AnyPath, settle, to_object
-from engines.errors import DengineError, Mistake, refuse
+from engines.errors import DengineError
 from engines.measure.alone import run_alone
 from engines.measure.baseline import BATCHES, GPU_BATCHES, BaselineSettings, best_batch
-from engines.measure.derived import Figures, derived
 from engines.measure.machine import machine, versions
-from engines.measure.roofline import SIZES
+from engines.measure.roofline import rate_of
+from engines.measure.settings import MEASURED, BenchSettings, BenchSummary, Figures
 from engines.measure.workload import Workload, jobs_of
-
-FORMAT = 1  # of the report
-COUNT = 32  # images, unless the user says otherwise
-_ENGINES = tuple(name for name in ENGINES if name != "auto")  # each is called as the package it needs
-
-
-@dataclass(frozen=True)
-class BenchSettings:
-    """What `bench` is asked to measure. Paths may be text. Raises UsageError that lists every mistake at once.
-
-    >>> BenchSettings("bundles/mine", engines=["torch", "openvino"], count=8).steps
-    25
-    """
-
-    bundle: AnyPath | None = None  # None: the bundled model
-    references: AnyPath | None = None  # images to repaint; None: text to image
-    engines: Sequence[str] = ()  # empty: all that are installed
-    count: int = COUNT  # images
-    size: tuple[int, int] | None = None  # (width, height) in pixels; None: the bundle's frame
-    steps: int = 25  # of the schedule
-    seed: int = 0
-    precision: str = "auto"  # of the engines
-    compiled: bool = False  # the engines' networks through torch.compile (torch on CUDA)
-    threads: int | None = None  # of engines, baseline and matmul; None: PyTorch's choice
-    slots: int | None = None  # images in work at once; None: as `generate` has it
-    device: str | None = None  # cpu, cuda or cuda:N; None: what each engine is fastest on
-    baseline: bool = True  # measure the diffusers pipeline too
-    matmul_sizes: Sequence[int] = SIZES  # sides of the matrices that the machine's rate is measured with
-
-    def __post_init__(self) -> None:
-        settle(self)
-        mistakes: list[Mistake] = []
-        if self.count < 1:
-            mistakes.append(("count", f"`count` is {self.count}; 1 or more was expected"))
-        if self.precision not in PRECISIONS:
-            text = f"`precision` is {self.precision:.60}; one of {', '.join(PRECISIONS)} was expected"
-            mistakes.append(("precision", text))
-        if unknown := [name for name in self.engines if name not in _ENGINES]:
-            text = f"`engines` holds {', '.join(unknown):.60}, which is unknown; {', '.join(_ENGINES)} are known"
-            mistakes.append(("engines", text))
-        refuse(mistakes)
-
-
-@dataclass(frozen=True)
-class BenchSummary:
-    """What `bench` measured: each field is as `to_json` has it, in JSON's own types.
-
-    >>> BenchSummary({}, {}, {}, engines=[], baseline=[], roofline={}).to_json()["format"]
-    1
-    """
-
-    machine: Figures  # processor, cores, memory, GPUs
-    versions: Figures  # of the packages
-    settings: Figures  # as they were resolved, with the workload
-    engines: list[Figures]  # of each engine its figures, or its `error`
-    baseline: list[Figures]  # the plain diffusers pipeline, by `role`
-    roofline: Figures  # the machine's matmul rates, by device
-    format: int = FORMAT  # of the report
-
-    def to_json(self) -> Figures:
-        """The report as a JSON object."""
-        return {"format": self.format} | to_object(self)
 
 
 def bench(settings: BenchSettings, *, report: Report | None = None) -> BenchSummary:
@@ -131,6 +66,41 @@ def workload_of(settings: BenchSettings, bundle: Bundle) -> Workload:
     return workload
 
 
+def derived(figures: Figures, rooflines: Mapping[str, Figures], baseline: Sequence[Figures]) -> Figures:
+    """An engine's figures with those that follow from other measurements.
+
+    `roofline_share` of a graph, and of a tick: operations of its rows, over the median of its seconds, over the matmul
+    rate of its precision, or of the `roofline_precision` beside it where its own has no rate (`rate_of`). Of the whole
+    run: the seconds that all its calls would take at these rates, spare rows included, over the run's. A row that a
+    backend does not compute, because it repeats another, counts as computed.
+    """
+    if "error" in figures:
+        return figures
+    speeds = {row["role"]: row["images_per_second"] for row in baseline if "error" not in row}
+    result = figures | {"speedup": {role: figures["images_per_second"] / speed for role, speed in speeds.items()}}
+    roofline = rooflines.get(figures["device"])
+    if roofline is None or "error" in roofline:
+        return result
+    flops, best = roofline["flops"], roofline["best"]
+    graphs, ideal = {}, 0.0
+    for name, entry in figures["graphs"].items():
+        work = flops[entry["graph"]] * entry["batch"]
+        share = _share(work / entry["seconds"]["median"], rate_of(best, entry["precision"]))
+        ideal += (share["roofline_share"] or 0.0) * entry["seconds"]["median"] * entry["calls"]
+        graphs[name] = entry | {"flops": work} | share
+    tick = figures["tick"]
+    share = _share(flops["unet"] * tick["rows"] / tick["seconds"]["median"], rate_of(best, figures["precision"]))
+    whole = share | {"roofline_share": ideal / figures["seconds"] if ideal else None}
+    return result | {"graphs": graphs, "tick": tick | share} | whole
+
+
+def _share(speed: float, rate: Mapping[str, Any] | None) -> Figures:
+    """Operations a second over a rate, and the rate's precision."""
+    if rate is None:
+        return {"roofline_share": None, "roofline_precision": None}
+    return {"roofline_share": speed / rate["flops_per_second"], "roofline_precision": rate["precision"]}
+
+
 class _Steps:
     """Counts the measurements, and says what each is doing."""
 
@@ -159,7 +129,7 @@ class _Steps:
 
 def _engines(settings: BenchSettings) -> tuple[str, ...]:
     """The engines that were asked for, or those whose package is installed."""
-    present = tuple(name for name in _ENGINES if importlib.util.find_spec(name) is not None)
+    present = tuple(name for name in MEASURED if importlib.util.find_spec(name) is not None)
     return tuple(dict.fromkeys(settings.engines)) or present
 
 

@@ -24,9 +24,10 @@ from engines.adapter.info import INFO_FILE, AdapterConfig, AdapterInfo
 from engines.adapter.model import DetectionAdapter, save_adapter
 from engines.adapter.pyramid import pyramid_channels
 from engines.common.devices import find_device, resolve_precision
-from engines.common.events import Report
+from engines.common.events import Report, note
 from engines.common.files import read_json
 from engines.common.schema import from_object, settle
+from engines.common.tokenizer import cut_remark
 from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
@@ -39,6 +40,7 @@ from engines.training.pyramids import BatchSource, FrozenPyramid, SourceOptions,
 from engines.training.trainer import FitOptions, finished, fit
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
+_LONGEST_SIDE = 65_536  # pixels
 STATISTICS_IMAGES = 200  # images whose class counts `generate` draws prompts from
 CALIBRATION_BATCHES = 2
 _FROM_BASE = ("channels", "num_classes")  # AdapterConfig fields that are no setting
@@ -163,6 +165,8 @@ def fit_adapter(
     model = _build(base, len(dataset.class_names), options)
     size_multiple = base.vae_stride * 2 ** (model.config.levels - 1)
     style, short_side = _scene(base, options)
+    if remark := cut_remark(base.tokenizer, prompts.longest_listing(style, dataset.class_names)):
+        report(note(remark))
     frame = _frame_size(train, short_side, size_multiple, options)
     source_options = _source_options(options, style, short_side, frame)
     precision = resolve_precision(options.precision, options.device)
@@ -260,8 +264,8 @@ def _scene(base: BaseModel, options: AdapterTrainOptions) -> tuple[str, int]:
     path = base.folder / BASE_NOTES
     notes = read_json(path, ModelError) if path.exists() else {}
     style, short_side = notes.get("style", STYLE), notes.get("short_side", SHORT_SIDE)
-    if not isinstance(style, str) or not isinstance(short_side, int) or short_side <= 0:
-        raise ModelError(f'{path}: "style" must be a string and "short_side" a positive whole number.')
+    if not isinstance(style, str) or type(short_side) is not int or not 0 < short_side <= _LONGEST_SIDE:
+        raise ModelError(f'{path}: "style" must be a string and "short_side" a whole number from 1 to {_LONGEST_SIDE}.')
     return options.style or style, options.short_side or short_side
 
 

@@ -14,8 +14,8 @@ from dengine_cli.bench import describe
 from engines.common.events import Event, EventKind
 from engines.errors import BackendError
 from engines.measure import bench as module
-from engines.measure.bench import BenchSettings, BenchSummary, bench
-from engines.measure.derived import derived
+from engines.measure.bench import bench, derived
+from engines.measure.settings import BenchSettings, BenchSummary
 
 Figures = dict[str, Any]
 
