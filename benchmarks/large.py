@@ -30,9 +30,9 @@ from engines.common.events import Event, EventKind
 from engines.measure.alone import run_alone
 from engines.measure.memory import read_memory
 from engines.painting.settings import GenerateSettings
-from engines.runs.finalize import finalize
+from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.generate import generate
-from engines.runs.merge import merge
+from engines.runs.merge import MergeSettings, merge
 
 PARTS = 10  # of a run that are timed
 CHUNKS = 4  # of a part, so that each part holds whole chunks
@@ -60,7 +60,7 @@ def main() -> int:
 def measure(work: Path, bundle: Path, images: int, shards: int) -> Record:
     """Every step of the benchmark, and what came out."""
     digest = open_bundle(bundle, verify=False).digest
-    steps = Steps(work / "steps", {"bundle": digest, "images": images, "shards": shards})
+    steps = Steps(work / "steps", here() | {"bundle": digest, "images": images, "shards": shards})
     whole, merged = work / "whole", work / "merged"
     folders = [work / f"shard-{number}-of-{shards}" for number in range(1, shards + 1)]
     asked = {"bundle": str(bundle.resolve()), "images": images}
@@ -80,10 +80,10 @@ def measure(work: Path, bundle: Path, images: int, shards: int) -> Record:
     result |= steps.do("shards", paint_shards, needed=True)
     say("checking, writing again, and merging")
     mistakes, expected = find_mistakes(whole, images), read_hashes(whole)
-    result |= {"finalize_seconds": seconds_of(lambda: finalize(whole)), "files": len(expected)}
+    result |= {"finalize_seconds": seconds_of(lambda: finalize(FinalizeSettings(whole))), "files": len(expected)}
     changed = different_files(expected, read_hashes(whole))
     shutil.rmtree(merged, ignore_errors=True)
-    result |= {"merge_seconds": seconds_of(lambda: merge(folders, merged)), "origins": steps.origins()}
+    result |= {"merge_seconds": seconds_of(lambda: merge(MergeSettings(folders, merged))), "origins": steps.origins()}
     found = {"mistakes": mistakes, "changed": changed, "different": different_files(expected, read_hashes(merged))}
     named = {name: texts[:SHOWN] for name, texts in found.items()}
     return result | {"counted": {name: len(texts) for name, texts in found.items()}, "named": named}

@@ -25,7 +25,7 @@ from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.labels.rules import is_label
 from engines.measure.workload import Workload, jobs_of
-from engines.runs.finalize import rules_of
+from engines.runs.dataset_files import rules_of
 from engines.runs.generate import generate
 from engines.runs.journal import IMAGES, JOURNAL, Entry, find_image, image_name, read_entries
 from engines.runs.run_folder import require_run

@@ -14,7 +14,8 @@ def make_toy_bundle(folder: Path) -> Path:
     """Write base, adapter and bundle below `folder`, unless the bundle is there; returns the bundle's folder."""
     bundle = folder / "bundle"
     if not bundle.exists():
-        from export.assemble import export_bundle
+        from export.assemble import export
+        from export.settings import ExportSettings
 
         sys.path.append(str(ROOT / "tests" / "helpers"))
         import toy
@@ -23,5 +24,5 @@ def make_toy_bundle(folder: Path) -> Path:
             shutil.rmtree(folder / name, ignore_errors=True)
         base = toy.make_toy_base(folder / "base")
         adapter = toy.make_toy_adapter(folder / "adapter", base)
-        export_bundle(base, adapter, bundle, engines=["torch"], threads=1)
+        export(ExportSettings(base, adapter, bundle, engines=["torch"], threads=1))
     return bundle

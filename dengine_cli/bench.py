@@ -8,7 +8,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Compiled, Device, Precision, Slots, Threads
-from dengine_cli.parse import parse_size
+from dengine_cli.settings import settings_of
 from engines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,31 +56,19 @@ def command(
     Real runs of generate, beside the plain diffusers pipeline doing the same jobs, and the machine's own matmul rate.
     Prints tables, and one JSON line last. Each measurement has a process of its own; leave the machine alone meanwhile.
     """
+    parameters = locals()
     from engines.common.files import write_json
-    from engines.measure.bench import BenchSettings, bench
+    from engines.measure.bench import bench
     from engines.measure.compare import compare as compare_reports
     from engines.measure.compare import read_report
+    from engines.measure.settings import BenchSettings
 
     if out is not None and not out.absolute().parent.is_dir():
         raise UsageError(f"--out is {out}; its folder does not exist.")
     before = None if compare is None else read_report(compare)
-    settings = BenchSettings(
-        bundle=model,
-        references=references,
-        engines=tuple(engine or ()),
-        count=count,
-        size=parse_size(size, "--size"),
-        steps=steps,
-        seed=seed,
-        precision=precision,
-        compiled=compiled,
-        threads=threads,
-        slots=slots,
-        device=device,
-        baseline=baseline,
-    )
+    settings = settings_of(BenchSettings, parameters, FIELDS)
     with console.ProgressBars() as bars:
-        found = bench(settings, report=console.reporter(bars))
+        found = bench(settings, report=console.reporter(bars)).to_json()
     console.echo(describe(found))
     if before is not None:
         console.echo(describe_changes(compare_reports(found, before)))

@@ -7,10 +7,10 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, FollowLinks
-from dengine_cli.parse import parse_amounts, parse_range
+from dengine_cli.settings import settings_of
 
 if TYPE_CHECKING:
-    from engines.worth.evaluate import WorthSummary
+    from engines.worth.evaluate import EvaluateSummary
 
 EXAMPLE = "dengine evaluate --real train-set --synthetic runs/first --val val-set --out worth"
 AFTER_INTERRUPT = "Run the same command with --resume to go on; finished trainings are not repeated."
@@ -71,38 +71,19 @@ def command(
     number of steps, and compares them on validation images that neither has seen. Without --synthetic, the real images
     alone are measured; the same command with it and --resume goes on from there.
     """
+    parameters = locals()
     from engines.worth.data import EvaluateSettings
     from engines.worth.evaluate import evaluate
 
     changes = {"steps": steps, "batch": batch, "lr": lr, "turns": turns or None, "device": device}
     changes["precision"] = precision
-    settings = EvaluateSettings(
-        real=real,
-        synthetic=tuple(synthetic or ()),
-        val=val,
-        out=out,
-        split=split,
-        val_split=val_split,
-        images=images,
-        detector=detector,
-        preset=preset,
-        seeds=seeds,
-        seed=seed,
-        mix=parse_range(mix, "--mix") or (0.5, 0.5),
-        amounts=parse_amounts(amounts),
-        weights=weights,
-        short_side=short_side,
-        changes=tuple((name, value) for name, value in changes.items() if value is not None),
-        resume=resume,
-        skip_bad=skip_bad,
-        follow_links=follow_links,
-        boxes=boxes,
-    )
+    given = {name: value for name, value in changes.items() if value is not None}
+    settings = settings_of(EvaluateSettings, parameters, synthetic=tuple(synthetic or ()), changes=given)
     with console.ProgressBars() as bars:
         show_worth(evaluate(settings, report=console.reporter(bars)))
 
 
-def show_worth(summary: "WorthSummary") -> None:
+def show_worth(summary: "EvaluateSummary") -> None:
     """Print the table of figures, what was left out, and where everything is."""
     from engines.worth.figures import table
 

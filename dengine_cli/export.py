@@ -1,29 +1,28 @@
 """`dengine export`: make a bundle, and TensorRT plans of one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dengine_cli import console
 from dengine_cli.options import Loras, PredictionType, Vae
-from dengine_cli.parse import parse_batches, parse_list, parse_loras, parse_size, parse_sizes
+from dengine_cli.settings import settings_of
 from engines.common.events import duration
-from engines.common.files import read_json
 from engines.errors import UsageError
 
 if TYPE_CHECKING:
     from export.assemble import ExportSummary
-    from export.tensorrt.build import BuildSummary, PlanError
-    from export.tensorrt.profiles import Batches, Frames
+    from export.tensorrt.build import BuildPlansSummary, PlanError
+    from export.tensorrt.settings import BuildPlansSettings
 
 EXAMPLE = "dengine export --model bases/mine --adapter adapters/mine --out bundles/mine"
 AFTER_INTERRUPT = "Run the same command again; a bundle or a plan appears whole or not at all."
 FIELDS = {"base": "model", "loras": "lora", "engines": "check_on", "generate": "defaults"}
-FIELDS |= {"batches": "batch", "sizes": "size"}
+PLAN_FIELDS = {"batches": "batch", "sizes": "size"}
+FIELDS |= PLAN_FIELDS
 _MADE_AS = ("float16", "float32", 23, False)  # defaults of --weights-dtype, --graph-dtype, --opset and --int8
 _SHOWN_RANGES = 2  # blocks of each graph
 _SHOWN_ISLANDS = 4  # of each graph
@@ -98,10 +97,9 @@ def command(
     Plans are built for this machine, checked against PyTorch on its GPU, and kept in the cache folder, where generate
     and label find them. With --for they are built without a GPU, for other machines, and not checked.
     """
-    plans = (parse_batches(batch, "--batch"), parse_sizes(size, "--size"), workspace)
+    parameters = locals()
     debug = bool(context.find_root().params.get("debug"))
-    ahead = None if targets is None else parse_list(targets)
-    if engine is None and (bundle is not None or any(option is not None for option in (*plans, ahead))):
+    if engine is None and any(option is not None for option in (bundle, targets, batch, size, workspace)):
         raise UsageError("--bundle, --for, --batch, --size and --workspace are for --engine tensorrt.")
     if engine not in (None, "tensorrt"):
         raise UsageError(f'Unknown engine "{engine}"; only tensorrt needs anything built beforehand.')
@@ -111,7 +109,7 @@ def command(
             raise UsageError(
                 "--bundle takes a bundle as it is: leave out --model, --adapter, --out and all that shapes a new one."
             )
-        build(bundle, ahead, *plans, debug=debug)
+        build(parameters, bundle, debug=debug)
         return
     if model is None or adapter is None or out is None:
         raise UsageError("--model, --adapter and --out are needed to make a bundle (--bundle for the plans of one).")
@@ -119,60 +117,34 @@ def command(
         if graph_dtype != "float16":
             raise UsageError("--engine tensorrt needs graphs in half precision: add --graph-dtype float16.")
         from export.tensorrt.build import check_ready
+        from export.tensorrt.settings import BuildPlansSettings
 
-        check_ready(opset, workspace, ahead)  # now, and not when all else is done
-    from engines.diffusion.base_model import local_folder
-    from export.assemble import export_bundle
+        ahead = settings_of(BuildPlansSettings, parameters, PLAN_FIELDS, bundle=out)
+        check_ready(opset, ahead.workspace, ahead.targets)  # now, and not when all else is done
+    from export.assemble import export
+    from export.settings import ExportSettings
 
-    base = local_folder(model, prediction_type, console.note, vae=vae)
+    settings = settings_of(ExportSettings, parameters, FIELDS)
     with console.ProgressBars() as bars:
-        summary = export_bundle(
-            base,
-            adapter,
-            out,
-            loras=parse_loras(lora or ()),
-            frame=parse_size(frame, "--frame"),
-            weights_dtype=weights_dtype,
-            graph_dtype=graph_dtype,
-            ranges=ranges,
-            opset=opset,
-            generate=read_json(defaults, UsageError) if defaults else None,
-            engines=parse_list(check_on) or None,
-            int8=int8,
-            threads=threads,
-            report=console.reporter(bars),
-        )
+        summary = export(settings, report=console.reporter(bars))
     show_export(summary)
     if engine is not None:
-        build(summary.folder, ahead, *plans, debug=debug)
+        build(parameters, summary.folder, debug=debug)
 
 
-def build(
-    bundle: Path,
-    ahead: Sequence[str] | None,
-    batches: "Batches | None",
-    sizes: "Frames | None",
-    workspace: float | None,
-    debug: bool = False,
-) -> None:
+def build(parameters: Mapping[str, Any], bundle: Path, *, debug: bool) -> None:
     """Build a bundle's plans, with a bar for each; with --debug, a plan that differs is looked at layer by layer."""
-    from export.tensorrt.build import PlanError, build_ahead, build_plans
+    from export.tensorrt.build import PlanError, build_plans
+    from export.tensorrt.settings import BuildPlansSettings
 
-    with console.ProgressBars() as bars, _explained(PlanError, bundle, batches, sizes, debug):
-        summary = (build_plans if ahead is None else partial(build_ahead, targets=ahead))(
-            bundle,
-            batches=batches,
-            sizes=sizes,
-            workspace=workspace,
-            report=console.reporter(bars),
-        )
+    settings = settings_of(BuildPlansSettings, parameters, PLAN_FIELDS, bundle=bundle)
+    with console.ProgressBars() as bars, _explained(PlanError, settings, debug):
+        summary = build_plans(settings, report=console.reporter(bars))
     show_plans(summary)
 
 
 @contextmanager
-def _explained(
-    kind: "type[PlanError]", folder: Path, batches: "Batches | None", sizes: "Frames | None", debug: bool
-) -> Iterator[None]:
+def _explained(kind: "type[PlanError]", asked: "BuildPlansSettings", debug: bool) -> Iterator[None]:
     """With `debug`, say of plans that differ from PyTorch which of their layers is the first to."""
     try:
         yield
@@ -183,11 +155,12 @@ def _explained(
             from export.tensorrt.layers import explain_plan
 
             for graph in cause.graphs:
-                console.note(f"{graph}: {explain_plan(open_bundle(folder), graph, find_gpu(), batches, sizes)}")
+                found = explain_plan(open_bundle(asked.bundle), graph, find_gpu(), asked.batches, asked.sizes)
+                console.note(f"{graph}: {found}")
         raise
 
 
-def show_plans(summary: "BuildSummary") -> None:
+def show_plans(summary: "BuildPlansSummary") -> None:
     """Print what plans there are, and how closely they follow PyTorch."""
     rows = [
         (

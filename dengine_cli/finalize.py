@@ -7,7 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.generate import show_dataset
-from dengine_cli.parse import parse_list, parse_near_duplicates, parse_score
+from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine finalize runs/first --score 0.5 --format coco,yolo"
 AFTER_INTERRUPT = "Run the same command again; where annotations.json is missing, the dataset waits for it."
@@ -69,20 +69,11 @@ def command(
     """Write a run's dataset again, with other thresholds or formats.
 
     Nothing is painted."""
+    parameters = locals()
     from engines.labels.scores import shown
-    from engines.runs.finalize import finalize
+    from engines.runs.finalize import FinalizeSettings, finalize
 
-    summary = finalize(
-        run,
-        score=parse_score(score),
-        uncertain=uncertain,
-        min_quality=min_quality,
-        max_overlap=max_overlap,
-        near_duplicates=None if near_duplicates is None else parse_near_duplicates(near_duplicates),
-        formats=parse_list(formats) or None,
-        keep_empty=keep_empty,
-        training=training,
-        val_fraction=val_fraction,
-    )
+    with console.ProgressBars() as bars:
+        summary = finalize(settings_of(FinalizeSettings, parameters), report=console.reporter(bars))
     console.echo(f"labels score at least {shown(summary.score)}")
     show_dataset(summary)

@@ -30,7 +30,7 @@ CALLS = {
     "build_plans": Spelling(
         "export", {"bundle": "--bundle", "batches": "--batch", "sizes": "--size"}, ("--engine", "tensorrt")
     ),
-    "export_bundle": Spelling(
+    "export": Spelling(
         "export", {"base": "--model", "adapter": "--adapter", "out": "--out", "graph_dtype": "--graph-dtype"}
     ),
 }
@@ -81,10 +81,12 @@ def _command(call: str) -> str | None:
         found = ast.parse(call, mode="eval").body
         if not (isinstance(found, ast.Call) and isinstance(found.func, ast.Name)):
             return None
-        spelling = CALLS[found.func.id]
-        named = zip(spelling.flags, found.args, strict=False)
+        spelling, (settings,) = CALLS[found.func.id], found.args
+        if not isinstance(settings, ast.Call):
+            return None
+        named = zip(spelling.flags, settings.args, strict=False)
         plain = [(name, ast.literal_eval(value)) for name, value in named]
-        keywords = [(str(keyword.arg), ast.literal_eval(keyword.value)) for keyword in found.keywords]
+        keywords = [(str(keyword.arg), ast.literal_eval(keyword.value)) for keyword in settings.keywords]
         words = ["dengine", spelling.verb, *_words(spelling, plain), *spelling.always, *_words(spelling, keywords)]
     except (SyntaxError, ValueError, KeyError):
         return None

@@ -7,7 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, Device, FollowLinks, Threads
-from dengine_cli.parse import parse_score
+from dengine_cli.settings import settings_of
 from engines.common.events import duration, left_out
 
 if TYPE_CHECKING:
@@ -56,26 +56,10 @@ def command(
     Boxes are in the images' own pixels, all that score 0.05 or more, in a COCO file. Where the images have
     annotations, all boxes are measured against them, as average precision, and labels as precision and recall.
     """
+    parameters = locals()
     from engines.labelling import LabelSettings, label
 
-    settings = LabelSettings(
-        images=images,
-        out=out,
-        bundle=bundle,
-        prompt=prompt,
-        split=split,
-        engine=engine,
-        precision=precision,
-        threads=threads,
-        device=device,
-        skip_bad=skip_bad,
-        follow_links=follow_links,
-        boxes=boxes,
-        score=parse_score(score),
-        uncertain=uncertain,
-        max_overlap=max_overlap,
-        label_views=label_views,
-    )
+    settings = settings_of(LabelSettings, parameters)
     with console.ProgressBars() as bars:
         show_labels(label(settings, report=console.reporter(bars)))
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dengine_cli import console
 from dengine_cli.generate import show_dataset
 
 EXAMPLE = "dengine merge runs/part1 runs/part2 --out runs/whole"
@@ -18,6 +19,8 @@ def command(
     """Join the shards of a run into one dataset.
 
     The result is, byte for byte, what the same run would have made without --shard."""
-    from engines.runs.merge import merge
+    from engines.runs.merge import MergeSettings, merge
 
-    show_dataset(merge(runs, out))
+    with console.ProgressBars() as bars:
+        summary = merge(MergeSettings(tuple(runs), out), report=console.reporter(bars))
+    show_dataset(summary)

@@ -1,12 +1,12 @@
-"""Values written as text: ranges, sizes, scores, amounts, lists, names in a file.
+"""Values written as text: ranges, sizes, scores, amounts, lists.
 
 Knows: their spelling, and what to say about a wrong one. Knows nothing about which values make sense: the settings
 that are made of them check that.
 """
 
 import re
-from collections.abc import Collection, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import UsageError
@@ -137,30 +137,3 @@ def parse_loras(texts: Sequence[str]) -> tuple[tuple[Path, float], ...]:
         except ValueError:  # a colon that belongs to the path
             found.append((Path(text), 1.0))
     return tuple(found)
-
-
-def parse_labels(text: str, names: Collection[str]) -> set[str] | None:
-    """The images, of those called `names`, whose labels `--labels` lets be read; None for all of them.
-
-    `text` is "none", "all", or a text file with one image name (or name without its suffix) a line.
-    """
-    if text in ("none", "all"):
-        return None if text == "all" else set()
-    file = Path(text)
-    try:
-        wanted = {line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()}
-    except FileNotFoundError:
-        raise UsageError(f"--labels is {text!r}; none, all, or a file of image names was expected.") from None
-    except (OSError, UnicodeDecodeError) as cause:
-        raise UsageError(f"--labels: {file} cannot be read as a list of image names: {cause}.") from cause
-    found = {name for name in names if wanted & _spellings(name)}
-    unknown = sorted(wanted - {spelling for name in found for spelling in _spellings(name)})
-    if unknown:
-        raise UsageError(f"--labels: {file} names {len(unknown)} images that DATA does not have, {unknown[0]!r} first.")
-    return found
-
-
-def _spellings(name: str) -> set[str]:
-    """How a list may name an image: its path in the image folder, its file name, either without the suffix."""
-    path = PurePosixPath(name)
-    return {name, path.name, path.with_suffix("").as_posix(), path.stem}

@@ -11,20 +11,24 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dengine_cli import parse
+from engines.common.files import read_json
+from engines.errors import UsageError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     Settings = TypeVar("Settings", bound=DataclassInstance)
 
-# Of settings that are no text themselves, how their text is read.
-_READ: Mapping[str, Callable[[str], Any]] = {
+# Of settings that are written otherwise than Python has them, how that is read.
+_READ: Mapping[str, Callable[[Any], Any]] = {
     "amounts": parse.parse_amounts,
     "batches": partial(parse.parse_batches, option="--batch"),
-    "engines": parse.parse_list,
+    "engines": lambda given: parse.parse_list(given) if isinstance(given, str) else tuple(given),
     "formats": parse.parse_list,
+    "generate": lambda file: read_json(file, UsageError),
     "frame": partial(parse.parse_size, option="--frame"),
     "guidance_interval": partial(parse.parse_range, option="--guidance-interval"),
+    "loras": parse.parse_loras,
     "mix": partial(parse.parse_range, option="--mix"),
     "near_duplicates": parse.parse_near_duplicates,
     "score": parse.parse_score,
@@ -32,22 +36,34 @@ _READ: Mapping[str, Callable[[str], Any]] = {
     "size": partial(parse.parse_size, option="--size"),
     "sizes": partial(parse.parse_sizes, option="--size"),
     "stages": parse.parse_list,
+    "targets": parse.parse_list,
     "strength": partial(parse.parse_range, option="--strength"),
 }
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def settings_of(
     kind: "type[Settings]", parameters: Mapping[str, Any], fields: Mapping[str, str] | None = None, **more: Any
 ) -> "Settings":
-    """The settings that a command's `parameters` make; `fields` says which one stands for a field of another name.
+    """The settings of `values_of`, with `more` in place of the parameters. Raises what the settings raise, too."""
+    return kind(**values_of(kind, parameters, fields) | more)
 
-    Parameters that are None were not given, and are left to the settings; so are those that are no field of theirs.
-    `more` goes before the parameters. Raises UsageError for a text that cannot be read, and what the settings raise.
+
+def values_of(
+    kind: "type[DataclassInstance]", parameters: Mapping[str, Any], fields: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What a command's `parameters` say of a settings' fields; `fields`: which one stands for a field of another name.
+
+    A parameter that is None was not given, and is left to the settings; so is one that is no field of theirs, and
+    a switch that is off. Raises UsageError for a text that cannot be read.
     """
     names = fields or {}
     given: dict[str, Any] = {}
     for item in dataclasses.fields(kind):
         value = parameters.get(names.get(item.name, item.name))
-        if value is not None:
-            given[item.name] = _READ[item.name](value) if isinstance(value, str) and item.name in _READ else value
-    return kind(**given | more)
+        if value is not None and not (value is False and item.default is False):
+            given[item.name] = _READ.get(item.name, _as_it_is)(value)
+    return given

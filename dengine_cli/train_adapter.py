@@ -7,16 +7,16 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, FollowLinks, Loras, PredictionType, Vae
-from dengine_cli.parse import parse_loras, parse_size
+from dengine_cli.settings import values_of
 from engines.common.files import read_json
 from engines.errors import UsageError
 
 if TYPE_CHECKING:
     from engines.adapter.info import AdapterInfo
-    from engines.datasets.dataset import Record
 
 EXAMPLE = "dengine train-adapter my-dataset --split train --model bases/mine --out adapters/mine"
 FIELDS = {"base": "model", "loras": "lora"}
+NETWORK = ("head", "width", "queries", "encoder_layers", "decoder_layers", "extra_levels")  # of the adapter's own
 AFTER_INTERRUPT = "Run the same command with --resume to go on from the last checkpoint."
 
 
@@ -79,57 +79,16 @@ def command(
     The base model is frozen. A tenth of the images, chosen by their names, is held out to pick the best checkpoint.
     With --pseudo an adapter learns once more, from images that one has labelled already (self-training).
     """
-    from engines.datasets.dataset import open_dataset
-    from engines.diffusion.base_model import local_folder
-    from engines.training.adapter import AdapterTrainOptions, check_start, train_adapter
-    from engines.training.pseudo import open_pseudo
+    parameters = locals()
+    from engines.training.train_adapter import TrainAdapterSettings, train_adapter
 
-    given: dict[str, Any] = {
-        "steps": steps,
-        "batch": batch,
-        "lr": lr,
-        "short_side": short_side,
-        "frame": parse_size(frame, "--frame"),
-        "style": style,
-        "turns": turns or None,
-        "pseudo_share": pseudo_share,
-        "tune_fraction": tune_fraction,
-        "precision_goal": precision_goal,
-        "eval_every": eval_every,
-        "seed": seed,
-        "device": device,
-        "precision": precision,
-    }
-    network = {
-        "head": head,
-        "width": width,
-        "queries": queries,
-        "encoder_layers": encoder_layers,
-        "decoder_layers": decoder_layers,
-        "extra_levels": extra_levels,
-    }
-    options = AdapterTrainOptions.from_json(_together(settings, given, network), str(settings or "options"))
-    check_start(out, options)
     if pseudo is None and pseudo_share is not None:
         raise UsageError("--pseudo-share is the share of images that an adapter labelled: give them with --pseudo.")
-    dataset = open_dataset(data, split=split, skip_bad=skip_bad, follow_links=follow_links, boxes=boxes)
-    for line in dataset.lines():
-        console.note(line)
-    console.echo(f"{len(dataset.records)} images from {data}, classes {', '.join(dataset.class_names)}")
-    more: list[Record] = []
-    if pseudo is not None:
-        found, repeats = open_pseudo(pseudo, dataset, skip_bad=skip_bad)
-        more = list(found.records)
-        for line in found.lines():
-            console.note(line)
-        without = f", without {repeats} that nearly repeat those" if repeats else ""
-        console.echo(f"{len(more)} images that an adapter labelled, from {pseudo}{without}")
-    base = local_folder(model, prediction_type, console.note, vae=vae)
+    given = values_of(TrainAdapterSettings, parameters, FIELDS)
+    network = {name: parameters[name] for name in NETWORK if parameters[name] is not None}
+    asked = TrainAdapterSettings.from_json(_together(settings, given, network), str(settings or "options"))
     with console.ProgressBars() as bars:
-        report = console.reporter(bars)
-        info = train_adapter(
-            dataset, base, out, options, pseudo=more, loras=parse_loras(lora or ()), resume=resume, report=report
-        )
+        info = train_adapter(asked, report=console.reporter(bars)).info
     tune = info.figures.get("tune", {})
     if tune:
         names = [name for name in next(iter(tune.values())) if isinstance(name, str)]
@@ -160,7 +119,6 @@ def show_thresholds(info: "AdapterInfo") -> None:
 def _together(file: Path | None, given: dict[str, Any], network: dict[str, Any]) -> dict[str, Any]:
     """The settings of a file, and over them the options that were given."""
     settings = {} if file is None else read_json(file, UsageError)
-    chosen = {name: value for name, value in network.items() if value is not None}
-    if chosen and isinstance(settings.setdefault("network", {}), dict):
-        settings["network"] |= chosen
-    return settings | {name: value for name, value in given.items() if value is not None}
+    if network and isinstance(settings.setdefault("network", {}), dict):
+        settings["network"] |= network
+    return settings | given

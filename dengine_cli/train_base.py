@@ -7,8 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, FollowLinks, PredictionType, Vae
-from dengine_cli.parse import parse_labels, parse_list
-from engines.errors import UsageError
+from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"
 FIELDS = {"base": "continue_from"}
@@ -50,41 +49,10 @@ def command(
     For pictures that Stable Diffusion has never seen. The folder that comes out works with diffusers' own pipelines,
     and as --model of train-adapter and export.
     """
-    from engines.datasets.dataset import open_dataset
-    from engines.diffusion.base_model import local_folder
-    from engines.training.base_model import BaseTrainOptions, train_base
+    parameters = locals()
+    from engines.training.train_base import TrainBaseSettings, train_base
 
-    options = BaseTrainOptions(
-        preset=preset,
-        style=style,
-        seed=seed,
-        device=device,
-        precision=precision,
-        turns=turns,
-        steps_scale=steps_scale,
-        checkpoint_minutes=checkpoint_minutes,
-        stages=parse_list(stages),
-    )
-    if prediction_type is not None and continue_from is None:
-        raise UsageError("--prediction-type is about the model of --continue-from, which was not given.")
-    if vae is not None and continue_from is None:
-        raise UsageError("--vae is about the model of --continue-from, which was not given.")
-    dataset = open_dataset(
-        data, split=split, skip_bad=skip_bad, require_boxes=False, follow_links=follow_links, boxes=boxes
-    )
-    for line in dataset.lines():
-        console.note(line)
-    labelled = parse_labels(labels, [record.name for record in dataset.records])
-    console.echo(f"{len(dataset.records)} images from {data}")
-    base = None if continue_from is None else local_folder(continue_from, prediction_type, console.note, vae=vae)
+    settings = settings_of(TrainBaseSettings, parameters)
     with console.ProgressBars() as bars:
-        train_base(
-            dataset,
-            out,
-            options,
-            labelled=labelled,
-            continue_from=base,
-            resume=resume,
-            report=console.reporter(bars),
-        )
-    console.echo(f"base model  {out}")
+        summary = train_base(settings, report=console.reporter(bars))
+    console.echo(f"base model  {summary.folder}")

@@ -7,9 +7,7 @@ where the images have annotations, into figures. Knows nothing about generating.
 H/W pixels of a padded frame, h/w its latents, Z latent channels, N boxes.
 """
 
-import hashlib
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,13 +18,12 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from engines.adapter.inference import LABEL_VIEWS, prepare_frame, resized_size, view_detections
-from engines.backends.registry import backend_info
+from engines.adapter.inference import LABEL_VIEWS
 from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import write_json
 from engines.common.names import class_words
+from engines.common.schema import AnyPath, settle
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.diffusion.prompts import MAX_LISTED, generic_prompt, listing_prompt
@@ -38,11 +35,12 @@ from engines.labels.rules import Rules, chosen, is_label, label_rules
 from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, StoredScore, stored
 from engines.labels.thresholds import precision_and_recall
 from engines.painting.needs import label_needs
-from engines.painting.networks import LARGEST_BATCH, Labeller, TextEncoder, check_finite, fill, prepare
+from engines.painting.networks import TextEncoder
+from engines.painting.reader import Reader, batch_for, padded_size
 from engines.runs.run_folder import run_errors
 
 if TYPE_CHECKING:
-    from engines.backends.base import Backend, Call
+    from engines.backends.base import Backend
     from engines.bundle.bundle import Bundle
 
 ANNOTATIONS = "annotations.json"
@@ -54,11 +52,15 @@ PROMPT_KINDS = ("generic", "listing", "empty")
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """What `dengine label` was asked for. Raises UsageError that lists every mistake at once."""
+    """What `label` is asked for. Paths may be text. Raises UsageError that lists every mistake at once.
 
-    images: Path  # a folder of images, or a dataset
-    out: Path  # folder for the labels, without any so far
-    bundle: Path | None = None  # None: the bundled model
+    >>> LabelSettings("photographs", out="labels", score=0.5).prompt
+    'generic'
+    """
+
+    images: AnyPath  # a folder of images, or a dataset
+    out: AnyPath  # folder for the labels, without any so far
+    bundle: AnyPath | None = None  # None: the bundled model
     prompt: str = "generic"  # of PROMPT_KINDS; listing names each image's own annotated classes
     split: str | None = None  # of the dataset
     engine: str = "auto"  # a backend's name
@@ -74,6 +76,7 @@ class LabelSettings:
     max_overlap: float = 1.0  # with a score: of two labels of a class that overlap more, the surer stays; 1: both do
 
     def __post_init__(self) -> None:
+        settle(self)
         checks = (
             (
                 "prompt",
@@ -111,7 +114,11 @@ class LabelSettings:
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """What was found."""
+    """What `label` found.
+
+    >>> dengine.label(dengine.LabelSettings("run/images", out="found", score=0.5)).boxes >= 0
+    True
+    """
 
     annotations: Path  # the COCO file
     images: int
@@ -129,7 +136,13 @@ class LabelSummary:
 
 
 def label(settings: LabelSettings, *, report: Report | None = None) -> LabelSummary:
-    """Open the bundle and the images, and label them; see `label_images`. Raises DengineError of every kind."""
+    """Open the bundle and the images, and label them; see `label_images`. Raises DengineError of every kind.
+
+    >>> label(LabelSettings("run/images", out="labels"), report=print).images
+    opening the bundle
+    ...
+    2
+    """
     from engines.backends.registry import open_backend
     from engines.bundle.bundle import default_bundle, open_bundle
 
@@ -150,7 +163,7 @@ def label(settings: LabelSettings, *, report: Report | None = None) -> LabelSumm
         follow_links=settings.follow_links, boxes=settings.boxes,
     )  # fmt: skip
     dataset.tell(report)
-    sizes = {_padded_size(record, bundle.short_side, bundle.size_multiple) for record in dataset.records}
+    sizes = {padded_size(record.width, record.height, bundle) for record in dataset.records}
     backend = open_backend(
         bundle, settings.engine, precision=settings.precision, threads=settings.threads, device=settings.device,
         needs=label_needs(bundle, sizes), told=lambda line: report(note(line)),
@@ -188,10 +201,7 @@ def label_images(
     """
     started, report = time.monotonic(), report or silent
     annotated = any(len(record.instances.single) for record in dataset.records)
-    if prompt == "listing" and not annotated:
-        raise UsageError(
-            f"`prompt=listing` needs annotations, and {dataset.root} has none: take generic.", field="prompt"
-        )
+    _check_prompt(prompt, annotated, dataset)
     _check_out(out)
     prompts = [_prompt(prompt, bundle.style, dataset, record) for record in dataset.records]
     with run_errors(out):
@@ -199,31 +209,14 @@ def label_images(
         found = _Found()
         try:
             with (out / _SPOOL).open("w+b") as spool:
-                for index, boxes in _labels(
-                    bundle, backend, dataset.records, prompts, label_views, skip_bad, found, report
-                ):
+                reading = (dataset.records, prompts, label_views, skip_bad, found, report)
+                for index, boxes in _labels(bundle, backend, *reading):
                     found.keep(spool, index, boxes)
                 if rules is not None and matched:
-                    every = (answer for _, answer in found.read(spool))
-                    rules = replace(rules, thresholds=matched_score(every, rules, bundle.adapter_info.frequencies))
+                    rules = found.matched(spool, rules, bundle.adapter_info.frequencies)
                 figures, unknown = _figures(spool, found, dataset, bundle, rules) if annotated else ({}, ())
-                info: dict[str, Any] = {
-                    "description": DESCRIPTION,
-                    "bundle_sha256": bundle.digest,
-                    "prompt": prompt,
-                    "label_views": label_views,
-                }
-                (out / FIGURES).unlink(missing_ok=True)  # of a start that was killed
-                if figures:
-                    write_json(out / FIGURES, {**info, "images": len(found.offsets), "figures": figures})
-                if rules is not None:
-                    info |= {
-                        "score": stored(rules.thresholds),
-                        "uncertain": rules.uncertain,
-                        "max_overlap": rules.max_overlap,
-                    }
-                images = (found.annotated(dataset.records[index], boxes, rules) for index, boxes in found.read(spool))
-                write_coco(out / ANNOTATIONS, images, bundle.class_names, info)
+                info = {"bundle_sha256": bundle.digest, "prompt": prompt, "label_views": label_views}
+                _write(out, spool, found, dataset, bundle.class_names, rules, figures, info)
         finally:
             (out / _SPOOL).unlink(missing_ok=True)
     return LabelSummary(
@@ -241,6 +234,28 @@ def label_images(
         seconds=time.monotonic() - started,
         backend=backend.description,
     )
+
+
+def _write(
+    out: Path,
+    spool: IO[bytes],
+    found: "_Found",
+    dataset: Dataset,
+    class_names: Sequence[str],
+    rules: Rules | None,
+    figures: Mapping[str, float],
+    info: Mapping[str, Any],
+) -> None:
+    """The folder's files, the annotations last."""
+    (out / FIGURES).unlink(missing_ok=True)  # of a start that was killed
+    info = {"description": DESCRIPTION, **info}
+    if figures:
+        write_json(out / FIGURES, {**info, "images": len(found.offsets), "figures": figures})
+    if rules is not None:
+        kept = {"uncertain": rules.uncertain, "max_overlap": rules.max_overlap}
+        info = {**info, "score": stored(rules.thresholds), **kept}
+    images = (found.annotated(dataset.records[index], boxes, rules) for index, boxes in found.read(spool))
+    write_coco(out / ANNOTATIONS, images, class_names, info)
 
 
 @dataclass
@@ -262,12 +277,24 @@ class _Found:
             spool.seek(self.offsets[index])
             yield index, Instances.from_rows(json.loads(spool.readline()))
 
+    def matched(self, spool: IO[bytes], rules: Rules, frequencies: Mapping[str, float]) -> Rules:
+        """The rules with the thresholds by which labels are as frequent as that."""
+        every = (answer for _, answer in self.read(spool))
+        return replace(rules, thresholds=matched_score(every, rules, frequencies))
+
     def annotated(self, record: Record, found: Instances, rules: Rules | None) -> AnnotatedImage:
         """What is written of an image; counts it."""
         kept = chosen(found, rules)
         self.boxes.update(kept.single.labels.tolist())
         self.uncertain += int(kept.crowd.sum())
         return AnnotatedImage(record.name, record.width, record.height, kept)
+
+
+def _check_prompt(prompt: str, annotated: bool, dataset: Dataset) -> None:
+    if prompt == "listing" and not annotated:
+        raise UsageError(
+            f"`prompt=listing` needs annotations, and {dataset.root} has none: take generic.", field="prompt"
+        )
 
 
 def _check_out(out: Path) -> None:
@@ -286,12 +313,6 @@ def _prompt(kind: str, style: str, dataset: Dataset, record: Record) -> str:
     return listing_prompt(style, {dataset.class_names[label]: n for label, n in counts.most_common(MAX_LISTED)})
 
 
-def _padded_size(record: Record, short_side: int, multiple: int) -> tuple[int, int]:
-    """(width, height) of the frame that `prepare_frame` makes of an image."""
-    width, height, _ = resized_size(record.width, record.height, short_side)
-    return math.ceil(width / multiple) * multiple, math.ceil(height / multiple) * multiple
-
-
 def _labels(
     bundle: "Bundle",
     backend: "Backend",
@@ -306,13 +327,12 @@ def _labels(
     text = TextEncoder(bundle, backend, lambda line: report(note(line)))
     for prompt in dict.fromkeys(prompts):
         text.read(prompt)
-    sizes = [_padded_size(record, bundle.short_side, bundle.size_multiple) for record in records]
+    sizes = [padded_size(record.width, record.height, bundle) for record in records]
     done = 0
     for size, members in groupby(sorted(range(len(records)), key=sizes.__getitem__), key=sizes.__getitem__):
         indices = list(members)
         report(note(f"preparing for frames of {size[0]}x{size[1]}"))
-        batch_size = LARGEST_BATCH if backend_info(backend.name).built_ahead else min(LARGEST_BATCH, len(indices))
-        reader = _Reader(bundle, backend, size, batch_size, views)
+        reader = Reader(bundle, backend, size, batch_for(backend, len(indices)), views)
         for start in range(0, len(indices), reader.batch):
             batch = []
             for index in indices[start : start + reader.batch]:
@@ -336,38 +356,6 @@ def _checked_image(record: Record) -> npt.NDArray[np.uint8]:
     if image.shape[:2] != (record.height, record.width):
         raise DatasetError(f"{record.file} is not of the size it had when the run began; do not change it meanwhile.")
     return image
-
-
-class _Reader:
-    """Images of one padded size to detections, at a fixed batch."""
-
-    def __init__(self, bundle: "Bundle", backend: "Backend", size: tuple[int, int], batch: int, views: int) -> None:
-        self._bundle, self._size, self.batch = bundle, size, batch
-        w, h = (side // bundle.vae_stride for side in size)
-        self._encoder: Call = prepare(bundle, backend, "vae_encoder", {"B": batch, "h": h, "w": w})
-        self._labeller = Labeller(bundle, backend, batch, h, w, views)
-
-    def __call__(
-        self, images: Sequence[npt.NDArray[np.uint8]], states: Sequence[torch.Tensor], names: Sequence[str]
-    ) -> list[Instances]:
-        """What is found on each of n <= batch images, uint8 [H_i, W_i, 3] each, in their own pixels."""
-        frames = [prepare_frame(image, self._bundle.short_side, self._bundle.size_multiple) for image in images]
-        fill(self._encoder.inputs["pixels"], [torch.from_numpy(pixels) for pixels, _, _ in frames])
-        self._encoder.run()
-        latents = self._encoder.outputs["latents"][: len(images)].float()
-        check_finite("vae_encoder", latents, names)
-        keys = [(0, _noise_key(name)) for name in names]
-        logits, boxes = self._labeller(list(latents), states, keys, names)
-        found = []
-        for i, (image, (_, scale, padded)) in enumerate(zip(images, frames, strict=True)):
-            height, width = image.shape[:2]
-            found.append(view_detections(logits[:, i], boxes[:, i], padded, scale, (width, height)))
-        return found
-
-
-def _noise_key(name: str) -> int:
-    """A number that depends on an image's name alone, for the noise of its label pass."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 def _figures(

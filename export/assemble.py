@@ -17,19 +17,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
 from engines.adapter.info import AdapterInfo
 from engines.adapter.model import load_adapter
-from engines.bundle.bundle import GRAPH_DTYPES, MANIFEST, WEIGHTS_DTYPES, open_bundle
+from engines.bundle.bundle import open_bundle
+from engines.bundle.files import MANIFEST
 from engines.bundle.graphs import GRAPH_NAMES
-from engines.common.events import Report, silent
+from engines.common.events import Report, note, silent
 from engines.common.files import sync_folder, write_json
 from engines.datasets.dataset import Record
-from engines.diffusion.base_model import BaseModel, load_base
+from engines.diffusion.base_model import BaseModel, load_base, local_folder
 from engines.diffusion.lora import fuse_loras
 from engines.errors import ExportError, UsageError
 from export.activations import measure_activations
@@ -39,16 +39,21 @@ from export.fit import check_fit, read_origin
 from export.progress import Steps
 from export.ranges import Measured, count_pictures, open_pictures
 from export.ranges import figures as range_figures
+from export.settings import ExportSettings
 from export.store import store_model
 from export.tensorrt.operators import OperatorCheck, inspect_operators
-from export.to_onnx import OPSETS
 from export.verify import GraphCheck, count_steps, figures, installed_engines, verify_bundle
 from export.write_graphs import Graphs, write_graphs
 
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What an export made."""
+    """What `export` made.
+
+    >>> from pathlib import Path
+    >>> ExportSummary(Path("bundles/mine"), 12_345_678, checks=(), agreements=()).unseen_loras
+    False
+    """
 
     folder: Path  # the bundle
     bytes: int  # of all its files
@@ -60,62 +65,34 @@ class ExportSummary:
     operators: OperatorCheck | None = None  # whether TensorRT's parser has all operators of the graphs
 
 
-def export_bundle(
-    base: Path | str,
-    adapter: Path,
-    out: Path,
-    *,
-    loras: Sequence[tuple[Path, float]] = (),
-    frame: tuple[int, int] | None = None,
-    weights_dtype: str = "float16",
-    graph_dtype: str = "float32",
-    opset: int = OPSETS["default"],
-    ranges: Path | None = None,
-    generate: Mapping[str, Any] | None = None,
-    engines: Sequence[str] | None = None,
-    int8: bool = False,
-    threads: int | None = None,
-    report: Report | None = None,
-) -> ExportSummary:
-    """Write a verified bundle to `out`, which must not exist, or be an empty folder.
+def export(settings: ExportSettings, *, report: Report | None = None) -> ExportSummary:
+    """Write a verified bundle to `settings.out`.
 
-    Args:
-        base: a base model's folder, a bundle's folder, or a name on the Hugging Face hub.
-        adapter: an adapter's folder, trained on that base.
-        out: the bundle's folder. It appears when every check has passed, and not before.
-        loras: LoRA files and their scales, added to the base's weights first. The adapter may be one that was trained
-            on the base alone, or with these LoRAs.
-        frame: usual (width, height) of painted images in pixels; None for the frame the adapter was trained on.
-        weights_dtype: how weights are stored: float32, float16 or bfloat16.
-        graph_dtype: what the graphs compute in: float32, or float16 with islands of float32 where it would overflow.
-            Their weights are the stored ones, so float16 graphs need weights stored as float16.
-        opset: of the graphs, one of the values of `export.to_onnx.OPSETS`.
-        ranges: a folder of images like those to be painted, to measure on where float16 would overflow; None for
-            the checks' own inputs.
-        generate: defaults of `dengine generate` for this bundle, by setting.
-        engines: what to check on (`export.verify.ENGINES`); None for all that are installed.
-        int8: measure how large the numbers of UNet and VAE get while images are painted, so that the bundle can be
-            executed in int8; for float32 graphs.
-        threads: CPU threads of the checks; None for each runtime's own choice.
-        report: told of every step.
+    The adapter may be one that was trained on the base alone, or with the same LoRAs. `report` is told of every step.
+    Raises UsageError for options that contradict each other, ModelError for a folder that is not what it should be, or
+    a base and an adapter that do not fit each other, ExportError for a graph that cannot be exported, or differs from
+    PyTorch.
 
-    Raises:
-        UsageError: an option out of its range.
-        ModelError: a folder that is not what it should be, or a base and an adapter that do not fit each other.
-        ExportError: a graph that cannot be exported, or differs from PyTorch.
+    >>> export(ExportSettings("bases/mine", "adapters/mine", "bundles/mine")).folder  # doctest: +SKIP
+    PosixPath('bundles/mine')
     """
-    _check_dtypes(weights_dtype, graph_dtype, opset, ranges, int8)
-    _check_out(out)
-    checked_on = installed_engines() if engines is None else tuple(engines)
+    report = report or silent
+    _check_out(settings.out)
+    checked_on = installed_engines() if settings.engines is None else tuple(settings.engines)
     if not checked_on:
         raise ExportError('No runtime to check the graphs on. Install one with "pip install onnxruntime openvino".')
-    gates = _Gates(checked_on, variants(checked_on, graph_dtype, int8=int8), threads)
-    asked = Graphs(graph_dtype, weights_dtype, opset, _pictures(ranges, report or silent), generate or {}, int8)
-    steps = Steps(_count_steps(asked, gates), report or silent)
+    loops = variants(checked_on, settings.graph_dtype, int8=settings.int8)
+    gates = _Gates(checked_on, loops, settings.threads)
+    pictures = _pictures(settings.ranges, report)
+    asked = Graphs(
+        settings.graph_dtype, settings.weights_dtype, settings.opset, pictures, settings.generate, settings.int8
+    )
+    steps = Steps(_count_steps(asked, gates), report)
     steps("reading the models")
-    models = _Models(base, adapter, loras, frame)
-    with _appearing(out) as work:
-        return _make(work, out, models, asked, gates, steps)
+    base = local_folder(settings.base, settings.prediction_type, lambda text: report(note(text)), vae=settings.vae)
+    models = _Models(base, settings.adapter, settings.loras, settings.frame)
+    with _appearing(settings.out) as work:
+        return _make(work, settings.out, models, asked, gates, steps)
 
 
 @dataclass(frozen=True)
@@ -133,7 +110,7 @@ class _Models:
     def __init__(
         self, base: Path | str, adapter: Path, loras: Sequence[tuple[Path, float]], frame: tuple[int, int] | None
     ) -> None:
-        """See `export_bundle`."""
+        """See `ExportSettings`."""
         self._base = load_base(base)
         self._network, self.info = load_adapter(adapter)
         names = fuse_loras(self._base, loras)
@@ -211,33 +188,6 @@ def _pictures(folder: Path | None, report: Report) -> Sequence[Record] | None:
     found = open_pictures(folder)
     found.tell(report)
     return found.records
-
-
-def _check_dtypes(weights_dtype: str, graph_dtype: str, opset: int, ranges: Path | None, int8: bool) -> None:
-    if weights_dtype not in WEIGHTS_DTYPES:
-        raise UsageError(
-            f'Unknown weights dtype "{weights_dtype}"; one of {", ".join(WEIGHTS_DTYPES)} was expected.',
-            field="weights_dtype",
-        )
-    if graph_dtype not in GRAPH_DTYPES:
-        raise UsageError(
-            f'Unknown graph dtype "{graph_dtype}"; one of {", ".join(GRAPH_DTYPES)} was expected.', field="graph_dtype"
-        )
-    if graph_dtype == "float16" and weights_dtype != "float16":
-        raise UsageError(
-            f"float16 graphs read their weights as they are stored, and {weights_dtype} was asked for. "
-            f"Use `weights_dtype=float16`, or `graph_dtype=float32`.",
-            field="weights_dtype",
-        )
-    if opset not in OPSETS.values():
-        known = " or ".join(f"{number} ({what})" for what, number in OPSETS.items())
-        raise UsageError(f"Opset {opset} is not one that was checked; {known} was expected.", field="opset")
-    if int8 and graph_dtype != "float32":
-        raise UsageError("`int8` is for CPUs and float32 graphs. Leave it or `graph_dtype=float16` out.", field="int8")
-    if ranges is not None and graph_dtype == "float32":
-        raise UsageError(
-            "`ranges` measures for float16 graphs. Add `graph_dtype=float16`, or leave it out.", field="ranges"
-        )
 
 
 def _check_out(out: Path) -> None:

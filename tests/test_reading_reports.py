@@ -65,9 +65,8 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """No backend is opened, nothing is trained or compared."""
     monkeypatch.setattr("engines.backends.registry.open_backend", stop)
     monkeypatch.setattr("engines.worth.data.fingerprints", stop)
-    monkeypatch.setattr("engines.training.base_model.train_base", stop)
-    monkeypatch.setattr("engines.training.adapter.train_adapter", stop)
-    monkeypatch.setattr("engines.diffusion.base_model.local_folder", stop)
+    monkeypatch.setattr("engines.training.train_base.fit_base", stop)
+    monkeypatch.setattr("engines.training.train_adapter.local_folder", stop)
 
 
 @pytest.mark.usefixtures("stopped")

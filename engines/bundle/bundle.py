@@ -1,11 +1,9 @@
 """A bundle on disk: its manifest, and the checks that make it safe to run.
 
-Knows: what its manifest says, and that everything in it fits together; which files it may hold is `files`' to know.
+Knows: which files a bundle holds, what its manifest says, and that every byte is the one that was exported.
 Does not know: what the graphs compute, which runtime executes them, or how a bundle is made (`export.assemble`).
 
-Nothing in a bundle can run code or reach outside its folder: names are relative and without "..", no link leads out,
-the external data of every graph lies inside, and weights are safetensors. A file that the manifest does not list is
-refused, since a library might load it unasked; hidden files, `*.md` and `LICENSE` are for people, and passed over.
+Nothing in a bundle can run code or reach outside its folder: `files` says how that is held.
 """
 
 import dataclasses
@@ -23,17 +21,6 @@ from engines.common.files import read_json, sha256_file
 from engines.common.quote import list_mistakes, quote
 from engines.common.schema import from_object, in_range
 from engines.errors import BundleError, DengineError
-
-__all__ = [
-    "FORMAT",
-    "GRAPH_DTYPES",
-    "MANIFEST",
-    "WEIGHTS_DTYPES",
-    "Bundle",
-    "Manifest",
-    "default_bundle",
-    "open_bundle",
-]
 
 FORMAT = 1
 WEIGHTS_DTYPES = ("float32", "float16", "bfloat16")

@@ -1,7 +1,11 @@
-"""The files of a bundle: which there must be, which there may be, and that each is the one that was exported.
+"""The files of a bundle: is each one there, the one that was exported, and unable to do harm?
 
-Knows: names, suffixes, links, SHA-256, and where a graph's external data may lie. Does not know what the manifest says
-beside its list of files. Every function yields what is wrong, a few words each.
+Knows: which files a bundle has, and what is wrong with a folder that should hold those of a manifest. Does not know
+what a manifest says otherwise (`bundle`), or what the graphs compute.
+
+Nothing in a bundle can run code or reach outside its folder: names are relative and without "..", no link leads out,
+the external data of every graph lies inside, and weights are safetensors. A file that the manifest does not list is
+refused, since a library might load it unasked; hidden files, `*.md` and `LICENSE` are for people, and passed over.
 """
 
 import os
@@ -27,8 +31,10 @@ REQUIRED = (
     "vae/config.json",
 )
 
+Files = Mapping[str, str]  # POSIX path relative to the folder -> SHA-256, for every file but the manifest
 
-def wrong_files(folder: Path, files: Mapping[str, str], verify: bool) -> Iterator[str]:
+
+def wrong_files(folder: Path, files: Files, verify: bool) -> Iterator[str]:
     """What is wrong with the files that the manifest lists, or should list."""
     yield from (f"the manifest does not list {name}" for name in REQUIRED if name not in files)
     for name, digest in sorted(files.items()):
@@ -45,7 +51,7 @@ def wrong_files(folder: Path, files: Mapping[str, str], verify: bool) -> Iterato
             yield f"{shorten(name)} was changed (its SHA-256 is not the manifest's)"
 
 
-def unlisted(folder: Path, files: Mapping[str, str]) -> Iterator[str]:
+def unlisted(folder: Path, files: Files) -> Iterator[str]:
     """Files, and folders that are links, which the manifest does not list."""
     for parent, folders, names in os.walk(folder):
         here = Path(parent)
@@ -61,7 +67,7 @@ def _for_people(name: str) -> bool:
     return name.startswith(".") or name.endswith(".md") or name == "LICENSE"
 
 
-def wrong_external_data(folder: Path, graph: str, files: Mapping[str, str]) -> Iterator[str]:
+def wrong_external_data(folder: Path, graph: str, files: Files) -> Iterator[str]:
     """What is wrong with where a graph's weights are: they must be in files of the bundle, and whole."""
     import onnx
     from google.protobuf.message import DecodeError

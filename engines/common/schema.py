@@ -10,7 +10,7 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -19,6 +19,10 @@ from engines.errors import DengineError, Mistake, refuse
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+    AnyPath = Any
+else:
+    AnyPath = Path  # of settings: a Path, or text that `settle` makes one of, which is all the same to a type checker
 
 T = TypeVar("T")
 Wrong = tuple[str, str, str]  # a field's path, and what is said before and behind it
@@ -147,6 +151,8 @@ def _convert(hint: Any, value: Any, path: str, wrong: list[Wrong]) -> Any:
         if len(kinds) == len(value):
             pairs = enumerate(zip(kinds, value, strict=True))
             return tuple(_convert(kind, entry, f"{path}[{i}]", wrong) for i, (kind, entry) in pairs)
+    if origin is Sequence and isinstance(value, list | tuple):
+        return tuple(_convert(arguments[0], entry, f"{path}[{i}]", wrong) for i, entry in enumerate(value))
     if isinstance(origin, type) and issubclass(dict, origin) and isinstance(value, Mapping):
         return {
             str(key): _convert(arguments[1], entry, f"{path}.{shorten(key)}", wrong) for key, entry in value.items()

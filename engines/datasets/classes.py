@@ -23,10 +23,12 @@ class Classes:
     def __init__(
         self, found: Sequence[str], wanted: Sequence[str] | None, findings: Findings | None = None, where: str = ""
     ) -> None:
-        clean = [" ".join(name.split()) for name in found]
+        clean = [_clean(name) for name in found]
         self._spelt = dict(zip(found, clean, strict=True))
         if wanted is None and clean != list(found) and findings is not None:
-            findings.remark("Class names have line breaks or double spaces in them, which are read as one space.")
+            findings.remark(
+                "Class names have line breaks, double spaces or unprintable signs, which are read as one space."
+            )
         self.names = tuple(wanted) if wanted is not None else tuple(clean)
         self._index = {name: index for index, name in enumerate(self.names)}
         kind, place = (DatasetError, f"{where}: " if where else "") if wanted is None else (UsageError, "")
@@ -50,6 +52,10 @@ class Classes:
             more = f" and {len(self.names) - 12} more" if len(self.names) > 12 else ""
             raise DatasetError(f'{where}: class "{short(name)}" is not one of {known}{more}.')
         return found
+
+
+def _clean(name: str) -> str:
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in name).split())
 
 
 def without_groups(

@@ -173,14 +173,14 @@ def _read_images(
                     f'{where}.file_name "{short(name)}" occurs twice: it is that of {taken[found]}, too.'
                 )
             taken[found] = f"images[{index}]"
-            caption = image.get("caption") or image.get("prompt") or captions.get(image_id)
+            caption = _text(image.get("caption") or image.get("prompt") or captions.get(image_id))
             within = finder.home + "/" if finder.home and found.startswith(finder.home + "/") else ""
             draft = Draft(
                 finder.tree.path(found),
                 found.removeprefix(within),
                 where,
                 stated,
-                caption if isinstance(caption, str) else None,
+                caption,
             )
             for place, row, reading, label, crowd in mine:
                 draft.add(place, row, label, crowd, reading)
@@ -190,6 +190,11 @@ def _read_images(
             with finder.findings.item():
                 raise DatasetError(f"{place}.image_id {short(image_id)} is not the id of any image.")
     return drafts
+
+
+def _text(value: object) -> str | None:
+    """Text that can be written again; None for anything else."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
 
 
 def _file_name(image: Mapping[str, Any], where: str) -> str:

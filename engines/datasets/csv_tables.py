@@ -93,20 +93,25 @@ def _kind(tree: Tree, name: str) -> _Columns | None:
     try:
         with tree.path(name).open("rb") as file:
             head = file.read(_HEAD).replace(b"\0", b"").decode("utf-8-sig", "replace")
-    except OSError:
+        lines = head.splitlines()
+        columns = {fold(cell.strip()) for cell in _cells(lines[0], name)[0]} if lines and lines[0] else set()
+    except (OSError, DatasetError):
         return None
-    columns = {fold(cell.strip()) for row in list(csv.reader(io.StringIO(head.partition("\n")[0]))) for cell in row}
     return next((kind for kind in _KINDS if {kind.image, kind.label, *kind.corners} <= columns), None)
 
 
 def _rows(text: str, source: str) -> list[Mapping[str, str]]:
     """The rows by folded column names."""
-    try:
-        lines = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
-    except csv.Error as cause:
-        raise DatasetError(f"{source} is not readable as csv: {cause}.") from cause
+    lines = [row for row in _cells(text, source) if any(cell.strip() for cell in row)]
     header = [fold(cell.strip()) for cell in lines[0]] if lines else []
     return [dict(zip(header, (cell.strip() for cell in row), strict=False)) for row in lines[1:]]
+
+
+def _cells(text: str, source: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(io.StringIO(text, newline="")))
+    except csv.Error as cause:
+        raise DatasetError(f"{source} is not readable as csv: {short(str(cause))}.") from cause
 
 
 def _label(row: Mapping[str, str], kind: _Columns, names: Mapping[str, str]) -> str:
@@ -119,6 +124,6 @@ def _label_names(tree: Tree, source: str) -> dict[str, str]:
     for name in tree.with_suffix(".csv"):
         base = fold(PurePosixPath(name).name)
         if name != source and (base.startswith("class-descriptions") or base == "classes.csv"):
-            rows = csv.reader(io.StringIO(read_text(tree.path(name))))
+            rows = _cells(read_text(tree.path(name)), name)
             return {row[0].strip(): row[1].strip() for row in rows if len(row) == 2 and row[1].strip()}
     return {}

@@ -61,7 +61,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
             draft = drafts[name] = Draft(tree.path(name), name.removeprefix("images/"), where, stated)
             for place, shape in enumerate(image):
                 with findings.item():
-                    _read_shape(shape, draft, classes, f"{where}, {shape.tag} {place}", findings)
+                    _read_shape(shape, draft, classes, f"{where}, {short(shape.tag)} {place}", findings)
     return finish(tree, list(drafts.values()), CORNERS, classes.names, options, findings, f"CVAT, {source}")
 
 

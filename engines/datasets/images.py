@@ -61,13 +61,22 @@ def read_image(path: Path | str, white: float | None = None) -> npt.NDArray[np.u
     Raises DatasetError naming the file.
     """
     with _opened(Path(path)) as image:
-        deep = white is not None and _is_deep(image)
-        image.load()
-        turn = _UPRIGHT.get(_orientation(image))
-        rgb = np.asarray(_to_rgb(image if turn is None else image.transpose(turn), white), dtype=np.uint8)
-        if deep and white is not None and image.mode[0] not in "IF":  # colour, of which Pillow keeps the upper 8 bits
-            rgb = np.clip(np.rint(rgb * (255.0 / max(int(white) >> 8, 1))), 0, 255).astype(np.uint8)
-        return np.array(rgb)
+        return pixels_of(image, white)
+
+
+def pixels_of(image: Image.Image, white: float | None = None) -> npt.NDArray[np.uint8]:
+    """Pixels of an open Pillow image, as `read_image` gives those of a file: uint8 [H, W, 3] RGB, upright.
+
+    >>> pixels_of(Image.new("L", (4, 3), 255)).shape
+    (3, 4, 3)
+    """
+    deep = white is not None and _is_deep(image)
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))
+    rgb = np.asarray(_to_rgb(image if turn is None else image.transpose(turn), white), dtype=np.uint8)
+    if deep and white is not None and image.mode[0] not in "IF":  # colour, of which Pillow keeps the upper 8 bits
+        rgb = np.clip(np.rint(rgb * (255.0 / max(int(white) >> 8, 1))), 0, 255).astype(np.uint8)
+    return np.array(rgb)
 
 
 def highest_value(path: Path | str) -> tuple[float, bool]:

@@ -19,7 +19,21 @@ from engines.errors import DatasetError
 _YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt", "names.txt", "predefined_classes.txt")
 _NOTES = "notes.json"  # Label Studio's list of names
-_LARGEST = 1 << 20  # bytes of a settings file
+_LARGEST = 1 << 17  # bytes of a settings file, which take the parser seconds
+_DEEPEST = 200  # brackets in one, which take it minutes when they are nested
+
+
+class _AliasError(Exception):
+    """A settings file repeats a part of itself, which may grow without bound."""
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # untyped
+    """A safe loader that refuses aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise _AliasError
+        return super().compose_node(parent, index)
 
 
 @dataclass(frozen=True)
@@ -124,13 +138,14 @@ def _has_names(tree: Tree, name: str) -> bool:
 def _read_yaml(tree: Tree, name: str) -> Mapping[str, Any]:
     path = tree.path(name)
     if path.stat().st_size > _LARGEST:
-        raise DatasetError(f"{path} has more than {_LARGEST >> 20} MiB; a settings file was expected.")
+        raise DatasetError(f"{path} has more than {_LARGEST >> 10} KiB; a settings file was expected.")
+    text = read_text(path)
+    if sum(map(text.count, "[{")) > _DEEPEST:
+        raise DatasetError(f"{path} has more than {_DEEPEST} brackets; a settings file was expected.")
     try:
-        text = read_text(path)
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise DatasetError(f"{path} has aliases (*name), which settings don't need; write the values out.")
-        settings = yaml.safe_load(text)
+        settings = yaml.load(text, Loader=_Loader)
+    except _AliasError:
+        raise DatasetError(f"{path} has aliases (*name), which settings don't need; write the values out.") from None
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError) as cause:
         raise DatasetError(f"{path} is not readable as YAML: {short(' '.join(str(cause).split()))}.") from cause
     if not isinstance(settings, Mapping):
@@ -171,7 +186,11 @@ def class_names(tree: Tree, settings: Settings, wanted: Sequence[str] | None) ->
 
 
 def _listed(tree: Tree, file: str) -> list[str]:
-    return [line.strip() for line in read_text(tree.path(file)).splitlines() if line.strip()]
+    """The lines of a file of names; DatasetError for an empty one between others, which would move their indices."""
+    names = [line.strip() for line in read_text(tree.path(file)).rstrip().splitlines()]
+    if "" in names:
+        raise DatasetError(f"{file}, line {names.index('') + 1} is empty; a name a line was expected.", field="names")
+    return names
 
 
 def _from_notes(tree: Tree, file: str) -> list[str] | None:

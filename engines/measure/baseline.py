@@ -27,7 +27,7 @@ from engines.measure.pipeline import Baseline, Picture, batches_of
 from engines.measure.workload import WORKLOAD, Workload, WorkloadJobs, jobs_of
 from engines.painting.jobs import Job
 from engines.painting.settings import JPEG_QUALITY
-from engines.runs.finalize import ANNOTATIONS
+from engines.runs.dataset_files import ANNOTATIONS
 from engines.runs.journal import image_name
 
 BATCHES = (1, 2, 4, 8, 16)  # that `try_batches` tries

@@ -8,58 +8,34 @@ Does not know how anything is measured (`run`, `baseline`, `roofline`), or how i
 import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engines.backends.base import PRECISIONS
-from engines.backends.registry import ENGINES
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.common.devices import find_device
 from engines.common.events import Event, EventKind, Report, silent
-from engines.errors import DengineError, UsageError
+from engines.errors import DengineError
 from engines.measure.alone import run_alone
 from engines.measure.baseline import BATCHES, GPU_BATCHES, BaselineSettings, best_batch
 from engines.measure.machine import machine, versions
-from engines.measure.roofline import SIZES, rate_of
+from engines.measure.roofline import rate_of
+from engines.measure.settings import MEASURED, BenchSettings, BenchSummary, Figures
 from engines.measure.workload import Workload, jobs_of
 
-FORMAT = 1  # of the report
-COUNT = 32  # images, unless the user says otherwise
-_ENGINES = tuple(name for name in ENGINES if name != "auto")  # each is called as the package it needs
 
-Figures = dict[str, Any]
+def bench(settings: BenchSettings, *, report: Report | None = None) -> BenchSummary:
+    """Measure.
 
-
-@dataclass(frozen=True)
-class BenchSettings:
-    """What is measured."""
-
-    bundle: Path | None = None  # None: the bundled model
-    references: Path | None = None  # images to repaint; None: text to image
-    engines: tuple[str, ...] = ()  # empty: all that are installed
-    count: int = COUNT  # images
-    size: tuple[int, int] | None = None  # (width, height) in pixels; None: the bundle's frame
-    steps: int = 25  # of the schedule
-    seed: int = 0
-    precision: str = "auto"  # of the engines
-    compiled: bool = False  # the engines' networks through torch.compile (torch on CUDA)
-    threads: int | None = None  # of engines, baseline and matmul; None: PyTorch's choice
-    slots: int | None = None  # images in work at once; None: as `generate` has it
-    device: str | None = None  # cpu, cuda or cuda:N; None: what each engine is fastest on
-    baseline: bool = True  # measure the diffusers pipeline too
-    matmul_sizes: tuple[int, ...] = SIZES  # sides of the matrices that the machine's rate is measured with
-
-
-def bench(settings: BenchSettings, *, report: Report | None = None) -> Figures:
-    """Measure, and return the report as a JSON object.
-
-    `machine`, `versions`, `settings`; `engines`: of each engine, `run.engine_task`'s figures, `first_start` (load and
+    `engines`: of each engine, `run.engine_task`'s figures, `first_start` (load and
     first image of an earlier process, which found the cache of compiled models as it was), `roofline_share` and
     `speedup` over each row of the baseline, or `error`; `baseline`: `baseline.run_baseline`'s figures by `role` (batch
     1, best batch, and both with torch.compile), or `error`; `roofline`: `roofline.roofline_task`'s, by device, or
     `error` and an empty `best`.
     Raises UsageError, BundleError and DatasetError for what cannot be measured at all.
+
+    >>> bench(BenchSettings(count=4, baseline=False), report=print).engines[0]["engine"]  # doctest: +SKIP
+    'openvino'
     """
     bundle = open_bundle(settings.bundle or default_bundle())
     workload = workload_of(settings, bundle)
@@ -70,15 +46,14 @@ def bench(settings: BenchSettings, *, report: Report | None = None) -> Figures:
     baseline = _baseline(settings, workload, steps) if settings.baseline else []
     rooflines = _rooflines(settings, workload, measured, steps)
     steps.over()
-    return {
-        "format": FORMAT,
-        "machine": machine(),
-        "versions": versions(),
-        "settings": _settings_json(settings, workload, bundle),
-        "engines": [derived(figures, rooflines, baseline) for figures in measured],
-        "baseline": baseline,
-        "roofline": rooflines,
-    }
+    return BenchSummary(
+        machine=machine(),
+        versions=versions(),
+        settings=_settings_json(settings, workload, bundle),
+        engines=[derived(figures, rooflines, baseline) for figures in measured],
+        baseline=baseline,
+        roofline=rooflines,
+    )
 
 
 def workload_of(settings: BenchSettings, bundle: Bundle) -> Workload:
@@ -86,12 +61,6 @@ def workload_of(settings: BenchSettings, bundle: Bundle) -> Workload:
     workload = Workload(
         frame=settings.size or bundle.frame, steps=settings.steps, jobs=settings.count, seed=settings.seed
     )
-    if settings.count < 1:
-        raise UsageError(f"`count` is {settings.count}; 1 or more was expected.", field="count")
-    if settings.precision not in PRECISIONS:
-        raise UsageError(
-            f"`precision` is {settings.precision}; one of {', '.join(PRECISIONS)} was expected.", field="precision"
-        )
     find_device(settings.device)
     workload.generate_settings(Path(), references=settings.references, **_options(settings))
     return workload
@@ -160,12 +129,7 @@ class _Steps:
 
 def _engines(settings: BenchSettings) -> tuple[str, ...]:
     """The engines that were asked for, or those whose package is installed."""
-    if unknown := [name for name in settings.engines if name not in _ENGINES]:
-        raise UsageError(
-            f"`engines` holds {', '.join(unknown)}, which is unknown; {', '.join(_ENGINES)} are known.",
-            field="engines",
-        )
-    present = tuple(name for name in _ENGINES if importlib.util.find_spec(name) is not None)
+    present = tuple(name for name in MEASURED if importlib.util.find_spec(name) is not None)
     return tuple(dict.fromkeys(settings.engines)) or present
 
 

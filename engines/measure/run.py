@@ -38,7 +38,7 @@ from engines.measure.timing import (
     time_calls,
 )
 from engines.measure.workload import Workload
-from engines.runs.generate import generate
+from engines.runs.generate import generate_on
 from engines.runs.run_folder import require_run
 from engines.runs.summaries import GenerateSummary
 
@@ -163,7 +163,7 @@ def _watch(settings: "GenerateSettings", tell: Tell, only_first: bool) -> _Watch
             tell(f"painting {event.done}/{event.total}")
 
     started = time.perf_counter()
-    summary = generate(settings, report=report, stop=lambda: only_first and bool(painted), wrap=wrap)
+    summary = generate_on(settings, wrap, report=report, stop=lambda: only_first and bool(painted))
     ended = time.perf_counter()
     return _Watched(summary, require_run(settings.out), timed[0], started, opened[0], ended)
 

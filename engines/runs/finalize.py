@@ -1,115 +1,102 @@
-"""The dataset files of a run, made from its journal: COCO always, YOLO and imagefolder on request, and a preview.
+"""`finalize`: the dataset of a run once more, by other rules or in other formats.
 
-Knows: which of the painted images are in the dataset (`filters`, `repeats`, a count), and how the files on disk come
-to say so, all at once. Knows nothing about networks: nothing is painted here, and it can be done again.
-
-An image that the dataset does not use is moved to `spare/`, from where a later `finalize`, or a larger count, brings
-it back: so no image is without its label, and no label without its image.
+Knows: what may be asked for, and which of it cannot be had without painting again. How the files come to be is
+`dataset_files`' matter.
 """
 
-import contextlib
-import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from engines.common.files import sync_folder
-from engines.datasets.imagefolder_writer import CARD, METADATA, is_ours, write_imagefolder
+from engines.common.events import Report, note, silent
+from engines.common.schema import AnyPath, settle
 from engines.datasets.tree import list_images
-from engines.datasets.writers import AnnotatedImage, write_coco
-from engines.datasets.yolo_writer import DATA_YAML, LABELS, TRAIN_LIST, VAL_LIST, write_yolo
-from engines.errors import RunError, UsageError
-from engines.labels.boxes import Instances
+from engines.errors import Mistake, UsageError, refuse
 from engines.labels.matched import matched_score
-from engines.labels.rules import Drop, DropReason, Rules, chosen, drop
-from engines.labels.scores import (
-    ScoreKind,
-    ScoreLike,
-    ScorePolicy,
-    Thresholds,
-    check_uncertain,
-    shown,
-    stored,
-)
-from engines.painting.jobs import Plan
+from engines.labels.rules import Rules
+from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, Thresholds, check_uncertain, shown, stored
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import DATASET_FORMATS
-from engines.runs.journal import IMAGES, JOURNAL, SPARE, Entry, find_image, read_entries, remove_images_from
-from engines.runs.near_duplicates import Candidate, find_repeats, reference_plan
-from engines.runs.preview import PREVIEW_IMAGES, Sample, write_preview
-from engines.runs.run_folder import RUN, locked, require_run, run_errors
+from engines.runs.dataset_files import entries_of, rules_of, was_painted, write_dataset
+from engines.runs.journal import JOURNAL
+from engines.runs.run_folder import locked, require_run, run_errors
 from engines.runs.summaries import DatasetSummary
 
-ANNOTATIONS = "annotations.json"
-PREVIEW = "preview.png"
-STAGE = ".dataset.tmp"  # where new dataset files are made
-_BEYOND = Drop(DropReason.BEYOND, "beyond the count")
+
+@dataclass(frozen=True)
+class FinalizeSettings:
+    """What `finalize` is asked for. What is None is as the run itself has it, and so are classes without a score.
+
+    Paths may be text. Raises UsageError that lists every mistake at once.
+
+    >>> FinalizeSettings("runs/first", score=0.5, formats=["coco", "yolo"]).formats
+    ('coco', 'yolo')
+    """
+
+    run: AnyPath  # the folder of a run
+    score: ScoreLike | None = None  # a box below is no label; "matched": labels as frequent as annotations were
+    uncertain: float | None = None  # a box from this up to `score` is an uncertain region; 0: none is
+    min_quality: float | None = None  # an image whose boxes are less sure as a whole goes, 0 to 1
+    max_overlap: float | None = None  # of labels of a class that overlap (IoU) more, one stays; 1: all
+    near_duplicates: float | None = None  # correlation from which an image repeats another or a reference; 0: all stay
+    formats: Sequence[str] | None = None  # of DATASET_FORMATS; COCO is always written
+    keep_empty: bool | None = None  # keep images without a label
+    val_fraction: float | None = None  # about what share of the images YOLO's files call validation, by reference
+    training: AnyPath | None = None  # images that the networks learned from: what nearly repeats one of them goes
+
+    def __post_init__(self) -> None:
+        settle(self)
+        mistakes: list[Mistake] = []
+        if self.near_duplicates is not None and not 0.0 <= self.near_duplicates <= 1.0:
+            text = f"`near_duplicates` is {self.near_duplicates}; a number from 0 (keep all) to 1 was expected"
+            mistakes.append(("near_duplicates", text))
+        if self.val_fraction is not None and not 0.0 < self.val_fraction < 1.0:
+            text = f"`val_fraction` is {self.val_fraction}; a number above 0, below 1 was expected"
+            mistakes.append(("val_fraction", text))
+        if unknown := [name for name in self.formats or () if name not in DATASET_FORMATS]:
+            text = f"`formats` holds {', '.join(unknown)}, which is unknown; {', '.join(DATASET_FORMATS)} are known"
+            mistakes.append(("formats", text))
+        refuse(mistakes)
+        if self.score is not None:
+            ScorePolicy.of(self.score)
 
 
-def finalize(
-    folder: Path,
-    *,
-    score: ScoreLike | None = None,
-    uncertain: float | None = None,
-    min_quality: float | None = None,
-    max_overlap: float | None = None,
-    near_duplicates: float | None = None,
-    formats: Sequence[str] | None = None,
-    keep_empty: bool | None = None,
-    training: Path | None = None,
-    val_fraction: float | None = None,
-) -> DatasetSummary:
-    """Write the dataset files of a run again, by other rules, in other formats, or without empty images.
+def finalize(settings: FinalizeSettings, *, report: Report | None = None) -> DatasetSummary:
+    """Write the dataset files of a run again. Nothing is painted.
 
-    What is None is as the run itself has it, and so are classes that `score` does not name. With "matched", labels are
-    as frequent in the images that were painted as annotations were in those that the adapter learned from: see
-    `matched_score`; no class's score is below the run's own. `training`: a folder of images that the networks learned
-    from; what nearly repeats one of them is dropped, whatever `near_duplicates` says of other repeats. `val_fraction`:
-    about what share of the images YOLO's files call validation, by reference where there are references. COCO is always
-    written; files of formats that are not asked for are removed. The old dataset stays until the new one is whole.
+    With the score "matched", labels are as frequent in the images that were painted as annotations were in those that
+    the adapter learned from: see `matched_score`; no class's score is below the run's own. Files of formats that are
+    not asked for are removed. The old dataset stays until the new one is whole.
     Raises RunError for a folder that is no run, is in use or lacks an image or its references, DatasetError for a
     training image that cannot be read, UsageError for values out of range, or below the run's own where images that
     only now would be in the dataset were never written.
+
+    >>> finalize(FinalizeSettings("run", score=0.5, keep_empty=True)).images
+    2
     """
+    report, folder = report or silent, settings.run
     run = require_run(folder)
-    repeats_from = run.options.near_duplicates if near_duplicates is None else near_duplicates
-    learned = () if training is None else tuple(list_images(training))
-    if training is not None and not learned:
-        raise UsageError(f"`training`: {training} holds no image.", field="training")
-    if not 0.0 <= repeats_from <= 1.0:
-        raise UsageError(
-            f"`near_duplicates` is {repeats_from}; a number from 0 (keep all) to 1 was expected.",
-            field="near_duplicates",
-        )
-    held_out = run.options.val_fraction if val_fraction is None else val_fraction
-    if not 0.0 < held_out < 1.0:
-        raise UsageError(f"`val_fraction` is {held_out}; a number above 0, below 1 was expected.", field="val_fraction")
-    unknown = [name for name in formats or () if name not in DATASET_FORMATS]
-    if unknown:
-        raise UsageError(
-            f"`formats` holds {', '.join(unknown)}, which is unknown; {', '.join(DATASET_FORMATS)} are known.",
-            field="formats",
-        )
+    learned = () if settings.training is None else tuple(list_images(settings.training))
+    if settings.training is not None and not learned:
+        raise UsageError(f"`training`: {settings.training} holds no image.", field="training")
     with locked(folder), run_errors(folder):
-        policy = None if score is None else ScorePolicy.of(score)
+        policy = None if settings.score is None else ScorePolicy.of(settings.score)
         if policy is not None and policy.kind is ScoreKind.MATCHED:
-            policy = ScorePolicy.of(_matched(folder, run, max_overlap))
-        rules = _other_rules(run, policy, uncertain, min_quality, max_overlap, keep_empty)
-        options = replace(run.options, near_duplicates=repeats_from, formats=tuple(formats or run.options.formats))
-        run = replace(run, options=replace(options, val_fraction=held_out))
-        return write_dataset(folder, run, rules, training=learned)
+            report(note("finding the score by which labels are as frequent as annotations were"))
+            policy = ScorePolicy.of(_matched(folder, run, settings.max_overlap))
+        rules = _other_rules(run, policy, settings)
+        options = replace(run.options, **_given(settings, "near_duplicates", "formats", "val_fraction"))
+        report(note("writing the dataset files"))
+        return write_dataset(folder, replace(run, options=options), rules, training=learned)
 
 
-def _other_rules(
-    run: RunSettings,
-    policy: ScorePolicy | None,
-    uncertain: float | None,
-    min_quality: float | None,
-    max_overlap: float | None,
-    keep_empty: bool | None,
-) -> Rules:
+def _given(settings: FinalizeSettings, *names: str) -> dict[str, Any]:
+    """The settings that are not as the run has them."""
+    return {name: value for name in names if (value := getattr(settings, name)) is not None}
+
+
+def _other_rules(run: RunSettings, policy: ScorePolicy | None, asked: FinalizeSettings) -> Rules:
     """The rules of a run with changes. Raises UsageError for what cannot be had without painting again."""
     own = rules_of(run).thresholds
     if policy is not None and policy.kind is ScoreKind.ADAPTER:
@@ -118,13 +105,8 @@ def _other_rules(
             field="score",
         )
     wanted = own if policy is None else policy.thresholds(own, run.class_names)
-    rules = Rules(
-        thresholds=wanted,
-        uncertain=run.options.uncertain if uncertain is None else uncertain,
-        min_quality=run.options.min_quality if min_quality is None else min_quality,
-        keep_empty=run.options.keep_empty if keep_empty is None else keep_empty,
-        max_overlap=run.options.max_overlap if max_overlap is None else max_overlap,
-    )
+    changes = _given(asked, "uncertain", "min_quality", "keep_empty", "max_overlap")
+    rules = replace(rules_of(run), thresholds=wanted, **changes)
     least = run.options.min_quality
     again = "Run `dengine generate` into a new folder with the lower"
     if any(wanted[name] < own[name] for name in own) and not run.options.keep_empty:
@@ -163,233 +145,5 @@ def _matched(folder: Path, run: RunSettings, max_overlap: float | None) -> Thres
         )
     own = rules_of(run)
     rules = own if max_overlap is None else replace(own, max_overlap=max_overlap)
-    painted = (entry.instances for entry in _entries(folder / JOURNAL, run) if _painted(entry))
+    painted = (entry.instances for entry in entries_of(folder / JOURNAL, run) if was_painted(entry))
     return matched_score(painted, rules, run.frequencies)
-
-
-def rules_of(run: RunSettings) -> Rules:
-    """What a run's own dataset takes from its journal."""
-    options = run.options
-    return Rules(run.thresholds, options.uncertain, options.min_quality, options.keep_empty, options.max_overlap)
-
-
-def write_dataset(
-    folder: Path,
-    run: RunSettings,
-    rules: Rules | None = None,
-    plan: Plan | None = None,
-    training: Sequence[Path] = (),
-) -> DatasetSummary:
-    """Make the dataset files of a run whose folder is locked, by its own rules or others.
-
-    plan: with the references, for the search for near duplicates; None: they are opened where that needs them.
-    training: images that the networks learned from, for the same search.
-    The new files are made beside the old ones. Then `annotations.json` goes, images and files change places, and the
-    new one comes: while it is there, everything agrees, whenever a kill came.
-    Memory does not grow with the number of images, near duplicates aside.
-    """
-    _remove_leftovers(folder)
-    rules = rules or rules_of(run)
-    repeats = _repeats(folder, run, rules, plan, training)
-
-    def choose() -> Iterator[_Choice]:
-        return _choices(folder / JOURNAL, run, rules, repeats)
-
-    tally = _count(folder, choose(), rules)
-    remove_images_from(folder, tally.next_index)
-    stage = folder / STAGE
-    try:
-        _write_files(stage, folder, run, rules, choose)
-        preview = (stage / PREVIEW).exists()
-        _take_over(folder, stage, choose)
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
-        raise
-    return DatasetSummary(
-        folder=folder,
-        annotations=folder / ANNOTATIONS,
-        preview=folder / PREVIEW if preview else None,
-        images=tally.images,
-        boxes=sum(tally.boxes.values()),
-        boxes_by_class={name: tally.boxes[label] for label, name in enumerate(run.class_names)},
-        jobs=tally.jobs,
-        dropped=dict(tally.dropped),
-        uncertain=tally.uncertain,
-        score=stored(rules.thresholds),
-        frequencies={} if run.options.balance or run.frequencies is None else run.frequencies,
-    )
-
-
-def remove_dataset_files(folder: Path) -> None:
-    """Remove what `write_dataset` wrote, images aside: a run that goes on would leave it out of date."""
-    (folder / ANNOTATIONS).unlink(missing_ok=True)
-    _remove_other_formats(folder)
-    _remove_leftovers(folder)
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """A journal line, and what the dataset makes of it."""
-
-    entry: Entry
-    instances: Instances  # its labels, and as crowds the uncertain boxes
-    drop: Drop | None  # why the image is not in the dataset; None when it is
-
-
-@dataclass
-class _Tally:
-    images: int = 0
-    jobs: int = 0
-    next_index: int = 0  # after the last line
-    boxes: Counter[int] = field(default_factory=Counter)
-    uncertain: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-
-
-def _entries(journal: Path, run: RunSettings) -> Iterator[Entry]:
-    """The journal's lines, whose boxes are all of the run's classes."""
-    for entry in read_entries(journal):
-        labels = entry.instances.labels
-        if ((labels < 0) | (labels >= len(run.class_names))).any():
-            raise RunError(f"{journal}: image {entry.index} has a box of a class that {RUN} does not name.")
-        yield entry
-
-
-def _choices(journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int, str]) -> Iterator[_Choice]:
-    """What the dataset makes of every line: images with a label, and no more of them than were asked for."""
-    images = 0
-    for entry in _entries(journal, run):
-        by_rule = drop(entry.instances, rules) if _painted(entry) else None
-        dropped = by_rule or entry.drop
-        if dropped is None and entry.index in repeats:
-            dropped = Drop(DropReason.REPEAT, repeats[entry.index])
-        if dropped is None and run.options.count is not None and images == run.options.count:
-            dropped = _BEYOND
-        images += dropped is None
-        yield _Choice(entry, chosen(entry.instances, rules), dropped)
-
-
-def _painted(entry: Entry) -> bool:
-    return entry.drop is None or entry.drop.reason.by_rule
-
-
-def _repeats(
-    folder: Path, run: RunSettings, rules: Rules, plan: Plan | None, training: Sequence[Path]
-) -> Mapping[int, str]:
-    """The images that the dataset would have, but for what they repeat."""
-    if not run.options.near_duplicates and not training:
-        return {}
-    uncut = replace(run, options=replace(run.options, count=None))
-    everything = _choices(folder / JOURNAL, uncut, rules, {})
-    candidates = (
-        Candidate(choice.entry.index, find_image(folder, choice.entry)) for choice in everything if choice.drop is None
-    )
-    if run.options.near_duplicates:
-        plan = plan or reference_plan(run)
-    return find_repeats(candidates, run, plan if plan and plan.references else None, training)
-
-
-def _count(folder: Path, choices: Iterator[_Choice], rules: Rules) -> _Tally:
-    """See that every image of the dataset is there, and count."""
-    tally = _Tally()
-    for choice in choices:
-        tally.jobs += 1
-        tally.next_index = choice.entry.index + 1
-        if choice.drop is not None:
-            tally.dropped[choice.drop.text] += 1
-            continue
-        find_image(folder, choice.entry)
-        tally.images += 1
-        tally.boxes.update(choice.instances.single.labels.tolist())
-        tally.uncertain += int(choice.instances.crowd.sum())
-    return tally
-
-
-def _write_files(
-    stage: Path, folder: Path, run: RunSettings, rules: Rules, choose: Callable[[], Iterator[_Choice]]
-) -> None:
-    """Make all dataset files in the new folder `stage`."""
-    (stage / IMAGES).mkdir(parents=True)
-    kept = islice((choice for choice in choose() if choice.drop is None), PREVIEW_IMAGES)
-    samples = [Sample(find_image(folder, choice.entry), choice.instances.single) for choice in kept]
-    if samples:
-        write_preview(stage / PREVIEW, samples, run.class_names)
-    if "yolo" in run.options.formats:
-        write_yolo(stage, _annotated(choose(), run), run.class_names, run.options.val_fraction)
-    if "imagefolder" in run.options.formats:
-        write_imagefolder(stage, _annotated(choose(), run), run.class_names)
-    info = {
-        "description": "painted and labelled by dengine",
-        "bundle_sha256": run.bundle_hash,
-        "seed": run.options.seed,
-        "score": stored(rules.thresholds),
-    }
-    write_coco(stage / ANNOTATIONS, _annotated(choose(), run), run.class_names, info)
-
-
-def _take_over(folder: Path, stage: Path, choose: Callable[[], Iterator[_Choice]]) -> None:
-    """Put the new dataset in the place of the old one, `annotations.json` last."""
-    (folder / ANNOTATIONS).unlink(missing_ok=True)
-    sync_folder(folder)
-    _remove_other_formats(folder)
-    _move_images(folder, choose())
-    names = [PREVIEW, LABELS, TRAIN_LIST, VAL_LIST, DATA_YAML, f"{IMAGES}/{METADATA}"]
-    for name in [*names, CARD] if is_ours(folder / CARD) else names:
-        if (stage / name).exists():
-            (stage / name).rename(folder / name)
-    for part in (folder / IMAGES, folder):
-        sync_folder(part)
-    (stage / ANNOTATIONS).rename(folder / ANNOTATIONS)
-    sync_folder(folder)
-    shutil.rmtree(stage)
-
-
-def _move_images(folder: Path, choices: Iterator[_Choice]) -> None:
-    """Bring the images of the dataset back, and put the others that were kept away."""
-    spare = folder / SPARE
-    for choice in choices:
-        if choice.entry.file is None:
-            continue
-        home, away = folder / IMAGES / choice.entry.file, spare / choice.entry.file
-        if choice.drop is None and not home.exists():
-            away.rename(home)
-        elif choice.drop is not None and home.exists():
-            spare.mkdir(exist_ok=True)
-            home.rename(away)
-    if spare.is_dir():
-        sync_folder(spare)
-        with contextlib.suppress(OSError):  # not empty
-            spare.rmdir()
-
-
-def _annotated(choices: Iterator[_Choice], run: RunSettings) -> Iterator[AnnotatedImage]:
-    width, height = run.frame
-    for choice in choices:
-        if choice.drop is None:
-            yield AnnotatedImage(
-                file_name=str(choice.entry.file),
-                width=width,
-                height=height,
-                instances=choice.instances,
-                prompt=choice.entry.prompt,
-                group=choice.entry.reference,
-            )
-
-
-def _remove_other_formats(folder: Path) -> None:
-    """Remove everything of a dataset but its images and `annotations.json`."""
-    names = [DATA_YAML, TRAIN_LIST, VAL_LIST, PREVIEW, f"{IMAGES}/{METADATA}"]
-    for name in [*names, CARD] if is_ours(folder / CARD) else names:
-        (folder / name).unlink(missing_ok=True)
-    if (folder / LABELS).exists():
-        shutil.rmtree(folder / LABELS)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what an unfinished write left in the folder itself."""
-    for item in folder.iterdir():
-        if item.name.startswith(".") and item.name.endswith((".tmp", ".spool", ".old")):
-            if item.is_dir():
-                shutil.rmtree(item)
-            else:
-                item.unlink()

@@ -7,43 +7,69 @@ same run would have made without shards. Knows nothing about networks.
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from engines.common.events import Report, note, silent
 from engines.common.files import sync_folder, write_json
+from engines.common.schema import AnyPath, settle
 from engines.errors import RunError, UsageError, refuse
 from engines.painting.jobs import chunk_ranges
 from engines.painting.run_settings import RunSettings, differences
-from engines.runs.finalize import write_dataset
+from engines.runs.dataset_files import write_dataset
 from engines.runs.journal import IMAGES, JOURNAL, Entry, Journal, find_image, read_entries, read_progress
 from engines.runs.run_folder import RUN, locked, require_run, run_errors
 from engines.runs.summaries import DatasetSummary
 
 
-def merge(folders: Sequence[Path], out: Path) -> DatasetSummary:
-    """Join all shards of a run into the new folder `out`.
+@dataclass(frozen=True)
+class MergeSettings:
+    """What `merge` is asked for. Paths may be text. Raises UsageError without a shard.
+
+    >>> len(MergeSettings(["runs/part1", "runs/part2"], out="runs/whole").runs)
+    2
+    """
+
+    runs: Sequence[AnyPath]  # the folders of all shards, in any order
+    out: AnyPath  # folder for the whole dataset: new, or empty
+
+    def __post_init__(self) -> None:
+        settle(self)
+        if not self.runs:
+            raise UsageError("No shards given: name the folders of all shards of a run.", field="runs")
+
+
+def merge(settings: MergeSettings, *, report: Report | None = None) -> DatasetSummary:
+    """Join all shards of a run into a new folder.
 
     Images are hard-linked where the disk allows, else copied; the shards stay as they are. The folder appears whole
-    or not at all. Raises UsageError for too few folders, RunError for folders that are not all the shards of one
-    run, are not finished, or for an `out` that is not new.
+    or not at all. Raises RunError for folders that are not all the shards of one run, are not finished, or for an
+    `out` that is not new.
+
+    >>> for part in (1, 2):
+    ...     shard = GenerateSettings(out=f"part{part}", jobs=2, chunk=1, shard=(part, 2), steps=2, keep_empty=True)
+    ...     _ = generate(shard)
+    >>> merge(MergeSettings(["part1", "part2"], out="whole")).images
+    2
     """
-    if not folders:
-        raise UsageError("No shards given: name the folders of all shards of a run.", field="folders")
+    report, folders, out = report or silent, settings.runs, settings.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} exists already; give a new folder to merge into.", field="out")
+    report(note("looking at the shards"))
     shards = _in_order(folders)
     known = next((one.frequencies for one in shards.values() if one.frequencies is not None), None)
     first = next(iter(shards.values()))
-    settings = replace(first, options=replace(first.options, shard=None), frequencies=known)
+    run = replace(first, options=replace(first.options, shard=None), frequencies=known)
     part = out.parent / f".{out.name}.merge"
     with run_errors(out):
         with locked(part):
             _empty(part)
             try:
                 (part / IMAGES).mkdir()
-                write_json(part / RUN, settings.to_json())
-                _join(list(shards), settings, part)
-                summary = write_dataset(part, settings)
+                write_json(part / RUN, run.to_json())
+                report(note("joining the shards"))
+                _join(list(shards), run, part)
+                summary = write_dataset(part, run)
                 part.replace(out)
             except BaseException:
                 _empty(part)
@@ -63,21 +89,21 @@ def _in_order(folders: Sequence[Path]) -> dict[Path, RunSettings]:
     first, found = folders[0], dict[int, Path]()
     for folder, run in settings.items():
         if run.options.shard is None:
-            raise RunError(f"{folder} is a whole run, not a shard: only runs with `shard` are merged.", field="folders")
+            raise RunError(f"{folder} is a whole run, not a shard: only runs with `shard` are merged.", field="runs")
         _check_same_run(folder, run, first, settings[first])
         number, parts = run.options.shard
         if number in found:
-            raise RunError(f"{folder} and {found[number]} are both shard {number}/{parts}.", field="folders")
+            raise RunError(f"{folder} and {found[number]} are both shard {number}/{parts}.", field="runs")
         found[number] = folder
         progress = read_progress(folder / JOURNAL, chunk_ranges(run.options.chunk, run.options.jobs, run.options.shard))
         if progress.next_index is not None:
             raise RunError(
-                f"{folder} is not finished: run its `dengine generate` command again, then merge.", field="folders"
+                f"{folder} is not finished: run its `dengine generate` command again, then merge.", field="runs"
             )
     parts = (settings[first].options.shard or (1, 1))[1]
     missing = [f"{number}/{parts}" for number in range(1, parts + 1) if number not in found]
     if missing:
-        raise RunError(f"Shard {', '.join(missing)} is missing: name the folders of all {parts}.", field="folders")
+        raise RunError(f"Shard {', '.join(missing)} is missing: name the folders of all {parts}.", field="runs")
     return {found[number]: settings[found[number]] for number in sorted(found)}
 
 

@@ -1,4 +1,4 @@
-"""Making a base model: `dengine train-base`.
+"""Making a base model: what `train_base` does once its images are open.
 
 Knows: the order (autoencoder, then UNet and text encoder together), how latents are encoded beforehand, the diffusion
 loss, and the diffusers folder that comes out. Knows nothing about boxes beyond the counts that prompts name.
@@ -32,7 +32,7 @@ from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, encode_pi
 from engines.diffusion.latents import add_noise, to_pixels, velocity
 from engines.diffusion.libraries import silence_libraries
 from engines.diffusion.noise import alphas_cumprod
-from engines.errors import TrainingError, UsageError
+from engines.errors import TrainingError, UsageError, refuse
 from engines.labels.boxes import Instances
 from engines.training.presets import BasePreset, Phase, base_preset
 from engines.training.tokenizer import write_tokenizer
@@ -56,9 +56,9 @@ SCHEDULER = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BaseTrainOptions:
-    """What `dengine train-base` was asked for."""
+    """How a base model is trained. Raises UsageError that lists every mistake at once."""
 
     preset: str = "small"  # a name of engines.training.presets
     style: str = "photo"  # what kind of pictures these are; prompts begin "a <style>"
@@ -71,13 +71,15 @@ class BaseTrainOptions:
     stages: tuple[str, ...] = ("vae", "unet")  # what is trained; the rest is taken from continue_from
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise UsageError(f"`seed` is {self.seed}; a whole number from 0 to 2^31 - 1 was expected.", field="seed")
-        if not 0 < self.steps_scale <= 1000:
-            raise UsageError(
-                f"`steps_scale` is {self.steps_scale}; a factor above 0 and up to 1000 was expected.",
-                field="steps_scale",
-            )
+        stages = ", ".join(self.stages) or "empty"
+        checks = (
+            ("seed", 0 <= self.seed < 2**31, f"`seed` is {self.seed}; a whole number from 0 to 2^31 - 1 was expected"),
+            ("steps_scale", 0 < self.steps_scale <= 1000,
+             f"`steps_scale` is {self.steps_scale}; a factor above 0 and up to 1000 was expected"),
+            ("stages", bool(self.stages) and set(self.stages) <= {"vae", "unet"},
+             f"`stages` is {stages:.60}; vae, unet, or both were expected"),
+        )  # fmt: skip
+        refuse((name, text) for name, fits, text in checks if not fits)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class _Networks:
     scheduler_config: dict[str, Any]
 
 
-def train_base(
+def fit_base(
     dataset: Dataset,
     out: Path,
     options: BaseTrainOptions,
@@ -106,18 +108,11 @@ def train_base(
     Raises TrainingError, UsageError, ModelError.
     """
     preset = base_preset(options.preset)
-    unknown = set(options.stages) - {"vae", "unet"}
-    if unknown or not options.stages:
-        raise UsageError(
-            f"`stages` is {', '.join(options.stages) or 'empty'}; vae, unet, or both were expected.", field="stages"
-        )
-    find_device(options.device)
+    check_base_start(out, options)
     if len(options.stages) < 2 and continue_from is None and not resume:
         raise UsageError("A base model from scratch needs both `stages`, vae and unet.", field="stages")
     if not dataset.records:
         raise TrainingError(f"{dataset.root} holds no images to train on.")
-    if (out / "model_index.json").exists():
-        raise TrainingError(f"{out} already holds a finished base model; choose another folder, or remove it.")
     records = [_without_labels(r) if labelled is not None and r.name not in labelled else r for r in dataset.records]
     networks = _build(out, dataset.class_names, preset, options, continue_from)
     identity = _identity(records, preset, options, continue_from)
@@ -147,6 +142,14 @@ def train_base(
     with contextlib.suppress(OSError):
         work.rmdir()
     return out
+
+
+def check_base_start(out: Path, options: BaseTrainOptions) -> None:
+    """TrainingError where `out` has a base model already, UsageError for a preset or a device that is not there."""
+    base_preset(options.preset)
+    find_device(options.device)
+    if (out / "model_index.json").exists():
+        raise TrainingError(f"{out} already holds a finished base model; choose another folder, or remove it.")
 
 
 def diffusion_loss(

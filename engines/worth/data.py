@@ -9,17 +9,18 @@ generated image is resized by the quotient of the two, whatever its frame is. So
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from engines.common.events import Report, note
 from engines.common.files import read_json
+from engines.common.schema import AnyPath, settle
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, near_pairs
 from engines.errors import DatasetError, RunError, UsageError, refuse
-from engines.runs.finalize import ANNOTATIONS
+from engines.runs.dataset_files import ANNOTATIONS
 from engines.runs.run_folder import RUN, require_run
 from engines.worth.detectors.batches import Sample
 from engines.worth.detectors.config import MULTIPLE
@@ -27,7 +28,11 @@ from engines.worth.detectors.config import MULTIPLE
 
 @dataclass(frozen=True)
 class Times:
-    """An amount of generated images as a multiple of the real dataset's images."""
+    """An amount of generated images as a multiple of the real dataset's images.
+
+    >>> str(Times(2))
+    '2x'
+    """
 
     factor: float
 
@@ -40,24 +45,28 @@ Amount = int | Times  # of generated images
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """What `dengine evaluate` was asked for. Raises UsageError that lists every mistake at once."""
+    """What `evaluate` is asked for. Paths may be text. Raises UsageError that lists every mistake at once.
 
-    real: Path  # labelled dataset to train on
-    synthetic: tuple[Path, ...]  # runs; or labelled datasets, at the real images' scale; empty: real images alone
-    val: Path  # labelled dataset to measure on
-    out: Path  # folder of the comparison
+    >>> EvaluateSettings("real", synthetic=["runs/first"], val="val", out="worth", amounts=[20, Times(2)]).mix
+    (0.5, 0.5)
+    """
+
+    real: AnyPath  # labelled dataset to train on
+    synthetic: Sequence[AnyPath]  # runs; or labelled datasets, at the real images' scale; empty: real images alone
+    val: AnyPath  # labelled dataset to measure on
+    out: AnyPath  # folder of the comparison
     split: str | None = None  # of the real dataset
     val_split: str | None = None  # of the validation dataset
-    images: Path | None = None  # text file with the names of the real images to train on; None: all of them
+    images: AnyPath | None = None  # text file with the names of the real images to train on; None: all of them
     detector: str = "rt_detr"  # one of config.KINDS
     preset: str = "small"  # one of config.PRESETS
     seeds: int | None = None  # trainings of each arm; None: the preset's
     seed: int = 0  # the first of them
     mix: tuple[float, float] = (0.5, 0.5)  # probability of drawing a generated image: at the first draw, at the last
-    amounts: tuple[Amount, ...] = ()  # of generated images, or multiples of the real dataset; empty: all there are
-    weights: Path | None = None  # checkpoint folder to begin with; None: random weights
+    amounts: Sequence[Amount] = ()  # of generated images, or multiples of the real dataset; empty: all there are
+    weights: AnyPath | None = None  # checkpoint folder to begin with; None: random weights
     short_side: int | None = None  # pixels at which the detector sees images; None: the runs', at most the preset's
-    changes: tuple[tuple[str, Any], ...] = ()  # DetectorOptions fields in place of the preset's
+    changes: Mapping[str, Any] = field(default_factory=dict)  # DetectorOptions fields in place of the preset's
     resamples: int = 1000  # draws of the bootstrap
     resume: bool = False  # go on with what OUT holds
     skip_bad: bool = False  # leave broken images and annotations out
@@ -65,6 +74,7 @@ class EvaluateSettings:
     boxes: str = "auto"  # what the numbers of their boxes mean, see `open_dataset`
 
     def __post_init__(self) -> None:
+        settle(self)
         checks = (
             (
                 "amounts",

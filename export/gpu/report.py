@@ -24,7 +24,7 @@ from engines.bundle.bundle import Bundle, open_bundle
 from engines.common.events import Report, note, silent
 from engines.doctor import Diagnosis, examine
 from engines.errors import BackendError, DengineError
-from export.assemble import export_bundle
+from export.assemble import export
 from export.gpu.checks import (
     FAILED,
     OK,
@@ -38,6 +38,7 @@ from export.gpu.checks import (
     run_reference,
 )
 from export.matching import MATCHINGS
+from export.settings import ExportSettings
 from export.tensorrt.operators import unsupported_operators
 from export.to_onnx import OPSETS
 
@@ -168,12 +169,13 @@ class _Run:
         """
         from export.tensorrt.build import PlanError, build_plans
         from export.tensorrt.layers import explain_plan
+        from export.tensorrt.settings import BuildPlansSettings
 
         with self._section("tensorrt"), half_precision(bundle, version, self._tell) as half:
             if half is not bundle:
                 self.graphs(half, [("onnxruntime", "f16")])
             try:
-                made = build_plans(half.folder, report=self._report)
+                made = build_plans(BuildPlansSettings(half.folder), report=self._report)
             except PlanError as cause:
                 for graph in cause.graphs:
                     self._tell(f"tensorrt f16: {graph}, layer by layer")
@@ -205,7 +207,7 @@ def half_precision(bundle: Bundle, tensorrt: str | None, report: Tell) -> Iterat
         return
     newest = not unsupported_operators(bundle.folder, tensorrt)
     with tempfile.TemporaryDirectory(prefix="dengine-") as name:
-        summary = export_bundle(
+        settings = ExportSettings(
             bundle.folder,
             bundle.folder / "adapter",
             Path(name) / "float16",
@@ -214,8 +216,8 @@ def half_precision(bundle: Bundle, tensorrt: str | None, report: Tell) -> Iterat
             opset=OPSETS["default"] if newest else min(OPSETS.values()),
             generate=bundle.generate_defaults,
             engines=("onnxruntime",),
-            report=lambda event: report(f"a copy in float16: {event.text}"),
         )
+        summary = export(settings, report=lambda event: report(f"a copy in float16: {event.text}"))
         yield open_bundle(summary.folder)
 
 

@@ -37,12 +37,13 @@ from engines.bundle.bundle import open_bundle
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.common.events import Event, EventKind, Report, silent
 from engines.common.files import sync_folder
-from engines.errors import BackendError, DengineError, ExportError, UsageError
+from engines.errors import BackendError, DengineError, ExportError
 from export.tensorrt.builder import PlanBuilder
 from export.tensorrt.check_plans import PlanCheck
 from export.tensorrt.operators import check_operators
-from export.tensorrt.profiles import Batches, Frames, Profiles, wanted_profiles
+from export.tensorrt.profiles import Profiles, wanted_profiles
 from export.tensorrt.progress import run_cancellable
+from export.tensorrt.settings import BuildPlansSettings, check_workspace
 from export.to_onnx import OPSETS
 
 _STALE_SECONDS = 2 * 24 * 3600.0  # an unfinished build's folder of this age belongs to a process that was killed
@@ -60,8 +61,13 @@ class PlanSummary:
 
 
 @dataclass(frozen=True)
-class BuildSummary:
-    """What `build_plans` or `build_ahead` made or found."""
+class BuildPlansSummary:
+    """What `build_plans` made or found.
+
+    >>> from pathlib import Path
+    >>> BuildPlansSummary((), 40, 1, "TensorRT 11.4.0", "Some GPU", Path("plans")).boxes_missing
+    1
+    """
 
     plans: tuple[PlanSummary, ...]
     boxes: int  # of PyTorch's labels and TensorRT's, on the same images; 0 where plans were built ahead
@@ -84,7 +90,7 @@ def check_ready(opset: int | None = None, workspace: float | None = None, target
 
     Raises UsageError for a workspace or targets that are none. Made before an export, which takes long.
     """
-    _check_workspace(workspace)
+    check_workspace(workspace)
     if targets is not None:
         parse_targets(targets)
     library = load_library(RTX) if targets is not None else library_for(find_gpu())
@@ -98,76 +104,70 @@ def check_ready(opset: int | None = None, workspace: float | None = None, target
 
 
 def build_plans(
-    bundle_folder: Path,
+    settings: BuildPlansSettings, *, report: Report | None = None, stop: Callable[[], bool] = lambda: False
+) -> BuildPlansSummary:
+    """Build what is missing of a bundle's plans, and check all of them against PyTorch, unless they have targets.
+
+    A plan is kept once it has passed its check, and not before. Plans for targets are kept without having been run: the
+    same without `targets`, on a machine with such a GPU and the same plans' folder, checks them. `report` is told how
+    far the work is, from several threads; once `stop` returns True, the build is cancelled.
+    Raises BackendError without GPU or TensorRT or for a bundle in float32, UsageError, ExportError; KeyboardInterrupt
+    when stopped, with nothing half finished left.
+
+    >>> build_plans(BuildPlansSettings("bundles/mine-fp16")).plans[0].graph  # doctest: +SKIP
+    'text_encoder'
+    """
+    if settings.targets is not None:
+        return build_ahead(settings, settings.targets, report=report, stop=stop)
+    return build_here(settings, report=report, stop=stop)
+
+
+def build_here(
+    settings: BuildPlansSettings,
     *,
-    batches: Batches | None = None,
-    sizes: Frames | None = None,
-    workspace: float | None = None,
     report: Report | None = None,
     stop: Callable[[], bool] = lambda: False,
     gpu: Gpu | None = None,
-) -> BuildSummary:
-    """Build what is missing of a bundle's plans, and check all of them against PyTorch.
-
-    Args:
-        bundle_folder: a bundle whose graphs are in float16.
-        batches, sizes: see `plan_profiles.wanted_profiles`.
-        workspace: most GPU memory that a kernel may use for intermediate results, in GB; None for no limit.
-        report: told how far the work is, from several threads.
-        stop: once True, the build is cancelled.
-        gpu: None for the first one.
-
-    A plan is kept once it has passed its check, and not before. Raises BackendError without GPU or TensorRT or for a
-    bundle in float32, UsageError, ExportError; KeyboardInterrupt when stopped, with nothing half finished left.
-    """
-    _check_workspace(workspace)
-    bundle = open_bundle(bundle_folder)
+) -> BuildPlansSummary:
+    """`build_plans` for a GPU that is here, None for the first one."""
+    bundle = open_bundle(settings.bundle)
     check_bundle(bundle)
     gpu = gpu or find_gpu()
     library = library_for(gpu)
     check_operators(bundle.folder, library.listed_version)
-    wanted = wanted_profiles(bundle, batches, sizes)
-    builder = PlanBuilder(library, bundle, machine_of(library, gpu), workspace, report or silent, gpu.free_memory)
+    wanted = wanted_profiles(bundle, settings.batches, settings.sizes)
+    told = report or silent
+    builder = PlanBuilder(library, bundle, machine_of(library, gpu), settings.workspace, told, gpu.free_memory)
     with _work_folder() as (work, folder):
         return _Build(builder, gpu, stop, work, folder).run(wanted)
 
 
 def build_ahead(
-    bundle_folder: Path,
+    settings: BuildPlansSettings,
     targets: Sequence[str],
     *,
-    batches: Batches | None = None,
-    sizes: Frames | None = None,
-    workspace: float | None = None,
     report: Report | None = None,
     stop: Callable[[], bool] = lambda: False,
-) -> BuildSummary:
-    """Build what is missing of a bundle's plans for GPUs that need not be here, with TensorRT for RTX.
-
-    Args:
-        targets: GPU architectures as CUDA names them, such as sm89 (`flavours.parse_targets`).
-
-    The others are those of `build_plans`. These plans are kept without having been run: `build_plans`, on a machine
-    with such a GPU and the same plans' folder, checks them. Raises as `build_plans` does.
-    """
-    _check_workspace(workspace)
+) -> BuildPlansSummary:
+    """`build_plans` for GPUs that need not be here, with TensorRT for RTX."""
     capabilities = parse_targets(targets)
     library = load_library(RTX)
-    bundle = open_bundle(bundle_folder)
+    bundle = open_bundle(settings.bundle)
     check_bundle(bundle)
     check_operators(bundle.folder, library.listed_version)
-    wanted = wanted_profiles(bundle, batches, sizes)
+    wanted = wanted_profiles(bundle, settings.batches, settings.sizes)
+    told = report or silent
     summaries: list[PlanSummary] = []
     with _work_folder() as (work, folder):
         for capability in capabilities:
             machine = Machine(library.flavour.title, library.version, capability)
-            build = _Build(PlanBuilder(library, bundle, machine, workspace, report or silent), None, stop, work, folder)
+            build = _Build(PlanBuilder(library, bundle, machine, settings.workspace, told), None, stop, work, folder)
             plans, seconds = build.missing(wanted)
             build.keep()
             for graph in GRAPH_NAMES:
                 size = sum(plan.bytes for plan in plans[graph].values())
                 summaries.append(PlanSummary(graph, seconds[graph], size, None, target_name(capability)))
-    return BuildSummary(tuple(summaries), 0, 0, str(library), ", ".join(map(target_name, capabilities)), folder)
+    return BuildPlansSummary(tuple(summaries), 0, 0, str(library), ", ".join(map(target_name, capabilities)), folder)
 
 
 @contextlib.contextmanager
@@ -199,7 +199,7 @@ class _Build:
     work: Path
     folder: Path
 
-    def run(self, wanted: Profiles) -> BuildSummary:
+    def run(self, wanted: Profiles) -> BuildPlansSummary:
         """Build what is missing, check everything, and keep what passes."""
         return self._check(wanted, *self.missing(wanted))
 
@@ -225,7 +225,7 @@ class _Build:
 
     def _check(
         self, wanted: Profiles, plans: Mapping[str, Mapping[Path, Plan]], seconds: Mapping[str, float]
-    ) -> BuildSummary:
+    ) -> BuildPlansSummary:
         """Compare every plan with PyTorch; keep those that pass, remove the others and raise ExportError for them."""
         total = len(GRAPH_NAMES) + 2
         self.builder.report(Event(EventKind.PROGRESS, "checking", "loading the networks in PyTorch", 0, total))
@@ -268,7 +268,9 @@ class _Build:
         if failures:
             raise PlanError(" ".join(failures), differing)
         self.builder.report(Event(EventKind.PROGRESS, "checking", "done", total, total))
-        return BuildSummary(tuple(summaries), boxes, missing, str(self.builder.library), self.gpu.name, self.folder)
+        return BuildPlansSummary(
+            tuple(summaries), boxes, missing, str(self.builder.library), self.gpu.name, self.folder
+        )
 
     def keep(self) -> None:
         """Move what was built, and not removed, to the user's plans."""
@@ -277,11 +279,6 @@ class _Build:
             os.replace(self.work / path.name, path)
         sync_folder(self.folder)
         remove_unused(self.folder, new)
-
-
-def _check_workspace(workspace: float | None) -> None:
-    if workspace is not None and not workspace > 0:
-        raise UsageError(f"`workspace` is {workspace:g}; a number of GB above 0 was expected.", field="workspace")
 
 
 def _remove_stale(folder: Path) -> None:

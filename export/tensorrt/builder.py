@@ -76,7 +76,8 @@ class PlanBuilder:
         if cancel.is_set():
             return None
         if plan is None:
-            raise ExportError(self._why_none(graph))
+            reason = self._why_none(graph)
+            raise ExportError(reason, field="workspace" if "`workspace`" in reason else None)
         if timing is not None:
             cache.store(self._timings_key(), bytes(timing.serialize()))
         return plan

@@ -15,7 +15,7 @@ from command_line import assert_fails, dengine
 from PIL import Image
 from typer.testing import Result
 
-from engines.common.events import Event, EventKind
+from engines.common.events import Event, EventKind, Report, note
 
 
 @pytest.fixture(scope="module")
@@ -151,51 +151,60 @@ def test_doctor_names_every_engine() -> None:
         assert re.search(rf"^{runtime['name']} ", text, re.MULTILINE)
 
 
-def test_train_base_hands_on_what_was_asked(
-    labelled: Path, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from engines.training import base_model as base
+def test_train_base_hands_on_what_was_asked(toy_bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from engines.training import train_base as module
+    from engines.training.train_base import TrainBaseSettings, TrainBaseSummary
 
-    asked: dict[str, Any] = {}
+    asked: list[TrainBaseSettings] = []
 
-    def remember(dataset: Any, out: Path, options: base.BaseTrainOptions, **more: Any) -> None:
-        asked.update(more, images=len(dataset.records), out=out, options=options)
+    def remember(settings: TrainBaseSettings, *, report: Report) -> TrainBaseSummary:
+        asked.append(settings)
+        report(note("2 images"))
+        return TrainBaseSummary(settings.out, 2, (), (), 1.0)
 
-    monkeypatch.setattr(base, "train_base", remember)
-    listed = tmp_path / "list.txt"
-    listed.write_text("1.png\n", "utf-8")
-    options = ("--style", "blood", "--labels", listed, "--stages", "unet", "--turns")
+    monkeypatch.setattr(module, "train_base", remember)
+    options = ("--style", "blood", "--labels", "list.txt", "--stages", "unet", "--turns", "--split", "train")
     more = ("--continue-from", toy_bases["sd1"], "--steps-scale", "0.5", "--resume")
-    result = dengine("train-base", labelled, "--out", tmp_path / "base", *options, *more)
+    result = dengine("train-base", "data", "--out", "base", *options, *more)
     assert result.exit_code == 0, result.output
-    assert asked["options"] == base.BaseTrainOptions(style="blood", stages=("unet",), turns=True, steps_scale=0.5)
-    assert (asked["images"], asked["out"], asked["labelled"]) == (2, tmp_path / "base", {"1.png"})
-    assert (asked["continue_from"], asked["resume"]) == (toy_bases["sd1"], True)
-    assert "degenerate boxes dropped: 1" in result.stderr
+    assert asked == [
+        TrainBaseSettings(
+            data=Path("data"), out=Path("base"), style="blood", labels="list.txt", stages=("unet",), turns=True,
+            split="train", continue_from=str(toy_bases["sd1"]), steps_scale=0.5, resume=True,
+        )
+    ]  # fmt: skip
+    assert "2 images" in result.stderr
+    assert result.stdout == "base model  base\n"
 
 
 def test_train_adapter_lets_options_go_before_a_settings_file(
-    labelled: Path, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engines.training import adapter
+    from engines.training import train_adapter as module
+    from engines.training.train_adapter import TrainAdapterSettings
 
-    asked: list[Any] = []
+    asked: list[TrainAdapterSettings] = []
 
-    def remember(dataset: Any, base: str, out: Path, options: Any, **more: Any) -> Any:
-        asked.extend((base, out, options, more["resume"], more["loras"]))
-        return type("Info", (), {"figures": {"tune": {"generic": {"AP": 0.25, "AP50": 0.5}}}})()
+    def remember(settings: TrainAdapterSettings, *, report: Report) -> Any:
+        asked.append(settings)
+        info = type("Info", (), {"figures": {"tune": {"generic": {"AP": 0.25, "AP50": 0.5}}}})()
+        return type("Summary", (), {"info": info})()
 
-    monkeypatch.setattr(adapter, "train_adapter", remember)
+    monkeypatch.setattr(module, "train_adapter", remember)
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"steps": 10, "colour": 0.5, "network": {"width": 64, "queries": 30}}), "utf-8")
     options = ("--settings", settings, "--steps", 20, "--queries", 40, "--frame", "64x48", "--head", "deformable_detr")
     base = ("--model", toy_bases["sd1"], "--lora", "style.safetensors:0.5", "--lora", "c:/other.safetensors")
-    result = dengine("train-adapter", labelled, *base, "--out", tmp_path / "adapter", *options)
+    result = dengine("train-adapter", "data", *base, "--out", tmp_path / "adapter", *options)
     assert result.exit_code == 0, result.output
     network = {"width": 64, "queries": 40, "head": "deformable_detr"}
-    wanted = adapter.AdapterTrainOptions(steps=20, colour=0.5, frame=(64, 48), network=network)
     loras = ((Path("style.safetensors"), 0.5), (Path("c:/other.safetensors"), 1.0))
-    assert asked == [toy_bases["sd1"], tmp_path / "adapter", wanted, False, loras]
+    assert asked == [
+        TrainAdapterSettings(
+            data=Path("data"), base=str(toy_bases["sd1"]), out=tmp_path / "adapter", loras=loras,
+            steps=20, colour=0.5, frame=(64, 48), network=network,
+        )
+    ]  # fmt: skip
     assert re.search(r"^generic +0\.250 +0\.500$", result.stdout, re.MULTILINE)
 
 
@@ -211,28 +220,32 @@ def test_export_hands_on_what_was_asked_and_prints_the_checks(
 ) -> None:
     from export import assemble
     from export.agreement import Agreement
+    from export.settings import ExportSettings
     from export.verify import GraphCheck
 
-    asked: dict[str, Any] = {}
+    asked: list[ExportSettings] = []
 
-    def remember(base: str, adapter: Path, out: Path, *, report: Any, **more: Any) -> assemble.ExportSummary:
-        asked.update(more, base=base, adapter=adapter)
+    def remember(settings: ExportSettings, *, report: Report) -> assemble.ExportSummary:
+        asked.append(settings)
         report(Event(EventKind.STEP, "export", "exporting unet", 0, 2))
         check = GraphCheck("unet", "openvino", {"model_output": 2e-6, "div1": 1e-6})
         agreed = (Agreement("openvino", "bf16", 4, 41.5, 0.97),)
-        return assemble.ExportSummary(out, 12_345_678, (check,), agreed, unseen_loras=True)
+        return assemble.ExportSummary(settings.out, 12_345_678, (check,), agreed, unseen_loras=True)
 
-    monkeypatch.setattr(assemble, "export_bundle", remember)
+    monkeypatch.setattr(assemble, "export", remember)
     defaults = tmp_path / "defaults.json"
     defaults.write_text('{"steps": 12}', "utf-8")
     options = ("--frame", "64x48", "--defaults", defaults, "--check-on", "openvino", "--weights-dtype", "float32")
     base = ("--model", toy_bases["sd1"], "--lora", "style.safetensors:0.5")
     result = dengine("export", *base, "--adapter", "a", "--out", tmp_path / "b", *options)
     assert result.exit_code == 0, result.output
-    assert (asked["base"], asked["adapter"], asked["frame"]) == (toy_bases["sd1"], Path("a"), (64, 48))
-    assert asked["loras"] == ((Path("style.safetensors"), 0.5),)
+    assert asked == [
+        ExportSettings(
+            str(toy_bases["sd1"]), Path("a"), tmp_path / "b", loras=((Path("style.safetensors"), 0.5),), frame=(64, 48),
+            generate={"steps": 12}, engines=("openvino",), weights_dtype="float32",
+        )
+    ]  # fmt: skip
     assert "trained without the LoRA" in result.stderr
-    assert (asked["generate"], asked["engines"], asked["weights_dtype"]) == ({"steps": 12}, ("openvino",), "float32")
     assert "export: 1/2, exporting unet" in result.stderr
     assert re.search(r"^unet +openvino +2\.0e-06$", result.stdout, re.MULTILINE)
     assert re.search(r"^openvino +bf16 +41\.5 dB +0\.970$", result.stdout, re.MULTILINE)

@@ -13,7 +13,7 @@ from made_worth import TINY, make_arms, make_dataset, make_run
 from engines.worth import data as worth_data
 from engines.worth import evaluate as worth
 from engines.worth.data import EvaluateSettings, Times, WorthData
-from engines.worth.evaluate import COMPARISON, PLOT, WorthSummary
+from engines.worth.evaluate import COMPARISON, PLOT, EvaluateSummary
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[EvaluateSetti
     """What `evaluate` was asked for, which does nothing but report."""
     seen: list[EvaluateSettings] = []
 
-    def evaluate(settings: EvaluateSettings, *, report: Any) -> WorthSummary:
+    def evaluate(settings: EvaluateSettings, *, report: Any) -> EvaluateSummary:
         seen.append(settings)
         data = make_data(tmp_path, ("7.png nearly repeats 8.png (0.980)",))
-        return WorthSummary(tuple(make_arms()), data, (0, 1), tmp_path / COMPARISON, None, 1.0)
+        return EvaluateSummary(tuple(make_arms()), data, (0, 1), tmp_path / COMPARISON, None, 1.0)
 
     monkeypatch.setattr(worth, "evaluate", evaluate)
     return seen
@@ -75,9 +75,9 @@ def test_every_option_arrives(folders: dict[str, Path], asked: list[EvaluateSett
             amounts=(0, Times(1.0), Times(2.0)),
             weights=Path("w"),
             short_side=128,
-            changes=(
-                ("steps", 50), ("batch", 6), ("lr", 0.01), ("turns", True), ("device", "cuda"), ("precision", "f32"),
-            ),
+            changes={
+                "steps": 50, "batch": 6, "lr": 0.01, "turns": True, "device": "cuda", "precision": "f32",
+            },
             resume=True,
             skip_bad=True,
         )
@@ -86,7 +86,7 @@ def test_every_option_arrives(folders: dict[str, Path], asked: list[EvaluateSett
 
 def test_what_is_left_out_is_the_presets(folders: dict[str, Path], asked: list[EvaluateSettings]) -> None:
     dengine(*arguments(folders))
-    assert (asked[0].changes, asked[0].amounts, asked[0].seeds, asked[0].preset) == ((), (), None, "small")
+    assert (asked[0].changes, asked[0].amounts, asked[0].seeds, asked[0].preset) == ({}, (), None, "small")
     assert asked[0].mix == (0.5, 0.5)
 
 
@@ -104,9 +104,7 @@ def test_the_table_and_the_images_left_out_are_printed(folders: dict[str, Path],
 
 def test_a_whole_comparison_from_the_command_line(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     options = worth._options
-    monkeypatch.setattr(
-        worth, "_options", lambda settings: options(_with(settings, changes=tuple((TINY | {"steps": 1}).items())))
-    )
+    monkeypatch.setattr(worth, "_options", lambda settings: options(_with(settings, changes=(TINY | {"steps": 1}))))
     result = dengine(*arguments(folders, "--preset", "quick"))
     assert result.exit_code == 0, result.output
     assert "real + 6 generated (1.5x)" in result.stdout
@@ -119,9 +117,7 @@ def test_without_generated_images_the_real_ones_are_measured(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = worth._options
-    monkeypatch.setattr(
-        worth, "_options", lambda settings: options(_with(settings, changes=tuple((TINY | {"steps": 1}).items())))
-    )
+    monkeypatch.setattr(worth, "_options", lambda settings: options(_with(settings, changes=(TINY | {"steps": 1}))))
     del folders["--synthetic"]
     result = dengine(*arguments(folders, "--preset", "quick"))
     assert result.exit_code == 0, result.output

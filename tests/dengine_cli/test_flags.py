@@ -37,13 +37,13 @@ def test_a_marked_setting_becomes_its_flag(message: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
-        ("build_plans('my bundle')", "dengine export --bundle 'my bundle' --engine tensorrt"),
+        ("build_plans(BuildPlansSettings('my bundle'))", "dengine export --bundle 'my bundle' --engine tensorrt"),
         (
-            "build_plans('b', batches=(1, 8, 16), sizes=((64, 32), (64, 64), (96, 64)))",
+            "build_plans(BuildPlansSettings('b', batches=(1, 8, 16), sizes=((64, 32), (64, 64), (96, 64))))",
             "dengine export --bundle b --engine tensorrt --batch 1:8:16 --size 64x32:64x64:96x64",
         ),
         (
-            "export_bundle('b', 'b/adapter', 'b-fp16', graph_dtype='float16')",
+            "export(ExportSettings('b', 'b/adapter', 'b-fp16', graph_dtype='float16'))",
             "dengine export --model b --adapter b/adapter --out b-fp16 --graph-dtype float16",
         ),
     ],
@@ -54,7 +54,17 @@ def test_a_marked_call_becomes_the_command_that_makes_it(call: str, expected: st
     assert {word for word in shlex.split(expected) if word.startswith("--")} <= known
 
 
-@pytest.mark.parametrize("call", ["paint(8)", "build_plans(bundle)", "build_plans('b', other=1)", "build_plans('b'"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "paint(8)",
+        "build_plans(settings)",
+        "build_plans(BuildPlansSettings(bundle))",
+        "build_plans('b')",
+        "build_plans(BuildPlansSettings('b', other=1))",
+        "build_plans(BuildPlansSettings('b')",
+    ],
+)
 def test_a_call_that_no_command_makes_stays(call: str) -> None:
     assert with_flags(f"Run `{call}`.", FLAGS) == f"Run `{call}`."
 

@@ -1,13 +1,10 @@
 """How values that are written as text are read, and what is said of wrong ones."""
 
-from pathlib import Path
-
 import pytest
 
 from dengine_cli.parse import (
     parse_amounts,
     parse_batches,
-    parse_labels,
     parse_list,
     parse_near_duplicates,
     parse_range,
@@ -19,8 +16,6 @@ from dengine_cli.parse import (
 from engines.errors import UsageError
 from engines.labels.scores import ScoreLike, StoredScore, shown
 from engines.worth.data import Times
-
-NAMES = ("a/one.jpg", "a/two.jpg", "three.png")
 
 
 def test_ranges_sizes_and_lists_are_read() -> None:
@@ -41,28 +36,6 @@ def test_a_wrong_range_names_its_option(text: str) -> None:
 def test_a_wrong_size_names_its_option(text: str) -> None:
     with pytest.raises(UsageError, match="--size is"):
         parse_size(text, "--size")
-
-
-def test_labels_may_be_read_of_none_of_all_or_of_listed_images(tmp_path: Path) -> None:
-    listed = tmp_path / "list.txt"
-    listed.write_text("one\n a/two.jpg \n\n", "utf-8")
-    assert parse_labels("none", NAMES) == set()
-    assert parse_labels("all", NAMES) is None
-    assert parse_labels(str(listed), NAMES) == {"a/one.jpg", "a/two.jpg"}
-
-
-def test_a_list_that_names_an_unknown_image_is_refused(tmp_path: Path) -> None:
-    listed = tmp_path / "list.txt"
-    listed.write_text("one\nfour\n", "utf-8")
-    with pytest.raises(UsageError, match="'four'"):
-        parse_labels(str(listed), NAMES)
-
-
-def test_labels_that_are_no_list_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="none, all, or a file"):
-        parse_labels("some", NAMES)
-    with pytest.raises(UsageError, match="cannot be read"):
-        parse_labels(str(tmp_path), NAMES)
 
 
 def test_ranges_of_numbers_and_sizes_are_read() -> None:
@@ -87,7 +60,12 @@ def test_a_shard_is_two_numbers() -> None:
 
 @pytest.mark.parametrize(
     ("text", "score"),
-    [("0.5", 0.5), ("RBC=0.5, WBC=.3", {"RBC": 0.5, "WBC": 0.3}), ("a=b=0.2", {"a=b": 0.2})],
+    [
+        ("0.5", 0.5),
+        ("RBC=0.5, WBC=.3", {"RBC": 0.5, "WBC": 0.3}),
+        ("a=b=0.2", {"a=b": 0.2}),
+        ("bolt, hex=0.5,nut=1", {"bolt, hex": 0.5, "nut": 1.0}),
+    ],
 )
 def test_a_score_is_a_number_or_one_for_each_class(text: str, score: StoredScore) -> None:
     assert parse_score(text) == score

@@ -21,6 +21,7 @@ from engines.diffusion.lora import fuse_loras, fused_hash
 from engines.errors import ExportError, ModelError, UsageError
 from engines.labels.boxes import Instances
 from export import assemble
+from export.settings import ExportSettings
 from export.write_graphs import Graphs, make_manifest
 
 Tensors = dict[str, torch.Tensor]
@@ -346,8 +347,10 @@ def test_export_stores_the_sum_and_names_the_files(
     monkeypatch.setattr(assemble, "write_graphs", look)
     loras = [(tmp_path / "style.safetensors", 0.25)]
     with pytest.raises(ExportError, match="seen enough"):
-        assemble.export_bundle(
-            toy_bases["sd1"], toy_adapters["sd1"], tmp_path / "out", weights_dtype="float32", loras=loras
+        assemble.export(
+            ExportSettings(
+                toy_bases["sd1"], toy_adapters["sd1"], tmp_path / "out", weights_dtype="float32", loras=loras
+            )
         )
 
 
@@ -389,7 +392,7 @@ def test_train_adapter_learns_on_the_sum(
 
     monkeypatch.setattr(adapter, "FrozenPyramid", frozen)
     with pytest.raises(EnoughError):
-        adapter.train_adapter(
+        adapter.fit_adapter(
             dataset,
             toy_bases["sd1"],
             tmp_path / "out",

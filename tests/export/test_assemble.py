@@ -22,7 +22,8 @@ from engines.common.events import Event
 from engines.diffusion.base_model import base_hash, load_base
 from engines.errors import ModelError, UsageError
 from export import graph_names, verify, write_graphs
-from export.assemble import export_bundle
+from export.assemble import export
+from export.settings import ExportSettings
 from export.store import GRAPH_WEIGHTS
 from export.to_onnx import read_layout
 
@@ -30,9 +31,9 @@ KINDS = ("sd1", "sd2")
 
 
 @pytest.fixture
-def bundle(request: pytest.FixtureRequest) -> Bundle:
+def bundle(request: pytest.FixtureRequest, toy_bundle: Path, toy_bundle_sd2: Path) -> Bundle:
     """The exported bundle of the kind that the test is run for."""
-    return open_bundle(request.getfixturevalue({"sd1": "toy_bundle", "sd2": "toy_bundle_sd2"}[request.param]))
+    return open_bundle({"sd1": toy_bundle, "sd2": toy_bundle_sd2}[request.param])
 
 
 both = pytest.mark.parametrize("bundle", KINDS, indirect=True)
@@ -40,7 +41,7 @@ both = pytest.mark.parametrize("bundle", KINDS, indirect=True)
 
 @pytest.fixture
 def quick_export(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`export_bundle` takes the sd1 bundle's graphs in place of tracing them again."""
+    """`export` takes the sd1 bundle's graphs in place of tracing them again."""
 
     def copy(module: Any, spec: GraphSpec, path: Path, weights: str, *, opset: int) -> None:
         shutil.copyfile(toy_bundle / path.name, path)
@@ -69,8 +70,8 @@ def swap_weights(model: onnx.ModelProto) -> None:
     raise AssertionError("the graph has no two weights of one shape")
 
 
-def test_every_graph_matches_pytorch_on_every_runtime(toy_bundle: Path, toy_bundle_sd2: Path) -> None:
-    for folder in (toy_bundle, toy_bundle_sd2):
+def test_every_graph_matches_pytorch_on_every_runtime(fresh_toy_bundle: Path, toy_bundle_sd2: Path) -> None:
+    for folder in (fresh_toy_bundle, toy_bundle_sd2):
         errors = open_bundle(folder).manifest.figures["relative_error"]
         assert set(errors) == set(verify.installed_engines()) == {"onnxruntime", "openvino"}
         for engine in errors.values():
@@ -170,15 +171,10 @@ def test_a_bundle_stands_as_a_base_for_its_own_adapter(
     toy_bundle: Path, toy_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     steps: list[Event] = []
-    again = export_bundle(
-        toy_bundle,
-        toy_bundle / "adapter",
-        tmp_path / "again",
-        threads=1,
-        frame=(80, 64),
-        generate={"steps": 7},
-        report=steps.append,
+    settings = ExportSettings(
+        toy_bundle, toy_bundle / "adapter", tmp_path / "again", threads=1, frame=(80, 64), generate={"steps": 7}
     )
+    again = export(settings, report=steps.append)
     manifest = open_bundle(again.folder).manifest
     assert manifest.base_hash == base_hash(toy_bases["sd1"])
     assert manifest.frame == (80, 64)
@@ -205,7 +201,7 @@ def test_a_graph_with_a_wrong_weight_leaves_no_bundle(
 
     monkeypatch.setattr(write_graphs, "export_graph", export_wrong)
     with pytest.raises(verify.ValuesError, match="vae_decoder on onnxruntime: pixels differs"):
-        export_bundle(toy_bases["sd1"], toy_adapters["sd1"], tmp_path / "out", threads=1)
+        export(ExportSettings(toy_bases["sd1"], toy_adapters["sd1"], tmp_path / "out", threads=1))
     assert not list(tmp_path.iterdir())
 
 
@@ -246,13 +242,13 @@ def test_an_adapter_of_another_base_is_refused(
     toy_bases: dict[str, Path], toy_adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match="trained on another base model"):
-        export_bundle(toy_bases["sd2"], toy_adapters["sd1"], tmp_path / "out")
+        export(ExportSettings(toy_bases["sd2"], toy_adapters["sd1"], tmp_path / "out"))
     info = json.loads((toy_adapters["sd1"] / "adapter.json").read_text("utf-8"))
     adapter = Path(shutil.copytree(toy_adapters["sd1"], tmp_path / "adapter"))
     info |= {"base_hash": base_hash(toy_bases["sd2"]), "timestep": 1000}
     (adapter / "adapter.json").write_text(json.dumps(info), "utf-8")
     with pytest.raises(ModelError, match=r"pyramid channels \[96, 160\] .*; timestep 1000 where"):
-        export_bundle(toy_bases["sd2"], adapter, tmp_path / "out")
+        export(ExportSettings(toy_bases["sd2"], adapter, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -264,7 +260,7 @@ def test_weights_that_overflow_are_named(toy_bases: dict[str, Path], tmp_path: P
     save_file(tensors, weights)
     adapter = toy.make_toy_adapter(tmp_path / "adapter", base)
     with refused(ModelError, "weights_dtype", "vae", "decoder.conv_in.bias", "float16"):
-        export_bundle(base, adapter, tmp_path / "out")
+        export(ExportSettings(base, adapter, tmp_path / "out"))
     assert {path.name for path in tmp_path.iterdir()} == {"base", "adapter"}
 
 
@@ -286,7 +282,7 @@ def test_options_out_of_range_are_refused(
     toy_bases: dict[str, Path], toy_adapters: dict[str, Path], tmp_path: Path, options: Any, field: str, expected: str
 ) -> None:
     with refused(UsageError, field, expected):
-        export_bundle(toy_bases["sd1"], toy_adapters["sd1"], tmp_path / "out", **options)
+        export(ExportSettings(toy_bases["sd1"], toy_adapters["sd1"], tmp_path / "out", **options))
     assert not list(tmp_path.iterdir())
 
 
@@ -294,5 +290,5 @@ def test_nothing_is_overwritten(toy_bases: dict[str, Path], toy_adapters: dict[s
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("x", "utf-8")
     with refused(UsageError, "out", tmp_path / "out"):
-        export_bundle(toy_bases["sd1"], toy_adapters["sd1"], tmp_path / "out")
+        export(ExportSettings(toy_bases["sd1"], toy_adapters["sd1"], tmp_path / "out"))
     assert (tmp_path / "out" / "precious").read_text("utf-8") == "x"

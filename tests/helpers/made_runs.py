@@ -10,7 +10,7 @@ from PIL import Image
 from engines.labels.boxes import Instances
 from engines.labels.rules import Drop, DropReason
 from engines.painting.run_settings import FORMAT, RunSettings
-from engines.runs.finalize import ANNOTATIONS, rules_of
+from engines.runs.dataset_files import ANNOTATIONS, rules_of
 from engines.runs.journal import IMAGES, Entry, Journal, image_name
 from engines.runs.run_folder import start_run
 

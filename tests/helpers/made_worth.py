@@ -12,7 +12,7 @@ from PIL import Image
 from engines.common.rng import generator
 from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.labels.boxes import Instances
-from engines.runs.finalize import ANNOTATIONS
+from engines.runs.dataset_files import ANNOTATIONS
 from engines.runs.journal import IMAGES, JOURNAL
 from engines.runs.run_folder import start_run
 from engines.worth.figures import Arm, Difference, Spread

@@ -13,7 +13,7 @@ from PIL import Image
 from engines.common.events import Event
 from engines.painting.settings import GenerateSettings
 from engines.runs import preview as preview_module
-from engines.runs.finalize import ANNOTATIONS
+from engines.runs.dataset_files import ANNOTATIONS
 from engines.runs.generate import generate
 from engines.runs.journal import IMAGES, JOURNAL, read_entries
 from engines.runs.summaries import GenerateSummary

@@ -12,7 +12,7 @@ import torch
 
 from engines.adapter.model import load_adapter
 from engines.backends.tensorrt.flavours import RTX, Library, load_library
-from engines.bundle.bundle import MANIFEST
+from engines.bundle.files import MANIFEST
 from engines.common.files import write_json
 from engines.diffusion.base_model import load_base
 from export.assemble import _resolve_frame
@@ -34,7 +34,7 @@ def load_rtx() -> Library:
 
 
 def export_unchecked(base: Path, adapter: Path, out: Path, dtype: str, opset: int) -> Path:
-    """A bundle whose graphs compute in `dtype`, exported as `export_bundle` does, and not run."""
+    """A bundle whose graphs compute in `dtype`, exported as `export` does, and not run."""
     source = load_base(base)
     network, info = load_adapter(adapter)
     out.mkdir(parents=True)

@@ -216,6 +216,7 @@ def make_toy_adapter(
 
 def export_toy_bundle(folder: Path, base: Path, adapter: Path, graph_dtype: str = "float32") -> Path:
     """Export a bundle to `folder`, check it on every installed runtime, and return `folder`."""
-    from export.assemble import export_bundle
+    from export.assemble import export
+    from export.settings import ExportSettings
 
-    return export_bundle(base, adapter, folder, graph_dtype=graph_dtype, threads=1).folder
+    return export(ExportSettings(base, adapter, folder, graph_dtype=graph_dtype, threads=1)).folder

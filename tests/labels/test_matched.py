@@ -19,7 +19,7 @@ from engines.labels.boxes import Instances
 from engines.labels.matched import matched_score
 from engines.labels.rules import Rules, label_rules
 from engines.labels.scores import Thresholds
-from engines.runs.finalize import finalize
+from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.journal import JOURNAL
 
 LEAST = {"a": 0.3, "b": 0.3}
@@ -122,13 +122,13 @@ def test_finalize_finds_the_score_that_leaves_the_wanted_labels(
 ) -> None:
     monkeypatch.setattr("engines.labels.matched.LEAST_COUNTED", 2)  # the run is small
     run = make_run(tmp_path / "run", frequencies={"a": 2 / 7})
-    summary = finalize(run, score="matched")
+    summary = finalize(FinalizeSettings(run, score="matched"))
     assert (summary.boxes_by_class["a"], summary.boxes_by_class["b"]) == (2, 2)
     assert summary.score == coco(run)["info"]["score"]
     assert isinstance(summary.score, dict)
     assert summary.score["b"] == 0.3, "its frequency is not known: the run's own"
     assert summary.score["a"] > 0.3
-    assert finalize(run).boxes_by_class["a"] == 3, "and back"
+    assert finalize(FinalizeSettings(run)).boxes_by_class["a"] == 3, "and back"
 
 
 def test_finalize_refuses_a_box_of_a_class_that_the_run_has_not(tmp_path: Path) -> None:
@@ -136,14 +136,14 @@ def test_finalize_refuses_a_box_of_a_class_that_the_run_has_not(tmp_path: Path) 
     lines = (run / JOURNAL).read_text("utf-8")
     (run / JOURNAL).write_text(lines.replace("0.9,0]", "0.9,7]").replace("0.9, 0]", "0.9, 7]"), "utf-8")
     with refused(RunError, None, run / JOURNAL):
-        finalize(run, score="matched")
+        finalize(FinalizeSettings(run, score="matched"))
 
 
 def test_finalize_says_why_it_cannot(tmp_path: Path) -> None:
     with refused(UsageError, "score", "dengine label"):
-        finalize(make_run(tmp_path / "before", frequencies=None), score="matched")
+        finalize(FinalizeSettings(make_run(tmp_path / "before", frequencies=None), score="matched"))
     with refused(UsageError, "score", "`balance`"):
-        finalize(make_run(tmp_path / "even", frequencies={"a": 1.0}, balance=True), score="matched")
+        finalize(FinalizeSettings(make_run(tmp_path / "even", frequencies={"a": 1.0}, balance=True), score="matched"))
 
 
 def test_a_run_with_far_more_labels_than_annotations_says_how_to_have_fewer(
@@ -151,6 +151,6 @@ def test_a_run_with_far_more_labels_than_annotations_says_how_to_have_fewer(
 ) -> None:
     for number, (frequency, balance, said) in enumerate(((0.3, False, True), (0.6, False, False), (0.3, True, False))):
         run = make_run(tmp_path / str(number), frequencies={"a": frequency}, balance=balance)
-        show_dataset(finalize(run))  # three labels of a on five images
+        show_dataset(finalize(FinalizeSettings(run)))  # three labels of a on five images
         remark = capsys.readouterr().err
         assert ("a: many more labels" in remark) == ("--score matched" in remark) == said

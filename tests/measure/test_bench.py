@@ -14,7 +14,8 @@ from dengine_cli.bench import describe
 from engines.common.events import Event, EventKind
 from engines.errors import BackendError
 from engines.measure import bench as module
-from engines.measure.bench import BenchSettings, bench, derived
+from engines.measure.bench import bench, derived
+from engines.measure.settings import BenchSettings, BenchSummary
 
 Figures = dict[str, Any]
 
@@ -91,7 +92,7 @@ def test_a_matmul_rate_that_fails_costs_only_the_shares(toy_bundle: Path, monkey
         return engine_figures()
 
     monkeypatch.setattr(module, "run_alone", run)
-    found = bench(BenchSettings(bundle=toy_bundle, engines=("openvino",), baseline=False))
+    found = bench(BenchSettings(bundle=toy_bundle, engines=("openvino",), baseline=False)).to_json()
     assert found["engines"][0]["images_per_second"] == 2.0
     assert "roofline_share" not in found["engines"][0]
     assert found["roofline"] == {"cpu": {"best": {}, "error": "killed."}}
@@ -138,7 +139,7 @@ def test_an_engine_that_fails_is_listed_and_the_others_go_on(toy_bundle: Path, a
         bundle=toy_bundle, engines=("openvino", "torch"), count=2, size=(64, 48), steps=2, threads=1, slots=2,
         precision="f32", matmul_sizes=(32,),
     )  # fmt: skip
-    report = json.loads(json.dumps(bench(settings, report=told.append)))
+    report = json.loads(json.dumps(bench(settings, report=told.append).to_json()))
     failed, measured = report["engines"]
     assert failed == {"engine": "openvino", "error": "it does not load here."}
     assert measured["images"] == 2
@@ -173,7 +174,7 @@ def test_where_no_batch_size_can_be_tried_batch_1_is_compiled_all_the_same(
     told: list[Event] = []
     monkeypatch.setattr(module, "run_alone", run)
     settings = BenchSettings(bundle=toy_bundle, engines=("torch",), matmul_sizes=(32,))
-    found = bench(settings, report=told.append)["baseline"]
+    found = bench(settings, report=told.append).to_json()["baseline"]
     assert [row["role"] for row in found] == ["batch 1", "best batch", "torch.compile, batch 1"]
     assert found[1]["error"] == "killed."
     assert max(event.done or 0 for event in told) == told[-1].total
@@ -187,7 +188,7 @@ def test_every_installed_engine_is_measured_unless_named(toy_bundle: Path, monke
         raise BackendError("no")
 
     monkeypatch.setattr(module, "run_alone", fail)
-    report = bench(BenchSettings(bundle=toy_bundle, baseline=False))
+    report = bench(BenchSettings(bundle=toy_bundle, baseline=False)).to_json()
     assert set(asked) >= {"torch", "openvino", "onnxruntime"}
     assert report["baseline"] == []
     assert report["roofline"] == {}
@@ -218,10 +219,10 @@ def test_a_baseline_whose_batches_were_smaller_than_asked_says_so() -> None:
 def test_the_command_prints_tables_and_one_json_line_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[BenchSettings] = []
 
-    def measure(settings: BenchSettings, *, report: Callable[[Event], None]) -> Figures:
+    def measure(settings: BenchSettings, *, report: Callable[[Event], None]) -> BenchSummary:
         asked.append(settings)
         report(Event(EventKind.PROGRESS, "bench", "torch", 0, 1))
-        return fake_report()
+        return BenchSummary(**fake_report())
 
     monkeypatch.setattr(module, "bench", measure)
     out = tmp_path / "report.json"
@@ -246,7 +247,7 @@ def test_the_command_prints_tables_and_one_json_line_last(tmp_path: Path, monkey
 
     faster = fake_report(machine=fake_report()["machine"] | {"cores": 4})
     faster["engines"][0]["images_per_second"] = 3.0
-    monkeypatch.setattr(module, "bench", lambda settings, report: faster)
+    monkeypatch.setattr(module, "bench", lambda settings, report: BenchSummary(**faster))
     result = dengine("bench", "--compare", out)
     assert "openvino / images_per_second" in result.stdout
     assert "+50.0%" in result.stdout
@@ -256,7 +257,7 @@ def test_the_command_prints_tables_and_one_json_line_last(tmp_path: Path, monkey
 
 def test_when_nothing_could_be_measured_the_command_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = fake_report(engines=[{"engine": "torch", "error": "no torch"}], baseline=[], roofline={})
-    monkeypatch.setattr(module, "bench", lambda settings, report: nothing)
+    monkeypatch.setattr(module, "bench", lambda settings, report: BenchSummary(**nothing))
     result = dengine("bench")
     assert result.exit_code == 1
     assert "torch was not measured: no torch" in result.stdout

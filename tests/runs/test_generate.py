@@ -19,7 +19,8 @@ from engines.labels.rules import quality
 from engines.painting.settings import GenerateSettings
 from engines.runs import journal as journal_module
 from engines.runs import preview as preview_module
-from engines.runs.finalize import ANNOTATIONS, PREVIEW, finalize
+from engines.runs.dataset_files import ANNOTATIONS, PREVIEW
+from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.generate import generate
 from engines.runs.journal import IMAGES, JOURNAL, SPARE, read_entries
 
@@ -73,6 +74,7 @@ def test_a_finished_run_is_left_as_it_is_and_says_so(paint: Generate, tmp_path: 
     assert tree(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_empty", [False, True])
 def test_a_kill_at_any_moment_and_a_resume_give_the_same_bytes(
     paint: Generate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_empty: bool
@@ -149,7 +151,7 @@ def test_ctrl_c_loses_no_finished_image_though_short_jobs_come_last(paint: Gener
     assert 6 <= summary.painted == summary.dataset.images == len(indices) < 24
     assert indices == sorted(indices) != list(range(len(indices))), "there are gaps, or the test shows nothing"
     check_consistent(tmp_path / "run")
-    assert finalize(tmp_path / "run").images == summary.painted
+    assert finalize(FinalizeSettings(tmp_path / "run")).images == summary.painted
     assert paint(tmp_path / "run", **options).painted == 24
     assert tree(tmp_path / "run") == tree(tmp_path / "whole")
 
@@ -238,7 +240,7 @@ def test_doubtful_images_do_not_count_and_are_not_written(paint: Generate, tmp_p
     assert min(quality(entry.instances) for entry in entries if entry.drop is None) >= 0.75
     check_consistent(tmp_path / "run")
     paint(tmp_path / "all", jobs=len(entries), keep_empty=True)
-    finalize(tmp_path / "all", min_quality=0.75, keep_empty=False)
+    finalize(FinalizeSettings(tmp_path / "all", min_quality=0.75, keep_empty=False))
     kept = {entry.file for entry in entries if entry.file}
     assert {path.name for path in (tmp_path / "all" / IMAGES).glob("*.jpg")} == kept, "finalize decides the same"
 

@@ -12,7 +12,7 @@ from PIL import Image
 from refusals import refused
 
 from engines.errors import DatasetError, RunError
-from engines.runs.finalize import finalize
+from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.journal import IMAGES, JOURNAL, read_entries
 from engines.runs.near_duplicates import REPEATS_IMAGE, REPEATS_REFERENCE
 
@@ -44,9 +44,11 @@ def test_a_low_strength_repeats_its_reference(paint: Generate, tmp_path: Path) -
     folder = paint_into(paint, tmp_path / "run", strength=(0.1, 0.1), near_duplicates=0.6, **options)
     dropped = [e.file for e in read_entries(folder / JOURNAL) if not (folder / IMAGES / str(e.file)).exists()]
     assert len(dropped) > 3
-    summary = finalize(folder, near_duplicates=0.0)
+    summary = finalize(FinalizeSettings(folder, near_duplicates=0.0))
     assert summary.images == 6
-    assert finalize(folder).dropped[REPEATS_REFERENCE] == len(dropped), "finalize finds the references again"
+    assert finalize(FinalizeSettings(folder)).dropped[REPEATS_REFERENCE] == len(dropped), (
+        "finalize finds the references again"
+    )
 
 
 def make_textured(folder: Path) -> Path:

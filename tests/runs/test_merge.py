@@ -15,7 +15,7 @@ from engines.painting.settings import GenerateSettings
 from engines.runs import preview as preview_module
 from engines.runs.generate import generate
 from engines.runs.journal import JOURNAL
-from engines.runs.merge import merge
+from engines.runs.merge import MergeSettings, merge
 from engines.runs.near_duplicates import REPEATS_IMAGE
 from engines.runs.run_folder import RUN
 
@@ -44,7 +44,7 @@ def test_what_one_shard_alone_knows_of_the_classes_is_kept(paint: Paint, tmp_pat
     run = json.loads((shards[0] / RUN).read_text("utf-8"))
     assert run.pop("frequencies") == {"rbc": 9.0}
     (shards[0] / RUN).write_text(json.dumps(run), "utf-8")  # as an earlier dengine left it
-    merge(shards, tmp_path / "merged")
+    merge(MergeSettings(tuple(shards), tmp_path / "merged"))
     assert json.loads((tmp_path / "merged" / RUN).read_text("utf-8"))["frequencies"] == {"rbc": 9.0}
 
 
@@ -55,7 +55,7 @@ def test_merged_shards_equal_the_unsplit_run_byte_for_byte(
     whole = paint("whole", label_views=views)
     shards = [paint(f"shard-{k}", shard=(k, parts), label_views=views) for k in range(1, parts + 1)]
     before = [tree(shard) for shard in shards]
-    summary = merge(shards[::-1], tmp_path / "merged")
+    summary = merge(MergeSettings(tuple(shards[::-1]), tmp_path / "merged"))
     assert tree(tmp_path / "merged") == tree(whole)
     assert summary.jobs == 13
     assert summary.annotations.exists()
@@ -76,7 +76,7 @@ def test_merged_shards_are_freed_of_near_duplicates_as_the_unsplit_run_is(
     options: dict[str, Any] = {"near_duplicates": 0.95, "keep_empty": True}
     whole = paint("whole", **options)
     shards = [paint(f"shard-{k}", shard=(k, 3), **options) for k in (1, 2, 3)]
-    summary = merge(shards, tmp_path / "merged")
+    summary = merge(MergeSettings(tuple(shards), tmp_path / "merged"))
     assert tree(tmp_path / "merged") == tree(whole)
     assert summary.images + summary.dropped[REPEATS_IMAGE] == 13
     assert summary.images < sum(len(list((shard / "images").glob("*.jpg"))) for shard in shards)
@@ -87,27 +87,27 @@ def test_what_is_not_all_the_shards_of_one_finished_run_is_refused(paint: Paint,
     other, third = paint("other", shard=(2, 2), seed=1), paint("third", shard=(2, 3))
     out = tmp_path / "merged"
     for folders, field, said in (
-        ([first], "folders", "2/2"),
+        ([first], "runs", "2/2"),
         ([first, second, tmp_path / "no"], None, tmp_path / "no"),
-        ([first, whole], "folders", whole),
+        ([first, whole], "runs", whole),
         ([first, other], "seed", other),
         ([first, third], "shard", third),
     ):
         with refused(RunError, field, said):
-            merge(folders, out)
+            merge(MergeSettings(tuple(folders), out))
     data = (second / JOURNAL).read_bytes()
     (second / JOURNAL).write_bytes(data[:-5])
-    with refused(RunError, "folders", second):
-        merge([first, second], out)
-    with refused(UsageError, "folders"):
-        merge([], out)
+    with refused(RunError, "runs", second):
+        merge(MergeSettings((first, second), out))
+    with refused(UsageError, "runs"):
+        merge(MergeSettings((), out))
     assert not out.exists()
 
 
 def test_the_merged_folder_must_be_new(paint: Paint, tmp_path: Path) -> None:
     first, second = paint("1", shard=(1, 2)), paint("2", shard=(2, 2))
     with refused(RunError, "out", first):
-        merge([first, second], first)
+        merge(MergeSettings((first, second), first))
 
 
 def test_a_merge_that_fails_leaves_nothing_and_works_once_mended(paint: Paint, tmp_path: Path) -> None:
@@ -116,10 +116,10 @@ def test_a_merge_that_fails_leaves_nothing_and_works_once_mended(paint: Paint, t
     data = image.read_bytes()
     image.unlink()
     with refused(RunError, None, image):
-        merge([first, second], tmp_path / "merged")
+        merge(MergeSettings((first, second), tmp_path / "merged"))
     assert [path for path in tmp_path.iterdir() if "merge" in path.name] == []
     image.write_bytes(data)
-    merge([first, second], tmp_path / "merged")
+    merge(MergeSettings((first, second), tmp_path / "merged"))
     assert tree(tmp_path / "merged") == tree(paint("whole"))
 
 
@@ -127,5 +127,5 @@ def test_what_an_interrupted_merge_left_is_in_nobodys_way(paint: Paint, tmp_path
     shard = paint("1", shard=(1, 1))
     (tmp_path / ".merged.merge" / "images").mkdir(parents=True)
     (tmp_path / ".merged.merge" / "images" / "00000000.jpg").write_bytes(b"half")
-    merge([shard], tmp_path / "merged")
+    merge(MergeSettings((shard,), tmp_path / "merged"))
     assert tree(tmp_path / "merged") == tree(paint("whole"))

@@ -22,7 +22,7 @@ from engines.errors import ModelError, TrainingError, UsageError
 from engines.labels.boxes import Instances
 from engines.labels.thresholds import Choice
 from engines.training import pyramids
-from engines.training.adapter import AdapterTrainOptions, split_tune, train_adapter
+from engines.training.adapter import AdapterTrainOptions, fit_adapter, split_tune
 from engines.training.augment import FrameOptions
 from engines.training.pyramids import BatchSource, FrozenPyramid
 
@@ -68,7 +68,7 @@ def _train(
     shapes: Dataset, base: Path, out: Path, options: AdapterTrainOptions = OPTIONS, *, resume: bool = False
 ) -> list[Event]:
     seen: list[Event] = []
-    train_adapter(shapes, base, out, options, resume=resume, report=seen.append)
+    fit_adapter(shapes, base, out, options, resume=resume, report=seen.append)
     return seen
 
 
@@ -118,7 +118,7 @@ def test_prompts_that_are_too_long_are_remarked_on_before_the_training(
 
     long = replace(OPTIONS, style="photo " * 40)
     with pytest.raises(EnoughError, match=r"a prompt has \d+ tokens, and 32 are read: .* changes nothing"):
-        train_adapter(shapes, toy_bases["sd1"], tmp_path / "adapter", long, resume=False, report=report)
+        fit_adapter(shapes, toy_bases["sd1"], tmp_path / "adapter", long, resume=False, report=report)
 
 
 def test_thresholds_are_chosen_on_the_tune_part_for_the_goal(
@@ -156,6 +156,7 @@ def test_adapter_files_of_before_thresholds_read_and_impossible_ones_do_not(
             AdapterInfo.from_json(value | {"thresholds": wrong})
 
 
+@pytest.mark.slow
 def test_a_stopped_and_resumed_training_gives_the_same_weights(
     shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +239,7 @@ def test_targets_are_shares_of_the_frame(shapes: Dataset, toy_bases: dict[str, P
         assert target["class_labels"].tolist() == found.labels.tolist()
 
 
+@pytest.mark.slow
 def test_the_loss_falls(shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path) -> None:
     options = replace(
         OPTIONS, steps=60, batch=4, lr=3e-3, warmup=5, tune_fraction=0.0, scale=(1.0, 1.0), cache_views=1, grad_clip=1.0

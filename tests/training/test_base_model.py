@@ -18,7 +18,7 @@ from engines.errors import TrainingError, UsageError
 from engines.labels.boxes import Instances
 from engines.training import base_model as base_training
 from engines.training import presets
-from engines.training.base_model import BaseTrainOptions, diffusion_loss, train_base
+from engines.training.base_model import BaseTrainOptions, diffusion_loss, fit_base
 from engines.training.presets import Phase
 from engines.training.tokenizer import write_tokenizer
 from engines.training.vae import psnr
@@ -88,9 +88,7 @@ def _train(
         if event.stage == stop:
             raise KeyboardInterrupt
 
-    return train_base(
-        dataset, out, options, labelled=labelled, continue_from=continue_from, resume=resume, report=report
-    )
+    return fit_base(dataset, out, options, labelled=labelled, continue_from=continue_from, resume=resume, report=report)
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -103,6 +101,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.slow
 def test_the_result_runs_in_diffusers_own_pipeline(dataset: Dataset, tmp_path: Path) -> None:
     from diffusers import StableDiffusionImg2ImgPipeline
 
@@ -118,6 +117,7 @@ def test_the_result_runs_in_diffusers_own_pipeline(dataset: Dataset, tmp_path: P
     assert latents.shape == (1, 4, 16, 32)
 
 
+@pytest.mark.slow
 def test_a_training_stopped_after_the_first_stage_resumes_to_the_same_bits(dataset: Dataset, tmp_path: Path) -> None:
     straight = _train(dataset, tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
@@ -138,6 +138,7 @@ def test_a_resume_with_moved_boxes_is_refused_though_their_number_is_the_same(da
         _train(replace(dataset, records=moved), tmp_path / "base", resume=True)
 
 
+@pytest.mark.slow
 def test_labels_are_read_only_where_the_list_allows(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,7 +198,8 @@ def test_the_loss_is_zero_for_a_perfect_prediction() -> None:
     alpha = alphas[:, None, None, None]
     velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
     assert diffusion_loss(Oracle(noise), latents, noise, timesteps, states, alphas, "epsilon") == 0
-    assert diffusion_loss(Oracle(velocity), latents, noise, timesteps, states, alphas, "v_prediction") == 0
+    at_velocity = diffusion_loss(Oracle(velocity), latents, noise, timesteps, states, alphas, "v_prediction")
+    assert at_velocity < 1e-12, "but for rounding"
     assert diffusion_loss(Oracle(latents), latents, noise, timesteps, states, alphas, "epsilon") > 0.1
 
 

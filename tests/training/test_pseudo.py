@@ -20,7 +20,7 @@ from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.diffusion.base_model import load_base
 from engines.errors import DatasetError, TrainingError
 from engines.labels.boxes import Instances
-from engines.training.adapter import AdapterTrainOptions, train_adapter
+from engines.training.adapter import AdapterTrainOptions, fit_adapter
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend, open_pseudo
 from engines.training.pyramids import BatchSource, FrozenPyramid, SourceOptions
@@ -135,7 +135,7 @@ def test_boxes_of_every_score_are_no_labels(tmp_path: Path) -> None:
 def test_none_of_them_is_held_out_and_adapter_json_counts_them(tmp_path: Path, toy_bases: dict[str, Path]) -> None:
     labelled = open_dataset(_folder(tmp_path / "labelled", range(4)))
     more, _ = open_pseudo(_folder(tmp_path / "found", range(4, 10), boxes=3), labelled)
-    train_adapter(
+    fit_adapter(
         labelled, toy_bases["sd1"], tmp_path / "out", OPTIONS, pseudo=more.records, resume=False, report=lambda _: None
     )
     _, info = load_adapter(tmp_path / "out")
@@ -144,6 +144,7 @@ def test_none_of_them_is_held_out_and_adapter_json_counts_them(tmp_path: Path, t
     assert {counts["square"] for counts in info.class_statistics} == {1}, "prompts count labelled images alone"
 
 
+@pytest.mark.slow
 def test_a_training_resumes_with_the_same_images_and_boxes_alone(tmp_path: Path, toy_bases: dict[str, Path]) -> None:
     labelled = open_dataset(_folder(tmp_path / "labelled", range(4)))
     more, _ = open_pseudo(_folder(tmp_path / "found", range(4, 10)), labelled)
@@ -156,7 +157,7 @@ def test_a_training_resumes_with_the_same_images_and_boxes_alone(tmp_path: Path,
                 raise KeyboardInterrupt
 
         base, out = toy_bases["sd1"], tmp_path / "out"
-        train_adapter(labelled, base, out, options, pseudo=pseudo, resume=resume, report=report)
+        fit_adapter(labelled, base, out, options, pseudo=pseudo, resume=resume, report=report)
 
     with pytest.raises(KeyboardInterrupt):
         run(more.records, resume=False, stop=True)

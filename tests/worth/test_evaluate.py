@@ -13,7 +13,7 @@ from made_worth import NAMES, TINY, make_dataset, make_run
 from refusals import refused
 
 from engines.errors import BackendError, DatasetError, DengineError, RunError, UsageError
-from engines.runs.finalize import ANNOTATIONS
+from engines.runs.dataset_files import ANNOTATIONS
 from engines.runs.journal import IMAGES
 from engines.worth import evaluate as worth
 from engines.worth.data import EvaluateSettings, Times, WorthData, open_data
@@ -30,7 +30,7 @@ def settings(tmp_path: Path) -> EvaluateSettings:
         val=make_dataset(tmp_path / "val", range(20, 23)),
         out=tmp_path / "out",
         preset="quick",
-        changes=tuple(TINY.items()),
+        changes=TINY,
         resamples=10,
     )
 
@@ -97,7 +97,7 @@ def test_wrong_options_are_listed_together(settings: EvaluateSettings) -> None:
     with refused(UsageError, "mix", "`mix` is 0", "`seeds` is 0", "`amounts` holds -1"):
         replace(settings, mix=(0.0, 0.0), seeds=0, amounts=(Times(-1),))
     is_refused(replace(settings, preset="huge"), UsageError, "preset", "quick, small, paper")
-    is_refused(replace(settings, changes=(("steps", 0),)), UsageError, "steps", 0)
+    is_refused(replace(settings, changes={"steps": 0}), UsageError, "steps", 0)
 
 
 def test_different_class_lists_are_refused(settings: EvaluateSettings, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_copies_of_training_images_among_the_validation_images_are_refused(
 def test_a_precision_or_device_that_is_not_there_is_refused(
     settings: EvaluateSettings, name: str, value: str, kind: type[DengineError]
 ) -> None:
-    asked = replace(settings, changes=tuple((TINY | {name: value}).items()))
+    asked = replace(settings, changes=TINY | {name: value})
     is_refused(asked, kind, name, value.removeprefix("cuda:"))
 
 
@@ -173,9 +173,10 @@ def test_near_copies_are_named_and_left_out(settings: EvaluateSettings, tmp_path
     is_refused(replace(settings, val=make_dataset(tmp_path / "all", [2])), DatasetError, None, tmp_path / "all")
 
 
+@pytest.mark.slow
 def test_a_comparison_leaves_detectors_figures_and_a_picture(settings: EvaluateSettings) -> None:
     events: list[Any] = []
-    short = tuple((TINY | {"steps": 1}).items())
+    short = TINY | {"steps": 1}
     summary = evaluate(replace(settings, seeds=2, amounts=(Times(1), 6), changes=short), report=events.append)
     assert [arm.generated for arm in summary.arms] == [0, 4, 6]
     assert summary.seeds == (0, 1)
@@ -210,6 +211,7 @@ def test_both_arms_begin_with_the_same_weights_and_take_as_many_steps(
     assert all(np.array_equal(one, other) for one, other in zip(*starts, strict=True))
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_resumes_to_the_same_figures(
     settings: EvaluateSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,12 +243,12 @@ def test_an_interrupted_comparison_resumes_to_the_same_figures(
     )
     assert set(more) == {"real-seed1", "generated6-seed1"}
     with refused(RunError, None, "options.steps was 3, is 4"):
-        evaluate(replace(settings, resume=True, changes=tuple((TINY | {"steps": 4}).items())))
+        evaluate(replace(settings, resume=True, changes=(TINY | {"steps": 4})))
     assert not (settings.out / ".lock").is_dir()
 
 
 def test_the_real_images_alone_are_measured_first_and_compared_later(settings: EvaluateSettings) -> None:
-    scaled = replace(settings, short_side=48, changes=tuple((TINY | {"steps": 1}).items()))
+    scaled = replace(settings, short_side=48, changes=(TINY | {"steps": 1}))
     alone = evaluate(replace(scaled, synthetic=()))
     assert [(arm.generated, dict(arm.differences)) for arm in alone.arms] == [(0, {})]
     first = (settings.out / TRAININGS / "real-seed0" / RESULT).stat().st_mtime_ns
@@ -256,6 +258,7 @@ def test_the_real_images_alone_are_measured_first_and_compared_later(settings: E
     assert (settings.out / TRAININGS / "real-seed0" / RESULT).stat().st_mtime_ns == first
 
 
+@pytest.mark.slow
 def test_a_detector_that_was_not_measured_yet_is_not_trained_again(
     settings: EvaluateSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,7 +271,7 @@ def test_a_detector_that_was_not_measured_yet_is_not_trained_again(
     with pytest.raises(KeyboardInterrupt):
         evaluate(settings)
     monkeypatch.setattr(worth, "detect", detect)
-    slower = replace(settings, resume=True, changes=(*settings.changes, ("lr", 1e-5)))
+    slower = replace(settings, resume=True, changes={**settings.changes, "lr": 1e-5})
     with refused(RunError, None, "real-seed0", "options.lr", 1e-05):
         evaluate(slower)
     seen: list[str] = []

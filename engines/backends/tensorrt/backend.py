@@ -134,9 +134,11 @@ class TensorRtBackend:
             self._library.log.messages.clear()
             with plan.data() as data:
                 engine = self._runtime.deserialize_cuda_engine(data)
+                objections = "" if engine is not None else self._library.objections(self._runtime, data)
             if engine is None:
-                said = self._library.last_error()
-                raise BackendError(f"TensorRT does not load {plan.path}: {said}. Remove it and build it again.")
+                said = f"{objections}: " * bool(objections) + self._library.last_error()
+                mend = "Upgrade the NVIDIA driver" if "driver" in objections else "Remove it and build it again"
+                raise BackendError(f"TensorRT does not load {plan.path}: {said}. {mend}.")
             self._engines[plan.path] = engine
         return self._engines[plan.path]
 
@@ -215,8 +217,8 @@ def check_bundle(bundle: Bundle) -> None:
         folder = str(bundle.folder)
         raise BackendError(
             f"The graphs of {bundle.folder} are in {bundle.manifest.graph_dtype}; TensorRT plans are made of graphs in "
-            f"float16. Make such a bundle with `export_bundle({folder!r}, {folder + '/adapter'!r}, "
-            f"{folder + '-fp16'!r}, graph_dtype='float16')`.",
+            f"float16. Make such a bundle with `export(ExportSettings({folder!r}, {folder + '/adapter'!r}, "
+            f"{folder + '-fp16'!r}, graph_dtype='float16'))`.",
             field="bundle",
         )
 

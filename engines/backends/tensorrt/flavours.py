@@ -87,6 +87,14 @@ class Library:
         errors = [text for severity, text in self.log.messages if severity != self.trt.ILogger.WARNING]
         return errors[-1].rstrip(".") if errors else f"{self.flavour.title} gives no reason"
 
+    def objections(self, runtime: Any, plan: Any) -> str:
+        """What TensorRT has against a plan here, in words; empty where it says nothing, or is asked for no reasons."""
+        if not self.flavour.ahead:
+            return ""
+        _, problems = runtime.get_engine_validity(plan)
+        kinds = self.trt.EngineInvalidityDiagnostics.__members__
+        return ", ".join(name.lower().replace("_", " ") for name, kind in kinds.items() if problems & int(kind))
+
     @property
     def listed_version(self) -> str | None:
         """The version by which the published list of operators goes; None where it goes by none."""

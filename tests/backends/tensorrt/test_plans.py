@@ -24,10 +24,11 @@ from engines.errors import BackendError, UsageError
 from export import assemble
 from export.assemble import ExportSummary
 from export.tensorrt import build as to_tensorrt
-from export.tensorrt.build import BuildSummary, PlanSummary
+from export.tensorrt.build import BuildPlansSummary, PlanSummary
 from export.tensorrt.check_plans import PlanCheck
 from export.tensorrt.profiles import wanted_profiles
 from export.tensorrt.progress import building
+from export.tensorrt.settings import BuildPlansSettings
 
 MACHINE = Machine("TensorRT", "11.4.0", "9.0", "Some GPU", "580.1")
 STATIC: Bounds = {"B": (8, 8, 8), "h": (8, 8, 8), "w": (12, 12, 12)}
@@ -149,7 +150,7 @@ def test_what_is_missing_is_one_line_with_the_call_and_the_command(tmp_path: Pat
     assert text is not None
     assert "unet (batch 16, 96x64)" in text
     assert str(MACHINE) in text
-    assert f"`build_plans('{bundle.folder}', batches=(8, 8, 8))`" in text
+    assert f"`build_plans(BuildPlansSettings('{bundle.folder}', batches=(8, 8, 8)))`" in text
     assert f"\"dengine export --bundle '{bundle.folder}' --engine tensorrt --batch 8\"" in with_flags(text, {})
     assert len(text.splitlines()) == 1
     assert missing_plans(PlanStore(), bundle, MACHINE, Needs(needs.graphs[:1])) is None
@@ -213,18 +214,18 @@ def test_options_of_plans_that_contradict_each_other_are_refused(arguments: list
 def test_export_builds_plans_as_asked_and_prints_how_close_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_one_go: bool
 ) -> None:
-    asked: dict[str, Any] = {}
+    asked: list[BuildPlansSettings] = []
 
-    def build(folder: Path, *, report: Report, **options: Any) -> BuildSummary:
-        asked.update(options, folder=folder)
+    def build(settings: BuildPlansSettings, *, report: Report) -> BuildPlansSummary:
+        asked.append(settings)
         report(building("unet", "Timing kernels", 25.0, 30.0))
         plans = (PlanSummary("unet", 75.0, 1_700_000_000, 1.5e-3), PlanSummary("adapter", 0.0, 9_000_000, 1e-4))
-        return BuildSummary(plans, 40, 1, "TensorRT 11.4.0", "Some GPU", tmp_path / "plans")
+        return BuildPlansSummary(plans, 40, 1, "TensorRT 11.4.0", "Some GPU", tmp_path / "plans")
 
     made = ExportSummary(tmp_path / "made", 1, (), (), {}, None)
     monkeypatch.setattr(to_tensorrt, "build_plans", build)
     monkeypatch.setattr(to_tensorrt, "check_ready", lambda *_: None)
-    monkeypatch.setattr(assemble, "export_bundle", lambda *_, **__: made)
+    monkeypatch.setattr(assemble, "export", lambda *_, **__: made)
     monkeypatch.setattr("engines.diffusion.base_model.local_folder", lambda *_: tmp_path)
     source: list[object] = ["--bundle", tmp_path / "b"]
     if in_one_go:
@@ -233,7 +234,8 @@ def test_export_builds_plans_as_asked_and_prints_how_close_they_are(
     result = dengine("export", *source, "--engine", "tensorrt", *options)
     assert result.exit_code == 0, result.output
     folder = tmp_path / ("made" if in_one_go else "b")
-    assert asked == {"folder": folder, "batches": (1, 8, 16), "sizes": ((512, 512),) * 3, "workspace": 8.0}
+    sizes = ((512, 512), (512, 512), (512, 512))
+    assert asked == [BuildPlansSettings(folder, batches=(1, 8, 16), sizes=sizes, workspace=8.0)]
     assert "unet: 25/100, Timing kernels, 30 s left" in result.stderr
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert {"plan of built in MB relative error", "unet 75 s 1700.0 1.5e-03", "adapter found 9.0 1.0e-04"} <= set(lines)
@@ -245,7 +247,7 @@ def test_export_builds_plans_as_asked_and_prints_how_close_they_are(
 def test_export_with_debug_says_which_layer_of_a_wrong_plan_is_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, debug: bool
 ) -> None:
-    def build(folder: Path, **_: Any) -> BuildSummary:
+    def build(settings: BuildPlansSettings, **_: Any) -> BuildPlansSummary:
         raise to_tensorrt.PlanError("unet: its plan gives div2 with NaN.", ["unet"])
 
     monkeypatch.setattr(to_tensorrt, "build_plans", build)
@@ -287,7 +289,7 @@ def test_auto_is_silent_where_tensorrt_was_never_meant(tmp_path: Path, monkeypat
     monkeypatch.setattr("engines.backends.torch.TorchBackend", lambda *_, **__: "torch")
     assert cast(Any, open_backend(bundle, "auto", needs=Needs(()), told=told.append)) == "torch"
     assert told == []
-    with refused(BackendError, "bundle", bundle.folder, "graph_dtype='float16')`"):
+    with refused(BackendError, "bundle", bundle.folder, "graph_dtype='float16'))`"):
         check_bundle(bundle)
 
 

@@ -24,6 +24,7 @@ from engines.errors import ExportError
 from export.gpu import checks as gpu_checks
 from export.gpu import report as gpu_report
 from export.gpu.checks import FAILED, OK, SKIPPED, Check, Speed
+from export.settings import ExportSettings
 
 
 def silent(text: str) -> None:
@@ -86,7 +87,7 @@ class Flow:
         self.copies += bundle.manifest.graph_dtype != "float16"
         yield bundle if bundle.manifest.graph_dtype == "float16" else SimpleNamespace(folder=bundle.folder / "half")
 
-    def build(self, folder: Path, **_: Any) -> Any:
+    def build(self, settings: Any, **_: Any) -> Any:
         if "build" in self.raised:
             raise self.raised["build"]
         return self.summary
@@ -173,23 +174,23 @@ def test_the_report_is_text_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_copy_in_half_precision_has_the_newest_opset_that_tensorrt_reads(
     tensorrt: str, opset: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: dict[str, Any] = {}
+    asked: list[ExportSettings] = []
 
-    def export(base: Path, adapter: Path, out: Path, **options: Any) -> SimpleNamespace:
-        asked.update(options, base=base, adapter=adapter)
-        shutil.copytree(base, out)
-        return SimpleNamespace(folder=out)
+    def export(settings: ExportSettings, **_: Any) -> SimpleNamespace:
+        asked.append(settings)
+        shutil.copytree(Path(settings.base), settings.out)
+        return SimpleNamespace(folder=settings.out)
 
-    monkeypatch.setattr(gpu_report, "export_bundle", export)
+    monkeypatch.setattr(gpu_report, "export", export)
     whole = open_bundle(default_bundle(), verify=False)
     with gpu_report.half_precision(whole, tensorrt, silent) as copy:
         assert copy.folder != whole.folder
         assert copy.folder.is_dir()
     assert not copy.folder.exists()
-    assert asked["base"] == whole.folder
-    assert asked["adapter"] == whole.folder / "adapter"
-    assert (asked["graph_dtype"], asked["opset"], asked["frame"]) == ("float16", opset, whole.frame)
-    assert asked["generate"] == whole.generate_defaults
+    (settings,) = asked
+    assert (settings.base, settings.adapter) == (whole.folder, whole.folder / "adapter")
+    assert (settings.graph_dtype, settings.opset, settings.frame) == ("float16", opset, whole.frame)
+    assert settings.generate == whole.generate_defaults
 
 
 def test_the_whole_report_runs_on_a_cpu(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

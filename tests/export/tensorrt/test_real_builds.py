@@ -6,6 +6,7 @@ What runs on a GPU is not here: no plan is loaded. `pytest -m tensorrt --duratio
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import onnx
 import pytest
 import torch
 from command_line import dengine
+from kept import kept
 from rtx import export_unchecked, load_rtx
 from small_graphs import small_bundle
 
@@ -25,9 +27,10 @@ from engines.bundle.graphs import GRAPH_NAMES
 from engines.common.events import Event, Report
 from engines.errors import ExportError
 from engines.painting.needs import painted_graphs
-from export.tensorrt.build import build_ahead
+from export.tensorrt.build import build_plans
 from export.tensorrt.builder import PlanBuilder
 from export.tensorrt.profiles import wanted_profiles
+from export.tensorrt.settings import BuildPlansSettings
 
 pytestmark = pytest.mark.tensorrt
 SMALL: Bounds = {"B": (1, 1, 1), "h": (4, 4, 4), "w": (4, 4, 4)}
@@ -73,7 +76,9 @@ def exported(
             base, adapter = default_bundle(), default_bundle() / "adapter"
         else:
             base, adapter = (request.getfixturevalue(name)[model] for name in ("toy_bases", "toy_adapters"))
-        return export_unchecked(base, adapter, tmp_path_factory.mktemp("exported") / "bundle", dtype, opset)
+        name = f"unchecked-{model}-{dtype}-{opset}-{open_bundle(default_bundle(), verify=False).digest[:8]}"
+        export = partial(export_unchecked, base, adapter, dtype=dtype, opset=opset)
+        return kept(name, tmp_path_factory.mktemp("exported") / "bundle", export)
 
     return export
 
@@ -85,8 +90,7 @@ def builder(library: Library, bundle: Bundle, capability: str = "8.9", **options
 
 def is_whole(library: Library, plan: Any) -> bool:
     """Whether TensorRT takes these bytes for a plan, whatever it says of this machine."""
-    _, problems = library.trt.Runtime(library.log).get_engine_validity(bytes(plan))
-    return not problems & int(library.trt.EngineInvalidityDiagnostics.MALFORMED_ENGINE)
+    return "malformed engine" not in library.objections(library.trt.Runtime(library.log), bytes(plan))
 
 
 @pytest.mark.parametrize("graph", GRAPH_NAMES)
@@ -202,7 +206,7 @@ def test_plans_built_ahead_are_kept_and_found(rtx: Library, toy_bundle_fp16: Pat
         line = missing_plans(store, bundle, other, needs)
         assert line is not None
         assert str(here) in line
-        assert "dengine export --bundle" in line
+        assert f"`build_plans({str(bundle.folder)!r})`" in line
         assert "\n" not in line
 
 
@@ -217,7 +221,11 @@ def test_a_build_that_is_cancelled_leaves_nothing(toy_bundle_fp16: Path, how: st
         told.append(progress)
 
     with pytest.raises(KeyboardInterrupt):
-        build_ahead(toy_bundle_fp16, ["sm89"], report=report, stop=lambda: how == "stop" and bool(told))
+        build_plans(
+            BuildPlansSettings(toy_bundle_fp16, targets=["sm89"]),
+            report=report,
+            stop=lambda: how == "stop" and bool(told),
+        )
     assert {progress.stage for progress in told} == {f"{GRAPH_NAMES[0]} (sm89)"}
     assert list(plans_folder().iterdir()) == []
 
@@ -229,5 +237,5 @@ def test_an_error_of_whoever_is_told_ends_the_build_and_nothing_else(toy_bundle_
 
     told: Report = report
     with pytest.raises(ExportError, match="cannot be written"):  # an OSError of any kind
-        build_ahead(toy_bundle_fp16, ["sm89"], report=told)
+        build_plans(BuildPlansSettings(toy_bundle_fp16, targets=["sm89"]), report=told)
     assert list(plans_folder().iterdir()) == []

@@ -1,0 +1,150 @@
+"""dengine in Python: load a bundle, paint and label; every verb of the command line as a function of its settings.
+
+    import dengine
+
+    bundle = dengine.load()
+    for image in bundle.paint(8, seed=0):
+        image.show()
+    found = bundle.label("photo.jpg")
+    dengine.generate(dengine.GenerateSettings(out="run", count=100), report=print)
+
+`verb(settings, *, report=None)` gives a summary; `report` is told of `Event`s. Nothing is printed. What goes wrong is
+a `DengineError` with the `field` that is at fault.
+
+Knows: where each name is. Nothing is imported before it is used, and there is no logic here.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engines.common.events import Event, EventKind, ImageNews
+    from engines.doctor import Diagnosis, examine
+    from engines.errors import (
+        BackendError,
+        BundleError,
+        DatasetError,
+        DengineError,
+        ExportError,
+        ModelError,
+        NumericalError,
+        RunError,
+        TrainingError,
+        UsageError,
+    )
+    from engines.labelling import LabelSettings, LabelSummary, label
+    from engines.labels.boxes import Instances
+    from engines.measure.bench import bench
+    from engines.measure.settings import BenchSettings, BenchSummary
+    from engines.painting.settings import GenerateSettings
+    from engines.runs.finalize import FinalizeSettings, finalize
+    from engines.runs.generate import generate
+    from engines.runs.merge import MergeSettings, merge
+    from engines.runs.summaries import DatasetSummary, GenerateSummary
+    from engines.session.image import PaintedImage
+    from engines.session.load import load
+    from engines.session.loaded import LoadedBundle
+    from engines.training.train_adapter import TrainAdapterSettings, TrainAdapterSummary, train_adapter
+    from engines.training.train_base import TrainBaseSettings, TrainBaseSummary, train_base
+    from engines.worth.data import EvaluateSettings, Times
+    from engines.worth.evaluate import EvaluateSummary, evaluate
+    from export.assemble import ExportSummary, export
+    from export.settings import ExportSettings
+    from export.tensorrt.build import BuildPlansSummary, build_plans
+    from export.tensorrt.settings import BuildPlansSettings
+
+_MODULES = {
+    "engines.common.events": ("Event", "EventKind", "ImageNews"),
+    "engines.doctor": ("Diagnosis", "examine"),
+    "engines.errors": (
+        "BackendError", "BundleError", "DatasetError", "DengineError", "ExportError", "ModelError", "NumericalError",
+        "RunError", "TrainingError", "UsageError",
+    ),
+    "engines.labelling": ("LabelSettings", "LabelSummary", "label"),
+    "engines.labels.boxes": ("Instances",),
+    "engines.measure.bench": ("bench",),
+    "engines.measure.settings": ("BenchSettings", "BenchSummary"),
+    "engines.painting.settings": ("GenerateSettings",),
+    "engines.runs.finalize": ("FinalizeSettings", "finalize"),
+    "engines.runs.generate": ("generate",),
+    "engines.runs.merge": ("MergeSettings", "merge"),
+    "engines.runs.summaries": ("DatasetSummary", "GenerateSummary"),
+    "engines.session.image": ("PaintedImage",),
+    "engines.session.load": ("load",),
+    "engines.session.loaded": ("LoadedBundle",),
+    "engines.training.train_adapter": ("TrainAdapterSettings", "TrainAdapterSummary", "train_adapter"),
+    "engines.training.train_base": ("TrainBaseSettings", "TrainBaseSummary", "train_base"),
+    "engines.worth.data": ("EvaluateSettings", "Times"),
+    "engines.worth.evaluate": ("EvaluateSummary", "evaluate"),
+    "export.assemble": ("ExportSummary", "export"),
+    "export.settings": ("ExportSettings",),
+    "export.tensorrt.build": ("BuildPlansSummary", "build_plans"),
+    "export.tensorrt.settings": ("BuildPlansSettings",),
+}  # fmt: skip
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "BackendError",
+    "BenchSettings",
+    "BenchSummary",
+    "BuildPlansSettings",
+    "BuildPlansSummary",
+    "BundleError",
+    "DatasetError",
+    "DatasetSummary",
+    "DengineError",
+    "Diagnosis",
+    "EvaluateSettings",
+    "EvaluateSummary",
+    "Event",
+    "EventKind",
+    "ExportError",
+    "ExportSettings",
+    "ExportSummary",
+    "FinalizeSettings",
+    "GenerateSettings",
+    "GenerateSummary",
+    "ImageNews",
+    "Instances",
+    "LabelSettings",
+    "LabelSummary",
+    "LoadedBundle",
+    "MergeSettings",
+    "ModelError",
+    "NumericalError",
+    "PaintedImage",
+    "RunError",
+    "Times",
+    "TrainAdapterSettings",
+    "TrainAdapterSummary",
+    "TrainBaseSettings",
+    "TrainBaseSummary",
+    "TrainingError",
+    "UsageError",
+    "bench",
+    "build_plans",
+    "evaluate",
+    "examine",
+    "export",
+    "finalize",
+    "generate",
+    "label",
+    "load",
+    "merge",
+    "train_adapter",
+    "train_base",
+]
+
+
+if not TYPE_CHECKING:  # a type checker knows every name, and that there is no other
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,6 @@
+"""`python -m dengine` is the command `dengine`."""
+
+from dengine_cli.main import main
+
+if __name__ == "__main__":
+    main()

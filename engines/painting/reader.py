@@ -1,0 +1,69 @@
+"""Real images to detections: vae_encoder, label pass and adapter, at the scale that the adapter was trained at.
+
+Knows: how images of any size become frames of one padded size, and the noise of their label pass. Knows nothing about
+files, datasets, or which detections are labels.
+
+H/W pixels of a padded frame, h/w its latents.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from engines.adapter.inference import prepare_frame, resized_size, view_detections
+from engines.backends.registry import backend_info
+from engines.labels.boxes import Instances
+from engines.painting.networks import LARGEST_BATCH, Labeller, check_finite, fill, prepare
+
+if TYPE_CHECKING:
+    from engines.backends.base import Backend, Call
+    from engines.bundle.bundle import Bundle
+
+
+def padded_size(width: int, height: int, bundle: "Bundle") -> tuple[int, int]:
+    """(width, height) of the frame that `prepare_frame` makes of an image."""
+    multiple = bundle.size_multiple
+    width, height, _ = resized_size(width, height, bundle.short_side)
+    return math.ceil(width / multiple) * multiple, math.ceil(height / multiple) * multiple
+
+
+def batch_for(backend: "Backend", images: int) -> int:
+    """Images in one call, where there are so many of a size."""
+    return LARGEST_BATCH if backend_info(backend.name).built_ahead else min(LARGEST_BATCH, images)
+
+
+class Reader:
+    """Images of one padded size to detections, at a fixed batch."""
+
+    def __init__(self, bundle: "Bundle", backend: "Backend", size: tuple[int, int], batch: int, views: int) -> None:
+        self._bundle, self._size, self.batch = bundle, size, batch
+        w, h = (side // bundle.vae_stride for side in size)
+        self._encoder: Call = prepare(bundle, backend, "vae_encoder", {"B": batch, "h": h, "w": w})
+        self._labeller = Labeller(bundle, backend, batch, h, w, views)
+
+    def __call__(
+        self, images: Sequence[npt.NDArray[np.uint8]], states: Sequence[torch.Tensor], names: Sequence[str]
+    ) -> list[Instances]:
+        """What is found on each of n <= batch images, uint8 [H_i, W_i, 3] each, in their own pixels."""
+        frames = [prepare_frame(image, self._bundle.short_side, self._bundle.size_multiple) for image in images]
+        fill(self._encoder.inputs["pixels"], [torch.from_numpy(pixels) for pixels, _, _ in frames])
+        self._encoder.run()
+        latents = self._encoder.outputs["latents"][: len(images)].float()
+        check_finite("vae_encoder", latents, names)
+        keys = [(0, noise_key(name)) for name in names]
+        logits, boxes = self._labeller(list(latents), states, keys, names)
+        found = []
+        for i, (image, (_, scale, padded)) in enumerate(zip(images, frames, strict=True)):
+            height, width = image.shape[:2]
+            found.append(view_detections(logits[:, i], boxes[:, i], padded, scale, (width, height)))
+        return found
+
+
+def noise_key(name: str) -> int:
+    """A number that depends on an image's name alone, for the noise of its label pass."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
