@@ -23,7 +23,7 @@ from engines.diffusion.checkpoints import checkpoint_folder
 from engines.diffusion.families import check_folder_family
 from engines.diffusion.hub import PARTS, hub_folder
 from engines.diffusion.libraries import silence_libraries
-from engines.diffusion.loading import described_network, load_network
+from engines.diffusion.loading import Described, describe
 from engines.diffusion.noise import read_scheduler, scheduler_remarks
 from engines.diffusion.weights import PICKLES, STEMS, find_weights, pickle_message
 from engines.errors import ModelError, UsageError
@@ -112,12 +112,12 @@ def load_base(name: Path | str, *, device: str | torch.device = "cpu", dtype: to
     and configurations first, then memory is taken. Raises ModelError, naming what is missing or unsupported.
     """
     path = local_folder(name)
-    check_layout(path)
+    described = check_layout(path)
     config = read_scheduler(path)
     silence_libraries()
-    parts = {part: load_network(path / part, part, dtype) for part in STEMS}
-    text: Any = parts["text_encoder"].config
+    text: Any = described["text_encoder"].network.config
     tokenizer = load_tokenizer(path / "tokenizer", int(text.vocab_size), int(text.max_position_embeddings))
+    parts = {part: one.load(dtype) for part, one in described.items()}
     for network in parts.values():
         network.requires_grad_(False).eval().to(device)
     return BaseModel(path, parts["unet"], parts["vae"], parts["text_encoder"], tokenizer, config)
@@ -171,19 +171,24 @@ def local_folder(
     return path
 
 
-def check_layout(folder: Path) -> None:
-    """Raise ModelError unless `folder` is a whole base model of a supported family, judged without reading weights."""
+def check_layout(folder: Path) -> dict[str, Described]:
+    """The networks of a base model's folder, found whole and of a supported family without reading weights, by part.
+
+    Raises ModelError.
+    """
     check_folder_family(folder)
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
         raise ModelError(f"{folder} has no {', '.join(f'{part}/' for part in missing)}; {_LAYOUT} was expected.")
-    networks = {part: described_network(folder / part, part) for part in STEMS}
-    reads, gives = networks["unet"].config.cross_attention_dim, networks["text_encoder"].config.hidden_size
+    parts = {part: describe(folder / part, part) for part in STEMS}
+    reads = parts["unet"].network.config.cross_attention_dim
+    gives = parts["text_encoder"].network.config.hidden_size
     if reads != gives:
         raise ModelError(
             f"{folder}: its unet reads text that is {reads} wide, and its text_encoder gives text that is {gives} "
             "wide. They belong to different models."
         )
+    return parts
 
 
 def base_hash(folder: Path, known: Mapping[str, str] | None = None) -> str:

@@ -8,6 +8,8 @@ The networks are built here and not by `from_pretrained`, which leaves weights r
 of them at random first.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +25,35 @@ from engines.errors import ModelError
 _BESIDE_TEXT = ("position_ids", "text_projection.weight", "logit_scale")  # of CLIP models with an image side, or older
 
 
-def described_network(folder: Path, part: str) -> Any:
-    """The network of `folder/config.json`, without memory, its files found to hold all its weights. ModelError."""
-    network, _ = _described(folder, part)
-    return network
+@dataclass(frozen=True)
+class Described:
+    """A part's network without memory, all of whose weights are in the part's files."""
+
+    folder: Path
+    network: Any
+    places: Mapping[str, tuple[str, str]]  # a weight's name -> the file, and its name there
+
+    def load(self, dtype: torch.dtype) -> Any:
+        """The network with its weights, in `dtype`, on the CPU; once. Raises ModelError."""
+        from safetensors import SafetensorError, safe_open
+
+        state: dict[str, torch.Tensor] = {}
+        try:
+            for file in sorted({file for file, _ in self.places.values()}):
+                with safe_open(self.folder / file, "pt") as opened:
+                    for name, (where, stored) in self.places.items():
+                        if where == file:
+                            state[name] = opened.get_tensor(stored).to(dtype, copy=True)
+        except (SafetensorError, OSError) as cause:
+            raise ModelError(f"{self.folder / file} cannot be read: {shorten(cause, 200)}.") from cause
+        check_finite(self.folder, state)
+        self.network.load_state_dict(state, strict=True, assign=True)
+        _make_buffers(self.network)
+        return self.network
 
 
-def load_network(folder: Path, part: str, dtype: torch.dtype) -> Any:
-    """The network of a part's folder with its weights, in `dtype`, on the CPU. Raises ModelError."""
-    from safetensors import SafetensorError, safe_open
-
-    network, places = _described(folder, part)
-    state: dict[str, torch.Tensor] = {}
-    try:
-        for file in sorted({file for file, _ in places.values()}):
-            with safe_open(folder / file, "pt") as opened:
-                for name, (where, stored) in places.items():
-                    if where == file:
-                        state[name] = opened.get_tensor(stored).to(dtype, copy=True)
-    except (SafetensorError, OSError) as cause:
-        raise ModelError(f"{folder / file} cannot be read: {shorten(cause, 200)}.") from cause
-    check_finite(folder, state)
-    network.load_state_dict(state, strict=True, assign=True)
-    _make_buffers(network)
-    return network
-
-
-def _described(folder: Path, part: str) -> tuple[Any, dict[str, tuple[str, str]]]:
-    """A part's network without memory, and for each of its weights the file and the name that it has there."""
+def describe(folder: Path, part: str) -> Described:
+    """The network of `folder/config.json`, its files found to hold all its weights and no others. Raises ModelError."""
     headers = read_headers(folder)
     network = empty_network(folder, part, len(headers))
     described = network.state_dict()
@@ -64,7 +67,7 @@ def _described(folder: Path, part: str) -> tuple[Any, dict[str, tuple[str, str]]
     stored = {name: headers[theirs][1] for name, theirs in found.items() if theirs in headers}
     stored |= {name: headers[name][1] for name in spare}
     check_described(folder, stored, described, "config.json")
-    return network, {name: (headers[theirs][0], theirs) for name, theirs in found.items()}
+    return Described(folder, network, {name: (headers[theirs][0], theirs) for name, theirs in found.items()})
 
 
 def _with_prefix(name: str, headers: dict[str, Any]) -> str:

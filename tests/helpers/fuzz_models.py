@@ -20,7 +20,7 @@ from engines.bundle.bundle import open_bundle
 from engines.common.tokenizer import load_tokenizer, tokenize
 from engines.diffusion.checkpoints import checkpoint_folder
 from engines.diffusion.families import check_folder_family
-from engines.diffusion.loading import load_network
+from engines.diffusion.loading import describe
 from engines.diffusion.noise import read_scheduler
 from engines.diffusion.schedule import make_schedule
 
@@ -34,7 +34,7 @@ def model_targets(root: Path, base: Path, adapter: Path) -> dict[Path, Callable[
     def network(part: str) -> Callable[[], object]:
         def read() -> None:
             check_folder_family(base)
-            load_network(base / part, part, torch.float32)
+            describe(base / part, part).load(torch.float32)
 
         return read
 
