@@ -34,13 +34,16 @@ if TYPE_CHECKING:
     )
     from engines.labelling import LabelSettings, LabelSummary, label
     from engines.labels.boxes import Instances
-    from engines.measure.bench import BenchSettings, BenchSummary, bench
+    from engines.measure.bench import bench
+    from engines.measure.settings import BenchSettings, BenchSummary
     from engines.painting.settings import GenerateSettings
     from engines.runs.finalize import FinalizeSettings, finalize
     from engines.runs.generate import generate
     from engines.runs.merge import MergeSettings, merge
     from engines.runs.summaries import DatasetSummary, GenerateSummary
-    from engines.session import LoadedBundle, PaintedImage, load
+    from engines.session.image import PaintedImage
+    from engines.session.load import load
+    from engines.session.loaded import LoadedBundle
     from engines.training.train_adapter import TrainAdapterSettings, TrainAdapterSummary, train_adapter
     from engines.training.train_base import TrainBaseSettings, TrainBaseSummary, train_base
     from engines.worth.data import EvaluateSettings, Times
@@ -59,13 +62,16 @@ _MODULES = {
     ),
     "engines.labelling": ("LabelSettings", "LabelSummary", "label"),
     "engines.labels.boxes": ("Instances",),
-    "engines.measure.bench": ("BenchSettings", "BenchSummary", "bench"),
+    "engines.measure.bench": ("bench",),
+    "engines.measure.settings": ("BenchSettings", "BenchSummary"),
     "engines.painting.settings": ("GenerateSettings",),
     "engines.runs.finalize": ("FinalizeSettings", "finalize"),
     "engines.runs.generate": ("generate",),
     "engines.runs.merge": ("MergeSettings", "merge"),
     "engines.runs.summaries": ("DatasetSummary", "GenerateSummary"),
-    "engines.session": ("LoadedBundle", "PaintedImage", "load"),
+    "engines.session.image": ("PaintedImage",),
+    "engines.session.load": ("load",),
+    "engines.session.loaded": ("LoadedBundle",),
     "engines.training.train_adapter": ("TrainAdapterSettings", "TrainAdapterSummary", "train_adapter"),
     "engines.training.train_base": ("TrainBaseSettings", "TrainBaseSummary", "train_base"),
     "engines.worth.data": ("EvaluateSettings", "Times"),
@@ -130,12 +136,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker knows every name, and that there is no other
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -58,9 +58,10 @@ def command(
     """
     parameters = locals()
     from engines.common.files import write_json
-    from engines.measure.bench import BenchSettings, bench
+    from engines.measure.bench import bench
     from engines.measure.compare import compare as compare_reports
     from engines.measure.compare import read_report
+    from engines.measure.settings import BenchSettings
 
     if out is not None and not out.absolute().parent.is_dir():
         raise UsageError(f"--out is {out}; its folder does not exist.")

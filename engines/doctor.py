@@ -47,7 +47,11 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `examine` found."""
+    """What `examine` found.
+
+    >>> sorted(dengine.examine().to_json())[:2]
+    ['bf16', 'bundle']
+    """
 
     dengine: str  # version
     system: str  # operating system and machine
@@ -78,7 +82,11 @@ class Diagnosis:
 
 
 def examine() -> Diagnosis:
-    """Look at this machine. Raises nothing: what is missing or broken is said in the diagnosis."""
+    """Look at this machine. Raises nothing: what is missing or broken is said in the diagnosis.
+
+    >>> examine().cores >= 1
+    True
+    """
     import torch
 
     from engines.bundle.bundle import default_bundle

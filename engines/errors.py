@@ -19,6 +19,12 @@ class DengineError(Exception):
 
     `field` is the setting, or the field of a file, that is wrong: the name that Python knows it by; None where the
     trouble is not with one.
+
+    >>> try:
+    ...     dengine.GenerateSettings(out="run", count=8, steps=0)
+    ... except dengine.DengineError as error:
+    ...     print(error.field, error.exit_code)
+    steps 2
     """
 
     exit_code = 1
@@ -29,41 +35,83 @@ class DengineError(Exception):
 
 
 class UsageError(DengineError):
-    """Options that contradict each other or lie outside their range. Exit code 2."""
+    """Options that contradict each other or lie outside their range. Exit code 2.
+
+    >>> dengine.GenerateSettings(out="run")
+    Traceback (most recent call last):
+    UsageError: `count` or `jobs` is missing: say how many images to paint.
+    """
 
     exit_code = 2
 
 
 class DatasetError(DengineError):
-    """A dataset folder, annotation file or image that cannot be read as what it claims to be."""
+    """A dataset folder, annotation file or image that cannot be read as what it claims to be.
+
+    >>> dengine.TrainBaseSettings(data="nowhere", out="base").data.exists()
+    False
+    >>> dengine.train_base(dengine.TrainBaseSettings(data="nowhere", out="base"))
+    Traceback (most recent call last):
+    DatasetError: nowhere does not exist; ...
+    """
 
 
 class ModelError(DengineError):
-    """A base model or adapter folder that is missing something, or does not fit its partner."""
+    """A base model or adapter folder that is missing something, or does not fit its partner.
+
+    >>> ModelError("bases/mine has no unet.", field="base").field
+    'base'
+    """
 
 
 class BundleError(DengineError):
-    """A bundle that is incomplete, changed, or of another version."""
+    """A bundle that is incomplete, changed, or of another version.
+
+    >>> dengine.load("nowhere")
+    Traceback (most recent call last):
+    BundleError: nowhere does not exist; ...
+    """
 
 
 class BackendError(DengineError):
-    """A runtime that is missing, or cannot execute a graph."""
+    """A runtime that is missing, or cannot execute a graph.
+
+    >>> BackendError("openvino is not installed.", field="engine").field
+    'engine'
+    """
 
 
 class ExportError(DengineError):
-    """A graph that could not be exported, or failed its parity gate."""
+    """A graph that could not be exported, or failed its parity gate.
+
+    >>> ExportError("out cannot be written.", field="out").field
+    'out'
+    """
 
 
 class RunError(DengineError):
-    """An output folder that cannot be written, is in use, or belongs to other settings."""
+    """An output folder that cannot be written, is in use, or belongs to other settings.
+
+    >>> dengine.finalize(dengine.FinalizeSettings("nowhere"))
+    Traceback (most recent call last):
+    RunError: nowhere does not exist; give the folder of a run.
+    """
 
 
 class TrainingError(DengineError):
-    """Training that cannot start, cannot resume, or diverged."""
+    """Training that cannot start, cannot resume, or diverged.
+
+    >>> TrainingError("adapters/mine holds an unfinished training.", field="resume").field
+    'resume'
+    """
 
 
 class NumericalError(DengineError):
-    """NaN, infinite or black output, named with the graph it came from."""
+    """NaN, infinite or black output, named with the graph it came from.
+
+    >>> NumericalError("graph unet: the output for image 3 is NaN.", field="precision").field
+    'precision'
+    """
 
 
 def refuse(mistakes: Iterable[Mistake], kind: type[DengineError] = UsageError, where: str = "") -> None:

@@ -23,7 +23,8 @@ from safetensors import SafetensorError
 
 from engines.adapter.info import AdapterInfo
 from engines.adapter.model import load_adapter
-from engines.bundle.bundle import MANIFEST, open_bundle
+from engines.bundle.bundle import open_bundle
+from engines.bundle.files import MANIFEST
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.common.events import Report, note, silent
 from engines.common.files import sync_folder, write_json
@@ -47,7 +48,12 @@ from export.write_graphs import Graphs, write_graphs
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What an export made."""
+    """What `export` made.
+
+    >>> from pathlib import Path
+    >>> ExportSummary(Path("bundles/mine"), 12_345_678, checks=(), agreements=()).unseen_loras
+    False
+    """
 
     folder: Path  # the bundle
     bytes: int  # of all its files
@@ -83,7 +89,7 @@ def export(settings: ExportSettings, *, report: Report | None = None) -> ExportS
     )
     steps = Steps(_count_steps(asked, gates), report)
     steps("reading the models")
-    base = local_folder(settings.base, settings.prediction_type, lambda text: report(note(text)))
+    base = local_folder(settings.base, settings.prediction_type, lambda text: report(note(text)), vae=settings.vae)
     models = _Models(base, settings.adapter, settings.loras, settings.frame)
     with _appearing(settings.out) as work:
         return _make(work, settings.out, models, asked, gates, steps)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from engines.adapter.info import AdapterInfo
 from engines.adapter.pyramid import pyramid_channels
-from engines.bundle.bundle import MANIFEST, open_bundle
+from engines.bundle.bundle import open_bundle
+from engines.bundle.files import MANIFEST
 from engines.diffusion.base_model import BaseModel, base_hash
 from engines.diffusion.lora import fused_hash
 from engines.errors import BundleError, ModelError

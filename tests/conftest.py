@@ -15,11 +15,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 FIRST_EXPORTS = {"toy_bundle", "fresh_toy_bundle"}
 LAST_EXPORTS = {"toy_bundle_sd2", "toy_bundle_fp16"}
+SLOW_KINDS = ("tensorrt", "browser", "cluster")  # markers of tests that are slow, whatever they ask for
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs an exported bundle as slow; files of the sd1 bundle come first, those of the others last.
+    """Mark as slow what needs an exported bundle or is of SLOW_KINDS. Files of the sd1 bundle come first, those of the
+    others last.
 
     Workers of `--dist worksteal` begin at different places, and so export different bundles at the same time, rather
     than wait for each other's.
@@ -27,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places: dict[Path, int] = {}
     for item in items:
         asked = set(getattr(item, "fixturenames", ()))
-        if asked & (FIRST_EXPORTS | LAST_EXPORTS):
+        if asked & (FIRST_EXPORTS | LAST_EXPORTS) or any(map(item.get_closest_marker, SLOW_KINDS)):
             item.add_marker(pytest.mark.slow)
         place = 1 if asked & LAST_EXPORTS else -1 if asked & FIRST_EXPORTS else 0
         places[item.path] = max(places.get(item.path, place), place, key=lambda number: (abs(number), number))

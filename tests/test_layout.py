@@ -4,6 +4,7 @@
 """
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,12 +23,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engines.backends",),
     ("engines.painting",),
     ("engines.runs",),
-    ("engines.labelling", "engines.measure", "engines.doctor"),
+    ("engines.labelling", "engines.session", "engines.measure", "engines.doctor"),
     ("export",),
     ("engines.training",),
     ("engines.worth",),
     ("dengine",),
     ("dengine_cli",),
+    ("dengine.__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MOST_LINES, LONG_FILES = 300, 5
@@ -36,11 +38,15 @@ FLAG = re.compile(r"(?<![\w-])--[a-zA-Z{]")
 NOT_OURS = re.compile(r"pip install --\S+|--query-gpu=|--format=csv")  # flags of pip and nvidia-smi
 
 
-def sources() -> Iterator[tuple[str, Path, ast.Module]]:
+@functools.cache
+def sources() -> list[tuple[str, Path, ast.Module]]:
+    """(module, file, what it says) of every module of ours."""
+    found = []
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-            yield module, path, ast.parse(path.read_text("utf-8"))
+            found.append((module, path, ast.parse(path.read_text("utf-8"))))
+    return found
 
 
 def room(module: str) -> str:

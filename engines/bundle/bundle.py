@@ -3,42 +3,28 @@
 Knows: which files a bundle holds, what its manifest says, and that every byte is the one that was exported.
 Does not know: what the graphs compute, which runtime executes them, or how a bundle is made (`export.assemble`).
 
-Nothing in a bundle can run code or reach outside its folder: names are relative and without "..", no link leads out,
-the external data of every graph lies inside, and weights are safetensors. A file that the manifest does not list is
-refused, since a library might load it unasked; hidden files, `*.md` and `LICENSE` are for people, and passed over.
+Nothing in a bundle can run code or reach outside its folder: `files` says how that is held.
 """
 
 import dataclasses
 import math
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from engines.adapter.info import AdapterInfo, are_names
+from engines.bundle.files import MANIFEST, unlisted, wrong_external_data, wrong_files
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, ModelShape, graph_specs
-from engines.common.files import read_json, safe_join, sha256_file
-from engines.common.quote import list_mistakes, quote, shorten
+from engines.common.files import read_json, sha256_file
+from engines.common.quote import list_mistakes, quote
 from engines.common.schema import from_object, in_range
 from engines.errors import BundleError, DengineError
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 WEIGHTS_DTYPES = ("float32", "float16", "bfloat16")
 GRAPH_DTYPES = ("float32", "float16")
-SUFFIXES = (".json", ".onnx", ".safetensors", ".txt")  # of what a bundle may hold
-REQUIRED = (
-    *(f"{graph}.onnx" for graph in GRAPH_NAMES),
-    "adapter/adapter.json",
-    "adapter/adapter.safetensors",
-    "scheduler/scheduler_config.json",
-    "text_encoder/config.json",
-    "tokenizer/tokenizer_config.json",
-    "unet/config.json",
-    "vae/config.json",
-)
 _RANGES = (  # lowest and highest value of each number
     ("opset", 1, 100),
     ("timestep", 0, 100_000),
@@ -234,9 +220,9 @@ def open_bundle(folder: Path, *, verify: bool = True) -> Bundle:
     if not path.is_file():
         raise BundleError(f'{folder} has no {MANIFEST}; a bundle folder was expected, as "dengine export" writes it.')
     manifest = Manifest.from_json(read_json(path, BundleError), str(path))
-    mistakes = [*_wrong_files(folder, manifest, verify), *_unlisted(folder, manifest)]
+    mistakes = [*wrong_files(folder, manifest.files, verify), *unlisted(folder, manifest.files)]
     if not mistakes:
-        mistakes = [line for graph in GRAPH_NAMES for line in _wrong_external_data(folder, graph, manifest)]
+        mistakes = [line for graph in GRAPH_NAMES for line in wrong_external_data(folder, graph, manifest.files)]
     if mistakes:
         raise BundleError(f"{folder} is not the bundle that was exported: {list_mistakes(mistakes)}. {_AGAIN}")
     try:
@@ -273,88 +259,3 @@ def _wrong_specs(
     for name, expected in graph_specs(shape, manifest.graph_dtype).items():
         if replace(specs[name], tolerance=expected.tolerance) != expected:
             yield name
-
-
-def _wrong_files(folder: Path, manifest: Manifest, verify: bool) -> Iterator[str]:
-    """What is wrong with the files that the manifest lists, or should list."""
-    yield from (f"the manifest does not list {name}" for name in REQUIRED if name not in manifest.files)
-    for name, digest in sorted(manifest.files.items()):
-        try:
-            path = safe_join(folder, name, BundleError, MANIFEST)
-        except BundleError as cause:
-            yield str(cause).removesuffix(".")
-            continue
-        if not _for_people(path.name) and path.suffix not in SUFFIXES:
-            yield f"{shorten(name)} is none of {', '.join(SUFFIXES)}, and could hold code"
-        elif not path.is_file():
-            yield f"{shorten(name)} is missing"
-        elif verify and sha256_file(path) != digest:
-            yield f"{shorten(name)} was changed (its SHA-256 is not the manifest's)"
-
-
-def _unlisted(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Files, and folders that are links, which the manifest does not list."""
-    for parent, folders, names in os.walk(folder):
-        here = Path(parent)
-        links = [name for name in folders if (here / name).is_symlink()]
-        for name in sorted([*names, *links]):
-            relative = (here / name).relative_to(folder).as_posix()
-            if relative not in manifest.files and relative != MANIFEST and not _for_people(name):
-                yield f"{shorten(relative)} is not in the manifest"
-
-
-def _for_people(name: str) -> bool:
-    """Whether a file is documentation or hidden, which no library loads."""
-    return name.startswith(".") or name.endswith(".md") or name == "LICENSE"
-
-
-def _wrong_external_data(folder: Path, graph: str, manifest: Manifest) -> Iterator[str]:
-    """What is wrong with where a graph's weights are: they must be in files of the bundle, and whole."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    name = f"{graph}.onnx"
-    try:
-        model = onnx.load(str(folder / name), load_external_data=False)
-    except DecodeError:
-        yield f"{name} is not an ONNX graph"
-        return
-    sizes = {file: (folder / file).stat().st_size for file in manifest.files}
-    seen: set[str] = set()
-    for tensor in _tensors(model):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        numbers = [entries.get(key, "0") for key in ("offset", "length")]
-        if location not in sizes:
-            if location not in seen:
-                yield f"{name} reads weights from {quote(location)}, which is not a file of the bundle"
-            seen.add(location)
-        elif not all(number.isdecimal() for number in numbers) or sum(map(int, numbers)) > sizes[location]:
-            yield f"{name}: {quote(tensor.name)} reaches past the end of {shorten(location)}"
-
-
-def _tensors(model: Any) -> Iterator[Any]:
-    """Every TensorProto of a model: initializers and attributes, in subgraphs and functions too."""
-    yield from _graph_tensors(model.graph)
-    for function in model.functions:
-        yield from _node_tensors(function.node)
-
-
-def _graph_tensors(graph: Any) -> Iterator[Any]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: Iterable[Any]) -> Iterator[Any]:
-    for node in nodes:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _graph_tensors(graph)

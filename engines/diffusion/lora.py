@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from engines.bundle.bundle import MANIFEST, open_bundle
+from engines.bundle.bundle import open_bundle
+from engines.bundle.files import MANIFEST
 from engines.common.files import sha256_file
 from engines.common.quote import quote
 from engines.common.weight_file import Header, by_sides, check_finite, check_no_quantisation, read_header

@@ -27,7 +27,12 @@ Floats = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Instances:
-    """Objects in one image, as parallel arrays; made with `of`, which fills in what is left out."""
+    """Objects in one image, as parallel arrays; made with `of`, which fills in what is left out.
+
+    >>> found = Instances.of([[0, 0, 10, 20], [5, 5, 8, 8]], [1, 0], scores=[0.9, 0.3])
+    >>> found.take(found.scores >= 0.5).boxes.tolist()
+    [[0.0, 0.0, 10.0, 20.0]]
+    """
 
     boxes: Floats  # [N, 4] corners in pixels; float32 as networks give them, float64 as files hold them
     labels: npt.NDArray[np.int64]  # [N], index into the class names

@@ -8,86 +8,20 @@ Does not know how anything is measured (`run`, `baseline`, `roofline`), or how i
 import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engines.backends.base import PRECISIONS
-from engines.backends.registry import ENGINES
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.common.devices import find_device
 from engines.common.events import Event, EventKind, Report, silent
-from engines.common.schema import AnyPath, settle, to_object
-from engines.errors import DengineError, Mistake, refuse
+from engines.errors import DengineError
 from engines.measure.alone import run_alone
 from engines.measure.baseline import BATCHES, GPU_BATCHES, BaselineSettings, best_batch
 from engines.measure.machine import machine, versions
-from engines.measure.roofline import SIZES, rate_of
+from engines.measure.roofline import rate_of
+from engines.measure.settings import MEASURED, BenchSettings, BenchSummary, Figures
 from engines.measure.workload import Workload, jobs_of
-
-FORMAT = 1  # of the report
-COUNT = 32  # images, unless the user says otherwise
-_ENGINES = tuple(name for name in ENGINES if name != "auto")  # each is called as the package it needs
-
-Figures = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class BenchSettings:
-    """What `bench` is asked to measure. Paths may be text. Raises UsageError that lists every mistake at once.
-
-    >>> BenchSettings("bundles/mine", engines=["torch", "openvino"], count=8).steps
-    25
-    """
-
-    bundle: AnyPath | None = None  # None: the bundled model
-    references: AnyPath | None = None  # images to repaint; None: text to image
-    engines: Sequence[str] = ()  # empty: all that are installed
-    count: int = COUNT  # images
-    size: tuple[int, int] | None = None  # (width, height) in pixels; None: the bundle's frame
-    steps: int = 25  # of the schedule
-    seed: int = 0
-    precision: str = "auto"  # of the engines
-    compiled: bool = False  # the engines' networks through torch.compile (torch on CUDA)
-    threads: int | None = None  # of engines, baseline and matmul; None: PyTorch's choice
-    slots: int | None = None  # images in work at once; None: as `generate` has it
-    device: str | None = None  # cpu, cuda or cuda:N; None: what each engine is fastest on
-    baseline: bool = True  # measure the diffusers pipeline too
-    matmul_sizes: Sequence[int] = SIZES  # sides of the matrices that the machine's rate is measured with
-
-    def __post_init__(self) -> None:
-        settle(self)
-        mistakes: list[Mistake] = []
-        if self.count < 1:
-            mistakes.append(("count", f"`count` is {self.count}; 1 or more was expected"))
-        if self.precision not in PRECISIONS:
-            text = f"`precision` is {self.precision:.60}; one of {', '.join(PRECISIONS)} was expected"
-            mistakes.append(("precision", text))
-        if unknown := [name for name in self.engines if name not in _ENGINES]:
-            text = f"`engines` holds {', '.join(unknown):.60}, which is unknown; {', '.join(_ENGINES)} are known"
-            mistakes.append(("engines", text))
-        refuse(mistakes)
-
-
-@dataclass(frozen=True)
-class BenchSummary:
-    """What `bench` measured: each field is as `to_json` has it, in JSON's own types.
-
-    >>> BenchSummary({}, {}, {}, engines=[], baseline=[], roofline={}).to_json()["format"]
-    1
-    """
-
-    machine: Figures  # processor, cores, memory, GPUs
-    versions: Figures  # of the packages
-    settings: Figures  # as they were resolved, with the workload
-    engines: list[Figures]  # of each engine its figures, or its `error`
-    baseline: list[Figures]  # the plain diffusers pipeline, by `role`
-    roofline: Figures  # the machine's matmul rates, by device
-    format: int = FORMAT  # of the report
-
-    def to_json(self) -> Figures:
-        """The report as a JSON object."""
-        return {"format": self.format} | to_object(self)
 
 
 def bench(settings: BenchSettings, *, report: Report | None = None) -> BenchSummary:
@@ -195,7 +129,7 @@ class _Steps:
 
 def _engines(settings: BenchSettings) -> tuple[str, ...]:
     """The engines that were asked for, or those whose package is installed."""
-    present = tuple(name for name in _ENGINES if importlib.util.find_spec(name) is not None)
+    present = tuple(name for name in MEASURED if importlib.util.find_spec(name) is not None)
     return tuple(dict.fromkeys(settings.engines)) or present
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from engines.common.files import read_json
 from engines.errors import UsageError
-from engines.measure.bench import FORMAT
+from engines.measure.settings import FORMAT
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from engines.common.files import sync_folder
 from engines.common.malloc import keep_few_heaps
 from engines.datasets.dataset import open_dataset
 from engines.errors import RunError
-from engines.labels.rules import Drop, DropReason, Rules, drop, is_label
+from engines.labels.rules import Drop, DropReason, drop, is_label
 from engines.painting.finisher import Outcome
 from engines.painting.jobs import Plan, chunk_ranges, make_job
 from engines.painting.needs import generate_needs
@@ -31,7 +31,8 @@ from engines.runs.dataset_files import remove_dataset_files, rules_of, write_dat
 from engines.runs.journal import IMAGES, JOURNAL, Entry, Journal, image_name, read_progress, remove_images_from
 from engines.runs.near_duplicates import REPEATS
 from engines.runs.run_folder import check_folder, check_format, locked, read_run, run_errors, start_run
-from engines.runs.summaries import GenerateSummary
+from engines.runs.state import HOPELESS, RunState
+from engines.runs.summaries import DatasetSummary, GenerateSummary
 from engines.runs.writer import ImageWriter, Written
 
 if TYPE_CHECKING:
@@ -102,41 +103,6 @@ def generate_on(
 
 STAGE = "painting"  # in events
 _PROMPTS_READ = 512  # before painting: the largest chunk that dengine takes by itself
-HOPELESS = 32  # so many jobs in a row without a kept image, or a whole chunk of more, end a run that counts images
-
-
-@dataclass
-class _State:
-    """How far this start of the run is."""
-
-    target: int
-    counts_kept: bool
-    hopeless: int  # jobs without a kept image that say that a count is never reached
-    rules: Rules  # by which images are kept
-    jobs: int  # journal lines of whole chunks, and images of the chunk in work
-    kept: int
-    unkept: int  # journal lines since the last kept image
-    painted: int = 0  # by this start
-    cut_short: bool = False  # stopped inside a chunk
-    first_image: float | None = None  # monotonic seconds
-    ticks: int = 0  # network calls of the sampler
-    entries: dict[str, Entry] = field(default_factory=dict)  # image name -> entry, while the image is being written
-
-    def count_tick(self) -> None:
-        self.ticks += 1
-
-    @property
-    def done(self) -> int:
-        return self.kept if self.counts_kept else self.jobs
-
-    @property
-    def gave_up(self) -> bool:
-        """Whether so many jobs came to nothing that a count is out of reach."""
-        return self.counts_kept and self.kept < self.target and self.unkept >= self.hopeless
-
-    @property
-    def over(self) -> bool:
-        return self.done >= self.target or self.gave_up
 
 
 def run(
@@ -154,7 +120,7 @@ def run(
     """Go on with (or begin) a run whose folder is locked, and write its dataset. See `generate`."""
     start_run(folder, wanted, stored)
     progress = read_progress(folder / JOURNAL, _chunks(wanted))
-    state = _State(
+    state = RunState(
         target=_target(wanted),
         counts_kept=wanted.options.count is not None,
         hopeless=max(HOPELESS, wanted.options.chunk),
@@ -187,12 +153,7 @@ def run(
     report(note("writing the dataset files"))
     dataset = write_dataset(folder, wanted, plan=plan)
     if state.gave_up:
-        reason = max(set(dataset.dropped) - set(REPEATS), key=lambda reason: dataset.dropped[reason])
-        raise RunError(
-            f"None of the last {state.unkept} images was kept, most often because: {reason}. {state.kept} of "
-            f"{state.target} are in {folder}. In a new folder, lower `score` or `min_quality`, or keep images without "
-            "boxes with `keep_empty=True`; or use a bundle whose adapter knows such images."
-        )
+        raise _given_up(folder, state, dataset)
     return GenerateSummary(
         dataset=dataset,
         painted=state.painted,
@@ -205,6 +166,16 @@ def run(
     )
 
 
+def _given_up(folder: Path, state: RunState, dataset: DatasetSummary) -> RunError:
+    """What is said of a run that ends since nothing it paints is kept."""
+    reason = max(set(dataset.dropped) - set(REPEATS), key=lambda reason: dataset.dropped[reason])
+    return RunError(
+        f"None of the last {state.unkept} images was kept, most often because: {reason}. {state.kept} of "
+        f"{state.target} are in {folder}. In a new folder, lower `score` or `min_quality`, or keep images without "
+        "boxes with `keep_empty=True`; or use a bundle whose adapter knows such images."
+    )
+
+
 def _paint_chunk(
     folder: Path,
     chunk: range,
@@ -212,7 +183,7 @@ def _paint_chunk(
     plan: Plan,
     painter: Painter,
     journal: Journal,
-    state: _State,
+    state: RunState,
     report: Report,
     stop: Callable[[], bool],
 ) -> None:
@@ -256,7 +227,7 @@ def _take(
     plan: Plan,
     writer: ImageWriter,
     journal: Journal,
-    state: _State,
+    state: RunState,
     report: Report,
 ) -> bool:
     """Decide whether an image is kept, and say so; have it written, or its line, with what was read of its prompt."""
@@ -287,7 +258,7 @@ def _take(
     return dropped is None
 
 
-def _note_written(written: Iterator[Written], journal: Journal, state: _State) -> None:
+def _note_written(written: Iterator[Written], journal: Journal, state: RunState) -> None:
     for image in written:
         journal.add(replace(state.entries.pop(image.name), sha256=image.sha256))
         if state.first_image is None:
@@ -310,5 +281,5 @@ def _target(settings: RunSettings) -> int:
     return count if count is not None else sum(map(len, _chunks(settings)))
 
 
-def _started(backend: "Backend", state: _State) -> Event:
+def _started(backend: "Backend", state: RunState) -> Event:
     return Event(EventKind.STARTED, STAGE, backend.description, state.done, state.target)

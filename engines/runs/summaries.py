@@ -12,7 +12,12 @@ from engines.labels.scores import StoredScore
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """What the dataset files of a run hold."""
+    """What the dataset files of a run hold: what `finalize` and `merge` give.
+
+    >>> from pathlib import Path
+    >>> DatasetSummary(Path("run"), Path("run/annotations.json"), None, 8, 20, {"rbc": 20}, jobs=9).images
+    8
+    """
 
     folder: Path  # the run
     annotations: Path  # the COCO file
@@ -29,7 +34,12 @@ class DatasetSummary:
 
 @dataclass(frozen=True)
 class GenerateSummary:
-    """What one start of a run did, and the dataset it left."""
+    """What one start of a run did, and the dataset it left: what `generate` gives.
+
+    >>> summary = dengine.generate(dengine.GenerateSettings(out="few", jobs=1, steps=2, keep_empty=True))
+    >>> summary.painted, summary.interrupted
+    (1, False)
+    """
 
     dataset: DatasetSummary
     painted: int  # images painted by this start

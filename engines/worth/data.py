@@ -28,7 +28,11 @@ from engines.worth.detectors.config import MULTIPLE
 
 @dataclass(frozen=True)
 class Times:
-    """An amount of generated images as a multiple of the real dataset's images."""
+    """An amount of generated images as a multiple of the real dataset's images.
+
+    >>> str(Times(2))
+    '2x'
+    """
 
     factor: float
 

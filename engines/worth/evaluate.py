@@ -48,7 +48,11 @@ COMPARISON, PLOT = "comparison.json", "comparison.png"
 
 @dataclass(frozen=True)
 class EvaluateSummary:
-    """What came out."""
+    """What `evaluate` found: figures of the detectors, arm by arm.
+
+    >>> dengine.evaluate(dengine.EvaluateSettings("real", ["run"], "val", "worth")).seeds  # doctest: +SKIP
+    (0, 1, 2)
+    """
 
     arms: tuple[Arm, ...]  # the real images alone first
     data: WorthData

@@ -62,7 +62,12 @@ class PlanSummary:
 
 @dataclass(frozen=True)
 class BuildPlansSummary:
-    """What `build_plans` made or found."""
+    """What `build_plans` made or found.
+
+    >>> from pathlib import Path
+    >>> BuildPlansSummary((), 40, 1, "TensorRT 11.4.0", "Some GPU", Path("plans")).boxes_missing
+    1
+    """
 
     plans: tuple[PlanSummary, ...]
     boxes: int  # of PyTorch's labels and TensorRT's, on the same images; 0 where plans were built ahead

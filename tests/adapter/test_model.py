@@ -129,6 +129,7 @@ def test_the_loss_is_a_function_of_torchs_seed() -> None:
     assert values[0] == values[1] != values[2]
 
 
+@pytest.mark.slow
 def test_a_few_steps_on_one_batch_lower_the_loss_and_find_the_boxes() -> None:
     model = _adapter(denoising=0).train()
     pyramid, targets = _pyramid(model), [_target(2), _target(1)]
@@ -326,6 +327,7 @@ def test_what_one_view_sees_twice_stays_two_and_a_single_view_is_left_alone() ->
     assert [part.shape for part in (nothing.boxes, nothing.scores, nothing.labels)] == [(0, 4), (0,), (0,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [100, 1000])
 def test_of_many_boxes_the_best_that_no_better_one_covers_are_kept(limit: int) -> None:
     rng = generator(5)

@@ -214,6 +214,7 @@ def test_models_that_cannot_be_made_end_the_run_with_a_table_that_says_so(
     assert "left out: stage models" in (tmp_path / "out" / "gpu.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_nothing_on_its_path_imports_another_runtime_or_the_cli() -> None:
     code = "import sys; from benchmarks import gpu, gpu_rows; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

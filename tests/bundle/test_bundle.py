@@ -11,7 +11,8 @@ from refusals import refused
 from small_bundle import SHAPE, WEIGHTS, make_small_bundle, write_graph, write_manifest
 
 import engines.bundle.bundle
-from engines.bundle.bundle import MANIFEST, Manifest, default_bundle, open_bundle
+from engines.bundle.bundle import Manifest, default_bundle, open_bundle
+from engines.bundle.files import MANIFEST
 from engines.bundle.graphs import GRAPH_NAMES, graph_specs
 from engines.errors import BundleError
 

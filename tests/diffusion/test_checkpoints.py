@@ -204,6 +204,7 @@ def test_damaged_files_say_what_is_wrong(files: dict[str, Path], tmp_path: Path)
         assert "\n" not in str(caught.value), said
 
 
+@pytest.mark.slow
 def test_a_pickle_is_refused_with_a_command_that_converts_it(
     files: dict[str, Path], configs: Path, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ LINEAR = GraphSpec(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_graph_reads_weights_of_any_stored_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
     import onnxruntime
@@ -63,6 +64,7 @@ def test_a_graph_reads_weights_of_any_stored_dtype(tmp_path: Path, dtype: torch.
         assert np.allclose(found, module(latents).numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_half_graphs_read_stored_halves_as_they_are_and_islands_cast_them(tmp_path: Path) -> None:
     import onnxruntime
 

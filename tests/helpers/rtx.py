@@ -12,7 +12,7 @@ import torch
 
 from engines.adapter.model import load_adapter
 from engines.backends.tensorrt.flavours import RTX, Library, load_library
-from engines.bundle.bundle import MANIFEST
+from engines.bundle.files import MANIFEST
 from engines.common.files import write_json
 from engines.diffusion.base_model import load_base
 from export.assemble import _resolve_frame

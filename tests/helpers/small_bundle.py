@@ -13,7 +13,8 @@ import safetensors.numpy
 from onnx import TensorProto, helper
 
 from engines.adapter.info import AdapterConfig, AdapterInfo
-from engines.bundle.bundle import FORMAT, MANIFEST, Manifest
+from engines.bundle.bundle import FORMAT, Manifest
+from engines.bundle.files import MANIFEST
 from engines.bundle.graphs import GRAPH_NAMES, ModelShape, graph_specs
 from engines.common.files import sha256_file
 

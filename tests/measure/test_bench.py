@@ -14,7 +14,8 @@ from dengine_cli.bench import describe
 from engines.common.events import Event, EventKind
 from engines.errors import BackendError
 from engines.measure import bench as module
-from engines.measure.bench import BenchSettings, BenchSummary, bench, derived
+from engines.measure.bench import bench, derived
+from engines.measure.settings import BenchSettings, BenchSummary
 
 Figures = dict[str, Any]
 
@@ -246,7 +247,7 @@ def test_the_command_prints_tables_and_one_json_line_last(tmp_path: Path, monkey
 
     faster = fake_report(machine=fake_report()["machine"] | {"cores": 4})
     faster["engines"][0]["images_per_second"] = 3.0
-    monkeypatch.setattr(module, "bench", lambda settings, report: faster)
+    monkeypatch.setattr(module, "bench", lambda settings, report: BenchSummary(**faster))
     result = dengine("bench", "--compare", out)
     assert "openvino / images_per_second" in result.stdout
     assert "+50.0%" in result.stdout
@@ -256,7 +257,7 @@ def test_the_command_prints_tables_and_one_json_line_last(tmp_path: Path, monkey
 
 def test_when_nothing_could_be_measured_the_command_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = fake_report(engines=[{"engine": "torch", "error": "no torch"}], baseline=[], roofline={})
-    monkeypatch.setattr(module, "bench", lambda settings, report: nothing)
+    monkeypatch.setattr(module, "bench", lambda settings, report: BenchSummary(**nothing))
     result = dengine("bench")
     assert result.exit_code == 1
     assert "torch was not measured: no torch" in result.stdout

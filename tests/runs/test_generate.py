@@ -74,6 +74,7 @@ def test_a_finished_run_is_left_as_it_is_and_says_so(paint: Generate, tmp_path: 
     assert tree(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_empty", [False, True])
 def test_a_kill_at_any_moment_and_a_resume_give_the_same_bytes(
     paint: Generate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_empty: bool

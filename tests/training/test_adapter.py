@@ -107,6 +107,20 @@ def test_a_training_ends_in_an_adapter_folder_and_leaves_the_base_alone(
         _train(shapes, toy_bases["sd1"], tmp_path / "adapter")
 
 
+def test_prompts_that_are_too_long_are_remarked_on_before_the_training(
+    shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    class EnoughError(Exception):
+        """Ends a training at its first event."""
+
+    def report(event: Event) -> None:
+        raise EnoughError(str(event))
+
+    long = replace(OPTIONS, style="photo " * 40)
+    with pytest.raises(EnoughError, match=r"a prompt has \d+ tokens, and 32 are read: .* changes nothing"):
+        fit_adapter(shapes, toy_bases["sd1"], tmp_path / "adapter", long, resume=False, report=report)
+
+
 def test_thresholds_are_chosen_on_the_tune_part_for_the_goal(
     shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +156,7 @@ def test_adapter_files_of_before_thresholds_read_and_impossible_ones_do_not(
             AdapterInfo.from_json(value | {"thresholds": wrong})
 
 
+@pytest.mark.slow
 def test_a_stopped_and_resumed_training_gives_the_same_weights(
     shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +239,7 @@ def test_targets_are_shares_of_the_frame(shapes: Dataset, toy_bases: dict[str, P
         assert target["class_labels"].tolist() == found.labels.tolist()
 
 
+@pytest.mark.slow
 def test_the_loss_falls(shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path) -> None:
     options = replace(
         OPTIONS, steps=60, batch=4, lr=3e-3, warmup=5, tune_fraction=0.0, scale=(1.0, 1.0), cache_views=1, grad_clip=1.0

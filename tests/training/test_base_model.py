@@ -101,6 +101,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.slow
 def test_the_result_runs_in_diffusers_own_pipeline(dataset: Dataset, tmp_path: Path) -> None:
     from diffusers import StableDiffusionImg2ImgPipeline
 
@@ -116,6 +117,7 @@ def test_the_result_runs_in_diffusers_own_pipeline(dataset: Dataset, tmp_path: P
     assert latents.shape == (1, 4, 16, 32)
 
 
+@pytest.mark.slow
 def test_a_training_stopped_after_the_first_stage_resumes_to_the_same_bits(dataset: Dataset, tmp_path: Path) -> None:
     straight = _train(dataset, tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
@@ -136,6 +138,7 @@ def test_a_resume_with_moved_boxes_is_refused_though_their_number_is_the_same(da
         _train(replace(dataset, records=moved), tmp_path / "base", resume=True)
 
 
+@pytest.mark.slow
 def test_labels_are_read_only_where_the_list_allows(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,7 +198,8 @@ def test_the_loss_is_zero_for_a_perfect_prediction() -> None:
     alpha = alphas[:, None, None, None]
     velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
     assert diffusion_loss(Oracle(noise), latents, noise, timesteps, states, alphas, "epsilon") == 0
-    assert diffusion_loss(Oracle(velocity), latents, noise, timesteps, states, alphas, "v_prediction") == 0
+    at_velocity = diffusion_loss(Oracle(velocity), latents, noise, timesteps, states, alphas, "v_prediction")
+    assert at_velocity < 1e-12, "but for rounding"
     assert diffusion_loss(Oracle(latents), latents, noise, timesteps, states, alphas, "epsilon") > 0.1
 
 

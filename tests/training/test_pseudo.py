@@ -144,6 +144,7 @@ def test_none_of_them_is_held_out_and_adapter_json_counts_them(tmp_path: Path, t
     assert {counts["square"] for counts in info.class_statistics} == {1}, "prompts count labelled images alone"
 
 
+@pytest.mark.slow
 def test_a_training_resumes_with_the_same_images_and_boxes_alone(tmp_path: Path, toy_bases: dict[str, Path]) -> None:
     labelled = open_dataset(_folder(tmp_path / "labelled", range(4)))
     more, _ = open_pseudo(_folder(tmp_path / "found", range(4, 10)), labelled)

@@ -204,6 +204,7 @@ def test_the_frame_is_the_commonest_image_cut_to_the_networks_steps(
     assert frame_size(records, short_side) == expected
 
 
+@pytest.mark.slow
 def test_a_detector_learns_to_tell_two_shapes_apart(shapes: list[Record], tmp_path: Path) -> None:
     options = replace(OPTIONS, steps=140, batch=2, lr=3e-3, warmup=10, ema_decay=0.95, colour=0.0)
     detector, seen = train(shapes[:18], tmp_path / "detector", options, curve=Curve(shapes[18:], 140))
@@ -212,6 +213,7 @@ def test_a_detector_learns_to_tell_two_shapes_apart(shapes: list[Record], tmp_pa
     assert [path.name for path in sorted((tmp_path / "detector").iterdir())] == [INFO_FILE, WEIGHTS_FILE]
 
 
+@pytest.mark.slow
 def test_a_stopped_and_resumed_training_gives_the_same_detector(
     shapes: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +292,7 @@ def test_in_bf16_boxes_and_losses_keep_float32() -> None:
     assert set(parts) == {"vfl", "bbox", "giou", "denoising"}
 
 
+@pytest.mark.slow
 def test_training_can_begin_with_another_detectors_weights(shapes: list[Record], tmp_path: Path) -> None:
     train(shapes, tmp_path / "first")
     still = replace(OPTIONS, steps=1, lr=1e-12, ema_decay=0.0)

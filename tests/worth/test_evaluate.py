@@ -173,6 +173,7 @@ def test_near_copies_are_named_and_left_out(settings: EvaluateSettings, tmp_path
     is_refused(replace(settings, val=make_dataset(tmp_path / "all", [2])), DatasetError, None, tmp_path / "all")
 
 
+@pytest.mark.slow
 def test_a_comparison_leaves_detectors_figures_and_a_picture(settings: EvaluateSettings) -> None:
     events: list[Any] = []
     short = TINY | {"steps": 1}
@@ -210,6 +211,7 @@ def test_both_arms_begin_with_the_same_weights_and_take_as_many_steps(
     assert all(np.array_equal(one, other) for one, other in zip(*starts, strict=True))
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_resumes_to_the_same_figures(
     settings: EvaluateSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +258,7 @@ def test_the_real_images_alone_are_measured_first_and_compared_later(settings: E
     assert (settings.out / TRAININGS / "real-seed0" / RESULT).stat().st_mtime_ns == first
 
 
+@pytest.mark.slow
 def test_a_detector_that_was_not_measured_yet_is_not_trained_again(
     settings: EvaluateSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

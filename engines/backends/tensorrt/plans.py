@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import mmap
 import os
 import tempfile
@@ -119,10 +120,7 @@ def covers(profile: Bounds, sizes: Sizes) -> bool:
 
 def spread(profile: Bounds) -> int:
     """How many shapes a profile serves: 1 for a static one, which is the fastest."""
-    number = 1
-    for low, _, high in profile.values():
-        number *= high - low + 1
-    return number
+    return math.prod(high - low + 1 for low, _, high in profile.values())
 
 
 class PlanStore:

@@ -168,6 +168,7 @@ def smears(count: int) -> torch.Tensor:
     return torch.from_numpy(pictures.clip(-1, 1))
 
 
+@pytest.mark.slow
 @needs_int8
 def test_the_vae_of_the_bundled_model_stands_int8() -> None:
     bundle = open_bundle(default_bundle(), verify=False)

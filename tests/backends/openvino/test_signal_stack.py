@@ -30,6 +30,7 @@ os.kill(os.getpid(), signal.SIGINT)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signal stacks")
 def test_openvino_leaves_the_signal_stack_that_ctrl_c_is_handled_on() -> None:
     pytest.importorskip("openvino")

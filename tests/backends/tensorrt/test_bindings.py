@@ -33,12 +33,14 @@ def run_checks(version: str, root: Path, *options: str) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_call_of_the_build_and_run_code_is_one_that_tensorrt_has(version: str) -> None:
     result = run_checks(version, ROOT)
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_a_flag_that_tensorrt_11_does_not_have_makes_its_run_fail(tmp_path: Path) -> None:
     for name in SOURCES:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("pretrained", "__pycache__"))

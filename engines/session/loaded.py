@@ -1,17 +1,13 @@
-"""A bundle held open: images painted, and pictures labelled, one after the other in memory.
+"""A bundle that is open on an engine: `paint` and `label`.
 
-Knows: how a bundle and a backend are opened once, which networks are kept between calls, and what an image that comes
-out can show of itself. Writes nothing: runs (`engines.runs`) and labels of whole folders (`engines.labelling`) are
-other rooms' matters.
-
-Networks are prepared once for each size of image and number of slots, and used again by later calls. Two paintings
-that go on at the same time do not share any.
+Knows: which networks are kept between calls. They are prepared once for each size of image and number of slots, and
+later calls use them again; two paintings that go on at the same time do not share any. Writes nothing: runs
+(`engines.runs`) and labels of whole folders (`engines.labelling`) are other rooms' matters.
 
 H/W pixels.
 """
 
 import hashlib
-import io
 import os
 import threading
 from collections import OrderedDict
@@ -24,9 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from engines.backends.registry import open_backend
-from engines.bundle.bundle import Bundle, default_bundle, open_bundle
-from engines.common.schema import AnyPath, settle
+from engines.adapter.inference import LABEL_VIEWS
 from engines.datasets.dataset import open_dataset
 from engines.datasets.images import pixels_of, read_image
 from engines.diffusion.prompts import generic_prompt
@@ -36,7 +30,6 @@ from engines.labels.rules import Rules, chosen, label_rules
 from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy
 from engines.painting.finisher import Outcome
 from engines.painting.jobs import Plan, make_job
-from engines.painting.needs import generate_needs
 from engines.painting.networks import TextEncoder, cores_for_graphs
 from engines.painting.painter import Painter
 from engines.painting.reader import Reader, batch_for, padded_size
@@ -44,10 +37,11 @@ from engines.painting.resolve import make_plan, resolve
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
 from engines.runs.dataset_files import rules_of
-from engines.runs.preview import drawn
+from engines.session.image import PaintedImage
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend, Call, Role, Shapes
+    from engines.bundle.bundle import Bundle
 
 Picture = npt.NDArray[np.uint8] | Image.Image | str | os.PathLike[str]  # what `label` takes
 # Settings of `generate` that decide an image or its labels, and not what a run does with it.
@@ -59,58 +53,16 @@ OF_IMAGES = frozenset({
 _SIZES_KEPT = 4  # sizes of pictures whose networks `label` keeps
 
 
-@dataclass(frozen=True, eq=False)
-class PaintedImage:
-    """An image that was painted, and its labels.
-
-    >>> import dengine
-    >>> (image,) = dengine.load().paint(1, steps=2)
-    >>> image.pixels.shape, image.pixels.dtype
-    ((192, 256, 3), dtype('uint8'))
-    >>> image.to_pil().size
-    (400, 300)
-    """
-
-    pixels: npt.NDArray[np.uint8]  # [H, W, 3]
-    instances: Instances  # its labels by the bundle's rules, in its pixels; uncertain ones as crowds
-    detections: Instances  # every box that scores 0.05 or more, best first
-    prompt: str
-    class_names: tuple[str, ...]  # what `instances.labels` count
-    index: int  # of its job: with the seed and the settings, it says which image this is
-    reference: str | None = None  # name of the image that was repainted
-    strength: float | None = None  # how much of it was
-
-    def to_pil(self) -> Image.Image:
-        """A picture with the boxes of the labels and their scores in percent, enlarged as on a run's preview."""
-        return drawn(Image.fromarray(self.pixels), self.instances.single)
-
-    def show(self) -> None:
-        """Open `to_pil` in the system's viewer of pictures."""
-        self.to_pil().show()
-
-    def _repr_png_(self) -> bytes:
-        """What a notebook shows."""
-        buffer = io.BytesIO()
-        self.to_pil().save(buffer, "PNG")
-        return buffer.getvalue()
-
-    def __repr__(self) -> str:
-        height, width = self.pixels.shape[:2]
-        counts = self.instances.single.count(self.class_names)
-        found = ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "no labels"
-        return f"<PaintedImage {self.index}: {width}x{height}, {found}>"
-
-
 class LoadedBundle:
     """A bundle that is open on an engine; made with `load`.
 
     >>> import dengine
     >>> bundle = dengine.load(engine="onnxruntime", precision="f32")
     >>> bundle.class_names
-    ('RBC', 'WBC', 'Platelets')
+    ('Platelets', 'RBC', 'WBC')
     """
 
-    def __init__(self, bundle: Bundle, backend: "Backend") -> None:
+    def __init__(self, bundle: "Bundle", backend: "Backend") -> None:
         self._bundle, self._backend = bundle, backend
         self._free: list[_KeptCalls] = []  # of paintings that are over
         self._readers: OrderedDict[tuple[tuple[int, int], int], Reader] = OrderedDict()
@@ -205,13 +157,13 @@ class LoadedBundle:
         pictures in one call. Raises UsageError, DatasetError for a file that is no image, NumericalError.
 
         >>> import numpy as np, dengine
-        >>> len(dengine.load().label(np.full((192, 256, 3), 240, np.uint8), score=0.5))
+        >>> len(dengine.load().label(np.full((256, 320, 3), 240, np.uint8), score=0.5))
         0
         """
         rules = None if score is None else self._rules(score)
         if self._backend.precision == "int8":
             raise UsageError("`precision=int8` is for painting: load the bundle with another one.", field="precision")
-        if label_views not in (1, 2):
+        if label_views not in LABEL_VIEWS:
             raise UsageError(f"`label_views` is {label_views!r:.60}; 1 or 2 was expected.", field="label_views")
         pixels, own = _pixels(picture)
         key = own if name is None else name
@@ -295,52 +247,6 @@ class _KeptCalls:
         if key not in self.calls:
             self.calls[key] = self.backend.prepare(graph, shapes, outputs, varies, role)
         return self.calls[key]
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What `load` was asked for."""
-
-    bundle: AnyPath | None
-    engine: str
-    precision: str
-    device: str | None
-    threads: int | None
-
-    def __post_init__(self) -> None:
-        settle(self)
-
-
-def load(
-    bundle: str | os.PathLike[str] | None = None,
-    *,
-    engine: str = "auto",
-    precision: str = "auto",
-    device: str | None = None,
-    threads: int | None = None,
-) -> LoadedBundle:
-    """Open a bundle's folder, or the bundled model, on an engine.
-
-    Args:
-        bundle: what `export` wrote; None for the model that comes with dengine.
-        engine: torch, openvino, onnxruntime or tensorrt; auto takes the first that suits this machine.
-        precision: f32, bf16, f16, int8, or auto for the widest that is fast here.
-        device: cpu, cuda or cuda:N; None for what the engine is fastest on.
-        threads: CPU threads; None for the engine's choice.
-
-    Raises BundleError, BackendError, UsageError.
-
-    >>> import dengine
-    >>> dengine.load(engine="torch", threads=1)
-    <LoadedBundle blood-cells on torch, ...>
-    """
-    asked = _Asked(bundle, engine, precision, device, threads)
-    opened = open_bundle(default_bundle() if asked.bundle is None else asked.bundle)
-    needs = generate_needs(GenerateSettings(out="unused", jobs=1), opened, None)
-    backend = open_backend(
-        opened, asked.engine, precision=asked.precision, threads=asked.threads, device=asked.device, needs=needs
-    )
-    return LoadedBundle(opened, backend)
 
 
 def _pixels(picture: object) -> tuple[npt.NDArray[np.uint8], str]:

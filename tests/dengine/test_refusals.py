@@ -1,0 +1,91 @@
+"""Bad input through Python: the same typed errors as on the command line, with the name of the field."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from refusals import refused
+
+import dengine
+from dengine import UsageError
+
+COMPLETE: dict[type[Any], dict[str, Any]] = {
+    dengine.TrainBaseSettings: {"data": "data", "out": "out"},
+    dengine.TrainAdapterSettings: {"data": "data", "base": "base", "out": "out"},
+    dengine.ExportSettings: {"base": "base", "adapter": "adapter", "out": "out"},
+    dengine.BuildPlansSettings: {"bundle": "bundle"},
+    dengine.GenerateSettings: {"out": "out", "count": 4},
+    dengine.LabelSettings: {"images": "images", "out": "out"},
+    dengine.FinalizeSettings: {"run": "run"},
+    dengine.MergeSettings: {"runs": ["a", "b"], "out": "out"},
+    dengine.EvaluateSettings: {"real": "real", "synthetic": [], "val": "val", "out": "out"},
+    dengine.BenchSettings: {},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "field"),
+    [
+        (dengine.TrainBaseSettings, {"steps_scale": 0.0}, "steps_scale"),
+        (dengine.TrainBaseSettings, {"seed": "one"}, "seed"),
+        (dengine.TrainAdapterSettings, {"lr": -1.0}, "lr"),
+        (dengine.TrainAdapterSettings, {"loras": [("a.safetensors", "much")]}, "loras"),
+        (dengine.TrainAdapterSettings, {"network": {"depth": 3}}, "network"),
+        (dengine.ExportSettings, {"opset": 21}, "opset"),
+        (dengine.ExportSettings, {"frame": "320x256"}, "frame"),
+        (dengine.ExportSettings, {"engines": ["steam"]}, "engines"),
+        (dengine.BuildPlansSettings, {"workspace": 0.0}, "workspace"),
+        (dengine.BuildPlansSettings, {"batches": (1, 2)}, "batches"),
+        (dengine.GenerateSettings, {"count": 0}, "count"),
+        (dengine.GenerateSettings, {"count": "many"}, "count"),
+        (dengine.GenerateSettings, {"count": 2.5}, "count"),
+        (dengine.GenerateSettings, {"out": 3}, "out"),
+        (dengine.GenerateSettings, {"sampler": "euler"}, "sampler"),
+        (dengine.GenerateSettings, {"strength": 0.5}, "strength"),
+        (dengine.GenerateSettings, {"score": {"rbc": "high"}}, "score"),
+        (dengine.GenerateSettings, {"formats": ["voc"]}, "formats"),
+        (dengine.LabelSettings, {"prompt": "loud"}, "prompt"),
+        (dengine.LabelSettings, {"threads": "all"}, "threads"),
+        (dengine.FinalizeSettings, {"formats": ["voc"]}, "formats"),
+        (dengine.FinalizeSettings, {"near_duplicates": 2.0}, "near_duplicates"),
+        (dengine.FinalizeSettings, {"score": "best"}, "score"),
+        (dengine.MergeSettings, {"runs": []}, "runs"),
+        (dengine.MergeSettings, {"runs": "one"}, "runs"),
+        (dengine.EvaluateSettings, {"amounts": [1]}, "amounts"),
+        (dengine.EvaluateSettings, {"mix": (0.0, 0.0)}, "mix"),
+        (dengine.BenchSettings, {"engines": ["steam"]}, "engines"),
+        (dengine.BenchSettings, {"precision": "f8"}, "precision"),
+        (dengine.BenchSettings, {"size": (64, 48, 3)}, "size"),
+    ],
+)
+def test_wrong_settings_are_refused_with_their_field(kind: type[Any], wrong: dict[str, Any], field: str) -> None:
+    kind(**COMPLETE[kind])
+    with refused(UsageError, field):
+        kind(**COMPLETE[kind] | wrong)
+
+
+def test_paths_may_be_text() -> None:
+    for kind, given in COMPLETE.items():
+        settings = kind(**given)
+        for name, value in given.items():
+            if name not in ("base", "count"):
+                wanted = tuple(map(Path, value)) if isinstance(value, list) else Path(value)
+                assert getattr(settings, name) == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "field"),
+    [
+        ({"bundle": "nowhere"}, dengine.BundleError, None),
+        ({"bundle": 3}, UsageError, "bundle"),
+        ({"engine": "steam"}, UsageError, "engine"),
+        ({"precision": "f8"}, UsageError, "precision"),
+        ({"threads": 0}, UsageError, "threads"),
+        ({"threads": "all"}, UsageError, "threads"),
+        ({"engine": "openvino", "device": "cuda"}, dengine.DengineError, "device"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused(given: dict[str, Any], kind: type[dengine.DengineError], field: Any) -> None:
+    with pytest.raises(kind) as caught:
+        dengine.load(**given)
+    assert caught.value.field == field
