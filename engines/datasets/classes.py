@@ -7,7 +7,7 @@ nothing about files.
 from collections.abc import Collection, Mapping, Sequence
 
 from engines.common.names import class_words
-from engines.datasets.fields import short
+from engines.datasets.fields import listed, short
 from engines.datasets.records import Findings
 from engines.errors import DatasetError, UsageError
 
@@ -33,8 +33,9 @@ class Classes:
         self._index = {name: index for index, name in enumerate(self.names)}
         kind, place = (DatasetError, f"{where}: " if where else "") if wanted is None else (UsageError, "")
         if len(self._index) < len(self.names) or "" in self._index:
-            shown = ", ".join(f"{short(name)!r}" for name in self.names[:12])
-            raise kind(f"{place}Class names must differ and not be empty; got {shown}.", field="class_names")
+            raise kind(
+                f"{place}Class names must differ and not be empty; got {listed(self.names)}.", field="class_names"
+            )
         words: dict[str, str] = {}
         for name in self.names:
             if (other := words.setdefault(class_words(name), name)) != name:
@@ -48,9 +49,7 @@ class Classes:
         """Index of a class; raises DatasetError, prefixed with `where`, for one that is not known."""
         found = self._index.get(self._spelt.get(name, name))
         if found is None:
-            known = ", ".join(short(one) for one in self.names[:12]) or "(none)"
-            more = f" and {len(self.names) - 12} more" if len(self.names) > 12 else ""
-            raise DatasetError(f'{where}: class "{short(name)}" is not one of {known}{more}.')
+            raise DatasetError(f'{where}: class "{short(name)}" is not one of {listed(self.names)}.')
         return found
 
 

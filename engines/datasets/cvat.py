@@ -15,7 +15,7 @@ from engines.datasets.fields import parsed_number, short, size_of
 from engines.datasets.paths import Finder
 from engines.datasets.readings import CORNERS, Row, hull, turned_hull
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
-from engines.datasets.splits import choose_file, near_folders, split_names
+from engines.datasets.splits import choose_file, near_folders, no_split, split_names
 from engines.datasets.tree import Tree, fold
 from engines.datasets.xml_files import parse, root_tag
 from engines.errors import DatasetError
@@ -44,8 +44,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
         wanted = {fold(name) for name in split_names(options.split)}
         images = [image for image in images if fold(image.get("subset", "")) in wanted]
         if not images:
-            shown = ", ".join(sorted(subsets - {""})) or "none"
-            raise DatasetError(f'{tree.root} has no split "{options.split:.60}"; it has {shown}.', field="split")
+            raise no_split(tree, options.split, subsets - {""})
     labels = {shape.get("label", "") for image in root.findall("image") for shape in image}
     classes = Classes(sorted(labels - {""}), options.class_names, findings, f"{source}, label")
     drafts: dict[str, Draft] = {}

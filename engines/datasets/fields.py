@@ -6,7 +6,7 @@ nothing about formats.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,16 @@ def short(text: str) -> str:
     """A name as messages quote it, without quotes: at most 60 characters, one line."""
     one_line = "".join(sign if sign.isprintable() else " " for sign in text[:80])
     return one_line if len(one_line) <= 60 else one_line[:57] + "..."
+
+
+def listed(names: Iterable[str], longest: int = 160) -> str:
+    """Names as messages list them: as many as fit, and how many more there are."""
+    every = [short(name) for name in names]
+    shown = every[:1]
+    while len(shown) < len(every) and len(", ".join(every[: len(shown) + 1])) <= longest:
+        shown = every[: len(shown) + 1]
+    more = f" and {len(every) - len(shown)} more" if len(shown) < len(every) else ""
+    return (", ".join(shown) or "none") + more
 
 
 def number(value: object, where: str) -> float:

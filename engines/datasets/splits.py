@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
-from engines.datasets.fields import short
+from engines.datasets.fields import listed, short
 from engines.datasets.tree import Tree, fold
 from engines.errors import DatasetError
 
@@ -72,7 +72,7 @@ def choose_file(tree: Tree, files: Sequence[str], split: str | None, kind: str, 
         fitting = first
     if len(fitting) == 1:
         return fitting[0]
-    shown = ", ".join(short(name) for name in files[:8])
+    shown = listed(files)
     if split is None:
         raise DatasetError(f"{tree.root} has several {kind} files ({shown}); name one with a split.", field="split")
     problem = f"no {kind} file" if not fitting else f"several {kind} files"
@@ -81,5 +81,4 @@ def choose_file(tree: Tree, files: Sequence[str], split: str | None, kind: str, 
 
 def no_split(tree: Tree, split: str, known: Collection[str]) -> DatasetError:
     """What to say where a split is not there."""
-    shown = ", ".join(short(name) for name in sorted(known)[:12]) or "none"
-    return DatasetError(f'{tree.root} has no split "{short(split)}"; it has {shown}.', field="split")
+    return DatasetError(f'{tree.root} has no split "{short(split)}"; it has {listed(sorted(known))}.', field="split")
