@@ -2,7 +2,9 @@
 session whose sources were the same.
 """
 
+import gc
 import os
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -36,6 +38,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places[item.path])
 
 
+def pytest_collection_finish() -> None:
+    _pass_over_modules()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Compiled models go to a folder of the session's own: a test neither reads nor fills the user's cache."""
@@ -47,6 +53,15 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported_libraries() -> Iterator[None]:
+    """What a file's tests imported, the next files' `gc.collect()` passes over."""
+    before = len(sys.modules)
+    yield
+    if len(sys.modules) > before + 100:
+        _pass_over_modules()
 
 
 @pytest.fixture(scope="session")
@@ -125,3 +140,11 @@ def _bundle(
 
     export = partial(toy.export_toy_bundle, base=base, adapter=adapter, graph_dtype=graph_dtype)
     return kept(f"bundle-{name}", factory.mktemp("bundles") / name, export, fresh=fresh)
+
+
+def _pass_over_modules() -> None:
+    """Python's garbage collector looks no more at what is there by now: a search of all modules, which the gates of an
+    export ask for many times, takes longer than most tests.
+    """
+    gc.collect()
+    gc.freeze()
