@@ -208,6 +208,7 @@ def detector(names: tuple[str, ...], seen: list[int]) -> Any:
     return SimpleNamespace(predict=predict, info=SimpleNamespace(class_names=names))
 
 
+@pytest.mark.slow
 def test_agreement_is_of_labels_that_the_detector_finds_by_class_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +228,7 @@ def test_agreement_is_of_labels_that_the_detector_finds_by_class_name(
         judged(("A", "C"), [])
 
 
+@pytest.mark.slow
 def test_the_interval_is_that_of_groups_of_images_drawn_again() -> None:
     box = np.array([[0.0, 0.0, 10.0, 10.0]], dtype=np.float32)
     one, score = np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.float32)
