@@ -17,7 +17,6 @@ from benchmarks.records import Record, here, measured_on, parser, say, table, wr
 from engines.adapter.inference import prepare_frame
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.datasets.dataset import open_dataset
-from engines.datasets.images import read_image
 from engines.diffusion.base_model import load_base
 from engines.training.vae import psnr
 from export.agreement import compare_engines, variants
@@ -30,7 +29,7 @@ def reconstruction(bundle: Bundle, data: Path, split: str | None) -> tuple[int, 
     records = open_dataset(data, split=split, require_boxes=False).records
     ratios = []
     for record in records:
-        pixels, _, _ = prepare_frame(read_image(record.file), bundle.short_side, bundle.size_multiple)
+        pixels, _, _ = prepare_frame(record.pixels(), bundle.short_side, bundle.size_multiple)
         original = torch.from_numpy(pixels)[None]
         ratios.append(psnr(base.decode_latents(base.encode_images(original)), original))
     return len(ratios), float(np.mean(ratios)), float(np.min(ratios))

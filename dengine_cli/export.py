@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Loras, PredictionType
+from dengine_cli.options import Loras, PredictionType, Vae
 from dengine_cli.settings import settings_of
 from engines.common.events import duration
 from engines.errors import UsageError
@@ -37,6 +37,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Folder for the bundle; it must not exist yet.")] = None,
     lora: Loras = None,
     prediction_type: PredictionType = None,
+    vae: Vae = None,
     frame: Annotated[
         str | None, typer.Option(metavar="WxH", help="Usual size of painted images.  [default: the adapter's]")
     ] = None,
@@ -103,7 +104,7 @@ def command(
     if engine not in (None, "tensorrt"):
         raise UsageError(f'Unknown engine "{engine}"; only tensorrt needs anything built beforehand.')
     if bundle is not None:
-        making = (model, adapter, out, lora, prediction_type, frame, ranges, defaults, check_on, threads)
+        making = (model, adapter, out, lora, prediction_type, vae, frame, ranges, defaults, check_on, threads)
         if any(option is not None for option in making) or (weights_dtype, graph_dtype, opset, int8) != _MADE_AS:
             raise UsageError(
                 "--bundle takes a bundle as it is: leave out --model, --adapter, --out and all that shapes a new one."

@@ -3,6 +3,7 @@
 Knows: their names and help. Knows nothing about how their text is read (`dengine_cli.parse`).
 """
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,10 @@ import typer
 Loras = Annotated[
     list[str] | None,
     typer.Option(metavar="FILE:SCALE", help="LoRA to add to the base model; may be given again.  [default: none]"),
+]
+Vae = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE|FOLDER", help="VAE for a single-file checkpoint without one, or in place of its own."),
 ]
 PredictionType = Annotated[
     str | None, typer.Option(help="What a single-file SD 2.x checkpoint predicts: epsilon or v_prediction.")

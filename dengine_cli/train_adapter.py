@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Boxes, FollowLinks, Loras, PredictionType
+from dengine_cli.options import Boxes, FollowLinks, Loras, PredictionType, Vae
 from dengine_cli.settings import values_of
 from engines.common.files import read_json
 from engines.errors import UsageError
@@ -27,6 +27,7 @@ def command(
     split: Annotated[str | None, typer.Option(help="Part of the dataset, such as train.")] = None,
     lora: Loras = None,
     prediction_type: PredictionType = None,
+    vae: Vae = None,
     head: Annotated[str | None, typer.Option(help="rt_detr or deformable_detr.  [default: rt_detr]")] = None,
     width: Annotated[int | None, typer.Option(help="Channels of the head.  [default: 128]")] = None,
     queries: Annotated[int | None, typer.Option(help="Most objects in an image.  [default: 100]")] = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Boxes, FollowLinks, PredictionType
+from dengine_cli.options import Boxes, FollowLinks, PredictionType, Vae
 from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"
@@ -31,6 +31,7 @@ def command(
         typer.Option(help="Go on from this base model: a diffusers folder, a .safetensors file, or a hub name."),
     ] = None,
     prediction_type: PredictionType = None,
+    vae: Vae = None,
     stages: Annotated[str, typer.Option(help="What is trained: vae, unet (with the text encoder).")] = "vae,unet",
     turns: Annotated[bool, typer.Option("--turns", help="Turned images are as likely as upright ones.")] = False,
     steps_scale: Annotated[float, typer.Option(help="Factor on the preset's training length.")] = 1.0,

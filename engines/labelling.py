@@ -201,10 +201,7 @@ def label_images(
     """
     started, report = time.monotonic(), report or silent
     annotated = any(len(record.instances.single) for record in dataset.records)
-    if prompt == "listing" and not annotated:
-        raise UsageError(
-            f"`prompt=listing` needs annotations, and {dataset.root} has none: take generic.", field="prompt"
-        )
+    _check_prompt(prompt, annotated, dataset)
     _check_out(out)
     prompts = [_prompt(prompt, bundle.style, dataset, record) for record in dataset.records]
     with run_errors(out):
@@ -212,31 +209,14 @@ def label_images(
         found = _Found()
         try:
             with (out / _SPOOL).open("w+b") as spool:
-                for index, boxes in _labels(
-                    bundle, backend, dataset.records, prompts, label_views, skip_bad, found, report
-                ):
+                reading = (dataset.records, prompts, label_views, skip_bad, found, report)
+                for index, boxes in _labels(bundle, backend, *reading):
                     found.keep(spool, index, boxes)
                 if rules is not None and matched:
-                    every = (answer for _, answer in found.read(spool))
-                    rules = replace(rules, thresholds=matched_score(every, rules, bundle.adapter_info.frequencies))
+                    rules = found.matched(spool, rules, bundle.adapter_info.frequencies)
                 figures, unknown = _figures(spool, found, dataset, bundle, rules) if annotated else ({}, ())
-                info: dict[str, Any] = {
-                    "description": DESCRIPTION,
-                    "bundle_sha256": bundle.digest,
-                    "prompt": prompt,
-                    "label_views": label_views,
-                }
-                (out / FIGURES).unlink(missing_ok=True)  # of a start that was killed
-                if figures:
-                    write_json(out / FIGURES, {**info, "images": len(found.offsets), "figures": figures})
-                if rules is not None:
-                    info |= {
-                        "score": stored(rules.thresholds),
-                        "uncertain": rules.uncertain,
-                        "max_overlap": rules.max_overlap,
-                    }
-                images = (found.annotated(dataset.records[index], boxes, rules) for index, boxes in found.read(spool))
-                write_coco(out / ANNOTATIONS, images, bundle.class_names, info)
+                info = {"bundle_sha256": bundle.digest, "prompt": prompt, "label_views": label_views}
+                _write(out, spool, found, dataset, bundle.class_names, rules, figures, info)
         finally:
             (out / _SPOOL).unlink(missing_ok=True)
     return LabelSummary(
@@ -254,6 +234,28 @@ def label_images(
         seconds=time.monotonic() - started,
         backend=backend.description,
     )
+
+
+def _write(
+    out: Path,
+    spool: IO[bytes],
+    found: "_Found",
+    dataset: Dataset,
+    class_names: Sequence[str],
+    rules: Rules | None,
+    figures: Mapping[str, float],
+    info: Mapping[str, Any],
+) -> None:
+    """The folder's files, the annotations last."""
+    (out / FIGURES).unlink(missing_ok=True)  # of a start that was killed
+    info = {"description": DESCRIPTION, **info}
+    if figures:
+        write_json(out / FIGURES, {**info, "images": len(found.offsets), "figures": figures})
+    if rules is not None:
+        kept = {"uncertain": rules.uncertain, "max_overlap": rules.max_overlap}
+        info = {**info, "score": stored(rules.thresholds), **kept}
+    images = (found.annotated(dataset.records[index], boxes, rules) for index, boxes in found.read(spool))
+    write_coco(out / ANNOTATIONS, images, class_names, info)
 
 
 @dataclass
@@ -275,12 +277,24 @@ class _Found:
             spool.seek(self.offsets[index])
             yield index, Instances.from_rows(json.loads(spool.readline()))
 
+    def matched(self, spool: IO[bytes], rules: Rules, frequencies: Mapping[str, float]) -> Rules:
+        """The rules with the thresholds by which labels are as frequent as that."""
+        every = (answer for _, answer in self.read(spool))
+        return replace(rules, thresholds=matched_score(every, rules, frequencies))
+
     def annotated(self, record: Record, found: Instances, rules: Rules | None) -> AnnotatedImage:
         """What is written of an image; counts it."""
         kept = chosen(found, rules)
         self.boxes.update(kept.single.labels.tolist())
         self.uncertain += int(kept.crowd.sum())
         return AnnotatedImage(record.name, record.width, record.height, kept)
+
+
+def _check_prompt(prompt: str, annotated: bool, dataset: Dataset) -> None:
+    if prompt == "listing" and not annotated:
+        raise UsageError(
+            f"`prompt=listing` needs annotations, and {dataset.root} has none: take generic.", field="prompt"
+        )
 
 
 def _check_out(out: Path) -> None:

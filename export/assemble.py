@@ -89,7 +89,7 @@ def export(settings: ExportSettings, *, report: Report | None = None) -> ExportS
     )
     steps = Steps(_count_steps(asked, gates), report)
     steps("reading the models")
-    base = local_folder(settings.base, settings.prediction_type, lambda text: report(note(text)))
+    base = local_folder(settings.base, settings.prediction_type, lambda text: report(note(text)), vae=settings.vae)
     models = _Models(base, settings.adapter, settings.loras, settings.frame)
     with _appearing(settings.out) as work:
         return _make(work, settings.out, models, asked, gates, steps)

@@ -27,6 +27,7 @@ class ExportSettings:
     out: AnyPath  # the bundle's folder: new, or empty. It appears when every check has passed, and not before
     loras: Sequence[tuple[AnyPath, float]] = ()  # LoRA files and their scales, added to the base's weights first
     prediction_type: str | None = None  # of a single-file SD 2.x checkpoint: epsilon or v_prediction
+    vae: AnyPath | None = None  # VAE of a checkpoint that has none: a diffusers folder, or a .safetensors file
     frame: tuple[int, int] | None = None  # usual (width, height) of painted images in pixels; None: the adapter's
     weights_dtype: str = "float16"  # how weights are stored: one of WEIGHTS_DTYPES
     graph_dtype: str = "float32"  # what graphs compute in; float16 has islands of float32 where it would overflow

@@ -95,6 +95,15 @@ def read_words(tokenizer: Any, prompt: str) -> tuple[str, int]:
     return prompt[:end], tokens
 
 
+def cut_remark(tokenizer: Any, prompt: str, kind: str = "prompt") -> str | None:
+    """What to say of a prompt of which only the beginning is read; None for one that is read whole."""
+    read, tokens = read_words(tokenizer, prompt)
+    if read == prompt:
+        return None
+    lost = quote(prompt[len(read) :].strip())
+    return f"a {kind} has {tokens} tokens, and {tokenizer.model_max_length} are read: {lost} changes nothing"
+
+
 def read_vocabulary(folder: Path) -> Vocabulary:
     """What the files of a tokenizer's folder say, each checked. Raises ModelError."""
     settings = _read(folder / "tokenizer_config.json", {})

@@ -58,7 +58,8 @@ def open_dataset(
     except OSError as cause:
         raise DatasetError(f"{root} cannot be read: {cause}.") from cause
     if not dataset.records:
-        why = f" All of it was bad, beginning with: {dataset.skipped[0]}" if dataset.skipped else ""
+        links = "".join(f" {line}" for line in dataset.remarks if "`follow_links`" in line)
+        why = f" All of it was bad, beginning with: {dataset.skipped[0]}" if dataset.skipped else links
         raise DatasetError(f"{root} ({dataset.source}) has no images; add some or name another split.{why}")
     if require_boxes and not any((~record.instances.crowd).any() for record in dataset.records):
         crowds = sum(len(record.instances) for record in dataset.records)

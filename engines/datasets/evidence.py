@@ -21,6 +21,7 @@ from engines.datasets.records import Draft, Findings, Size
 from engines.errors import DatasetError, UsageError
 
 _ENOUGH = 0.9  # share of the boxes that lie in their images from which a file is as its format says
+_NEARLY_ALL = 0.95  # share of them from which it is otherwise
 _FEWEST = 3  # boxes that another form is believed from
 _MANY = 20  # boxes that keep to a part of their images from which that is no chance
 _ASTRAY = 0.25  # share of the boxes mostly outside from which they are of other images
@@ -78,11 +79,11 @@ def choose_reading(pictures: Sequence[Picture], own: Reading, boxes: str, findin
     unit = _unit(rows, frames, own, boxes)
     chosen = unit
     if _fits(unit, rows, frames) < _ENOUGH and len(rows) >= _FEWEST:
-        others = [one for one in alternatives(unit) if _fits(one, rows, frames) == 1.0]
+        others = [one for one in alternatives(unit) if _fits(one, rows, frames) >= _NEARLY_ALL]
         if len(others) > 1:
             raise DatasetError(
                 f"{pictures[0].draft.where}: of {len(rows)} boxes, {_misfits(unit, rows, frames)} don't fit their "
-                f"images as {unit}; all do as {others[0]} and as {others[1]}. Say which they are with "
+                f"images as {unit}; they do as {others[0]} and as {others[1]}. Say which they are with "
                 f"`boxes={others[0].form}` or `boxes={others[1].form}`, or `boxes=written` to take them as they stand.",
                 field="boxes",
             )
@@ -132,7 +133,8 @@ def place(pictures: Sequence[Picture], reading: Reading, boxes: str, findings: F
     turned = 0
     for picture in pictures:
         draft, header, kind = picture.draft, picture.header, _mismatch(picture)
-        turned += header.orientation != 1 and draft.stated is None and bool(draft.rows)
+        silent = draft.stated is None or (_close(draft.stated, header.size) and _close(draft.stated, header.stored))
+        turned += header.orientation != 1 and silent and bool(draft.rows)
         if boxes == "stored":
             stored = picture.corners(reading, header.stored)
             placed[draft] = turned_upright(stored, header.stored, header.orientation)

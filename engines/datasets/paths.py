@@ -65,7 +65,7 @@ class Finder:
         if exact in self.tree.known:
             return exact
         parts, foreign = parts_of(name)
-        candidates = self._candidates(parts)
+        candidates = self._candidates(parts) or self._candidates(parts_of(unquote(name))[0])
         if not candidates:
             raise DatasetError(f"{where}: {self._missing(name, parts)}")
         found = self.settle(candidates, f'{where}: "{short(name)}"', stated)

@@ -54,10 +54,15 @@ def images_alone(tree: Tree, folder: str, options: ReadOptions, findings: Findin
 
 def passed_over(tree: Tree) -> str:
     """What a folder has besides images, and what is nearest to being read; "" where there is nothing to say."""
-    others = [name for name in tree.files if name not in set(tree.images) and not name.lower().endswith(_HARMLESS)]
+    images = set(tree.images)
+    others = [name for name in tree.files if name not in images and not _is_harmless(name.rpartition("/")[2].lower())]
     if not others:
         return ""
     return f"{tree.counts()} passed over.{_nearest(tree)}"
+
+
+def _is_harmless(base: str) -> bool:
+    return base.endswith(_HARMLESS) or base.startswith(("readme", "license", "licence", "copying"))
 
 
 def _nearest(tree: Tree) -> str:

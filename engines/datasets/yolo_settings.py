@@ -186,7 +186,11 @@ def class_names(tree: Tree, settings: Settings, wanted: Sequence[str] | None) ->
 
 
 def _listed(tree: Tree, file: str) -> list[str]:
-    return [line.strip() for line in read_text(tree.path(file)).splitlines() if line.strip()]
+    """The lines of a file of names; DatasetError for an empty one between others, which would move their indices."""
+    names = [line.strip() for line in read_text(tree.path(file)).rstrip().splitlines()]
+    if "" in names:
+        raise DatasetError(f"{file}, line {names.index('') + 1} is empty; a name a line was expected.", field="names")
+    return names
 
 
 def _from_notes(tree: Tree, file: str) -> list[str] | None:

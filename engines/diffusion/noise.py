@@ -123,6 +123,11 @@ def alphas_cumprod(config: Mapping[str, Any]) -> torch.Tensor:
     if offset >= len(betas):
         raise ModelError(f"scheduler_config.json: steps_offset is {offset}, of {len(betas)} timesteps.")
     products = torch.cumprod(1.0 - betas, dim=0).double()
+    if float(products[0]) >= 1.0:
+        raise ModelError(
+            f"scheduler_config.json: the betas begin at {quote(float(betas[0]))}, where nothing is noisy yet; a number "
+            "above 0 was expected (Stable Diffusion's is 0.00085)."
+        )
     if (last := float(products[-1])) < SMALLEST_PRODUCT:
         raise ModelError(
             f"scheduler_config.json: the betas end at alphas_cumprod {last:.1e}, that is zero terminal SNR, which is "

@@ -42,6 +42,12 @@ def listing_prompt(style: str, counts: Mapping[str, int]) -> str:
     return f"a {style} with {' and '.join(parts[:MAX_LISTED])}" if parts else generic_prompt(style)
 
 
+def longest_listing(style: str, class_names: Sequence[str]) -> str:
+    """The longest listing that a training may draw: the longest names, several of each."""
+    longest = sorted(class_names, key=lambda name: len(class_words(name)), reverse=True)[:MAX_LISTED]
+    return listing_prompt(style, dict.fromkeys(longest, COUNT_WORDS[-1][0]))
+
+
 def training_prompt(
     rng: np.random.Generator,
     style: str,

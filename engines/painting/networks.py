@@ -18,9 +18,8 @@ import numpy.typing as npt
 import torch
 
 from engines.backends.registry import backend_info
-from engines.common.quote import quote
 from engines.common.streams import Lane, fetch, hand_over, send
-from engines.common.tokenizer import read_words, tokenize
+from engines.common.tokenizer import cut_remark, read_words, tokenize
 from engines.diffusion.latents import label_latents
 from engines.diffusion.noise import alphas_cumprod
 from engines.errors import NumericalError
@@ -60,13 +59,10 @@ class TextEncoder:
         if (known := self._read.get(prompt)) is not None:
             return known
         tokenizer = self._tokenizer.result()
-        read, tokens = read_words(tokenizer, prompt)
-        if read != prompt and kind not in self._said:
+        read, _ = read_words(tokenizer, prompt)
+        if kind not in self._said and (remark := cut_remark(tokenizer, prompt, kind)) is not None:
             self._said.add(kind)
-            self._told(
-                f"a {kind} has {tokens} tokens, and {tokenizer.model_max_length} are read: "
-                f"{quote(prompt[len(read) :].strip())} changes nothing, and is not in the journal"
-            )
+            self._told(remark)
         if len(self._read) >= _PROMPTS_KEPT:
             self._read.clear()
         self._read[prompt] = read

@@ -11,7 +11,7 @@ from typing import Any
 from engines.common.schema import FLAT, from_object, to_object
 from engines.errors import Mistake, RunError
 from engines.labels.scores import StoredScore, Thresholds, unstored
-from engines.painting.settings import IMAGE_SUFFIXES, PaintOptions, shown_value
+from engines.painting.settings import IMAGE_SUFFIXES, UNSAID, PaintOptions, shown_value
 
 FORMAT = 2  # version of run.json, and of the order in which a chunk's jobs are painted
 OLDER_FORMATS = (1,)  # of runs that can be read, but not gone on with
@@ -36,6 +36,7 @@ class RunSettings:
         """The JSON object written to `run.json`."""
         facts = to_object(self)
         options = {name: facts.pop(name) for name in to_object(self.options)}
+        options = {name: value for name, value in options.items() if name not in UNSAID or value != UNSAID[name]}
         found = {"format": facts.pop("format")}
         for name, value in options.items():
             found[name] = value
@@ -88,8 +89,9 @@ def differences(stored: RunSettings, wanted: RunSettings) -> list[Mistake]:
     A larger count (or number of jobs) is no difference; neither is where the bundle and the references lie, as long
     as their contents are the same.
     """
-    found, after = [], wanted.to_json()
-    for name, before in stored.to_json().items():
+    earlier, after = {**UNSAID, **stored.to_json()}, {**UNSAID, **wanted.to_json()}
+    found = []
+    for name, before in earlier.items():
         now = after[name]
         grows = name in ("count", "jobs") and before is not None and now is not None and now >= before
         if before != now and not grows and name not in _FREE:

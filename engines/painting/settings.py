@@ -7,7 +7,7 @@ folders, networks or images.
 
 import math
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -41,6 +41,11 @@ def _bundle(otherwise: Any, **metadata: Any) -> Any:
 def _later(default: Any) -> Any:
     """A field that runs of an earlier dengine do not have, which did what its default says."""
     return field(default=default, metadata={OLDER: default})
+
+
+def _new(default: Any) -> Any:
+    """The same, of options that came last: their default is not written, so that files stay as they were."""
+    return field(default=default, metadata={OLDER: default, "unsaid": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +83,7 @@ class PaintOptions:
     engine: str = "auto"  # a backend's name
     precision: str = "auto"  # of the backend's arithmetic
     threads: int = OPEN  # of the backend, on a CPU; its own choice
-    formats: tuple[str, ...] = ("coco",)  # of DATASET_FORMATS; COCO is always written
+    formats: Sequence[str] = ("coco",)  # of DATASET_FORMATS; COCO is always written
     image_format: str = "jpeg"  # a key of IMAGE_SUFFIXES
     jpeg_quality: int | None = None  # 1..100; None: JPEG_QUALITY, and of png, which has none
     skip_bad: bool = False  # leave broken references out, instead of stopping
@@ -89,10 +94,15 @@ class PaintOptions:
     near_duplicates: float = _later(0.0)  # correlation from which an image repeats another or a reference; 0: all stay
     balance: bool = _later(False)  # references and prompts with rare classes are drawn more often
     reference_split: str | None = _later(None)  # part of the reference dataset, such as train; None: all of it
-    follow_links: bool = _later(False)  # follow links that lead outside the references' folder
-    boxes: str = _later("auto")  # what the numbers of the references' boxes mean, see `open_dataset`
-    val_fraction: float = _later(VAL_FRACTION)  # about what share of the images YOLO's files call validation
+    follow_links: bool = _new(False)  # follow links that lead outside the references' folder
+    boxes: str = _new("auto")  # what the numbers of the references' boxes mean, see `open_dataset`
+    val_fraction: float = _new(VAL_FRACTION)  # about what share of the images YOLO's files call validation
 
+
+# What is not written where it is as here.
+UNSAID: Mapping[str, Any] = {
+    item.name: item.default for item in fields(PaintOptions) if item.metadata.get("unsaid", False)
+}
 
 # What is painted where neither the user nor the bundle's manifest says otherwise.
 DEFAULTS: Mapping[str, Any] = {

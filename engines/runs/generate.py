@@ -32,7 +32,7 @@ from engines.runs.journal import IMAGES, JOURNAL, Entry, Journal, image_name, re
 from engines.runs.near_duplicates import REPEATS
 from engines.runs.run_folder import check_folder, check_format, locked, read_run, run_errors, start_run
 from engines.runs.state import HOPELESS, RunState
-from engines.runs.summaries import GenerateSummary
+from engines.runs.summaries import DatasetSummary, GenerateSummary
 from engines.runs.writer import ImageWriter, Written
 
 if TYPE_CHECKING:
@@ -153,12 +153,7 @@ def run(
     report(note("writing the dataset files"))
     dataset = write_dataset(folder, wanted, plan=plan)
     if state.gave_up:
-        reason = max(set(dataset.dropped) - set(REPEATS), key=lambda reason: dataset.dropped[reason])
-        raise RunError(
-            f"None of the last {state.unkept} images was kept, most often because: {reason}. {state.kept} of "
-            f"{state.target} are in {folder}. In a new folder, lower `score` or `min_quality`, or keep images without "
-            "boxes with `keep_empty=True`; or use a bundle whose adapter knows such images."
-        )
+        raise _given_up(folder, state, dataset)
     return GenerateSummary(
         dataset=dataset,
         painted=state.painted,
@@ -168,6 +163,16 @@ def run(
         ticks=state.ticks,
         interrupted=state.cut_short or state.done < state.target,
         backend=backend.description,
+    )
+
+
+def _given_up(folder: Path, state: RunState, dataset: DatasetSummary) -> RunError:
+    """What is said of a run that ends since nothing it paints is kept."""
+    reason = max(set(dataset.dropped) - set(REPEATS), key=lambda reason: dataset.dropped[reason])
+    return RunError(
+        f"None of the last {state.unkept} images was kept, most often because: {reason}. {state.kept} of "
+        f"{state.target} are in {folder}. In a new folder, lower `score` or `min_quality`, or keep images without "
+        "boxes with `keep_empty=True`; or use a bundle whose adapter knows such images."
     )
 
 

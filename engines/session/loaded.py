@@ -1,8 +1,8 @@
 """A bundle that is open on an engine: `paint` and `label`.
 
 Knows: which networks are kept between calls. They are prepared once for each size of image and number of slots, and
-later calls use them again; two paintings that go on at the same time do not share any. Writes nothing: runs (`engines.runs`)
-and labels of whole folders (`engines.labelling`) are other rooms' matters.
+later calls use them again; two paintings that go on at the same time do not share any. Writes nothing: runs
+(`engines.runs`) and labels of whole folders (`engines.labelling`) are other rooms' matters.
 
 H/W pixels.
 """

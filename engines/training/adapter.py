@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,9 +25,10 @@ from engines.adapter.info import INFO_FILE, AdapterConfig, AdapterInfo
 from engines.adapter.model import DetectionAdapter, save_adapter
 from engines.adapter.pyramid import pyramid_channels
 from engines.common.devices import find_device, resolve_precision
-from engines.common.events import Report
+from engines.common.events import Report, note
 from engines.common.files import read_json
 from engines.common.schema import from_object, settle
+from engines.common.tokenizer import cut_remark
 from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
@@ -39,6 +41,7 @@ from engines.training.pyramids import BatchSource, FrozenPyramid, SourceOptions,
 from engines.training.trainer import FitOptions, finished, fit
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
+_LONGEST_SIDE = 65_536  # pixels
 STATISTICS_IMAGES = 200  # images whose class counts `generate` draws prompts from
 CALIBRATION_BATCHES = 2
 _FROM_BASE = ("channels", "num_classes")  # AdapterConfig fields that are no setting
@@ -151,60 +154,37 @@ def fit_adapter(
     `pseudo` are more images, with boxes that an adapter found (`engines.training.pseudo`); none of them is held out.
     `loras` are LoRA files and their scales, added to the base's weights first; the adapter is then for that base with
     these LoRAs. Checkpoints lie in `out`/training until it is done. Returns what was written to adapter.json; its
-    figures hold AP on the tune part with generic, listing and empty prompts. Raises TrainingError, UsageError,
-    ModelError.
+    figures hold AP on the tune part by kind of prompt. Raises TrainingError, UsageError, ModelError.
     """
     check_start(out, options)
-    if not any(len(record.instances) for record in dataset.records):
-        raise TrainingError(f"{dataset.root} has no boxes to learn from.")
+    _check_boxes(dataset)
     train, tune = split_tune(dataset.records, options.tune_fraction)
     base = load_base(base_folder, device=options.device)
     names = fuse_loras(base, loras)
     model = _build(base, len(dataset.class_names), options)
     size_multiple = base.vae_stride * 2 ** (model.config.levels - 1)
     style, short_side = _scene(base, options)
+    _remark_on_cut(base, style, dataset, report)
     frame = _frame_size(train, short_side, size_multiple, options)
     source_options = _source_options(options, style, short_side, frame)
     precision = resolve_precision(options.precision, options.device)
-    frozen = FrozenPyramid(base, options.timestep, precision, options.device)
-    source = BatchSource(blend(train, pseudo, options.pseudo_share), dataset.class_names, frozen, source_options)
-    tune_part = TunePart(tune, dataset.class_names, frozen, source_options, size_multiple)
+    frozen, classes = FrozenPyramid(base, options.timestep, precision, options.device), dataset.class_names
+    source = BatchSource(blend(train, pseudo, options.pseudo_share), classes, frozen, source_options)
+    tune_part = TunePart(tune, classes, frozen, source_options, size_multiple)
     model.calibrate([source.at(step).pyramid for step in range(CALIBRATION_BATCHES)])
     hashed = fused_hash(base_hash(base.folder), names)
 
-    def loss_at(step: int) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
-        batch = source.at(step)
-        targets = [{name: value.to(options.device) for name, value in target.items()} for target in batch.targets]
-        return model.loss([_to(level, options.device, precision) for level in batch.pyramid], targets)
-
     best = fit(
-        model,
-        loss_at,
-        _fit_options(options, evaluate=bool(tune)),
-        out / "training",
-        stage="adapter",
-        identity=_identity(dataset, pseudo, options, hashed),
-        resume=resume,
-        report=report,
-        evaluate=(lambda step: tune_part.evaluate(model)) if tune else None,
-        score=options.score if tune else "",
-    )
-    choices = choose_thresholds(
-        instances_of(tune), tune_part.detect(model), dataset.class_names, options.precision_goal
-    )
+        model, partial(_loss_at, model, source, options.device, precision),
+        _fit_options(options, evaluate=bool(tune)), out / "training", stage="adapter",
+        identity=_identity(dataset, pseudo, options, hashed), resume=resume, report=report,
+        evaluate=(lambda step: tune_part.evaluate(model)) if tune else None, score=options.score if tune else "",
+    )  # fmt: skip
+    truth, detected = instances_of(tune), tune_part.detect(model)
+    choices = choose_thresholds(truth, detected, dataset.class_names, options.precision_goal)
     info = AdapterInfo(
-        class_names=tuple(dataset.class_names),
-        timestep=options.timestep,
-        short_side=short_side,
-        frame=frame,
-        size_multiple=size_multiple,
-        style=style,
-        prompts={
-            "generic": prompts.generic_prompt(style),
-            "listing": prompts.listing_prompt(style, dict.fromkeys(dataset.class_names, 2)),
-            "probabilities": dict(options.prompt_probabilities),
-            "absent_probability": prompts.ABSENT_PROBABILITY,
-        },
+        class_names=tuple(classes), timestep=options.timestep, short_side=short_side, frame=frame,
+        size_multiple=size_multiple, style=style, prompts=_prompts(style, classes, options),
         base_hash=hashed,
         config=model.config,
         class_statistics=source.statistics(min(STATISTICS_IMAGES, len(train))),  # the labelled come first
@@ -213,12 +193,47 @@ def fit_adapter(
         thresholds={name: choice.score for name, choice in choices.items() if choice.score is not None},
         figures=_figures(model, tune_part, train, tune, options, best)
         | _threshold_figures(choices, options)
-        | ({"pseudo_images": len(pseudo)} if pseudo else {})
-        | ({"loras": list(names)} if names else {}),
-    )
+        | _origins(pseudo, names),
+    )  # fmt: skip
     save_adapter(out, model, info)
     finished(out / "training")
     return info
+
+
+def _remark_on_cut(base: BaseModel, style: str, dataset: Dataset, report: Report) -> None:
+    """Say where the longest prompt is longer than what the text encoder reads."""
+    if remark := cut_remark(base.tokenizer, prompts.longest_listing(style, dataset.class_names)):
+        report(note(remark))
+
+
+def _origins(pseudo: Sequence[Record], loras: Sequence[str]) -> dict[str, Any]:
+    """What else it learned from, and with, where anything."""
+    more = {"pseudo_images": len(pseudo)} if pseudo else {}
+    return more | ({"loras": list(loras)} if loras else {})
+
+
+def _check_boxes(dataset: Dataset) -> None:
+    if not any(len(record.instances) for record in dataset.records):
+        raise TrainingError(f"{dataset.root} has no boxes to learn from.")
+
+
+def _loss_at(
+    model: DetectionAdapter, source: BatchSource, device: str, precision: str, step: int
+) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
+    """The loss of a step's batch, and its parts."""
+    batch = source.at(step)
+    targets = [{name: value.to(device) for name, value in target.items()} for target in batch.targets]
+    return model.loss([_to(level, device, precision) for level in batch.pyramid], targets)
+
+
+def _prompts(style: str, class_names: Sequence[str], options: AdapterTrainOptions) -> dict[str, Any]:
+    """How training draws prompts, as adapter.json has it."""
+    return {
+        "generic": prompts.generic_prompt(style),
+        "listing": prompts.listing_prompt(style, dict.fromkeys(class_names, 2)),
+        "probabilities": dict(options.prompt_probabilities),
+        "absent_probability": prompts.ABSENT_PROBABILITY,
+    }
 
 
 def check_start(out: Path, options: AdapterTrainOptions) -> None:
@@ -260,8 +275,8 @@ def _scene(base: BaseModel, options: AdapterTrainOptions) -> tuple[str, int]:
     path = base.folder / BASE_NOTES
     notes = read_json(path, ModelError) if path.exists() else {}
     style, short_side = notes.get("style", STYLE), notes.get("short_side", SHORT_SIDE)
-    if not isinstance(style, str) or not isinstance(short_side, int) or short_side <= 0:
-        raise ModelError(f'{path}: "style" must be a string and "short_side" a positive whole number.')
+    if not isinstance(style, str) or type(short_side) is not int or not 0 < short_side <= _LONGEST_SIDE:
+        raise ModelError(f'{path}: "style" must be a string and "short_side" a whole number from 1 to {_LONGEST_SIDE}.')
     return options.style or style, options.short_side or short_side
 
 

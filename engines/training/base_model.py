@@ -21,11 +21,11 @@ from torch import nn
 from torch.nn import functional
 
 from engines.common.devices import find_device, resolve_precision
-from engines.common.events import Report
+from engines.common.events import Report, note
 from engines.common.files import sha256_file, sync_tree, write_json
 from engines.common.names import class_words
 from engines.common.rng import Stream, generator
-from engines.common.tokenizer import tokenize
+from engines.common.tokenizer import cut_remark, tokenize
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, encode_pixels, load_base, local_folder
@@ -133,6 +133,8 @@ def fit_base(
             report=report,
         )
     if "unet" in options.stages:
+        if remark := cut_remark(networks.tokenizer, prompts.longest_listing(options.style, dataset.class_names)):
+            report(note(remark))
         _train_unet(networks, store, dataset.class_names, preset, options, work / "unet", identity, resume, report)
     _save(networks, out, options, dataset.class_names, preset)
     for stage in ("vae", "unet"):

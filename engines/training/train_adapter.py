@@ -32,6 +32,7 @@ class TrainAdapterSettings(AdapterTrainOptions):
     split: str | None = None  # part of the dataset, such as train
     loras: Sequence[tuple[AnyPath, float]] = ()  # LoRA files and their scales, added to the base's weights first
     prediction_type: str | None = None  # of a single-file SD 2.x checkpoint: epsilon or v_prediction
+    vae: AnyPath | None = None  # VAE of a checkpoint that has none: a diffusers folder, or a .safetensors file
     pseudo: AnyPath | None = None  # a folder of `label` with a score: more images, and none of them is held out
     resume: bool = False  # go on from the last checkpoint in `out`
     skip_bad: bool = False  # leave bad images and boxes out, instead of stopping
@@ -86,7 +87,7 @@ def train_adapter(settings: TrainAdapterSettings, *, report: Report | None = Non
         found.tell(report)
         without = f", without {repeats} that nearly repeat those" if repeats else ""
         report(note(f"{len(more)} images that an adapter labelled, from {settings.pseudo}{without}"))
-    base = local_folder(settings.base, settings.prediction_type, lambda text: report(note(text)))
+    base = local_folder(settings.base, settings.prediction_type, lambda text: report(note(text)), vae=settings.vae)
     info = fit_adapter(
         dataset, base, settings.out, options,
         pseudo=more, loras=settings.loras, resume=settings.resume, report=report,

@@ -33,6 +33,7 @@ class TrainBaseSettings(BaseTrainOptions):
     labels: str | AnyPath = NO_LABELS  # whose labels name classes in prompts: none, all, or a file of image names
     continue_from: str | AnyPath | None = None  # go on from this base: a folder, a .safetensors file, or a hub name
     prediction_type: str | None = None  # of a single-file SD 2.x checkpoint: epsilon or v_prediction
+    vae: AnyPath | None = None  # VAE of a checkpoint that has none: a diffusers folder, or a .safetensors file
     resume: bool = False  # go on from the last checkpoint in `out`
     skip_bad: bool = False  # leave broken images out, instead of stopping
     follow_links: bool = False  # follow links that lead outside the dataset
@@ -41,9 +42,9 @@ class TrainBaseSettings(BaseTrainOptions):
     def __post_init__(self) -> None:
         settle(self)
         super().__post_init__()
-        wrong = self.prediction_type is not None and self.continue_from is None
-        text = "`prediction_type` is about the model of `continue_from`, which was not given"
-        refuse([("prediction_type", text)] if wrong else [])
+        alone = [name for name in ("prediction_type", "vae") if getattr(self, name) is not None]
+        text = "is about the model of `continue_from`, which was not given"
+        refuse([(name, f"`{name}` {text}") for name in alone if self.continue_from is None])
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ def train_base(settings: TrainBaseSettings, *, report: Report | None = None) -> 
     report(note(f"{len(dataset.records)} images from {settings.data}"))
     base = None
     if settings.continue_from is not None:
-        base = local_folder(settings.continue_from, settings.prediction_type, lambda text: report(note(text)))
+        base = local_folder(
+            settings.continue_from, settings.prediction_type, lambda text: report(note(text)), vae=settings.vae
+        )
     fit_base(
         dataset, settings.out, options,
         labelled=labelled, continue_from=base, resume=settings.resume, report=report,

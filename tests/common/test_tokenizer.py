@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from engines.common.tokenizer import load_tokenizer, tokenize
+from engines.common.tokenizer import cut_remark, load_tokenizer, tokenize
 from engines.diffusion.base_model import load_base
 from engines.errors import ModelError
 
@@ -111,3 +111,11 @@ def test_a_tokenizer_of_another_model_is_refused(toy_bases: dict[str, Path], tmp
     (base / "tokenizer" / "tokenizer.json").write_text(json.dumps(tokens), "utf-8")
     with pytest.raises(ModelError, match="and the text encoder beside it knows"):
         load_base(base)
+
+
+def test_a_prompt_that_is_cut_is_remarked_on_with_what_changes_nothing(folder: Path) -> None:
+    change(folder / "tokenizer_config.json", model_max_length=8)
+    tokenizer = load(folder)
+    assert cut_remark(tokenizer, "a photo of many rbc") is None
+    remark = cut_remark(tokenizer, "a photo of many rbc and few wbc with many platelets")
+    assert remark == 'a prompt has 13 tokens, and 8 are read: "few wbc with many platelets" changes nothing'

@@ -124,6 +124,15 @@ def test_two_lists_of_names_that_differ_are_refused(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
+def test_an_empty_line_among_names_is_refused(tmp_path: Path) -> None:
+    make_yolo(tmp_path)
+    text(tmp_path / "classes.txt", "cat\n\ndog\n")
+    with pytest.raises(DatasetError, match=r"classes\.txt, line 2 is empty"):
+        open_dataset(tmp_path)
+    text(tmp_path / "classes.txt", "cat\ndog\n\n\n")
+    read_whole(tmp_path)
+
+
 def test_classes_without_names_are_remarked(tmp_path: Path) -> None:
     make_yolo(tmp_path, names=None)
     dataset = open_dataset(tmp_path)

@@ -144,6 +144,12 @@ def test_turned_images_without_a_stated_size_are_remarked(tmp_path: Path) -> Non
     assert any("`boxes=stored`" in line for line in dataset.remarks)
 
 
+def test_half_turned_images_whose_size_says_nothing_are_remarked(tmp_path: Path) -> None:
+    turned(tmp_path, 3, ONE, SIZE)
+    dataset = read_whole(tmp_path, {"a.png": ONE})
+    assert "`boxes=stored`" in dataset.remarks[0]
+
+
 def test_every_exif_turn_takes_a_box_with_its_pixels() -> None:
     import numpy as np
     from PIL import Image
@@ -184,6 +190,17 @@ def test_coco_boxes_in_another_form_are_read_as_they_fit_with_a_remark(tmp_path:
     dataset = read_whole(tmp_path)
     assert said in dataset.remarks[0]
     assert "`boxes=written`" in dataset.remarks[0]
+
+
+def test_a_bad_box_among_many_does_not_hide_the_form(tmp_path: Path) -> None:
+    many = {
+        "a.png": [("cat", (float(x), float(y), x + 9.0, y + 8.0)) for x in range(0, 50, 9) for y in range(0, 39, 9)]
+    }
+    content = corners_for_sides(coco_content(many))
+    content["annotations"].append({"id": 99, "image_id": 1, "category_id": 1, "bbox": [30, 30, 30, 30]})
+    dataset = read_whole(make_coco(tmp_path, content, many), many)
+    assert "x0, y0, x1, y1" in dataset.remarks[0]
+    assert len(dataset.dropped) == 1
 
 
 def test_coco_boxes_that_are_corners_in_fractions_are_read(tmp_path: Path) -> None:

@@ -150,6 +150,9 @@ LAYOUTS: dict[str, Make] = {
     "yolo of labelImg": _flat_yolo,
     "yolo of labelImg, one folder too high": lambda root: _flat_yolo(root / "mine"),
     "yolo 1.1 of CVAT": _cvat_yolo,
+    "yolo with labels in a folder more": lambda root: make_yolo(root, "images", "labels/train"),
+    "yolo with images in a folder more": lambda root: make_yolo(root, "images/all", "labels"),
+    "yolo with labels in folders of images": lambda root: make_yolo(root, "set", "set/labels"),
     "yolo of Darknet": _darknet,
     "yolo of CVAT for ultralytics": _ultralytics_of_cvat,
     "yolo of Label Studio": _label_studio_yolo,
@@ -248,6 +251,7 @@ def test_a_layout_that_is_not_known_is_counted_and_the_nearest_is_named(tmp_path
 def test_images_alone_are_no_remark(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     text(tmp_path / "README.md", "pictures")
+    text(tmp_path / "LICENSE.txt", "yours")
     assert open_dataset(tmp_path, require_boxes=False).remarks == ()
 
 

@@ -38,6 +38,7 @@ FOREIGN = [
     "https://label.example.org/data/upload/1/{}?token=1",
     "./images/{}",
     "other/folder/{}",
+    "my%20images/{}",
 ]
 
 
@@ -193,6 +194,16 @@ def test_a_linked_folder_of_images_is_named_and_read_when_asked_for(tmp_path: Pa
     (root / "images").rename(tmp_path / "elsewhere")
     (root / "images").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DatasetError, match="leads outside"):
+        open_dataset(root)
+    read_whole(root, follow_links=True)
+
+
+def test_a_linked_folder_of_yolo_images_is_named(tmp_path: Path) -> None:
+    root = make_yolo(tmp_path / "set", names=None)
+    text(root / "data.yaml", "train: images\nnames: [cat, dog]\n")
+    (root / "images").rename(tmp_path / "elsewhere")
+    (root / "images").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match="`follow_links`"):
         open_dataset(root)
     read_whole(root, follow_links=True)
 

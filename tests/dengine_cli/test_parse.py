@@ -60,7 +60,12 @@ def test_a_shard_is_two_numbers() -> None:
 
 @pytest.mark.parametrize(
     ("text", "score"),
-    [("0.5", 0.5), ("RBC=0.5, WBC=.3", {"RBC": 0.5, "WBC": 0.3}), ("a=b=0.2", {"a=b": 0.2})],
+    [
+        ("0.5", 0.5),
+        ("RBC=0.5, WBC=.3", {"RBC": 0.5, "WBC": 0.3}),
+        ("a=b=0.2", {"a=b": 0.2}),
+        ("bolt, hex=0.5,nut=1", {"bolt, hex": 0.5, "nut": 1.0}),
+    ],
 )
 def test_a_score_is_a_number_or_one_for_each_class(text: str, score: StoredScore) -> None:
     assert parse_score(text) == score

@@ -181,6 +181,8 @@ def test_shards_of_earlier_versions_load(index: str, folder: Path, toy_bases: di
         ({"num_train_timesteps": "many"}, "num_train_timesteps must be"),
         ({"beta_start": float("inf")}, "beta_start must be from 0 to 1, not inf"),
         ({"steps_offset": -5}, "steps_offset must be"),
+        ({"beta_start": 0}, "the betas begin at 0.0, where nothing is noisy yet"),
+        ({"trained_betas": [1e-300] * 9}, "the betas begin at"),
         ({"timestep_spacing": ["leading"]}, "timestep_spacing is"),
         ({"beta_schedule": "x" * 9000}, "is not supported; linear or scaled_linear"),
         ({"trained_betas": [0.01] * 20_000}, "trained_betas must be"),

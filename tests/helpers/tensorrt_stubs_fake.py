@@ -1,9 +1,8 @@
 """A TensorRT that answers: the bindings' own classes, with the graphs of `fakes` behind them.
 
-Knows: enough of what a builder, a parser, an engine and a context do to build a "plan" (a few words of JSON), load it
-and run it in the caller's memory, and to refuse what the real ones refuse: a context that runs before every shape and
-address is set, a shape outside its profile, the default stream. Everything it was told is kept for the tests to look
-at. Every call goes through `tensorrt_stubs.specced`.
+Knows: enough to build a "plan" (a few words of JSON), load it and run it in the caller's memory, and to refuse what the
+real ones refuse: a context that runs before every shape and address is set, a shape outside its profile, the default
+stream. What it was told is kept. Every call goes through `tensorrt_stubs.specced`.
 """
 
 import ctypes

@@ -89,6 +89,13 @@ def test_classes_left_out_take_the_adapters_own_threshold_then_the_fallback() ->
         assert policy.thresholds({}, NAMES) == every(FALLBACK)
 
 
+def test_names_are_taken_as_they_are_and_two_for_one_class_are_refused() -> None:
+    alike = ("RBC", "rbc")
+    assert ScorePolicy.of({"RBC": 0.9, "rbc": 0.2}).thresholds({}, alike) == {"RBC": 0.9, "rbc": 0.2}
+    with refused(UsageError, "score", "RBC, rbc"):
+        ScorePolicy.of({"RBC": 0.9, "rbc": 0.2}).thresholds({}, NAMES)
+
+
 def test_thresholds_are_in_the_order_of_the_labels() -> None:
     found = ScorePolicy.of({"Platelets": 0.7, "RBC": 0.5}).thresholds({}, NAMES)
     assert tuple(found) == tuple(ScorePolicy.of(0.4).thresholds({}, NAMES)) == NAMES

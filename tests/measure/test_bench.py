@@ -247,7 +247,7 @@ def test_the_command_prints_tables_and_one_json_line_last(tmp_path: Path, monkey
 
     faster = fake_report(machine=fake_report()["machine"] | {"cores": 4})
     faster["engines"][0]["images_per_second"] = 3.0
-    monkeypatch.setattr(module, "bench", lambda settings, report: faster)
+    monkeypatch.setattr(module, "bench", lambda settings, report: BenchSummary(**faster))
     result = dengine("bench", "--compare", out)
     assert "openvino / images_per_second" in result.stdout
     assert "+50.0%" in result.stdout
@@ -257,7 +257,7 @@ def test_the_command_prints_tables_and_one_json_line_last(tmp_path: Path, monkey
 
 def test_when_nothing_could_be_measured_the_command_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = fake_report(engines=[{"engine": "torch", "error": "no torch"}], baseline=[], roofline={})
-    monkeypatch.setattr(module, "bench", lambda settings, report: nothing)
+    monkeypatch.setattr(module, "bench", lambda settings, report: BenchSummary(**nothing))
     result = dengine("bench")
     assert result.exit_code == 1
     assert "torch was not measured: no torch" in result.stdout

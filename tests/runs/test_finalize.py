@@ -73,6 +73,29 @@ def test_yolo_and_imagefolder_have_the_images_that_coco_has(tmp_path: Path) -> N
     assert [json.loads(line)["file_name"] for line in lines] == [image_name(i, "jpg") for i in (0, 3, 6)]
 
 
+def test_yolo_has_a_validation_part_of_its_own_that_finalize_may_change(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    parts = {}
+    for fraction in (0.01, 0.99):
+        finalize(FinalizeSettings(run, formats=("yolo",), val_fraction=fraction))
+        parts[fraction] = [len((run / f"{part}.txt").read_text("utf-8").splitlines()) for part in ("train", "val")]
+    assert parts == {0.01: [4, 1], 0.99: [1, 4]}
+    with refused(UsageError, "val_fraction", 1.0):
+        finalize(FinalizeSettings(run, val_fraction=1.0))
+
+
+def test_a_card_of_somebody_elses_stays(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    finalize(FinalizeSettings(run, formats=("imagefolder",)))
+    assert "class_label" in (run / "README.md").read_text("utf-8")
+    finalize(FinalizeSettings(run, formats=("coco",)))
+    assert not (run / "README.md").exists()
+    (run / "README.md").write_text("mine", "utf-8")
+    finalize(FinalizeSettings(run, formats=("imagefolder",)))
+    finalize(FinalizeSettings(run, formats=("coco",)))
+    assert (run / "README.md").read_text("utf-8") == "mine"
+
+
 def test_a_threshold_below_the_runs_own_needs_the_empty_images(tmp_path: Path) -> None:
     with refused(UsageError, "score", 0.2, 0.3, "`keep_empty=True`"):
         finalize(FinalizeSettings(make_run(tmp_path / "run"), score=0.2))

@@ -107,6 +107,20 @@ def test_a_training_ends_in_an_adapter_folder_and_leaves_the_base_alone(
         _train(shapes, toy_bases["sd1"], tmp_path / "adapter")
 
 
+def test_prompts_that_are_too_long_are_remarked_on_before_the_training(
+    shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    class EnoughError(Exception):
+        """Ends a training at its first event."""
+
+    def report(event: Event) -> None:
+        raise EnoughError(str(event))
+
+    long = replace(OPTIONS, style="photo " * 40)
+    with pytest.raises(EnoughError, match=r"a prompt has \d+ tokens, and 32 are read: .* changes nothing"):
+        fit_adapter(shapes, toy_bases["sd1"], tmp_path / "adapter", long, resume=False, report=report)
+
+
 def test_thresholds_are_chosen_on_the_tune_part_for_the_goal(
     shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -289,7 +289,7 @@ def test_auto_is_silent_where_tensorrt_was_never_meant(tmp_path: Path, monkeypat
     monkeypatch.setattr("engines.backends.torch.TorchBackend", lambda *_, **__: "torch")
     assert cast(Any, open_backend(bundle, "auto", needs=Needs(()), told=told.append)) == "torch"
     assert told == []
-    with refused(BackendError, "bundle", bundle.folder, "graph_dtype='float16')`"):
+    with refused(BackendError, "bundle", bundle.folder, "graph_dtype='float16'))`"):
         check_bundle(bundle)
 
 
