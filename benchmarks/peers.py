@@ -200,11 +200,6 @@ def report(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             "was not judged for them."
         )
     yield table(("peer", "versions", "setting", "images/s"), map(_cells, results))
-    for result in results:
-        painted = [f"{setting_of(one)}: {one['images_per_second']:.2f}" for one in result.get("painted", ())
-                   if "error" not in one]  # fmt: skip
-        if painted:
-            yield f"{result['title']}, images/s of all images: {'; '.join(painted)}."
 
 
 def setting_of(one: Mapping[str, Any]) -> str:

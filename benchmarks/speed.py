@@ -102,9 +102,9 @@ def paint(speed: Speed, name: str, workload: Workload | None = None, *, times: i
     models.
     """
     asked = speed.asked(workload, options={"engine": "auto"} | options)
-    run_alone("benchmarks.speed_tasks:warm_task", asked | {"out": str(speed.run("warm-up"))}, say)
-    arguments = asked | {"out": str(speed.run(name))}
-    return middle(lambda: run_alone("benchmarks.speed_tasks:paint_task", arguments, say), times) | {"run": name}
+    task, arguments = "benchmarks.speed_tasks:paint_task", asked | {"out": str(speed.run(name))}
+    run_alone(task, arguments | {"warm_up": True}, say)
+    return middle(lambda: run_alone(task, arguments, say), times) | {"run": name}
 
 
 def middle(measure: Callable[[], Record], times: int) -> Record:

@@ -48,9 +48,6 @@ def report(value: Mapping[str, Any]) -> Iterator[str]:
     yield from peers.report(steps.get("peers", {}).get("peers", ()))
     yield "## A UNet of Stable Diffusion 2's size"
     yield from _tick(steps)
-    yield "## From load to a first image"
-    yield table(("start", "load, s", "load to first image, s", "with"), _first_image(steps))
-    yield "The first start finds the cache as earlier rows left it. Imports come before the clock."
     yield "## Where the time goes"
     yield from _inside(steps)
     errors = [(name, step["error"]) for name, step in steps.items() if "error" in step]
@@ -151,14 +148,6 @@ def _reach(steps: Steps) -> str:
     least = ours["flops"] / rate["flops_per_second"]
     times = slow["seconds"]["median"] / least
     return f" All of them at this processor's bf16 rate take {least:.2f} s, {times:.2f}x as fast as diffusers."
-
-
-def _first_image(steps: Steps) -> Iterator[Cells]:
-    for name, step in steps.items():
-        if name.startswith("first-image-") and step.get("first_image_seconds") is not None:
-            seconds = (f"{step[key]:.2f}" for key in ("load_seconds", "first_image_seconds"))
-            cache = "cold cache" if name == "first-image-0" else "warm cache"
-            yield cache, *seconds, f"{step['slots']} slots, {step['rows']} rows"
 
 
 def _inside(steps: Steps) -> Iterator[str]:

@@ -39,20 +39,12 @@ WARM_JOBS = 16  # images of the run that fills the cache of compiled models
 def paint_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
     """A run of ours into `out`: `seconds` from the end of loading to every file on the disk, and `images_per_second`.
 
-    `options` are further fields of GenerateSettings. The caller has filled the cache of compiled models (`warm_task`).
+    `options` are further fields of GenerateSettings. With `warm_up` only WARM_JOBS images are painted, which fill the
+    cache of compiled models.
     """
-    return _paint(arguments, Workload.from_json(arguments["workload"]), tell)
-
-
-def warm_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
-    """The same with few images, which are removed."""
-    workload = dict(arguments["workload"])
-    found = _paint(arguments, Workload.from_json(workload | {"jobs": min(WARM_JOBS, workload["jobs"])}), tell)
-    shutil.rmtree(arguments["out"])
-    return found
-
-
-def _paint(arguments: Mapping[str, Any], workload: Workload, tell: Tell) -> Record:
+    load = dict(arguments["workload"])
+    load["jobs"] = min(load["jobs"], WARM_JOBS) if arguments.get("warm_up") else load["jobs"]
+    workload = Workload.from_json(load)
     out = Path(arguments["out"])
     shutil.rmtree(out, ignore_errors=True)
     bundle, references = (

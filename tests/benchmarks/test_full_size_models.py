@@ -17,6 +17,7 @@ PARAMETERS = {  # as published
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd15", "sd21"])
 def test_the_shapes_have_the_published_numbers_of_parameters(name: str) -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -33,6 +34,7 @@ def test_the_shapes_have_the_published_numbers_of_parameters(name: str) -> None:
     assert found == PARAMETERS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "prediction"), [("sd15", "epsilon"), ("sd21", "v_prediction")])
 def test_reduced_models_load_and_fit_each_other(tmp_path: Path, name: str, prediction: str) -> None:
     shape = models.reduced(models.SHAPES[name])
@@ -53,6 +55,7 @@ def test_reduced_models_load_and_fit_each_other(tmp_path: Path, name: str, predi
     assert boxes.std() > 0.05
 
 
+@pytest.mark.slow
 def test_a_row_of_the_full_size_unet_is_counted_with_its_attention() -> None:
     # 0.678e12 without attention's products, as counters give it that do not know the fused kernel.
     assert row_flops(models.SD2_BASE) == pytest.approx(0.804e12, rel=0.01)

@@ -43,6 +43,7 @@ def asked(work: Path, deadline: float) -> None:
     (work / "asked.json").write_text(json.dumps({"identity": IDENTITY, "deadline": deadline}), "utf-8")
 
 
+@pytest.mark.slow
 def test_a_stage_keeps_every_row_with_its_figures(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "counted_images", lambda batch: batch)
     monkeypatch.setattr(rows, "time_calls", lambda run, device, **_: time_calls(run, device, warm_up=1, calls=1))
@@ -73,6 +74,7 @@ def test_both_sides_paint_as_many_images_and_stages_share_the_time() -> None:
     assert list(every.values()) == sorted(every.values())
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_run_say_why_and_do_not_stop_the_others(work: Path) -> None:
     gpu.run_stage("dengine-compiled", work)
     result = gpu.summary(gpu.steps_of(work, IDENTITY).all(), {})
@@ -100,6 +102,7 @@ def test_a_stage_that_is_late_says_so_and_the_next_start_does_what_is_left(
     assert (found["row a"], found["row b"]) == ({"rate": 1}, {"rate": 2})
 
 
+@pytest.mark.slow
 def test_the_reference_compiles_its_unet_and_its_decoder(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "counted_images", lambda batch: batch)
     seen: list[Any] = []
@@ -116,6 +119,7 @@ def test_the_reference_compiles_its_unet_and_its_decoder(models: Path, monkeypat
     assert seen == [("UNet2DConditionModel", wanted), ("decode", wanted)]
 
 
+@pytest.mark.slow
 def test_the_references_label_reads_the_conditional_half_of_the_last_call(models: Path) -> None:
     pipeline = Diffusers(rows.unexported(models, rows.TOY), rows.TOY.steps, CPU)
     seen: list[tuple[Any, ...]] = []
@@ -143,6 +147,7 @@ def is_running(stat: Path) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_stage_whose_time_is_up_is_ended_with_all_its_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

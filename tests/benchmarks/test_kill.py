@@ -29,6 +29,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> int:
     return kill_test.main()
 
 
+@pytest.mark.slow
 def test_runs_that_go_on_to_the_same_bytes_are_identical(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -39,6 +40,7 @@ def test_runs_that_go_on_to_the_same_bytes_are_identical(
     assert not list((tmp_path / "work").glob("round-?"))
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_after_a_kill_is_named_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,7 +67,7 @@ def test_the_run_its_shards_and_finalize_give_one_dataset(alone: list[dict[str, 
 def test_all_mistakes_are_counted_and_few_are_named(
     alone: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large, "merge", lambda asked: (asked.out / "images").mkdir(parents=True))
+    monkeypatch.setattr(large, "merge", lambda asked: (Path(asked.out) / "images").mkdir(parents=True))
     result = large.measure(tmp_path, tmp_path / "bundle", IMAGES, SHARDS)
     (bar,) = [bar for bar in large.bars(result) if "merged shards" in bar[0]]
     assert bar[2:] == (result["files"], False)
