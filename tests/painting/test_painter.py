@@ -13,6 +13,7 @@ from PIL import Image
 from engines.datasets.dataset import open_dataset
 from engines.painting import painter as painter_module
 from engines.painting.jobs import Job, Plan, make_job
+from engines.painting.networks import TextEncoder
 from engines.painting.painter import Painter, longest_first
 from engines.painting.resolve import make_plan, resolve
 from engines.painting.settings import GenerateSettings
@@ -111,3 +112,15 @@ def test_pictures_have_the_size_of_the_frame(tmp_path: Path) -> None:
     (outcome,) = painter.paint([make_job(plan, 0, 0)], lambda: False)
     assert outcome.pixels is not None
     assert outcome.pixels.shape == (FRAME[1], FRAME[0], 3)
+
+
+@pytest.mark.parametrize(("most", "encoded"), [(0, 5), (2, 4)])
+def test_as_many_prompts_are_kept_as_the_device_gains_by(tmp_path: Path, most: int, encoded: int) -> None:
+    backend = FakeBackend()
+    text = TextEncoder(make_bundle(tmp_path / "bundle"), as_backend(backend))
+    assert text._most == 0, "nothing on a CPU"
+    text._most = most
+    found = [text(prompt) for prompt in ("a", "b", "a", "c", "b")]
+    assert backend.calls["text_encoder"] == encoded
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])

@@ -258,13 +258,6 @@ def test_rows_follow_from_how_many_steps_are_guided(paint: Generate, tmp_path: P
     assert rows == {"all": 8, "none": 4, "half": 6}
 
 
-def test_every_prompt_is_encoded_once(paint: Generate, tmp_path: Path) -> None:
-    backend = FakeBackend()
-    paint(tmp_path / "run", jobs=40, backend=backend)
-    prompts = {entry.prompt for entry in read_entries(tmp_path / "run" / JOURNAL)}
-    assert backend.calls["text_encoder"] == len(prompts | {""})
-
-
 def test_networks_are_prepared_once_at_fixed_shapes(paint: Generate, tmp_path: Path) -> None:
     backend = FakeBackend()
     paint(tmp_path / "run", jobs=13, backend=backend, slots=3, size=(64, 32))
