@@ -206,7 +206,7 @@ def test_plans_built_ahead_are_kept_and_found(rtx: Library, toy_bundle_fp16: Pat
         line = missing_plans(store, bundle, other, needs)
         assert line is not None
         assert str(here) in line
-        assert f"`build_plans({str(bundle.folder)!r})`" in line
+        assert f"`build_plans(BuildPlansSettings({str(bundle.folder)!r}))`" in line
         assert "\n" not in line
 
 
