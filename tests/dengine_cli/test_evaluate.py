@@ -102,6 +102,7 @@ def test_the_table_and_the_images_left_out_are_printed(folders: dict[str, Path],
     assert "matplotlib is not installed" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_whole_comparison_from_the_command_line(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     options = worth._options
     monkeypatch.setattr(worth, "_options", lambda settings: options(_with(settings, changes=(TINY | {"steps": 1}))))

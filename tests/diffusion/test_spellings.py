@@ -230,6 +230,7 @@ def vae_files(base: Path, files: dict[str, Path], root: Path) -> dict[str, Path]
     return found
 
 
+@pytest.mark.slow
 def test_a_file_without_a_vae_says_so_and_takes_one_from_anywhere(
     toy_bases: dict[str, Path], files: dict[str, Path], configs: Path, tmp_path: Path
 ) -> None:

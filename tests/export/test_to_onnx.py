@@ -95,6 +95,7 @@ def test_half_graphs_read_stored_halves_as_they_are_and_islands_cast_them(tmp_pa
         assert verify.relative_error(torch.from_numpy(found), expected) < 2e-3
 
 
+@pytest.mark.slow
 def test_upcast_attention_goes_through_float32_scores_in_a_half_graph(tmp_path: Path) -> None:
     import onnxruntime
     from diffusers.models.attention_processor import Attention
@@ -148,6 +149,7 @@ def test_graphs_of_the_older_opset_match_pytorch_too(toy_bundle: Path, tmp_path:
     assert verify.relative_error(torch.from_numpy(found), expected) < spec.tolerance
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_in_the_file_are_refused(tmp_path: Path) -> None:
     module = _Linear()
     save_file({name: 2 * value for name, value in module.named_parameters()}, tmp_path / "w.safetensors")
@@ -156,6 +158,7 @@ def test_weights_that_are_not_in_the_file_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "graph.onnx").exists()
 
 
+@pytest.mark.slow
 def test_a_module_that_cannot_be_traced_is_an_export_error(tmp_path: Path) -> None:
     class Branches(_Linear):
         def forward(self, latents: torch.Tensor) -> torch.Tensor:
