@@ -15,6 +15,7 @@ COUNT = int(os.environ.get("DENGINE_FUZZ", "150"))  # mutations of each file; th
 SEED = int(os.environ.get("DENGINE_FUZZ_SEED", "0"))
 
 
+@pytest.mark.slow
 def test_spoilt_files_of_models_are_read_or_refused(
     toy_bases: dict[str, Path], toy_adapters: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from fuzz_datasets import fuzz_datasets
 
 MUTATIONS = 600  # some 4 seconds; `python tests/helpers/fuzz_datasets.py` tries more
 
 
+@pytest.mark.slow
 def test_spoilt_dataset_files_are_read_or_refused_in_a_line(tmp_path: Path) -> None:
     report = fuzz_datasets(tmp_path, MUTATIONS, seed=23)
     assert report.problems == []

@@ -114,6 +114,7 @@ def test_a_whole_comparison_from_the_command_line(folders: dict[str, Path], monk
     assert json.loads((folders["--out"] / COMPARISON).read_text())["seeds"] == [0]
 
 
+@pytest.mark.slow
 def test_without_generated_images_the_real_ones_are_measured(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,6 +175,7 @@ def agrees(folder: Path) -> bool:
     return (folder / "data.yaml").exists() and all(other == listed for other in others)
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_dataset_that_agrees_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

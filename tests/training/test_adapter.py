@@ -82,6 +82,7 @@ def _source(shapes: Dataset, frozen: FrozenPyramid, **changes: Any) -> BatchSour
     return BatchSource(shapes.records, NAMES, frozen, replace(options, **changes))
 
 
+@pytest.mark.slow
 def test_a_training_ends_in_an_adapter_folder_and_leaves_the_base_alone(
     shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -121,6 +122,7 @@ def test_prompts_that_are_too_long_are_remarked_on_before_the_training(
         fit_adapter(shapes, toy_bases["sd1"], tmp_path / "adapter", long, resume=False, report=report)
 
 
+@pytest.mark.slow
 def test_thresholds_are_chosen_on_the_tune_part_for_the_goal(
     shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

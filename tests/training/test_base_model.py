@@ -130,6 +130,7 @@ def test_a_training_stopped_after_the_first_stage_resumes_to_the_same_bits(datas
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_a_resume_with_moved_boxes_is_refused_though_their_number_is_the_same(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _train(dataset, tmp_path / "base", stop="unet")
@@ -158,6 +159,7 @@ def test_labels_are_read_only_where_the_list_allows(
     assert prompts == {"", "a test photo"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sd1", "sd2"])
 def test_training_goes_on_from_either_stable_diffusion_shape(
     dataset: Dataset, toy_bases: dict[str, Path], tmp_path: Path, kind: str

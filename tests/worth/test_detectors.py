@@ -313,6 +313,7 @@ def test_training_can_begin_with_another_detectors_weights(shapes: list[Record],
     assert weights["network.model.enc_score_head.weight"].shape == (3, 32)
 
 
+@pytest.mark.slow
 def test_training_can_begin_with_a_checkpoint_of_transformers(shapes: list[Record], tmp_path: Path) -> None:
     source = rt_detr.build(TINY, 80)
     source.network.save_pretrained(tmp_path / "checkpoint")

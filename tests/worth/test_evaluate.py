@@ -194,6 +194,7 @@ def test_a_comparison_leaves_detectors_figures_and_a_picture(settings: EvaluateS
     assert (settings.out / PLOT).exists()
 
 
+@pytest.mark.slow
 def test_both_arms_begin_with_the_same_weights_and_take_as_many_steps(
     settings: EvaluateSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +248,7 @@ def test_an_interrupted_comparison_resumes_to_the_same_figures(
     assert not (settings.out / ".lock").is_dir()
 
 
+@pytest.mark.slow
 def test_the_real_images_alone_are_measured_first_and_compared_later(settings: EvaluateSettings) -> None:
     scaled = replace(settings, short_side=48, changes=(TINY | {"steps": 1}))
     alone = evaluate(replace(scaled, synthetic=()))
