@@ -46,6 +46,7 @@ def painted(alone: list[dict[str, Any]], tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_run_its_shards_and_finalize_give_one_dataset(alone: list[dict[str, Any]], tmp_path: Path) -> None:
     result = large.measure(tmp_path, tmp_path / "bundle", IMAGES, SHARDS)
     assert [asked["shard"] for asked in alone] == [None, (1, SHARDS), (2, SHARDS)]
@@ -106,6 +107,7 @@ def remove_box(folder: Path) -> None:
     (folder / "annotations.json").write_text(json.dumps(coco), "utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "said"),
     [

@@ -70,6 +70,7 @@ def assert_equal_weights(found: BaseModel, expected: BaseModel) -> None:
             assert torch.equal(getattr(found, part).state_dict()[name], value), f"{part}.{name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [None, "fp16", "ema"])
 @pytest.mark.parametrize("shards", ["1TB", "30KB"])
 def test_shards_and_variants_load(folder: Path, toy_bases: dict[str, Path], variant: str | None, shards: str) -> None:

@@ -26,6 +26,7 @@ from engines.diffusion.clip_vocabulary import write_clip_tokenizer
 from engines.errors import ModelError, UsageError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "prediction"), [("sd1", None), ("sd2", "v_prediction"), ("sd2", "epsilon")])
 def test_a_converted_file_is_the_model_it_was_made_of(
     kind: str,

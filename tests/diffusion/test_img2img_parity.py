@@ -47,6 +47,7 @@ def scene(request: pytest.FixtureRequest, toy_bases: dict[Any, Path]) -> tuple[B
     return base, pipeline, base.encode_images(to_pixels(picture.numpy())[None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.3, 0.75, 1.0])
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
 def test_final_latents_equal_the_img2img_pipeline(

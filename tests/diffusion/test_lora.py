@@ -159,6 +159,7 @@ def sd1(toy_bases: dict[str, Path]) -> BaseModel:
     return load_base(toy_bases["sd1"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sd1", "sd2"])
 @pytest.mark.parametrize("spelling", [kohya, kohya_original, comfy, peft, peft_saved, diffusers_new, diffusers_old])
 def test_fused_weights_are_the_sum_in_every_spelling(

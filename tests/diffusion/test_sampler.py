@@ -100,6 +100,7 @@ def test_every_image_is_what_a_plain_loop_paints(sampler: Any, eta: float, slots
         torch.testing.assert_close(results[one.index], by_hand(one, schedule, 3.0, 0.2, 0.7), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", toy.KINDS)
 def test_a_real_network_paints_the_same_alone_in_a_full_batch_and_in_another_order(
     toy_bases: dict[Any, Any], kind: toy.Kind

@@ -79,6 +79,7 @@ def worst_step(schedule: Schedule, peer: Any, start: int, eta: float) -> float:
     return worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize(("sampler", "eta"), [("ddim", 0.0), ("ddim", 0.4), ("ddim", 1.0), ("dpmpp", 0.0)])
@@ -148,6 +149,7 @@ def worst_in_a_mixed_batch(config: dict[str, Any], sampler: SamplerName, eta: fl
     return worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("model", ["sd1", "sd2", "sd2_v"])
 @pytest.mark.parametrize(("sampler", "eta"), [("ddim", 0.0), ("ddim", 0.3), ("dpmpp", 0.0)])

@@ -63,6 +63,7 @@ def test_weights_are_those_that_diffusers_reads_of_an_sd2_file_with_transformers
     assert_same(load_base(config), load_base(toy_bases["sd2"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "prefix", "spelling"),
     [

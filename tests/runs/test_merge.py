@@ -48,6 +48,7 @@ def test_what_one_shard_alone_knows_of_the_classes_is_kept(paint: Paint, tmp_pat
     assert json.loads((tmp_path / "merged" / RUN).read_text("utf-8"))["frequencies"] == {"rbc": 9.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("parts", "views"), [(1, 1), (3, 1), (3, 2), (6, 1)])
 def test_merged_shards_equal_the_unsplit_run_byte_for_byte(
     paint: Paint, tmp_path: Path, parts: int, views: int

@@ -122,6 +122,7 @@ def test_the_table_has_a_row_a_figure_and_a_column_an_arm() -> None:
     assert arm_name(7, 30) == "real + 7 generated"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arms", [2, 3])
 def test_the_picture_is_a_png_and_repeats(tmp_path: Path, arms: int) -> None:
     for name in ("a.png", "b.png"):
