@@ -4,7 +4,7 @@
 
 `peers.py` writes what is asked (`measure`) and starts this. It exports the model once (not timed), times one full batch
 of every batch size and kind of setting, and paints the whole workload with what promises to be fastest. Jobs that take
-the same number of steps share batches, since a pipeline has one strength a call. Every image is written as a JPEG
+the same number of evaluations share batches, since a pipeline has one strength a call. Every image is written as a JPEG
 before the clock stops. A setting that does not run is listed with its error.
 
 Knows: the two pipelines and their settings. Does not know: where jobs come from, boxes, or other engines.
@@ -57,9 +57,9 @@ def kinds_of(peer: str, bf16: bool, int8: bool) -> list[tuple[str, bool]]:
 
 
 def groups_of(jobs: Sequence[Job]) -> dict[int, list[Job]]:
-    """Jobs by the number of steps they take, longest first."""
+    """Jobs by the number of evaluations they take, longest first, those of like strengths side by side."""
     groups: dict[int, list[Job]] = {}
-    for job in sorted(jobs, key=lambda job: (-job["steps"], job["index"])):
+    for job in sorted(jobs, key=lambda job: (-job["steps"], job["strength"], job["index"])):
         groups.setdefault(job["steps"], []).append(job)
     return groups
 
@@ -155,7 +155,7 @@ def load(peer: str, folder: Path, setting: Setting, known: Mapping[str, Any]) ->
         pipeline.compile()
     else:
         pipeline = _pipeline_class(peer).from_pretrained(str(folder))
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
     pipeline.set_progress_bar_config(disable=True)
     if not setting.static:
         return pipeline
@@ -164,21 +164,25 @@ def load(peer: str, folder: Path, setting: Setting, known: Mapping[str, Any]) ->
 
 
 def paint(pipeline: Any, batch: Sequence[Job], known: Mapping[str, Any], folder: Path) -> list[Any]:
-    """The images of one batch, whose jobs take equally many steps.
+    """The images of one batch, whose jobs take equally many evaluations, at their mean strength.
 
+    img2img runs floor(steps x strength) of a schedule from pure noise: it gets the fewest steps that come to as many.
     One generator a call, so that the pipeline encodes its crops in one batch.
     """
     import torch
     from PIL import Image
 
+    strength = sum(job["strength"] for job in batch) / len(batch)
+    steps = math.ceil(batch[0]["steps"] / strength)
+    steps += int(steps * strength) < batch[0]["steps"]  # where the product was rounded down
     crops = [Image.open(folder / job["crop"]).convert("RGB") for job in batch]
     return list(
         pipeline(
             prompt=[job["prompt"] for job in batch],
             negative_prompt=[known["negative_prompt"]] * len(batch),
             image=crops,
-            strength=batch[0]["strength"],
-            num_inference_steps=known["steps"],
+            strength=strength,
+            num_inference_steps=steps,
             guidance_scale=known["guidance"],
             eta=known["eta"],
             generator=torch.Generator().manual_seed(batch[0]["index"]),

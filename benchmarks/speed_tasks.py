@@ -20,7 +20,7 @@ from engines.bundle.bundle import default_bundle, open_bundle
 from engines.common.events import Event, EventKind
 from engines.common.files import sha256_file
 from engines.datasets.images import read_image
-from engines.diffusion.schedule import make_schedule, start_index, step_rows
+from engines.diffusion.schedule import Schedules, step_rows
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.labels.rules import is_label
@@ -129,13 +129,13 @@ def read_coco_labels(folder: Path) -> tuple[list[Path], list[Instances], tuple[s
 
 def unet_rows(folder: Path) -> float:
     """UNet rows an image that the sampler of a run computed: two for a guided step, one for any other."""
-    options = require_run(folder).options
+    run = require_run(folder)
+    options, interval = run.options, run.options.guidance_interval or (0.0, 1.0)
     bundle = open_bundle(options.bundle or default_bundle(), verify=False)
-    schedule = make_schedule(bundle.scheduler_config, options.sampler, options.steps, options.eta)
-    rows = step_rows(schedule, options.guidance, options.guidance_interval or (0.0, 1.0))
-    strengths = [entry.strength for entry in read_entries(folder / JOURNAL)]
-    firsts = (0 if strength is None else start_index(schedule, strength) for strength in strengths)
-    return float(sum(int(rows[first:].sum()) for first in firsts) / max(len(strengths), 1))
+    schedules = Schedules(bundle.scheduler_config, options.sampler, options.steps, options.eta, floored=run.floored)
+    taken = [schedules.of(entry.strength) for entry in read_entries(folder / JOURNAL)]
+    rows = (int(step_rows(schedule, options.guidance, interval)[first:].sum()) for schedule, first in taken)
+    return float(sum(rows) / max(len(taken), 1))
 
 
 def same_labels_task(arguments: Mapping[str, Any], tell: Tell) -> Record:

@@ -34,13 +34,18 @@ def command(
     reference_split: Annotated[str | None, typer.Option(help="Part of the reference dataset, such as train.")] = None,
     strength: Annotated[
         str | None,
-        typer.Option(metavar="LOW:HIGH", help="How much of a reference is repainted, low:high.  [default: 0.4:0.8]"),
+        typer.Option(
+            metavar="LOW:HIGH", help="Noise level t/T that references are repainted from, low:high.  [default: 0.4:0.8]"
+        ),
     ] = None,
     flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror half of the references.")] = True,
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Pixels of an image, such as 320x256.  [default: the bundle's]")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the schedule.  [default: 25]")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Evaluations from the noise level to a clean image; from text alone 25.  [default: 15]"),
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="ddim or dpmpp.  [default: ddim]")] = None,
     eta: Annotated[float | None, typer.Option(help="Noise that ddim adds on the way, 0 to 1.  [default: 0]")] = None,
     guidance: Annotated[

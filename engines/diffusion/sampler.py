@@ -2,12 +2,12 @@
 
 Knows: how to keep S slots busy with images that begin and end at different times, how guidance spends
 network rows, and how a schedule's table updates all slots at once. A slot that finishes takes the next task,
-as servers of language models batch continuously (Orca, Yu et al., OSDI 2022). A tick reads and writes the same
-memory every time, so that a call that allows it is recorded with the whole tick, from the second on
-(`engines.diffusion.capture`). Knows nothing about prompts, VAEs, labels or files, nor which runtime stands
-behind the call.
+as servers of language models batch continuously (Orca, Yu et al., OSDI 2022). Every slot has the
+coefficients of its own task's schedule. A tick reads and writes the same memory every time, so that a call that
+allows it is recorded with the whole tick, from the second on (`engines.diffusion.capture`). Knows nothing about
+prompts, VAEs, labels or files, nor which runtime stands behind the call.
 
-S slots, R rows of a network call, Z/h/w latents, L text length, D text width, T steps of the schedule.
+S slots, R rows of a network call, Z/h/w latents, L text length, D text width, T steps of the longest schedule.
 """
 
 from collections import deque
@@ -53,9 +53,10 @@ class Task:
     index: int  # of the job; part of the noise's key
     seed: int  # the rest of the noise's key
     latents: torch.Tensor | npt.NDArray[np.float32] | None  # clean, of the reference, [Z, h, w]; None: noise
-    start: int  # first step of the schedule to run (`schedule.start_index`); 0 without a reference
+    start: int  # first step of its schedule to run; 0 without a reference
     cond: torch.Tensor  # encoder_hidden_states of the prompt, [L, D]
     uncond: torch.Tensor  # encoder_hidden_states of the negative prompt, [L, D]
+    schedule: Schedule | None = None  # its own, of no more steps than the sampler's; None: the sampler's
 
 
 @dataclass
@@ -64,6 +65,13 @@ class _Slot:
 
     task: Task
     step: int
+    schedule: Schedule
+    rows: Sequence[int]  # of a network call, that each step takes
+
+    @property
+    def cost(self) -> int:
+        """Rows that the next step takes."""
+        return self.rows[self.step]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +126,8 @@ class SlotSampler:
     ) -> None:
         """`told` is called after every tick; `record` makes the recording of a tick, where the call is capturable.
 
-        Raises UsageError for slots, rows or guidance out of range; `rows` must be the call's own R.
+        `schedule` is that of tasks without one of their own, and no task's has more steps. Raises UsageError for slots,
+        rows or guidance out of range; `rows` must be the call's own R.
 
         `guidance_scale` is the weight g of classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598)
         in diffusers' convention, uncond + g (cond - uncond): 1 is the prompt alone. `guidance_interval` is
@@ -138,13 +147,10 @@ class SlotSampler:
         self._slots = slots
         self._rows = rows
         self._guidance_scale = float(guidance_scale)
-        self._step_rows = taken.tolist()
+        self._guidance_interval = guidance_interval
         self._shape = tuple(sample.shape[1:])
         self._device = sample.device
-        self._timesteps = schedule.timesteps.tolist()
-        self._adds_noise = schedule.adds_noise.tolist()
-        table = np.concatenate([schedule.first, schedule.later])
-        self._table = torch.from_numpy(table).to(self._device)
+        self._table = torch.zeros((slots * schedule.steps, 6), device=self._device)  # T rows a slot
         self._told = told
         self._record = record
         self._state = self._new_state()
@@ -169,8 +175,7 @@ class SlotSampler:
         while True:
             for slot in range(self._slots):
                 if slot not in busy and (task := next(source, None)) is not None:
-                    self._load(slot, task)
-                    busy[slot] = _Slot(task, task.start)
+                    busy[slot] = self._load(slot, task)
                     waiting.append(slot)
             if not busy:
                 return
@@ -179,7 +184,8 @@ class SlotSampler:
             finished: list[int] = []
             for slot in chosen:
                 busy[slot].step += 1
-                (finished if busy[slot].step == self._schedule.steps else waiting).append(slot)
+                done = busy[slot].step == busy[slot].schedule.steps
+                (finished if done else waiting).append(slot)
             yield from [(busy.pop(slot).task, self._state.x[slot].clone()) for slot in finished]
 
     def _new_state(self) -> _State:
@@ -188,23 +194,34 @@ class SlotSampler:
         return _State(x, h_prev, noise, text.new_zeros((2 * self._slots, *text.shape[1:])))
 
     @torch.no_grad()
-    def _load(self, slot: int, task: Task) -> None:
-        """Put a task's first latents and its two texts into a slot."""
-        self._check_task(task)
+    def _load(self, slot: int, task: Task) -> _Slot:
+        """Put a task's first latents, its two texts and the coefficients of its schedule into a slot."""
+        schedule = task.schedule or self._schedule
+        rows = step_rows(schedule, self._guidance_scale, self._guidance_interval).tolist()
+        self._check_task(task, schedule, max(rows))
         state = self._state
         start = initial_noise(self._shape, task.seed, task.index)
         if task.latents is not None:
-            signal, share = self._schedule.start[task.start].tolist()
+            signal, share = schedule.start[task.start].tolist()
             start = signal * torch.as_tensor(task.latents).to(start) + share * start
         state.x[slot] = send(start, self._device)
         state.text[slot] = task.cond.to(state.text)
         state.text[self._slots + slot] = task.uncond.to(state.text)
+        table = np.concatenate([schedule.first[: task.start + 1], schedule.later[task.start + 1 :]])
+        place = slot * self._schedule.steps
+        self._table[place : place + schedule.steps] = send(torch.from_numpy(table), self._device)
+        return _Slot(task, task.start, schedule, rows)
 
-    def _check_task(self, task: Task) -> None:
-        if not 0 <= task.start < self._schedule.steps or (task.latents is None and task.start > 0):
+    def _check_task(self, task: Task, schedule: Schedule, most_rows: int) -> None:
+        if not 0 <= task.start < schedule.steps or (task.latents is None and task.start > 0):
             raise UsageError(
-                f"image {task.index} begins at step {task.start}; 0 to {self._schedule.steps - 1} was "
+                f"image {task.index} begins at step {task.start}; 0 to {schedule.steps - 1} was "
                 "expected, and 0 without a reference."
+            )
+        if schedule.steps > self._schedule.steps or most_rows > self._rows:
+            raise UsageError(
+                f"image {task.index} takes {schedule.steps} steps of up to {most_rows} rows; at most "
+                f"{self._schedule.steps} steps of {self._rows} rows were expected."
             )
         text = tuple(self._state.text.shape[1:])
         for name, tensor, shape in (
@@ -220,7 +237,7 @@ class SlotSampler:
         chosen, passed, free = [], [], self._rows
         while waiting and free:
             slot = waiting.popleft()
-            cost = self._step_rows[busy[slot].step]
+            cost = busy[slot].cost
             if cost <= free:
                 chosen.append(slot)
                 free -= cost
@@ -234,7 +251,7 @@ class SlotSampler:
         """One network call, and one step of every chosen slot."""
         for slot in chosen:
             step, task = busy[slot].step, busy[slot].task
-            if self._adds_noise[step]:
+            if busy[slot].schedule.adds_noise[step]:
                 noise = step_noise(self._shape, task.seed, task.index, step)
                 self._state.noise[slot] = send(noise, self._device)
         self._numbers.copy_(send(self._plan(busy, chosen), self._device))
@@ -278,16 +295,17 @@ class SlotSampler:
         cond_row, uncond_row, table_row, active = ([0] * S for _ in range(4))
         for slot in chosen:
             step = busy[slot].step
+            timestep = int(busy[slot].schedule.timesteps[step])
             cond_row[slot] = uncond_row[slot] = len(rows)
-            table_row[slot] = step if step == busy[slot].task.start else T + step
+            table_row[slot] = slot * T + step
             active[slot] = 1
-            rows.append((slot, slot, self._timesteps[step]))
-            if self._step_rows[step] == 2:
+            rows.append((slot, slot, timestep))
+            if busy[slot].cost == 2:
                 uncond_row[slot] = len(rows)
-                rows.append((slot, S + slot, self._timesteps[step]))
+                rows.append((slot, S + slot, timestep))
         self.ticks += 1
         self.rows_used += len(rows)
-        first = rows[: self._step_rows[busy[chosen[0]].step]]
+        first = rows[: busy[chosen[0]].cost]
         rows += (first * R)[: R - len(rows)]
         return torch.tensor([*chain(*zip(*rows, strict=True)), *cond_row, *uncond_row, *table_row, *active])
 

@@ -16,6 +16,7 @@ and the last step are those of diffusers' DDIMScheduler and DPMSolverMultistepSc
 T steps of the schedule, N timesteps of the training (1000 for Stable Diffusion).
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from engines.errors import UsageError
 
 SamplerName = Literal["ddim", "dpmpp"]
 Floats = npt.NDArray[np.float64]
+_KEPT = 256  # schedules kept, of as many strengths
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +78,81 @@ def make_schedule(scheduler_config: Mapping[str, Any], sampler: SamplerName, ste
     check_scheduler(scheduler_config)
     abar = alphas_cumprod(dict(scheduler_config)).numpy()
     timesteps = _timesteps(scheduler_config, sampler, steps, len(abar))
+    # As in diffusers, a step of DDIM ends N // T timesteps lower, whatever the spacing.
+    return _tables(scheduler_config, sampler, abar, timesteps, timesteps - len(abar) // steps, eta)
+
+
+def schedule_from(
+    scheduler_config: Mapping[str, Any], sampler: SamplerName, steps: int, eta: float, strength: float
+) -> Schedule:
+    """The schedule of `steps` evaluations between the noise level of `strength` in (0, 1] and none, evenly spaced.
+
+    The first is at t = round(N strength) - 1, whatever the number of steps and the sampler. This is diffusers'
+    "trailing" spacing of that part of the N timesteps: where `steps / strength` is a whole number n that divides N, it
+    is the last part of a trailing schedule of n steps. A level of fewer timesteps than `steps` has an evaluation at
+    each of them.
+    Settings that `make_schedule` refuses must have been refused; raises UsageError for a strength out of range.
+    """
+    _check_strength(strength)
+    abar = alphas_cumprod(dict(scheduler_config)).numpy()
+    level = max(1, round(len(abar) * strength))
+    marks = np.unique(np.round(level * np.arange(1, steps + 1) / steps).astype(np.int64))
+    timesteps = marks[marks > 0][::-1] - 1
+    return _tables(scheduler_config, sampler, abar, timesteps, np.append(timesteps[1:], -1), eta)
+
+
+class Schedules:
+    """The schedules of a run's jobs, by their strength."""
+
+    def __init__(
+        self,
+        scheduler_config: Mapping[str, Any],
+        sampler: SamplerName,
+        steps: int,
+        eta: float = 0.0,
+        *,
+        floored: bool = False,
+    ) -> None:
+        """`floored`: a strength means what it did in runs of format 2: of the schedule from pure noise, the last
+        floor(T strength) steps are run. Raises what `make_schedule` does.
+        """
+        self.whole = make_schedule(scheduler_config, sampler, steps, eta)  # from pure noise
+        self._floored = floored
+        self._from = functools.lru_cache(_KEPT)(
+            lambda strength: schedule_from(scheduler_config, sampler, steps, eta, strength)
+        )
+
+    def of(self, strength: float | None) -> tuple[Schedule, int]:
+        """The schedule of a job and the step of it that comes first; `strength` None: from pure noise.
+
+        Raises UsageError for a strength out of range, or one that leaves no step.
+        """
+        if strength is None:
+            return self.whole, 0
+        if self._floored:
+            return self.whole, start_index(self.whole, strength)
+        return self._from(strength), 0
+
+    def steps(self, strength: float | None) -> int:
+        """How many evaluations a job takes; none at strength 0."""
+        if strength == 0.0:
+            return 0
+        schedule, first = self.of(strength)
+        return schedule.steps - first
+
+
+def _tables(
+    scheduler_config: Mapping[str, Any],
+    sampler: SamplerName,
+    abar: Floats,
+    timesteps: npt.NDArray[np.int64],
+    below: npt.NDArray[np.int64],
+    eta: float,
+) -> Schedule:
+    """The tables of these timesteps; `below` is where each step of DDIM ends, negative for the clean end."""
     prediction = np.stack(_predict_clean(scheduler_config, abar[timesteps]), axis=1)
     if sampler == "ddim":
-        update = _ddim_update(scheduler_config, abar, timesteps, steps, eta)
+        update = _ddim_update(scheduler_config, abar, timesteps, below, eta)
         updates = (update, update)
     else:
         updates = _dpmpp_updates(abar[timesteps])
@@ -87,14 +161,18 @@ def make_schedule(scheduler_config: Mapping[str, Any], sampler: SamplerName, ste
     return Schedule(timesteps, first, later, start, len(abar))
 
 
-def start_index(schedule: Schedule, strength: float) -> int:
-    """First step of a reference repainted at `strength` in (0, 1]: the last floor(T strength) are run.
-
-    1 runs all steps, on latents that keep almost nothing of the reference. Counted as diffusers' img2img
-    does. Raises UsageError for a strength out of range, or one that leaves no step to run.
-    """
+def _check_strength(strength: float) -> None:
     if not 0.0 < strength <= 1.0:
         raise UsageError(f"strength is {strength}; a number above 0 and up to 1 was expected.", field="strength")
+
+
+def start_index(schedule: Schedule, strength: float) -> int:
+    """First step of a reference repainted at `strength` in (0, 1], as diffusers' img2img counts: the last
+    floor(T strength) are run. What runs of format 2 did.
+
+    Raises UsageError for a strength out of range, or one that leaves no step to run.
+    """
+    _check_strength(strength)
     run = min(int(schedule.steps * strength), schedule.steps)
     if run == 0:
         raise UsageError(
@@ -164,15 +242,17 @@ def _predict_clean(config: Mapping[str, Any], abar: Floats) -> tuple[Floats, Flo
 
 
 def _ddim_update(
-    config: Mapping[str, Any], abar: Floats, timesteps: npt.NDArray[np.int64], steps: int, eta: float
+    config: Mapping[str, Any],
+    abar: Floats,
+    timesteps: npt.NDArray[np.int64],
+    below: npt.NDArray[np.int64],
+    eta: float,
 ) -> Floats:
     """a_x, a_h, a_prev (0) and a_n of DDIM, [T, 4].
 
     x holds the noise eps = (x - sqrt(abar) h) / sqrt(1 - abar), and
-    x' = sqrt(abar') h + sqrt(1 - abar' - std^2) eps + std z. As in diffusers, x' is N // T timesteps below x,
-    whatever the spacing.
+    x' = sqrt(abar') h + sqrt(1 - abar' - std^2) eps + std z, at the timesteps `below`.
     """
-    below = timesteps - len(abar) // steps
     final = 1.0 if config.get("set_alpha_to_one", True) else abar[0]
     now, target = abar[timesteps], np.where(below >= 0, abar[np.maximum(below, 0)], final)
     variance = (1.0 - target) / (1.0 - now) * (1.0 - now / target)

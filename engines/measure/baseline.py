@@ -10,7 +10,6 @@ fsync and the journal that `generate` pays for.
 
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,15 +112,15 @@ def try_batches(
 ) -> dict[str, float]:
     """Images/s of one full batch of each size, the whole chain to disk, by size as text; `settings.batch` is not read.
 
-    The jobs are those of the workload's most frequent number of steps, repeated where they are too few. A size is
+    The jobs are the workload's, in the middle of its strengths first, repeated where they are too few. A size is
     painted twice, and the faster time counts. The trial ends where a size is slower than FALLEN of the best before it,
     or does not fit into memory; BackendError where none fits.
     """
     _, work, baseline = _opened(settings, tell)
     folder = settings.out / IMAGES
     folder.mkdir(parents=True, exist_ok=True)
-    usual = Counter(work.steps(job) for job in work.jobs).most_common(1)[0][0]
-    jobs = [job for job in work.jobs if work.steps(job) == usual]
+    middle = sum(work.plan.strength) / 2
+    jobs = sorted(work.jobs, key=lambda job: abs((job.strength or middle) - middle))
     rates: dict[str, float] = {}
     for batch in batches:
         tell(f"trying batch {batch}")

@@ -6,11 +6,12 @@ files or clocks (`baseline`), nor of dengine's backends and sampler, which are w
 What is done, and how it is kept fair:
 - A bundle is a diffusers folder, so `from_pretrained(bundle)` loads it: StableDiffusionImg2ImgPipeline where there are
   references, StableDiffusionPipeline otherwise. float32 on a CPU, float16 on a GPU, the adapter in float32; DDIM as the
-  bundle has it.
+  bundle has it, but for the spacing.
 - Jobs are `workload.jobs_of`: the very references, crops, prompts and strengths of `generate`.
-- The pipeline takes one strength a call, and turns it into a number of steps, floor(steps x strength). So jobs of equal
-  steps share a call, and nothing of a job is changed: batches are as full as they can be (`batches_of`), and none is
-  padded. It is the best a user can do.
+- The pipeline takes one strength a call, and runs floor(steps x strength) of a schedule from pure noise. Each call gets
+  the schedule of which that is as many evaluations as the workload has, in trailing spacing, so that it begins at the
+  jobs' noise level, too (`pipeline_steps`). Jobs of near strengths share a call, at their mean; batches are as full as
+  they can be (`batches_of`), and none is padded. It is the best a user can do.
 - One generator a call, so that the pipeline encodes its references in one batch; its noise is therefore another than
   dengine's, and so are the pictures.
 - Prompts are embedded once a batch, and the embeddings serve the pipeline and the label pass.
@@ -22,7 +23,7 @@ What is done, and how it is kept fair:
 B batch, Q queries, K classes, N boxes, Z/h/w latents.
 """
 
-from collections import defaultdict
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +81,7 @@ class Baseline:
 
     @torch.no_grad()
     def paint(self, jobs: Sequence[Job]) -> list[Picture]:
-        """Paint and label jobs that run equally many steps, in one call of the pipeline."""
+        """Paint and label jobs that take equally many evaluations, in one call of the pipeline."""
         options = self._work.options
         guided = options["guidance"] > 1.0
         negative = [options["negative_prompt"]] * len(jobs) if guided else None
@@ -90,7 +91,6 @@ class Baseline:
         latents = self.pipe(
             prompt_embeds=states,
             negative_prompt_embeds=uncond if guided else None,
-            num_inference_steps=options["steps"],
             guidance_scale=options["guidance"],
             eta=options["eta"],
             generator=_torch_generator(jobs[0]),
@@ -106,12 +106,13 @@ class Baseline:
         ]
 
     def _begin(self, jobs: Sequence[Job]) -> dict[str, Any]:
-        """What the pipeline begins from: crops of references and a strength, or a size."""
-        plan = self._work.plan
+        """What the pipeline begins from: crops of references and a strength, or a size; and the steps to the end."""
+        plan, steps = self._work.plan, self._work.options["steps"]
         if not plan.references:
-            return {"width": plan.frame[0], "height": plan.frame[1]}
+            return {"width": plan.frame[0], "height": plan.frame[1], "num_inference_steps": steps}
         crops = [Image.fromarray(read_crop(plan, job)) for job in jobs]
-        return {"image": crops, "strength": jobs[0].strength}
+        strength = sum(job.strength or 0.0 for job in jobs) / len(jobs)
+        return {"image": crops, "strength": strength, "num_inference_steps": pipeline_steps(steps, strength)}
 
     def _label(
         self, jobs: Sequence[Job], latents: torch.Tensor, states: torch.Tensor
@@ -138,11 +139,15 @@ class Baseline:
 
 
 def batches_of(work: WorkloadJobs, batch: int) -> list[list[Job]]:
-    """All jobs in batches of up to `batch` that run equally many steps, those with the fewest steps first."""
-    groups: defaultdict[int, list[Job]] = defaultdict(list)
-    for job in work.jobs:
-        groups[work.steps(job)].append(job)
-    return [jobs[first : first + batch] for _, jobs in sorted(groups.items()) for first in range(0, len(jobs), batch)]
+    """All jobs in batches of up to `batch`, those of the lowest strengths first, so that like ones share a batch."""
+    jobs = sorted(work.jobs, key=lambda job: (job.strength or 0.0, job.index))
+    return [jobs[first : first + batch] for first in range(0, len(jobs), batch)]
+
+
+def pipeline_steps(evaluations: int, strength: float) -> int:
+    """The steps from noise of which diffusers' img2img runs `evaluations` at this strength, the fewest."""
+    steps = math.ceil(evaluations / strength)
+    return steps if int(steps * strength) >= evaluations else steps + 1  # where the product was rounded down
 
 
 def _load(bundle: Bundle, dtype: torch.dtype, references: bool) -> Any:
@@ -158,7 +163,8 @@ def _load(bundle: Bundle, dtype: torch.dtype, references: bool) -> Any:
         safety_checker=None,
         requires_safety_checker=False,
     )
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    spacing = {"timestep_spacing": "trailing"} if references else {}
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **spacing)
     return pipe
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.datasets.dataset import open_dataset
-from engines.diffusion.schedule import Schedule, start_index
+from engines.diffusion.schedule import Schedules
 from engines.errors import UsageError
 from engines.painting.jobs import Job, Plan, make_job
 from engines.painting.resolve import painting_options
@@ -25,10 +25,10 @@ class Workload:
     """What is painted: DDIM, guided at every step; img2img where there are references, else text to image."""
 
     frame: tuple[int, int] = (256, 192)  # (width, height) of the images in pixels
-    steps: int = 25  # of the schedule
+    steps: int = 15  # network evaluations of an image; from noise to none without references
     eta: float = 0.0  # noise that DDIM adds on the way
     guidance: float = 4.0  # of the prompt; 1 is off
-    strength: tuple[float, float] = (0.4, 0.8)  # range of a job's share of repainting, where there are references
+    strength: tuple[float, float] = (0.4, 0.8)  # range of a job's noise level t/T, where there are references
     jobs: int = 256  # images
     seed: int = 0  # decides every job
     flip: bool = True  # mirror half of the references
@@ -80,13 +80,11 @@ class WorkloadJobs:
     plan: Plan  # what the jobs have in common
     jobs: tuple[Job, ...]  # in order, exactly those of `generate`
     options: dict[str, Any]  # as `settings.resolve_options` gives them: guidance, negative prompt, score ...
-    schedule: Schedule
+    schedules: Schedules
 
     def steps(self, job: Job) -> int:
-        """How many steps of the schedule a job runs."""
-        if job.strength is None:
-            return self.schedule.steps
-        return self.schedule.steps - start_index(self.schedule, job.strength)
+        """How many evaluations a job takes."""
+        return self.schedules.steps(job.strength)
 
 
 def jobs_of(workload: Workload, bundle: "Bundle", references: Path | None) -> WorkloadJobs:
@@ -101,9 +99,7 @@ def jobs_of(workload: Workload, bundle: "Bundle", references: Path | None) -> Wo
             f"`size={workload.frame}`: both must be multiples of {multiple} for this bundle.", field="size"
         )
     asked = workload.generate_settings(Path(), references=references)
-    options, schedule = painting_options(asked, bundle)
-    if options["strength"] is not None:
-        start_index(schedule, options["strength"][0])  # raises UsageError where no step is left
+    options, schedules = painting_options(asked, bundle)
     dataset = None if references is None else open_dataset(references, require_boxes=False)
     plan = Plan(
         frame=workload.frame,
@@ -117,4 +113,4 @@ def jobs_of(workload: Workload, bundle: "Bundle", references: Path | None) -> Wo
         class_statistics=bundle.adapter_info.class_statistics,
     )
     jobs = tuple(make_job(plan, workload.seed, index) for index in range(workload.jobs))
-    return WorkloadJobs(plan, jobs, options, schedule)
+    return WorkloadJobs(plan, jobs, options, schedules)

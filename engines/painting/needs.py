@@ -28,8 +28,8 @@ def generate_needs(asked: GenerateSettings, bundle: "Bundle", stored: RunSetting
     frame = bundle.frame if asked.size is OPEN else asked.size
     if any(side % bundle.size_multiple for side in frame):
         return Needs(())
-    options, schedule = painting_options(asked, bundle)
-    slots, rows = slots_and_rows(asked, stored, GPU_SLOTS, schedule, options)
+    options, schedules = painting_options(asked, bundle, stored)
+    slots, rows = slots_and_rows(asked, stored, GPU_SLOTS, schedules, options)
     build: dict[str, Any] = {}
     if rows != default_rows(bundle, slots):
         build["batches"] = (1, slots, max(slots, rows))
@@ -70,5 +70,5 @@ def painted_graphs(bundle: "Bundle", slots: int, rows: int, frame: Size, *, refe
 
 def default_rows(bundle: "Bundle", slots: int) -> int:
     """R of a `generate` with this many slots and the bundle's own settings."""
-    options, schedule = painting_options(GenerateSettings(out=Path(), count=1), bundle)
-    return needed_rows(schedule, slots, options)
+    options, schedules = painting_options(GenerateSettings(out=Path(), count=1), bundle)
+    return needed_rows(schedules, slots, options)

@@ -16,12 +16,12 @@ import numpy as np
 from engines.backends.registry import backend_info
 from engines.common.schema import part_of
 from engines.datasets.dataset import Dataset
-from engines.diffusion.schedule import Schedule, guided_steps, make_schedule, start_index
+from engines.diffusion.schedule import Schedules, guided_steps
 from engines.errors import BundleError, UsageError
 from engines.labels.scores import ScorePolicy, check_uncertain, stored
 from engines.painting.jobs import Plan
-from engines.painting.run_settings import RunSettings
-from engines.painting.settings import DEFAULTS, JPEG_QUALITY, OPEN, GenerateSettings, PaintOptions
+from engines.painting.run_settings import FORMAT, RunSettings
+from engines.painting.settings import DEFAULTS, FROM_NOISE, JPEG_QUALITY, OPEN, GenerateSettings, PaintOptions
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend
@@ -40,12 +40,11 @@ def resolve(
 ) -> RunSettings:
     """What was asked, with every choice made: by the stored run (slots, rows, chunk), the bundle, or the defaults.
 
-    Raises UsageError for a size that the networks cannot divide, and for steps that do not fit the base model or leave
-    nothing to do at the lowest strength.
+    Raises UsageError for a size that the networks cannot divide, and for steps that do not fit the base model, or, in a
+    run of format 2, leave nothing to do at the lowest strength.
     """
-    options, schedule = painting_options(asked, bundle)
-    if options["strength"] is not None:
-        start_index(schedule, options["strength"][0])
+    options, schedules = painting_options(asked, bundle, stored)
+    schedules.steps(options["strength"] and options["strength"][0])
     frame = bundle.frame if asked.size is OPEN else asked.size
     multiple = bundle.size_multiple
     if any(side % multiple for side in frame):
@@ -66,7 +65,7 @@ def resolve(
     usual = min(GPU_SLOTS if backend.device.type == "cuda" else CPU_SLOTS, target)
     if backend_info(backend.name).built_ahead:
         usual = GPU_SLOTS  # whatever the target: this is what its plans are built for
-    slots, rows = slots_and_rows(asked, stored, usual, schedule, options)
+    slots, rows = slots_and_rows(asked, stored, usual, schedules, options)
     return RunSettings(
         options=part_of(
             PaintOptions,
@@ -88,6 +87,7 @@ def resolve(
         backend=backend.description,
         short_side=bundle.short_side,
         frequencies=bundle.adapter_info.frequencies,
+        format=stored.format if stored else FORMAT,
     )
 
 
@@ -96,10 +96,13 @@ def resolve_options(
     bundle_defaults: Mapping[str, Any],
     thresholds: Mapping[str, float],
     class_names: Sequence[str],
+    *,
+    floored: bool = False,
 ) -> dict[str, Any]:
     """The painting options of DEFAULTS' keys with all that is open filled in: from the bundle, then from DEFAULTS.
 
-    A score has its stored form, and classes left out take the adapter's `thresholds`.
+    Steps are FROM_NOISE without a reference, and where they are counted from noise all the same (`floored`). A score
+    has its stored form, and classes left out take the adapter's `thresholds`.
     Raises BundleError for a bundle whose defaults are unknown or out of range, UsageError where an option that was
     given contradicts one that was filled in.
     """
@@ -113,7 +116,8 @@ def resolve_options(
     except UsageError as cause:
         raise BundleError(f'manifest.json: "generate" cannot be used: {cause}', field=cause.field) from cause
     given = {key: getattr(asked, key) for key in DEFAULTS if getattr(asked, key) is not OPEN}
-    options = dict(DEFAULTS) | {key: getattr(own, key) for key in bundle_defaults} | given
+    from_noise = {"steps": FROM_NOISE} if asked.reference is None or floored else {}
+    options = dict(DEFAULTS) | from_noise | {key: getattr(own, key) for key in bundle_defaults} | given
     wanted = ScorePolicy.of(options["score"]).thresholds(thresholds, class_names)
     options["score"] = stored(wanted)
     if "uncertain" in given:
@@ -130,12 +134,14 @@ def resolve_options(
     return options
 
 
-def painting_options(asked: GenerateSettings, bundle: "Bundle") -> tuple[dict[str, Any], Schedule]:
-    """The options of `resolve_options`, and the schedule they make."""
-    thresholds = bundle.adapter_info.thresholds
-    options = resolve_options(asked, bundle.generate_defaults, thresholds, bundle.class_names)
-    schedule = make_schedule(bundle.scheduler_config, options["sampler"], options["steps"], options["eta"])
-    return options, schedule
+def painting_options(
+    asked: GenerateSettings, bundle: "Bundle", stored: RunSettings | None = None
+) -> tuple[dict[str, Any], Schedules]:
+    """The options of `resolve_options`, and the schedules they make: for a `stored` run, as it was begun."""
+    thresholds, floored = bundle.adapter_info.thresholds, stored is not None and stored.floored
+    options = resolve_options(asked, bundle.generate_defaults, thresholds, bundle.class_names, floored=floored)
+    sampler, steps, eta = options["sampler"], options["steps"], options["eta"]
+    return options, Schedules(bundle.scheduler_config, sampler, steps, eta, floored=floored)
 
 
 def make_plan(options: PaintOptions, bundle: "Bundle", references: Dataset | None) -> Plan:
@@ -178,16 +184,16 @@ def default_chunk(target: int, slots: int) -> int:
 
 
 def slots_and_rows(
-    asked: GenerateSettings, stored: RunSettings | None, usual: int, schedule: Schedule, options: Mapping[str, Any]
+    asked: GenerateSettings, stored: RunSettings | None, usual: int, schedules: Schedules, options: Mapping[str, Any]
 ) -> tuple[int, int]:
     """Images in work at once and rows of a network call: as asked, else as in the stored run, else `usual`."""
     slots = asked.slots or (stored.options.slots if stored else usual)
     same = stored is not None and stored.options.slots == slots
-    rows = asked.rows or (stored.options.rows if stored and same else needed_rows(schedule, slots, options))
+    rows = asked.rows or (stored.options.rows if stored and same else needed_rows(schedules, slots, options))
     return slots, rows
 
 
-def needed_rows(schedule: Schedule, slots: int, options: Mapping[str, Any]) -> int:
+def needed_rows(schedules: Schedules, slots: int, options: Mapping[str, Any]) -> int:
     """Rows of a network call that keep slots moving: about two a slot for the share of steps that is guided, else one.
 
     Which steps jobs take depends on the strengths they draw. With guidance, the number is the nearest even one, so that
@@ -195,10 +201,14 @@ def needed_rows(schedule: Schedule, slots: int, options: Mapping[str, Any]) -> i
     """
     if options["guidance"] <= 1.0:
         return slots
-    guided = guided_steps(schedule, options["guidance_interval"] or (0.0, 1.0))
-    taken = np.zeros(schedule.steps)
-    low, high = options["strength"] or (1.0, 1.0)
-    for one in np.linspace(low, high, _STRENGTHS):
-        taken[start_index(schedule, float(one)) :] += 1
-    share = float(taken @ guided / taken.sum())
+    interval = options["guidance_interval"] or (0.0, 1.0)
+    strengths = [None] if options["strength"] is None else np.linspace(*options["strength"], _STRENGTHS).tolist()
+    guided = [step for one in strengths if one != 0.0 for step in _guided(schedules, one, interval)]
+    share = sum(guided) / max(len(guided), 1)
     return max(2 * round(slots * (1.0 + share) / 2), 2)
+
+
+def _guided(schedules: Schedules, strength: float | None, interval: tuple[float, float]) -> list[bool]:
+    """Of each step that a job of this strength takes, whether it is guided."""
+    schedule, first = schedules.of(strength)
+    return list(guided_steps(schedule, interval)[first:].tolist())

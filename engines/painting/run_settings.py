@@ -13,8 +13,11 @@ from engines.errors import Mistake, RunError
 from engines.labels.scores import StoredScore, Thresholds, unstored
 from engines.painting.settings import IMAGE_SUFFIXES, UNSAID, PaintOptions, shown_value
 
-FORMAT = 2  # version of run.json, and of the order in which a chunk's jobs are painted
-OLDER_FORMATS = (1,)  # of runs that can be read, but not gone on with
+# Version of run.json. 2: another order in which a chunk's jobs are painted. 3: `strength` is a noise level, and `steps`
+# lie between it and none; before, the last floor(steps x strength) of the steps from noise were run.
+FORMAT = 3
+GOES_ON = (2, 3)  # formats of runs that can be gone on with, each as it was begun
+FORMATS = (1, *GOES_ON)  # of runs that can be read
 # Facts stand behind the option that they belong to, as in every run.json there is; those not named here, at the end.
 _BEHIND = {"bundle": ("bundle_hash", "class_names"), "reference": ("reference_hash",), "threads": ("backend",)}
 
@@ -46,7 +49,7 @@ class RunSettings:
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> "RunSettings":
         """Read what `to_json` wrote. Raises RunError that lists every mistake at once, prefixed with `where`."""
-        if value.get("format") not in (FORMAT, *OLDER_FORMATS):
+        if value.get("format") not in FORMATS:
             raise RunError(
                 f"{where}: run format {value.get('format')!r} was found; this version reads formats up to {FORMAT}."
             )
@@ -56,6 +59,11 @@ class RunSettings:
             named = score if isinstance(score, str) else ", ".join(score)
             raise RunError(f"{where}: score names {named:.60}; the run's own classes were expected.", field="score")
         return settings
+
+    @property
+    def floored(self) -> bool:
+        """Whether a strength means what it did before format 3."""
+        return self.format < 3
 
     @property
     def frame(self) -> tuple[int, int]:

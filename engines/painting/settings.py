@@ -27,6 +27,7 @@ TEMPLATE_FIELDS = ("style", "classes", "caption")
 _NOT_MATCHED = "`score=matched` looks at all boxes at once: it is for `dengine label` and `dengine finalize`"
 LIMIT = 10**9  # no count, seed aside, is larger
 JPEG_QUALITY = 95
+FROM_NOISE = 25  # `steps` of images painted from text alone, where nobody says
 
 # A setting left open: the bundle, the run that is there or the machine decides. To leave it out, or None, is the same.
 # The type of such a field is that of what comes of it: once settings are resolved, nothing in them is open.
@@ -65,10 +66,10 @@ class PaintOptions:
     jobs: int | None = None  # images to paint, kept or not, in place of count
     shard: tuple[int, int] | None = None  # (k, n): the k-th of n parts of the jobs, 1 <= k <= n
     seed: int = 0  # decides everything that is drawn, 0 to 2^63 - 1
-    strength: tuple[float, float] | None = _bundle((0.4, 0.8))  # how much of a reference is repainted: drawn from this
+    strength: tuple[float, float] | None = _bundle((0.4, 0.8))  # noise level t/T of references: drawn from this range
     flip: bool = True  # mirror references left to right, half of the time
     size: tuple[int, int] = field(default=OPEN, metadata={KEY: "frame"})  # (width, height) in pixels; the bundle's
-    steps: int = _bundle(25)  # of the schedule, 1 to 1000
+    steps: int = _bundle(15)  # network evaluations from the noise level to none, 1 to 1000; FROM_NOISE of text alone
     sampler: Sampler = _bundle("ddim")  # noqa: RUF009  a field; one of SAMPLERS
     eta: float = _bundle(0.0)  # share of DDPM's noise in 0..1, ddim only
     guidance: float = _bundle(4.0)  # classifier-free guidance; 1 is off

@@ -137,7 +137,7 @@ def run(
         if painting_on:
             painter = Painter(
                 bundle, backend, wanted.options, plan,
-                stage=lambda text: report(note(text)), tick=state.count_tick,
+                stage=lambda text: report(note(text)), tick=state.count_tick, floored=wanted.floored,
             )  # fmt: skip
             _say_what_is_cut(painter, plan, wanted, progress.chunks)
             begun = time.monotonic()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engines.common.files import read_json, write_json
 from engines.errors import RunError
-from engines.painting.run_settings import FORMAT, RunSettings, differences
+from engines.painting.run_settings import GOES_ON, RunSettings, differences
 from engines.runs.journal import IMAGES, JOURNAL
 
 RUN = "run.json"
@@ -93,7 +93,7 @@ def require_run(folder: Path) -> RunSettings:
 
 def check_format(folder: Path, stored: RunSettings | None) -> None:
     """Raise RunError for a run that an older dengine painted: its chunks were put together otherwise."""
-    if stored is not None and stored.format != FORMAT:
+    if stored is not None and stored.format not in GOES_ON:
         raise RunError(
             f"{folder} was painted by an older dengine: finalize and merge still work on it, generate does not. Give a "
             "new folder."

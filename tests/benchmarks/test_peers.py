@@ -41,7 +41,7 @@ def test_the_peers_get_the_jobs_and_crops_of_generate(
 
 
 def test_peers_paint_every_job_once_in_batches_of_equal_steps() -> None:
-    jobs = [{"index": index, "steps": 10 + index % 3} for index in range(11)]
+    jobs = [{"index": index, "steps": 10 + index % 3, "strength": 0.5} for index in range(11)]
     for static in (True, False):
         setting = runner.Setting("f32", static, 4)
         batches = list(runner.batches_of(jobs, setting))
@@ -75,7 +75,7 @@ def test_the_search_for_a_peers_batch_ends_where_it_gets_slower(monkeypatch: pyt
     monkeypatch.setattr(runner, "load", load)
     monkeypatch.setattr(runner, "paint", lambda *_: [])
     monkeypatch.setattr(runner, "_timed", lambda pipeline, batch, *_: seconds[len(batch)])
-    known = {"frame": [8, 8], "jobs": [{"index": index, "steps": 10} for index in range(8)]}
+    known = {"frame": [8, 8], "jobs": [{"index": index, "steps": 10, "strength": 0.5} for index in range(8)]}
     found = runner.search("openvino", Path(), known, Path(), [("bf16", False), ("f32", False)])
     assert [entry["batch"] for entry in found if "error" not in entry] == [1, 2, 4]
     assert [entry["predicted_seconds"] for entry in found if "error" not in entry] == pytest.approx([8.0, 7.6, 9.2])

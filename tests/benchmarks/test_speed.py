@@ -169,7 +169,7 @@ def test_of_several_measurements_the_middle_one_counts() -> None:
     assert found == {"images_per_second": 5.1, "run": "c", "rates": [5.3, 4.7, 5.1]}
 
 
-@pytest.mark.parametrize(("interval", "rows"), [((0.0, 1.0), 10.0), ((0.4, 1.0), 6.0)])
+@pytest.mark.parametrize(("interval", "rows"), [((0.0, 1.0), 20.0), ((0.4, 1.0), 12.0)])
 def test_a_run_is_timed_and_a_guided_step_takes_two_rows_of_the_unet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interval: tuple[float, float], rows: float
 ) -> None:
@@ -177,7 +177,7 @@ def test_a_run_is_timed_and_a_guided_step_takes_two_rows_of_the_unet(
     bundle = fakes.make_bundle(tmp_path / "bundle")
     monkeypatch.setattr(speed_tasks, "open_bundle", lambda *_, **__: bundle)
     references = make_references(tmp_path / "references", 3)
-    workload = Workload(frame=fakes.FRAME, jobs=3, steps=10, strength=(0.5, 0.5))  # t = 401 ... 1
+    workload = Workload(frame=fakes.FRAME, jobs=3, steps=10, strength=(0.5, 0.5))  # t = 499, 449, ..., 49
     asked = {"workload": workload.to_json(), "bundle": str(tmp_path / "bundle"), "references": str(references)}
     asked |= {"out": str(tmp_path / "run"), "options": {"engine": "torch", "guidance_interval": list(interval)}}
     found = speed_tasks.paint_task(json.loads(json.dumps(asked)), lambda line: None)

@@ -1,6 +1,7 @@
 """The slot loop on networks simple enough to follow: rows, order, independence, noise and errors."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from engines.diffusion.latents import initial_noise, step_noise
 from engines.diffusion.sampler import SlotSampler, Task, always_guided, check_latents
-from engines.diffusion.schedule import Schedule, make_schedule
+from engines.diffusion.schedule import Schedule, make_schedule, schedule_from
 from engines.errors import NumericalError, UsageError
 
 CONFIG = {
@@ -98,6 +99,26 @@ def test_every_image_is_what_a_plain_loop_paints(sampler: Any, eta: float, slots
     assert sorted(results) == list(range(7))
     for one in tasks:
         torch.testing.assert_close(results[one.index], by_hand(one, schedule, 3.0, 0.2, 0.7), rtol=1e-5, atol=1e-5)
+
+
+def test_every_task_follows_its_own_schedule_beside_others() -> None:
+    whole = make_schedule(CONFIG, "dpmpp", 8)
+    own = [None, *(schedule_from(CONFIG, "dpmpp", steps, 0.0, at) for steps, at in ((8, 0.3), (3, 0.9), (5, 0.61)))]
+    tasks = [replace(task(index, 0), latents=normal(SHAPE, 9, index), schedule=it) for index, it in enumerate(own)]
+    loop = SlotSampler(FakeCall(5), whole, slots=3, rows=5, guidance_scale=3.0, guidance_interval=(0.2, 0.7))
+    results = painted(loop, tasks)
+    for one in tasks:
+        expected = by_hand(one, one.schedule or whole, 3.0, 0.2, 0.7)
+        torch.testing.assert_close(results[one.index], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [4, 3])
+def test_a_schedule_of_more_steps_or_rows_than_the_sampler_has_is_refused(steps: int) -> None:
+    schedule = make_schedule(CONFIG, "ddim", 3)  # t = 667, 334, 1
+    loop = SlotSampler(FakeCall(1), schedule, slots=1, rows=1, guidance_scale=2.0, guidance_interval=(0.8, 1.0))
+    wrong = replace(task(9), latents=torch.zeros(SHAPE), schedule=schedule_from(CONFIG, "ddim", steps, 0.0, 0.85))
+    with pytest.raises(UsageError, match="image 9 takes"):
+        list(loop.run([wrong]))
 
 
 @pytest.mark.slow

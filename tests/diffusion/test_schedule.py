@@ -15,8 +15,10 @@ from engines.diffusion.sampler import SlotSampler, Task
 from engines.diffusion.schedule import (
     SamplerName,
     Schedule,
+    Schedules,
     guided_steps,
     make_schedule,
+    schedule_from,
     smallest_strength,
     start_index,
     step_rows,
@@ -226,6 +228,69 @@ def test_a_strength_that_runs_no_step_names_the_smallest_that_does() -> None:
 def test_a_strength_out_of_range_is_refused(strength: float) -> None:
     with refused(UsageError, "strength", strength):
         start_index(make_schedule(config_of(), "ddim", 10), strength)
+
+
+@pytest.mark.parametrize(("sampler", "eta"), [("ddim", 0.0), ("ddim", 0.4), ("dpmpp", 0.0)])
+@pytest.mark.parametrize(("steps", "strength", "of"), [(15, 0.6, 25), (5, 1.0, 5), (4, 0.8, 5), (1, 0.5, 2)])
+def test_a_strength_is_the_end_of_a_trailing_schedule_of_diffusers(
+    sampler: SamplerName, eta: float, steps: int, strength: float, of: int
+) -> None:
+    """Where steps / strength is a whole number that divides N, and no value of the file's own spacing is read."""
+    schedule = schedule_from(config_of(), sampler, steps, eta, strength)
+    peer = peer_of(config_of(timestep_spacing="trailing"), sampler, of)
+    assert schedule.timesteps.tolist() == peer.timesteps.tolist()[of - steps :]
+    whole = make_schedule(config_of(timestep_spacing="trailing"), sampler, of, eta)
+    np.testing.assert_array_equal(schedule.start, whole.start[of - steps :])
+    np.testing.assert_array_equal(schedule.first, whole.first[of - steps :])
+    np.testing.assert_array_equal(schedule.later[1:], whole.later[of - steps + 1 :])
+    peer.timesteps = peer.timesteps[of - steps :]
+    if hasattr(peer, "sigmas"):
+        peer.sigmas = peer.sigmas[of - steps :]
+    assert worst_step(schedule, peer, 0, eta) < 1e-5
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp"])
+def test_a_strength_is_one_noise_level_whatever_the_steps(sampler: SamplerName) -> None:
+    for strength in (0.001, 0.2, 0.37, 0.4, 0.8, 0.9999, 1.0):
+        for steps in (1, 4, 5, 12, 25, 300):
+            schedule = schedule_from(config_of(), sampler, steps, 0.0, strength)
+            level = max(1, round(1000 * strength))
+            assert schedule.timesteps[0] == level - 1
+            assert schedule.steps == min(steps, level)
+            assert (np.diff(schedule.timesteps) < 0).all()
+            assert schedule.timesteps[-1] >= 0
+            gaps = -np.diff(np.append(schedule.timesteps, -1))
+            assert gaps.max() - gaps.min() <= 1  # evenly
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp"])
+def test_a_network_that_knows_the_noise_ends_at_the_clean_latents(sampler: SamplerName) -> None:
+    """The tables of any strength take x = signal clean + noise z to `clean`, in steps that are no multiple of N / T."""
+    clean, z = latents_of(1), latents_of(2)
+    for strength in (0.013, 0.333, 0.777):
+        schedule = schedule_from(config_of(set_alpha_to_one=True), sampler, 7, 0.0, strength)
+        signal, share = schedule.start[0].tolist()
+        x, h = signal * clean + share * z, torch.zeros_like(clean)
+        for step in range(schedule.steps):
+            assert relative(x, schedule.start[step, 0].item() * clean + schedule.start[step, 1].item() * z) < 1e-5
+            x, h = table_step((schedule.first if step == 0 else schedule.later)[step], x, z, h, z)
+        assert relative(x, clean) < 1e-4
+
+
+def test_schedules_are_of_a_strength_or_as_runs_of_format_2_had_them() -> None:
+    schedules = Schedules(config_of(), "ddim", 10)
+    assert schedules.of(None) == (schedules.whole, 0)
+    assert schedules.whole.timesteps.tolist() == list(range(901, 0, -100))
+    found, first = schedules.of(0.5)
+    assert (found.timesteps[0], found.steps, first, schedules.steps(0.5)) == (499, 10, 0, 10)
+    assert schedules.of(0.5)[0] is found  # made once
+    assert (schedules.steps(None), schedules.steps(0.0)) == (10, 0)
+    floored = Schedules(config_of(), "ddim", 10, floored=True)
+    assert floored.of(0.57) == (floored.whole, 5)
+    assert (floored.steps(0.57), floored.steps(0.0)) == (5, 0)
+    for strength in (-0.1, 1.01, float("nan")):
+        with refused(UsageError, "strength", strength):
+            schedules.of(strength)
 
 
 def test_guided_steps_are_those_inside_the_interval_with_its_ends() -> None:

@@ -17,7 +17,7 @@ from engines.diffusion.latents import initial_noise
 from engines.errors import BackendError, UsageError
 from engines.measure import baseline
 from engines.measure.baseline import BaselineSettings, best_batch, run_baseline, try_batches
-from engines.measure.pipeline import Baseline, batches_of
+from engines.measure.pipeline import Baseline, batches_of, pipeline_steps
 from engines.measure.workload import Workload, jobs_of
 from engines.runs.generate import generate
 from engines.runs.journal import read_entries
@@ -42,14 +42,22 @@ def _low_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engines.labels.scores.FALLBACK", SCORE)
 
 
-def test_batches_hold_every_job_once_with_equal_steps(toy_bundle: Path, references: Path) -> None:
+def test_batches_hold_every_job_once_and_like_strengths(toy_bundle: Path, references: Path) -> None:
     work = jobs_of(replace(WORKLOAD, jobs=40), open_bundle(toy_bundle, verify=False), references)
     batches = batches_of(work, 4)
     assert sorted(job.index for jobs in batches for job in jobs) == list(range(40))
     assert max(map(len, batches)) == 4
-    assert all(len({work.steps(job) for job in jobs}) == 1 for jobs in batches)
-    short = [jobs for jobs in batches if len(jobs) < 4]
-    assert len({work.steps(jobs[0]) for jobs in short}) == len(short)  # at most one for each number of steps
+    strengths = [job.strength for jobs in batches for job in jobs]
+    assert strengths == sorted(strengths)
+    assert len(batches) == 10  # all full
+
+
+def test_the_pipeline_gets_the_steps_of_which_it_runs_as_many_as_ours() -> None:
+    for evaluations in (1, 4, 15, 50):
+        for thousandths in range(1, 1001):
+            steps = pipeline_steps(evaluations, thousandths / 1000)
+            assert int(steps * thousandths / 1000) == evaluations
+            assert int((steps - 1) * thousandths / 1000) < evaluations
 
 
 def test_pictures_and_boxes_are_those_of_generate_from_the_same_noise(
@@ -57,13 +65,13 @@ def test_pictures_and_boxes_are_those_of_generate_from_the_same_noise(
 ) -> None:
     """The pipeline draws noise, and a sample of the VAE's posterior where dengine takes its mode; with these two as
     dengine has them, crops, prompts, steps, guidance, decoding and labels must come to the same."""
-    out = tmp_path / "ours"
-    ours = WORKLOAD.generate_settings(
+    out, workload = tmp_path / "ours", replace(WORKLOAD, strength=(0.5, 0.5))  # half of ten steps, to the timestep
+    ours = workload.generate_settings(
         out, bundle=toy_bundle, references=references, engine="torch", precision="f32", threads=1, image_format="png"
     )
     generate(ours)
     bundle = open_bundle(toy_bundle, verify=False)
-    work = jobs_of(WORKLOAD, bundle, references)
+    work = jobs_of(workload, bundle, references)
     painter = Baseline(bundle, work, device="cpu", compiled=False)
     index = 0
 
@@ -97,7 +105,7 @@ def test_a_batch_paints_what_its_jobs_paint_alone(
     )
     monkeypatch.setattr("diffusers.models.autoencoders.vae.randn_tensor", lambda shape, **_: torch.zeros(tuple(shape)))
     bundle = open_bundle(toy_bundle, verify=False)
-    work = jobs_of(WORKLOAD, bundle, references)
+    work = jobs_of(replace(WORKLOAD, strength=(0.6, 0.6)), bundle, references)
     painter = Baseline(bundle, work, device="cpu", compiled=False)
     jobs = max(batches_of(work, 5), key=len)
     assert len(jobs) > 1

@@ -12,7 +12,7 @@ from PIL import Image
 from refusals import refused
 
 from engines.backends.tensorrt.plans import Needs
-from engines.diffusion.schedule import make_schedule
+from engines.diffusion.schedule import Schedules
 from engines.errors import UsageError
 from engines.labelling import LabelSettings, label
 from engines.painting.needs import default_rows, generate_needs, label_needs
@@ -94,18 +94,22 @@ def test_plans_are_asked_for_by_size_only_where_the_defaults_do_not_serve(tmp_pa
         (1.0, None, None, 7),
         (4.0, None, None, 14),
         (4.0, (0.5, 1.0), None, 10),  # 5 of 10 steps: 10.5, and the nearest even number
-        (4.0, (0.5, 1.0), (0.6, 0.6), 8),  # 1 of the 6 that are taken
+        (4.0, (0.5, 1.0), (0.6, 0.6), 8),  # 2 of 10: t = 599, 539, 479, ...
         (4.0, (0.9, 1.0), (0.3, 0.6), 8),  # none of them
         (4.0, (0.0, 0.5), (0.3, 0.5), 14),  # all of them
+        (4.0, (0.0, 0.5), (0.0, 0.0), 8),  # nothing is painted
     ],
 )
 def test_rows_are_those_that_the_steps_of_the_jobs_need(
     tmp_path: Path, guidance: float, interval: Any, strength: Any, rows: int
 ) -> None:
     bundle = make_bundle(tmp_path)
-    schedule = make_schedule(bundle.scheduler_config, "ddim", 10)  # t = 901, 801, ..., 1 of 1000
+    schedules = Schedules(bundle.scheduler_config, "ddim", 10)  # from noise t = 901, 801, ..., 1 of 1000
     options = {"guidance": guidance, "guidance_interval": interval, "strength": strength}
-    assert needed_rows(schedule, 7, options) == rows
+    assert needed_rows(schedules, 7, options) == rows
+    if strength == (0.6, 0.6):
+        floored = Schedules(bundle.scheduler_config, "ddim", 10, floored=True)
+        assert needed_rows(floored, 7, options) == 8  # 1 of 6
 
 
 def test_profiles_are_made_of_the_bundles_own_settings(tmp_path: Path) -> None:

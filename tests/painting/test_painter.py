@@ -21,7 +21,7 @@ from engines.painting.settings import GenerateSettings
 STEPS = 10
 
 
-def make_painter(folder: Path, backend: FakeBackend, **options: Any) -> tuple[Painter, Plan]:
+def make_painter(folder: Path, backend: FakeBackend, floored: bool = False, **options: Any) -> tuple[Painter, Plan]:
     """A painter of repaintings of three images."""
     data = folder / "data"
     data.mkdir(exist_ok=True)
@@ -32,13 +32,14 @@ def make_painter(folder: Path, backend: FakeBackend, **options: Any) -> tuple[Pa
     asked = GenerateSettings(out=folder / "run", **choices)
     wanted = resolve(asked, bundle, as_backend(backend), references, None).options
     plan = make_plan(wanted, bundle, references)
-    return Painter(bundle, as_backend(backend), wanted, plan, stage=lambda text: None, tick=lambda: None), plan
+    told: dict[str, Any] = {"stage": lambda text: None, "tick": lambda: None}
+    return Painter(bundle, as_backend(backend), wanted, plan, floored=floored, **told), plan
 
 
 def test_jobs_with_the_most_steps_come_first_and_equal_ones_in_their_own_order() -> None:
-    first_steps = {0: 5, 1: 2, 2: 5, 3: 0, 4: 2}
-    jobs = [Job(index, 0, "") for index in first_steps]
-    assert [job.index for job in longest_first(jobs, lambda job: first_steps[job.index])] == [3, 1, 4, 0, 2]
+    steps = {0: 5, 1: 8, 2: 5, 3: 10, 4: 8}
+    jobs = [Job(index, 0, "") for index in steps]
+    assert [job.index for job in longest_first(jobs, lambda job: steps[job.index])] == [3, 1, 4, 0, 2]
     assert list(longest_first(jobs, lambda job: 0)) == jobs
 
 
@@ -50,15 +51,24 @@ def test_a_chunk_of_any_size_is_taken_up_512_jobs_at_a_time() -> None:
             taken.append(index)
             yield Job(index, 0, "")
 
-    ordered = longest_first(source(), lambda job: -job.index)
+    ordered = longest_first(source(), lambda job: job.index)
     assert next(ordered).index == 511
     assert len(taken) == 512
     assert sorted(job.index for job in ordered) == [*range(511), *range(512, 1200)]
 
 
-def test_the_slots_of_a_chunk_empty_nearly_together(tmp_path: Path) -> None:
+def test_every_job_takes_all_steps_and_strength_sets_where_they_begin(tmp_path: Path) -> None:
     backend = FakeBackend()
     painter, plan = make_painter(tmp_path, backend, slots=4)
+    jobs = [make_job(plan, 0, index) for index in range(8)]
+    assert len({job.strength for job in jobs}) == 8
+    assert len(list(painter.paint(jobs, lambda: False))) == 8
+    assert backend.calls["unet"] == 2 * STEPS + 2  # and a label pass for each batch of 4
+
+
+def test_the_slots_of_a_chunk_of_an_older_run_empty_nearly_together(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    painter, plan = make_painter(tmp_path, backend, floored=True, slots=4)
     jobs = [make_job(plan, 0, index) for index in range(32)]
     outcomes = list(painter.paint(jobs, lambda: False))
     assert sorted(outcome.job.index for outcome in outcomes) == list(range(32))

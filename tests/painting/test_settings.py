@@ -95,15 +95,16 @@ def test_a_changed_run_json_is_refused_with_every_mistake() -> None:
     with refused(RunError, None, "run.json", '"seed"', '"colour"', '"chunk"'):
         RunSettings.from_json(value, "run.json")
     with refused(RunError, None, "run.json", 3):
-        RunSettings.from_json(value | {"format": 3}, "run.json")
+        RunSettings.from_json(value | {"format": 4}, "run.json")
 
 
 def test_a_run_of_an_older_version_is_read_but_not_gone_on_with() -> None:
     older = RunSettings.from_json(run_settings().to_json() | {"format": 1}, "run.json")
-    assert differences(older, run_settings()) == [("format", "`format` is 1 in the run, 2 was asked for")]
+    assert differences(older, run_settings()) == [("format", "`format` is 1 in the run, 3 was asked for")]
     with refused(RunError, None, OUT):
         check_format(OUT, older)
     check_format(OUT, run_settings())
+    check_format(OUT, run_settings(format=2))
     check_format(OUT, None)
 
 

@@ -1,5 +1,6 @@
 """`generate` from references: which are repainted, what repeats them, and what happens when they break or change."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from engines.errors import DatasetError, RunError
 from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.journal import IMAGES, JOURNAL, read_entries
 from engines.runs.near_duplicates import REPEATS_IMAGE, REPEATS_REFERENCE
+from engines.runs.run_folder import RUN
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_references_are_repainted_and_named(paint: Generate, tmp_path: Path) -> 
     assert {entry.reference for entry in entries} == {"0.png", "1.png", "2.png", "3.png"}
     assert {entry.strength for entry in entries} == {0.3}
     assert backend.calls["vae_encoder"] == 3  # 3 + 3 in the first chunk, 2 in the second
-    assert backend.calls["unet"] < 20  # one of four steps
+    assert backend.calls["unet"] == 3 * (4 + 1)  # four steps and a label pass for each
     means = {
         entry.reference: np.asarray(Image.open(tmp_path / "run" / IMAGES / str(entry.file))).mean() for entry in entries
     }
@@ -105,3 +107,22 @@ def test_changed_references_are_refused(paint: Generate, tmp_path: Path) -> None
     make_references(references, 4)
     with refused(RunError, "reference_hash"):
         paint(tmp_path / "run", jobs=6, reference=references)
+
+
+def test_a_run_of_format_2_goes_on_as_it_was_begun(paint: Generate, tmp_path: Path) -> None:
+    """A strength was a share of the steps, and of 25 of them where nobody said."""
+    references = make_references(tmp_path / "data", 3)
+    options: dict[str, Any] = {"reference": references, "strength": (0.2, 0.6), "keep_empty": True, "eta": 0.2}
+    options["changes"] = {"generate_defaults": {}}
+    begun = tmp_path / "begun"
+    paint(begun, jobs=6, **options)
+    value = json.loads((begun / RUN).read_text("utf-8"))
+    assert (value["format"], value["steps"]) == (3, 15)
+    (begun / RUN).write_text(json.dumps(value | {"format": 2, "steps": 25}), "utf-8")
+    backend = FakeBackend()
+    paint(begun, jobs=12, backend=backend, **options)
+    again = json.loads((begun / RUN).read_text("utf-8"))
+    assert (again["format"], again["steps"], again["jobs"]) == (2, 25, 12)
+    strengths = [entry.strength or 0.0 for entry in read_entries(begun / JOURNAL)][6:]
+    steps = sum(int(25 * strength) for strength in strengths)
+    assert steps < 3 * (backend.calls["unet"] - 2) <= steps + 6  # three slots, one of which may be spare at the end
