@@ -52,15 +52,24 @@ def in_range(value: object, low: float, high: float) -> bool:
 
 
 def to_object(value: "DataclassInstance") -> dict[str, Any]:
-    """The JSON object that `from_object` reads: fields in their order, those of a flat one in its place."""
+    """The object that `from_object` reads: fields in their order, those of a flat one in its place.
+
+    Dataclasses become objects and paths text; all else stays as it is.
+    """
     found: dict[str, Any] = {}
     for item in dataclasses.fields(value):
         own = getattr(value, item.name)
         if item.metadata.get("flat"):
             found |= to_object(own)
         else:
-            found[key_of(item)] = str(own) if isinstance(own, Path) else own
+            found[key_of(item)] = _to_value(own)
     return found
+
+
+def _to_value(own: Any) -> Any:
+    if dataclasses.is_dataclass(own) and not isinstance(own, type):
+        return to_object(own)
+    return str(own) if isinstance(own, Path) else own
 
 
 def key_of(item: "dataclasses.Field[Any]") -> str:
