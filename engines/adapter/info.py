@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engines.common.files import read_json
-from engines.common.quote import list_mistakes, quote
-from engines.common.schema import from_object, in_range
+from engines.common.quote import quote
+from engines.common.schema import from_object, hold, in_range
 from engines.errors import ModelError
 from engines.labels.boxes import LEAST_COUNTED
 
@@ -73,13 +73,7 @@ class AdapterConfig:
     anchor_cells: float = 4.0  # side of the boxes that refinement starts from, in cells of their own level
 
     def __post_init__(self) -> None:
-        wrong = [
-            f'"{name}" must be {expected}, not {quote(getattr(self, name))}'
-            for name, expected, fits in self._checks()
-            if not fits
-        ]
-        if wrong:
-            raise ModelError(f"Adapter settings: {list_mistakes(wrong)}.")
+        hold(self, self._checks(), ModelError, "Adapter settings")
 
     def _checks(self) -> Iterator[tuple[str, str, bool]]:
         """(field, what it must be, whether it is), beyond its type."""
@@ -142,13 +136,7 @@ class AdapterInfo:
             found = quote(value.get("format"))
             raise ModelError(f"{where}: adapter format {found} was found; this version reads format {FORMAT}.")
         info = from_object(cls, value, ModelError, where)
-        mistakes = [
-            f'"{name}" must be {expected}, not {quote(getattr(info, name))}'
-            for name, expected, fits in info._checks()
-            if not fits
-        ]
-        if mistakes:
-            raise ModelError(f"{where}: {list_mistakes(mistakes)}.")
+        hold(info, info._checks(), ModelError, where)
         return info
 
     def _checks(self) -> Iterator[tuple[str, str, bool]]:

@@ -10,7 +10,7 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -40,6 +40,20 @@ def from_object(cls: type[T], value: Mapping[str, Any], error: type[DengineError
     if wrong:
         raise error(f"{where}: {list_mistakes([_said(one, chr(34)) for one in wrong])}.")
     return typing.cast(T, result)
+
+
+def hold(
+    value: object, checks: Iterable[tuple[str, str, bool]], error: type[DengineError], where: str, mend: str = ""
+) -> None:
+    """Raise one `error` that lists the wrong fields, of (field, what it must be beyond its type, whether it is).
+
+    `mend`: a sentence on how to get a better one.
+    """
+    wrong = [
+        f'"{name}" must be {wanted}, not {quote(getattr(value, name))}' for name, wanted, fits in checks if not fits
+    ]
+    if wrong:
+        raise error(f"{where}: {list_mistakes(wrong)}. {mend}".rstrip())
 
 
 def in_range(value: object, low: float, high: float) -> bool:
