@@ -204,7 +204,8 @@ def needed_rows(schedules: Schedules, slots: int, options: Mapping[str, Any]) ->
     if options["guidance"] <= 1.0:
         return slots
     interval = options["guidance_interval"] or (0.0, 1.0)
-    strengths = [None] if options["strength"] is None else np.linspace(*options["strength"], _STRENGTHS).tolist()
+    low, high = options["strength"] or (None, None)
+    strengths = [None] if low is None else np.linspace(low, high, _STRENGTHS).tolist()
     guided = [step for one in strengths if one != 0.0 for step in _guided(schedules, one, interval)]
     share = sum(guided) / max(len(guided), 1)
     return max(2 * round(slots * (1.0 + share) / 2), 2)

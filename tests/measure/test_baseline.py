@@ -47,7 +47,7 @@ def test_batches_hold_every_job_once_and_like_strengths(toy_bundle: Path, refere
     batches = batches_of(work, 4)
     assert sorted(job.index for jobs in batches for job in jobs) == list(range(40))
     assert max(map(len, batches)) == 4
-    strengths = [job.strength for jobs in batches for job in jobs]
+    strengths = [job.strength or 0.0 for jobs in batches for job in jobs]
     assert strengths == sorted(strengths)
     assert len(batches) == 10  # all full
 
