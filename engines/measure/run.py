@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engines.backends.base import ALWAYS_F32, Call
+from engines.backends.base import Call, is_wide
 from engines.backends.openvino.int8 import ranges_of
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.common.devices import cpu_has_bf16
@@ -137,7 +137,7 @@ def memory_of(engine: str, device: torch.device) -> Memory:
 
 def precision_of(bundle: Bundle, use: Use, precision: str) -> str:
     """What a graph as it was prepared computes in where its backend's precision is `precision`."""
-    if use.graph in ALWAYS_F32:
+    if is_wide(use.graph, precision == "f16"):
         return "f32"
     if precision == "int8" and (use.role == "labels" or not ranges_of(use.graph, bundle.manifest.activations)):
         return "bf16" if cpu_has_bf16() else "f32"
