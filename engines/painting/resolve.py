@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from engines.bundle.bundle import Bundle
 
 CPU_SLOTS, GPU_SLOTS = 4, 8  # images in work at once, where the user does not say
+LONG_RUN = 1000  # images from which on networks are compiled first, where nobody says
 _STRENGTHS = 33  # of a range, at which the steps that jobs take are counted
 
 
@@ -89,6 +90,16 @@ def resolve(
         short_side=bundle.short_side,
         frequencies=bundle.adapter_info.frequencies,
     )
+
+
+def wants_compiled(asked: GenerateSettings, stored: RunSettings | None) -> bool | None:
+    """Whether networks are to be compiled: as asked, else as in the stored run; else None, which leaves it to the
+    engine, for a run of LONG_RUN images or more, and False for a shorter one."""
+    if asked.compiled is not None:
+        return asked.compiled
+    if stored is not None:
+        return ", compiled" in stored.backend
+    return None if (asked.count or asked.jobs or 0) >= LONG_RUN else False
 
 
 def resolve_options(

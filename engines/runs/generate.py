@@ -24,7 +24,7 @@ from engines.painting.jobs import Plan, chunk_ranges, make_job
 from engines.painting.needs import generate_needs
 from engines.painting.networks import cores_for_graphs
 from engines.painting.painter import Painter
-from engines.painting.resolve import make_plan, resolve
+from engines.painting.resolve import make_plan, resolve, wants_compiled
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
 from engines.runs.dataset_files import remove_dataset_files, rules_of, write_dataset
@@ -92,7 +92,7 @@ def generate_on(
         threads = stored.options.threads if stored and settings.threads is None else settings.threads
         backend = open_backend(
             bundle, engine, precision=precision, threads=threads, device=settings.device,
-            compiled=settings.compiled,
+            compiled=wants_compiled(settings, stored),
             needs=generate_needs(settings, bundle, stored), told=lambda line: report(note(line)),
         )  # fmt: skip
         backend = wrap(backend)
