@@ -200,7 +200,9 @@ def _cast(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Te
     return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
 
 
-def _load_modules(bundle: Bundle, dtype: torch.dtype, device: torch.device, rewritten: bool) -> dict[str, nn.Module]:
+def _load_modules(
+    bundle: Bundle, dtype: torch.dtype, device: torch.device, rewritten: bool = False
+) -> dict[str, nn.Module]:
     """The module of every graph, from the stored weights: first to f32, which is exact, then to `dtype`.
 
     In half, a float16 bundle's islands stay in float32, and the attention scores that a configuration asks for.

@@ -10,6 +10,8 @@ the four pixels that come of one is a 2x2 convolution of the small image, with s
 B batch, I channels in, O channels out, H/W of the small image.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -70,7 +72,7 @@ def fold_modules(network: nn.Module) -> int:
     return folded
 
 
-def _is_plain(part: nn.Module) -> bool:
+def _is_plain(part: Any) -> bool:
     """Whether it doubles, and then convolves 3x3, one pixel at a time with a border of one; and nothing else."""
     convolution = getattr(part, "conv", None)
     return (
