@@ -44,18 +44,20 @@ class Capturable(Protocol):
 
 
 class Recorded:
-    """A step that is recorded behind its first run, where all its calls may be, and replayed from then on."""
+    """A step that is recorded at its second use, where all its calls may be, and replayed from then on.
+
+    The first is the warm-up, and what is used once is not recorded.
+    """
 
     def __init__(self, step: Step, calls: Sequence[Capturable], device: torch.device, record: Record = capture) -> None:
         self._step, self._device, self._record = step, device, record
         self._capturable = all(call.capturable for call in calls)
-        self._replay: Step | None = None
+        self._warm = False
 
     def __call__(self) -> None:
         """The step, on the current stream."""
-        if self._replay is not None:
-            self._replay()
-            return
+        if self._warm and self._capturable:
+            self._step = self._record(self._step, self._device)
+            self._capturable = False
         self._step()
-        if self._capturable:  # what ran just now was the warm-up
-            self._replay = self._record(self._step, self._device)
+        self._warm = True

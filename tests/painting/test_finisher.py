@@ -225,11 +225,12 @@ def test_on_a_gpu_decoder_and_label_pass_are_recorded_once_and_give_the_same(
         return replay
 
     bundle, batches = make_bundle(tmp_path), [(0, 1), (2, 3), (4,)]
-    with make_finisher(tmp_path / "plain") as finisher:
+    plain = Finisher(bundle, as_backend(FakeBackend()), BATCH, FRAME, record=lambda step, device: step)
+    with plain as finisher:
         expected = [*(one for some in batches for one in finisher.submit(batch(*some))), *finisher.drain()]
     with Finisher(bundle, as_backend(on_gpu), BATCH, FRAME, record=record) as finisher:
         found = [*(one for some in batches for one in finisher.submit(batch(*some))), *finisher.drain()]
-    assert recorded == [1, 3]  # the decoder behind its first run, then UNet and adapter together
+    assert recorded == [3, 4]  # at the second batch the decoder, then UNet and adapter together
     assert replays == [0, 1, 0, 1]
     for one, other in zip(found, expected, strict=True):
         assert np.array_equal(one.pixels, other.pixels)  # type: ignore[arg-type]
