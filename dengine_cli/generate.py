@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Boxes, Compiled, Device, FollowLinks, Precision, Slots, Threads
+from dengine_cli.options import Boxes, Device, FollowLinks, Precision, Slots, Threads
 from dengine_cli.settings import settings_of
 from engines.common.events import duration
 
