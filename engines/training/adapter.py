@@ -44,6 +44,7 @@ STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
 _LONGEST_SIDE = 65_536  # pixels
 STATISTICS_IMAGES = 200  # images whose class counts `generate` draws prompts from
 CALIBRATION_BATCHES = 2
+FINDS_FROM = 0.2  # share of the steps before an adapter's own finds are trusted to be objects
 _FROM_BASE = ("channels", "num_classes")  # AdapterConfig fields that are no setting
 
 
@@ -73,6 +74,7 @@ class AdapterTrainOptions:
     final_lr: float = 0.02  # learning rate at the last step, as a share of the peak
     grad_clip: float = 0.1  # largest norm of the gradient
     ema_decay: float = 0.998  # of the averaged weights
+    ignore_finds: float = 0.0  # score from which its own finds without a label teach nothing; 0: they are background
     seed: int = 0  # decides every draw
     pseudo_share: float = 0.5  # about what share of the frames shows images that an adapter labelled, if there are any
     tune_fraction: float = 0.1  # share of the images held out to pick the best checkpoint; 0: none, the last is kept
@@ -112,6 +114,7 @@ class AdapterTrainOptions:
             ("lr", "positive", self.lr > 0),
             ("grad_clip", "positive", self.grad_clip > 0),
             ("ema_decay", "at least 0 and below 1", 0 <= self.ema_decay < 1),
+            ("ignore_finds", "at least 0 and below 1", 0 <= self.ignore_finds < 1),
             ("seed", "from 0 to 2^31 - 1", 0 <= self.seed < 2**31),
             ("pseudo_share", "between 0.01 and 0.99", 0.01 <= self.pseudo_share <= 0.99),
             ("tune_fraction", "at least 0 and below 1", 0 <= self.tune_fraction < 1),
@@ -175,9 +178,9 @@ def fit_adapter(
     hashed = fused_hash(base_hash(base.folder), names)
 
     best = fit(
-        model, partial(_loss_at, model, source, options.device, precision),
+        model, partial(_loss_at, model, source, options, precision),
         _fit_options(options, evaluate=bool(tune)), out / "training", stage="adapter",
-        identity=_identity(dataset, pseudo, options, hashed), resume=resume, report=report,
+        identity=training_identity(dataset, pseudo, options, hashed), resume=resume, report=report,
         evaluate=(lambda step: tune_part.evaluate(model)) if tune else None, score=options.score if tune else "",
     )  # fmt: skip
     truth, detected = instances_of(tune), tune_part.detect(model)
@@ -218,12 +221,13 @@ def _check_boxes(dataset: Dataset) -> None:
 
 
 def _loss_at(
-    model: DetectionAdapter, source: BatchSource, device: str, precision: str, step: int
+    model: DetectionAdapter, source: BatchSource, options: AdapterTrainOptions, precision: str, step: int
 ) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
     """The loss of a step's batch, and its parts."""
-    batch = source.at(step)
+    batch, device = source.at(step), options.device
     targets = [{name: value.to(device) for name, value in target.items()} for target in batch.targets]
-    return model.loss([_to(level, device, precision) for level in batch.pyramid], targets)
+    score = options.ignore_finds if step >= FINDS_FROM * options.steps else 0.0
+    return model.loss([_to(level, device, precision) for level in batch.pyramid], targets, score)
 
 
 def _prompts(style: str, class_names: Sequence[str], options: AdapterTrainOptions) -> dict[str, Any]:
@@ -344,7 +348,9 @@ def _to(level: torch.Tensor, device: str, precision: str) -> torch.Tensor:
     return level.to(device, torch.float32 if precision == "f32" else torch.bfloat16)
 
 
-def _identity(dataset: Dataset, pseudo: Sequence[Record], options: AdapterTrainOptions, hashed: str) -> dict[str, Any]:
+def training_identity(
+    dataset: Dataset, pseudo: Sequence[Record], options: AdapterTrainOptions, hashed: str
+) -> dict[str, Any]:
     """Everything that decides the weights, for the check when it is resumed."""
     free = ("checkpoint_minutes", "device", "cache_gb", "workers", "precision_goal")
     digest = hashlib.sha256()
