@@ -34,6 +34,9 @@ from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
 from engines.diffusion.lora import fuse_loras, fused_hash
 from engines.errors import ModelError, TrainingError, UsageError, refuse, wrong_values
+from engines.labels.boxes import Instances
+from engines.labels.findings import Picture
+from engines.labels.gaps import looks_incomplete
 from engines.labels.thresholds import Choice, choose_thresholds
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend
@@ -184,6 +187,7 @@ def fit_adapter(
         evaluate=(lambda step: tune_part.evaluate(model)) if tune else None, score=options.score if tune else "",
     )  # fmt: skip
     truth, detected = instances_of(tune), tune_part.detect(model)
+    _remark_on_gaps(dataset, tune, detected, report)
     choices = choose_thresholds(truth, detected, dataset.class_names, options.precision_goal)
     info = AdapterInfo(
         class_names=tuple(classes), timestep=options.timestep, short_side=short_side, frame=frame,
@@ -206,6 +210,14 @@ def fit_adapter(
 def _remark_on_cut(base: BaseModel, style: str, dataset: Dataset, report: Report) -> None:
     """Say where the longest prompt is longer than what the text encoder reads."""
     if remark := cut_remark(base.tokenizer, prompts.longest_listing(style, dataset.class_names)):
+        report(note(remark))
+
+
+def _remark_on_gaps(dataset: Dataset, tune: Sequence[Record], detected: Sequence[Instances], report: Report) -> None:
+    """Say where the labels of the tune part look incomplete, by what was found there."""
+    pairs = zip(tune, detected, strict=True)
+    pictures = [Picture(record.width, record.height, record.instances, found) for record, found in pairs]
+    if remark := looks_incomplete(pictures, dataset.class_names, dataset.root):
         report(note(remark))
 
 

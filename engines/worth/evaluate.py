@@ -30,6 +30,8 @@ from engines.datasets.dataset import instances_of
 from engines.errors import RunError, UsageError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
+from engines.labels.findings import Picture
+from engines.labels.gaps import looks_incomplete
 from engines.runs.run_folder import LOCK, locked, run_errors
 from engines.training.trainer import differences
 from engines.worth.data import EvaluateSettings, WorthData, open_data
@@ -98,6 +100,7 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
             reached = _totals(report, number * options.steps, len(trainings) * options.steps)
             results.append(_result(training, data, options, settings, reached))
         report(note(f"comparing on {len(data.val)} validation images"))
+        _remark_on_gaps(data, results[0].detections, settings.val, report)
         arms = compare(results, instances_of(data.val), data.class_names, resamples=settings.resamples)
         write_json(settings.out / COMPARISON, _comparison(arms, data, options, settings, chosen))
         drawn = plot(settings.out / PLOT, arms, data.split_images)
@@ -109,6 +112,14 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
         picture=settings.out / PLOT if drawn else None,
         seconds=time.monotonic() - started,
     )
+
+
+def _remark_on_gaps(data: WorthData, detections: Sequence[Instances], val: Path, report: Report) -> None:
+    """Say where the validation images' labels look incomplete, by the first detector of the real images alone."""
+    pairs = zip(data.val, detections, strict=True)
+    pictures = [Picture(record.width, record.height, record.instances, found) for record, found in pairs]
+    if remark := looks_incomplete(pictures, data.class_names, val):
+        report(note(f"{remark}. Figures by such labels count every object that they leave out as a mistake"))
 
 
 def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
