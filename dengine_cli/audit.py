@@ -50,7 +50,7 @@ def command(
     ] = 0.5,
     worst: Annotated[int, typer.Option(help="Images on the page, at most.")] = 30,
     split: Annotated[str | None, typer.Option(help="Part of the dataset, such as train.")] = None,
-    label_views: Annotated[
+    tta: Annotated[
         int, typer.Option(help="Looks that the bundle's adapter takes at each image: 2 is with its mirror image.")
     ] = 1,
     engine: Annotated[str, typer.Option(help="auto, tensorrt, torch, openvino or onnxruntime.")] = "auto",

@@ -136,7 +136,7 @@ def _bundle_finds(
     prompts = [generic_prompt(bundle.style)] * len(dataset.records)
     bad = skipped if settings.skip_bad else None
     found: list[Instances | None] = [None] * len(dataset.records)
-    for index, boxes in detect(bundle, backend, dataset.records, prompts, settings.label_views, bad, report):
+    for index, boxes in detect(bundle, backend, dataset.records, prompts, settings.tta, bad, report):
         labels = places[boxes.labels]
         found[index] = replace(boxes, labels=labels).take(labels >= 0)
     return found, known

@@ -30,7 +30,7 @@ from engines.errors import RunError, UsageError
 from engines.labels.boxes import Instances
 from engines.training.adapter import AdapterTrainOptions, fit_adapter, training_identity
 from engines.training.augment import FrameOptions
-from engines.training.pyramids import FrozenPyramid, SourceOptions, TunePart
+from engines.training.pyramids import DevSplit, FrozenPyramid, SourceOptions
 from engines.training.trainer import differences
 
 FOLDS, FINDS = "folds", "finds.json"
@@ -98,7 +98,7 @@ def detect(folder: Path, base: Path, records: Sequence[Record], options: Adapter
     frozen = FrozenPyramid(load_base(base, device=options.device), info.timestep, precision, options.device)
     frame = FrameOptions(width=info.frame[0], height=info.frame[1], short_side=info.short_side)
     source = SourceOptions(frame, info.style, {}, batch=1, seed=options.seed, cache_gb=0.0)
-    return TunePart(records, info.class_names, frozen, source, info.size_multiple).detect(model)
+    return DevSplit(records, info.class_names, frozen, source, info.size_multiple).detect(model)
 
 
 def _place(record: Record) -> str:

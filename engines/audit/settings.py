@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engines.adapter.inference import LABEL_VIEWS
+from engines.adapter.inference import TTA_LOOKS
 from engines.common.schema import AnyPath, settle
 from engines.errors import UsageError, refuse, wrong_values
 from engines.labels.findings import CONFIDENT, Judgement
@@ -38,7 +38,7 @@ class AuditSettings:
     confidence: float = CONFIDENT  # from which a finding counts, and a missing label is added
     worst: int = 30  # images on the page, at most
     split: str | None = None  # part of the dataset, such as train
-    label_views: int = 1  # looks that the bundle's adapter takes at an image: 2 is with the mirror image
+    tta: int = 1  # looks that the bundle's adapter takes at an image: 2 is with the mirror image
     engine: str = "auto"  # of the bundle: a backend's name
     precision: str = "auto"  # of the arithmetic
     threads: int | None = None  # of the engine, on a CPU; None: its own choice
@@ -55,7 +55,7 @@ class AuditSettings:
             ("complete", " or ".join(COMPLETIONS), self.complete is None or self.complete in COMPLETIONS),
             ("confidence", "above 0 and at most 1", 0 < self.confidence <= 1),
             ("worst", "0 or more", self.worst >= 0),
-            ("label_views", "1 or 2", self.label_views in LABEL_VIEWS),
+            ("tta", "1 or 2", self.tta in TTA_LOOKS),
         )
         alone = [
             (name, f"`{name}` is for adapters that are trained: give `folds`, too")

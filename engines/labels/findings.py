@@ -5,8 +5,8 @@ Knows nothing about models, files or pixels. The detector must not have learned 
 what it learned (`engines.audit.folds`).
 
 Sources: the kinds are ObjectLab's (Tkachenko et al. 2023, arXiv 2309.00832: overlooked, swapped, badly located), with
-the mean score of a class's finds as the measure of sureness (confident learning, Northcutt et al., arXiv 1911.00068);
-how sure a missing label is: `belief`.
+the mean score of a class's finds as the measure of sureness (confident learning, Northcutt et al., arXiv 1911.00068).
+A missing label is as sure as its find scores.
 
 N finds, M labels of an image.
 """
@@ -18,19 +18,20 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from engines.labels.belief import LEAST_LABELLED, Belief, Floats, Mask, believe
 from engines.labels.boxes import Instances, areas, iou_matrix, without_duplicates
 from engines.labels.thresholds import MATCH_IOU, in_crowds
 
 LOOSE_IOU = (0.3, 0.7)  # a label that its find overlaps by so much lies loosely on its object
 DOUBLE_IOU = 0.6  # two boxes of a class that overlap more are one object
-COVERED = 0.7  # two boxes of a class of which one covers so much of the other are one object, or part of it
+COVERED = 0.45  # two boxes of a class of which one covers so much of the other are one object, or part of it
+LEAST_LABELLED = 30  # labels of a class from which its completeness is told
 LEAST_CONFIDENCE = 0.05  # of a finding
 CONFIDENT = 0.5  # from which a finding is more likely right than not
-_EDGE = 0.01  # share of an image's sides within which a box is cut by its edge
 
 Box = tuple[float, float, float, float]  # corners in pixels
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 
 class FindingKind(StrEnum):
@@ -99,7 +100,6 @@ class _Pairs:
     label: Ints  # [N], the label of a find's class that is its own; -1: none
     find: Ints  # [M], the same the other way round
     extra: Mask  # [N], finds that are about no label at all
-    edge: Mask  # [N], finds that the image's edge cuts
 
 
 def judge(pictures: Sequence[Picture], classes: int, judged: Sequence[bool] | None = None) -> Judgement:
@@ -108,13 +108,12 @@ def judge(pictures: Sequence[Picture], classes: int, judged: Sequence[bool] | No
     judged: of each class, whether the detector knows it; None: all. Labels of others are no finding.
     """
     pairs = [_pair(picture) for picture in pictures]
-    beliefs = _beliefs(pairs, classes)
     typical = _typical_scores(pairs, classes)
     found_share = _found_shares(pictures, pairs, classes)
     known = np.ones(classes, dtype=np.bool_) if judged is None else np.array(judged, dtype=np.bool_)
     findings: list[Finding] = []
     for index, (picture, pair) in enumerate(zip(pictures, pairs, strict=True)):
-        findings += _missing(index, pair, beliefs)
+        findings += _missing(index, pair)
         findings += _about_labels(index, picture, pair, typical, found_share, known)
         findings += _duplicates(index, picture, pair, typical)
         findings += _outside(index, picture)
@@ -137,11 +136,7 @@ def _pair(picture: Picture) -> _Pairs:
     shared = _covered(found.boxes, truth.boxes)
     about = (label >= 0) | (overlaps >= MATCH_IOU).any(axis=1) | (fits & (shared >= COVERED)).any(axis=1)
     about |= in_crowds(found.boxes, truth.boxes[truth.crowd])
-    near = np.array([picture.width, picture.height] * 2) * _EDGE
-    far = np.array([picture.width, picture.height]) - near[:2]
-    outer = (found.boxes[:, :2] < near[:2]).any(axis=1), (found.boxes[:, 2:] > far).any(axis=1)
-    edge: Mask = np.logical_or(*outer)
-    return _Pairs(found, overlaps, label, find, ~about, edge)
+    return _Pairs(found, overlaps, label, find, ~about)
 
 
 def _without_doubles(found: Instances) -> Instances:
@@ -164,27 +159,6 @@ def _covered(some: npt.NDArray[np.floating[npt.NBitBase]], others: npt.NDArray[n
     return np.asarray(shared / np.maximum(np.minimum(areas(some)[:, None], areas(others)[None]), 1e-9))
 
 
-def _beliefs(pairs: Sequence[_Pairs], classes: int) -> dict[tuple[int, bool], Belief]:
-    """The belief about finds by (class, whether the edge cuts them).
-
-    Annotators often pass over what is cut, so each kind has its own belief where there are enough labelled ones; else
-    both of a class share one, else all classes do.
-    """
-    scores = np.concatenate([one.found.scores for one in pairs] or [np.zeros(0)]).astype(np.float64)
-    labels = np.concatenate([one.found.labels for one in pairs] or [np.zeros(0, dtype=np.int64)])
-    edge = np.concatenate([one.edge for one in pairs] or [np.zeros(0, dtype=np.bool_)])
-    labelled = np.concatenate([one.label >= 0 for one in pairs] or [np.zeros(0, dtype=np.bool_)])
-    counted = labelled | np.concatenate([one.extra for one in pairs] or [np.zeros(0, dtype=np.bool_)])
-    found = {}
-    for label in range(classes):
-        own = counted & (labels == label)
-        for cut in (False, True):
-            groups = (own & (edge == cut), own, counted)
-            enough = next((one for one in groups if (one & labelled).sum() >= LEAST_LABELLED), counted)
-            found[label, cut] = believe(scores[enough], labelled[enough])
-    return found
-
-
 def _typical_scores(pairs: Sequence[_Pairs], classes: int) -> Floats:
     """Mean score of each class's finds that have a label, [classes]; that of all where a class has none."""
     scores = np.concatenate([one.found.scores[one.label >= 0] for one in pairs] or [np.zeros(0)]).astype(np.float64)
@@ -203,13 +177,12 @@ def _found_shares(pictures: Sequence[Picture], pairs: Sequence[_Pairs], classes:
     return np.asarray(hits / np.maximum(number, 1))
 
 
-def _missing(image: int, pair: _Pairs, beliefs: dict[tuple[int, bool], Belief]) -> Iterator[Finding]:
+def _missing(image: int, pair: _Pairs) -> Iterator[Finding]:
+    """Finds about no label, as sure as they score."""
     extra = np.flatnonzero(pair.extra)  # of several classes at one place, the surest
     rows = extra[without_duplicates(pair.found.boxes[extra].astype(np.float64), DOUBLE_IOU, len(extra))]
     for row in rows.tolist():
-        label = int(pair.found.labels[row])
-        sure = beliefs[label, bool(pair.edge[row])].of(pair.found.scores[row : row + 1])[0]
-        yield _finding(image, FindingKind.MISSING, min(1.0, float(sure)), found=(pair.found, row))
+        yield _finding(image, FindingKind.MISSING, float(pair.found.scores[row]), found=(pair.found, row))
 
 
 def _about_labels(

@@ -21,7 +21,7 @@ from engines.training.adapter import AdapterTrainOptions
 
 NETWORK: dict[str, Any] = {"width": 16, "heads": 2, "ffn_width": 16, "decoder_layers": 1, "queries": 8, "denoising": 0}
 OPTIONS = AdapterTrainOptions(
-    short_side=32, steps=2, batch=2, warmup=1, tune_fraction=0.0, network=NETWORK, precision="f32", ignore_finds=0.3
+    short_side=32, steps=2, batch=2, warmup=1, dev_fraction=0.0, network=NETWORK, precision="f32", ignore_finds=0.3
 )
 
 
