@@ -181,7 +181,6 @@ def fit_adapter(
     dev_split = DevSplit(dev, classes, frozen, source_options, size_multiple)
     model.calibrate([source.at(step).pyramid for step in range(CALIBRATION_BATCHES)])
     hashed = fused_hash(base_hash(base.folder), names)
-
     best = fit(
         model, partial(_loss_at, model, source, options, precision),
         _fit_options(options, evaluate=bool(dev)), out / "training", stage="adapter",
