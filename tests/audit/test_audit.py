@@ -166,13 +166,13 @@ def test_completion_copies_images_in_folders_of_their_own(tmp_path: Path) -> Non
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    good = {"data": "data", "out": "out"}
+    good: dict[str, Any] = {"data": "data", "out": "out"}
     for field, value in (("folds", 1), ("complete", "all"), ("confidence", 0.0), ("worst", -1), ("tta", 3)):
         with refused(UsageError, field):
-            AuditSettings(**good, **{field: value})
-    for field, value in (("base", "base"), ("training", {"steps": 5}), ("steps_scale", 0.5)):
+            AuditSettings(**(good | {field: value}))
+    for field, other in (("base", "base"), ("training", {"steps": 5}), ("steps_scale", 0.5)):
         with refused(UsageError, field, "folds"):
-            AuditSettings(**good, **{field: value})
+            AuditSettings(**(good | {field: other}))
     with refused(UsageError, "base"):
         AuditSettings(**good, folds=2, base="base", bundle="bundle")
     with refused(UsageError, None, "stepz"):

@@ -17,7 +17,7 @@ from engines.common.rng import generator
 from engines.datasets.dataset import Dataset, Record
 from engines.errors import RunError, UsageError
 from engines.labels.boxes import Instances
-from engines.training.adapter import AdapterTrainOptions
+from engines.training.adapter import AdapterTrainOptions, fit_adapter
 
 NETWORK: dict[str, Any] = {"width": 16, "heads": 2, "ffn_width": 16, "decoder_layers": 1, "queries": 8, "denoising": 0}
 OPTIONS = AdapterTrainOptions(
@@ -67,7 +67,7 @@ def test_no_adapter_learns_from_an_image_that_it_judges_and_what_is_done_is_kept
     dataset = data(tmp_path / "data")
     learned: list[set[str]] = []
     judged: list[set[str]] = []
-    fit, detect = folds.fit_adapter, folds.detect
+    fit, detect = fit_adapter, folds.detect
 
     def watched_fit(seen: Dataset, *rest: Any, **more: Any) -> Any:
         learned.append({record.name for record in seen.records})
