@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dengine_cli import (
+    audit,
     bench,
     console,
     doctor,
@@ -43,6 +44,7 @@ VERBS = {
     "label": label,
     "finalize": finalize,
     "merge": merge,
+    "audit": audit,
     "evaluate": evaluate,
     "bench": bench,
     "doctor": doctor,

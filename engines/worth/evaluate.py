@@ -32,6 +32,8 @@ from engines.datasets.dataset import instances_of
 from engines.errors import RunError, UsageError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
+from engines.labels.findings import Picture
+from engines.labels.gaps import looks_incomplete
 from engines.runs.run_folder import LOCK, locked, run_errors
 from engines.training.trainer import differences
 from engines.worth.data import ValSet, WorthData, open_data
@@ -118,6 +120,7 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
         for number, val in enumerate(data.val):
             report(note(f"comparing on {len(val.records)} images of {val.name}"))
             found = [one[number] for one in results]
+            _remark_on_gaps(val, found[0].detections, data.class_names, report)
             arms = compare(found, instances_of(val.records), data.class_names, resamples=settings.resamples)
             sets.append(SetFigures(val.name, len(val.records), val.left_out, tuple(arms)))
         write_json(settings.out / COMPARISON, _comparison(sets, data, options, settings, chosen))
@@ -130,6 +133,14 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
         picture=settings.out / PLOT if drawn else None,
         seconds=time.monotonic() - started,
     )
+
+
+def _remark_on_gaps(val: ValSet, detections: Sequence[Instances], names: Sequence[str], report: Report) -> None:
+    """Say where a validation set's labels look incomplete, by the first detector of the real images alone."""
+    pairs = zip(val.records, detections, strict=True)
+    pictures = [Picture(record.width, record.height, record.instances, found) for record, found in pairs]
+    if remark := looks_incomplete(pictures, names, val.name):
+        report(note(f"{remark}. Figures by such labels count every object that they leave out as a mistake"))
 
 
 def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
