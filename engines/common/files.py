@@ -44,9 +44,12 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(parent))
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path`: a temporary name in the same folder, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def write_atomic(path: Path, data: bytes, partial: Path | None = None) -> None:
+    """Write `data` to `path`: a temporary name, fsync, rename, fsync of the folder.
+
+    The temporary file lies in `partial`, a folder of the same disk, or in the file's own.
+    """
+    temporary = (partial or path.parent) / f".{path.name}.tmp"
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -59,10 +62,10 @@ def write_atomic(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with a trailing newline, atomically, keys in insertion order."""
+def write_json(path: Path, value: Any, partial: Path | None = None) -> None:
+    """Write `value` as indented JSON with a trailing newline, as `write_atomic` does, keys in insertion order."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, (text + "\n").encode())
+    write_atomic(path, (text + "\n").encode(), partial)
 
 
 def read_json(path: Path, error: type[DengineError]) -> dict[str, Any]:

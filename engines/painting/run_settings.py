@@ -10,6 +10,7 @@ from typing import Any
 
 from engines.common.schema import FLAT, from_object, to_object
 from engines.errors import Mistake, RunError
+from engines.labels.rules import Rules
 from engines.labels.scores import StoredScore, Thresholds, unstored
 from engines.painting.settings import IMAGE_SUFFIXES, UNSAID, PaintOptions, shown_value
 
@@ -72,6 +73,12 @@ class RunSettings:
         """The lowest score of a label: a number, or a number for every class."""
         score: Any = self.options.score  # resolved, so of no other kind
         return score  # type: ignore[no-any-return]
+
+    @property
+    def rules(self) -> Rules:
+        """What the run's own dataset takes from its journal."""
+        options = self.options
+        return Rules(self.thresholds, options.uncertain, options.min_quality, options.keep_empty, options.max_overlap)
 
     @property
     def thresholds(self) -> Thresholds:

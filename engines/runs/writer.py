@@ -60,9 +60,13 @@ class ImageWriter:
         jpeg_quality: int | None = None,
         threads: int = 2,
         waiting: int = 16,
+        partial: Path | None = None,
     ) -> None:
-        """Write to `folder` with so many threads; `submit` blocks while `waiting` images are not yet taken up."""
-        self._folder = folder
+        """Write to `folder` with so many threads; `submit` blocks while `waiting` images are not yet taken up.
+
+        `partial`: a folder of the same disk for what is not yet whole; None: `folder`.
+        """
+        self._folder, self._partial = folder, partial
         self._format, self._quality = image_format, jpeg_quality
         self._tasks: queue.Queue[tuple[str, Pixels] | None] = queue.Queue(waiting)
         self._done: queue.SimpleQueue[Written] = queue.SimpleQueue()
@@ -118,5 +122,5 @@ class ImageWriter:
 
     def _write(self, name: str, pixels: Pixels) -> Written:
         data = encode_image(pixels, self._format, self._quality)
-        write_atomic(self._folder / name, data)
+        write_atomic(self._folder / name, data, self._partial)
         return Written(name, hashlib.sha256(data).hexdigest())

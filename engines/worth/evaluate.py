@@ -30,7 +30,7 @@ from engines.datasets.dataset import instances_of
 from engines.errors import RunError, UsageError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
-from engines.runs.run_folder import LOCK, locked, run_errors
+from engines.runs.run_folder import holds_more, locked, run_errors
 from engines.training.trainer import differences
 from engines.worth.data import EvaluateSettings, WorthData, open_data
 from engines.worth.detectors.batches import mix_value
@@ -132,7 +132,7 @@ def _check_out(settings: EvaluateSettings) -> None:
                 f"{out} holds a comparison already: go on with it with `resume=True`, or give another folder.",
                 field="resume",
             )
-    elif out.is_dir() and any(item.name != LOCK for item in out.iterdir()):
+    elif out.is_dir() and holds_more(out):
         raise RunError(f"{out} is not empty, and holds no comparison: give a new folder.", field="out")
 
 
