@@ -4,12 +4,12 @@
     python benchmarks/kill_test.py --verb all --kills 600 --results benchmarks/results/kills.json
     python benchmarks/kill_test.py --bundle B --verb generate --kills 50
 
-Each round starts a verb in a process of its own, sends it SIGKILL at a random moment of the time that it takes in peace,
-looks at what is left, gives the command that goes on, until it ends by itself, and compares. Half of the rounds of
-generate are killed twice. What is promised: generate, finalize and train-adapter end with the same bytes; a dataset whose
-annotations.json is there agrees with its images, labels and journal; merge, label and export leave the whole result or
-none. Processes are forks of this one, which has imported the libraries, so that a kill falls into the work and not into
-imports. With --results, counts are added to those in that file after every round.
+Each round starts a verb in a process of its own, sends it SIGKILL at a random moment of the time that it takes in
+peace, looks at what is left, gives the command that goes on, until it ends by itself, and compares. Half of the rounds
+of generate are killed twice. What is promised: generate, finalize and train-adapter end with the same bytes; a dataset
+whose annotations.json is there agrees with its images, labels and journal; merge, label and export leave the whole
+result or none. Processes are forks of this one, which has imported the libraries, so that a kill falls into the work and
+not into imports. With --results, counts are added to those in that file after every round.
 """
 
 import argparse
@@ -99,18 +99,7 @@ def read_options() -> argparse.Namespace:
 
 def import_libraries() -> None:
     """What the verbs import, so that their forks need not."""
-    import diffusers.models.unets.unet_2d_condition
-    import onnxruntime
     import torch
-    import transformers.models.clip.modeling_clip
-
-    import dengine_cli.main
-    import engines.labelling
-    import engines.runs.finalize
-    import engines.runs.generate
-    import engines.runs.merge
-    import engines.training.train_adapter
-    import export.assemble
 
     torch.set_num_threads(1)
 

@@ -115,7 +115,8 @@ def reporter(bars: "ProgressBars") -> Report:
             text = f"loss {event.figures['loss']:.4f}"
             if measured := [f"{name} {value:.3f}" for name, value in event.figures.items() if name.startswith("AP")]:
                 bars.line(f"step {event.done}: {', '.join(measured)}")
-        bars.update(event.stage, event.done or 0, event.total, text, event.seconds_left)
+        done = event.done or 0
+        bars.update(event.stage, min(done, event.total or done), event.total, text, event.seconds_left)
 
     return show
 

@@ -161,8 +161,3 @@ def cpu_precision(precision: str, engine: str) -> str:
             f"{engine} on a CPU computes in f32 or bf16, not f16. Use `precision=auto`.", field="precision"
         )
     return precision
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 thread`, `2 threads`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -4,20 +4,35 @@ Knows: how a value that somebody else wrote is shown, and how many mistakes one 
 is wrong with it.
 """
 
+import math
 import reprlib
 from collections.abc import Sequence
 
 LONGEST = 60  # characters of a foreign value
 _LISTED = 300  # characters of the mistakes that one message lists
 
-_REPR = reprlib.Repr()  # looks no deeper and no further than it shows
+
+class _Repr(reprlib.Repr):
+    """Python's own, but for whole numbers that have more digits than Python writes."""
+
+    def repr_int(self, number: int, level: int) -> str:
+        try:
+            return super().repr_int(number, level)
+        except ValueError:
+            return f"a whole number of about {int(number.bit_length() * math.log10(2)) + 1} digits"
+
+
+_REPR = _Repr()  # looks no deeper and no further than it shows
 _REPR.maxlevel, _REPR.maxdict, _REPR.maxlist, _REPR.maxtuple = 3, 4, 8, 8
 _REPR.maxstring = _REPR.maxlong = _REPR.maxother = LONGEST
 
 
 def shorten(text: object, limit: int = LONGEST) -> str:
     """A text without line breaks or other characters that do not print, cut to `limit` characters."""
-    whole = str(text)[: limit + 1]
+    try:
+        whole = str(text)[: limit + 1]
+    except ValueError:  # whole numbers that have more digits than Python writes
+        whole = _REPR.repr(text)[: limit + 1]
     shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in whole)
     return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
 

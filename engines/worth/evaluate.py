@@ -34,7 +34,7 @@ from engines.runs.run_folder import holds_more, locked, run_errors
 from engines.training.trainer import differences
 from engines.worth.data import EvaluateSettings, WorthData, open_data
 from engines.worth.detectors.batches import mix_value
-from engines.worth.detectors.config import INFO_FILE, DetectorOptions, preset
+from engines.worth.detectors.config import INFO_FILE, DetectorOptions, fewest_cells, preset
 from engines.worth.detectors.model import check_library, load_detector
 from engines.worth.detectors.train import TrainingSet, annotations_digest, detect, train_detector, weights_digest
 from engines.worth.figures import Arm, Result, compare
@@ -87,6 +87,12 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
     _check_out(settings)
     check_library(options.network.kind)
     data = open_data(settings, options.short_side, report)
+    if (cells := fewest_cells(data.short_side)) < options.network.queries and options.network.kind == "rt_detr":
+        raise UsageError(
+            f"`short_side` is {data.short_side}: a frame of it may have {cells} cells, fewer than the detector's "
+            f"{options.network.queries} queries. Take a larger one.",
+            field="short_side",
+        )
     for line in data.notes:
         report(note(line))
     chosen = tuple(range(settings.seed, settings.seed + seeds))
