@@ -8,8 +8,8 @@ Each round starts a verb in a process of its own, sends it SIGKILL at a random m
 peace, looks at what is left, gives the command that goes on, until it ends by itself, and compares. Half of the rounds
 of generate are killed twice. What is promised: generate, finalize and train-adapter end with the same bytes; a dataset
 whose annotations.json is there agrees with its images, labels and journal; merge, label and export leave the whole
-result or none. Processes are forks of this one, which has imported the libraries, so that a kill falls into the work and
-not into imports. With --results, counts are added to those in that file after every round.
+result or none. Processes are forks of this one, which has imported the libraries, so that a kill falls into the work
+and not into imports. With --results, counts are added to those in that file after every round.
 """
 
 import argparse

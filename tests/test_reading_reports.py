@@ -15,7 +15,8 @@ from engines.errors import DatasetError, UsageError
 from engines.labelling import LabelSettings, label, label_images
 from engines.painting.settings import GenerateSettings
 from engines.runs.generate import generate
-from engines.worth.data import EvaluateSettings, open_data
+from engines.worth.data import open_data
+from engines.worth.settings import EvaluateSettings
 from export.assemble import _pictures
 
 Lines = list[str]
@@ -138,7 +139,7 @@ def test_crowds_alone_are_shown_as_a_line(tmp_path: Path, capsys: pytest.Capture
 
     show_labels(
         LabelSummary(
-            annotations=tmp_path / "a.json", images=1, boxes=2, boxes_by_class={"rbc": 2}, uncertain=0, skipped=(),
+            annotations=tmp_path / "a.json", images=1, boxes=2, boxes_by_class={"rbc": 2}, ignored=0, skipped=(),
             unreadable=(), score=None, annotated=True, figures={}, unknown_classes=(), seconds=1.0, backend="",
         )
     )  # fmt: skip

@@ -4,13 +4,14 @@ Knows: that file, both ways, and which settings may change between two starts of
 came to be what they are (`resolve`).
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from engines.adapter.info import are_names
 from engines.common.quote import quote
-from engines.common.schema import FLAT, from_object, to_object
+from engines.common.schema import FLAT, from_object, key_of, to_object
 from engines.errors import Mistake, RunError, refuse
 from engines.labels.rules import Rules
 from engines.labels.scores import StoredScore, Thresholds, unstored
@@ -106,7 +107,9 @@ class RunSettings:
     def rules(self) -> Rules:
         """What the run's own dataset takes from its journal."""
         options = self.options
-        return Rules(self.thresholds, options.uncertain, options.min_quality, options.keep_empty, options.max_overlap)
+        return Rules(
+            self.thresholds, options.ignore_score, options.min_quality, options.keep_empty, options.max_overlap
+        )
 
     @property
     def thresholds(self) -> Thresholds:
@@ -125,10 +128,12 @@ def differences(stored: RunSettings, wanted: RunSettings) -> list[Mistake]:
     as their contents are the same.
     """
     earlier, after = {**UNSAID, **stored.to_json()}, {**UNSAID, **wanted.to_json()}
+    settings = {key_of(item): item.name for item in dataclasses.fields(PaintOptions)}
     found = []
     for name, before in earlier.items():
         now = after[name]
         grows = name in ("count", "jobs") and before is not None and now is not None and now >= before
         if before != now and not grows and name not in _FREE:
-            found.append((name, f"`{name}` is {shown_value(before)} in the run, {shown_value(now)} was asked for"))
+            asked = settings.get(name, name)
+            found.append((asked, f"`{asked}` is {shown_value(before)} in the run, {shown_value(now)} was asked for"))
     return found

@@ -75,7 +75,7 @@ def write_dataset(folder: Path, applied: Applied, asked: DatasetRules, plan: Pla
         boxes_by_class={name: tally.boxes[label] for label, name in enumerate(run.class_names)},
         jobs=tally.jobs,
         dropped=dict(tally.dropped),
-        uncertain=tally.uncertain,
+        ignored=tally.ignored,
         score=stored(rules.thresholds),
         frequencies={} if run.options.balance or run.frequencies is None else run.frequencies,
     )
@@ -93,7 +93,7 @@ class _Choice:
     """A journal line, and what the dataset makes of it."""
 
     entry: Entry
-    instances: Instances  # its labels, and as crowds the uncertain boxes
+    instances: Instances  # its labels, and as crowds the regions to ignore
     drop: Drop | None  # why the image is not in the dataset; None when it is
 
 
@@ -103,7 +103,7 @@ class _Tally:
     jobs: int = 0
     next_index: int = 0  # after the last line
     boxes: Counter[int] = field(default_factory=Counter)
-    uncertain: int = 0
+    ignored: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
 
@@ -151,7 +151,7 @@ def _count(folder: Path, choices: Iterator[_Choice], run: RunSettings) -> _Tally
             raise RunError(f"{file} has {sizes[0]} pixels, but {folder / RUN} says {sizes[1]}: put the right one back.")
         tally.images += 1
         tally.boxes.update(choice.instances.single.labels.tolist())
-        tally.uncertain += int(choice.instances.crowd.sum())
+        tally.ignored += int(choice.instances.crowd.sum())
     return tally
 
 

@@ -16,7 +16,7 @@ from engines.datasets.tree import list_images
 from engines.errors import DatasetError, Mistake, RunError, UsageError, refuse
 from engines.labels.matched import matched_score
 from engines.labels.rules import Rules
-from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, Thresholds, check_uncertain, shown, stored
+from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, Thresholds, check_ignore_score, shown, stored
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import DATASET_FORMATS
 from engines.runs.journal import JOURNAL, OWN, Entry, read_entries
@@ -37,7 +37,7 @@ class DatasetRules:
     """
 
     score: ScoreLike | None = None  # a box below is no label; "matched": labels as frequent as annotations were
-    uncertain: float | None = None  # a box from this up to `score` is an uncertain region; 0: none is
+    ignore_score: float | None = None  # a box from this up to `score` makes a region to ignore; 0: none is
     min_quality: float | None = None  # an image whose boxes are less sure as a whole goes, 0 to 1
     max_overlap: float | None = None  # of labels of a class that overlap (IoU) more, one stays; 1: all
     near_duplicates: float | None = None  # correlation from which an image repeats another or a reference; 0: all stay
@@ -159,13 +159,13 @@ def apply_rules(folder: Path, run: RunSettings, asked: DatasetRules) -> Applied:
 def kept_rules(folder: Path, run: RunSettings, asked: DatasetRules) -> Applied:
     """`apply_rules` of rules that a folder holds: RunError that says so where they can no longer be had.
 
-    Where a score is matched anew, to more images, it may fall below `uncertain`: then no region is.
+    Where a score is matched anew, to more images, it may fall below `ignore_score`: then no region is.
     """
     try:
         return apply_rules(folder, run, asked)
     except (UsageError, DatasetError) as cause:
-        if cause.field == "uncertain" and asked.score == "matched":
-            return kept_rules(folder, run, replace(asked, uncertain=0.0))
+        if cause.field == "ignore_score" and asked.score == "matched":
+            return kept_rules(folder, run, replace(asked, ignore_score=0.0))
         text = f"{folder / RULES}: the last `dengine finalize` cannot be repeated: {cause} Finalize it once more."
         raise RunError(text, field=cause.field) from cause
 
@@ -184,7 +184,7 @@ def _other_rules(run: RunSettings, policy: ScorePolicy | None, asked: DatasetRul
             field="score",
         )
     wanted = own if policy is None else policy.thresholds(own, run.class_names)
-    changes = _given(asked, "uncertain", "min_quality", "keep_empty", "max_overlap")
+    changes = _given(asked, "ignore_score", "min_quality", "keep_empty", "max_overlap")
     rules = replace(run.rules, thresholds=wanted, **changes)
     least = run.options.min_quality
     again = "Run `dengine generate` into a new folder with the lower"
@@ -205,7 +205,7 @@ def _other_rules(run: RunSettings, policy: ScorePolicy | None, asked: DatasetRul
             f"`max_overlap` is {rules.max_overlap:g}; a number above 0, up to 1 (off), was expected.",
             field="max_overlap",
         )
-    check_uncertain(rules.uncertain, wanted)
+    check_ignore_score(rules.ignore_score, wanted)
     return rules
 
 

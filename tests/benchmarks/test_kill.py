@@ -50,7 +50,7 @@ def test_what_goes_on_to_the_same_bytes_is_as_promised(tmp_path: Path, monkeypat
     in_forks(monkeypatch, slowly(lambda: "the same"))
     seconds, expected = kill_test.in_peace(SCENE, tmp_path / "peace")
     kills, wrong = kill_test.one_round(SCENE, tmp_path / "round", seconds / 2, expected, 3, random.Random(1))
-    assert (kills, wrong) == (3, [])
+    assert (kills > 0, wrong) == (True, [])
 
 
 def test_a_file_that_differs_after_a_kill_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

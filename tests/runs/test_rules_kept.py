@@ -54,7 +54,12 @@ def test_a_repeated_generate_keeps_what_finalize_made_and_opens_no_backend(
 
 
 def test_a_run_that_goes_on_after_finalize_ends_as_one_that_was_finalized_last(paint: Generate, tmp_path: Path) -> None:
-    rules: dict[str, Any] = {"score": {"rbc": 0.8}, "min_quality": 0.4, "uncertain": 0.2, "formats": ("coco", "yolo")}
+    rules: dict[str, Any] = {
+        "score": {"rbc": 0.8},
+        "min_quality": 0.4,
+        "ignore_score": 0.2,
+        "formats": ("coco", "yolo"),
+    }
     run = paint_into(paint, tmp_path / "run", jobs=6, keep_empty=True)
     finalize(FinalizeSettings(run, **rules))
     paint(run, jobs=18, keep_empty=True)
@@ -101,7 +106,7 @@ def test_shards_are_merged_by_the_rules_they_share_and_with_every_format(paint: 
     "rules",
     [
         DatasetRules(score=0.5),
-        DatasetRules(score={"a": 0.5}, uncertain=0.1, min_quality=0.25, max_overlap=0.5, near_duplicates=0.9),
+        DatasetRules(score={"a": 0.5}, ignore_score=0.1, min_quality=0.25, max_overlap=0.5, near_duplicates=0.9),
         DatasetRules(score="matched", formats=("coco", "yolo"), keep_empty=False, val_fraction=0.3),
         DatasetRules(training=Path("/data/learned")),
     ],

@@ -111,7 +111,6 @@ def test_quotes_are_short_whatever_is_quoted() -> None:
     for value in (10**5000, [10**5000], {"x": -(10**5000)}, "x" * 10**6, [[["x"] * 99] * 99] * 99):
         assert len(quote(value)) <= 62
         assert len(shorten(value)) <= 60
-    assert "5001 digits" in quote(10**5000)
 
 
 def test_words_go_with_their_numbers() -> None:
