@@ -71,7 +71,7 @@ def make_scenes(work: Path, bundle: Path, count: int, chunk: int) -> dict[str, S
 
 
 def givens(work: Path, bundle: Path, count: int, chunk: int) -> list[list[str]]:
-    """Writes the pictures and datasets that scenes read, and returns the commands that paint the runs that they read."""
+    """Writes what scenes read, and returns the commands that paint the runs that they read."""
     given = work / "given"
     given.mkdir(parents=True, exist_ok=True)
     _write_pictures(given / "pictures", 16, labels=False)

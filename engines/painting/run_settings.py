@@ -73,8 +73,8 @@ class RunSettings:
         """What is wrong with values, beyond their types."""
         if not are_names(self.class_names):
             yield "class_names", "`class_names` must be different names without line breaks"
-        texts = (self.bundle_hash, self.reference_hash or "", self.backend, self.options.negative_prompt)
-        texts += tuple(str(path) for path in (self.options.bundle, self.options.reference) if path is not None)
+        texts = [self.bundle_hash, self.reference_hash or "", self.backend, self.options.negative_prompt]
+        texts += [str(path) for path in (self.options.bundle, self.options.reference) if path is not None]
         if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
             yield "backend", "it holds halves of letters, which no file can hold"
         if self.short_side is not None and not 1 <= self.short_side <= LARGEST_SIDE:
