@@ -30,6 +30,12 @@ OLDER_FORMATS = (1,)  # of runs that can be read, but not gone on with
 # Facts stand behind the option that they belong to, as in every run.json there is; those not named here, at the end.
 _BEHIND = {"bundle": ("bundle_hash", "class_names"), "reference": ("reference_hash",), "threads": ("backend",)}
 
+# Options that are open in what is asked for, and never in a run.
+_SETTLED = (
+    "size", "steps", "sampler", "eta", "guidance", "negative_prompt", "score", "chunk", "slots", "rows", "threads",
+    "ignore_score", "min_quality", "max_overlap",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -71,6 +77,9 @@ class RunSettings:
 
     def _mistakes(self) -> Iterator[Mistake]:
         """What is wrong with values, beyond their types."""
+        if left := [name for name in _SETTLED if getattr(self.options, name) is None]:
+            yield left[0], f"`{left[0]}` is missing"
+            return
         if not are_names(self.class_names):
             yield "class_names", "`class_names` must be different names without line breaks"
         texts = [self.bundle_hash, self.reference_hash or "", self.backend, self.options.negative_prompt]
