@@ -4,7 +4,6 @@ import pytest
 from made_runs import run_settings
 
 from engines.runs.chunks import OpenChunks
-from engines.runs.dataset_files import rules_of
 from engines.runs.state import RunState
 
 
