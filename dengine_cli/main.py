@@ -25,6 +25,7 @@ from dengine_cli import (
     generate,
     label,
     merge,
+    review,
     train_adapter,
     train_base,
 )
@@ -43,6 +44,7 @@ VERBS = {
     "label": label,
     "finalize": finalize,
     "merge": merge,
+    "review": review,
     "evaluate": evaluate,
     "bench": bench,
     "doctor": doctor,

@@ -27,6 +27,7 @@ from engines.labels.scores import (
 )
 from engines.painting.jobs import Plan
 from engines.painting.run_settings import RunSettings
+from engines.runs.decisions import Decisions, read_decisions
 from engines.runs.journal import IMAGES, JOURNAL, SPARE, Entry, find_image, read_entries, remove_images_from
 from engines.runs.near_duplicates import Candidate, find_repeats, reference_plan
 from engines.runs.preview import PREVIEW_IMAGES, Sample, write_preview
@@ -61,17 +62,17 @@ def write_dataset(
     Memory does not grow with the number of images, near duplicates aside.
     """
     _remove_leftovers(folder)
-    rules = rules or rules_of(run)
+    rules, decisions = rules or rules_of(run), read_decisions(folder)
     repeats = _repeats(folder, run, rules, plan, training)
 
     def choose() -> Iterator[_Choice]:
-        return _choices(folder / JOURNAL, run, rules, repeats)
+        return _choices(folder / JOURNAL, run, rules, repeats, decisions)
 
     tally = _count(folder, choose(), rules)
     remove_images_from(folder, tally.next_index)
     stage = folder / STAGE
     try:
-        _write_files(stage, folder, run, rules, choose)
+        _write_files(stage, folder, run, rules, choose, decisions.digest)
         preview = (stage / PREVIEW).exists()
         _take_over(folder, stage, choose)
     except BaseException:
@@ -127,8 +128,12 @@ def entries_of(journal: Path, run: RunSettings) -> Iterator[Entry]:
         yield entry
 
 
-def _choices(journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int, str]) -> Iterator[_Choice]:
-    """What the dataset makes of every line: images with a label, and no more of them than were asked for."""
+def _choices(
+    journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int, str], decisions: Decisions
+) -> Iterator[_Choice]:
+    """What the dataset makes of every line: images with a label, and no more of them than were asked for; last of all,
+    what was decided in review, which frees no place for other images.
+    """
     images = 0
     for entry in entries_of(journal, run):
         by_rule = drop(entry.instances, rules) if was_painted(entry) else None
@@ -138,7 +143,7 @@ def _choices(journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int
         if dropped is None and run.options.count is not None and images == run.options.count:
             dropped = _BEYOND
         images += dropped is None
-        yield _Choice(entry, chosen(entry.instances, rules), dropped)
+        yield _Choice(entry, *decisions.choose(entry, rules, chosen(entry.instances, rules), dropped))
 
 
 def was_painted(entry: Entry) -> bool:
@@ -152,7 +157,7 @@ def _repeats(
     if not run.options.near_duplicates and not training:
         return {}
     uncut = replace(run, options=replace(run.options, count=None))
-    everything = _choices(folder / JOURNAL, uncut, rules, {})
+    everything = _choices(folder / JOURNAL, uncut, rules, {}, Decisions())
     candidates = (
         Candidate(choice.entry.index, find_image(folder, choice.entry)) for choice in everything if choice.drop is None
     )
@@ -178,7 +183,12 @@ def _count(folder: Path, choices: Iterator[_Choice], rules: Rules) -> _Tally:
 
 
 def _write_files(
-    stage: Path, folder: Path, run: RunSettings, rules: Rules, choose: Callable[[], Iterator[_Choice]]
+    stage: Path,
+    folder: Path,
+    run: RunSettings,
+    rules: Rules,
+    choose: Callable[[], Iterator[_Choice]],
+    review: str | None,
 ) -> None:
     """Make all dataset files in the new folder `stage`."""
     (stage / IMAGES).mkdir(parents=True)
@@ -195,7 +205,7 @@ def _write_files(
         "bundle_sha256": run.bundle_hash,
         "seed": run.options.seed,
         "score": stored(rules.thresholds),
-    }
+    } | ({} if review is None else {"review": review})
     write_coco(stage / ANNOTATIONS, _annotated(choose(), run), run.class_names, info)
 
 

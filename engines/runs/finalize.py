@@ -21,6 +21,7 @@ from engines.painting.settings import DATASET_FORMATS
 from engines.runs.dataset_files import entries_of, rules_of, was_painted, write_dataset
 from engines.runs.journal import JOURNAL
 from engines.runs.run_folder import locked, require_run, run_errors
+from engines.runs.saved_score import saved_score
 from engines.runs.summaries import DatasetSummary
 
 
@@ -81,7 +82,8 @@ def finalize(settings: FinalizeSettings, *, report: Report | None = None) -> Dat
     if settings.training is not None and not learned:
         raise UsageError(f"`training`: {settings.training} holds no image.", field="training")
     with locked(folder), run_errors(folder):
-        policy = None if settings.score is None else ScorePolicy.of(settings.score)
+        score = saved_score(folder) if settings.score is None else settings.score  # as a review chose
+        policy = None if score is None else ScorePolicy.of(score)
         if policy is not None and policy.kind is ScoreKind.MATCHED:
             report(note("finding the score by which labels are as frequent as annotations were"))
             policy = ScorePolicy.of(_matched(folder, run, settings.max_overlap))
