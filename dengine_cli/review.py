@@ -19,7 +19,8 @@ def command(
     ],
     split: Annotated[str | None, typer.Option(help="Part of the dataset, such as train.")] = None,
     audit: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Findings of dengine audit.  [default: audit.json in the folder]")
+        Path | None,
+        typer.Option(metavar="FILE", help="Findings of dengine audit.  [default: audit.json in the folder]"),
     ] = None,
     port: Annotated[int, typer.Option(help="Of this machine, which alone can open the page; 0: any.")] = 0,
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,

@@ -42,13 +42,15 @@ class Pages:
         """What is reviewed, and how far it has been read."""
         session, source = self.session, self.session.source
         index = session.index
-        colours = ["#{:02x}{:02x}{:02x}".format(*class_colour(label)) for label in range(len(source.class_names))]
+        classes = [
+            {"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*class_colour(label))}
+            for label, name in enumerate(source.class_names)
+        ]
         return {
             "title": source.title, "kind": source.kind, "images": len(index.view()), "complete": index.complete,
             "read": index.read / max(index.total, 1), "trouble": index.trouble, "notes": self.notes,
-            "classes": [{"name": name, "colour": colour} for name, colour in zip(source.class_names, colours, strict=True)],
-            "thresholds": list(session.rules.thresholds.values()), "findings": len(self.findings),
-            "version": session.version, "bins": BINS, "decisions": len(session.log.decisions),
+            "classes": classes, "thresholds": list(session.rules.thresholds.values()), "bins": BINS,
+            "findings": len(self.findings), "version": session.version, "decisions": len(session.log.decisions),
             "apply": _apply(session), "folder": str(source.folder),
         }  # fmt: skip
 
@@ -162,8 +164,7 @@ class Pages:
     def balance(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Classes beside their frequencies in training."""
         found = self.session.counts(_numbers(asked, "thresholds"))
-        inside = int((self.session.reasons(_numbers(asked, "thresholds")) == 0).sum())
-        return balance(self.session.source, found["boxes"], inside)
+        return balance(self.session.source, found["boxes"], found["images"])
 
     def near(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Groups of near duplicates: begins a search where there is none, or a result to search in is named."""

@@ -8,7 +8,7 @@ N images, B boxes, K classes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -70,22 +70,20 @@ def histogram(view: View, classes: int) -> list[list[int]]:
     return rows
 
 
-def count(view: View, overlay: Overlay, thresholds: Sequence[float]) -> dict[str, object]:
-    """How many labels of each class, and images with one, these thresholds leave among those not rejected."""
+def count(view: View, overlay: Overlay, thresholds: Sequence[float], inside: Mask) -> list[int]:
+    """How many labels of each class these thresholds leave in the images that are `inside` the dataset, [N]: [K]."""
     mask = labels_mask(view, thresholds)
-    alive = (view.outcomes == KEPT) & (overlay.verdicts != REJECT)
-    plain = alive.copy()
+    plain = inside.copy()
     plain[list(overlay.edited)] = False
     if not plain.all():
         mask &= np.repeat(plain, np.diff(view.starts))
     boxes = np.bincount(view.labels[mask], minlength=len(thresholds))
-    images = int(view.any_box(mask).sum())
     for row, found in overlay.edited.items():
-        if alive[row]:
+        if inside[row]:
             own = found.labels[found.scores >= np.array(thresholds)[found.labels]]
             boxes += np.bincount(own, minlength=len(thresholds))
-            images += len(own) > 0
-    return {"boxes": boxes.tolist(), "images": images, "rejected": int((overlay.verdicts == REJECT).sum())}
+    counts: list[int] = boxes.tolist()
+    return counts
 
 
 def select(view: View, overlay: Overlay, thresholds: Sequence[float], asked: Filter) -> Mask:
@@ -140,7 +138,7 @@ def boxes_of_class(
     return found[np.argsort(scores if rising else -scores, kind="stable")].astype(np.int32)
 
 
-def _between(values: npt.NDArray[np.floating[npt.NBitBase]], low: float | None, high: float | None) -> Mask:
+def _between(values: npt.NDArray[Any], low: float | None, high: float | None) -> Mask:
     found = np.ones(len(values), dtype=np.bool_)
     if low is not None:
         found &= values >= low
@@ -155,7 +153,7 @@ def _of_status(overlay: Overlay, status: Status, count: int) -> Mask:
     if status == "edited":
         return edited
     if status == "undecided":
-        return (overlay.verdicts == UNDECIDED) & ~edited
+        return np.asarray((overlay.verdicts == UNDECIDED) & ~edited)
     if status in ("kept", "rejected"):
-        return overlay.verdicts == (KEEP if status == "kept" else REJECT)
+        return np.asarray(overlay.verdicts == (KEEP if status == "kept" else REJECT))
     return np.ones(count, dtype=np.bool_)

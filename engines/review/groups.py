@@ -4,6 +4,7 @@ Knows: how a result's images are compared, and how pairs become groups. What "ne
 `engines.datasets.duplicates`' correlation of thumbnails. Knows nothing about pages.
 """
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -43,10 +44,8 @@ class Groups:
                 return
             file = session.look(row).item.file
             if file is not None:
-                try:
+                with contextlib.suppress(DatasetError):  # it is like nothing
                     thumbs[place] = thumbnail(read_image(file))
-                except DatasetError:  # it is like nothing
-                    pass
             self.done = place + 1
         parent = list(range(len(self.rows)))
 

@@ -98,8 +98,8 @@ def _take(descriptor: int, folder: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise RunError(
-            f"{folder} is being reviewed by another dengine: go on there (a second window of that page may be open), or "
-            "end it first."
+            f"{folder} is being reviewed by another dengine: go on there, where its page may be open twice, or end "
+            "that first."
         ) from None
     except OSError as cause:
         raise RunError(f"{folder} cannot be locked ({cause.strerror}): put it on a local disk.") from cause

@@ -20,6 +20,7 @@ SIDE = 320  # pixels of a thumbnail's long side, at most
 CROP = 192  # of a crop's sides
 _SMALL = 40_000  # bytes of a file that is its own thumbnail
 _AROUND = 0.35  # of a box's longer side that a crop shows round it, each way
+_OUTSIDE = (128, 130, 132)  # what lies beyond the image
 _LEAST = 24  # pixels that a crop shows, at least
 _SHOWN = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp", ".gif": "image/gif"}
 
@@ -64,8 +65,9 @@ def crop(file: Path, box: tuple[float, float, float, float]) -> tuple[bytes, tup
     picture = Image.fromarray(_pixels(file))
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     half = max(max(box[2] - box[0], box[3] - box[1]) * (0.5 + _AROUND), _LEAST / 2)
+    extent = (x - half, y - half, x + half, y + half)
     shown = picture.transform(
-        (CROP, CROP), Image.Transform.EXTENT, (x - half, y - half, x + half, y + half), Image.Resampling.BILINEAR
+        (CROP, CROP), Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR, fillcolor=_OUTSIDE
     )
     corners = [(box[i] - (x, y)[i % 2] + half) / (2 * half) for i in range(4)]
     return _jpeg(shown, 85), (corners[0], corners[1], corners[2], corners[3])

@@ -3,6 +3,7 @@
 Knows: what is opened in which order, the socket, and how a review ends. Knows nothing about what the page shows.
 """
 
+import contextlib
 import secrets
 import socket
 import threading
@@ -102,10 +103,8 @@ class OpenReview:
 
     def serve(self) -> None:
         """Answer until `stop`, Ctrl-C or SIGTERM."""
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn after it has closed
             self._server.run(sockets=[self._socket])
-        except KeyboardInterrupt:  # raised again by uvicorn after it has closed
-            pass
 
     def stop(self) -> None:
         """End `serve` soon."""

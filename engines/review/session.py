@@ -99,10 +99,14 @@ class Session:
         return Look(row, item, instances, sure, verdict, about.findings)
 
     def counts(self, thresholds: Sequence[float]) -> dict[str, Any]:
-        """Labels and images at these thresholds."""
+        """Labels and images that the dataset has at these thresholds."""
         view, overlay = self.overlay()
         with self._lock:
-            return filters.count(view, overlay, self.checked(thresholds))
+            inside = self._reasons(view, overlay, thresholds) == 0
+            return {
+                "boxes": filters.count(view, overlay, self.checked(thresholds), inside),
+                "images": int(inside.sum()),
+            }
 
     def histogram(self) -> list[list[int]]:
         """Boxes by class and score."""
@@ -111,7 +115,8 @@ class Session:
     def reasons(self, thresholds: Sequence[float]) -> npt.NDArray[np.uint8]:
         """Why each image is not in the dataset: places in REASONS, 0 for one that is in it."""
         view, overlay = self.overlay()
-        return reasons(view, overlay, self.source, with_thresholds(self.rules, self.checked(thresholds)))
+        with self._lock:
+            return self._reasons(view, overlay, thresholds)
 
     # What is asked
 
@@ -210,6 +215,9 @@ class Session:
         if len(thresholds) != classes or not all(0.0 <= one <= 1.0 for one in thresholds):
             raise UsageError(f"{classes} thresholds from 0 to 1 were expected.", field="thresholds")
         return [float(one) for one in thresholds]
+
+    def _reasons(self, view: View, overlay: Overlay, thresholds: Sequence[float]) -> npt.NDArray[np.uint8]:
+        return reasons(view, overlay, self.source, with_thresholds(self.rules, self.checked(thresholds)))
 
     def _note(self, view: View, overlay: Overlay, name: str) -> None:
         """Bring the overlay up to date for an image."""

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from engines.labels.boxes import SCORE_FLOOR
 from engines.labels.rules import Rules
-from engines.labels.scores import SCORE_FLOOR, ScorePolicy
+from engines.labels.scores import ScorePolicy
 from engines.review.sources import Source, with_thresholds
 from engines.runs.saved_score import save_score, saved_score
 

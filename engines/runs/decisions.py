@@ -220,8 +220,8 @@ class Decisions:
 def edited(found: Instances, edits: Iterable[Decision], class_names: Sequence[str]) -> tuple[Instances, Mask]:
     """The boxes after all edits, and which of them a person vouches for [N]: those score 1.
 
-    Boxes stay in their order; drawn ones come last. An edit of a box that is not there, or of a class that is none, does
-    nothing.
+    Boxes stay in their order; drawn ones come last. An edit of a box that is not there, or of a class that is none,
+    does nothing.
     """
     labels = {name: label for label, name in enumerate(class_names)}
     sure = np.zeros(len(found), dtype=np.bool_)

@@ -18,7 +18,7 @@ export class ImageGrid {
     if (bulk) this.bar.append(this.whole(true), this.whole(false));
     const { signal } = this.until;
     this.grid = new VirtualGrid(parent, {
-      label, least: 210, high: tileHeight(state.aspect || 0.75), make: makeTile, fill: fillTile, name: tileName,
+      label, least: innerWidth < 500 ? 150 : 210, high: tileHeight(state.aspect || 0.75), make: makeTile, fill: fillTile, name: tileName,
       load: async (start, count) => {
         const { items } = await api.get("window", { query: this.query, start, count });
         return items.map((item, place) => this.dress(item, start + place));

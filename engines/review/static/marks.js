@@ -35,8 +35,8 @@ export function drawMarks(canvas, item, width, height) {
 export function strokeBox(pen, box, scale, width, dashed = box[6] === 2) {
   const [x0, y0, x1, y1] = box;
   pen.setLineDash(dashed ? [5 / scale, 4 / scale] : []);
-  pen.lineWidth = (width + 1.6) / scale;
-  pen.strokeStyle = "rgba(0, 0, 0, 0.45)";
+  pen.lineWidth = (width + 1.2) / scale;
+  pen.strokeStyle = "rgba(0, 0, 0, 0.35)";
   pen.strokeRect(x0, y0, x1 - x0, y1 - y0);
   pen.lineWidth = width / scale;
   pen.strokeStyle = colour(box[5]);

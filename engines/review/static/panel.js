@@ -39,7 +39,7 @@ function row(label) {
   }
   const shown = el("output", { for: id });
   head.append(el("label", { for: id, class: "name", text: name }), count, shown);
-  const picture = svg("svg", { viewBox: "0 0 100 24", preserveAspectRatio: "none", "aria-hidden": "true", class: "bars" });
+  const picture = svg("svg", { viewBox: "5 0 95 24", preserveAspectRatio: "none", "aria-hidden": "true", class: "bars" });
   const slider = el("input", { type: "range", id, min: "0.05", max: "1", step: "0.01" });
   slider.addEventListener("input", () => setThreshold(label, Number(slider.value)));
   slider.addEventListener("change", keepThresholds);

@@ -15,7 +15,9 @@ let parts = null;
 export async function openViewer({ row, box, step, closed }) {
   if (!parts) build();
   now = { step, closed };
+  item = null;
   if (!dialog.open) dialog.showModal();
+  parts.canvas.focus({ preventScroll: true });
   await show(row, box);
 }
 
@@ -37,7 +39,7 @@ function build() {
   parts.classes.addEventListener("change", () => setClass(Number(parts.classes.value)));
   editor = new Editor(canvas, { chosen, changed, told: say });
   const close = el("button", { class: "plain", onclick: () => dialog.close() }, "Close ", el("kbd", { text: "Esc" }));
-  const top = el("div", { class: "viewer-top" }, parts.name, parts.state, button("Before", "←", () => go(-1)), button("Next", "→", () => go(1)), close);
+  const top = el("div", { class: "viewer-top" }, parts.name, parts.state, button("Previous", "←", () => go(-1)), button("Next", "→", () => go(1)), close);
   const side = el("div", { class: "viewer-side", role: "region", "aria-label": "About this image", tabindex: "0" },
     el("div", { class: "tools" }, button("Keep", "K", () => judge(true), "good"), button("Reject", "X", () => judge(false), "bad")),
     parts.words, parts.reference, parts.findings,
@@ -222,7 +224,7 @@ async function go(by) {
 }
 
 function key(event) {
-  if (typing(event.target) || event.altKey || event.metaKey) return;
+  if (!item || typing(event.target) || event.altKey || event.metaKey) return;
   const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const label = Number(name) - 1;
   const acts = {
