@@ -214,7 +214,9 @@ class Pages:
 
     def cut(self, row: int, corners: str) -> tuple[bytes, str]:
         """The surroundings of a box, whose corners are written x0,y0,x1,y1."""
-        x0, y0, x1, y1 = (max(-1e5, min(1e5, float(one))) for one in corners.split(","))
+        x0, y0, x1, y1 = (float(one) for one in corners.split(","))
+        if not (x0 < x1 and y0 < y1 and max(map(abs, (x0, y0, x1, y1))) < 1e6):
+            raise UsageError("no box.")
         return pictures.crop(self._file(row), (x0, y0, x1, y1))[0], "image/jpeg"
 
     def _file(self, row: int) -> Path:

@@ -120,7 +120,7 @@ class OpenReview:
 def opened(settings: ReviewSettings) -> Iterator[OpenReview]:
     """Open a review: decisions are read, the index fills in a thread. Raises DengineError of several kinds."""
     source, audit = open_source(settings)
-    with ReviewLog(source.folder) as log:
+    with contextlib.closing(source), ReviewLog(source.folder) as log:
         index = Index()
         session = Session(source, index, log, rules_in_force(source))
         threading.Thread(target=source.fill, args=(index,), daemon=True).start()
@@ -169,6 +169,7 @@ def _bound(port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind(("127.0.0.1", port))
+        found.listen(128)  # from here on who asks is answered, if a moment later
     except OSError as cause:
         found.close()
         raise RunError(f"`port={port}` cannot be had ({cause.strerror}): give another, or 0.", field="port") from cause

@@ -124,8 +124,8 @@ class Session:
         """Find images; gives the number under which `window` shows them, and how many there are."""
         view, overlay = self.overlay()
         thresholds = self.checked(thresholds)
-        if asked.label is not None and not 0 <= asked.label < len(self.source.class_names):
-            raise UsageError(f"class {asked.label} is none of the {len(self.source.class_names)}.")
+        if asked.label is not None:
+            self._check_label(asked.label)
         with self._lock:
             if asked.reason is not None:
                 if asked.reason not in REASONS:
@@ -141,6 +141,7 @@ class Session:
     def crops(self, label: int, low: float, high: float, rising: bool) -> tuple[int, int]:
         """Find the boxes of a class by score; as `query`."""
         view, overlay = self.overlay()
+        self._check_label(label)
         with self._lock:
             return self.keep(filters.boxes_of_class(view, overlay, label, low, high, rising))
 
@@ -239,6 +240,10 @@ class Session:
 
     def _fitting(self, one: Decision) -> Decision:
         """The decision with its box inside the image. Raises UsageError where it fits nothing."""
+        try:
+            one.check()
+        except ValueError as cause:
+            raise UsageError(f"no decision: {cause}.", field="decisions") from cause
         if one.label is not None and one.label not in self.source.class_names:
             raise UsageError(f'"{one.label:.60}" is no class here.', field="label")
         rows = [(name, self.row_of(name)) for name in one.images]
@@ -252,6 +257,10 @@ class Session:
         if box[2] - box[0] < 1.0 or box[3] - box[1] < 1.0:
             raise UsageError(f"a box of less than a pixel in {item.name:.60}.", field="box")
         return replace(one, box=box)
+
+    def _check_label(self, label: int) -> None:
+        if not 0 <= label < len(self.source.class_names):
+            raise UsageError(f"class {label} is none of the {len(self.source.class_names)}.", field="label")
 
     def _says(self, view: View, row: int, asked: Filter) -> bool:
         item = self.source.item(int(view.numbers[row]), int(view.places[row]))

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from engines.datasets.dataset import Dataset, Record, open_dataset
+from engines.datasets.dataset import Dataset, open_dataset
 from engines.errors import DatasetError, DengineError, RunError
 from engines.labels.boxes import Instances
 from engines.labels.rules import DropReason, Rules
@@ -62,6 +62,9 @@ class Source(Protocol):
 
     def reference(self, item: Item) -> Path | None:
         """The image that it was painted from."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
 
 
 class RunSource:
@@ -113,6 +116,10 @@ class RunSource:
     def reference(self, item: Item) -> Path | None:
         """The whole reference, where the references are still where they were."""
         return None if item.reference is None else self._references().get(item.reference)
+
+    def close(self) -> None:
+        """Let go of the journal."""
+        self._journal.close()
 
     def _file(self, name: str) -> Path | None:
         paths = (self.folder / part / name for part in (IMAGES, SPARE, f".dengine/{SPARE}"))
@@ -170,9 +177,8 @@ class DatasetSource:
         """A photograph was painted from nothing."""
         return None
 
-    def record(self, number: int) -> Record:
-        """The dataset's own."""
-        return self.dataset.records[number]
+    def close(self) -> None:
+        """Nothing is held open."""
 
 
 def with_thresholds(rules: Rules, thresholds: Sequence[float]) -> Rules:

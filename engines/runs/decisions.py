@@ -108,8 +108,25 @@ class Decision:
             finding=_text(value, "finding") if "finding" in value else None,
             of=_text(value, "of") if "of" in value else None,
         )
-        _check(found)
+        found.check()
         return found
+
+    def check(self) -> None:
+        """Raise ValueError where keys that belong together are not all there."""
+        if not _ID.fullmatch(self.id):
+            raise ValueError(f'"id" is {quote(self.id)}; 8 to 64 letters, digits, - and _ were expected')
+        many = self.do in (Do.KEEP, Do.REJECT)
+        if self.do is not Do.UNDO and (not self.images or (len(self.images) > 1 and not many)):
+            raise ValueError(f'"images" has {len(self.images)} names; {"some" if many else "one"} were expected')
+        needed = {
+            "was": self.do in _ON_BOX, "box": self.do in _WITH_BOX, "label": self.do in _WITH_BOX,
+            "of": self.do is Do.UNDO,
+        }  # fmt: skip
+        for name, needs in needed.items():
+            if needs != (getattr(self, name) is not None):
+                raise ValueError(f'"{name}" {"is missing" if needs else "does not belong"} in "{self.do}"')
+        if self.do is Do.DISMISS and self.finding is None:
+            raise ValueError('"finding" is missing in "dismiss"')
 
 
 def read_decisions(folder: Path) -> "Decisions":
@@ -287,20 +304,3 @@ def _corners(value: Mapping[str, Any], name: str) -> Corners:
         raise ValueError(f'"{name}" is {quote(box)}, which has no area')
     return x0, y0, x1, y1
 
-
-def _check(found: Decision) -> None:
-    """ValueError where keys that belong together are not all there."""
-    if not _ID.fullmatch(found.id):
-        raise ValueError(f'"id" is {quote(found.id)}; 8 to 64 letters, digits, - and _ were expected')
-    many = found.do in (Do.KEEP, Do.REJECT)
-    if found.do is not Do.UNDO and (not found.images or (len(found.images) > 1 and not many)):
-        raise ValueError(f'"images" has {len(found.images)} names; {"some" if many else "one"} were expected')
-    needed = {
-        "was": found.do in _ON_BOX, "box": found.do in _WITH_BOX, "label": found.do in _WITH_BOX,
-        "of": found.do is Do.UNDO,
-    }  # fmt: skip
-    for name, needs in needed.items():
-        if needs != (getattr(found, name) is not None):
-            raise ValueError(f'"{name}" {"is missing" if needs else "does not belong"} in "{found.do}"')
-    if found.do is Do.DISMISS and found.finding is None:
-        raise ValueError('"finding" is missing in "dismiss"')

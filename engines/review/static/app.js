@@ -143,7 +143,9 @@ async function start() {
   count();
   histograms();
   progress().catch(lost);
-  setInterval(() => document.hidden || lookForChanges().catch(lost), 5000);
+  const look = () => document.hidden || lookForChanges().catch(lost);
+  setInterval(look, 5000);
+  addEventListener("focus", look);
   document.body.dataset.ready = "1";
 }
 

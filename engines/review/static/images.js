@@ -90,24 +90,32 @@ export class ImageGrid {
     });
   }
 
+  // An item that is not here yet: keys may be faster than the server.
   async arrival(place) {
     const { items } = await api.get("window", { query: this.query, start: place, count: 1 });
     return items[0];
   }
 
+  async judge(keep) {
+    const place = this.grid.active;
+    const known = this.grid.current;
+    if (!known || known.shown) this.grid.move(place + 1);
+    const item = known || (await this.arrival(place));
+    if (!item.shown) {
+      say("This image was never written: it cannot be kept.");
+      return;
+    }
+    verdict(item, keep);
+    say(`${item.name} ${keep ? "kept" : "rejected"}`);
+  }
+
   key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const item = this.grid.current;
     const key = event.key.toLowerCase();
     if (this.grid.key(event)) event.preventDefault();
-    else if ((key === "k" || key === "x") && item) {
+    else if ((key === "k" || key === "x") && this.grid.total) {
       event.preventDefault();
-      if (!item.shown) say("This image was never written: it cannot be kept.");
-      else {
-        verdict(item, key === "k");
-        say(`${item.name} ${key === "k" ? "kept" : "rejected"}`);
-        this.grid.move(this.grid.active + 1);
-      }
+      this.judge(key === "k");
     } else if (key === "enter" || key === " ") {
       event.preventDefault();
       this.open();

@@ -179,6 +179,8 @@ export class VirtualGrid {
       if (place < first || place >= last) {
         this.tiles.delete(place);
         tile.node.hidden = true;
+        tile.node.classList.remove("active");
+        tile.node.setAttribute("aria-selected", "false");
         this.spare.push(tile);
       }
     for (let place = first; place < last; place += 1) {
