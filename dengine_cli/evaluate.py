@@ -57,7 +57,7 @@ def command(
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of a training.  [default: the preset's]")] = None,
     batch: Annotated[int | None, typer.Option(help="Images a step.  [default: the preset's]")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.  [default: the preset's]")] = None,
-    turns: Annotated[bool, typer.Option("--turns", help="Turned images are as likely as upright ones.")] = False,
+    rotate: Annotated[bool, typer.Option("--rotate", help="Turned images are as likely as upright ones.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: cpu]")] = None,
     precision: Annotated[str | None, typer.Option(help="f32, bf16 or auto.  [default: auto]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what OUT holds.")] = False,
@@ -75,7 +75,7 @@ def command(
     from engines.worth.data import EvaluateSettings
     from engines.worth.evaluate import evaluate
 
-    changes = {"steps": steps, "batch": batch, "lr": lr, "turns": turns or None, "device": device}
+    changes = {"steps": steps, "batch": batch, "lr": lr, "rotate": rotate or None, "device": device}
     changes["precision"] = precision
     given = {name: value for name, value in changes.items() if value is not None}
     settings = settings_of(EvaluateSettings, parameters, synthetic=tuple(synthetic or ()), changes=given)

@@ -24,7 +24,7 @@ def command(
             "leaves out, too.  [default: the run's]",
         ),
     ] = None,
-    uncertain: Annotated[
+    ignore_score: Annotated[
         float | None,
         typer.Option(help="Boxes from here up to --score become COCO crowds; 0: none.  [default: the run's]"),
     ] = None,

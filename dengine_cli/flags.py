@@ -7,7 +7,7 @@ as text, and which verb makes which call. Knows nothing about what they mean.
 import ast
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,15 @@ _SETTING = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]+))?`")
 _CALL = re.compile(r"`([a-z][a-z0-9_]*\([^`]*\))`")
 _BETWEEN = {"size": "x", "frame": "x", "shard": "/", "formats": ","}  # the parts of a tuple; ":" for all others
 _WORDS = {("score", "{}"): "adapter", ("near_duplicates", "0"): "keep"}  # values that have a word of their own
+
+
+# What flags were called up to 0.1; a verb takes the old name where it has the new one.
+RENAMED = {
+    "--label-views": "--tta",
+    "--tune-fraction": "--dev-fraction",
+    "--turns": "--rotate",
+    "--uncertain": "--ignore-score",
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,22 @@ def with_flags(message: str, flags: Mapping[str, str]) -> str:
 
     message = _CALL.sub(lambda match: _command(match[1]) or match[0], message)
     return _SETTING.sub(shown, message)
+
+
+def renewed(args: Sequence[str], known: Container[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """A command line with flags by their new names, and which (old, new) stood there by the old one.
+
+    `known` are the verb's flags: others stay as they are, for the parser to refuse.
+    """
+    found, renamed = [], []
+    for word in args:
+        old, equals, value = word.partition("=")
+        new = RENAMED.get(old, "")
+        if new in known:
+            renamed.append((old, new))
+            word = f"{new}{equals}{value}"
+        found.append(word)
+    return found, renamed
 
 
 def _value(name: str, text: str) -> str:

@@ -61,7 +61,7 @@ def command(
             help="Boxes below are left out: a number, or CLASS=NUMBER,...  [default: the adapter's own, else 0.3]",
         ),
     ] = None,
-    uncertain: Annotated[
+    ignore_score: Annotated[
         float | None,
         typer.Option(help="Boxes from here up to --score become COCO crowds, which detectors ignore.  [default: off]"),
     ] = None,
@@ -72,8 +72,8 @@ def command(
         float | None,
         typer.Option(help="Of two boxes of a class with a larger IoU, the surer stays.  [default: 1, both]"),
     ] = None,
-    label_views: Annotated[
-        int, typer.Option(help="Looks at each image that its boxes are read from: 2 is with its mirror image.")
+    tta: Annotated[
+        int, typer.Option(help="Test-time augmentation: looks that boxes are read from. 2 is with the mirror image.")
     ] = 1,
     keep_empty: Annotated[bool, typer.Option("--keep-empty", help="Keep images without a box.")] = False,
     near_duplicates: Annotated[
@@ -155,8 +155,8 @@ def show_dataset(summary: "DatasetSummary") -> None:
             "preview: if those annotations left nothing out, "
             f"`dengine finalize {summary.folder} --score matched` keeps the surest labels"
         )
-    if summary.uncertain:
-        console.echo(f"{summary.uncertain} more regions are marked as uncertain (iscrowd)")
+    if summary.ignored:
+        console.echo(f"{summary.ignored} more regions are to be ignored (iscrowd)")
     for reason, number in summary.dropped.items():
         console.echo(f"{number} not in the dataset: {reason}")
     console.echo(f"images       {summary.folder / 'images'}")

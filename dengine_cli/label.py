@@ -40,12 +40,14 @@ def command(
             "from, 0.3 at least: what those left out, matched leaves out, too.  [default: all boxes]",
         ),
     ] = None,
-    uncertain: Annotated[float, typer.Option(help="Boxes from here up to --score become COCO crowds; 0: none.")] = 0.0,
+    ignore_score: Annotated[
+        float, typer.Option(help="Boxes from here up to --score become COCO crowds; 0: none.")
+    ] = 0.0,
     max_overlap: Annotated[
         float, typer.Option(help="With --score: of two boxes of a class with a larger IoU, the surer stays; 1: both.")
     ] = 1.0,
-    label_views: Annotated[
-        int, typer.Option(help="Looks at each image that its boxes are read from: 2 is with its mirror image.")
+    tta: Annotated[
+        int, typer.Option(help="Test-time augmentation: looks that boxes are read from. 2 is with the mirror image.")
     ] = 1,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out and list them.")] = False,
     follow_links: FollowLinks = False,
@@ -82,8 +84,8 @@ def show_labels(summary: "LabelSummary") -> None:
     console.echo(console.table(rows, header))
     if summary.score is not None:
         console.echo(f"labels score at least {shown(summary.score)}")
-    if summary.uncertain:
-        console.echo(f"{summary.uncertain} more regions are marked as uncertain (iscrowd)")
+    if summary.ignored:
+        console.echo(f"{summary.ignored} more regions are to be ignored (iscrowd)")
     if summary.unknown_classes:
         console.note(f"annotated, but unknown to the adapter, and not counted: {', '.join(summary.unknown_classes)}")
     console.echo(f"annotations  {summary.annotations}")

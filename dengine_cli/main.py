@@ -29,7 +29,7 @@ from dengine_cli import (
     train_adapter,
     train_base,
 )
-from dengine_cli.flags import with_flags
+from dengine_cli.flags import renewed, with_flags
 from engines.errors import DengineError
 
 EXIT_USAGE = 2
@@ -87,6 +87,14 @@ class Program(TyperGroup):
 
 class Verb(TyperCommand):
     """A verb, whose texts show the settings of the library as its own flags."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line; a flag's old name counts as the new one, and is said."""
+        known = {name for parameter in self.params for name in getattr(parameter, "opts", ())}
+        args, renamed = renewed(args, known)
+        for old, new in renamed:
+            console.note(f"{old} is called {new} now; the old name goes with the next release")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Do what the verb does."""

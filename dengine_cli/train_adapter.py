@@ -44,8 +44,8 @@ def command(
         str | None, typer.Option(metavar="WxH", help="Size of training frames.  [default: a whole image]")
     ] = None,
     style: Annotated[str | None, typer.Option(help="Style words of prompts.  [default: the base's]")] = None,
-    turns: Annotated[bool, typer.Option("--turns", help="Turned images are as likely as upright ones.")] = False,
-    tune_fraction: Annotated[
+    rotate: Annotated[bool, typer.Option("--rotate", help="Turned images are as likely as upright ones.")] = False,
+    dev_fraction: Annotated[
         float | None, typer.Option(help="Share of the images that picks the best checkpoint.  [default: 0.1]")
     ] = None,
     precision_goal: Annotated[
@@ -105,7 +105,7 @@ def show_thresholds(info: "AdapterInfo") -> None:
 
     chosen, rows = info.figures["thresholds"], []
     for name in info.class_names:
-        boxes = f"{chosen[name]['tune_boxes']} on the tune part"
+        boxes = f"{chosen[name]['tune_boxes']} on the dev split"
         if name in info.thresholds:
             figures = (f"{chosen[name]['precision']:.3f}", f"{chosen[name]['recall']:.3f}")
             rows.append((name, f"{info.thresholds[name]:.2f}", *figures, boxes))

@@ -33,7 +33,7 @@ def command(
     prediction_type: PredictionType = None,
     vae: Vae = None,
     stages: Annotated[str, typer.Option(help="What is trained: vae, unet (with the text encoder).")] = "vae,unet",
-    turns: Annotated[bool, typer.Option("--turns", help="Turned images are as likely as upright ones.")] = False,
+    rotate: Annotated[bool, typer.Option("--rotate", help="Turned images are as likely as upright ones.")] = False,
     steps_scale: Annotated[float, typer.Option(help="Factor on the preset's training length.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from engines.adapter.inference import LABEL_VIEWS
+from engines.adapter.inference import TTA_LOOKS
 from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import write_json
 from engines.common.names import class_words
@@ -70,9 +70,9 @@ class LabelSettings:
     skip_bad: bool = False  # leave broken images out, instead of stopping
     follow_links: bool = False  # follow links that lead outside the folder
     boxes: str = "auto"  # what the numbers of its boxes mean, see `open_dataset`
-    label_views: int = 1  # looks that boxes are read from: 2 is with the mirror image
+    tta: int = 1  # test-time augmentation: looks that boxes are read from: 2 is with the mirror image
     score: ScoreLike | None = None  # for pseudo-labels: a box below is left out; None: all boxes are in
-    uncertain: float = 0.0  # with a score: a box from this up to it marks its region as uncertain; 0: none does
+    ignore_score: float = 0.0  # with a score: a box from this up to it makes its region one to ignore; 0: none does
     max_overlap: float = 1.0  # with a score: of two labels of a class that overlap more, the surer stays; 1: both do
 
     def __post_init__(self) -> None:
@@ -84,9 +84,9 @@ class LabelSettings:
                 f"`prompt` is {self.prompt}; one of {', '.join(PROMPT_KINDS)} was expected",
             ),
             (
-                "label_views",
-                self.label_views in LABEL_VIEWS,
-                f"`label_views` is {self.label_views}; 1 or 2 was expected",
+                "tta",
+                self.tta in TTA_LOOKS,
+                f"`tta` is {self.tta}; 1 or 2 was expected",
             ),
             (
                 "precision",
@@ -94,9 +94,9 @@ class LabelSettings:
                 "`precision=int8` is for painting: it would cost labels accuracy; use `precision=auto`",
             ),
             (
-                "uncertain",
-                not self.uncertain or self.score is not None,
-                "`uncertain` without `score`: it says which boxes below that are uncertain",
+                "ignore_score",
+                not self.ignore_score or self.score is not None,
+                "`ignore_score` without `score`: it says from which score below that a box makes a region to ignore",
             ),
             (
                 "max_overlap",
@@ -124,7 +124,7 @@ class LabelSummary:
     images: int
     boxes: int  # all that score at least `inference.SCORE_FLOOR`, or with a score the labels
     boxes_by_class: Mapping[str, int]  # every class, in the bundle's order
-    uncertain: int  # regions marked as uncertain, beside the boxes
+    ignored: int  # regions to ignore, beside the boxes
     skipped: tuple[str, ...]  # bad annotations and broken images that were left out
     unreadable: tuple[str, ...]  # those of them that showed when their pixels were read
     score: StoredScore | None  # what a label scores at least; None: all boxes are in
@@ -156,7 +156,7 @@ def label(settings: LabelSettings, *, report: Report | None = None) -> LabelSumm
         matched = ScorePolicy.of(settings.score).kind is ScoreKind.MATCHED
         if matched:
             check_frequencies(bundle.adapter_info.frequencies)
-        rules = label_rules(settings.score, settings.uncertain, settings.max_overlap, thresholds, bundle.class_names)
+        rules = label_rules(settings.score, settings.ignore_score, settings.max_overlap, thresholds, bundle.class_names)
     report(note("reading the images' headers"))
     dataset = open_dataset(
         settings.images, split=settings.split, skip_bad=settings.skip_bad, require_boxes=False,
@@ -171,7 +171,7 @@ def label(settings: LabelSettings, *, report: Report | None = None) -> LabelSumm
     prompt: Any = settings.prompt
     return label_images(
         bundle, backend, dataset, settings.out, prompt, rules=rules, matched=matched,
-        label_views=settings.label_views, skip_bad=settings.skip_bad, report=report,
+        tta=settings.tta, skip_bad=settings.skip_bad, report=report,
     )  # fmt: skip
 
 
@@ -184,18 +184,18 @@ def label_images(
     *,
     rules: Rules | None = None,
     matched: bool = False,
-    label_views: int = 1,
+    tta: int = 1,
     skip_bad: bool = False,
     report: Report | None = None,
 ) -> LabelSummary:
     """Write `out/annotations.json`: boxes scoring at least 0.05, at most 100 an image, in the images' own pixels.
 
-    With `rules` it holds the boxes that are labels, and uncertain ones as crowds; every image stays in. With `matched`,
-    too, the rules' score is the least of every class, and `matched_score` finds the one taken. Where the dataset has
-    boxes, `out/figures.json` holds AP of all boxes against them, and with `rules` precision and recall of the labels;
-    classes are matched by name. An image's boxes depend on that image alone, and so do its labels, but where scores
-    are matched. `annotations.json` comes last: a folder without it is begun anew. Memory does not grow with the number
-    of images, figures aside.
+    With `rules` it holds the boxes that are labels, and regions to ignore as crowds; every image stays in. With
+    `matched`, too, the rules' score is the least of every class, and `matched_score` finds the one taken. Where the
+    dataset has boxes, `out/figures.json` holds AP of all boxes against them, and with `rules` precision and recall of
+    the labels; classes are matched by name. An image's boxes depend on that image alone, and so do its labels, but
+    where scores are matched. `annotations.json` comes last: a folder without it is begun anew. Memory does not grow
+    with the number of images, figures aside.
     Raises UsageError for "listing" without annotations and for "matched" without frequencies, RunError for an `out`
     that has labels already, DatasetError for a broken image (unless `skip_bad`), NumericalError.
     """
@@ -209,13 +209,13 @@ def label_images(
         found = _Found()
         try:
             with (out / _SPOOL).open("w+b") as spool:
-                reading = (dataset.records, prompts, label_views, skip_bad, found, report)
+                reading = (dataset.records, prompts, tta, skip_bad, found, report)
                 for index, boxes in _labels(bundle, backend, *reading):
                     found.keep(spool, index, boxes)
                 if rules is not None and matched:
                     rules = found.matched(spool, rules, bundle.adapter_info.frequencies)
                 figures, unknown = _figures(spool, found, dataset, bundle, rules) if annotated else ({}, ())
-                info = {"bundle_sha256": bundle.digest, "prompt": prompt, "label_views": label_views}
+                info = {"bundle_sha256": bundle.digest, "prompt": prompt, "label_views": tta}
                 _write(out, spool, found, dataset, bundle.class_names, rules, figures, info)
         finally:
             (out / _SPOOL).unlink(missing_ok=True)
@@ -224,7 +224,7 @@ def label_images(
         images=len(found.offsets),
         boxes=found.boxes.total(),
         boxes_by_class={name: found.boxes[label] for label, name in enumerate(bundle.class_names)},
-        uncertain=found.uncertain,
+        ignored=found.ignored,
         skipped=(*dataset.skipped, *found.skipped),
         unreadable=tuple(found.skipped),
         score=None if rules is None else stored(rules.thresholds),
@@ -252,7 +252,7 @@ def _write(
     if figures:
         write_json(out / FIGURES, {**info, "images": len(found.offsets), "figures": figures})
     if rules is not None:
-        kept = {"uncertain": rules.uncertain, "max_overlap": rules.max_overlap}
+        kept = {"uncertain": rules.ignore_score, "max_overlap": rules.max_overlap}
         info = {**info, "score": stored(rules.thresholds), **kept}
     images = (found.annotated(dataset.records[index], boxes, rules) for index, boxes in found.read(spool))
     write_coco(out / ANNOTATIONS, images, class_names, info)
@@ -264,7 +264,7 @@ class _Found:
 
     offsets: dict[int, int] = field(default_factory=dict)  # record -> place in the spool
     boxes: Counter[int] = field(default_factory=Counter)  # class -> boxes that are labels
-    uncertain: int = 0
+    ignored: int = 0
     skipped: list[str] = field(default_factory=list)
 
     def keep(self, spool: IO[bytes], index: int, found: Instances) -> None:
@@ -286,7 +286,7 @@ class _Found:
         """What is written of an image; counts it."""
         kept = chosen(found, rules)
         self.boxes.update(kept.single.labels.tolist())
-        self.uncertain += int(kept.crowd.sum())
+        self.ignored += int(kept.crowd.sum())
         return AnnotatedImage(record.name, record.width, record.height, kept)
 
 

@@ -63,13 +63,13 @@ def test_boxes_are_in_the_pixels_of_images_of_any_size(tmp_path: Path) -> None:
 
 def test_two_views_are_said_in_the_file_and_both_count(tmp_path: Path) -> None:
     backend = pointing_backend()
-    summary = run(tmp_path, make_data(tmp_path / "data"), backend, label_views=2)
+    summary = run(tmp_path, make_data(tmp_path / "data"), backend, tta=2)
     found = coco(tmp_path / "out")
     assert found["info"]["label_views"] == 2
     assert summary.boxes == 10  # on the left, and where the left is in the mirror
     assert [annotation["score"] for annotation in found["annotations"]] == pytest.approx([0.4404] * 10, abs=1e-3)
-    with refused(UsageError, "label_views", 3):
-        LabelSettings(tmp_path, tmp_path / "new", label_views=3)
+    with refused(UsageError, "tta", 3):
+        LabelSettings(tmp_path, tmp_path / "new", tta=3)
 
 
 def test_figures_compare_with_the_datasets_own_boxes(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_with_a_score_the_labels_are_fewer_and_the_figures_the_same(tmp_path: Pa
     assert crowds
     assert all(a["score"] >= least[a["category_id"]] for a in labels)
     assert all(0.1 <= a["score"] < least[a["category_id"]] for a in crowds)
-    assert (len(labels), len(crowds)) == (summary.boxes, summary.uncertain)
+    assert (len(labels), len(crowds)) == (summary.boxes, summary.ignored)
     assert summary.boxes < every.boxes
     assert found["info"]["score"] == rules.thresholds
 
@@ -198,9 +198,9 @@ def test_int8_is_not_for_labels(tmp_path: Path) -> None:
         LabelSettings(tmp_path, tmp_path / "out", precision="int8")
 
 
-def test_uncertain_needs_a_score(tmp_path: Path) -> None:
-    with refused(UsageError, "uncertain", "`score`"):
-        LabelSettings(tmp_path, tmp_path / "out", uncertain=0.2)
+def test_an_ignore_score_needs_a_score(tmp_path: Path) -> None:
+    with refused(UsageError, "ignore_score", "`score`"):
+        LabelSettings(tmp_path, tmp_path / "out", ignore_score=0.2)
     with refused(UsageError, "max_overlap", "`score`"):
         LabelSettings(tmp_path, tmp_path / "out", max_overlap=0.5)
     with refused(UsageError, "max_overlap", 0):

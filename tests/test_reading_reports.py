@@ -138,7 +138,7 @@ def test_crowds_alone_are_shown_as_a_line(tmp_path: Path, capsys: pytest.Capture
 
     show_labels(
         LabelSummary(
-            annotations=tmp_path / "a.json", images=1, boxes=2, boxes_by_class={"rbc": 2}, uncertain=0, skipped=(),
+            annotations=tmp_path / "a.json", images=1, boxes=2, boxes_by_class={"rbc": 2}, ignored=0, skipped=(),
             unreadable=(), score=None, annotated=True, figures={}, unknown_classes=(), seconds=1.0, backend="",
         )
     )  # fmt: skip

@@ -22,7 +22,7 @@ Float = npt.NDArray[np.float32]
 
 LIMIT = 100  # most detections of one image, COCO's own limit
 DUPLICATE_IOU = 0.8  # two boxes that overlap more are one object
-LABEL_VIEWS = (1, 2)  # looks at an image that its boxes may be read from
+TTA_LOOKS = (1, 2)  # looks at an image that its boxes may be read from
 SAME_IOU = 0.6  # boxes of two views that overlap more show one object
 
 

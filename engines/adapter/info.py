@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engines.common.files import read_json
-from engines.common.quote import list_mistakes, quote
-from engines.common.schema import from_object, in_range
+from engines.common.quote import quote
+from engines.common.schema import from_object, hold, in_range
 from engines.errors import ModelError
 from engines.labels.boxes import LEAST_COUNTED
 
@@ -73,13 +73,7 @@ class AdapterConfig:
     anchor_cells: float = 4.0  # side of the boxes that refinement starts from, in cells of their own level
 
     def __post_init__(self) -> None:
-        wrong = [
-            f'"{name}" must be {expected}, not {quote(getattr(self, name))}'
-            for name, expected, fits in self._checks()
-            if not fits
-        ]
-        if wrong:
-            raise ModelError(f"Adapter settings: {list_mistakes(wrong)}.")
+        hold(self, self._checks(), ModelError, "Adapter settings")
 
     def _checks(self) -> Iterator[tuple[str, str, bool]]:
         """(field, what it must be, whether it is), beyond its type."""
@@ -115,7 +109,7 @@ class AdapterInfo:
     labelled_images: int = 0  # all that it learned or was measured from; 0: not known
     objects: dict[str, int] = field(default_factory=dict)  # annotated in them, by class; crowds aside
     thresholds: dict[str, float] = field(default_factory=dict)  # class -> lowest score of a label; the rest: a default
-    figures: dict[str, Any] = field(default_factory=dict)  # AP on the tune part, and how training went
+    figures: dict[str, Any] = field(default_factory=dict)  # AP on the dev split, and how training went
     format: int = FORMAT  # version of this file
 
     @property
@@ -142,13 +136,7 @@ class AdapterInfo:
             found = quote(value.get("format"))
             raise ModelError(f"{where}: adapter format {found} was found; this version reads format {FORMAT}.")
         info = from_object(cls, value, ModelError, where)
-        mistakes = [
-            f'"{name}" must be {expected}, not {quote(getattr(info, name))}'
-            for name, expected, fits in info._checks()
-            if not fits
-        ]
-        if mistakes:
-            raise ModelError(f"{where}: {list_mistakes(mistakes)}.")
+        hold(info, info._checks(), ModelError, where)
         return info
 
     def _checks(self) -> Iterator[tuple[str, str, bool]]:

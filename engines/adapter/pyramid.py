@@ -41,11 +41,6 @@ def pyramid_channels(unet_config: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(channels)
 
 
-def pyramid_names(levels: int) -> tuple[str, ...]:
-    """Names of the levels, finest first: div1, div2, div4, ..."""
-    return tuple(f"div{2**level}" for level in range(levels))
-
-
 class PyramidUNet(nn.Module):
     """A UNet2DConditionModel that returns its block outputs beside its model output.
 

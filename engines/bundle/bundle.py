@@ -19,7 +19,7 @@ from engines.bundle.files import MANIFEST, unlisted, wrong_external_data, wrong_
 from engines.bundle.graphs import GRAPH_NAMES, GraphSpec, ModelShape, graph_specs
 from engines.common.files import read_json, sha256_file
 from engines.common.quote import list_mistakes, quote
-from engines.common.schema import from_object, in_range
+from engines.common.schema import from_object, hold, in_range
 from engines.errors import BundleError, DengineError
 
 FORMAT = 1
@@ -90,13 +90,7 @@ class Manifest:
             found = quote(value.get("format"))
             raise BundleError(f"{where}: bundle format {found} was found; this version reads format {FORMAT}. {_AGAIN}")
         manifest = from_object(cls, value, BundleError, where)
-        mistakes = [
-            f'"{name}" must be {expected}, not {quote(getattr(manifest, name))}'
-            for name, expected, fits in manifest._checks()
-            if not fits
-        ]
-        if mistakes:
-            raise BundleError(f"{where}: {list_mistakes(mistakes)}. {_AGAIN}")
+        hold(manifest, manifest._checks(), BundleError, where, _AGAIN)
         return manifest
 
     def _checks(self) -> Iterator[tuple[str, str, bool]]:

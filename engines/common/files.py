@@ -7,7 +7,8 @@ Knows nothing about what the files mean.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -44,19 +45,28 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(parent))
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path`: a temporary name in the same folder, fsync, rename, fsync of the folder."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` for its new content, which takes its place when the block ends well, and vanishes otherwise.
+
+    The content is flushed to disk, then renamed, and the folder flushed: a crash leaves the old file or the new one.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:

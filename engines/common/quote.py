@@ -5,7 +5,7 @@ is wrong with it.
 """
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 LONGEST = 60  # characters of a foreign value
 _LISTED = 300  # characters of the mistakes that one message lists
@@ -17,7 +17,7 @@ _REPR.maxstring = _REPR.maxlong = _REPR.maxother = LONGEST
 
 def shorten(text: object, limit: int = LONGEST) -> str:
     """A text without line breaks or other characters that do not print, cut to `limit` characters."""
-    whole = str(text)[: limit + 1]
+    whole = _spelt(text, str)[: limit + 1]
     shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in whole)
     return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
 
@@ -26,7 +26,14 @@ def quote(value: object) -> str:
     """A value as a message shows it: text in double quotes, everything else as Python writes it."""
     if isinstance(value, str):
         return f'"{shorten(value)}"'
-    return shorten(_REPR.repr(value))
+    return shorten(_spelt(value, _REPR.repr))
+
+
+def _spelt(value: object, spell: Callable[[object], str]) -> str:
+    try:
+        return spell(value)
+    except ValueError:  # a whole number of more digits than Python spells
+        return "a number of thousands of digits"
 
 
 def list_mistakes(mistakes: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -42,6 +42,20 @@ def from_object(cls: type[T], value: Mapping[str, Any], error: type[DengineError
     return typing.cast(T, result)
 
 
+def hold(
+    value: object, checks: Iterable[tuple[str, str, bool]], error: type[DengineError], where: str, mend: str = ""
+) -> None:
+    """Raise one `error` that lists the wrong fields, of (field, what it must be beyond its type, whether it is).
+
+    `mend`: a sentence on how to get a better one.
+    """
+    wrong = [
+        f'"{name}" must be {wanted}, not {quote(getattr(value, name))}' for name, wanted, fits in checks if not fits
+    ]
+    if wrong:
+        raise error(f"{where}: {list_mistakes(wrong)}. {mend}".rstrip())
+
+
 def in_range(value: object, low: float, high: float) -> bool:
     """Whether all numbers in `value` (one, or a list or an object of them) lie in low..high; NaN lies nowhere."""
     if isinstance(value, Mapping):
@@ -52,15 +66,24 @@ def in_range(value: object, low: float, high: float) -> bool:
 
 
 def to_object(value: "DataclassInstance") -> dict[str, Any]:
-    """The JSON object that `from_object` reads: fields in their order, those of a flat one in its place."""
+    """The object that `from_object` reads: fields in their order, those of a flat one in its place.
+
+    Dataclasses become objects and paths text; all else stays as it is.
+    """
     found: dict[str, Any] = {}
     for item in dataclasses.fields(value):
         own = getattr(value, item.name)
         if item.metadata.get("flat"):
             found |= to_object(own)
         else:
-            found[key_of(item)] = str(own) if isinstance(own, Path) else own
+            found[key_of(item)] = _to_value(own)
     return found
+
+
+def _to_value(own: Any) -> Any:
+    if dataclasses.is_dataclass(own) and not isinstance(own, type):
+        return to_object(own)
+    return str(own) if isinstance(own, Path) else own
 
 
 def key_of(item: "dataclasses.Field[Any]") -> str:

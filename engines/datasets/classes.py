@@ -7,7 +7,8 @@ nothing about files.
 from collections.abc import Collection, Mapping, Sequence
 
 from engines.common.names import class_words
-from engines.datasets.fields import listed, short
+from engines.common.quote import shorten
+from engines.datasets.fields import listed
 from engines.datasets.records import Findings
 from engines.errors import DatasetError, UsageError
 
@@ -40,7 +41,7 @@ class Classes:
         for name in self.names:
             if (other := words.setdefault(class_words(name), name)) != name:
                 raise kind(
-                    f'{place}The classes "{short(other)}" and "{short(name)}" are one to a prompt, which knows '
+                    f'{place}The classes "{shorten(other)}" and "{shorten(name)}" are one to a prompt, which knows '
                     "neither case nor underscores: rename one of them, or join them.",
                     field="class_names",
                 )
@@ -49,7 +50,7 @@ class Classes:
         """Index of a class; raises DatasetError, prefixed with `where`, for one that is not known."""
         found = self._index.get(self._spelt.get(name, name))
         if found is None:
-            raise DatasetError(f'{where}: class "{short(name)}" is not one of {listed(self.names)}.')
+            raise DatasetError(f'{where}: class "{shorten(name)}" is not one of {listed(self.names)}.')
         return found
 
 
@@ -70,7 +71,7 @@ def without_groups(
             other for other, its in names.items() if other != key and its == name and (other in used or other < key)
         ]
         if key not in used and (name in groups or class_words(name) in _BACKGROUND or name in _BACKGROUND or twins):
-            findings.count("categories without a box only group others, and are no classes", f'"{short(name)}"')
+            findings.count("categories without a box only group others, and are no classes", f'"{shorten(name)}"')
         else:
             kept[key] = name
     return kept

@@ -11,10 +11,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from engines.common.quote import quote, shorten
 from engines.datasets.assemble import finish
 from engines.datasets.classes import Classes, without_groups
 from engines.datasets.coco_boxes import read_bbox
-from engines.datasets.fields import brief, entry, identity, read_json, short, size_of, typed
+from engines.datasets.fields import entry, identity, read_json, size_of, typed
 from engines.datasets.paths import Finder, parts_of
 from engines.datasets.readings import SIDES, Reading, Row
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
@@ -96,7 +97,7 @@ def _read_categories(content: Mapping[str, Any], source: str, findings: Findings
             if not name.strip():
                 raise DatasetError(f"{where}.name is empty.")
             if key in categories and categories[key][0] != name:
-                raise DatasetError(f'{where}.id {short(key)} was given to "{short(categories[key][0])}" already.')
+                raise DatasetError(f'{where}.id {shorten(key)} was given to "{shorten(categories[key][0])}" already.')
             categories[key] = name, str(category.get("supercategory"))
     return categories
 
@@ -136,11 +137,11 @@ def _read_object(
     """None for a box that is noted as degenerate."""
     category = identity(annotation, "category_id", where)
     if category not in names:
-        raise DatasetError(f"{where}.category_id {short(category)} is not the id of any category.")
+        raise DatasetError(f"{where}.category_id {shorten(category)} is not the id of any category.")
     label = classes.label(names[category], f"{where}.category_id")
     iscrowd = annotation.get("iscrowd") or 0
     if iscrowd not in (0, 1, "0", "1"):
-        raise DatasetError(f"{where}.iscrowd is {brief(iscrowd)}; 0 or 1 was expected.")
+        raise DatasetError(f"{where}.iscrowd is {quote(iscrowd)}; 0 or 1 was expected.")
     row, reading = read_bbox(annotation, findings, where)
     return None if row is None else (where, row, reading, label, iscrowd in (1, "1"))
 
@@ -163,14 +164,14 @@ def _read_images(
                 finder.findings.count("images are listed again, and count once", where)
                 continue
             if image_id in names:
-                raise DatasetError(f'{where}.id {short(image_id)} was given to "{short(names[image_id])}" already.')
+                raise DatasetError(f'{where}.id {shorten(image_id)} was given to "{shorten(names[image_id])}" already.')
             names[image_id] = name
             mine = objects.pop(image_id, [])
             stated = size_of(image.get("width"), image.get("height"))
             found = finder(name, f"{where}.file_name", stated)
             if found in taken:
                 raise DatasetError(
-                    f'{where}.file_name "{short(name)}" occurs twice: it is that of {taken[found]}, too.'
+                    f'{where}.file_name "{shorten(name)}" occurs twice: it is that of {taken[found]}, too.'
                 )
             taken[found] = f"images[{index}]"
             caption = _text(image.get("caption") or image.get("prompt") or captions.get(image_id))
@@ -188,7 +189,7 @@ def _read_images(
     for image_id in sorted(objects.keys() - names.keys()):
         for place, *_ in objects[image_id]:
             with finder.findings.item():
-                raise DatasetError(f"{place}.image_id {short(image_id)} is not the id of any image.")
+                raise DatasetError(f"{place}.image_id {shorten(image_id)} is not the id of any image.")
     return drafts
 
 
@@ -234,7 +235,7 @@ def _finder(tree: Tree, source: str, images: Sequence[Any], split: str | None, f
     finder = Finder(tree, findings, "", near)
     if best[0] and best[1] != 1 and len(ties) > 1:  # folders of equal right: which is it?
         name, stated = next((name, stated) for name, stated in probed if f"{ties[0]}/{name}" in tree.known)
-        chosen = finder.settle([f"{folder}/{name}" for folder in ties], f'{source}: "{short(name)}"', stated)
+        chosen = finder.settle([f"{folder}/{name}" for folder in ties], f'{source}: "{shorten(name)}"', stated)
         ties = [chosen.removesuffix(f"/{name}")]
     finder.home = ties[0]
     return finder

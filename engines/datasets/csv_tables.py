@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from engines.common.quote import shorten
 from engines.datasets.assemble import finish
 from engines.datasets.classes import Classes
-from engines.datasets.fields import number, read_text, short, size_of
+from engines.datasets.fields import number, read_text, size_of
 from engines.datasets.paths import Finder
 from engines.datasets.readings import CORNERS, FRACTIONS, Reading
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
@@ -73,7 +74,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
     found = sorted({draft.name: draft for draft in drafts.values()}.values(), key=lambda draft: draft.name.split("/"))
     without = len(tree.images) - len(found)
     if options.split is None and without > 0:
-        findings.remark(f"{without} images have no row in {short(source)} and are left out.")
+        findings.remark(f"{without} images have no row in {shorten(source)} and are left out.")
     return finish(tree, found, kind.reading, classes.names, options, findings, f"csv, {source}")
 
 
@@ -111,7 +112,7 @@ def _cells(text: str, source: str) -> list[list[str]]:
     try:
         return list(csv.reader(io.StringIO(text, newline="")))
     except csv.Error as cause:
-        raise DatasetError(f"{source} is not readable as csv: {short(str(cause))}.") from cause
+        raise DatasetError(f"{source} is not readable as csv: {shorten(str(cause))}.") from cause
 
 
 def _label(row: Mapping[str, str], kind: _Columns, names: Mapping[str, str]) -> str:

@@ -9,9 +9,10 @@ Boxes: corners in pixels of the upright image, `rotation` in degrees clockwise.
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
+from engines.common.quote import shorten
 from engines.datasets.assemble import finish
 from engines.datasets.classes import Classes
-from engines.datasets.fields import parsed_number, short, size_of
+from engines.datasets.fields import parsed_number, size_of
 from engines.datasets.paths import Finder
 from engines.datasets.readings import CORNERS, Row, hull, turned_hull
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
@@ -56,11 +57,11 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
             finder = Finder(tree, findings, "images" if "images" in tree.folders else "", frozenset(near))
             name = finder(image.get("name", ""), f"{where}, name", stated)
             if name in drafts:
-                raise DatasetError(f"{where}, name: {short(name)} has an entry already, {drafts[name].where}.")
+                raise DatasetError(f"{where}, name: {shorten(name)} has an entry already, {drafts[name].where}.")
             draft = drafts[name] = Draft(tree.path(name), name.removeprefix("images/"), where, stated)
             for place, shape in enumerate(image):
                 with findings.item():
-                    _read_shape(shape, draft, classes, f"{where}, {short(shape.tag)} {place}", findings)
+                    _read_shape(shape, draft, classes, f"{where}, {shorten(shape.tag)} {place}", findings)
     return finish(tree, list(drafts.values()), CORNERS, classes.names, options, findings, f"CVAT, {source}")
 
 

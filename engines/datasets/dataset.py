@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from engines.common.quote import shorten
 from engines.datasets.evidence import check_boxes
-from engines.datasets.fields import short
 from engines.datasets.formats import FORMATS, detect
 from engines.datasets.plain import images_alone, read_plain
 from engines.datasets.records import Dataset, Findings, ReadOptions, Record, instances_of
@@ -90,7 +90,7 @@ def _read(root: Path, options: ReadOptions) -> Dataset:
             shown = " or ".join(str(tree.path(name)) for name in inner[:3])
             raise DatasetError(f"{root} is no dataset itself, but holds {len(inner)}: did you mean {shown}?")
         if inner:
-            findings.remark(f"{root} holds the dataset in {short(inner[0])}, which is read.")
+            findings.remark(f"{root} holds the dataset in {shorten(inner[0])}, which is read.")
             chosen = is_split(inner[0], options.split) if options.split else False
             options = replace(options, split=None) if chosen else options
             tree = Tree(tree.path(inner[0]), options.follow_links)
@@ -98,7 +98,7 @@ def _read(root: Path, options: ReadOptions) -> Dataset:
     if tree.outside:
         findings.remark(
             f"{len(tree.outside)} links lead outside {root} and are not followed (`follow_links` does; first: "
-            f"{short(tree.outside[0])})."
+            f"{shorten(tree.outside[0])})."
         )
     if found is None:
         return read_plain(tree, options, findings, [one.looks for one in FORMATS])

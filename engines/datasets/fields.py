@@ -10,33 +10,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from engines.common.quote import quote, shorten
 from engines.errors import DatasetError
 
 _KINDS = {int: "whole number", str: "text", list: "list", dict: "object"}
 
 
-def brief(value: object) -> str:
-    """A foreign value as messages quote it: at most 60 characters, one line."""
-    text = " ".join((repr(value[:80]) if isinstance(value, (str, bytes)) else _shown(value)).split())
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _shown(value: object) -> str:
-    try:
-        return repr(value)
-    except ValueError:  # a whole number of more digits than Python spells
-        return "a number of thousands of digits"
-
-
-def short(text: str) -> str:
-    """A name as messages quote it, without quotes: at most 60 characters, one line."""
-    one_line = "".join(sign if sign.isprintable() else " " for sign in text[:80])
-    return one_line if len(one_line) <= 60 else one_line[:57] + "..."
-
-
 def listed(names: Iterable[str], longest: int = 160) -> str:
     """Names as messages list them: as many as fit, and how many more there are."""
-    every = [short(name) for name in names]
+    every = [shorten(name) for name in names]
     shown = every[:1]
     while len(shown) < len(every) and len(", ".join(every[: len(shown) + 1])) <= longest:
         shown = every[: len(shown) + 1]
@@ -52,7 +34,7 @@ def number(value: object, where: str) -> float:
                 return result
         except (OverflowError, ValueError):
             pass
-    raise DatasetError(f"{where} is {brief(value)}; a finite number was expected.")
+    raise DatasetError(f"{where} is {quote(value)}; a finite number was expected.")
 
 
 def parsed_number(text: str | None, where: str) -> float:
@@ -78,7 +60,7 @@ def identity(mapping: Mapping[str, Any], key: str, where: str) -> str:
         return str(value)
     if isinstance(value, str) and value.strip():
         return value.strip()
-    problem = f"is {brief(value)}; a whole number or text was expected" if key in mapping else "is missing"
+    problem = f"is {quote(value)}; a whole number or text was expected" if key in mapping else "is missing"
     raise DatasetError(f"{where}.{key} {problem}.")
 
 
@@ -89,7 +71,7 @@ def typed(mapping: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
     value = mapping[key]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         expected = _KINDS.get(kind, kind.__name__)
-        raise DatasetError(f"{where}.{key} is {brief(value)}; a {expected} was expected.")
+        raise DatasetError(f"{where}.{key} is {quote(value)}; a {expected} was expected.")
     return value
 
 
@@ -119,4 +101,4 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing.") from None
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as cause:
-        raise DatasetError(f"{path} is not readable as JSON: {short(str(cause))}.") from cause
+        raise DatasetError(f"{path} is not readable as JSON: {shorten(str(cause))}.") from cause

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.common.files import write_atomic
-from engines.datasets.writers import IMAGES, AnnotatedImage, bboxes, on_grid, one_line, replacing, scores
+from engines.datasets.writers import IMAGES, AnnotatedImage, bboxes, on_grid, one_line, replacing_text, scores
 
 METADATA, CARD = "metadata.jsonl", "README.md"
 _SIGNED = "Images with the boxes of their objects, written by dengine."
@@ -23,7 +23,7 @@ def write_imagefolder(folder: Path, images: Iterable[AnnotatedImage], class_name
     `load_dataset("imagefolder", data_dir=folder/images)` reads the same, but for the ClassLabel.
     """
     annotations, prompts, scored = 0, False, False
-    with replacing(folder / IMAGES / METADATA) as file:
+    with replacing_text(folder / IMAGES / METADATA) as file:
         for image in images:
             found = on_grid(image, len(class_names))
             boxes = bboxes(found)

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from engines.common.quote import shorten
 from engines.datasets.assemble import finish
 from engines.datasets.classes import Classes
-from engines.datasets.fields import entry, number, read_json, short, size_of, typed
+from engines.datasets.fields import entry, number, read_json, size_of, typed
 from engines.datasets.paths import Finder
 from engines.datasets.readings import CORNERS, Row, hull
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
@@ -63,7 +64,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
                 typed(content, "imagePath", str, name) or PurePosixPath(name).stem, f"{name}.imagePath", stated
             )
             if image in drafts:
-                raise DatasetError(f"{name}.imagePath: {short(image)} is that of {drafts[image].where}, too.")
+                raise DatasetError(f"{name}.imagePath: {shorten(image)} is that of {drafts[image].where}, too.")
             draft = drafts[image] = Draft(tree.path(image), image, name, stated)
             for index, shape in enumerate(typed(content, "shapes", list, name)):
                 with findings.item():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from engines.datasets.fields import brief, short
+from engines.common.quote import quote, shorten
 from engines.datasets.images import image_size
 from engines.datasets.records import Findings, Size
 from engines.datasets.tree import Tree, fold, folders_of, is_image
@@ -60,7 +60,7 @@ class Finder:
         dataset; the same base name with another image suffix. All but the first are remarked.
         """
         if "\0" in name or len(name) > 4096:
-            raise DatasetError(f"{where}: {brief(name)} is not a file name.")
+            raise DatasetError(f"{where}: {quote(name)} is not a file name.")
         exact = f"{self.home}/{name}" if self.home else name
         if exact in self.tree.known:
             return exact
@@ -68,7 +68,7 @@ class Finder:
         candidates = self._candidates(parts) or self._candidates(parts_of(unquote(name))[0])
         if not candidates:
             raise DatasetError(f"{where}: {self._missing(name, parts)}")
-        found = self.settle(candidates, f'{where}: "{short(name)}"', stated)
+        found = self.settle(candidates, f'{where}: "{shorten(name)}"', stated)
         self._remark(name, parts, foreign, found, where)
         return found
 
@@ -91,7 +91,7 @@ class Finder:
         if len(left) > 1 and stated is not None:
             left = [name for name in left if _has_size(self.tree.path(name), stated)] or left
         if len(left) > 1 and not _all_equal([self.tree.path(name) for name in left]):
-            shown = " and ".join(short(name) for name in left[:2])
+            shown = " and ".join(shorten(name) for name in left[:2])
             more = f" ({len(left)} files in all)" if len(left) > 2 else ""
             raise DatasetError(f"{what} may be {shown}{more}: name the folder in it, or take one of them away.")
         return left[0]
@@ -125,9 +125,9 @@ class Finder:
         for end in ends:
             for folder in folders:
                 if refusal := self.tree.refusal(f"{folder}/{end}" if folder else end):
-                    return f'"{short(name)}": {refusal}.'
+                    return f'"{shorten(name)}": {refusal}.'
         links = f" ({self.tree.refusal(self.tree.outside[0])})" if self.tree.outside else ""
-        return f'"{short(name)}" is missing from {self.tree.path(self.home)}{links}.'
+        return f'"{shorten(name)}" is missing from {self.tree.path(self.home)}{links}.'
 
     def _remark(self, name: str, parts: Sequence[str], foreign: bool, found: str, where: str) -> None:
         base = found.rpartition("/")[2]
@@ -143,7 +143,7 @@ class Finder:
             what = "file names are found with other accents or case"
         else:
             return
-        self.findings.count(what, f'{where} "{short(name)}" is {short(found)}')
+        self.findings.count(what, f'{where} "{shorten(name)}" is {shorten(found)}')
 
 
 def find_in(tree: Tree, name: str, accept: Callable[[str], bool]) -> tuple[str | None, bool]:

@@ -6,10 +6,10 @@ annotations are read.
 
 from collections.abc import Sequence
 
+from engines.common.quote import shorten
 from engines.datasets.assemble import finish
 from engines.datasets.classes import Classes
 from engines.datasets.coco import sections
-from engines.datasets.fields import short
 from engines.datasets.readings import CORNERS
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
 from engines.datasets.splits import no_split, split_folders
@@ -70,16 +70,16 @@ def _nearest(tree: Tree) -> str:
     for name in tree.with_suffix(".json")[:50]:
         if found := sections(tree, name):
             missing = ", ".join(sorted({"images", "annotations", "categories"} - found))
-            return f" Nearest is {short(name)}, which is COCO but for {missing}."
+            return f" Nearest is {shorten(name)}, which is COCO but for {missing}."
     for name in tree.with_suffix(".xml")[:1]:
-        return f" Nearest is {short(name)}, which holds <{short(root_tag(tree, name))}>; <annotation> is read."
+        return f" Nearest is {shorten(name)}, which holds <{shorten(root_tag(tree, name))}>; <annotation> is read."
     for name in tree.with_suffix(".csv")[:1]:
         with tree.path(name).open("rb") as file:
             head = file.readline(200).decode("utf-8", "replace")
-        return f" Nearest is {short(name)}, whose columns are {short(head)}; Open Images' are read."
+        return f" Nearest is {shorten(name)}, whose columns are {shorten(head)}; Open Images' are read."
     stems = {image.rpartition(".")[0] for image in tree.images}
     texts = [name for name in tree.with_suffix(".txt") if name.rpartition(".")[0] in stems]
-    return f" Nearest is {short(texts[0])}, whose lines are not YOLO's." if texts else ""
+    return f" Nearest is {shorten(texts[0])}, whose lines are not YOLO's." if texts else ""
 
 
 def _content(tree: Tree) -> str:
@@ -91,5 +91,7 @@ def _content(tree: Tree) -> str:
 
 def _outside(tree: Tree) -> str:
     return (
-        f" {short(tree.outside[0])} is a link that leads outside it; `follow_links` reads such." if tree.outside else ""
+        f" {shorten(tree.outside[0])} is a link that leads outside it; `follow_links` reads such."
+        if tree.outside
+        else ""
     )

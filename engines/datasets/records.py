@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.common.events import Report, left_out, note
-from engines.datasets.fields import brief
+from engines.common.quote import quote
 from engines.datasets.images import read_image
 from engines.datasets.readings import Reading, Row
 from engines.errors import DatasetError
@@ -137,7 +137,7 @@ class Findings:
 
     def degenerate(self, where: str, value: object) -> None:
         """Note a box that is not four finite numbers; it is dropped, as one without area is."""
-        self.dropped.append(f"{where}: box {brief(value)} is not four finite numbers.")
+        self.dropped.append(f"{where}: box {quote(value)} is not four finite numbers.")
 
     def remark(self, sentence: str) -> None:
         """Note something once."""

@@ -7,7 +7,8 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
-from engines.datasets.fields import listed, short
+from engines.common.quote import shorten
+from engines.datasets.fields import listed
 from engines.datasets.tree import Tree, fold
 from engines.errors import DatasetError
 
@@ -76,9 +77,9 @@ def choose_file(tree: Tree, files: Sequence[str], split: str | None, kind: str, 
     if split is None:
         raise DatasetError(f"{tree.root} has several {kind} files ({shown}); name one with a split.", field="split")
     problem = f"no {kind} file" if not fitting else f"several {kind} files"
-    raise DatasetError(f'{tree.root} has {problem} for split "{short(split)}"; found {shown}.', field="split")
+    raise DatasetError(f'{tree.root} has {problem} for split "{shorten(split)}"; found {shown}.', field="split")
 
 
 def no_split(tree: Tree, split: str, known: Collection[str]) -> DatasetError:
     """What to say where a split is not there."""
-    return DatasetError(f'{tree.root} has no split "{short(split)}"; it has {listed(sorted(known))}.', field="split")
+    return DatasetError(f'{tree.root} has no split "{shorten(split)}"; it has {listed(sorted(known))}.', field="split")

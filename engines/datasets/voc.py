@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
+from engines.common.quote import shorten
 from engines.datasets.assemble import finish
 from engines.datasets.classes import Classes
-from engines.datasets.fields import number, parsed_number, read_text, short, size_of
+from engines.datasets.fields import number, parsed_number, read_text, size_of
 from engines.datasets.paths import Finder, parts_of
 from engines.datasets.readings import CORNERS, VOC, Row, hull, turned_hull
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions, Size
@@ -57,7 +58,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
         try:
             root = parse(tree, name)
             if root.tag != "annotation":
-                raise DatasetError(f"{name} holds <{short(root.tag)}>; <annotation> was expected.")
+                raise DatasetError(f"{name} holds <{shorten(root.tag)}>; <annotation> was expected.")
         except DatasetError as error:
             if name in chosen:
                 with findings.item():
@@ -136,10 +137,10 @@ def _listed_files(tree: Tree, files: Sequence[str], listing: str, findings: Find
             if len(mine) > 1 and len(parts) > 1:
                 mine = [name for name in mine if fold(parts[-2]) in map(fold, name.split("/")[:-1])] or mine
             if not mine:
-                raise DatasetError(f'{where}: "{short(text)}.xml" is missing from {tree.root}.')
+                raise DatasetError(f'{where}: "{shorten(text)}.xml" is missing from {tree.root}.')
             if len(mine) > 1:
                 raise DatasetError(
-                    f'{where}: "{short(text)}" may be {short(mine[0])} and {short(mine[1])}; name its folder.'
+                    f'{where}: "{shorten(text)}" may be {shorten(mine[0])} and {shorten(mine[1])}; name its folder.'
                 )
             found.add(mine[0])
     return found
@@ -158,7 +159,7 @@ def _read_files(
             image = _image(finder, file, own_names)
             if image in seen:
                 raise DatasetError(
-                    f"{file.name}, filename: {short(image)} has another XML file already, {seen[image]}."
+                    f"{file.name}, filename: {shorten(image)} has another XML file already, {seen[image]}."
                 )
             seen[image] = file.name
             draft = Draft(tree.path(image), image, file.name, file.stated)
@@ -198,18 +199,18 @@ def _image(finder: Finder, file: _File, own_names: frozenset[str]) -> str:
             return finder(file.filename or stem, where, file.stated)
         if file.filename and not named:
             finder.findings.count("`filename` fields name no image; the one of the file's own name is taken", where)
-        return finder.settle(own, f'{where}: "{short(file.filename or stem)}"', file.stated)
+        return finder.settle(own, f'{where}: "{shorten(file.filename or stem)}"', file.stated)
     if not own:
         return finder(file.filename, where, file.stated)
     own_image, named_image = (finder.settle(one, f"{where}:", file.stated) for one in (own, named))
     if fold(PurePosixPath(named_image).stem) not in own_names:
         raise DatasetError(
-            f'{where}: "{short(file.filename)}" is an image without an XML file, and {short(own_image)} has '
+            f'{where}: "{shorten(file.filename)}" is an image without an XML file, and {shorten(own_image)} has '
             "the name of this one; correct the field or rename the file."
         )
     finder.findings.count(
         "`filename` fields name the image of another XML file; the one of the file's own name is taken",
-        f"{where}: {short(file.filename)}, read as {short(own_image)}",
+        f"{where}: {shorten(file.filename)}, read as {shorten(own_image)}",
     )
     return own_image
 

@@ -12,7 +12,6 @@ hold exactly (up to 16384 pixels), so that x + width is exact and never leaves t
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from engines.common.files import sync_folder
+from engines.common.files import replacing
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
 
@@ -56,7 +55,7 @@ def write_coco(
     categories = [{"id": index, "name": name} for index, name in enumerate(class_names, start=1)]
     head = {"info": dict(info), "licenses": [], "categories": categories}
     annotation_count = 0
-    with replacing(path) as file, _spool(path) as annotations:
+    with replacing_text(path) as file, _spool(path) as annotations:
         file.write(one_line(head)[:-1] + ',\n"images": [')
         for image_count, image in enumerate(images, start=1):
             entry = {"id": image_count, "file_name": image.file_name}
@@ -122,19 +121,10 @@ def one_line(value: Any) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
+def replacing_text(path: Path) -> Iterator[IO[str]]:
     """A text file that takes the place of `path` when the block ends well, and vanishes otherwise."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w+", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with replacing(path) as temporary, temporary.open("w+", encoding="utf-8", newline="\n") as file:
+        yield file
 
 
 @contextmanager

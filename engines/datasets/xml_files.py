@@ -8,7 +8,7 @@ import codecs
 import re
 from xml.etree import ElementTree
 
-from engines.datasets.fields import short
+from engines.common.quote import shorten
 from engines.datasets.tree import Tree
 from engines.errors import DatasetError
 
@@ -42,7 +42,7 @@ def parse(tree: Tree, name: str) -> ElementTree.Element:
     except DatasetError as error:
         raise DatasetError(f"{name} {error}.") from None
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as cause:
-        raise DatasetError(f"{name} is not readable as XML: {short(str(cause))}.") from cause
+        raise DatasetError(f"{name} is not readable as XML: {shorten(str(cause))}.") from cause
 
 
 def _decoded(data: bytes) -> bytes | str:

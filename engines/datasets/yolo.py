@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from engines.common.quote import shorten
 from engines.datasets.assemble import finish
 from engines.datasets.classes import Classes
-from engines.datasets.fields import read_text, short
+from engines.datasets.fields import read_text
 from engines.datasets.paths import Finder
 from engines.datasets.readings import YOLO
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
@@ -110,7 +111,7 @@ class _Labels:
         label = self.of(image)
         if label is not None and (other := self._taken.setdefault(label, image)) != image:
             raise DatasetError(
-                f"{label} has two images, {short(other)} and {short(image)}; rename one with its labels."
+                f"{label} has two images, {shorten(other)} and {shorten(image)}; rename one with its labels."
             )
         return label
 

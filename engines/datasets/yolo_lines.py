@@ -9,8 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from engines.common.quote import shorten
 from engines.datasets.classes import Classes
-from engines.datasets.fields import number, read_text, short
+from engines.datasets.fields import number, read_text
 from engines.datasets.readings import FRACTIONS, hull
 from engines.datasets.records import Draft, Findings
 from engines.datasets.tree import Tree
@@ -81,7 +82,7 @@ def _values(words: Sequence[str], where: str) -> Line:
     if len(values) < 5:
         raise DatasetError(f"{where} has {len(values)} values; class, x, y, width, height were expected.")
     if values[0] != int(values[0]) or not 0 <= values[0] < _MAX_CLASSES:
-        raise DatasetError(f"{where}: class {short(words[0])} is not a whole number from 0 to {_MAX_CLASSES - 1}.")
+        raise DatasetError(f"{where}: class {shorten(words[0])} is not a whole number from 0 to {_MAX_CLASSES - 1}.")
     return where, int(values[0]), values[1:]
 
 
@@ -126,7 +127,7 @@ def _add(
     elif len(values) != 4 and (len(values) < 6 or len(values) % 2):
         raise DatasetError(f"{where} has {len(values) + 1} values; class, x, y, width, height were expected.")
     if not all(-_OVERSHOOT <= value <= 1 + _OVERSHOOT for value in values):
-        shown = short(" ".join(f"{value:g}" for value in values))
+        shown = shorten(" ".join(f"{value:g}" for value in values))
         raise DatasetError(f"{where}: values must be fractions of the image, 0 to 1; got {shown}.")
     if len(values) == 4:
         x, y, width, height = values

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from engines.datasets.fields import brief, read_json, read_text, short
+from engines.common.quote import quote, shorten
+from engines.datasets.fields import read_json, read_text
 from engines.datasets.paths import find_in
 from engines.datasets.records import Findings
 from engines.datasets.tree import Tree, fold
@@ -59,13 +60,13 @@ class Settings:
                 name, cut = self._located(tree, entry)
                 if name is None:
                     findings.count(
-                        "folders or lists of the settings are not there", f'{self.file}, {key}: "{short(entry)}"'
+                        "folders or lists of the settings are not there", f'{self.file}, {key}: "{shorten(entry)}"'
                     )
                     continue
                 if cut and found.get(name, entry) != entry:
                     raise DatasetError(
-                        f'{self.file}, {key}: "{short(entry)}" and "{short(found[name])}" both seem to be '
-                        f"{short(name) or tree.root} here; write the paths as they are in this folder.",
+                        f'{self.file}, {key}: "{shorten(entry)}" and "{shorten(found[name])}" both seem to be '
+                        f"{shorten(name) or tree.root} here; write the paths as they are in this folder.",
                         field=key,
                     )
                 found.setdefault(name, entry)
@@ -77,7 +78,7 @@ class Settings:
         for entry in entries:
             if not isinstance(entry, str):
                 raise DatasetError(
-                    f"{self.file}, {key} is {brief(entry)}; a folder or a list of images was expected.", field=key
+                    f"{self.file}, {key} is {quote(entry)}; a folder or a list of images was expected.", field=key
                 )
         return [entry for entry in entries if entry.strip()]
 
@@ -119,12 +120,12 @@ def read_settings(tree: Tree, findings: Findings) -> Settings:
     for name, values in every.items():
         if values.get("names") != every[first].get("names"):
             raise DatasetError(
-                f"{tree.root} has several settings files, and {short(first)} and {short(name)} name different classes; "
-                f"call the right one {_YAML_NAMES[0]}.",
+                f"{tree.root} has several settings files, and {shorten(first)} and {shorten(name)} name "
+                f"different classes; call the right one {_YAML_NAMES[0]}.",
                 field="names",
             )
     if first not in _YAML_NAMES:
-        findings.remark(f"Names of classes are read from {short(first)}.")
+        findings.remark(f"Names of classes are read from {shorten(first)}.")
     return Settings(first, every[first])
 
 
@@ -147,7 +148,7 @@ def _read_yaml(tree: Tree, name: str) -> Mapping[str, Any]:
     except _AliasError:
         raise DatasetError(f"{path} has aliases (*name), which settings don't need; write the values out.") from None
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError) as cause:
-        raise DatasetError(f"{path} is not readable as YAML: {short(' '.join(str(cause).split()))}.") from cause
+        raise DatasetError(f"{path} is not readable as YAML: {shorten(' '.join(str(cause).split()))}.") from cause
     if not isinstance(settings, Mapping):
         raise DatasetError(f"{path} holds a {type(settings).__name__}; a mapping with names was expected.")
     return settings
@@ -177,7 +178,7 @@ def class_names(tree: Tree, settings: Settings, wanted: Sequence[str] | None) ->
     if len(found) > 1:
         one, other = list(found.values())[:2]
         raise DatasetError(
-            f"{short(one)} and {short(other)} name different classes; take the wrong one away.", field="names"
+            f"{shorten(one)} and {shorten(other)} name different classes; take the wrong one away.", field="names"
         )
     if found:
         return next(iter(found))
@@ -207,13 +208,13 @@ def _names(settings: Settings) -> list[str]:
     if isinstance(names, Mapping):
         keys = list(names)
         if sorted(map(str, keys)) != sorted(map(str, range(len(keys)))):
-            raise DatasetError(f"{file}, names: keys are {brief(keys[:8])}; 0, 1, 2, ... were expected.", field="names")
+            raise DatasetError(f"{file}, names: keys are {quote(keys[:8])}; 0, 1, 2, ... were expected.", field="names")
         names = [names[key] for key in sorted(keys, key=int)]
     if not isinstance(names, list):
         raise DatasetError(f"{file}, names is a {type(names).__name__}; a list was expected.", field="names")
     for index, name in enumerate(names):
         if isinstance(name, bool) or not isinstance(name, (str, int)):
             raise DatasetError(
-                f"{file}, names[{index}] is {brief(name)}; text was expected (put it in quotes).", field="names"
+                f"{file}, names[{index}] is {quote(name)}; text was expected (put it in quotes).", field="names"
             )
     return [str(name) for name in names]

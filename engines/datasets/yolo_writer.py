@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from engines.common.files import safe_join, sync_folder, write_atomic
-from engines.datasets.writers import IMAGES, AnnotatedImage, bboxes, on_grid, one_line, replacing
+from engines.datasets.writers import IMAGES, AnnotatedImage, bboxes, on_grid, one_line, replacing_text
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
 
@@ -36,7 +36,7 @@ def write_yolo(
     """
     temporary = _emptied(folder / f".{LABELS}.tmp")
     try:
-        with replacing(folder / TRAIN_LIST) as train, replacing(folder / VAL_LIST) as val:
+        with replacing_text(folder / TRAIN_LIST) as train, replacing_text(folder / VAL_LIST) as val:
             split = _Split(_Side(train), _Side(val), val_fraction)
             for image in images:
                 _write_labels(temporary, image, len(class_names))

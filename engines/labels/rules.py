@@ -1,5 +1,5 @@
-"""What the numbers of one image make of it: which boxes are labels, which are uncertain, and whether it is worth
-keeping, as pure functions of what the journal holds.
+"""What the numbers of one image make of it: which boxes are labels, which make regions to ignore, and whether it is
+worth keeping, as pure functions of what the journal holds.
 
 Knows: the rules of a dataset and the reasons for which they drop an image. Knows nothing about pixels or files.
 Because the journal holds all that a rule reads, `finalize` decides again with others exactly as the run itself would
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.labels.boxes import Instances, iou_matrix, join, without_duplicates
-from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, Thresholds, check_uncertain, shown, stored
+from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, Thresholds, check_ignore_score, shown, stored
 
 SAME_OBJECT_IOU = 0.5  # a weak box that overlaps a label so much is another try at the labelled object
 
@@ -52,7 +52,7 @@ class Rules:
     """What a dataset takes from the journal."""
 
     thresholds: Thresholds  # a box from its class's on is a label
-    uncertain: float = 0.0  # a box from this up to `score` marks its region as uncertain; 0: none does
+    ignore_score: float = 0.0  # a box from this up to `score` makes its region one to ignore; 0: none does
     min_quality: float = 0.0  # an image whose `quality` is below is dropped
     keep_empty: bool = False  # keep images without a label
     max_overlap: float = 1.0  # of two labels of a class that overlap (IoU) by more, the surer stays; 1: both do
@@ -69,7 +69,7 @@ class Rules:
 
 def label_rules(
     score: ScoreLike,
-    uncertain: float,
+    ignore_score: float,
     max_overlap: float,
     thresholds: Mapping[str, float],
     class_names: Sequence[str],
@@ -82,8 +82,8 @@ def label_rules(
     policy = ScorePolicy.of(score)
     found = policy.thresholds(thresholds, class_names)
     matched = policy.kind is ScoreKind.MATCHED
-    check_uncertain(uncertain, dict.fromkeys(class_names, 1.0) if matched else found)
-    return Rules(found, uncertain, max_overlap=max_overlap)
+    check_ignore_score(ignore_score, dict.fromkeys(class_names, 1.0) if matched else found)
+    return Rules(found, ignore_score, max_overlap=max_overlap)
 
 
 def is_label(found: Instances, rules: Rules) -> Mask:
@@ -92,15 +92,15 @@ def is_label(found: Instances, rules: Rules) -> Mask:
     return sure if rules.max_overlap >= 1.0 else _without_doubles(found, sure, rules.max_overlap)
 
 
-def is_uncertain(found: Instances, rules: Rules) -> Mask:
+def is_ignored(found: Instances, rules: Rules) -> Mask:
     """Which boxes score too little for a label and too much to be nothing, [N].
 
     One that overlaps a label by SAME_OBJECT_IOU is not among them, whatever its class: that object is labelled, and
     what lies round it is background.
     """
-    if not rules.uncertain:
+    if not rules.ignore_score:
         return np.zeros(len(found), dtype=np.bool_)
-    weak = (found.scores >= rules.uncertain) & (found.scores < rules.least(found.labels))
+    weak = (found.scores >= rules.ignore_score) & (found.scores < rules.least(found.labels))
     labels = is_label(found, rules)
     if weak.any() and labels.any():
         weak[weak] = iou_matrix(_exact(found, weak), _exact(found, labels)).max(axis=1) < SAME_OBJECT_IOU
@@ -108,11 +108,11 @@ def is_uncertain(found: Instances, rules: Rules) -> Mask:
 
 
 def chosen(found: Instances, rules: Rules | None) -> Instances:
-    """The labels, then as crowds the uncertain boxes: what a dataset's file holds of an image. All, without rules."""
+    """The labels, then as crowds the regions to ignore: what a dataset's file holds of an image. All, without rules."""
     if rules is None:
         return found
-    labels, uncertain = found.take(is_label(found, rules)), found.take(is_uncertain(found, rules))
-    return join([labels, replace(uncertain, crowd=np.ones(len(uncertain), dtype=np.bool_))])
+    labels, ignored = found.take(is_label(found, rules)), found.take(is_ignored(found, rules))
+    return join([labels, replace(ignored, crowd=np.ones(len(ignored), dtype=np.bool_))])
 
 
 def quality(found: Instances) -> float:

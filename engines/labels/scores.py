@@ -94,13 +94,13 @@ def unstored(score: StoredScore, class_names: Sequence[str]) -> Thresholds:
     return {name: score[name] if isinstance(score, Mapping) else score for name in class_names}
 
 
-def check_uncertain(uncertain: float, thresholds: Thresholds) -> None:
-    """Raise UsageError where no box could be uncertain: `uncertain` is below no class's threshold. 0 is off."""
-    if uncertain and not SCORE_FLOOR <= uncertain < max(thresholds.values()):
+def check_ignore_score(ignore_score: float, thresholds: Thresholds) -> None:
+    """Raise UsageError where no box could be one to ignore: `ignore_score` is below no class's threshold. 0 is off."""
+    if ignore_score and not SCORE_FLOOR <= ignore_score < max(thresholds.values()):
         raise UsageError(
-            f"`uncertain` is {uncertain:g}; 0 (off), or a number from {SCORE_FLOOR} to below `score` "
+            f"`ignore_score` is {ignore_score:g}; 0 (off), or a number from {SCORE_FLOOR} to below `score` "
             f"({shown(stored(thresholds))}) was expected.",
-            field="uncertain",
+            field="ignore_score",
         )
 
 

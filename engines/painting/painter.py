@@ -74,7 +74,7 @@ class Painter:
             )
 
         with Preparing(backend, stage) as preparing:  # what takes longest first
-            frame, views = options.size, options.label_views
+            frame, views = options.size, options.tta
             finisher = preparing(
                 "label pass, adapter, vae_decoder", lambda: Finisher(bundle, backend, batch, frame, views)
             )

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.backends.registry import backend_info
-from engines.common.schema import part_of
+from engines.common.schema import key_of, part_of
 from engines.datasets.dataset import Dataset
 from engines.diffusion.schedule import Schedule, guided_steps, make_schedule, start_index
 from engines.errors import BundleError, UsageError
-from engines.labels.scores import ScorePolicy, check_uncertain, stored
+from engines.labels.scores import ScorePolicy, check_ignore_score, stored
 from engines.painting.jobs import Plan
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import DEFAULTS, JPEG_QUALITY, OPEN, GenerateSettings, PaintOptions
@@ -103,23 +103,25 @@ def resolve_options(
     Raises BundleError for a bundle whose defaults are unknown or out of range, UsageError where an option that was
     given contradicts one that was filled in.
     """
-    unknown = sorted(set(bundle_defaults) - set(DEFAULTS))
+    names = {key_of(item): item.name for item in dataclasses.fields(PaintOptions) if item.name in DEFAULTS}
+    unknown = sorted(set(bundle_defaults) - set(names))
     if unknown:
         raise BundleError(
-            f'manifest.json: "generate" holds {", ".join(unknown)}; known are {", ".join(DEFAULTS)}. Export it again.'
+            f'manifest.json: "generate" holds {", ".join(unknown)}; known are {", ".join(names)}. Export it again.'
         )
+    of_bundle = {names[key]: value for key, value in bundle_defaults.items()}
     try:
-        own = GenerateSettings(out=asked.out, count=1, reference=Path(), **bundle_defaults)
+        own = GenerateSettings(out=asked.out, count=1, reference=Path(), **of_bundle)
     except UsageError as cause:
         raise BundleError(f'manifest.json: "generate" cannot be used: {cause}', field=cause.field) from cause
     given = {key: getattr(asked, key) for key in DEFAULTS if getattr(asked, key) is not OPEN}
-    options = dict(DEFAULTS) | {key: getattr(own, key) for key in bundle_defaults} | given
+    options = dict(DEFAULTS) | {key: getattr(own, key) for key in of_bundle} | given
     wanted = ScorePolicy.of(options["score"]).thresholds(thresholds, class_names)
     options["score"] = stored(wanted)
-    if "uncertain" in given:
-        check_uncertain(asked.uncertain, wanted)
-    elif options["uncertain"] >= max(wanted.values()):
-        options["uncertain"] = 0.0
+    if "ignore_score" in given:
+        check_ignore_score(asked.ignore_score, wanted)
+    elif options["ignore_score"] >= max(wanted.values()):
+        options["ignore_score"] = 0.0
     if options["sampler"] != "ddim" and "eta" not in given:
         options["eta"] = 0.0
     if options["guidance"] <= 1.0:

@@ -4,11 +4,12 @@ Knows: that file, both ways, and which settings may change between two starts of
 came to be what they are (`resolve`).
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engines.common.schema import FLAT, from_object, to_object
+from engines.common.schema import FLAT, from_object, key_of, to_object
 from engines.errors import Mistake, RunError
 from engines.labels.scores import StoredScore, Thresholds, unstored
 from engines.painting.settings import IMAGE_SUFFIXES, UNSAID, PaintOptions, shown_value
@@ -90,10 +91,12 @@ def differences(stored: RunSettings, wanted: RunSettings) -> list[Mistake]:
     as their contents are the same.
     """
     earlier, after = {**UNSAID, **stored.to_json()}, {**UNSAID, **wanted.to_json()}
+    settings = {key_of(item): item.name for item in dataclasses.fields(PaintOptions)}
     found = []
     for name, before in earlier.items():
         now = after[name]
         grows = name in ("count", "jobs") and before is not None and now is not None and now >= before
         if before != now and not grows and name not in _FREE:
-            found.append((name, f"`{name}` is {shown_value(before)} in the run, {shown_value(now)} was asked for"))
+            asked = settings.get(name, name)
+            found.append((asked, f"`{asked}` is {shown_value(before)} in the run, {shown_value(now)} was asked for"))
     return found

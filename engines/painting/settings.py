@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from engines.adapter.inference import LABEL_VIEWS
+from engines.adapter.inference import TTA_LOOKS
 from engines.common.schema import KEY, OLDER, AnyPath, settle
 from engines.datasets.duplicates import NEAR
 from engines.datasets.yolo_writer import VAL_FRACTION
@@ -87,10 +87,12 @@ class PaintOptions:
     image_format: str = "jpeg"  # a key of IMAGE_SUFFIXES
     jpeg_quality: int | None = None  # 1..100; None: JPEG_QUALITY, and of png, which has none
     skip_bad: bool = False  # leave broken references out, instead of stopping
-    uncertain: float = _bundle(0.0, **{OLDER: 0.0})  # a box from this up to `score` is an uncertain region; 0: none is
+    # A box from this up to `score` makes a region to ignore; 0: none does.
+    ignore_score: float = _bundle(0.0, **{OLDER: 0.0, KEY: "uncertain"})
     min_quality: float = _bundle(0.0, **{OLDER: 0.0})  # an image whose boxes are less sure as a whole goes; 0: none
     max_overlap: float = _bundle(1.0, **{OLDER: 1.0})  # of labels of a class that overlap (IoU) more, one stays; 1: all
-    label_views: int = _later(1)  # looks that boxes are read from: 2 is with the mirror image
+    # Test-time augmentation, looks that boxes are read from: 2 is with the mirror image.
+    tta: int = field(default=1, metadata={OLDER: 1, KEY: "label_views"})
     near_duplicates: float = _later(0.0)  # correlation from which an image repeats another or a reference; 0: all stay
     balance: bool = _later(False)  # references and prompts with rare classes are drawn more often
     reference_split: str | None = _later(None)  # part of the reference dataset, such as train; None: all of it
@@ -148,12 +150,12 @@ def _range_mistakes(s: GenerateSettings) -> list[Mistake]:
         (s.seed, "seed", 0 <= s.seed < 2**63, "a whole number from 0 to 2^63 - 1"),
         (s.eta, "eta", s.eta is None or 0.0 <= s.eta <= 1.0, "a number from 0 to 1"),
         (s.guidance, "guidance", s.guidance is None or 1.0 <= s.guidance < math.inf, "1 (off) or more"),
-        (s.uncertain, "uncertain", not s.uncertain or SCORE_FLOOR <= s.uncertain < 1.0,
+        (s.ignore_score, "ignore_score", not s.ignore_score or SCORE_FLOOR <= s.ignore_score < 1.0,
          f"0 (off), or a number from {SCORE_FLOOR} to below 1"),
         (s.min_quality, "min_quality", s.min_quality is None or 0.0 <= s.min_quality <= 1.0, "a number from 0 to 1"),
         (s.max_overlap, "max_overlap", s.max_overlap is None or 0.0 < s.max_overlap <= 1.0,
          "a number above 0, up to 1 (off)"),
-        (s.label_views, "label_views", s.label_views in LABEL_VIEWS, "1 or 2"),
+        (s.tta, "tta", s.tta in TTA_LOOKS, "1 or 2"),
         (s.near_duplicates, "near_duplicates", 0.0 <= s.near_duplicates <= 1.0,
          f"a correlation from 0 (keep all) to 1, such as {NEAR},"),
         (s.sampler, "sampler", s.sampler is None or s.sampler in SAMPLERS, " or ".join(SAMPLERS)),

@@ -43,7 +43,7 @@ _BEYOND = Drop(DropReason.BEYOND, "beyond the count")
 def rules_of(run: RunSettings) -> Rules:
     """What a run's own dataset takes from its journal."""
     options = run.options
-    return Rules(run.thresholds, options.uncertain, options.min_quality, options.keep_empty, options.max_overlap)
+    return Rules(run.thresholds, options.ignore_score, options.min_quality, options.keep_empty, options.max_overlap)
 
 
 def write_dataset(
@@ -87,7 +87,7 @@ def write_dataset(
         boxes_by_class={name: tally.boxes[label] for label, name in enumerate(run.class_names)},
         jobs=tally.jobs,
         dropped=dict(tally.dropped),
-        uncertain=tally.uncertain,
+        ignored=tally.ignored,
         score=stored(rules.thresholds),
         frequencies={} if run.options.balance or run.frequencies is None else run.frequencies,
     )
@@ -105,7 +105,7 @@ class _Choice:
     """A journal line, and what the dataset makes of it."""
 
     entry: Entry
-    instances: Instances  # its labels, and as crowds the uncertain boxes
+    instances: Instances  # its labels, and as crowds the regions to ignore
     drop: Drop | None  # why the image is not in the dataset; None when it is
 
 
@@ -115,7 +115,7 @@ class _Tally:
     jobs: int = 0
     next_index: int = 0  # after the last line
     boxes: Counter[int] = field(default_factory=Counter)
-    uncertain: int = 0
+    ignored: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
 
@@ -178,7 +178,7 @@ def _count(folder: Path, choices: Iterator[_Choice], rules: Rules) -> _Tally:
         find_image(folder, choice.entry)
         tally.images += 1
         tally.boxes.update(choice.instances.single.labels.tolist())
-        tally.uncertain += int(choice.instances.crowd.sum())
+        tally.ignored += int(choice.instances.crowd.sum())
     return tally
 
 

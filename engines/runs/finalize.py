@@ -15,7 +15,7 @@ from engines.datasets.tree import list_images
 from engines.errors import Mistake, UsageError, refuse
 from engines.labels.matched import matched_score
 from engines.labels.rules import Rules
-from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, Thresholds, check_uncertain, shown, stored
+from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, Thresholds, check_ignore_score, shown, stored
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import DATASET_FORMATS
 from engines.runs.dataset_files import entries_of, rules_of, was_painted, write_dataset
@@ -37,7 +37,7 @@ class FinalizeSettings:
 
     run: AnyPath  # the folder of a run
     score: ScoreLike | None = None  # a box below is no label; "matched": labels as frequent as annotations were
-    uncertain: float | None = None  # a box from this up to `score` is an uncertain region; 0: none is
+    ignore_score: float | None = None  # a box from this up to `score` makes a region to ignore; 0: none is
     min_quality: float | None = None  # an image whose boxes are less sure as a whole goes, 0 to 1
     max_overlap: float | None = None  # of labels of a class that overlap (IoU) more, one stays; 1: all
     near_duplicates: float | None = None  # correlation from which an image repeats another or a reference; 0: all stay
@@ -107,7 +107,7 @@ def _other_rules(run: RunSettings, policy: ScorePolicy | None, asked: FinalizeSe
             field="score",
         )
     wanted = own if policy is None else policy.thresholds(own, run.class_names)
-    changes = _given(asked, "uncertain", "min_quality", "keep_empty", "max_overlap")
+    changes = _given(asked, "ignore_score", "min_quality", "keep_empty", "max_overlap")
     rules = replace(rules_of(run), thresholds=wanted, **changes)
     least = run.options.min_quality
     again = "Run `dengine generate` into a new folder with the lower"
@@ -128,7 +128,7 @@ def _other_rules(run: RunSettings, policy: ScorePolicy | None, asked: FinalizeSe
             f"`max_overlap` is {rules.max_overlap:g}; a number above 0, up to 1 (off), was expected.",
             field="max_overlap",
         )
-    check_uncertain(rules.uncertain, wanted)
+    check_ignore_score(rules.ignore_score, wanted)
     return rules
 
 

@@ -27,7 +27,7 @@ class DatasetSummary:
     boxes_by_class: Mapping[str, int]  # every class, in the bundle's order
     jobs: int  # journal lines: images painted, kept or not
     dropped: Mapping[str, int] = field(default_factory=dict)  # why not in the dataset -> how many
-    uncertain: int = 0  # regions marked as uncertain, beside the boxes
+    ignored: int = 0  # regions to ignore, beside the boxes
     score: StoredScore = 0.0  # what a label scores at least
     frequencies: Mapping[str, float] = field(default_factory=dict)  # labels an image to expect, where that is known
 

@@ -29,7 +29,7 @@ class PaintedImage:
     """
 
     pixels: npt.NDArray[np.uint8]  # [H, W, 3]
-    instances: Instances  # its labels by the bundle's rules, in its pixels; uncertain ones as crowds
+    instances: Instances  # its labels by the bundle's rules, in its pixels; regions to ignore as crowds
     detections: Instances  # every box that scores 0.05 or more, best first
     prompt: str
     class_names: tuple[str, ...]  # what `instances.labels` count

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from engines.adapter.inference import LABEL_VIEWS
+from engines.adapter.inference import TTA_LOOKS
 from engines.datasets.dataset import open_dataset
 from engines.datasets.images import pixels_of, read_image
 from engines.diffusion.prompts import generic_prompt
@@ -47,7 +47,7 @@ Picture = npt.NDArray[np.uint8] | Image.Image | str | os.PathLike[str]  # what `
 # Settings of `generate` that decide an image or its labels, and not what a run does with it.
 OF_IMAGES = frozenset({
     "seed", "reference", "reference_split", "strength", "flip", "size", "steps", "sampler", "eta", "guidance",
-    "guidance_interval", "prompt_template", "negative_prompt", "score", "uncertain", "max_overlap", "label_views",
+    "guidance_interval", "prompt_template", "negative_prompt", "score", "ignore_score", "max_overlap", "tta",
     "balance", "skip_bad", "follow_links", "boxes", "slots", "rows",
 })  # fmt: skip
 _SIZES_KEPT = 4  # sizes of pictures whose networks `label` keeps
@@ -141,7 +141,7 @@ class LoadedBundle:
         return self._painted(count, run, make_plan(run.options, self._bundle, references))
 
     def label(
-        self, picture: Picture, score: ScoreLike | None = None, *, name: str | None = None, label_views: int = 1
+        self, picture: Picture, score: ScoreLike | None = None, *, name: str | None = None, tta: int = 1
     ) -> Instances:
         """What the adapter finds in a picture, best first, in the picture's own pixels.
 
@@ -151,7 +151,7 @@ class LoadedBundle:
             name: key of the noise of the label pass, which moves scores a little. None takes the file's name, as the
                 verb `label` does in a folder of images, or, without a file, the SHA-256 of the pixels: the same picture
                 has the same boxes.
-            label_views: looks that boxes are read from: 2 is with the mirror image.
+            tta: looks that boxes are read from: 2 is with the mirror image.
 
         Equal to what `label` writes for the same pixels and name, but for the last bits where that labels several
         pictures in one call. Raises UsageError, DatasetError for a file that is no image, NumericalError.
@@ -163,13 +163,13 @@ class LoadedBundle:
         rules = None if score is None else self._rules(score)
         if self._backend.precision == "int8":
             raise UsageError("`precision=int8` is for painting: load the bundle with another one.", field="precision")
-        if label_views not in LABEL_VIEWS:
-            raise UsageError(f"`label_views` is {label_views!r:.60}; 1 or 2 was expected.", field="label_views")
+        if tta not in TTA_LOOKS:
+            raise UsageError(f"`tta` is {tta!r:.60}; 1 or 2 was expected.", field="tta")
         pixels, own = _pixels(picture)
         key = own if name is None else name
         size = padded_size(pixels.shape[1], pixels.shape[0], self._bundle)
         with self._lock, cores_for_graphs(self._backend):
-            reader, text = self._reader(size, label_views)
+            reader, text = self._reader(size, tta)
             (found,) = reader([pixels], [text(generic_prompt(self._bundle.style))], [key])
         return chosen(found, rules)
 

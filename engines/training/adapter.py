@@ -1,19 +1,19 @@
 """Training a Detection-Adapter on a labelled dataset: what `train_adapter` does once its images are open.
 
-Knows: the order (split off the tune part, freeze the base, calibrate the neck, train, keep the best, measure it with
+Knows: the order (set the dev split apart, freeze the base, calibrate the neck, train, keep the best, measure it with
 all three kinds of prompt, save), and every setting of it. Batches come from `pyramids`, the loop from `trainer`,
 images that an adapter labelled from `pseudo`.
 Knows nothing about files of datasets, or about exported graphs.
 
 Source: DiffusionEngine (arXiv 2309.03893, section 3.2), with one conditional UNet call in place of a guidance batch,
-prompts that do not give the labels away, and a tune part that picks the checkpoint.
+prompts that do not give the labels away, and a dev split that picks the checkpoint.
 """
 
 import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -27,7 +27,7 @@ from engines.adapter.pyramid import pyramid_channels
 from engines.common.devices import find_device, resolve_precision
 from engines.common.events import Report, note
 from engines.common.files import read_json
-from engines.common.schema import from_object, settle
+from engines.common.schema import KEY, from_object, settle, to_object
 from engines.common.tokenizer import cut_remark
 from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.diffusion import prompts
@@ -37,7 +37,7 @@ from engines.errors import ModelError, TrainingError, UsageError, refuse, wrong_
 from engines.labels.thresholds import Choice, choose_thresholds
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend
-from engines.training.pyramids import BatchSource, FrozenPyramid, SourceOptions, TunePart
+from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid, SourceOptions
 from engines.training.trainer import FitOptions, finished, fit
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
@@ -57,7 +57,8 @@ class AdapterTrainOptions:
     frame: tuple[int, int] = (0, 0)  # (width, height) of training frames; (0, 0): the most common whole image
     scale: tuple[float, float] = (0.8, 1.25)  # random factor on the images' scale
     flips: bool = True  # mirror frames left to right, half of the time
-    turns: bool = False  # right-angle turns are as likely as not (microscopes, satellites)
+    # Right-angle turns are as likely as not (microscopes, satellites).
+    rotate: bool = field(default=False, metadata={KEY: "turns"})
     colour: float = 1.0  # strength of changes to brightness, contrast, saturation and hue; 0 for none
     min_visible: float = 0.3  # a cut box stays when this share of its area is in the frame
     prompt_probabilities: dict[str, float] = field(  # of generic, listing and empty prompts
@@ -75,10 +76,11 @@ class AdapterTrainOptions:
     ema_decay: float = 0.998  # of the averaged weights
     seed: int = 0  # decides every draw
     pseudo_share: float = 0.5  # about what share of the frames shows images that an adapter labelled, if there are any
-    tune_fraction: float = 0.1  # share of the images held out to pick the best checkpoint; 0: none, the last is kept
+    # Share of the images held out to pick the best checkpoint; 0: none, the last is kept.
+    dev_fraction: float = field(default=0.1, metadata={KEY: "tune_fraction"})
     eval_every: int = 500  # steps between evaluations on them
     score: str = "AP50"  # the figure that picks: AP, AP50 or AP75
-    precision_goal: float = 0.9  # of the labels: on the tune part, each class's score threshold is chosen to reach it
+    precision_goal: float = 0.9  # of the labels: on the dev split, each class's score threshold is chosen to reach it
     network: dict[str, Any] = field(default_factory=dict)  # AdapterConfig fields, but for channels and num_classes
     # Where and how fast
     device: str = "cpu"  # cpu, cuda or cuda:N
@@ -90,7 +92,7 @@ class AdapterTrainOptions:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads."""
-        return asdict(self)
+        return to_object(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "training options") -> Self:
@@ -114,7 +116,7 @@ class AdapterTrainOptions:
             ("ema_decay", "at least 0 and below 1", 0 <= self.ema_decay < 1),
             ("seed", "from 0 to 2^31 - 1", 0 <= self.seed < 2**31),
             ("pseudo_share", "between 0.01 and 0.99", 0.01 <= self.pseudo_share <= 0.99),
-            ("tune_fraction", "at least 0 and below 1", 0 <= self.tune_fraction < 1),
+            ("dev_fraction", "at least 0 and below 1", 0 <= self.dev_fraction < 1),
             ("eval_every", "positive", self.eval_every > 0),
             ("score", "AP, AP50 or AP75", self.score in ("AP", "AP50", "AP75")),
             ("precision_goal", "above 0 and at most 1", 0 < self.precision_goal <= 1),
@@ -154,11 +156,11 @@ def fit_adapter(
     `pseudo` are more images, with boxes that an adapter found (`engines.training.pseudo`); none of them is held out.
     `loras` are LoRA files and their scales, added to the base's weights first; the adapter is then for that base with
     these LoRAs. Checkpoints lie in `out`/training until it is done. Returns what was written to adapter.json; its
-    figures hold AP on the tune part by kind of prompt. Raises TrainingError, UsageError, ModelError.
+    figures hold AP on the dev split by kind of prompt. Raises TrainingError, UsageError, ModelError.
     """
     check_start(out, options)
     _check_boxes(dataset)
-    train, tune = split_tune(dataset.records, options.tune_fraction)
+    train, dev = split_dev(dataset.records, options.dev_fraction)
     base = load_base(base_folder, device=options.device)
     names = fuse_loras(base, loras)
     model = _build(base, len(dataset.class_names), options)
@@ -170,17 +172,17 @@ def fit_adapter(
     precision = resolve_precision(options.precision, options.device)
     frozen, classes = FrozenPyramid(base, options.timestep, precision, options.device), dataset.class_names
     source = BatchSource(blend(train, pseudo, options.pseudo_share), classes, frozen, source_options)
-    tune_part = TunePart(tune, classes, frozen, source_options, size_multiple)
+    dev_split = DevSplit(dev, classes, frozen, source_options, size_multiple)
     model.calibrate([source.at(step).pyramid for step in range(CALIBRATION_BATCHES)])
     hashed = fused_hash(base_hash(base.folder), names)
 
     best = fit(
         model, partial(_loss_at, model, source, options.device, precision),
-        _fit_options(options, evaluate=bool(tune)), out / "training", stage="adapter",
+        _fit_options(options, evaluate=bool(dev)), out / "training", stage="adapter",
         identity=_identity(dataset, pseudo, options, hashed), resume=resume, report=report,
-        evaluate=(lambda step: tune_part.evaluate(model)) if tune else None, score=options.score if tune else "",
+        evaluate=(lambda step: dev_split.evaluate(model)) if dev else None, score=options.score if dev else "",
     )  # fmt: skip
-    truth, detected = instances_of(tune), tune_part.detect(model)
+    truth, detected = instances_of(dev), dev_split.detect(model)
     choices = choose_thresholds(truth, detected, dataset.class_names, options.precision_goal)
     info = AdapterInfo(
         class_names=tuple(classes), timestep=options.timestep, short_side=short_side, frame=frame,
@@ -191,7 +193,7 @@ def fit_adapter(
         labelled_images=len(dataset.records),
         objects=dataset.objects(),
         thresholds={name: choice.score for name, choice in choices.items() if choice.score is not None},
-        figures=_figures(model, tune_part, train, tune, options, best)
+        figures=_figures(model, dev_split, train, dev, options, best)
         | _threshold_figures(choices, options)
         | _origins(pseudo, names),
     )  # fmt: skip
@@ -243,10 +245,10 @@ def check_start(out: Path, options: AdapterTrainOptions) -> None:
     find_device(options.device)
 
 
-def split_tune(records: Sequence[Record], fraction: float) -> tuple[list[Record], list[Record]]:
-    """Training images and the tune part, by a rule that looks at nothing but the images' names.
+def split_dev(records: Sequence[Record], fraction: float) -> tuple[list[Record], list[Record]]:
+    """Training images and the dev split, by a rule that looks at nothing but the images' names.
 
-    An image belongs to the tune part when the SHA-256 of its name, as a number in 0..1, lies below `fraction`; where
+    An image belongs to the dev split when the SHA-256 of its name, as a number in 0..1, lies below `fraction`; where
     none does, the lowest one alone. Raises TrainingError when nothing is left to train on.
     """
     if fraction == 0:
@@ -254,12 +256,12 @@ def split_tune(records: Sequence[Record], fraction: float) -> tuple[list[Record]
     places = [int(hashlib.sha256(record.name.encode()).hexdigest()[:16], 16) for record in records]
     limit = max(int(fraction * 16**16), min(places) + 1)
     train = [record for record, place in zip(records, places, strict=True) if place >= limit]
-    tune = [record for record, place in zip(records, places, strict=True) if place < limit]
+    dev = [record for record, place in zip(records, places, strict=True) if place < limit]
     if not train:
         raise TrainingError(
-            f"All {len(records)} images fall into the tune part; give more images, or a tune fraction of 0."
+            f"All {len(records)} images fall into the dev split; give more images, or a dev fraction of 0."
         )
-    return train, tune
+    return train, dev
 
 
 def _build(base: BaseModel, num_classes: int, options: AdapterTrainOptions) -> DetectionAdapter:
@@ -305,7 +307,7 @@ def _source_options(options: AdapterTrainOptions, style: str, short_side: int, f
         short_side=short_side,
         scale=options.scale,
         flips=options.flips,
-        turns=options.turns,
+        rotate=options.rotate,
         colour=options.colour,
         min_visible=options.min_visible,
     )
@@ -365,23 +367,23 @@ def _identity(dataset: Dataset, pseudo: Sequence[Record], options: AdapterTrainO
 
 def _figures(
     model: DetectionAdapter,
-    tune_part: TunePart,
+    dev_split: DevSplit,
     train: Sequence[Record],
-    tune: Sequence[Record],
+    dev: Sequence[Record],
     options: AdapterTrainOptions,
     best: Mapping[str, float],
 ) -> dict[str, Any]:
-    """How training went, and AP on the tune part by kind of prompt: the prompt should not decide the labels."""
+    """How training went, and AP on the dev split by kind of prompt: the prompt should not decide the labels."""
     figures: dict[str, Any] = {
         "train_images": len(train),
-        "tune_images": len(tune),
+        "tune_images": len(dev),
         "steps": options.steps,
         "best_step": int(best.get("step", options.steps)),
     }
-    if tune:
+    if dev:
         kinds: tuple[prompts.PromptKind, ...] = ("generic", "listing", "empty")
         figures["tune"] = {
-            kind: {name: round(value, 4) for name, value in tune_part.evaluate(model, kind).items()} for kind in kinds
+            kind: {name: round(value, 4) for name, value in dev_split.evaluate(model, kind).items()} for kind in kinds
         }
     return figures
 

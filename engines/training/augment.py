@@ -29,7 +29,7 @@ class FrameOptions:
     short_side: int  # images are scaled to this short side, in pixels
     scale: tuple[float, float] = (0.8, 1.25)  # random factor on that scale, log-uniform
     flips: bool = True  # mirror left to right, half of the time
-    turns: bool = False  # turn by a random right angle (by 180 degrees where width and height differ)
+    rotate: bool = False  # turn by a random right angle (by 180 degrees where width and height differ)
     colour: float = 1.0  # strength of changes to brightness, contrast, saturation and hue; 0 for none
     min_visible: float = 0.3  # a box stays when at least this share of its area is in the frame
 
@@ -91,7 +91,7 @@ def _mirror_and_turn(
     mirrored, quarter_turns = bool(rng.random() < 0.5), int(rng.integers(4))
     if options.flips and mirrored:
         pixels, found = pixels[:, ::-1], found.mirror(pixels.shape[1])
-    if not options.turns:
+    if not options.rotate:
         return pixels, found
     if options.width != options.height:
         quarter_turns -= quarter_turns % 2

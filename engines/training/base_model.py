@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from engines.common.events import Report, note
 from engines.common.files import sha256_file, sync_tree, write_json
 from engines.common.names import class_words
 from engines.common.rng import Stream, generator
+from engines.common.schema import KEY, to_object
 from engines.common.tokenizer import cut_remark, tokenize
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
@@ -65,7 +66,8 @@ class BaseTrainOptions:
     seed: int = 0  # decides every draw
     device: str = "cpu"  # cpu, cuda or cuda:N
     precision: str = "auto"  # f32, bf16 or auto
-    turns: bool = False  # right-angle turns are as likely as not (microscopes, satellites)
+    # Right-angle turns are as likely as not (microscopes, satellites).
+    rotate: bool = field(default=False, metadata={KEY: "turns"})
     steps_scale: float = 1.0  # factor on every number of steps of the preset
     checkpoint_minutes: float = 3.0  # wall time between checkpoints
     stages: tuple[str, ...] = ("vae", "unet")  # what is trained; the rest is taken from continue_from
@@ -120,7 +122,7 @@ def fit_base(
     work = out / "training"
     if "vae" in options.stages:
         fit_options = _fit_options(options, _scaled(preset.vae_steps, options), preset.vae_lr)
-        views = ViewOptions(preset.vae_size, preset.vae_size, preset.short_side, (0.8, 1.25), turns=options.turns)
+        views = ViewOptions(preset.vae_size, preset.vae_size, preset.short_side, (0.8, 1.25), rotate=options.rotate)
         train_vae(
             networks.vae,
             store,
@@ -247,7 +249,7 @@ def _encode_views(
     options: BaseTrainOptions,
 ) -> tuple[torch.Tensor, list[dict[str, int]]]:
     """Latents float32 [views, Z, h, w] of a phase's views, and the class counts of each."""
-    views = ViewOptions(phase.width, phase.height, preset.short_side, turns=options.turns)
+    views = ViewOptions(phase.width, phase.height, preset.short_side, rotate=options.rotate)
     latents, counts = [], []
     batch = 16
     for first in range(0, phase.views, batch):
@@ -344,7 +346,7 @@ def _identity(
     records: Sequence[Record], preset: BasePreset, options: BaseTrainOptions, continue_from: Path | str | None
 ) -> dict[str, Any]:
     """Everything that decides the weights, for the check when it is resumed."""
-    decisive = {k: v for k, v in asdict(options).items() if k not in ("checkpoint_minutes", "device")}
+    decisive = {k: v for k, v in to_object(options).items() if k not in ("checkpoint_minutes", "device")}
     images = {record.name: sha256_file(record.file)[:16] for record in records}
     labels = hashlib.sha256()
     for record in records:

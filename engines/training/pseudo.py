@@ -24,7 +24,7 @@ from engines.labels.boxes import SCORE_FLOOR
 def open_pseudo(folder: Path, labelled: Dataset, *, skip_bad: bool = False) -> tuple[Dataset, int]:
     """The images of a folder of `dengine label`, and how many were left out because they nearly repeat a labelled one.
 
-    Such an image would bring the tune part's labels, or worse ones for a picture that has its own. The labels are
+    Such an image would bring the dev split's labels, or worse ones for a picture that has its own. The labels are
     indices into the class names of `labelled`. Raises DatasetError for boxes of every score (`label` without a
     score), for other classes than `labelled` has, and where no box is left.
     """

@@ -1,7 +1,7 @@
 """What the adapter is trained and measured on: pyramids of a frozen base model.
 
 Knows: how frames of training images become batches of pyramids with targets, which of them are kept in memory, and
-how whole images of the tune part are detected on. Knows nothing about losses or optimisers.
+how whole images of the dev split are detected on. Knows nothing about losses or optimisers.
 Every batch is a pure function of (seed, step): a resumed training sees the same ones.
 
 B batch, N boxes, H/W pixels.
@@ -180,7 +180,7 @@ def _target(view: View, width: int, height: int) -> dict[str, Tensor]:
     return {"class_labels": labels, "boxes": boxes, "crowds": crowds, "crowd_labels": crowd_labels}
 
 
-class TunePart:
+class DevSplit:
     """Whole images held out of training, and how well an adapter does on them, just as `dengine label` would."""
 
     def __init__(

@@ -8,7 +8,6 @@ come from (seed, step), which is what makes a resumed run equal to an uninterrup
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from torch import nn
 
 from engines.common.devices import resolve_precision
 from engines.common.events import Event, EventKind, Report
-from engines.common.files import read_json, sync_folder, write_json
+from engines.common.files import read_json, replacing, write_json
 from engines.errors import TrainingError
 
 _INDEX = "checkpoint.json"
@@ -257,12 +256,8 @@ class _State:
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+    with replacing(path) as temporary:
+        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, temporary)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -26,7 +26,7 @@ class ViewOptions:
     short_side: int  # images are first thought of as scaled to this short side, in pixels
     scale: tuple[float, float] = (0.95, 1.15)  # random factor on that scale, log-uniform
     flip: bool = True  # mirror left to right, half of the time
-    turns: bool = False  # turn by a random right angle (by 180 degrees where width and height differ)
+    rotate: bool = False  # turn by a random right angle (by 180 degrees where width and height differ)
     min_visible: float = 0.5  # a box stays when at least this share of its area is in the view
 
 
@@ -68,7 +68,7 @@ def draw_view(store: ImageStore, index: int, options: ViewOptions, rng: np.rando
     """
     pixels, record = store[index], store.records[index]
     image_height, image_width = pixels.shape[:2]
-    quarter_turns = int(rng.integers(4)) if options.turns else 0
+    quarter_turns = int(rng.integers(4)) if options.rotate else 0
     mirrored = bool(options.flip and rng.random() < 0.5)
     if options.width != options.height:
         quarter_turns -= quarter_turns % 2

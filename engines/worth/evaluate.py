@@ -25,7 +25,7 @@ import numpy as np
 from engines.common.devices import find_device, resolve_precision
 from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import read_json, write_atomic, write_json
-from engines.common.schema import from_object
+from engines.common.schema import from_object, key_of, to_object
 from engines.datasets.dataset import instances_of
 from engines.errors import RunError, UsageError
 from engines.labels.average_precision import mean_average_precision
@@ -114,7 +114,8 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
 def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
     """The preset's training with the changes that were asked for, its precision resolved, and the number of seeds."""
     options, seeds = preset(settings.preset, settings.detector)
-    value = json.loads(json.dumps(dataclasses.asdict(options))) | dict(settings.changes)
+    keys = {item.name: key_of(item) for item in dataclasses.fields(options)}
+    value = to_object(options) | {keys.get(name, name): new for name, new in settings.changes.items()}
     options = from_object(DetectorOptions, value, UsageError, "options")
     find_device(options.device)
     # Resolved here, so that a comparison that goes on on another machine never mixes two arithmetics.
@@ -218,7 +219,7 @@ def _comparison(
     """The content of `comparison.json`."""
     return {
         "format": FORMAT,
-        "detector": dataclasses.asdict(options),
+        "detector": to_object(options),
         "weights": str(settings.weights) if settings.weights else None,
         "mix": mix_value(settings.mix),
         "seeds": list(seeds),

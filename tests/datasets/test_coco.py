@@ -159,7 +159,7 @@ def _drop(section: str, index: int, key: str) -> Callable[[Content], None]:
     ("change", "message", "kept"),
     [
         (_set("annotations", 0, category_id=5), r"annotations\[0\].category_id 5 is not the id", (1, 1)),
-        (_set("annotations", 0, category_id=""), r"annotations\[0\].category_id is ''; a whole", (1, 1)),
+        (_set("annotations", 0, category_id=""), r'annotations\[0\].category_id is ""; a whole', (1, 1)),
         (_set("annotations", 0, category_id=True), r"annotations\[0\].category_id is True", (1, 1)),
         (_set("annotations", 0, image_id=99), r"annotations\[0\].image_id 99 is not the id of any", (1, 1)),
         (_drop("annotations", 0, "bbox"), r"annotations\[0\].bbox is missing", (1, 1)),

@@ -132,8 +132,8 @@ def test_boxes_without_area_are_dropped_and_reported_and_others_are_clipped(tmp_
         ("2 0.5 0.5 0.1 0.1", ": class 2 is not one of 0 to 1"),
         ("-1 0.5 0.5 0.1 0.1", ": class -1 is not a whole number"),
         ("0.5 0.5 0.5 0.1 0.1", ": class 0.5 is not a whole number"),
-        ("cat 0.5 0.5 0.1 0.1", " is 'cat'; a finite number"),
-        ("0 nan 0.5 0.1 0.1", " is 'nan'; a finite number"),
+        ("cat 0.5 0.5 0.1 0.1", ' is "cat"; a finite number'),
+        ("0 nan 0.5 0.1 0.1", ' is "nan"; a finite number'),
         ("0 20 15 4 4", ": values must be fractions of the image, 0 to 1; got 20 15 4 4"),
     ],
 )

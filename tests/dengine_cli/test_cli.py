@@ -163,13 +163,13 @@ def test_train_base_hands_on_what_was_asked(toy_bases: dict[str, Path], monkeypa
         return TrainBaseSummary(settings.out, 2, (), (), 1.0)
 
     monkeypatch.setattr(module, "train_base", remember)
-    options = ("--style", "blood", "--labels", "list.txt", "--stages", "unet", "--turns", "--split", "train")
+    options = ("--style", "blood", "--labels", "list.txt", "--stages", "unet", "--rotate", "--split", "train")
     more = ("--continue-from", toy_bases["sd1"], "--steps-scale", "0.5", "--resume")
     result = dengine("train-base", "data", "--out", "base", *options, *more)
     assert result.exit_code == 0, result.output
     assert asked == [
         TrainBaseSettings(
-            data=Path("data"), out=Path("base"), style="blood", labels="list.txt", stages=("unet",), turns=True,
+            data=Path("data"), out=Path("base"), style="blood", labels="list.txt", stages=("unet",), rotate=True,
             split="train", continue_from=str(toy_bases["sd1"]), steps_scale=0.5, resume=True,
         )
     ]  # fmt: skip

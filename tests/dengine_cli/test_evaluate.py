@@ -53,8 +53,8 @@ def test_every_option_arrives(folders: dict[str, Path], asked: list[EvaluateSett
     more = (
         "--synthetic", "other", "--split", "train", "--val-split", "val", "--images", "list.txt", "--detector",
         "retinanet", "--preset", "quick", "--seeds", 4, "--seed", 7, "--mix", "0.3:0", "--amounts", "0, 1x,2x",
-        "--weights", "w", "--short-side", 128, "--steps", 50, "--batch", 6, "--lr", 0.01, "--turns", "--device", "cuda",
-        "--precision", "f32", "--resume", "--skip-bad",
+        "--weights", "w", "--short-side", 128, "--steps", 50, "--batch", 6, "--lr", 0.01, "--rotate", "--device",
+        "cuda", "--precision", "f32", "--resume", "--skip-bad",
     )  # fmt: skip
     result = dengine(*arguments(folders, *more))
     assert result.exit_code == 0, result.output
@@ -76,7 +76,7 @@ def test_every_option_arrives(folders: dict[str, Path], asked: list[EvaluateSett
             weights=Path("w"),
             short_side=128,
             changes={
-                "steps": 50, "batch": 6, "lr": 0.01, "turns": True, "device": "cuda", "precision": "f32",
+                "steps": 50, "batch": 6, "lr": 0.01, "rotate": True, "device": "cuda", "precision": "f32",
             },
             resume=True,
             skip_bad=True,

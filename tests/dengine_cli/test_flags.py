@@ -1,12 +1,14 @@
 """How a setting that the library names becomes a flag."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 import typer
+from command_line import dengine
 
-from dengine_cli.flags import CALLS, with_flags
-from dengine_cli.main import app
+from dengine_cli.flags import CALLS, RENAMED, renewed, with_flags
+from dengine_cli.main import VERBS, app
 
 NAMES = ("score", "size", "keep_empty", "mix", "shard", "near_duplicates", "precision", "lr", "formats")
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in NAMES} | {"compiled": "--compile"}
@@ -73,6 +75,28 @@ def test_every_call_is_made_with_flags_that_its_verb_has() -> None:
     for spelling in CALLS.values():
         known = {flag for option in _options(spelling.verb) for flag in option.opts}
         assert {*spelling.flags.values(), *spelling.always[:1]} <= known
+
+
+@pytest.mark.parametrize("old", sorted(RENAMED))
+def test_a_flag_is_taken_by_its_old_name_where_a_verb_has_the_new_one(old: str) -> None:
+    known = {flag for name in VERBS for option in _options(name) for flag in option.opts}
+    assert RENAMED[old] in known
+    assert old not in known
+    assert renewed([old, "2", f"{old}=2"], known) == (
+        [RENAMED[old], "2", f"{RENAMED[old]}=2"],
+        [(old, RENAMED[old])] * 2,
+    )
+    assert renewed([old], ()) == ([old], []), "and is refused by a verb that never had it"
+
+
+def test_an_old_name_works_and_says_the_new_one(tmp_path: Path) -> None:
+    result = dengine("finalize", tmp_path, "--uncertain", "7")
+    assert result.exit_code != 0
+    said, error = result.stderr.splitlines()
+    assert "--uncertain" in said
+    assert "--ignore-score" in said
+    assert error.startswith("error: ")
+    assert "--uncertain" not in error
 
 
 def _options(verb: str) -> list[typer.core.TyperOption]:

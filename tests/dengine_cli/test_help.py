@@ -152,7 +152,7 @@ def test_help_of_train_adapter_writes_the_defaults_that_are_used() -> None:
     from engines.training.adapter import AdapterTrainOptions
 
     shown, options, network = option_defaults("train-adapter"), AdapterTrainOptions(), AdapterConfig((8,), 1)
-    for name in ("steps", "batch", "lr", "pseudo_share", "tune_fraction", "precision_goal", "eval_every", "seed"):
+    for name in ("steps", "batch", "lr", "pseudo_share", "dev_fraction", "precision_goal", "eval_every", "seed"):
         assert float(shown[name]) == getattr(options, name)
     for name in ("head", "width", "queries", "encoder_layers", "decoder_layers", "extra_levels"):
         assert shown[name] == str(getattr(network, name))

@@ -397,7 +397,7 @@ def test_train_adapter_learns_on_the_sum(
             dataset,
             toy_bases["sd1"],
             tmp_path / "out",
-            adapter.AdapterTrainOptions(tune_fraction=0.0, network={"width": 16, "heads": 2, "queries": 4}),
+            adapter.AdapterTrainOptions(dev_fraction=0.0, network={"width": 16, "heads": 2, "queries": 4}),
             loras=[(tmp_path / "style.safetensors", 2.0)],
             resume=False,
             report=lambda progress: None,

@@ -113,7 +113,7 @@ def test_label_writes_as_many_labels_as_the_adapter_saw_annotations(
 def test_label_takes_a_region_of_doubt_up_to_scores_that_are_not_known_yet() -> None:
     rules = label_rules("matched", 0.6, 1.0, {"rbc": 0.5}, CLASS_NAMES)
     assert rules == Rules(dict.fromkeys(CLASS_NAMES, 0.3), 0.6)
-    with refused(UsageError, "uncertain", 1):
+    with refused(UsageError, "ignore_score", 1):
         label_rules("matched", 1.0, 1.0, {}, CLASS_NAMES)
 
 

@@ -1,4 +1,4 @@
-"""What the numbers of one image make of it: labels, uncertain regions, and reasons to drop it."""
+"""What the numbers of one image make of it: labels, ignore regions, and reasons to drop it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,8 +15,8 @@ from engines.labels.rules import (
     Rules,
     chosen,
     drop,
+    is_ignored,
     is_label,
-    is_uncertain,
     label_rules,
     quality,
 )
@@ -43,8 +43,8 @@ def labels_of(boxes: Sequence[Row], rules: Rules) -> list[Row]:
     return of(*boxes).take(is_label(of(*boxes), rules)).to_rows()
 
 
-def uncertain_of(boxes: Sequence[Row], rules: Rules) -> list[Row]:
-    return of(*boxes).take(is_uncertain(of(*boxes), rules)).to_rows()
+def ignored_of(boxes: Sequence[Row], rules: Rules) -> list[Row]:
+    return of(*boxes).take(is_ignored(of(*boxes), rules)).to_rows()
 
 
 def test_each_class_has_its_own_threshold() -> None:
@@ -64,22 +64,22 @@ def test_of_two_labels_of_a_class_that_overlap_too_much_the_surer_stays() -> Non
     assert labels_of(boxes[:1], rules_from(0.3, max_overlap=0.5)) == [weak]
 
 
-def test_boxes_between_the_low_and_the_accepting_threshold_are_uncertain() -> None:
+def test_boxes_between_the_low_and_the_accepting_threshold_are_ignored() -> None:
     boxes = [box(0.9), box(0.35, 0, 20), box(0.35, 1, 40), box(0.2, 1, 60), box(0.19, 1, 80)]
-    rules = Rules({"a": 0.3, "b": 0.4}, uncertain=0.2)
-    assert uncertain_of(boxes, rules) == [boxes[2], boxes[3]]
-    assert uncertain_of(boxes, Rules({"a": 0.3, "b": 0.4})) == []
-    assert uncertain_of(boxes[3:4], rules) == boxes[3:4], "without a label beside it, too"
+    rules = Rules({"a": 0.3, "b": 0.4}, ignore_score=0.2)
+    assert ignored_of(boxes, rules) == [boxes[2], boxes[3]]
+    assert ignored_of(boxes, Rules({"a": 0.3, "b": 0.4})) == []
+    assert ignored_of(boxes[3:4], rules) == boxes[3:4], "without a label beside it, too"
 
 
-def test_another_try_at_a_labelled_object_is_not_uncertain() -> None:
-    rules = rules_from(0.5, uncertain=0.1)
+def test_another_try_at_a_labelled_object_is_not_ignored() -> None:
+    rules = rules_from(0.5, ignore_score=0.1)
     sure, again, beside = box(0.9), box(0.3, 1, left=3.0), box(0.3, 0, left=4.0)  # IoU 0.54 and 0.43
-    assert uncertain_of([sure, again, beside], rules) == [beside]
+    assert ignored_of([sure, again, beside], rules) == [beside]
 
 
-def test_a_file_holds_the_labels_and_then_as_crowds_what_is_uncertain() -> None:
-    rules = rules_from(0.5, uncertain=0.1, max_overlap=0.5)
+def test_a_file_holds_the_labels_and_then_as_crowds_what_is_ignored() -> None:
+    rules = rules_from(0.5, ignore_score=0.1, max_overlap=0.5)
     doubt, sure, double, nothing, other = box(0.3, 1, 40), box(0.9), box(0.6, 0, 2.0), box(0.05, 0, 60), box(0.5, 1, 80)
     kept = chosen(of(doubt, sure, double, nothing, other), rules)
     assert kept.to_rows() == [sure, other, doubt]
@@ -90,7 +90,7 @@ def test_a_file_holds_the_labels_and_then_as_crowds_what_is_uncertain() -> None:
 
 
 def test_boxes_of_a_network_and_of_a_file_are_chosen_alike() -> None:
-    rules = Rules({"a": 0.5, "b": 0.7}, uncertain=0.1, max_overlap=0.5)
+    rules = Rules({"a": 0.5, "b": 0.7}, ignore_score=0.1, max_overlap=0.5)
     rng = np.random.default_rng(4)
     corners = rng.uniform(0, 60, (200, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(4, 30, (200, 2))], axis=1).astype(np.float32)
@@ -99,9 +99,9 @@ def test_boxes_of_a_network_and_of_a_file_are_chosen_alike() -> None:
     assert network.boxes.dtype == np.float32
     assert file.boxes.dtype == np.float64
     assert 0 < is_label(network, rules).sum() < (network.scores >= np.array([0.5, 0.7])[network.labels]).sum()
-    assert is_uncertain(network, rules).any()
+    assert is_ignored(network, rules).any()
     assert np.array_equal(is_label(network, rules), is_label(file, rules))
-    assert np.array_equal(is_uncertain(network, rules), is_uncertain(file, rules))
+    assert np.array_equal(is_ignored(network, rules), is_ignored(file, rules))
 
 
 def test_classes_without_a_score_of_their_own_take_the_adapters() -> None:

@@ -12,7 +12,7 @@ from engines.labels.scores import (
     ScoreKind,
     ScorePolicy,
     Thresholds,
-    check_uncertain,
+    check_ignore_score,
     shown,
     stored,
     unstored,
@@ -131,9 +131,9 @@ def test_a_score_is_shown_as_the_command_line_reads_it() -> None:
     assert shown({"RBC": 0.5, "WBC": 0.3}) == "RBC=0.5,WBC=0.3"
 
 
-def test_uncertain_lies_below_some_threshold() -> None:
-    check_uncertain(0.0, every(0.3))
-    check_uncertain(0.4, {"RBC": 0.3, "WBC": 0.5})
-    for uncertain in (0.01, 0.3, float("nan")):
-        with refused(UsageError, "uncertain", uncertain):
-            check_uncertain(uncertain, every(0.3))
+def test_an_ignore_score_lies_below_some_threshold() -> None:
+    check_ignore_score(0.0, every(0.3))
+    check_ignore_score(0.4, {"RBC": 0.3, "WBC": 0.5})
+    for ignore_score in (0.01, 0.3, float("nan")):
+        with refused(UsageError, "ignore_score", ignore_score):
+            check_ignore_score(ignore_score, every(0.3))

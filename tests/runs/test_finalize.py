@@ -244,24 +244,24 @@ def test_each_class_may_have_its_own_threshold(tmp_path: Path) -> None:
             finalize(FinalizeSettings(run, score=score))
 
 
-def test_weak_boxes_mark_their_regions_as_uncertain(tmp_path: Path) -> None:
+def test_weak_boxes_make_regions_to_ignore(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", keep_empty=True)
     before = finalize(FinalizeSettings(run, score=0.5))
-    summary = finalize(FinalizeSettings(run, score=0.5, uncertain=0.1, formats=("yolo", "imagefolder")))
-    assert (summary.boxes, summary.uncertain, before.uncertain) == (3, 3, 0)
+    summary = finalize(FinalizeSettings(run, score=0.5, ignore_score=0.1, formats=("yolo", "imagefolder")))
+    assert (summary.boxes, summary.ignored, before.ignored) == (3, 3, 0)
     found = coco(run)["annotations"]
     assert [(a["image_id"] - 1, a["iscrowd"]) for a in found] == [(0, 0), (1, 1), (2, 1), (3, 0), (4, 1), (6, 0)]
     assert all((a["score"] < 0.5) == bool(a["iscrowd"]) for a in found)
     assert (run / "labels" / "00000001.txt").read_text("utf-8") == "", "YOLO cannot say so"
     line = (run / IMAGES / "metadata.jsonl").read_text("utf-8").splitlines()[1]
     assert json.loads(line)["objects"]["iscrowd"] == [1]
-    with refused(UsageError, "uncertain", "`score`"):
-        finalize(FinalizeSettings(run, score=0.5, uncertain=0.5))
+    with refused(UsageError, "ignore_score", "`score`"):
+        finalize(FinalizeSettings(run, score=0.5, ignore_score=0.5))
 
 
 def test_the_command_line_takes_every_rule(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", keep_empty=True)
-    rules = ["--score", "a=0.5,b=0.4", "--uncertain", "0.2", "--min-quality", "0.5", "--near-duplicates", "keep"]
+    rules = ["--score", "a=0.5,b=0.4", "--ignore-score", "0.2", "--min-quality", "0.5", "--near-duplicates", "keep"]
     result = CliRunner().invoke(program.app, ["finalize", str(run), *rules, "--drop-empty"])
     assert result.exit_code == 0, result.output
     assert "3 images with 3 boxes" in result.output
@@ -280,7 +280,7 @@ def test_doubled_labels_go_and_come_back(tmp_path: Path) -> None:
         finalize(FinalizeSettings(run, max_overlap=1.5))
 
 
-def test_images_with_only_uncertain_boxes_are_empty(tmp_path: Path) -> None:
+def test_images_with_only_ignored_boxes_are_empty(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", uncertain=0.2)
     assert finalize(FinalizeSettings(run, score=0.5)).images == 3
 

@@ -92,7 +92,7 @@ def test_a_kill_at_any_moment_and_a_resume_give_the_same_bytes(
     options: dict[str, Any] = {"count": 12, "keep_empty": keep_empty, "formats": ("coco", "yolo")}
     if keep_empty:  # and jobs of different lengths, which are not begun in the order of their numbers
         options |= {"reference": make_references(tmp_path / "data", 3), "strength": (0.2, 0.9), "steps": 10}
-        options |= {"label_views": 2}
+        options |= {"tta": 2}
     paint(tmp_path / "whole", backend=backend, **options)
     whole = tree(tmp_path / "whole")
     assert len(moments) > 8

@@ -53,8 +53,8 @@ def test_what_one_shard_alone_knows_of_the_classes_is_kept(paint: Paint, tmp_pat
 def test_merged_shards_equal_the_unsplit_run_byte_for_byte(
     paint: Paint, tmp_path: Path, parts: int, views: int
 ) -> None:
-    whole = paint("whole", label_views=views)
-    shards = [paint(f"shard-{k}", shard=(k, parts), label_views=views) for k in range(1, parts + 1)]
+    whole = paint("whole", tta=views)
+    shards = [paint(f"shard-{k}", shard=(k, parts), tta=views) for k in range(1, parts + 1)]
     before = [tree(shard) for shard in shards]
     summary = merge(MergeSettings(tuple(shards[::-1]), tmp_path / "merged"))
     assert tree(tmp_path / "merged") == tree(whole)

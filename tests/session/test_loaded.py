@@ -118,13 +118,13 @@ def test_a_picture_has_its_boxes_in_it(tmp_path: Path) -> None:
     assert f"{FRAME[0]}x{FRAME[1]}" in repr(image)
 
 
-@pytest.mark.parametrize("label_views", [1, 2])
-def test_it_labels_as_the_verb_does(tmp_path: Path, label_views: int) -> None:
+@pytest.mark.parametrize("tta", [1, 2])
+def test_it_labels_as_the_verb_does(tmp_path: Path, tta: int) -> None:
     record = make_data(tmp_path / "all").records[0]
     (tmp_path / "data").mkdir()
     file = Path(shutil.copy(record.file, tmp_path / "data"))  # alone, so that it has a call of its own
     data = open_dataset(tmp_path / "data", require_boxes=False)
-    options: Any = {"label_views": label_views}
+    options: Any = {"tta": tta}
     label_images(make_bundle(tmp_path / "bundle"), as_backend(FakeBackend()), data, tmp_path / "out", **options)
     bundle = opened(tmp_path)
     found = bundle.label(file, **options)
@@ -191,7 +191,7 @@ def test_references_that_are_none_are_refused_at_once(tmp_path: Path) -> None:
         (np.zeros((8, 8, 3), np.uint8), {"score": 0.01}, "score"),
         (np.zeros((8, 8, 3), np.uint8), {"score": "matched"}, "score"),
         (np.zeros((8, 8, 3), np.uint8), {"score": {"cat": 0.5}}, "score"),
-        (np.zeros((8, 8, 3), np.uint8), {"label_views": 3}, "label_views"),
+        (np.zeros((8, 8, 3), np.uint8), {"tta": 3}, "tta"),
     ],
 )
 def test_what_cannot_be_labelled_is_refused(tmp_path: Path, picture: Any, options: dict[str, Any], field: str) -> None:

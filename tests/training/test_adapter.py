@@ -22,14 +22,14 @@ from engines.errors import ModelError, TrainingError, UsageError
 from engines.labels.boxes import Instances
 from engines.labels.thresholds import Choice
 from engines.training import pyramids
-from engines.training.adapter import AdapterTrainOptions, fit_adapter, split_tune
+from engines.training.adapter import AdapterTrainOptions, fit_adapter, split_dev
 from engines.training.augment import FrameOptions
 from engines.training.pyramids import BatchSource, FrozenPyramid
 
 NAMES = ("square", "bar")
 NETWORK: dict[str, Any] = {"width": 16, "heads": 2, "ffn_width": 16, "decoder_layers": 1, "queries": 8, "denoising": 4}
 OPTIONS = AdapterTrainOptions(
-    short_side=48, steps=6, batch=2, warmup=2, eval_every=3, tune_fraction=0.25, network=NETWORK, precision="f32"
+    short_side=48, steps=6, batch=2, warmup=2, eval_every=3, dev_fraction=0.25, network=NETWORK, precision="f32"
 )
 
 
@@ -99,7 +99,7 @@ def test_a_training_ends_in_an_adapter_folder_and_leaves_the_base_alone(
     assert all(sum(counts.values()) > 0 and set(counts) <= set(NAMES) for counts in info.class_statistics)
     assert info.labelled_images == 12
     assert info.objects == shapes.objects()
-    assert info.thresholds == {}, "three images of the tune part hold too few boxes"
+    assert info.thresholds == {}, "three images of the dev split hold too few boxes"
     assert info.figures["thresholds"]["goal"] == 0.9
     assert sum(info.figures["thresholds"][name]["tune_boxes"] for name in NAMES) > 0
     assert seen[-1].done == 6
@@ -123,22 +123,22 @@ def test_prompts_that_are_too_long_are_remarked_on_before_the_training(
 
 
 @pytest.mark.slow
-def test_thresholds_are_chosen_on_the_tune_part_for_the_goal(
+def test_thresholds_are_chosen_on_the_dev_split_for_the_goal(
     shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[list[Instances], float]] = []
 
-    def choose(tune: Any, found: Any, names: Any, goal: float) -> dict[str, Choice]:
-        asked.append((tune, goal))
-        assert len(found) == len(tune)
+    def choose(dev: Any, found: Any, names: Any, goal: float) -> dict[str, Choice]:
+        asked.append((dev, goal))
+        assert len(found) == len(dev)
         return {"square": Choice(25, 0.42, 0.96, 0.8), "bar": Choice(3, None)}
 
     monkeypatch.setattr("engines.training.adapter.choose_thresholds", choose)
     _train(shapes, toy_bases["sd1"], tmp_path / "adapter", replace(OPTIONS, steps=1, precision_goal=0.95))
     _, info = load_adapter(tmp_path / "adapter")
-    tune = instances_of(split_tune(shapes.records, 0.25)[1])
-    assert asked == [(tune, 0.95)]
-    assert sum(map(len, tune)) > 1
+    dev = instances_of(split_dev(shapes.records, 0.25)[1])
+    assert asked == [(dev, 0.95)]
+    assert sum(map(len, dev)) > 1
     assert info.thresholds == {"square": 0.42}
     assert info.figures["thresholds"] == {
         "goal": 0.95,
@@ -162,7 +162,7 @@ def test_adapter_files_of_before_thresholds_read_and_impossible_ones_do_not(
 def test_a_stopped_and_resumed_training_gives_the_same_weights(
     shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = replace(OPTIONS, checkpoint_minutes=0.0, cache_views=1, turns=True)
+    options = replace(OPTIONS, checkpoint_minutes=0.0, cache_views=1, rotate=True)
     _train(shapes, toy_bases["sd2"], tmp_path / "whole", options)
     at = BatchSource.at
 
@@ -244,7 +244,7 @@ def test_targets_are_shares_of_the_frame(shapes: Dataset, toy_bases: dict[str, P
 @pytest.mark.slow
 def test_the_loss_falls(shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path) -> None:
     options = replace(
-        OPTIONS, steps=60, batch=4, lr=3e-3, warmup=5, tune_fraction=0.0, scale=(1.0, 1.0), cache_views=1, grad_clip=1.0
+        OPTIONS, steps=60, batch=4, lr=3e-3, warmup=5, dev_fraction=0.0, scale=(1.0, 1.0), cache_views=1, grad_clip=1.0
     )
     seen = _train(shapes, toy_bases["sd1"], tmp_path / "adapter", options)
     assert seen[-1].figures["loss"] < 0.7 * seen[0].figures["loss"]
@@ -252,16 +252,16 @@ def test_the_loss_falls(shapes: Dataset, toy_bases: dict[str, Path], tmp_path: P
     assert "tune" not in info.figures
 
 
-def test_the_tune_part_follows_from_names_alone(shapes: Dataset) -> None:
-    train, tune = split_tune(shapes.records, 0.25)
-    assert {record.name for record in train} | {record.name for record in tune} == {r.name for r in shapes.records}
-    assert len(train) + len(tune) == 12
-    backwards = split_tune(list(reversed(shapes.records)), 0.25)[1]
-    assert {record.name for record in backwards} == {record.name for record in tune}
-    assert split_tune(shapes.records, 0.0) == (list(shapes.records), [])
-    assert len(split_tune(shapes.records[:6], 1e-9)[1]) == 1, "never empty where one was asked for"
-    with pytest.raises(TrainingError, match="All 1 images fall into the tune part"):
-        split_tune(shapes.records[:1], 0.1)
+def test_the_dev_split_follows_from_names_alone(shapes: Dataset) -> None:
+    train, dev = split_dev(shapes.records, 0.25)
+    assert {record.name for record in train} | {record.name for record in dev} == {r.name for r in shapes.records}
+    assert len(train) + len(dev) == 12
+    backwards = split_dev(list(reversed(shapes.records)), 0.25)[1]
+    assert {record.name for record in backwards} == {record.name for record in dev}
+    assert split_dev(shapes.records, 0.0) == (list(shapes.records), [])
+    assert len(split_dev(shapes.records[:6], 1e-9)[1]) == 1, "never empty where one was asked for"
+    with pytest.raises(TrainingError, match="All 1 images fall into the dev split"):
+        split_dev(shapes.records[:1], 0.1)
 
 
 def test_options_go_to_json_and_back() -> None:

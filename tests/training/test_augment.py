@@ -28,10 +28,10 @@ def _red_box(pixels: npt.NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
     return (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) if len(rows) else None
 
 
-@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize("rotate", [False, True])
 @pytest.mark.parametrize("size", [(64, 48), (80, 80), (160, 128)])
-def test_a_box_follows_its_pixels_through_every_augmentation(size: tuple[int, int], turns: bool) -> None:
-    options = FrameOptions(*size, short_side=90, scale=(0.7, 1.4), turns=turns, colour=0.0, min_visible=0.3)
+def test_a_box_follows_its_pixels_through_every_augmentation(size: tuple[int, int], rotate: bool) -> None:
+    options = FrameOptions(*size, short_side=90, scale=(0.7, 1.4), rotate=rotate, colour=0.0, min_visible=0.3)
     seen = 0
     for number in range(40):
         view = draw_frame(_painted(), Instances.of(BOX, [2]), options, generator(5, number))
@@ -69,7 +69,7 @@ def test_boxes_mostly_cut_away_are_dropped() -> None:
 
 
 def test_crowds_go_with_the_pixels_as_boxes_do() -> None:
-    options = FrameOptions(64, 48, short_side=90, turns=True, colour=0.0)
+    options = FrameOptions(64, 48, short_side=90, rotate=True, colour=0.0)
     twice = Instances.of(np.concatenate([BOX, BOX]), [1, 2], crowd=[True, False])
     seen = 0
     for number in range(20):
@@ -88,13 +88,13 @@ def test_crowds_go_with_the_pixels_as_boxes_do() -> None:
 
 
 def test_turns_of_a_frame_that_is_not_square_are_half_turns() -> None:
-    options = replace(PLAIN, width=128, height=96, turns=True)
+    options = replace(PLAIN, width=128, height=96, rotate=True)
     found = {tuple(draw_frame(_painted(), FOUND, options, generator(2, i)).instances.boxes[0]) for i in range(20)}
     assert found == {(40, 60, 72, 80), (56, 16, 88, 36)}
 
 
 def test_a_frame_is_a_function_of_its_stream_alone() -> None:
-    options = FrameOptions(64, 48, short_side=90, turns=True)
+    options = FrameOptions(64, 48, short_side=90, rotate=True)
     first, second, other = (draw_frame(_painted(), FOUND, options, generator(*key)) for key in ((3, 4), (3, 4), (3, 5)))
     assert np.array_equal(first.pixels, second.pixels)
     assert first.instances == second.instances

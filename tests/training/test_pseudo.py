@@ -29,7 +29,7 @@ NAMES = ("square", "bar")
 SIZE = (64, 48)
 BOX = (10.0, 12.0, 30.0, 32.0)
 NETWORK = {"width": 16, "heads": 2, "ffn_width": 16, "decoder_layers": 1, "queries": 8, "denoising": 4}
-OPTIONS = AdapterTrainOptions(short_side=48, steps=2, batch=2, tune_fraction=0.25, network=NETWORK, precision="f32")
+OPTIONS = AdapterTrainOptions(short_side=48, steps=2, batch=2, dev_fraction=0.25, network=NETWORK, precision="f32")
 
 
 def _folder(

@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> ImageStore:
 
 @pytest.mark.parametrize(("width", "height"), [(96, 96), (128, 96)])
 def test_the_box_follows_the_red_square_through_every_view(store: ImageStore, width: int, height: int) -> None:
-    options = ViewOptions(width, height, short_side=96, scale=(0.8, 1.3), turns=True)
+    options = ViewOptions(width, height, short_side=96, scale=(0.8, 1.3), rotate=True)
     found = 0
     for i in range(60):
         view = draw_view(store, 0, options, generator(i))

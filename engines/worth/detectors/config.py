@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from engines.common.files import read_json
-from engines.common.schema import from_object
+from engines.common.schema import KEY, from_object, to_object
 from engines.errors import ModelError, UsageError, refuse, wrong_values
 
 FORMAT = 1
@@ -69,7 +69,8 @@ class DetectorOptions:
     ema_decay: float = 0.995  # of the averaged weights
     scale: tuple[float, float] = (0.8, 1.25)  # random factor on the images' scale
     flips: bool = True  # mirror frames left to right, half of the time
-    turns: bool = False  # right-angle turns are as likely as not (microscopes, satellites)
+    # Right-angle turns are as likely as not (microscopes, satellites).
+    rotate: bool = field(default=False, metadata={KEY: "turns"})
     colour: float = 1.0  # strength of changes to brightness, contrast, saturation and hue; 0 for none
     min_visible: float = 0.3  # a cut box stays when this share of its area is in the frame
     device: str = "cpu"  # cpu, cuda or cuda:N
@@ -93,7 +94,7 @@ class DetectorOptions:
     def decisive(self) -> dict[str, Any]:
         """Every field that decides the weights, as JSON has it; `precision` does once it is resolved."""
         free = ("device", "checkpoint_minutes")
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
+        return {name: value for name, value in to_object(self).items() if name not in free}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from engines.adapter.inference import prepare_frame
-from engines.common.files import sync_folder, write_json
+from engines.common.files import replacing, write_json
 from engines.errors import ModelError
 from engines.labels.boxes import Instances
 from engines.worth.detectors.config import (
@@ -114,12 +114,9 @@ def start_from(
 def save_detector(folder: Path, detector: Detector) -> None:
     """Write a detector to `folder`; `detector.json` comes last and makes it whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{WEIGHTS_FILE}.tmp"
-    save_file(
-        {name: value.detach().cpu().contiguous().clone() for name, value in _tensors(detector.network)}, temporary
-    )
-    temporary.replace(folder / WEIGHTS_FILE)
-    sync_folder(folder)
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in _tensors(detector.network)}
+    with replacing(folder / WEIGHTS_FILE) as temporary:
+        save_file(tensors, temporary)
     write_json(folder / INFO_FILE, detector.info.to_json())
 
 

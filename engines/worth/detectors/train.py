@@ -181,7 +181,7 @@ def _frame(options: DetectorOptions, width: int, height: int) -> FrameOptions:
         short_side=min(width, height),
         scale=options.scale,
         flips=options.flips,
-        turns=options.turns,
+        rotate=options.rotate,
         colour=options.colour,
         min_visible=options.min_visible,
     )
