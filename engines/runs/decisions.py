@@ -23,7 +23,7 @@ from engines.common.quote import quote
 from engines.datasets.records import Record
 from engines.errors import RunError
 from engines.labels.boxes import Instances, join
-from engines.labels.rules import Drop, DropReason, Rules, is_label, is_uncertain
+from engines.labels.rules import Drop, DropReason, Rules, is_label, is_ignored
 from engines.runs.journal import Entry
 
 REVIEW = "review.jsonl"
@@ -267,7 +267,7 @@ def edited(found: Instances, edits: Iterable[Decision], class_names: Sequence[st
 def labels_of(found: Instances, sure: Mask, rules: Rules) -> Instances:
     """`rules.chosen`, with the boxes that a person vouches for among the labels."""
     labels = is_label(found, rules) | sure
-    weak = found.take(is_uncertain(found, rules) & ~sure)
+    weak = found.take(is_ignored(found, rules) & ~sure)
     return join([found.take(labels), replace(weak, crowd=np.ones(len(weak), dtype=np.bool_))])
 
 

@@ -21,7 +21,7 @@ from engines.painting.settings import DATASET_FORMATS
 from engines.runs.dataset_files import entries_of, rules_of, was_painted, write_dataset
 from engines.runs.journal import JOURNAL
 from engines.runs.run_folder import locked, require_run, run_errors
-from engines.runs.saved_score import saved_score
+from engines.runs.saved_score import forget_score, saved_score
 from engines.runs.summaries import DatasetSummary
 
 
@@ -90,7 +90,10 @@ def finalize(settings: FinalizeSettings, *, report: Report | None = None) -> Dat
         rules = _other_rules(run, policy, settings)
         options = replace(run.options, **_given(settings, "near_duplicates", "formats", "val_fraction"))
         report(note("writing the dataset files"))
-        return write_dataset(folder, replace(run, options=options), rules, training=learned)
+        summary = write_dataset(folder, replace(run, options=options), rules, training=learned)
+        if settings.score is not None:
+            forget_score(folder)
+        return summary
 
 
 def _given(settings: FinalizeSettings, *names: str) -> dict[str, Any]:

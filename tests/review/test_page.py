@@ -86,7 +86,7 @@ def test_thresholds_are_moved_by_slider_and_key_count_live_and_are_obeyed(look: 
     words = f"{images} images with {labels} labels"
     page.wait_for_function("words => document.querySelector('#totals').textContent === words", arg=words)
     page.wait_for_function("n => document.querySelector('.shown').textContent === n + ' images'", arg=str(len(entries(run))))
-    kept = run / ".dengine" / "rules.json"
+    kept = run / ".dengine" / "thresholds.json"
     for _ in range(100):
         if kept.exists() and json.loads(kept.read_text())["score"] == dict(zip(CLASSES, thresholds, strict=True)):
             break
