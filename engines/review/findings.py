@@ -49,10 +49,10 @@ class _Line:
     image: int
     kind: str
     confidence: float
-    box: list[float] | None = None
+    box: Corners | None = None
     label: int | None = None
     given: int | None = None
-    given_box: list[float] | None = None
+    given_box: Corners | None = None
     given_label: int | None = None
 
 
@@ -122,12 +122,10 @@ def _class(label: int, classes: list[str], where: str) -> str:
     return classes[label]
 
 
-def _box(box: list[float] | None, where: str) -> Corners | None:
-    if box is None:
-        return None
-    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+def _box(box: Corners | None, where: str) -> Corners | None:
+    if box is not None and not (box[0] < box[2] and box[1] < box[3]):
         raise DatasetError(f"{where}: {box!r:.60} is no box x0, y0, x1, y1 with an area.")
-    return box[0], box[1], box[2], box[3]
+    return box
 
 
 def _rounded(box: Corners | None) -> str:

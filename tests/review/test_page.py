@@ -225,7 +225,7 @@ def test_a_narrow_window_has_everything_within_its_width(look: Look, tmp_path: P
     page = look(make_review_run(tmp_path / "run"), width=375, height=700)
     page.wait_for_selector(".tile:not(.empty)")
     assert page.evaluate("() => document.documentElement.scrollWidth") == 375
-    toggle = page.get_by_role("button", name="Filter")
+    toggle = page.get_by_role("button", name="Filter", exact=True)
     toggle.click()
     assert toggle.get_attribute("aria-expanded") == "true"
     page.locator("[name=status]").select_option("kept")
@@ -242,7 +242,7 @@ def test_what_holds_the_focus_shows_it(look: Look, tmp_path: Path) -> None:
             "() => { const e = document.activeElement, s = getComputedStyle(e);"
             " return [e.tagName + (e.id || e.name || e.textContent), s.outlineStyle + ' ' + s.outlineWidth] }"
         )
-        if name in seen:
+        if name in seen or name.startswith("BODY"):  # round again, past the browser's own bar
             break
         seen.add(name)
         assert re.match(r"(solid|auto) [1-9]", outline), name

@@ -3,6 +3,10 @@
 export function el(tag, options = {}, ...children) {
   const found = document.createElement(tag);
   for (const [name, value] of Object.entries(options)) {
+    if (name.startsWith("aria-") && value !== undefined) {
+      found.setAttribute(name, String(value));
+      continue;
+    }
     if (value === undefined || value === null || value === false) continue;
     if (name === "class") found.className = value;
     else if (name === "text") found.textContent = value;

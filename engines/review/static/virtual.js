@@ -57,6 +57,7 @@ export class VirtualGrid {
         const fresh = items.find((one) => same(old, one));
         if (fresh) page[place] = { ...old, ...fresh };
       }
+    this.loading.clear(); // what is on its way may be older than this: it is asked for again
     this.redraw();
   }
 
@@ -227,10 +228,11 @@ export class VirtualGrid {
     const epoch = this.epoch;
     for (let page = Math.floor(first / PAGE); page * PAGE < last; page += 1) {
       if (this.pages.has(page) || this.loading.has(page)) continue;
-      this.loading.set(page, true);
+      const token = {};
+      this.loading.set(page, token);
       this.options.load(page * PAGE, PAGE).then(
         (items) => {
-          if (epoch !== this.epoch) return;
+          if (epoch !== this.epoch || this.loading.get(page) !== token) return;
           this.loading.delete(page);
           this.pages.set(page, items);
           while (this.pages.size > KEPT_PAGES) this.pages.delete(this.pages.keys().next().value);
