@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from engines.common.schema import from_object
+from engines.common.spell import command
 from engines.errors import UsageError
 from engines.review import pictures
-from engines.review.balance import balance, command
+from engines.review.balance import balance
 from engines.review.filters import BINS, Filter
 from engines.review.findings import Finding
 from engines.review.groups import Groups

@@ -4,9 +4,9 @@ Knows: these figures and the command. Knows nothing about how they are shown.
 """
 
 import math
-import shlex
 from typing import Any
 
+from engines.common.spell import command
 from engines.review.sources import RunSource, Source
 
 _ENOUGH = 0.8  # of the frequency in training, from which a class is not missing
@@ -26,10 +26,10 @@ def balance(source: Source, boxes: list[int], images: int) -> dict[str, Any]:
         rows.append({"name": name, "boxes": number, "rate": rate, "expected": aim})
         if aim and rate < _ENOUGH * aim:
             wanted = max(wanted, math.ceil((aim * images - number) / max(rate, aim / _MOST)))
-    command = None
+    again = None
     if isinstance(source, RunSource) and wanted and images:
-        command = _command(source, min(wanted, _MOST * images))
-    return {"classes": rows, "images": images, "command": command}
+        again = _command(source, min(wanted, _MOST * images))
+    return {"classes": rows, "images": images, "command": again}
 
 
 def _command(source: RunSource, count: int) -> str:
@@ -39,13 +39,3 @@ def _command(source: RunSource, count: int) -> str:
     asked |= {name: getattr(options, name) for name in ("bundle", "reference", "reference_split")}
     asked["out"] = f"{source.folder}-more"
     return command("generate", asked)
-
-
-def command(verb: str, asked: dict[str, Any]) -> str:
-    """A verb's command line, to copy; settings that are None are left out, and a switch that is on has no value."""
-    words = ["dengine", verb]
-    for name, value in asked.items():
-        if value is not None and value is not False:
-            words.append("-" * 2 + name.replace("_", "-"))
-            words += [] if value is True else [str(value)]
-    return shlex.join(words)

@@ -4,23 +4,18 @@ Knows: what a run's next dataset is made by, and how that is changed. Knows noth
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from engines.labels.boxes import SCORE_FLOOR
 from engines.labels.rules import Rules
-from engines.labels.scores import ScorePolicy
-from engines.review.sources import Source, with_thresholds
-from engines.runs.saved_score import save_score, saved_score
+from engines.review.sources import RunSource, Source, with_thresholds
+from engines.runs import rules_in_force as in_force
+from engines.runs.saved_score import save_score
 
 
 def rules_in_force(source: Source) -> Rules:
-    """What `finalize` would go by."""
-    rules = source.rules()
-    score = saved_score(source.folder) if source.kind == "run" else None
-    if score is None:
-        return rules
-    return replace(rules, thresholds=ScorePolicy.of(score).thresholds(rules.thresholds, source.class_names))
+    """What `finalize` would go by; of a dataset, everything that is there."""
+    return in_force.rules_in_force(source.folder, source.run) if isinstance(source, RunSource) else source.rules()
 
 
 def save_thresholds(folder: Path, rules: Rules, thresholds: Sequence[float]) -> Rules:

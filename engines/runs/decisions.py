@@ -23,7 +23,7 @@ from engines.common.quote import quote
 from engines.datasets.records import Record
 from engines.errors import RunError
 from engines.labels.boxes import Instances, join
-from engines.labels.rules import Drop, DropReason, Rules, is_label, is_ignored
+from engines.labels.rules import Drop, DropReason, Rules, is_ignored, is_label
 from engines.runs.journal import Entry
 
 REVIEW = "review.jsonl"
@@ -303,4 +303,3 @@ def _corners(value: Mapping[str, Any], name: str) -> Corners:
     if not (x0 < x1 and y0 < y1):
         raise ValueError(f'"{name}" is {quote(box)}, which has no area')
     return x0, y0, x1, y1
-

@@ -11,8 +11,9 @@ from reviewing import served
 
 __all__ = ["browser", "look"]
 
+
 @pytest.fixture
-def look(browser: Any) -> Iterator[Look]:  # noqa: F811
+def look(browser: Any) -> Iterator[Look]:
     """look(folder, view): the page of a review of that folder, when it is ready."""
     with ExitStack() as stack:
 

@@ -79,7 +79,9 @@ def test_a_token_that_is_nearly_right_is_wrong(review: OpenReview) -> None:
         assert Answer(review, near + "api/about").status == 403
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "", "192.168.0.1"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "", "192.168.0.1"]
+)
 def test_another_host_is_refused(review: OpenReview, host: str) -> None:
     assert Answer(review, inside(review, "api/about"), host=host).status == 403
 
@@ -137,7 +139,10 @@ def test_huge_bodies_are_refused_before_they_are_read(review: OpenReview) -> Non
     path = inside(review, "api/decide")
     claimed = Answer(review, path, "POST", b"", content_length=str(MOST_BODY + 1), content_type="application/json")
     assert claimed.status == 413
-    assert Answer(review, path, "POST", b"", content_length="9" * 60, content_type="application/json").status in (400, 413)
+    assert Answer(review, path, "POST", b"", content_length="9" * 60, content_type="application/json").status in (
+        400,
+        413,
+    )
 
 
 def test_a_huge_body_without_a_length_is_cut_off(review: OpenReview) -> None:

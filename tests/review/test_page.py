@@ -31,7 +31,9 @@ def shown(page: Any, count: int) -> None:
 
 def saved(page: Any, count: int) -> None:
     """Wait until so many decisions are said to be on the disk."""
-    page.wait_for_function("n => document.querySelector('#saved').textContent.startsWith(n + ' decision')", arg=str(count))
+    page.wait_for_function(
+        "n => document.querySelector('#saved').textContent.startsWith(n + ' decision')", arg=str(count)
+    )
     page.wait_for_function("() => document.querySelector('#saved').textContent.endsWith('on the disk')")
 
 
@@ -41,7 +43,9 @@ def labels_at(run: Path, thresholds: list[float]) -> tuple[int, int]:
     return sum(bool(one.any()) for one in marks), sum(int(one.sum()) for one in marks)
 
 
-def test_a_hundred_images_are_curated_by_keys_alone_and_finalize_obeys_byte_for_byte(look: Look, tmp_path: Path) -> None:
+def test_a_hundred_images_are_curated_by_keys_alone_and_finalize_obeys_byte_for_byte(
+    look: Look, tmp_path: Path
+) -> None:
     run = make_review_run(tmp_path / "run", 100)
     page = look(run)
     images = entries(run)
@@ -85,7 +89,9 @@ def test_thresholds_are_moved_by_slider_and_key_count_live_and_are_obeyed(look: 
     images, labels = labels_at(run, thresholds)
     words = f"{images} images with {labels} labels"
     page.wait_for_function("words => document.querySelector('#totals').textContent === words", arg=words)
-    page.wait_for_function("n => document.querySelector('.shown').textContent === n + ' images'", arg=str(len(entries(run))))
+    page.wait_for_function(
+        "n => document.querySelector('.shown').textContent === n + ' images'", arg=str(len(entries(run)))
+    )
     kept = run / ".dengine" / "thresholds.json"
     for _ in range(100):
         if kept.exists() and json.loads(kept.read_text())["score"] == dict(zip(CLASSES, thresholds, strict=True)):
@@ -139,7 +145,9 @@ def test_the_order_is_by_how_sure_and_how_many(look: Look, tmp_path: Path) -> No
     most = max(entries(run), key=lambda entry: len(entry.instances))
     page.locator("[name=order]").select_option("many")
     first = page.locator(".tile[data-place='0']")
-    page.wait_for_function("n => document.querySelector('.tile[data-place=\"0\"] .name').textContent === n", arg=str(most.index))
+    page.wait_for_function(
+        "n => document.querySelector('.tile[data-place=\"0\"] .name').textContent === n", arg=str(most.index)
+    )
     assert first.get_attribute("aria-selected") == "true"
 
 

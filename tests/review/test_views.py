@@ -166,7 +166,9 @@ def test_near_duplicates_come_in_groups(look: Look, tmp_path: Path) -> None:
         (run / "images" / name).write_bytes(first)
     page = look(run, "near")
     page.get_by_role("button", name="Look among").click()
-    page.wait_for_function("() => document.querySelector('.grid') && document.querySelectorAll('.tile:not(.empty):not([hidden])').length >= 3")
+    page.wait_for_function(
+        "() => document.querySelector('.grid') && document.querySelectorAll('.tile:not(.empty):not([hidden])').length >= 3"
+    )
     titles = page.locator(".tile:not([hidden]) .name").all_inner_texts()
     assert titles[:3] == ["Group 1, 1 of 3", "Group 1, 2 of 3", "Group 1, 3 of 3"]
     page.on("dialog", lambda dialog: dialog.accept())

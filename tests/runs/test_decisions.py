@@ -76,7 +76,9 @@ def test_boxes_are_deleted_confirmed_changed_and_drawn(tmp_path: Path) -> None:
     )
     finalize(FinalizeSettings(run))
     found = {image["id"]: image["file_name"] for image in coco(run)["images"]}
-    boxes = [(found[one["image_id"]], one["category_id"], one["bbox"], one["score"]) for one in coco(run)["annotations"]]
+    boxes = [
+        (found[one["image_id"]], one["category_id"], one["bbox"], one["score"]) for one in coco(run)["annotations"]
+    ]
     assert boxes[:3] == [
         ("00000000.jpg", 1, [0.0, 0.0, 4.0, 4.0], 1.0),
         ("00000000.jpg", 2, [5.0, 6.0, 10.0, 10.0], 1.0),
@@ -123,7 +125,9 @@ def test_a_box_that_was_drawn_can_be_moved_and_deleted() -> None:
 def test_a_confirmed_box_is_a_label_where_overlaps_are_dropped_too() -> None:
     found = Instances.from_rows([[0, 0, 10, 10, 0.9, 0], [0, 0, 10, 11, 0.2, 0]])
     rules = Rules({"a": 0.3, "b": 0.3}, max_overlap=0.5)
-    both = [Decision.from_json(line(n, "confirm", was={"box": [0, 0, 10, y], "label": "a"})) for n, y in ((1, 10), (2, 11))]
+    both = [
+        Decision.from_json(line(n, "confirm", was={"box": [0, 0, 10, y], "label": "a"})) for n, y in ((1, 10), (2, 11))
+    ]
     assert len(labels_of(found, np.zeros(2, dtype=np.bool_), rules)) == 1
     assert len(labels_of(*edited(found, both, NAMES), rules)) == 2
 

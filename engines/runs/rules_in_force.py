@@ -1,0 +1,21 @@
+"""What a run's next dataset would go by: its own rules, with the thresholds that a review chose.
+
+Knows: both, and which one holds. Knows nothing about how datasets are written.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from engines.labels.rules import Rules
+from engines.labels.scores import ScorePolicy
+from engines.painting.run_settings import RunSettings
+from engines.runs.dataset_files import rules_of
+from engines.runs.saved_score import saved_score
+
+
+def rules_in_force(folder: Path, run: RunSettings) -> Rules:
+    """The rules of a plain `finalize`. Raises RunError for thresholds that cannot be read."""
+    rules, score = rules_of(run), saved_score(folder)
+    if score is None:
+        return rules
+    return replace(rules, thresholds=ScorePolicy.of(score).thresholds(rules.thresholds, run.class_names))
