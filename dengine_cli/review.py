@@ -10,6 +10,7 @@ from dengine_cli.options import Boxes, FollowLinks
 from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine review runs/first"
+FIELDS = {"open": "show", "format": "kind"}  # settings whose parameters have another name here
 AFTER_INTERRUPT = "Every decision that the page showed as saved is on the disk."
 
 
@@ -27,6 +28,17 @@ def command(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and annotations out.")] = False,
     follow_links: FollowLinks = False,
     boxes: Boxes = "auto",
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--format", metavar="FORMAT", help="Write it as decided, without a page: coco, cvat, labelstudio."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="With --format: the file to write.")] = None,
+    corrections: Annotated[
+        Path | None,
+        typer.Option("--import", metavar="FILE", help="Take the boxes of a file from CVAT (COCO) or Label Studio."),
+    ] = None,
 ) -> None:
     """Look at a run or a dataset in the browser, and keep, reject and correct.
 
@@ -37,5 +49,9 @@ def command(
     from engines.review.server import ReviewSettings, review
 
     with console.ProgressBars() as bars:
-        summary = review(settings_of(ReviewSettings, parameters, {"open": "show"}), report=console.reporter(bars))
+        summary = review(settings_of(ReviewSettings, parameters, FIELDS), report=console.reporter(bars))
+    if corrections is not None:
+        console.echo(f"{summary.taken} corrections taken from {corrections}")
+    if summary.file is not None:
+        console.echo(f"{summary.images} images in {summary.file}")
     console.echo(f"{summary.decisions} decisions in {summary.folder}")

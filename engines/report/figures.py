@@ -17,10 +17,11 @@ from engines.datasets.dataset import Record, open_dataset
 from engines.datasets.duplicates import NEAR, near_pairs, thumbnail
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
-from engines.labels.rules import Rules, chosen, drop, quality
+from engines.labels.rules import Drop, DropReason, Rules, chosen, drop, quality
 from engines.painting.run_settings import RunSettings
+from engines.runs.dataset_files import ANNOTATIONS
 from engines.runs.decisions import read_decisions
-from engines.runs.journal import JOURNAL, Entry, find_image, read_entries
+from engines.runs.journal import IMAGES, JOURNAL, Entry, find_image, read_entries
 
 BINS, GRID = 40, 16
 _SAMPLE = 400  # images whose pixels are looked at
@@ -108,7 +109,7 @@ def gather(folder: Path, run: RunSettings, rules: Rules) -> Figures:
     sample: list[Entry] = []
     unsure: list[tuple[float, int, Entry]] = []
     draw = random.Random(_SEED)
-    decisions = read_decisions(folder)
+    decisions, written = read_decisions(folder), (folder / ANNOTATIONS).exists()
     for entry in read_entries(folder / JOURNAL):
         found.painted += 1
         bins = np.minimum((entry.instances.scores * BINS).astype(int), BINS - 1)
@@ -117,6 +118,8 @@ def gather(folder: Path, run: RunSettings, rules: Rules) -> Figures:
         instances, dropped = decisions.choose(entry, rules, chosen(entry.instances, rules), dropped)
         if dropped is None and run.options.count is not None and found.labels.images == run.options.count:
             continue
+        if dropped is None and written and not (folder / IMAGES / str(entry.file)).exists():
+            dropped = Drop(DropReason.REPEAT, "nearly repeats another image")
         if dropped is not None:
             found.dropped[dropped.text] += 1
             continue

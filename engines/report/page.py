@@ -3,6 +3,7 @@
 Knows: the order and the words. Knows nothing about how figures come about.
 """
 
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -49,14 +50,15 @@ def _classes(found: Figures, run: RunSettings) -> str:
         number = found.labels.by_class[label]
         rate = number / max(1, found.labels.images)
         other = found.references
-        cells_ = [f"{number:,}", f"{rate:.2f}", f"{expected[name]:.2f}" if name in expected else "–"]
+        cells_ = [f"{number:,}", f"{rate:.2f}", f"{expected[name]:.2f}" if name in expected else "-"]
         if other is not None:
             cells_.append(f"{other.by_class[label] / max(1, other.images):.2f}")
         rows.append(f"<tr><th scope=row>{escape(name)}</th>{''.join(f'<td class=n>{c}</td>' for c in cells_)}</tr>")
     head = ["Class", "Labels", "An image", "In training", *(["An image of the references"] if found.references else [])]
     told = "".join(f"<th scope=col>{text}</th>" for text in head)
     note = f"A class with fewer than {LEAST_COUNTED} objects in training has no frequency there."
-    return f"<section><h2>Classes</h2><table><thead><tr>{told}</tr></thead><tbody>{''.join(rows)}</tbody></table><p class=quiet>{note}</p></section>"
+    table = f"<table><thead><tr>{told}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return _section("Classes", f'<div class="classes">{table}</div>', note)
 
 
 def _scores(found: Figures, rules: Rules) -> str:
@@ -67,7 +69,7 @@ def _scores(found: Figures, rules: Rules) -> str:
         cards.append(
             f'<div class="card"><h3>{escape(name)}</h3>{drawn}<p class=quiet>A label from {least:g} on.</p></div>'
         )
-    return f'<section><h2>Scores of all boxes</h2><div class="cards">{"".join(cards)}</div><p class=quiet>Heights are roots of the numbers.</p></section>'
+    return _section("Scores of all boxes", _cards(cards), "Heights are roots of the numbers.")
 
 
 _KEYS = '<p class=quiet><span class="key">painted</span>, <span class="key other">references (dashed)</span></p>'
@@ -82,11 +84,8 @@ def _shapes(found: Figures) -> str:
     if found.references is not None:
         fields += f"<div><h3>Places, references</h3>{cells(found.references.places, 'Where reference boxes are')}</div>"
     keys = _KEYS if found.references is not None else ""
-    notes = "".join(f"<p class=quiet>{escape(note)}</p>" for note in found.notes)
-    return (
-        f'<section><h2>Boxes: sizes and places</h2><div class="cards"><div class="card"><h3>Side, as a share of the image</h3>'
-        f'{sizes}{keys}</div><div class="card"><div class="pair">{fields}</div></div></div>{notes}</section>'
-    )
+    cards = [f"<h3>Side, as a share of the image</h3>{sizes}{keys}", f'<div class="pair">{fields}</div>']
+    return _section("Boxes: sizes and places", _cards(f'<div class="card">{one}</div>' for one in cards), *found.notes)
 
 
 def _looks(found: Figures) -> str:
@@ -100,8 +99,8 @@ def _looks(found: Figures) -> str:
         drawn = curves(pairs, f"{low:.0f}", f"{high:.0f}", name.capitalize())
         cards.append(f'<div class="card"><h3>{name.capitalize()}</h3>{drawn}<p class=quiet>{medians}.</p></div>')
     keys = _KEYS if other.files else ""
-    note = f"Of {len(mine.files)} images{f' and {len(other.files)} references, scaled as they were painted' if other.files else ''}."
-    return f'<section><h2>Sharpness and colour</h2><div class="cards">{"".join(cards)}</div>{keys}<p class=quiet>{note}</p></section>'
+    beside = f" and {len(other.files)} references, scaled as they were painted" if other.files else ""
+    return _section("Sharpness and colour", _cards(cards) + keys, f"Of {len(mine.files)} images{beside}.")
 
 
 def _memory(found: Figures) -> str:
@@ -117,12 +116,12 @@ def _memory(found: Figures) -> str:
             f"<p>The closest pair of a painted image and a reference correlates by {alike:.3f}: {escape(painted.name)} and "
             f'{escape(reference.name)}.</p><div class="shots">{shots}</div>'
         )
-    return f"<section><h2>Repeats, and what was learned by heart</h2>{text}</section>"
+    return _section("Repeats, and what was learned by heart", text)
 
 
 def _shots(title: str, shots: list[Picture]) -> str:
     drawn = "".join(picture(one.file, one.instances, one.file.name) for one in shots)
-    return f'<section><h2>{title}</h2><div class="shots">{drawn}</div></section>' if shots else ""
+    return _section(title, f'<div class="shots">{drawn}</div>') if shots else ""
 
 
 def _asked(run: RunSettings, rules: Rules, command: str) -> str:
@@ -133,4 +132,14 @@ def _asked(run: RunSettings, rules: Rules, command: str) -> str:
         for name, value in values.items()
         if value is not None
     )
-    return f"<section><h2>What was asked</h2><table><tbody>{rows}</tbody></table><p>The same again:</p><code>{escape(command)}</code></section>"
+    table = f"<table><tbody>{rows}</tbody></table>"
+    return _section("What was asked", f"{table}<p>The same again:</p><code>{escape(command)}</code>")
+
+
+def _section(title: str, content: str, *notes: str) -> str:
+    told = "".join(f"<p class=quiet>{escape(note)}</p>" for note in notes)
+    return f"<section><h2>{escape(title)}</h2>{content}{told}</section>"
+
+
+def _cards(cards: Iterable[str]) -> str:
+    return f'<div class="cards">{"".join(cards)}</div>'

@@ -7,6 +7,7 @@ import contextlib
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from engines.common.schema import AnyPath, settle
 from engines.datasets.dataset import open_dataset
 from engines.errors import DatasetError, RunError, refuse
 from engines.review.answers import Pages
+from engines.review.exchange import FORMATS, export, read_corrections
 from engines.review.findings import AUDIT, Audit, Finding, names_in, read_audit
 from engines.review.guard import Guard
 from engines.review.index import Index
@@ -48,11 +50,19 @@ class ReviewSettings:
     skip_bad: bool = False  # leave bad images and annotations of a dataset out
     follow_links: bool = False  # follow links that lead outside the dataset
     boxes: str = "auto"  # what the numbers of its boxes mean, see `open_dataset`
+    format: str | None = None  # one of exchange.FORMATS: write the dataset as decided to `out`, and show no page
+    out: AnyPath | None = None  # the file of `format`
+    corrections: AnyPath | None = None  # a file of another tool: take its boxes as decisions, and show no page
 
     def __post_init__(self) -> None:
         settle(self)
-        text = f"`port` is {self.port}; 0 (any), or a number up to 65535, was expected"
-        refuse([] if 0 <= self.port <= 65535 else [("port", text)])
+        checks = (
+            ("port", 0 <= self.port <= 65535, f"`port` is {self.port}; 0 (any), or a number up to 65535, was expected"),
+            ("format", self.format in (None, *FORMATS), f"`format` is {self.format!r:.60}; one of {', '.join(FORMATS)} "
+             "was expected"),
+            ("out", (self.format is None) == (self.out is None), "`format` and `out` belong together: give both"),
+        )  # fmt: skip
+        refuse((name, text) for name, fits, text in checks if not fits)
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,9 @@ class ReviewSummary:
     folder: Path  # where the decisions are
     kind: str  # "run" or "dataset"
     decisions: int  # that stand, those of earlier reviews among them
+    taken: int = 0  # decisions that corrections came to, where some were read
+    file: Path | None = None  # what `format` wrote
+    images: int = 0  # in it
 
 
 def open_source(settings: ReviewSettings) -> tuple[Source, Audit | None]:
@@ -140,6 +153,8 @@ def review(settings: ReviewSettings, *, report: Report | None = None) -> ReviewS
         what = "is a file" if settings.what.exists() else "does not exist"
         raise RunError(f"{settings.what} {what}; give the folder of a run or a dataset.", field="what")
     with opened(settings) as one:
+        if settings.corrections is not None or settings.format is not None:
+            return _exchanged(one.session, settings, report)
         report(note(f"{one.session.source.title}: {one.url}"))
         report(note("only this machine can open it; Ctrl-C ends it, and every decision is on the disk by then"))
         if settings.open:
@@ -147,6 +162,25 @@ def review(settings: ReviewSettings, *, report: Report | None = None) -> ReviewS
         one.serve()
         session = one.session
         return ReviewSummary(session.source.folder, session.source.kind, len(session.log.decisions))
+
+
+def _exchanged(session: Session, settings: ReviewSettings, report: Report) -> ReviewSummary:
+    """Take corrections, then write the dataset as decided; no page is shown."""
+    while not session.index.complete:
+        time.sleep(0.01)
+    if session.index.trouble is not None:
+        raise RunError(session.index.trouble)
+    taken, images = 0, 0
+    if settings.corrections is not None:
+        found = read_corrections(session, settings.corrections)
+        if found.unknown:
+            report(note(f"{found.unknown} images of {settings.corrections} are not here"))
+        session.decide(found.decisions)
+        taken = len(found.decisions)
+    if settings.format is not None and settings.out is not None:
+        images = export(session, settings.format, settings.out)
+    folder, count = session.source.folder, len(session.log.decisions)
+    return ReviewSummary(folder, session.source.kind, count, taken, settings.out, images)
 
 
 def _found(source: Source, audit: Audit | None) -> tuple[tuple[Finding, ...], tuple[str, ...]]:

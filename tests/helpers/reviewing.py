@@ -95,10 +95,18 @@ def make_synthetic_journal(folder: Path, images: int, boxes: int = 12) -> Path:
             rows = [[*row, float(s), int(c)] for row, s, c in zip(table.tolist(), scores, labels, strict=True)]
             name = image_name(index, "jpg")
             if index:
-                (folder / IMAGES / name).hardlink_to(first) if index % 60_000 else first.read_bytes()
+                _copy(first, folder / IMAGES / name)
             line = {"index": index, "outcome": "kept", "file": name, "sha256": "0" * 64, "prompt": f"prompt {index}"}
             file.write(json.dumps(line | {"reference": None, "strength": 0.5, "boxes": rows}) + "\n")
     return folder
+
+
+def _copy(first: Path, path: Path) -> None:
+    """A hard link, or where a file has as many of these as it may have, a file of its own."""
+    try:
+        path.hardlink_to(first)
+    except OSError:
+        path.write_bytes(first.read_bytes())
 
 
 @contextmanager
