@@ -30,7 +30,8 @@ def page(title: str, run: RunSettings, rules: Rules, found: Figures, command: st
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)} · dengine report</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{STYLE.read_text("utf-8")}</style></head>'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f"<style>{STYLE.read_text('utf-8')}</style></head>"
         f"<body><main>{''.join(parts)}</main></body></html>\n"
     )
 
@@ -113,8 +114,8 @@ def _memory(found: Figures) -> str:
         painted, reference, alike = found.closest
         shots = picture(painted, None, "painted image") + picture(reference, None, "reference")
         text += (
-            f"<p>The closest pair of a painted image and a reference correlates by {alike:.3f}: {escape(painted.name)} and "
-            f'{escape(reference.name)}.</p><div class="shots">{shots}</div>'
+            f"<p>The closest pair of a painted image and a reference correlates by {alike:.3f}: {escape(painted.name)} "
+            f'and {escape(reference.name)}.</p><div class="shots">{shots}</div>'
         )
     return _section("Repeats, and what was learned by heart", text)
 

@@ -1,7 +1,7 @@
 """Datasets as decided, for other tools, and corrections that come back from them.
 
-Knows: COCO as every trainer reads it, COCO with CVAT's attributes, Label Studio's tasks, and how the boxes of a file that
-comes back are turned into decisions. Knows nothing about pages.
+Knows: COCO as every trainer reads it, COCO with CVAT's attributes, Label Studio's tasks, and how the boxes of a file
+that comes back are turned into decisions. Knows nothing about pages.
 
 What goes out has each box's place among the image's labels; what comes back is compared with the labels as they stand:
 a box that is gone is deleted, one of another class or place changed, a new one drawn. FiftyOne and others read the COCO

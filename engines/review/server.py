@@ -123,6 +123,10 @@ class OpenReview:
         """End `serve` soon."""
         self._server.should_exit = True
 
+    def close(self) -> None:
+        """Let go of the port."""
+        self._socket.close()
+
     @property
     def ready(self) -> bool:
         """Whether it answers."""
@@ -131,14 +135,25 @@ class OpenReview:
 
 @contextmanager
 def opened(settings: ReviewSettings) -> Iterator[OpenReview]:
-    """Open a review: decisions are read, the index fills in a thread. Raises DengineError of several kinds."""
+    """Open a review and the socket of its page. Raises DengineError of several kinds."""
+    with _begun(settings) as (session, findings, notes):
+        review = OpenReview(session, Pages(session, findings, notes), settings.port)
+        try:
+            yield review
+        finally:
+            review.close()
+
+
+@contextmanager
+def _begun(settings: ReviewSettings) -> Iterator[tuple[Session, tuple[Finding, ...], tuple[str, ...]]]:
+    """Open what is reviewed: decisions are read, the index fills in a thread."""
     source, audit = open_source(settings)
     with contextlib.closing(source), ReviewLog(source.folder) as log:
         index = Index()
         session = Session(source, index, log, rules_in_force(source))
         threading.Thread(target=source.fill, args=(index,), daemon=True).start()
         findings, notes = _found(source, audit)
-        yield OpenReview(session, Pages(session, findings, notes), settings.port)
+        yield session, findings, notes
 
 
 def review(settings: ReviewSettings, *, report: Report | None = None) -> ReviewSummary:
@@ -152,9 +167,10 @@ def review(settings: ReviewSettings, *, report: Report | None = None) -> ReviewS
     if not settings.what.is_dir():
         what = "is a file" if settings.what.exists() else "does not exist"
         raise RunError(f"{settings.what} {what}; give the folder of a run or a dataset.", field="what")
+    if settings.corrections is not None or settings.format is not None:
+        with _begun(settings) as (session, *_):
+            return _exchanged(session, settings, report)
     with opened(settings) as one:
-        if settings.corrections is not None or settings.format is not None:
-            return _exchanged(one.session, settings, report)
         report(note(f"{one.session.source.title}: {one.url}"))
         report(note("only this machine can open it; Ctrl-C ends it, and every decision is on the disk by then"))
         if settings.open:

@@ -5,6 +5,7 @@ Knows: their file, both ways. Knows nothing about what is done by them.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from engines.common.files import read_json, write_json
 from engines.errors import RunError, UsageError
@@ -20,7 +21,7 @@ def saved_score(folder: Path) -> StoredScore | None:
     if not path.exists():
         return None
     content = read_json(path, RunError)
-    score = content.get("score")
+    score: Any = content.get("score")
     numbers = list(score.values()) if isinstance(score, Mapping) else [score]
     if content.get("format") != _FORMAT or not all(isinstance(one, int | float) for one in numbers):
         raise RunError(f"{path}: format {_FORMAT} and a score, one number or one for each class, were expected.")

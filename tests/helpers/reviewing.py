@@ -77,38 +77,6 @@ def _picture(found: Instances, index: int) -> Image.Image:
     return image
 
 
-def make_synthetic_journal(folder: Path, images: int, boxes: int = 12) -> Path:
-    """A run of very many images, whose pictures are links to one file: for figures."""
-    settings = run_settings(class_names=CLASSES, frame=SIZE, chunk=1000, count=None, jobs=images, reference=None)
-    folder.mkdir(parents=True)
-    start_run(folder, settings, None)
-    rng = np.random.default_rng(0)
-    first = folder / IMAGES / image_name(0, "jpg")
-    noise = rng.integers(60, 220, (SIZE[1], SIZE[0], 3), dtype=np.uint8)
-    Image.fromarray(noise).resize((512, 384)).save(first, quality=85)
-    with (folder / "journal.jsonl").open("w") as file:
-        for index in range(images):
-            corners = rng.uniform(0, 100, (boxes, 2))
-            table = np.concatenate([corners, corners + rng.uniform(5, 20, (boxes, 2))], axis=1).round(2)
-            scores = np.sort(rng.uniform(0.05, 1.0, boxes))[::-1].round(4)
-            labels = rng.integers(0, 3, boxes)
-            rows = [[*row, float(s), int(c)] for row, s, c in zip(table.tolist(), scores, labels, strict=True)]
-            name = image_name(index, "jpg")
-            if index:
-                _copy(first, folder / IMAGES / name)
-            line = {"index": index, "outcome": "kept", "file": name, "sha256": "0" * 64, "prompt": f"prompt {index}"}
-            file.write(json.dumps(line | {"reference": None, "strength": 0.5, "boxes": rows}) + "\n")
-    return folder
-
-
-def _copy(first: Path, path: Path) -> None:
-    """A hard link, or where a file has as many of these as it may have, a file of its own."""
-    try:
-        path.hardlink_to(first)
-    except OSError:
-        path.write_bytes(first.read_bytes())
-
-
 @contextmanager
 def served(what: Path, **options: Any) -> Iterator[OpenReview]:
     """A review that answers."""

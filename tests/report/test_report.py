@@ -8,8 +8,9 @@ import pytest
 from browsing import browser, page_of, violations
 from command_line import assert_fails, dengine
 from made_datasets import picture
-from reviewing import CLASSES, make_review_run, make_synthetic_journal
+from reviewing import CLASSES, make_review_run
 
+from benchmarks.review import make_journal
 from engines.report.report import ReportSettings, report
 from engines.runs.finalize import FinalizeSettings, finalize
 
@@ -60,7 +61,7 @@ def test_references_are_compared_where_they_are_and_named_where_they_are_not(tmp
 
 @pytest.mark.slow
 def test_a_report_of_many_images_stays_small(tmp_path: Path) -> None:
-    run = make_synthetic_journal(tmp_path / "run", 5000)
+    run = make_journal(tmp_path / "run", 5000)
     assert report(ReportSettings(run)).bytes < 5_000_000
 
 

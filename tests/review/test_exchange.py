@@ -86,7 +86,9 @@ def test_a_run_goes_out_with_its_labels_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "3", "{}", "[3]", '{"images": 1, "annotations": 2}', '[{"data": {}}]', "[" * 50_000, '{"images": [{}], "annotations": []}']
+    "text",
+    ["{", "3", "{}", "[3]", '{"images": 1, "annotations": 2}', '[{"data": {}}]', "[" * 50_000,
+     '{"images": [{}], "annotations": []}']
 )  # fmt: skip
 def test_a_file_that_is_none_of_them_is_refused(data: Path, text: str) -> None:
     file = data.parent / "back.json"
@@ -107,7 +109,7 @@ def test_an_unknown_class_is_refused_by_name(data: Path) -> None:
 def test_a_format_needs_a_file_and_must_be_known() -> None:
     for wrong in ({"format": "coco"}, {"out": "x"}, {"format": "burn", "out": "x"}, {"port": 70000}):
         with pytest.raises(UsageError):
-            ReviewSettings("run", **wrong)  # type: ignore[arg-type]
+            ReviewSettings("run", **wrong)
 
 
 def test_the_command_line_writes_and_takes(data: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -31,7 +32,7 @@ def review(run: Path) -> Iterator[OpenReview]:
 
 
 class Answer:
-    def __init__(self, review: OpenReview, path: str, method: str = "GET", body: bytes | None = None, **headers: str):
+    def __init__(self, review: OpenReview, path: str, method: str = "GET", body: bytes | None = None, **headers: Any):
         url = urlsplit(review.url)
         assert url.hostname == "127.0.0.1"
         connection = http.client.HTTPConnection("127.0.0.1", url.port or 0, timeout=20)
@@ -98,7 +99,7 @@ def test_localhost_is_this_machine_too(review: OpenReview) -> None:
         {"sec_fetch_site": "cross-site"}, {"sec_fetch_site": "same-site"},
     ],
 )  # fmt: skip
-def test_another_origin_is_refused(review: OpenReview, headers: dict[str, str]) -> None:
+def test_another_origin_is_refused(review: OpenReview, headers: dict[str, Any]) -> None:
     assert Answer(review, inside(review, "api/about"), **headers).status == 403
     assert Answer(review, inside(review, "api/undo"), "POST", b'{"id": "decision-1"}', **headers).status == 403
 
@@ -106,9 +107,11 @@ def test_another_origin_is_refused(review: OpenReview, headers: dict[str, str]) 
 @pytest.mark.parametrize(
     "path",
     [
-        "../secret.txt", "..%2fsecret.txt", "%2e%2e/secret.txt", "..%5csecret.txt", "./../../etc/passwd", "//etc/passwd",
+        "../secret.txt", "..%2fsecret.txt", "%2e%2e/secret.txt", "..%5csecret.txt", "./../../etc/passwd",
+        "//etc/passwd",
         "image/../secret.txt", "image/..%2f..%2fsecret.txt", "thumb/-1", "thumb/99999999999999999999", "image/0/../..",
-        "image/1e3", "crop/0/../../secret.txt", "crop/0/a,b,c,d", "crop/0/nan,0,1,1", "crop/0/1,2", "app.py", "guard.py",
+        "image/1e3", "crop/0/../../secret.txt", "crop/0/a,b,c,d", "crop/0/nan,0,1,1", "crop/0/1,2", "app.py",
+        "guard.py",
         "static/app.js", "style.css%00", "reference/0",
     ],
 )  # fmt: skip
@@ -164,7 +167,8 @@ def test_a_huge_body_without_a_length_is_cut_off(review: OpenReview) -> None:
         b"", b"{", b"[]", b"null", b"[" * 50_000, b"\xff", {}, {"decisions": []}, {"decisions": [{}]},
         {"decisions": [{"id": "decision-1", "do": "keep", "images": ["../secret.txt"]}]},
         {"decisions": [{"id": "decision-1", "do": "keep", "images": ["00000777.jpg"]}]},
-        {"decisions": [{"id": "decision-1", "do": "draw", "images": ["00000000.jpg"], "box": [0, 0, 9, 9], "label": "?"}]},
+        {"decisions": [{"id": "decision-1", "do": "draw", "images": ["00000000.jpg"], "box": [0, 0, 9, 9],
+                        "label": "?"}]},
         {"decisions": [{"id": "decision-1", "do": "draw", "images": ["00000000.jpg"], "box": [900, 0, 950, 9],
                         "label": "cell"}]},
         {"decisions": [{"id": "decision-1", "do": "undo", "of": "decision-0"}]},
@@ -181,11 +185,14 @@ def test_what_is_no_decision_is_refused_in_a_line_and_not_written(review: OpenRe
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("query", {"filter": {"label": 99}, "thresholds": [0.3] * 3}), ("query", {"filter": {"colour": 1}, "thresholds": [0.3] * 3}),
-        ("query", {"filter": {"order": "by magic"}, "thresholds": [0.3] * 3}), ("query", {"filter": {}, "thresholds": [0.3]}),
+        ("query", {"filter": {"label": 99}, "thresholds": [0.3] * 3}),
+        ("query", {"filter": {"colour": 1}, "thresholds": [0.3] * 3}),
+        ("query", {"filter": {"order": "by magic"}, "thresholds": [0.3] * 3}),
+        ("query", {"filter": {}, "thresholds": [0.3]}),
         ("query", {"filter": {"reason": "?"}, "thresholds": [0.3] * 3}), ("counts", {"thresholds": [2, 0, 0]}),
         ("counts", {}), ("thresholds", {"thresholds": ["a", 0.3, 0.3]}), ("crops", {"label": 7}), ("crops", {}),
-        ("decide_all", {"id": "decision-9", "do": "burn", "query": 1}), ("decide_all", {"id": "x", "do": "keep", "query": 1}),
+        ("decide_all", {"id": "decision-9", "do": "burn", "query": 1}),
+        ("decide_all", {"id": "x", "do": "keep", "query": 1}),
         ("accept", {"id": "decision-9", "key": "?"}), ("near", {"query": 1234}), ("items", {"rows": [10**9]}),
     ],
 )  # fmt: skip

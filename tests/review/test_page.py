@@ -172,7 +172,7 @@ def test_all_that_a_filter_shows_is_rejected_in_one_line_and_taken_back(look: Lo
 def test_a_decision_that_gets_no_answer_is_sent_again_and_counts_once(look: Look, tmp_path: Path) -> None:
     run = make_review_run(tmp_path / "run", 10)
     page = look(run)
-    lost = []
+    lost: list[int] = []
 
     def lose_the_answer(route: Any) -> None:
         if lost:

@@ -72,7 +72,7 @@ def test_boxes_are_chosen_deleted_reclassed_moved_confirmed_and_drawn_by_keys(lo
     box = [round(one, 2) for one in first.boxes[0].tolist()]
     assert lines[0]["was"] == {"box": box, "label": CLASSES[first.labels[0]]}
     assert (lines[1]["box"], lines[1]["label"]) == (box, CLASSES[other - 1])
-    x0, y0, x1, y1 = lines[2]["box"]
+    x0, y0, _, y1 = lines[2]["box"]
     assert [x0 - box[0], y0 - box[1], y1 - box[3]] == pytest.approx([min(10, 160 - box[2]), 0, min(1, 120 - box[3])])
     assert lines[4]["label"] == CLASSES[0]
     assert page.evaluate("() => document.activeElement.getAttribute('role')") == "listbox"
@@ -166,9 +166,7 @@ def test_near_duplicates_come_in_groups(look: Look, tmp_path: Path) -> None:
         (run / "images" / name).write_bytes(first)
     page = look(run, "near")
     page.get_by_role("button", name="Look among").click()
-    page.wait_for_function(
-        "() => document.querySelector('.grid') && document.querySelectorAll('.tile:not(.empty):not([hidden])').length >= 3"
-    )
+    page.wait_for_function("() => document.querySelectorAll('.grid .tile:not(.empty):not([hidden])').length >= 3")
     titles = page.locator(".tile:not([hidden]) .name").all_inner_texts()
     assert titles[:3] == ["Group 1, 1 of 3", "Group 1, 2 of 3", "Group 1, 3 of 3"]
     page.on("dialog", lambda dialog: dialog.accept())
@@ -242,11 +240,10 @@ def test_findings_of_an_audit_are_accepted_and_dismissed_by_keys(look: Look, aud
 
 
 def test_every_view_is_free_of_what_axe_finds(look: Look, tmp_path: Path, audited: Path) -> None:
-    run = make_review_run(tmp_path / "run")
     found: dict[str, list[str]] = {}
     for scheme, width in (("light", 1280), ("dark", 1280), ("light", 375)):
-        page = look(run if scheme == "light" and width > 400 else make_review_run(tmp_path / f"{scheme}{width}"), "images",
-                    scheme=scheme, width=width)  # fmt: skip
+        run = make_review_run(tmp_path / f"{scheme}{width}")
+        page = look(run, scheme=scheme, width=width)
         page.wait_for_selector(".tile[data-place='0']:not(.empty)")
         for view in ("images", "crops", "near", "left-out", "balance"):
             page.evaluate("view => { location.hash = view }", view)

@@ -16,6 +16,9 @@ from engines.runs.decisions import Decision, Decisions, Do, edited, labels_of, r
 from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.journal import JOURNAL, read_entries
 from engines.runs.merge import MergeSettings, merge
+from engines.runs.rules_in_force import check_obeyed, rules_in_force
+from engines.runs.run_folder import require_run
+from engines.runs.saved_score import save_score
 
 NAMES = ("a", "b")
 
@@ -174,7 +177,8 @@ def test_the_same_line_twice_counts_once() -> None:
 
 def test_lines_are_read_as_they_were_written() -> None:
     lines = [
-        line(1, "keep"), line(2, "draw", box=[0.5, 1.0, 9.0, 9.0], label="b", finding="k"), line(3, "undo", None, of="x"),
+        line(1, "keep"), line(2, "draw", box=[0.5, 1.0, 9.0, 9.0], label="b", finding="k"),
+        line(3, "undo", None, of="x"),
         line(4, "change", was={"box": [0.0, 1.0, 2.0, 3.0], "label": "é"}, box=[0.0, 0.0, 3.0, 3.0], label="a"),
     ]  # fmt: skip
     for one in lines:
@@ -199,3 +203,38 @@ def test_merge_joins_the_decisions_about_its_shards(tmp_path: Path) -> None:
     assert summary.dropped["rejected in review"] == 2
     assert len(read_decisions(tmp_path / "out")) == 2
     assert set(CLASSES) == set(summary.boxes_by_class)
+
+
+def test_a_dataset_that_is_older_than_its_review_is_not_evaluated(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    finalize(FinalizeSettings(run))
+    settings = require_run(run)
+
+    def check() -> None:
+        check_obeyed(run, coco(run)["info"], rules_in_force(run, settings))
+
+    check()
+    write(run, line(1, "reject"))
+    with pytest.raises(RunError, match="finalize"):
+        check()
+    finalize(FinalizeSettings(run))
+    check()
+    save_score(run, {"a": 0.6, "b": 0.5})
+    with pytest.raises(RunError, match="finalize"):
+        check()
+    assert finalize(FinalizeSettings(run)).score == {"a": 0.6, "b": 0.5}
+    check()
+    finalize(FinalizeSettings(run, score=0.4))
+    assert finalize(FinalizeSettings(run)).score == 0.3
+    check()
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"format": 1}', '{"format": 2, "score": 0.5}', '{"format": 1, "score": 7}']
+)
+def test_thresholds_that_cannot_be_read_stop_with_the_file(tmp_path: Path, text: str) -> None:
+    run = make_run(tmp_path / "run")
+    (run / ".dengine").mkdir(exist_ok=True)
+    (run / ".dengine" / "thresholds.json").write_text(text, "utf-8")
+    with pytest.raises(RunError, match=r"thresholds\.json"):
+        finalize(FinalizeSettings(run))

@@ -10,6 +10,7 @@ import { el } from "./dom.js";
 const CAP = 6_000_000;
 const PAGE = 60;
 const KEPT_PAGES = 40;
+const BUDGET = 10; // milliseconds of a frame that tiles may be filled in
 
 export class VirtualGrid {
   // options: label (of the whole), least (pixels of a tile's width), high(width) -> its height, load(start, count) ->
@@ -184,13 +185,17 @@ export class VirtualGrid {
         tile.node.setAttribute("aria-selected", "false");
         this.spare.push(tile);
       }
+    const end = performance.now() + BUDGET;
+    let late = false;
     for (let place = first; place < last; place += 1) {
       const tile = this.tiles.get(place) || this.tileFor(place);
       const x = (place % columns) * (width + gap);
       const y = Math.floor(place / columns) * step - this.offset;
       tile.node.style.transform = `translate(${x}px, ${y}px)`;
-      this.dress(tile, place, width, height);
+      if (performance.now() < end) this.dress(tile, place, width, height);
+      else late = true;
     }
+    if (late) requestAnimationFrame(() => this.paint()); // the rest in the next frame
     this.node.setAttribute("aria-activedescendant", this.tiles.has(this.active) ? this.tiles.get(this.active).node.id : "");
     this.fetch(first, last);
   }
