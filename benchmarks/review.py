@@ -1,8 +1,11 @@
-"""How fast the review's page is on a large run, in a real headless browser: `python -m benchmarks.review --images 100000`.
+"""How fast the review's page is on a large run, in a real headless browser.
+
+    python -m benchmarks.review --images 100000
 
 Measures, several times each, with medians: from the start of the command to the first picture on the screen; the longest
-frame while the grid scrolls through 1,000 rows, beside that of an empty page that does nothing; from a move of a threshold's slider to new boxes and new counts on the
-screen; the most memory that the server took. The run is synthetic: one picture under many names, 12 boxes each.
+frame while the grid scrolls through 1,000 rows, beside that of an empty page that does nothing; from a move of a
+threshold's slider to new boxes and new counts on the screen; the most memory that the server took. The run is synthetic:
+one picture under many names, 12 boxes each.
 
 Knows: what is measured, and how. Knows nothing about how the page works. Needs chromium and playwright.
 """
@@ -126,7 +129,8 @@ def measure(run: Path, browser: Any) -> dict[str, float]:
         server.terminate()
         server.wait()
     return {
-        "first_picture_s": first, "journal_read_s": read, "longest_frame_ms": max(frames), "median_frame_ms": median(frames),
+        "first_picture_s": first, "journal_read_s": read,
+        "longest_frame_ms": max(frames), "median_frame_ms": median(frames),
         "late_frames": sum(one > 100 for one in frames), "empty_page_longest_frame_ms": max(idle),
         "slider_boxes_ms": median(one for one, _ in moves), "slider_counts_ms": median(two for _, two in moves),
         "slider_counts_most_ms": max(two for _, two in moves), "server_mb": peak,

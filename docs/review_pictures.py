@@ -24,7 +24,8 @@ def main(run: Path) -> None:
         copy = Path(shutil.copytree(run, Path(scratch) / "first"))
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         with opened(ReviewSettings(copy, open=False)) as review:
-            threading.Thread(target=review.serve, daemon=True).start()
+            serving = threading.Thread(target=review.serve, daemon=True)
+            serving.start()
             page = browser.new_page(viewport={"width": 1280, "height": 800})
             for view in ("images", "crops", "viewer"):
                 page.goto(f"{review.url}#{'images' if view == 'viewer' else view}")
@@ -39,6 +40,7 @@ def main(run: Path) -> None:
                     page.wait_for_timeout(500)
                 _save(page.screenshot(), OUT / f"{view}.png")
             review.stop()
+            serving.join()
         browser.close()
 
 
