@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from engines.session.loaded import LoadedBundle
     from engines.training.train_adapter import TrainAdapterSettings, TrainAdapterSummary, train_adapter
     from engines.training.train_base import TrainBaseSettings, TrainBaseSummary, train_base
-    from engines.worth.data import EvaluateSettings, Times
     from engines.worth.evaluate import EvaluateSummary, evaluate
+    from engines.worth.settings import EvaluateSettings, Times
     from export.assemble import ExportSummary, export
     from export.settings import ExportSettings
     from export.tensorrt.build import BuildPlansSummary, build_plans
@@ -78,7 +78,7 @@ _MODULES = {
     "engines.session.loaded": ("LoadedBundle",),
     "engines.training.train_adapter": ("TrainAdapterSettings", "TrainAdapterSummary", "train_adapter"),
     "engines.training.train_base": ("TrainBaseSettings", "TrainBaseSummary", "train_base"),
-    "engines.worth.data": ("EvaluateSettings", "Times"),
+    "engines.worth.settings": ("EvaluateSettings", "Times"),
     "engines.worth.evaluate": ("EvaluateSummary", "evaluate"),
     "export.assemble": ("ExportSummary", "export"),
     "export.settings": ("ExportSettings",),

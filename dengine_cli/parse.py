@@ -13,7 +13,7 @@ from engines.errors import UsageError
 
 if TYPE_CHECKING:
     from engines.labels.scores import ScoreLike
-    from engines.worth.data import Amount
+    from engines.worth.settings import Amount
 
 
 _SCORES = re.compile(r"\s*(.+?)\s*=\s*([0-9.eE+-]+)\s*(?:,(?=.)|$)", re.DOTALL)
@@ -111,7 +111,7 @@ def parse_near_duplicates(text: str) -> float:
 
 def parse_amounts(text: str | None) -> "tuple[Amount, ...]":
     """`0,1x,20` to (0, Times(1.0), 20)."""
-    from engines.worth.data import Times
+    from engines.worth.settings import Times
 
     found: list[Amount] = []
     for part in parse_list(text):

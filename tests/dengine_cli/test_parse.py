@@ -15,7 +15,7 @@ from dengine_cli.parse import (
 )
 from engines.errors import UsageError
 from engines.labels.scores import ScoreLike, StoredScore, shown
-from engines.worth.data import Times
+from engines.worth.settings import Times
 
 
 def test_ranges_sizes_and_lists_are_read() -> None:
