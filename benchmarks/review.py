@@ -2,10 +2,10 @@
 
     python -m benchmarks.review --images 100000
 
-Measures, several times each, with medians: from the start of the command to the first picture on the screen; the longest
-frame while the grid scrolls through 1,000 rows, beside that of an empty page that does nothing; from a move of a
-threshold's slider to new boxes and new counts on the screen; the most memory that the server took. The run is synthetic:
-one picture under many names, 12 boxes each.
+Measures, several times each, with medians: from the start of the command to the first picture on the screen; the
+longest frame while the grid scrolls through 1,000 rows, beside that of an empty page that does nothing; from a move of
+a threshold's slider to new boxes and new counts on the screen; the most memory that the server took. The run is
+synthetic: one picture under many names, 12 boxes each.
 
 Knows: what is measured, and how. Knows nothing about how the page works. Needs chromium and playwright.
 """

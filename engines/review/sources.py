@@ -6,6 +6,7 @@ decisions or pages.
 
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,6 +23,7 @@ from engines.runs.dataset_files import rules_of
 from engines.runs.journal import IMAGES, JOURNAL, SPARE, Entry, image_name
 
 _FIRST_BLOCK, _BLOCK = 32, 500  # images read into the index at once: the first soon, for somebody waits
+_BREATH = 0.005  # seconds between two blocks, in which who looks already is answered
 _REASONS = tuple(DropReason)
 
 
@@ -90,6 +92,7 @@ class RunSource:
                 for part, read in _parts(path, file, len(self.class_names)):
                     index.add(part)
                     index.read = read
+                    time.sleep(_BREATH)
         except (OSError, DengineError) as cause:
             index.trouble = str(cause)
         index.complete = True

@@ -1,7 +1,7 @@
 // The boxes of one class by score, each as a crop: what the least sure ones look like. K is a label, X is none.
 
 import * as api from "./api.js";
-import { el, plural, say } from "./dom.js";
+import { el, picture as showPicture, plural, say } from "./dom.js";
 import { inkOn, colour } from "./marks.js";
 import { corners, decide, isRun, on, state, tell } from "./store.js";
 import { openViewer } from "./viewer.js";
@@ -107,14 +107,9 @@ function make(node) {
   return { picture, edge, stamp, score, name };
 }
 
-function fill(tile, item) {
+function fill(tile, item, place, { moving }) {
   const { picture, edge, stamp, score, name } = tile.parts;
-  const address = api.crop(item.row, item.box);
-  if (picture.dataset.address !== address) {
-    picture.dataset.address = address;
-    picture.classList.remove("there");
-    picture.src = address;
-  }
+  showPicture(picture, api.crop(item.row, item.box), moving);
   const [wide, high] = [item.box[2] - item.box[0], item.box[3] - item.box[1]];
   const half = Math.max(Math.max(wide, high) * 0.85, 12); // as the server cuts them
   edge.style.inset = `${50 - (50 * high) / (2 * half)}% ${50 - (50 * wide) / (2 * half)}%`;

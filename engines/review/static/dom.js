@@ -24,6 +24,16 @@ export function svg(tag, options = {}, ...children) {
   return found;
 }
 
+// Show a picture in an image; while its tile flies past, none.
+export function picture(image, address, moving = false) {
+  const wanted = moving ? "" : address;
+  if (image.dataset.address === wanted || (moving && image.dataset.address === address)) return;
+  image.dataset.address = wanted;
+  image.classList.remove("there");
+  if (wanted) image.src = wanted;
+  else image.removeAttribute("src");
+}
+
 export const number = (value) => value.toLocaleString("en-US");
 export const plural = (value, one, many = `${one}s`) => `${number(value)} ${value === 1 ? one : many}`;
 

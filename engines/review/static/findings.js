@@ -1,7 +1,7 @@
 // What an audit found, worst first: K accepts what it proposes, X says that it is wrong.
 
 import * as api from "./api.js";
-import { el, number, plural, say } from "./dom.js";
+import { el, number, picture as showPicture, plural, say } from "./dom.js";
 import { answerFinding, on, state, tell } from "./store.js";
 import { openViewer } from "./viewer.js";
 import { VirtualGrid } from "./virtual.js";
@@ -108,17 +108,10 @@ function make(node) {
   return { picture, edge, old, stamp, what, why };
 }
 
-function fill(tile, one) {
+function fill(tile, one, place, { moving }) {
   const { picture, edge, old, stamp, what, why } = tile.parts;
   const box = one.box || one.given_box;
-  if (one.row !== null) {
-    const address = api.crop(one.row, box);
-    if (picture.dataset.address !== address) {
-      picture.dataset.address = address;
-      picture.classList.remove("there");
-      picture.src = address;
-    }
-  }
+  if (one.row !== null) showPicture(picture, api.crop(one.row, box), moving);
   const half = Math.max(Math.max(box[2] - box[0], box[3] - box[1]) * 0.85, 12);
   const middle = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2];
   const put = (node, corners, label) => {

@@ -1,7 +1,7 @@
 // The tile of an image: its thumbnail, its labels, its name and what was decided. Knows nothing about grids.
 
 import * as api from "./api.js";
-import { el, plural } from "./dom.js";
+import { el, picture as showPicture, plural } from "./dom.js";
 import { drawMarks } from "./marks.js";
 import { KEEP, labelled, REJECT } from "./store.js";
 
@@ -22,16 +22,10 @@ export function makeTile(node) {
   return { picture, marks, stamp, absent, name, count };
 }
 
-export function fillTile(tile, item, place, { width, height }) {
+export function fillTile(tile, item, place, { width, height, moving }) {
   const { picture, marks, stamp, absent, name, count } = tile.parts;
-  const address = item.shown ? api.thumb(item.row) : "";
-  if (picture.dataset.address !== address) {
-    picture.dataset.address = address;
-    picture.classList.remove("there");
-    absent.textContent = item.shown ? "" : item.reason || "not painted";
-    if (address) picture.src = address;
-    else picture.removeAttribute("src");
-  }
+  absent.textContent = item.shown ? "" : item.reason || "not painted";
+  showPicture(picture, item.shown ? api.thumb(item.row) : "", moving);
   const shown = drawMarks(marks, item, width, height - FOOT);
   name.textContent = item.title || item.name.replace(/^0+(?=\d)/, "").replace(/\.\w+$/, "");
   count.textContent = item.note || plural(shown, "label");

@@ -10,6 +10,7 @@ import { el } from "./dom.js";
 const CAP = 6_000_000;
 const PAGE = 60;
 const KEPT_PAGES = 40;
+const FAST = 4; // pixels a millisecond
 const BUDGET = 10; // milliseconds of a frame that tiles may be filled in
 
 export class VirtualGrid {
@@ -111,6 +112,7 @@ export class VirtualGrid {
     const { tall, area } = this.layout;
     const top = this.node.scrollTop;
     const room = this.node.clientHeight;
+    this.hurry(Math.abs(top - this.top));
     if (tall > area && Math.abs(top - this.top) > 2 * room) {
       this.offset = Math.round((top / Math.max(1, area - room)) * (tall - room)) - top;
     } else if (tall > area && (top < area * 0.02 || top > area * 0.98 - room)) {
@@ -118,6 +120,19 @@ export class VirtualGrid {
     }
     this.top = this.node.scrollTop;
     this.paint();
+  }
+
+  // While tiles fly past no picture is asked for: the server would make thousands that nobody sees.
+  hurry(far) {
+    const now = performance.now();
+    this.moving = far / Math.max(1, now - (this.when || 0)) > FAST;
+    this.when = now;
+    clearTimeout(this.settling);
+    if (this.moving)
+      this.settling = setTimeout(() => {
+        this.moving = false;
+        this.redraw();
+      }, 120);
   }
 
   // Scroll so that the whole's pixel `above` is at the top.
@@ -225,7 +240,7 @@ export class VirtualGrid {
     tile.node.setAttribute("aria-setsize", this.total);
     tile.node.setAttribute("aria-label", item ? this.options.name(item, place) : `${place + 1}, loading`);
     tile.node.classList.toggle("empty", !item);
-    if (item) this.options.fill(tile, item, place, { width, height });
+    if (item) this.options.fill(tile, item, place, { width, height, moving: this.moving });
     tile.item = item;
   }
 
