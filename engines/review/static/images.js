@@ -75,10 +75,11 @@ export class ImageGrid {
     return button;
   }
 
-  open() {
-    if (!this.grid.current) return;
+  async open() {
+    if (!this.grid.total) return;
+    const item = this.grid.current || (await this.arrival(this.grid.active));
     openViewer({
-      row: this.grid.current.row,
+      row: item.row,
       step: async (by) => {
         const place = this.grid.active + by;
         if (place < 0 || place >= this.grid.total) return null;
