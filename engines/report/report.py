@@ -41,8 +41,9 @@ class ReportSettings:
 class ReportSummary:
     """What was written.
 
-    >>> dengine.report(dengine.ReportSettings("run")).images
-    2
+    >>> from pathlib import Path
+    >>> ReportSummary(Path("run/report.html"), images=2, bytes=90_000).file.name
+    'report.html'
     """
 
     file: Path
@@ -54,6 +55,9 @@ def report(settings: ReportSettings, *, report: Report | None = None) -> ReportS
     """Write a run's report. The same run gives the same file.
 
     Raises RunError for a folder that is no run, or whose images are gone, DatasetError for one that cannot be read.
+
+    >>> report(ReportSettings("run")).images
+    2
     """
     say, folder = report or silent, settings.run
     run = require_run(folder)

@@ -69,6 +69,7 @@ class ReviewSettings:
 class ReviewSummary:
     """What a review left.
 
+    >>> from pathlib import Path
     >>> ReviewSummary(Path("run"), "run", 3).decisions
     3
     """
@@ -162,6 +163,9 @@ def review(settings: ReviewSettings, *, report: Report | None = None) -> ReviewS
     Decisions go to `review.jsonl` in the folder, each on the disk before the page goes on; nothing else of the folder
     is changed but for `.dengine/`. Raises RunError for a folder that is in review already or whose decisions cannot be
     read, DatasetError for what is neither a run nor a dataset.
+
+    >>> review(ReviewSettings("run", format="coco", out="decided.json")).images
+    2
     """
     report = report or silent
     if not settings.what.is_dir():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import browser, page_of, violations
+from browsing import page_of, violations
 from command_line import assert_fails, dengine
 from made_datasets import picture
 from reviewing import CLASSES, make_review_run
@@ -13,8 +13,6 @@ from reviewing import CLASSES, make_review_run
 from benchmarks.review import make_journal
 from engines.report.report import ReportSettings, report
 from engines.runs.finalize import FinalizeSettings, finalize
-
-__all__ = ["browser"]
 
 
 def test_a_report_counts_what_the_dataset_holds(tmp_path: Path) -> None:

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import Look, browser, page_of
+from browsing import Look, page_of
 from reviewing import served
-
-__all__ = ["browser", "look"]
 
 
 @pytest.fixture
