@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "openvino", "numpy", "scipy", "PIL", "typer")
 # Whose examples paint, in an order in which one finds what another left.
 PAINTING = (
-    "generate", "finalize", "GenerateSummary", "label", "LabelSummary", "merge", "review", "report", "load", "LoadedBundle", "PaintedImage",
+    "generate", "finalize", "GenerateSummary", "label", "LabelSummary", "merge", "review", "report",
+    "load", "LoadedBundle", "PaintedImage",
     "DatasetError", "RunError", "BundleError", "examine", "Diagnosis",
 )  # fmt: skip
 VERBS = (

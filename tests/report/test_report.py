@@ -8,9 +8,9 @@ import pytest
 from browsing import page_of, violations
 from command_line import assert_fails, dengine
 from made_datasets import picture
+from review_speed import make_journal
 from reviewing import CLASSES, make_review_run
 
-from benchmarks.review import make_journal
 from engines.report.report import ReportSettings, report
 from engines.runs.finalize import FinalizeSettings, finalize
 

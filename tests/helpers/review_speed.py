@@ -1,6 +1,6 @@
 """How fast the review's page is on a large run, in a real headless browser.
 
-    python -m benchmarks.review --images 100000
+    python tests/helpers/review_speed.py --images 100000
 
 Measures, several times each, with medians: from the start of the command to the first picture on the screen; the
 longest frame while the grid scrolls through 1,000 rows, beside that of an empty page that does nothing; from a move of
@@ -153,8 +153,8 @@ def main() -> None:
         found = [measure(run, browser) for _ in range(asked.repeats)]
         browser.close()
     for one in found:
-        print({name: round(value, 2) for name, value in one.items()})
-    print(json.dumps({name: round(median(one[name] for one in found), 2) for name in found[0]}))
+        print({name: round(value, 2) for name, value in one.items()})  # noqa: T201
+    print(json.dumps({name: round(median(one[name] for one in found), 2) for name in found[0]}))  # noqa: T201
 
 
 if __name__ == "__main__":
