@@ -26,15 +26,15 @@ def entries(run: Path) -> list[Entry]:
 
 def shown(page: Any, count: int) -> None:
     """Wait until so many images are said to be shown."""
-    page.wait_for_function("n => document.querySelector('.shown').textContent.startsWith(n + ' ')", arg=str(count))
+    page.wait_for_function("n => document.querySelector('.shown')?.textContent?.startsWith(n + ' ')", arg=str(count))
 
 
 def saved(page: Any, count: int) -> None:
     """Wait until so many decisions are said to be on the disk."""
     page.wait_for_function(
-        "n => document.querySelector('#saved').textContent.startsWith(n + ' decision')", arg=str(count)
+        "n => document.querySelector('#saved')?.textContent?.startsWith(n + ' decision')", arg=str(count)
     )
-    page.wait_for_function("() => document.querySelector('#saved').textContent.endsWith('on the disk')")
+    page.wait_for_function("() => document.querySelector('#saved')?.textContent?.endsWith('on the disk')")
 
 
 def labels_at(run: Path, thresholds: list[float]) -> tuple[int, int]:
@@ -79,7 +79,7 @@ def test_thresholds_are_moved_by_slider_and_key_count_live_and_are_obeyed(look: 
     page = look(run)
     slider = page.locator("#threshold-0")
     slider.fill("0.6")
-    page.wait_for_function("() => document.querySelector('output').textContent === '0.60'")
+    page.wait_for_function("() => document.querySelector('output')?.textContent === '0.60'")
     page.locator(".grid").focus()
     page.keyboard.press("2")
     for _ in range(5):
@@ -88,9 +88,9 @@ def test_thresholds_are_moved_by_slider_and_key_count_live_and_are_obeyed(look: 
     thresholds = [0.6, 0.34, 0.3]
     images, labels = labels_at(run, thresholds)
     words = f"{images} images with {labels} labels"
-    page.wait_for_function("words => document.querySelector('#totals').textContent === words", arg=words)
+    page.wait_for_function("words => document.querySelector('#totals')?.textContent === words", arg=words)
     page.wait_for_function(
-        "n => document.querySelector('.shown').textContent === n + ' images'", arg=str(len(entries(run)))
+        "n => document.querySelector('.shown')?.textContent === n + ' images'", arg=str(len(entries(run)))
     )
     kept = run / ".dengine" / "thresholds.json"
     for _ in range(100):
@@ -146,7 +146,7 @@ def test_the_order_is_by_how_sure_and_how_many(look: Look, tmp_path: Path) -> No
     page.locator("[name=order]").select_option("many")
     first = page.locator(".tile[data-place='0']")
     page.wait_for_function(
-        "n => document.querySelector('.tile[data-place=\"0\"] .name').textContent === n", arg=str(most.index)
+        "n => document.querySelector('.tile[data-place=\"0\"] .name')?.textContent === n", arg=str(most.index)
     )
     assert first.get_attribute("aria-selected") == "true"
 
@@ -262,4 +262,4 @@ def test_a_journal_with_a_bad_line_is_said_on_the_page(look: Look, tmp_path: Pat
     lines = (run / JOURNAL).read_text("utf-8").splitlines(keepends=True)
     (run / JOURNAL).write_text("".join([*lines[:5], "{}\n", *lines[5:]]), "utf-8")
     page = look(run)
-    page.wait_for_function("() => document.querySelector('#trouble').textContent.includes('line 6')")
+    page.wait_for_function("() => document.querySelector('#trouble')?.textContent?.includes('line 6')")
