@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from engines.measure.bench import bench
     from engines.measure.settings import BenchSettings, BenchSummary
     from engines.painting.settings import GenerateSettings
+    from engines.report.report import ReportSettings, ReportSummary, report
+    from engines.review.server import ReviewSettings, ReviewSummary, review
     from engines.runs.finalize import FinalizeSettings, finalize
     from engines.runs.generate import generate
     from engines.runs.merge import MergeSettings, merge
@@ -69,6 +71,8 @@ _MODULES = {
     "engines.measure.bench": ("bench",),
     "engines.measure.settings": ("BenchSettings", "BenchSummary"),
     "engines.painting.settings": ("GenerateSettings",),
+    "engines.report.report": ("ReportSettings", "ReportSummary", "report"),
+    "engines.review.server": ("ReviewSettings", "ReviewSummary", "review"),
     "engines.runs.finalize": ("FinalizeSettings", "finalize"),
     "engines.runs.generate": ("generate",),
     "engines.runs.merge": ("MergeSettings", "merge"),
@@ -119,6 +123,10 @@ __all__ = [
     "ModelError",
     "NumericalError",
     "PaintedImage",
+    "ReportSettings",
+    "ReportSummary",
+    "ReviewSettings",
+    "ReviewSummary",
     "RunError",
     "Times",
     "TrainAdapterSettings",
@@ -138,6 +146,8 @@ __all__ = [
     "label",
     "load",
     "merge",
+    "report",
+    "review",
     "train_adapter",
     "train_base",
 ]

@@ -26,6 +26,8 @@ from dengine_cli import (
     generate,
     label,
     merge,
+    report,
+    review,
     train_adapter,
     train_base,
 )
@@ -47,6 +49,8 @@ VERBS = {
     "finalize": finalize,
     "merge": merge,
     "audit": audit,
+    "review": review,
+    "report": report,
     "evaluate": evaluate,
     "bench": bench,
     "doctor": doctor,

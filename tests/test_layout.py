@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engines.backends",),
     ("engines.painting",),
     ("engines.runs",),
-    ("engines.labelling", "engines.session", "engines.measure", "engines.doctor"),
+    ("engines.labelling", "engines.session", "engines.measure", "engines.doctor", "engines.review", "engines.report"),
     ("export",),
     ("engines.training",),
     ("engines.audit", "engines.worth"),
