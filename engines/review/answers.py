@@ -23,7 +23,7 @@ from engines.review.groups import Groups
 from engines.review.reasons import REASONS
 from engines.review.session import Look, Session
 from engines.review.thresholds import save_thresholds
-from engines.runs.decisions import Decision, Do
+from engines.runs.decision import Decision, Do
 from engines.runs.preview import class_colour
 
 _MOST_ITEMS = 400  # of one window

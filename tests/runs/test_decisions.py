@@ -12,7 +12,8 @@ from reviewing import CLASSES, make_review_run
 from engines.errors import DengineError, RunError
 from engines.labels.boxes import Instances
 from engines.labels.rules import Rules
-from engines.runs.decisions import Decision, Decisions, Do, edited, labels_of, read_decisions
+from engines.runs.decision import Decision, Do
+from engines.runs.decisions import Decisions, edited, labels_of, read_decisions
 from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.journal import JOURNAL, read_entries
 from engines.runs.merge import MergeSettings, merge

@@ -46,7 +46,7 @@ def candidates(folder: Path, numbers: list[int]) -> list[Candidate]:
 
 
 def settings(**changes: Any) -> RunSettings:
-    return run_settings(**{"reference": None, "count": None, "near_duplicates": 0.95} | changes)
+    return run_settings(**{"reference": None, "count": None, "jobs": 8, "near_duplicates": 0.95} | changes)
 
 
 @pytest.mark.parametrize("block", [1, 2, 256])
