@@ -18,7 +18,10 @@ AFTER_INTERRUPT = "Run the same command with --resume to go on; finished trainin
 
 def command(
     real: Annotated[Path, typer.Option(metavar="DATA", help="Labelled dataset to train on: COCO, Pascal VOC or YOLO.")],
-    val: Annotated[Path, typer.Option(metavar="DATA", help="Labelled dataset to measure on.")],
+    val: Annotated[
+        list[Path],
+        typer.Option(metavar="DATA", help="Labelled dataset to measure on; may be repeated: no training is."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for detectors and figures.")],
     synthetic: Annotated[
         list[Path] | None,
@@ -28,7 +31,10 @@ def command(
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Part of the real dataset, such as train.")] = None,
-    val_split: Annotated[str | None, typer.Option(help="Part of the validation dataset, such as val.")] = None,
+    val_split: Annotated[
+        list[str] | None,
+        typer.Option(help="Part of the validation datasets, such as val; once for all, or once for each."),
+    ] = None,
     images: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Text file of image names: train on these real images only.")
     ] = None,
@@ -72,8 +78,8 @@ def command(
     alone are measured; the same command with it and --resume goes on from there.
     """
     parameters = locals()
-    from engines.worth.data import EvaluateSettings
     from engines.worth.evaluate import evaluate
+    from engines.worth.settings import EvaluateSettings
 
     changes = {"steps": steps, "batch": batch, "lr": lr, "rotate": rotate or None, "device": device}
     changes["precision"] = precision
@@ -84,24 +90,28 @@ def command(
 
 
 def show_worth(summary: "EvaluateSummary") -> None:
-    """Print the table of figures, what was left out, and where everything is."""
+    """Print a table of figures for each validation set, what was left out, and where everything is."""
     from engines.worth.figures import table
 
-    data = summary.data
-    for line in data.left_out:
-        console.note(f"left out of the validation images: {line}")
-    header, rows = table(summary.arms, data.split_images)
-    console.echo(console.table(rows, header))
+    for one in summary.sets:
+        for line in one.left_out:
+            console.note(f"left out of the validation images: {line}")
+        header, rows = table(one.arms, summary.data.split_images)
+        if len(summary.sets) > 1:
+            console.echo(f"on {one.images} images of {one.name}")
+        console.echo(console.table(rows, header))
+    images = " and ".join(str(one.images) for one in summary.sets)
     if len(summary.seeds) > 1:
         trained = f"Means and standard deviations over {len(summary.seeds)} trainings of each arm"
     else:
         trained = "One training of each arm: its own luck is not measured (--seeds)"
-    if len(summary.arms) > 1:
+    if len(summary.sets[0].arms) > 1:
         console.echo(f"{trained}; in brackets, the")
-        console.echo(f"95% interval of the difference over draws of the {len(data.val)} validation images.")
+        console.echo(f"95% interval of the difference over draws of the {images} validation images.")
     else:
-        console.echo(f"{trained}; {len(data.val)} validation images.")
-        console.echo(f"To compare: the same command with --short-side {data.short_side} --synthetic RUN --resume.")
+        short_side = summary.data.short_side
+        console.echo(f"{trained}; {images} validation images.")
+        console.echo(f"To compare: the same command with --short-side {short_side} --synthetic RUN --resume.")
     console.echo(f"figures  {summary.comparison}")
     if summary.picture is None:
         console.note("no picture was drawn, since matplotlib is not installed: pip install matplotlib")

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Boxes, Compiled, Device, FollowLinks, Precision, Slots, Threads
+from dengine_cli.options import Boxes, Device, FollowLinks, Precision, Slots, Threads
 from dengine_cli.settings import settings_of
 from engines.common.events import duration
+from engines.common.plurals import counted, plural
 
 if TYPE_CHECKING:
     from engines.runs.summaries import DatasetSummary, GenerateSummary
@@ -99,7 +100,14 @@ def command(
     rows: Annotated[int | None, typer.Option(help="Rows of a network call.  [default: what the slots need]")] = None,
     engine: Annotated[str, typer.Option(help="auto, tensorrt, torch, openvino or onnxruntime.")] = "auto",
     precision: Precision = "auto",
-    compiled: Compiled = False,
+    compiled: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile the networks first (torch on CUDA): a minute at the first start, kept for the next.  "
+            "[default: for 1000 images or more]",
+        ),
+    ] = None,
     threads: Threads = None,
     device: Device = None,
     formats: Annotated[
@@ -139,7 +147,9 @@ def show_run(summary: "GenerateSummary") -> None:
         first = summary.first_image_seconds
         first_text = f", the first after {duration(first)}" if first is not None else ""
         speed = f"{summary.images_per_second:.2f} images/s"
-        console.echo(f"painted {summary.painted} images in {duration(summary.seconds)} ({speed}{first_text})")
+        console.echo(
+            f"painted {counted(summary.painted, 'image')} in {duration(summary.seconds)} ({speed}{first_text})"
+        )
     show_dataset(summary.dataset)
 
 
@@ -151,7 +161,7 @@ def _more_than_expected(summary: "DatasetSummary") -> list[str]:
 
 def show_dataset(summary: "DatasetSummary") -> None:
     """Print what a dataset holds, and where its files are."""
-    console.echo(f"{summary.images} images with {summary.boxes} boxes")
+    console.echo(f"{counted(summary.images, 'image')} with {counted(summary.boxes, 'box')}")
     if summary.boxes_by_class:
         console.echo(console.table([(name, str(n)) for name, n in summary.boxes_by_class.items()], ("class", "boxes")))
     if many := _more_than_expected(summary):
@@ -161,7 +171,8 @@ def show_dataset(summary: "DatasetSummary") -> None:
             f"`dengine finalize {summary.folder} --score matched` keeps the surest labels"
         )
     if summary.ignored:
-        console.echo(f"{summary.ignored} more regions are to be ignored (iscrowd)")
+        more = f"{counted(summary.ignored, 'more region')} {plural(summary.ignored, 'is')}"
+        console.echo(f"{more} to be ignored (iscrowd)")
     for reason, number in summary.dropped.items():
         console.echo(f"{number} not in the dataset: {reason}")
     console.echo(f"images       {summary.folder / 'images'}")

@@ -15,7 +15,8 @@ from engines.errors import DatasetError, UsageError
 from engines.labelling import LabelSettings, label, label_images
 from engines.painting.settings import GenerateSettings
 from engines.runs.generate import generate
-from engines.worth.data import EvaluateSettings, open_data
+from engines.worth.data import open_data
+from engines.worth.settings import EvaluateSettings
 from export.assemble import _pictures
 
 Lines = list[str]

@@ -9,11 +9,12 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from engines.backends.registry import backend_info
+from engines.backends.rows import FULL_SIZE, unet_parameters
 from engines.common.schema import key_of, part_of
 from engines.datasets.dataset import Dataset
 from engines.diffusion.schedule import Schedules, guided_steps
@@ -24,17 +25,64 @@ from engines.painting.run_settings import FORMAT, RunSettings
 from engines.painting.settings import DEFAULTS, FROM_NOISE, JPEG_QUALITY, OPEN, GenerateSettings, PaintOptions
 
 if TYPE_CHECKING:
-    from engines.backends.base import Backend
+    import torch
+
     from engines.bundle.bundle import Bundle
 
 CPU_SLOTS, GPU_SLOTS = 4, 8  # images in work at once, where the user does not say
+MOST_SLOTS = 128  # of a small model on a GPU
+_FILLS_A_GPU = FULL_SIZE * 64 * 64 * GPU_SLOTS  # parameters x latent pixels x images of what keeps a GPU busy
+LONG_RUN = 1000  # images from which on networks are compiled first, where nobody says
 _STRENGTHS = 33  # of a range, at which the steps that jobs take are counted
+
+
+class Engine(Protocol):
+    """What of a backend a run's settings hold: of one that is open, or of the one that a run was painted with."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def device(self) -> "torch.device": ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FormerEngine:
+    """What a run was painted with, where that is not opened: nothing is left to paint, or to be known of a device."""
+
+    name: str
+    precision: str
+    threads: int
+    description: str
+
+    @classmethod
+    def of(cls, asked: GenerateSettings, stored: RunSettings) -> "FormerEngine":
+        """The stored run's, with what was asked for in its place."""
+        options = stored.options
+        return cls(
+            options.engine if asked.engine == "auto" else asked.engine,
+            options.precision if asked.precision == "auto" else asked.precision,
+            options.threads if asked.threads is None else asked.threads,
+            stored.backend,
+        )
+
+    @property
+    def device(self) -> "torch.device":
+        """The CPU: where settings are stored, none of them depends on it."""
+        import torch
+
+        return torch.device("cpu")
 
 
 def resolve(
     asked: GenerateSettings,
     bundle: "Bundle",
-    backend: "Backend",
+    backend: Engine,
     references: Dataset | None,
     stored: RunSettings | None,
 ) -> RunSettings:
@@ -62,7 +110,8 @@ def resolve(
             field="size",
         )
     target = asked.count or asked.jobs or 1
-    usual = min(GPU_SLOTS if backend.device.type == "cuda" else CPU_SLOTS, target)
+    on_gpu = backend.device.type == "cuda"
+    usual = min(gpu_slots(bundle, frame, target) if on_gpu else CPU_SLOTS, target)
     if backend_info(backend.name).built_ahead:
         usual = GPU_SLOTS  # whatever the target: this is what its plans are built for
     slots, rows = slots_and_rows(asked, stored, usual, schedules, options)
@@ -89,6 +138,16 @@ def resolve(
         frequencies=bundle.adapter_info.frequencies,
         format=stored.format if stored else FORMAT,
     )
+
+
+def wants_compiled(asked: GenerateSettings, stored: RunSettings | None) -> bool | None:
+    """Whether networks are to be compiled: as asked, else as in the stored run; else None, which leaves it to the
+    engine, for a run of LONG_RUN images or more, and False for a shorter one."""
+    if asked.compiled is not None:
+        return asked.compiled
+    if stored is not None:
+        return ", compiled" in stored.backend
+    return None if (asked.count or asked.jobs or 0) >= LONG_RUN else False
 
 
 def resolve_options(
@@ -195,6 +254,20 @@ def slots_and_rows(
     return slots, rows
 
 
+def gpu_slots(bundle: "Bundle", frame: tuple[int, int], target: int) -> int:
+    """Images in work at once on a GPU: GPU_SLOTS of a model of full size, up to MOST_SLOTS where an image is less work,
+    so that a tick is enough for the GPU; doubled from one to the next.
+
+    No more than an eighth of the `target`: a chunk has as many jobs as slots at least, and the last one is painted
+    whole.
+    """
+    image = max(unet_parameters(bundle), 1) * (frame[0] // bundle.vae_stride) * (frame[1] // bundle.vae_stride)
+    slots = GPU_SLOTS
+    while 2 * slots <= min(MOST_SLOTS, target // 8) and 2 * slots * image <= _FILLS_A_GPU:
+        slots *= 2
+    return slots
+
+
 def needed_rows(schedules: Schedules, slots: int, options: Mapping[str, Any]) -> int:
     """Rows of a network call that keep slots moving: about two a slot for the share of steps that is guided, else one.
 
@@ -204,8 +277,10 @@ def needed_rows(schedules: Schedules, slots: int, options: Mapping[str, Any]) ->
     if options["guidance"] <= 1.0:
         return slots
     interval = options["guidance_interval"] or (0.0, 1.0)
-    low, high = options["strength"] or (None, None)
-    strengths = [None] if low is None else np.linspace(low, high, _STRENGTHS).tolist()
+    strengths: list[float | None] = [None]
+    if options["strength"] is not None:
+        low, high = options["strength"]
+        strengths = np.linspace(low, high, _STRENGTHS).tolist()
     guided = [step for one in strengths if one != 0.0 for step in _guided(schedules, one, interval)]
     share = sum(guided) / max(len(guided), 1)
     return max(2 * round(slots * (1.0 + share) / 2), 2)

@@ -1,6 +1,6 @@
 """The images of a comparison: real and generated ones to train on, and those that measure, checked against each other.
 
-Knows: which options there are, whose class list holds, how real and generated images come to one scale, how much
+Knows: whose class list holds, how real and generated images come to one scale, how much
 generated data each arm gets, and what to do when training and validation share images. Knows nothing about detectors.
 
 Scale: a run's images were painted at the scale that its bundle learned, real images with their short side at
@@ -9,98 +9,37 @@ generated image is resized by the quotient of the two, whatever its frame is. So
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from engines.common.events import Report, note
 from engines.common.files import read_json
-from engines.common.schema import AnyPath, settle
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, near_pairs
-from engines.errors import DatasetError, RunError, UsageError, refuse
+from engines.errors import DatasetError, RunError, UsageError
 from engines.runs.dataset_files import ANNOTATIONS
+from engines.runs.rules_in_force import check_obeyed, rules_in_force
 from engines.runs.run_folder import RUN, require_run
 from engines.worth.detectors.batches import Sample
-from engines.worth.detectors.config import MULTIPLE
+from engines.worth.detectors.train import annotations_digest
+from engines.worth.settings import Amount, EvaluateSettings, Times
 
 
-@dataclass(frozen=True)
-class Times:
-    """An amount of generated images as a multiple of the real dataset's images.
+@dataclass(frozen=True, eq=False)
+class ValSet:
+    """A validation dataset: what measures every detector once."""
 
-    >>> str(Times(2))
-    '2x'
-    """
+    name: str  # its folder, and its part where it has one
+    records: list[Record]  # without those that nearly repeat a training image
+    left_out: tuple[str, ...]  # which these are, and what they repeat
+    hashes: tuple[str, ...]  # `pixel_hash` of every image, those left out, too
 
-    factor: float
-
-    def __str__(self) -> str:
-        return f"{self.factor:g}x"
-
-
-Amount = int | Times  # of generated images
-
-
-@dataclass(frozen=True)
-class EvaluateSettings:
-    """What `evaluate` is asked for. Paths may be text. Raises UsageError that lists every mistake at once.
-
-    >>> EvaluateSettings("real", synthetic=["runs/first"], val="val", out="worth", amounts=[20, Times(2)]).mix
-    (0.5, 0.5)
-    """
-
-    real: AnyPath  # labelled dataset to train on
-    synthetic: Sequence[AnyPath]  # runs; or labelled datasets, at the real images' scale; empty: real images alone
-    val: AnyPath  # labelled dataset to measure on
-    out: AnyPath  # folder of the comparison
-    split: str | None = None  # of the real dataset
-    val_split: str | None = None  # of the validation dataset
-    images: AnyPath | None = None  # text file with the names of the real images to train on; None: all of them
-    detector: str = "rt_detr"  # one of config.KINDS
-    preset: str = "small"  # one of config.PRESETS
-    seeds: int | None = None  # trainings of each arm; None: the preset's
-    seed: int = 0  # the first of them
-    mix: tuple[float, float] = (0.5, 0.5)  # probability of drawing a generated image: at the first draw, at the last
-    amounts: Sequence[Amount] = ()  # of generated images, or multiples of the real dataset; empty: all there are
-    weights: AnyPath | None = None  # checkpoint folder to begin with; None: random weights
-    short_side: int | None = None  # pixels at which the detector sees images; None: the runs', at most the preset's
-    changes: Mapping[str, Any] = field(default_factory=dict)  # DetectorOptions fields in place of the preset's
-    resamples: int = 1000  # draws of the bootstrap
-    resume: bool = False  # go on with what OUT holds
-    skip_bad: bool = False  # leave broken images and annotations out
-    follow_links: bool = False  # follow links that lead outside the real and the validation dataset
-    boxes: str = "auto"  # what the numbers of their boxes mean, see `open_dataset`
-
-    def __post_init__(self) -> None:
-        settle(self)
-        checks = (
-            (
-                "amounts",
-                bool(self.synthetic) or not self.amounts,
-                "`amounts` counts generated images: give `synthetic`",
-            ),
-            (
-                "mix",
-                all(0 <= mix <= 1 for mix in self.mix) and any(self.mix),
-                f"`mix` is {':'.join(f'{one:g}' for one in dict.fromkeys(self.mix))}; a number above 0, at most 1, was "
-                "expected, or two of which one may be 0, such as 0.6:0",
-            ),
-            ("seeds", self.seeds is None or self.seeds > 0, f"`seeds` is {self.seeds}; 1 or more was expected"),
-            ("seed", 0 <= self.seed < 2**31, f"`seed` is {self.seed}; a whole number from 0 to 2^31 - 1 was expected"),
-            ("resamples", self.resamples > 0, f"`resamples` is {self.resamples}; 1 or more was expected"),
-            (
-                "short_side",
-                self.short_side is None or self.short_side >= MULTIPLE,
-                f"`short_side` is {self.short_side}; {MULTIPLE} pixels or more were expected",
-            ),
-            *(
-                ("amounts", _number(amount) >= 0, f"`amounts` holds {amount}; 0 or more was expected")
-                for amount in self.amounts
-            ),
-        )
-        refuse((name, text) for name, fits, text in checks if not fits)
+    def digest(self) -> str:
+        """A short hash of the images that are measured on, and of their annotations."""
+        text = "".join((annotations_digest(self.records), *self.hashes))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,18 +49,17 @@ class WorthData:
     class_names: tuple[str, ...]
     real: list[Sample]
     generated: list[Sample]
-    val: list[Record]
+    val: tuple[ValSet, ...]
     short_side: int  # pixels at which the detector sees images
     arms: tuple[int, ...]  # generated images in each arm, beginning with 0
     split_images: int  # of the real dataset before `images` chose among them: what "2x" counts in
-    left_out: tuple[str, ...]  # validation images that nearly repeat a training image
     notes: tuple[str, ...]  # what a reader of the figures should know
-    hashes: tuple[tuple[str, ...], ...]  # `pixel_hash` of every image: real, generated, validation
+    hashes: tuple[tuple[str, ...], ...]  # `pixel_hash` of every image to train on: real, generated
 
     def pixels_with(self, generated: int) -> str:
-        """A short hash of all pixels that decide the result of an arm."""
-        real, painted, val = self.hashes
-        return hashlib.sha256("".join((*real, *painted[:generated], *val)).encode()).hexdigest()[:16]
+        """A short hash of all pixels that an arm learns from."""
+        real, painted = self.hashes
+        return hashlib.sha256("".join((*real, *painted[:generated])).encode()).hexdigest()[:16]
 
 
 def open_data(settings: EvaluateSettings, most: int, report: Report) -> WorthData:
@@ -136,8 +74,8 @@ def open_data(settings: EvaluateSettings, most: int, report: Report) -> WorthDat
     names = real.class_names
     chosen = _chosen(real, settings.images)
     runs = [_open_synthetic(folder, real, skip) for folder in settings.synthetic]
-    val = _open(settings.val, split=settings.val_split, class_names=names, **options)
-    for dataset in (real, val, *(found for found, _, _ in runs)):
+    measured = [_open(folder, split=split, class_names=names, **options) for folder, split in settings.val_sets]
+    for dataset in (real, *measured, *(found for found, _, _ in runs)):
         dataset.tell(report)
     scales = [scale for _, scale, _ in runs if scale is not None]
     short_side = settings.short_side or min([most, *scales])
@@ -149,24 +87,20 @@ def open_data(settings: EvaluateSettings, most: int, report: Report) -> WorthDat
     arms = _arms(settings.amounts, len(real.records), len(generated))
     generated = generated[: arms[-1]]
     report(note("looking for copies among training and validation images"))
-    prints = [fingerprints(records) for records in (
-        real.records, [sample.record for sample in generated], val.records
-    )]  # fmt: skip
-    left_out = _near_copies(real.records, [sample.record for sample in generated], val.records, prints)
-    kept = [record for index, record in enumerate(val.records) if index not in left_out]
-    if not _has_boxes(kept):
-        raise DatasetError(f"{val.root}: no validation image with boxes is left that repeats no training image.")
+    training = [(real.records, fingerprints(real.records))]
+    painted = [sample.record for sample in generated]
+    training.append((painted, fingerprints(painted)))
+    val = tuple(_val_set(*one, training) for one in zip(measured, settings.val_sets, strict=True))
     return WorthData(
         class_names=names,
         real=[Sample(record, short_side) for record in chosen],
         generated=generated,
-        val=kept,
+        val=val,
         short_side=short_side,
         arms=arms,
         split_images=len(real.records),
-        left_out=tuple(left_out[index] for index in sorted(left_out)),
         notes=tuple(note for _, _, note in runs if note),
-        hashes=tuple(tuple(found.hashes) for found in prints),
+        hashes=tuple(tuple(found.hashes) for _, found in training),
     )
 
 
@@ -202,6 +136,7 @@ def _open_synthetic(folder: Path, real: Dataset, skip_bad: bool) -> tuple[Datase
             )
         if not read_json(folder / ANNOTATIONS, RunError).get("images"):
             raise RunError(f"{folder} kept no image, so there is nothing to learn from: give another run.")
+        check_obeyed(folder, read_json(folder / ANNOTATIONS, RunError).get("info"), rules_in_force(folder, run))
         scale = run.short_side
         if scale is None:
             scale = min(run.frame)
@@ -273,17 +208,32 @@ def _arms(amounts: Sequence[Amount], real: int, generated: int) -> tuple[int, ..
     return tuple(sorted(counts))
 
 
-def _number(amount: Amount) -> float:
-    return amount.factor if isinstance(amount, Times) else amount
+def _val_set(
+    dataset: Dataset, place: tuple[Path, str | None], training: Sequence[tuple[Sequence[Record], Fingerprints]]
+) -> ValSet:
+    """A validation dataset, held against the images to train on; DatasetError where nothing of it may measure."""
+    folder, split = place
+    prints = fingerprints(dataset.records)
+    left_out = _near_copies(dataset.records, prints, training)
+    kept = [record for index, record in enumerate(dataset.records) if index not in left_out]
+    if not _has_boxes(kept):
+        raise DatasetError(f"{dataset.root}: no validation image with boxes is left that repeats no training image.")
+    return ValSet(
+        name=f"{folder} ({split})" if split else str(folder),
+        records=kept,
+        left_out=tuple(left_out[index] for index in sorted(left_out)),
+        hashes=tuple(prints.hashes),
+    )
 
 
 def _near_copies(
-    real: Sequence[Record], generated: Sequence[Record], val: Sequence[Record], prints: Sequence[Fingerprints]
+    val: Sequence[Record], prints: Fingerprints, training: Sequence[tuple[Sequence[Record], Fingerprints]]
 ) -> dict[int, str]:
     """Validation images that nearly repeat a training image, and which; DatasetError for exact copies."""
-    training = [*real, *generated]
-    owner = dict(zip([*prints[0].hashes, *prints[1].hashes], training, strict=True))
-    copies = [(record, owner[own]) for record, own in zip(val, prints[2].hashes, strict=True) if own in owner]
+    owner: dict[str, Record] = {}
+    for records, part in training:
+        owner |= dict(zip(part.hashes, records, strict=True))
+    copies = [(record, owner[own]) for record, own in zip(val, prints.hashes, strict=True) if own in owner]
     if copies:
         record, other = copies[0]
         raise DatasetError(
@@ -291,8 +241,8 @@ def _near_copies(
             "what was trained on cannot measure. Name other splits, or take the copies out."
         )
     found: dict[int, str] = {}
-    for offset, part in ((0, prints[0]), (len(real), prints[1])):
-        for pair in near_pairs(prints[2].thumbnails, part.thumbnails, NEAR):
-            name = training[offset + pair.second].name
+    for records, part in training:
+        for pair in near_pairs(prints.thumbnails, part.thumbnails, NEAR):
+            name = records[pair.second].name
             found.setdefault(pair.first, f"{val[pair.first].name} nearly repeats {name} ({pair.correlation:.3f})")
     return found

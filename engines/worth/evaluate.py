@@ -1,15 +1,17 @@
 """What generated data is worth: `dengine evaluate`.
 
 Knows: the order (check everything, train the same detector from the same start with and without generated images,
-measure each on the validation images once, compare), and what lies in the folder of a comparison.
+measure each on every set of validation images once, compare), and what lies in the folder of a comparison.
 Knows nothing about how a detector learns, or how figures are compared.
 
-    OUT/trainings/real-seed0/            a detector (detector.json, detector.safetensors), and result.json
+    OUT/trainings/real-seed0/            a detector (detector.json, detector.safetensors), and measured-HASH.json for
+                                         each validation set: what was found there
     OUT/trainings/generated820-seed0/    the same of an arm with 820 generated images
     OUT/comparison.json, comparison.png  what they say together
 
-A finished training is never repeated: the same comparison with `resume` goes on behind it, and more seeds, amounts or
-runs add trainings to those there.
+A finished training is never repeated: the same comparison with `resume` goes on behind it. More seeds, amounts or
+runs add trainings to those there, and another validation set (or other annotations of one) is a measurement of those
+there.
 """
 
 import dataclasses
@@ -20,41 +22,55 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from engines.common.devices import find_device, resolve_precision
 from engines.common.events import Event, EventKind, Report, note, silent
-from engines.common.files import read_json, write_atomic, write_json
+from engines.common.files import read_json, write_json
 from engines.common.schema import from_object, key_of, to_object
 from engines.datasets.dataset import instances_of
 from engines.errors import RunError, UsageError
-from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
-from engines.runs.run_folder import LOCK, locked, run_errors
+from engines.labels.findings import Picture
+from engines.labels.gaps import looks_incomplete
+from engines.runs.run_folder import holds_more, locked, run_errors
 from engines.training.trainer import differences
-from engines.worth.data import EvaluateSettings, WorthData, open_data
+from engines.worth.data import ValSet, WorthData, open_data
 from engines.worth.detectors.batches import mix_value
-from engines.worth.detectors.config import INFO_FILE, DetectorOptions, preset
-from engines.worth.detectors.model import check_library, load_detector
-from engines.worth.detectors.train import TrainingSet, annotations_digest, detect, train_detector, weights_digest
+from engines.worth.detectors.config import INFO_FILE, DetectorOptions, fewest_cells, preset
+from engines.worth.detectors.model import Detector, check_library, load_detector
+from engines.worth.detectors.train import TrainingSet, detect, train_detector, weights_digest
 from engines.worth.figures import Arm, Result, compare
+from engines.worth.measured import FORMAT, detections_of, write_measured
 from engines.worth.plot import plot
+from engines.worth.settings import EvaluateSettings
 
-FORMAT = 1
 ALL = "all trainings"  # in events
-TRAININGS, RESULT = "trainings", "result.json"
+TRAININGS, MEASURED = "trainings", "measured"
 COMPARISON, PLOT = "comparison.json", "comparison.png"
 
 
 @dataclass(frozen=True)
+class SetFigures:
+    """Figures of the detectors on one validation set, arm by arm.
+
+    >>> dengine.evaluate(asked).sets[0].arms[-1].figures["AP"].mean  # doctest: +SKIP
+    0.744
+    """
+
+    name: str  # the folder, and its part where it has one
+    images: int  # that were measured on
+    left_out: tuple[str, ...]  # images that nearly repeat a training image
+    arms: tuple[Arm, ...]  # the real images alone first
+
+
+@dataclass(frozen=True)
 class EvaluateSummary:
-    """What `evaluate` found: figures of the detectors, arm by arm.
+    """What `evaluate` found: figures of the detectors on each validation set.
 
     >>> dengine.evaluate(dengine.EvaluateSettings("real", ["run"], "val", "worth")).seeds  # doctest: +SKIP
     (0, 1, 2)
     """
 
-    arms: tuple[Arm, ...]  # the real images alone first
+    sets: tuple[SetFigures, ...]  # in the order in which they were named
     data: WorthData
     seeds: tuple[int, ...]
     comparison: Path  # JSON with all figures
@@ -79,7 +95,7 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
     figure. Raises DengineError of every kind before anything is written where the data cannot be compared.
 
     >>> asked = EvaluateSettings("real", synthetic=["run"], val="val", out="worth", preset="quick")
-    >>> evaluate(asked, report=print).arms[-1].generated  # doctest: +SKIP
+    >>> evaluate(asked, report=print).sets[0].arms[-1].generated  # doctest: +SKIP
     100
     """
     started, report = time.monotonic(), report or silent
@@ -87,28 +103,47 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
     _check_out(settings)
     check_library(options.network.kind)
     data = open_data(settings, options.short_side, report)
+    if (cells := fewest_cells(data.short_side)) < options.network.queries and options.network.kind == "rt_detr":
+        raise UsageError(
+            f"`short_side` is {data.short_side}: a frame of it may have {cells} cells, fewer than the detector's "
+            f"{options.network.queries} queries. Take a larger one.",
+            field="short_side",
+        )
     for line in data.notes:
         report(note(line))
     chosen = tuple(range(settings.seed, settings.seed + seeds))
     # Seed by seed, so that a comparison that is stopped early has whole pairs.
     trainings = [_Training(generated, seed) for seed in chosen for generated in data.arms]
     with locked(settings.out), run_errors(settings.out):
-        results = []
+        results: list[list[Result]] = []
         for number, training in enumerate(trainings):
             reached = _totals(report, number * options.steps, len(trainings) * options.steps)
-            results.append(_result(training, data, options, settings, reached))
-        report(note(f"comparing on {len(data.val)} validation images"))
-        arms = compare(results, instances_of(data.val), data.class_names, resamples=settings.resamples)
-        write_json(settings.out / COMPARISON, _comparison(arms, data, options, settings, chosen))
-        drawn = plot(settings.out / PLOT, arms, data.split_images)
+            results.append(_results(training, data, options, settings, reached))
+        sets = []
+        for number, val in enumerate(data.val):
+            report(note(f"comparing on {len(val.records)} images of {val.name}"))
+            found = [one[number] for one in results]
+            _remark_on_gaps(val, found[0].detections, data.class_names, report)
+            arms = compare(found, instances_of(val.records), data.class_names, resamples=settings.resamples)
+            sets.append(SetFigures(val.name, len(val.records), val.left_out, tuple(arms)))
+        write_json(settings.out / COMPARISON, _comparison(sets, data, options, settings, chosen))
+        drawn = plot(settings.out / PLOT, {one.name: one.arms for one in sets}, data.split_images)
     return EvaluateSummary(
-        arms=tuple(arms),
+        sets=tuple(sets),
         data=data,
         seeds=chosen,
         comparison=settings.out / COMPARISON,
         picture=settings.out / PLOT if drawn else None,
         seconds=time.monotonic() - started,
     )
+
+
+def _remark_on_gaps(val: ValSet, detections: Sequence[Instances], names: Sequence[str], report: Report) -> None:
+    """Say where a validation set's labels look incomplete, by the first detector of the real images alone."""
+    pairs = zip(val.records, detections, strict=True)
+    pictures = [Picture(record.width, record.height, record.instances, found) for record, found in pairs]
+    if remark := looks_incomplete(pictures, names, val.name):
+        report(note(f"{remark}. Figures by such labels count every object that they leave out as a mistake"))
 
 
 def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
@@ -133,13 +168,8 @@ def _check_out(settings: EvaluateSettings) -> None:
                 f"{out} holds a comparison already: go on with it with `resume=True`, or give another folder.",
                 field="resume",
             )
-    elif out.is_dir() and any(item.name != LOCK for item in out.iterdir()):
+    elif out.is_dir() and holds_more(out):
         raise RunError(f"{out} is not empty, and holds no comparison: give a new folder.", field="out")
-
-
-def detections_of(stored: Mapping[str, Any]) -> list[Instances]:
-    """What a training found on each of its `images`, of the content of its result.json."""
-    return [_from_lists(item) for item in stored["detections"]]
 
 
 def _totals(report: Report, before: int, total: int) -> Report:
@@ -152,58 +182,66 @@ def _totals(report: Report, before: int, total: int) -> Report:
     return both
 
 
-def _result(
+def _results(
     training: _Training,
     data: WorthData,
     options: DetectorOptions,
     settings: EvaluateSettings,
     report: Report,
-) -> Result:
-    """The result of a training: read, where it is there, else trained and measured, and written."""
+) -> list[Result]:
+    """What a training found on each validation set: read, where it is there, else trained and measured, and written."""
     folder = settings.out / TRAININGS / training.name
     known = TrainingSet(data.class_names, data.real, data.generated[: training.generated], settings.mix)
     identity: dict[str, Any] = {
         "options": options.decisive(),
         "data": known.digest(),
-        "val": annotations_digest(data.val),
         "pixels": data.pixels_with(training.generated),
         "short_side": data.short_side,
         "weights": weights_digest(settings.weights),
         "seed": training.seed,
     }
-    path = folder / RESULT
-    if path.exists():
-        stored = read_json(path, RunError)
-        _check_same(folder, stored.get("identity", {}), identity)
-        return Result(training.generated, training.seed, detections_of(stored))
-    started = time.monotonic()
-    if (folder / INFO_FILE).exists():  # trained, but stopped before it was measured
+    detector: Detector | None = None
+    results = []
+    for val in data.val:
+        path = folder / f"{MEASURED}-{val.digest()}.json"
+        if path.exists():
+            stored = read_json(path, RunError)
+            _check_same(folder, stored.get("identity", {}), identity)
+            found = detections_of(stored)
+        else:
+            detector = detector or _detector(known, options, folder, identity, settings, report)
+            found = detect(detector, val.records)
+            write_measured(path, val, identity, found, data.class_names)
+        results.append(Result(training.generated, training.seed, found))
+    return results
+
+
+def _detector(
+    known: TrainingSet,
+    options: DetectorOptions,
+    folder: Path,
+    identity: Mapping[str, Any],
+    settings: EvaluateSettings,
+    report: Report,
+) -> Detector:
+    """The detector of a training: read, where it is there, else trained."""
+    if (folder / INFO_FILE).exists():
         detector = load_detector(folder, options.device)
         trained = {key: value for key, value in identity.items() if key in detector.info.training}
         _check_same(folder, detector.info.training, trained)
-    else:
-        detector = train_detector(
-            known,
-            options,
-            folder,
-            short_side=data.short_side,
-            seed=training.seed,
-            resume=settings.resume,
-            report=report,
-            stage=training.name,
-            weights=settings.weights,
-        )
-    found = detect(detector, data.val)
-    value = {
-        "format": FORMAT,
-        "identity": identity,
-        "seconds": round(time.monotonic() - started, 1),
-        "figures": mean_average_precision(instances_of(data.val), found, data.class_names),
-        "images": [record.name for record in data.val],
-        "detections": [_to_lists(item) for item in found],
-    }
-    write_atomic(path, (json.dumps(value, allow_nan=False) + "\n").encode())
-    return Result(training.generated, training.seed, found)
+        return detector
+    return train_detector(
+        known,
+        options,
+        folder,
+        short_side=identity["short_side"],
+        seed=identity["seed"],
+        resume=settings.resume,
+        report=report,
+        stage=folder.name,
+        weights=settings.weights,
+        pixels=identity["pixels"],
+    )
 
 
 def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -214,7 +252,11 @@ def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any])
 
 
 def _comparison(
-    arms: Sequence[Arm], data: WorthData, options: DetectorOptions, settings: EvaluateSettings, seeds: Sequence[int]
+    sets: Sequence[SetFigures],
+    data: WorthData,
+    options: DetectorOptions,
+    settings: EvaluateSettings,
+    seeds: Sequence[int],
 ) -> dict[str, Any]:
     """The content of `comparison.json`."""
     return {
@@ -229,21 +271,9 @@ def _comparison(
             "real_images": len(data.real),
             "synthetic": [str(folder) for folder in settings.synthetic],
             "generated_images": len(data.generated),
-            "val": str(settings.val),
-            "val_images": len(data.val),
-            "left_out_of_val": list(data.left_out),
             "class_names": list(data.class_names),
             "short_side": data.short_side,
             "notes": list(data.notes),
         },
-        "arms": [dataclasses.asdict(arm) for arm in arms],
+        "sets": [dataclasses.asdict(one) for one in sets],
     }
-
-
-def _to_lists(found: Instances) -> list[Any]:
-    return [found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()]
-
-
-def _from_lists(value: Sequence[Any]) -> Instances:
-    boxes, scores, labels = value
-    return Instances.of(np.array(boxes, dtype=np.float32), labels, np.array(scores, dtype=np.float32))

@@ -4,7 +4,7 @@ Knows: how arms are drawn with matplotlib, which is imported when a picture is m
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from engines.worth.figures import Arm, Spread, arm_name
 _FIGURES = ("AP", "AP50", "AP75")
 
 
-def plot(path: Path, arms: Sequence[Arm], real: int) -> bool:
-    """Write a PNG; False where matplotlib is not installed.
+def plot(path: Path, sets: Mapping[str, Sequence[Arm]], real: int) -> bool:
+    """Write a PNG, a row for each validation set by its name; False where matplotlib is not installed.
 
     Error bars are standard deviations over the seeds; with one seed there are none. The curve is drawn where there
     are three arms or more.
@@ -25,12 +25,16 @@ def plot(path: Path, arms: Sequence[Arm], real: int) -> bool:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    curve = len(arms) > 2
-    figure = Figure(figsize=(10.0 if curve else 6.0, 4.0), layout="constrained")
-    panels: Any = figure.subplots(1, 2 if curve else 1, squeeze=False)[0]
-    _bars(panels[0], arms, real)
-    if curve:
-        _curve(panels[1], arms)
+    curve = any(len(arms) > 2 for arms in sets.values())
+    columns = 2 if curve else 1
+    figure = Figure(figsize=(10.0 if curve else 6.0, 4.0 * len(sets)), layout="constrained")
+    panels: Any = figure.subplots(len(sets), columns, squeeze=False)
+    for row, (name, arms) in zip(panels, sets.items(), strict=True):
+        _bars(row[0], arms, real)
+        if curve:
+            _curve(row[1], arms)
+        if len(sets) > 1:
+            row[0].set_title(name, fontsize="small")
     content = io.BytesIO()
     canvas: Any = FigureCanvasAgg(figure)
     canvas.print_png(content, metadata={"Software": None})

@@ -10,10 +10,10 @@ import pytest
 from command_line import assert_fails, dengine
 from made_worth import TINY, make_arms, make_dataset, make_run
 
-from engines.worth import data as worth_data
 from engines.worth import evaluate as worth
-from engines.worth.data import EvaluateSettings, Times, WorthData
-from engines.worth.evaluate import COMPARISON, PLOT, EvaluateSummary
+from engines.worth.data import WorthData
+from engines.worth.evaluate import COMPARISON, PLOT, EvaluateSummary, SetFigures
+from engines.worth.settings import EvaluateSettings, Times
 
 
 @pytest.fixture
@@ -31,8 +31,10 @@ def arguments(folders: dict[str, Path], *more: object) -> list[object]:
     return ["evaluate", *(part for option in folders.items() for part in option), *more]
 
 
-def make_data(folder: Path, left_out: tuple[str, ...] = ()) -> WorthData:
-    return WorthData(("a",), [], [], [], 48, (0, 20, 40), 10, left_out, (), ((), (), ()))
+def make_summary(folder: Path) -> EvaluateSummary:
+    data = WorthData(("a",), [], [], (), 48, (0, 20, 40), 10, (), ((), ()))
+    found = SetFigures("val", 3, ("7.png nearly repeats 8.png (0.980)",), tuple(make_arms()))
+    return EvaluateSummary((found,), data, (0, 1), folder / COMPARISON, None, 1.0)
 
 
 @pytest.fixture
@@ -42,8 +44,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[EvaluateSetti
 
     def evaluate(settings: EvaluateSettings, *, report: Any) -> EvaluateSummary:
         seen.append(settings)
-        data = make_data(tmp_path, ("7.png nearly repeats 8.png (0.980)",))
-        return EvaluateSummary(tuple(make_arms()), data, (0, 1), tmp_path / COMPARISON, None, 1.0)
+        return make_summary(tmp_path)
 
     monkeypatch.setattr(worth, "evaluate", evaluate)
     return seen
@@ -51,10 +52,10 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[EvaluateSetti
 
 def test_every_option_arrives(folders: dict[str, Path], asked: list[EvaluateSettings]) -> None:
     more = (
-        "--synthetic", "other", "--split", "train", "--val-split", "val", "--images", "list.txt", "--detector",
-        "retinanet", "--preset", "quick", "--seeds", 4, "--seed", 7, "--mix", "0.3:0", "--amounts", "0, 1x,2x",
-        "--weights", "w", "--short-side", 128, "--steps", 50, "--batch", 6, "--lr", 0.01, "--rotate", "--device",
-        "cuda", "--precision", "f32", "--resume", "--skip-bad",
+        "--synthetic", "other", "--split", "train", "--val", "again", "--val-split", "val", "--images", "list.txt",
+        "--detector", "retinanet", "--preset", "quick", "--seeds", 4, "--seed", 7, "--mix", "0.3:0", "--amounts",
+        "0, 1x,2x", "--weights", "w", "--short-side", 128, "--steps", 50, "--batch", 6, "--lr", 0.01, "--rotate",
+        "--device", "cuda", "--precision", "f32", "--resume", "--skip-bad",
     )  # fmt: skip
     result = dengine(*arguments(folders, *more))
     assert result.exit_code == 0, result.output
@@ -62,7 +63,7 @@ def test_every_option_arrives(folders: dict[str, Path], asked: list[EvaluateSett
         EvaluateSettings(
             real=folders["--real"],
             synthetic=(folders["--synthetic"], Path("other")),
-            val=folders["--val"],
+            val=(folders["--val"], Path("again")),
             out=folders["--out"],
             split="train",
             val_split="val",
@@ -129,7 +130,7 @@ def test_without_generated_images_the_real_ones_are_measured(
 
 
 def _with(settings: EvaluateSettings, **changes: Any) -> EvaluateSettings:
-    return worth_data.EvaluateSettings(**{**vars(settings), **changes})
+    return EvaluateSettings(**{**vars(settings), **changes})
 
 
 def test_bad_data_is_one_line_and_leaves_nothing(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_bad_data_is_one_line_and_leaves_nothing(folders: dict[str, Path], tmp_p
 
 def test_wrong_options_are_one_line(folders: dict[str, Path]) -> None:
     assert_fails(dengine(*arguments(folders, "--mix", 2)), 2, "--mix is 2;")
-    assert_fails(dengine(*arguments(folders, "--amounts", "1x,lots")), 2, "'lots'")
+    assert_fails(dengine(*arguments(folders, "--amounts", "1x,lots")), 2, '"lots"')
     assert_fails(dengine(*arguments(folders, "--detector", "yolo")), 2, "rt_detr, retinanet, faster_rcnn")
     assert_fails(dengine(*arguments(folders, "--batch", 1)), 2, "batch must be 2 or more")
     assert_fails(dengine("evaluate", "--real", folders["--real"]), 2, "--val")

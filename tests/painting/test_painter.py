@@ -14,7 +14,7 @@ from engines.datasets.dataset import open_dataset
 from engines.painting import painter as painter_module
 from engines.painting.jobs import Job, Plan, make_job
 from engines.painting.networks import TextEncoder
-from engines.painting.painter import Painter, longest_first
+from engines.painting.painter import Painter, in_advance, longest_first
 from engines.painting.resolve import make_plan, resolve
 from engines.painting.settings import GenerateSettings
 
@@ -95,10 +95,22 @@ def test_the_sampler_says_that_its_rows_are_pairs_where_all_are(
     assert unets == [None, varies]  # the label pass, then the sampler
 
 
-@pytest.mark.parametrize(("device", "ahead"), [("cpu", 0), ("cuda", 2)])
-def test_references_are_read_ahead_on_a_gpu_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, ahead: int
-) -> None:
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_an_item_comes_when_so_many_more_were_asked_for(ahead: int) -> None:
+    asked: list[int] = []
+
+    def source() -> Iterator[int]:
+        for number in range(6):
+            asked.append(number)
+            yield number
+
+    items = in_advance(source(), ahead)
+    assert next(items) == 0
+    assert asked == list(range(ahead + 1))
+    assert list(items) == [1, 2, 3, 4, 5]
+
+
+def test_on_a_cpu_nothing_is_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     real = painter_module.read_crop
 
@@ -108,12 +120,11 @@ def test_references_are_read_ahead_on_a_gpu_alone(
 
     monkeypatch.setattr(painter_module, "read_crop", note)
     painter, plan = make_painter(tmp_path, FakeBackend(), slots=2, strength=(0.5, 0.5))
-    painter._ahead.device = torch.device(device)
     outcomes = painter.paint((make_job(plan, 0, index) for index in range(40)), lambda: False)
     next(outcomes)
-    assert read == list(range(len(read)))
     # Two that are done, two that took their slots, two encoded beside them, and the one just asked for.
-    assert len(read) <= 2 + 2 + 2 + 1 + ahead
+    assert read == list(range(len(read)))
+    assert len(read) <= 2 + 2 + 2 + 1
     assert len(list(outcomes)) == 39
 
 

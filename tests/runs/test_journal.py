@@ -15,6 +15,7 @@ from engines.painting.jobs import chunk_ranges
 from engines.runs.journal import (
     IMAGES,
     JOURNAL,
+    PARTIAL,
     SPARE,
     Entry,
     Journal,
@@ -105,6 +106,26 @@ def test_lines_are_in_index_order_whatever_the_order_of_arrival(tmp_path: Path) 
     assert [e.index for e in read_entries(tmp_path / JOURNAL)] == [0, 1, 2, 3]
 
 
+def test_entries_of_the_next_chunk_wait_for_those_of_the_one_before_and_a_whole_chunk_is_on_the_disk(
+    tmp_path: Path,
+) -> None:
+    """As where shards leave out the chunks between them."""
+    with Journal(tmp_path, 0) as journal:
+        journal.begin(range(3))
+        journal.add(entry(0))
+        journal.begin(range(9, 12))
+        for index in (10, 2):
+            journal.add(entry(index))
+        assert journal.next_index == 1
+        journal.add(entry(1))
+        assert [e.index for e in read_entries(tmp_path / JOURNAL)] == [0, 1, 2]
+        assert journal.next_index == 9
+        assert journal.waiting == {10}
+        journal.add(entry(11))
+        journal.add(entry(9))
+        assert [e.index for e in read_entries(tmp_path / JOURNAL)] == [0, 1, 2, 9, 10, 11]
+
+
 def test_a_chunk_that_is_given_up_keeps_the_lines_it_has_and_does_not_count(tmp_path: Path) -> None:
     write(tmp_path, range(3), 3)
     with Journal(tmp_path, (tmp_path / JOURNAL).stat().st_size) as journal:
@@ -193,7 +214,7 @@ def test_reading_names_a_broken_line_and_forgives_a_torn_end(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["../00000000.jpg", "/etc/00000000.jpg", "00000000.exe", "a.jpg", ""])
 def test_a_line_whose_image_lies_elsewhere_is_not_believed(name: str) -> None:
-    with pytest.raises(ValueError, match="no image of a run"):
+    with pytest.raises(ValueError, match="an image of a run"):
         Entry.from_line(replace(entry(0), file=name).to_line())
 
 
@@ -205,7 +226,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
 
     real = os.write
     with Journal(tmp_path, 0) as journal:
-        journal.begin(range(2))
+        journal.begin(range(3))
         journal.add(entry(0))
         journal.flush()
         before = (tmp_path / JOURNAL).read_bytes()
@@ -236,9 +257,10 @@ def test_an_interrupted_flush_leaves_no_line_that_the_next_one_repeats(
 
 def test_images_without_a_line_and_unfinished_files_are_removed_and_others_are_not(tmp_path: Path) -> None:
     gone = [f"{IMAGES}/00000007.jpg", f"{IMAGES}/00000012.png", f"{IMAGES}/.00000001.jpg.tmp", f"{SPARE}/00000008.jpg"]
+    gone.append(f"{PARTIAL}/.00000002.jpg.tmp")
     stay = [f"{IMAGES}/00000006.jpg", f"{IMAGES}/holiday.jpg", f"{IMAGES}/metadata.jsonl", f"{IMAGES}/99.jpg"]
     for name in (*gone, *stay):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     remove_images_from(tmp_path, 7)
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())

@@ -16,9 +16,10 @@ from engines.errors import BackendError, DatasetError, DengineError, RunError, U
 from engines.runs.dataset_files import ANNOTATIONS
 from engines.runs.journal import IMAGES
 from engines.worth import evaluate as worth
-from engines.worth.data import EvaluateSettings, Times, WorthData, open_data
+from engines.worth.data import WorthData, open_data
 from engines.worth.detectors import train as training
-from engines.worth.evaluate import ALL, COMPARISON, PLOT, RESULT, TRAININGS, evaluate
+from engines.worth.evaluate import ALL, COMPARISON, MEASURED, PLOT, TRAININGS, evaluate
+from engines.worth.settings import EvaluateSettings, Times
 
 
 @pytest.fixture
@@ -37,6 +38,13 @@ def settings(tmp_path: Path) -> EvaluateSettings:
 
 def opened(settings: EvaluateSettings, most: int = 256) -> WorthData:
     return open_data(settings, most, lambda event: None)
+
+
+def measured_on(settings: EvaluateSettings, training: str) -> Path:
+    """The file with what a training found on the one validation set."""
+    found: list[Path] = list((settings.out / TRAININGS / training).glob(f"{MEASURED}-*.json"))
+    (file,) = found
+    return file
 
 
 def is_refused(settings: EvaluateSettings, kind: type[DengineError], field: str | None = None, *values: object) -> None:
@@ -167,9 +175,10 @@ def test_damaged_images_stop_it_or_are_left_out_and_listed(settings: EvaluateSet
 def test_near_copies_are_named_and_left_out(settings: EvaluateSettings, tmp_path: Path) -> None:
     val = make_dataset(tmp_path / "near", [20, 2, 21])  # image 2 at half its size
     data = opened(replace(settings, val=val))
-    assert [record.name for record in data.val] == ["20.png", "21.png"]
-    assert len(data.left_out) == 1
-    assert data.left_out[0].startswith("2.png nearly repeats 2.png (0.9")
+    (found,) = data.val
+    assert [record.name for record in found.records] == ["20.png", "21.png"]
+    assert len(found.left_out) == 1
+    assert found.left_out[0].startswith("2.png nearly repeats 2.png (0.9")
     is_refused(replace(settings, val=make_dataset(tmp_path / "all", [2])), DatasetError, None, tmp_path / "all")
 
 
@@ -178,17 +187,19 @@ def test_a_comparison_leaves_detectors_figures_and_a_picture(settings: EvaluateS
     events: list[Any] = []
     short = TINY | {"steps": 1}
     summary = evaluate(replace(settings, seeds=2, amounts=(Times(1), 6), changes=short), report=events.append)
-    assert [arm.generated for arm in summary.arms] == [0, 4, 6]
+    (found,) = summary.sets
+    assert [arm.generated for arm in found.arms] == [0, 4, 6]
     assert summary.seeds == (0, 1)
-    assert {len(arm.figures["AP"].values) for arm in summary.arms} == {2}
+    assert {len(arm.figures["AP"].values) for arm in found.arms} == {2}
     names = {f"{arm}-seed{seed}" for arm in ("real", "generated4", "generated6") for seed in (0, 1)}
     assert {path.name for path in (settings.out / TRAININGS).iterdir()} == names
     steps = [event for event in events if event.stage == ALL]
     assert (steps[-1].done, steps[-1].total) == (6, 6)
     value = json.loads((settings.out / COMPARISON).read_text())
-    assert [arm["generated"] for arm in value["arms"]] == [0, 4, 6]
-    assert value["arms"][1]["differences"]["AP"]["mean"] == summary.arms[1].differences["AP"].mean
-    assert value["data"]["val_images"] == 3
+    (written,) = value["sets"]
+    assert [arm["generated"] for arm in written["arms"]] == [0, 4, 6]
+    assert written["arms"][1]["differences"]["AP"]["mean"] == found.arms[1].differences["AP"].mean
+    assert written["images"] == 3
     assert value["mix"] == 0.5
     assert summary.picture == settings.out / PLOT
     assert (settings.out / PLOT).exists()
@@ -227,15 +238,16 @@ def test_an_interrupted_comparison_resumes_to_the_same_figures(
     assert not (settings.out / COMPARISON).exists()
     with refused(RunError, "resume", settings.out):
         evaluate(settings)
-    first = (settings.out / TRAININGS / "real-seed0" / RESULT).read_bytes()
+    measured = measured_on(settings, "real-seed0")
+    first = measured.read_bytes()
     trained: list[str] = []
     resumed = evaluate(
         replace(settings, resume=True),
         report=lambda event: trained.append(event.stage) if event.figures else None,
     )
     assert set(trained) <= {"generated6-seed0"}
-    assert (settings.out / TRAININGS / "real-seed0" / RESULT).read_bytes() == first
-    assert resumed.arms == whole.arms
+    assert measured.read_bytes() == first
+    assert resumed.sets == whole.sets
     assert (settings.out / PLOT).read_bytes() == (tmp_path / "whole" / PLOT).read_bytes()
     more: list[str] = []
     evaluate(
@@ -245,19 +257,53 @@ def test_an_interrupted_comparison_resumes_to_the_same_figures(
     assert set(more) == {"real-seed1", "generated6-seed1"}
     with refused(RunError, None, "options.steps was 3, is 4"):
         evaluate(replace(settings, resume=True, changes=(TINY | {"steps": 4})))
-    assert not (settings.out / ".lock").is_dir()
+    assert not (settings.out / ".dengine" / "lock").is_dir()
 
 
 @pytest.mark.slow
 def test_the_real_images_alone_are_measured_first_and_compared_later(settings: EvaluateSettings) -> None:
     scaled = replace(settings, short_side=48, changes=(TINY | {"steps": 1}))
     alone = evaluate(replace(scaled, synthetic=()))
-    assert [(arm.generated, dict(arm.differences)) for arm in alone.arms] == [(0, {})]
-    first = (settings.out / TRAININGS / "real-seed0" / RESULT).stat().st_mtime_ns
+    assert [(arm.generated, dict(arm.differences)) for arm in alone.sets[0].arms] == [(0, {})]
+    first = measured_on(settings, "real-seed0").stat().st_mtime_ns
     both = evaluate(replace(scaled, resume=True))
-    assert [arm.generated for arm in both.arms] == [0, 6]
-    assert both.arms[0] == alone.arms[0]
-    assert (settings.out / TRAININGS / "real-seed0" / RESULT).stat().st_mtime_ns == first
+    assert [arm.generated for arm in both.sets[0].arms] == [0, 6]
+    assert both.sets[0].arms[0] == alone.sets[0].arms[0]
+    assert measured_on(settings, "real-seed0").stat().st_mtime_ns == first
+
+
+@pytest.mark.slow
+def test_other_annotations_and_other_sets_measure_the_same_detectors(
+    settings: EvaluateSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(settings, changes=(TINY | {"steps": 1}))
+    first = evaluate(settings)
+    fewer = make_dataset(tmp_path / "fewer", range(20, 23), boxes=1)  # the same photographs, annotated again
+    other = make_dataset(tmp_path / "other", range(30, 34))
+    monkeypatch.setattr(worth, "train_detector", None)  # nothing is trained
+    summary = evaluate(replace(settings, val=(*settings.val, fewer, other), resume=True))
+    assert [(one.name, one.images) for one in summary.sets] == [
+        (str(settings.val[0]), 3),
+        (str(fewer), 3),
+        (str(other), 4),
+    ]
+    assert summary.sets[0] == first.sets[0]
+    assert len(list((settings.out / TRAININGS / "real-seed0").glob(f"{MEASURED}-*.json"))) == 3
+    assert [one["name"] for one in json.loads((settings.out / COMPARISON).read_text())["sets"]] == [
+        str(settings.val[0]), str(fewer), str(other)
+    ]  # fmt: skip
+
+
+def test_parts_go_with_the_datasets_that_they_are_of(settings: EvaluateSettings) -> None:
+    asked = replace(settings, val=("a", "b"), val_split="val")
+    assert asked.val_sets == ((Path("a"), "val"), (Path("b"), "val"))
+    assert replace(asked, val_split=("val", "test")).val_sets == ((Path("a"), "val"), (Path("b"), "test"))
+    with refused(UsageError, "val_split", 3, 2):
+        replace(asked, val_split=("a", "b", "c"))
+    with refused(UsageError, "val"):
+        replace(asked, val=())
+    with refused(UsageError, "val"):
+        replace(asked, val=("a", "a"))
 
 
 @pytest.mark.slow

@@ -126,7 +126,7 @@ def test_the_table_has_a_row_a_figure_and_a_column_an_arm() -> None:
 @pytest.mark.parametrize("arms", [2, 3])
 def test_the_picture_is_a_png_and_repeats(tmp_path: Path, arms: int) -> None:
     for name in ("a.png", "b.png"):
-        assert plot(tmp_path / name, make_arms(None if arms == 2 else 0.02)[:arms], 10)
+        assert plot(tmp_path / name, {"val": make_arms(None if arms == 2 else 0.02)[:arms]}, 10)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.format == "PNG"
         assert picture.width == (1000 if arms > 2 else 600)
@@ -135,5 +135,5 @@ def test_the_picture_is_a_png_and_repeats(tmp_path: Path, arms: int) -> None:
 
 def test_without_matplotlib_there_is_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert not plot(tmp_path / "a.png", make_arms(), 10)
+    assert not plot(tmp_path / "a.png", {"val": make_arms()}, 10)
     assert list(tmp_path.iterdir()) == []

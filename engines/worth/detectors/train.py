@@ -67,6 +67,7 @@ def train_detector(
     report: Report,
     stage: str = "detector",
     weights: Path | None = None,
+    pixels: str | None = None,
     curve: Curve | None = None,
 ) -> Detector:
     """Train a detector, save it in `folder`, and return it. Checkpoints lie in `folder`/training until it is done.
@@ -74,6 +75,7 @@ def train_detector(
     short_side: pixels that images are resized to when the detector is asked; see `Sample.short_side` for training.
     seed: decides the first weights and every draw.
     weights: a checkpoint folder to begin with, in place of random weights.
+    pixels: a hash of the images' pixels, kept beside the other things that decide the weights.
     curve: AP on these images is reported as the training goes (in `Event.figures`).
 
     The last averaged weights are kept: no image but the training's own has a say. Raises TrainingError, ModelError,
@@ -96,7 +98,7 @@ def train_detector(
         return measure(detector, curve.records if curve else ())
 
     training = {"options": options.decisive(), "data": data.digest(), "short_side": short_side, "seed": seed}
-    training["weights"] = weights_digest(weights)
+    training |= {"weights": weights_digest(weights)} | ({"pixels": pixels} if pixels else {})
     fit(
         detector.network,
         loss_at,
