@@ -1,115 +1,201 @@
-"""Kills `dengine generate` at random moments, goes on with it, and compares every byte with a run left in peace.
+"""Kills dengine's verbs at random moments, goes on with them, and compares every byte with what is made in peace.
 
-    python benchmarks/kill_test.py                      20 kills, a tiny random bundle
-    python benchmarks/kill_test.py --bundle B --engine openvino --kills 50
+    python benchmarks/kill_test.py                               20 kills of generate, a tiny random bundle
+    python benchmarks/kill_test.py --verb all --kills 600 --results benchmarks/results/kills.json
+    python benchmarks/kill_test.py --bundle B --verb generate --kills 50
 
-Each round starts a run of 200 images in a process of its own (chunks of 32, empty images kept), sends it SIGKILL at a
-random moment, and gives the same command again, until it ends by itself. Half of the rounds are killed twice. A moment
-is a number of image files, drawn evenly from none to all, and a fraction of a second more; one in five comes when all
-are there, while the dataset files are written. So kills fall everywhere, however busy the machine is.
+Each round starts a verb in a process of its own, sends it SIGKILL at a random moment of the time that it takes in
+peace, looks at what is left, gives the command that goes on, until it ends by itself, and compares. Half of the rounds
+of generate are killed twice. What is promised: generate, finalize and train-adapter end with the same bytes; a dataset
+whose annotations.json is there agrees with its images, labels and journal; merge, label and export leave the whole
+result or none. Processes are forks of this one, which has imported the libraries, so that a kill falls into the work
+and not into imports. With --results, counts are added to those in that file after every round.
 """
 
 import argparse
 import contextlib
+import json
+import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a fork has no threads but its own
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.kill_scenes import Scene, givens, make_models, make_scenes
 from benchmarks.large_checks import SHOWN, different_files, read_hashes
 from benchmarks.records import parser
-from benchmarks.toy_bundle import make_toy_bundle
-from engines.measure.alone import ROOT
+from engines.common.files import write_json
 
-PROGRAM = "from dengine_cli.main import main; main()"
+VERBS = ("generate", "finalize", "merge", "label", "export", "train-adapter")
+_WEIGHTS = (
+    3,
+    12,
+    6,
+    6,
+    0.1,
+    0.4,
+)  # of the verbs, where all are killed: about as many as fit into the time of an export
 
 
 def main() -> int:
-    """Run all rounds; 0 when all were identical."""
+    """Run all rounds; 0 when all were as promised."""
     given = read_options()
+    verbs = list(VERBS) if given.verb == "all" else [given.verb]
     with contextlib.ExitStack() as stack:
         work = given.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dengine-kill-")))
         work.mkdir(parents=True, exist_ok=True)
-        bundle = given.bundle or make_toy_bundle(work)
-        command = [
-            *("generate", "--bundle", str(bundle), "--count", str(given.count), "--chunk", str(given.chunk)),
-            *("--steps", "2", "--keep-empty", "--format", "coco,yolo,imagefolder"),
-            *("--engine", given.engine, "--precision", "f32", "--threads", "1"),
-        ]
-        started = time.monotonic()
-        run_to_the_end(command, work / "peace")
-        seconds = time.monotonic() - started
-        expected = read_hashes(work / "peace")
-        images = sum(name.startswith(("images/0", "spare/")) for name in expected)
-        print(f"uninterrupted: {seconds:.1f} s, {len(expected)} files", flush=True)
+        run_alone(lambda: make_models(work) and None)
+        bundle = given.bundle or work / "bundle"
+        import_libraries()
+        for words in givens(work, bundle, given.count, given.chunk):
+            run_to_the_end(words, work / "given" / "paint.log")
+        scenes = make_scenes(work, bundle, given.count, given.chunk)
+        peace = {verb: in_peace(scenes[verb], work / f"peace-{verb}") for verb in verbs}
         rng = random.Random(given.seed)
-        identical = 0
-        for number in range(1, given.kills + 1):
-            folder = work / f"round-{number}"
-            states = [kill(command, folder, images, rng) for _ in range(1 + number % 2)]
-            run_to_the_end(command, folder)
-            wrong = different_files(expected, read_hashes(folder))[:SHOWN]
-            identical += not wrong
-            print(f"{number:3}  killed {', then '.join(states)}: {', '.join(wrong) or 'identical'}", flush=True)
+        weights = [_WEIGHTS[VERBS.index(verb)] for verb in verbs]
+        kills = good = number = 0
+        while kills < given.kills:
+            number += 1
+            verb = rng.choices(verbs, weights)[0]
+            seconds, expected = peace[verb]
+            folder = work / f"round-{number}-{verb}"
+            done, wrong = one_round(
+                scenes[verb], folder, seconds, expected, 1 + (verb == "generate") * rng.randrange(2), rng
+            )
+            kills, good = kills + done, good + done * (not wrong)
+            print(f"{number:4} {verb}: {done} kills, {'; '.join(wrong[:SHOWN]) or 'as promised'}", flush=True)
+            if given.results:
+                add_result(given.results, verb, done, done * (not wrong))
             if not wrong:
-                shutil.rmtree(folder)
-    print(f"identical {identical} of {given.kills}")
-    return 0 if identical == given.kills else 1
+                for left in work.glob(f"*{folder.name}*"):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+    print(f"as promised {good} of {kills}")
+    return 0 if good == kills else 1
 
 
 def read_options() -> argparse.Namespace:
     """The command line."""
     options = parser(__doc__)
+    options.add_argument(
+        "--verb", choices=(*VERBS, "all"), default="generate", help="what is killed (default: generate)"
+    )
     options.add_argument("--bundle", type=Path, help="bundle to paint with (default: a tiny random one, made first)")
-    options.add_argument("--engine", default="torch", help="torch, onnxruntime or openvino (default: torch)")
-    options.add_argument("--kills", type=int, default=20, help="rounds (default: 20)")
-    options.add_argument("--count", type=int, default=200, help="images a run (default: 200)")
-    options.add_argument("--chunk", type=int, default=32, help="images a chunk (default: 32)")
+    options.add_argument("--kills", type=int, default=20, help="kills, all in all (default: 20)")
+    options.add_argument("--count", type=int, default=60, help="images a run (default: 60)")
+    options.add_argument("--chunk", type=int, default=12, help="images a chunk (default: 12)")
     options.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     options.add_argument("--work", type=Path, help="folder for the runs; kept (default: a temporary one)")
+    options.add_argument("--results", type=Path, help="JSON file that counts are added to")
     return options.parse_args()
 
 
-def start(command: Sequence[str], folder: Path) -> "subprocess.Popen[bytes]":
-    """Give the command in a process of its own, its words in a file beside the folder."""
-    with folder.with_suffix(".log").open("wb") as log:
-        words = [sys.executable, "-c", PROGRAM, *command, "--out", str(folder)]
-        return subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+def import_libraries() -> None:
+    """What the verbs import, so that their forks need not."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
-def run_to_the_end(command: Sequence[str], folder: Path) -> None:
+def start(words: Sequence[str], log: Path) -> int:
+    """Give the command in a fork of this process, what it says in a file; the process's number."""
+    sys.stdout.flush()
+    if child := os.fork():
+        return child
+    code = 70
+    try:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        from dengine_cli.main import app
+
+        app([str(word) for word in words])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def run_to_the_end(words: Sequence[str], log: Path) -> None:
     """Give the command and wait for its end; stops the whole test when it fails by itself."""
-    if code := start(command, folder).wait():
-        sys.exit(f"{folder.name} ended with {code}: {folder.with_suffix('.log').read_text('utf-8')[-2000:]}")
+    _, status = os.waitpid(start(words, log), 0)
+    if status:
+        sys.exit(f"{' '.join(words)} ended with {os.waitstatus_to_exitcode(status)}: {log.read_text('utf-8')[-2000:]}")
 
 
-def kill(command: Sequence[str], folder: Path, images: int, rng: random.Random) -> str:
-    """Give the command and kill it when so many image files are there; says what it left."""
-    wanted = rng.randint(0, images) if rng.random() < 0.8 else images
-    longest = 0.1 if wanted < images else 1.0  # seconds
-    process = start(command, folder)
-    while count_images(folder) < wanted and process.poll() is None:
-        time.sleep(0.002)
-    time.sleep(rng.uniform(0.0, longest))
-    process.kill()
-    if process.wait() != -signal.SIGKILL:
-        return "too late"
-    journal = folder / "journal.jsonl"
-    lines = journal.read_bytes().count(b"\n") if journal.exists() else 0
-    dataset = "with" if (folder / "annotations.json").exists() else "without"
-    return f"at {lines} lines, {count_images(folder)} images, {dataset} annotations"
+def run_alone(work: Callable[[], object]) -> None:
+    """Do something in a fork, which takes the threads that libraries begin for it with it."""
+    if child := os.fork():
+        _, status = os.waitpid(child, 0)
+        if status:
+            sys.exit("what the kill test needs could not be made")
+        return
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
-def count_images(folder: Path) -> int:
-    """Image files of a run, wherever they are."""
-    return sum(1 for part in ("images", "spare") for _ in (folder / part).glob("0*.jpg"))
+def in_peace(scene: Scene, folder: Path) -> tuple[float, dict[str, str]]:
+    """How many seconds the verb takes, and the hashes of what it leaves."""
+    shutil.rmtree(folder, ignore_errors=True)
+    scene.before(folder)
+    started = time.monotonic()
+    run_to_the_end(scene.words(folder), folder.with_suffix(".log"))
+    seconds, found = time.monotonic() - started, read_hashes(folder)
+    print(f"{folder.name}: {seconds:.1f} s, {len(found)} files", flush=True)
+    return seconds, found
+
+
+def one_round(
+    scene: Scene, folder: Path, seconds: float, expected: dict[str, str], times: int, rng: random.Random
+) -> tuple[int, list[str]]:
+    """Kill so many times, go on to the end, and compare: how often it was killed in time, and what is wrong."""
+    scene.before(folder)
+    log, kills, wrong = folder.with_suffix(".log"), 0, list[str]()
+    words = scene.words(folder)
+    for _ in range(times):
+        if not words:
+            break
+        kills += kill(words, log, rng.uniform(0.0, 1.05 * seconds))
+        wrong += scene.left_wrong(folder)
+        words = scene.again(folder)
+    if words:
+        run_to_the_end(words, log)
+    return kills, wrong + different_files(expected, read_hashes(folder))
+
+
+def kill(words: Sequence[str], log: Path, seconds: float) -> bool:
+    """Give the command and kill it after so many seconds; whether it was still at work."""
+    child = start(words, log)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def add_result(file: Path, verb: str, kills: int, good: int) -> None:
+    """Add to the counts of a verb in the results' file."""
+    counts = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    before = counts.get(verb, {"kills": 0, "as_promised": 0})
+    counts[verb] = {"kills": before["kills"] + kills, "as_promised": before["as_promised"] + good}
+    write_json(file, counts)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.labels.rules import is_label
 from engines.measure.workload import Workload, jobs_of
-from engines.runs.dataset_files import rules_of
 from engines.runs.generate import generate
 from engines.runs.journal import IMAGES, JOURNAL, Entry, find_image, image_name, read_entries
 from engines.runs.run_folder import require_run
@@ -110,7 +109,7 @@ def judge_baseline_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
 
 def read_labels(folder: Path) -> tuple[list[Entry], list[Instances]]:
     """The entries of a run's images, and those of their boxes that are labels by the run's own rules."""
-    rules = rules_of(require_run(folder))
+    rules = require_run(folder).rules
     entries = [entry for entry in read_entries(folder / JOURNAL) if entry.file]
     return entries, [entry.instances.take(is_label(entry.instances, rules)) for entry in entries]
 

@@ -18,6 +18,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engines.audit.audit import audit
+    from engines.audit.settings import AuditSettings, AuditSummary
     from engines.common.events import Event, EventKind, ImageNews
     from engines.doctor import Diagnosis, examine
     from engines.errors import (
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from export.tensorrt.settings import BuildPlansSettings
 
 _MODULES = {
+    "engines.audit.audit": ("audit",),
+    "engines.audit.settings": ("AuditSettings", "AuditSummary"),
     "engines.common.events": ("Event", "EventKind", "ImageNews"),
     "engines.doctor": ("Diagnosis", "examine"),
     "engines.errors": (
@@ -88,6 +92,8 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "AuditSettings",
+    "AuditSummary",
     "BackendError",
     "BenchSettings",
     "BenchSummary",
@@ -129,6 +135,7 @@ __all__ = [
     "TrainBaseSummary",
     "TrainingError",
     "UsageError",
+    "audit",
     "bench",
     "build_plans",
     "evaluate",

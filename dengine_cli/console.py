@@ -16,6 +16,7 @@ from typing import Any, Self, TextIO
 
 from dengine_cli.flags import with_flags
 from engines.common.events import Event, EventKind, Report, duration
+from engines.common.plurals import counted
 
 PLAIN_SECONDS = 10.0  # between plain lines of one stage, where there is no terminal
 _flags: Callable[[], Mapping[str, str]] = dict  # of the verb at work
@@ -104,11 +105,12 @@ def reporter(bars: "ProgressBars") -> Report:
             return
         if event.kind is EventKind.STARTED:
             bars.line(text)
-            text = ""
+            labels, dropped, text = int(event.figures.get("boxes", 0)), int(event.figures.get("dropped", 0)), ""
         if event.image is not None:
             labels += event.image.labels if event.image.kept else 0
             dropped += not event.image.kept
-            text = f"{labels} boxes" + (f", {dropped} dropped" if dropped else "")
+        if event.image is not None or event.figures.get("boxes"):
+            text = counted(labels, "box") + (f", {dropped} dropped" if dropped else "")
         if "loss" in event.figures:
             text = f"loss {event.figures['loss']:.4f}"
             if measured := [f"{name} {value:.3f}" for name, value in event.figures.items() if name.startswith("AP")]:

@@ -7,6 +7,7 @@ import typer
 
 from dengine_cli import console
 from engines.common.events import duration
+from engines.common.plurals import counted
 from engines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _machine(found: "Diagnosis") -> list[tuple[str, str]]:
         ("packages", ", ".join(f"{name} {version}" for name, version in found.packages.items())),
         ("bundled model", str(found.bundle or "none in this copy")),
         ("cache", f"{found.cache} ({found.cache_bytes / 1e6:.0f} MB)"),
-        ("--engine auto", f"{found.engine}, {found.precision}, {found.threads} threads"),
+        ("--engine auto", f"{found.engine}, {found.precision}, {counted(found.threads, 'thread')}"),
     ]
 
 

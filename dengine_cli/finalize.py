@@ -53,13 +53,13 @@ def command(
     formats: Annotated[
         str | None,
         typer.Option(
-            "--format", metavar="LIST", help="Of coco (always written), yolo, imagefolder.  [default: the run's]"
+            "--format", metavar="LIST", help="Of coco (always written), yolo, imagefolder.  [default: those there]"
         ),
     ] = None,
     val_fraction: Annotated[
         float | None,
         typer.Option(
-            help="About what share of the images YOLO's files call validation, by reference.  [default: the run's]"
+            help="About what share of the images YOLO's files call validation, by reference.  [default: as it is]"
         ),
     ] = None,
     keep_empty: Annotated[
@@ -68,7 +68,7 @@ def command(
 ) -> None:
     """Write a run's dataset again, with other thresholds or formats.
 
-    Nothing is painted."""
+    Nothing is painted. The rules stay with the run: generate and merge keep them, until the next finalize."""
     parameters = locals()
     from engines.labels.scores import shown
     from engines.runs.finalize import FinalizeSettings, finalize

@@ -9,6 +9,7 @@ from dengine_cli import console
 from dengine_cli.options import Boxes, Device, FollowLinks, Precision, Slots, Threads
 from dengine_cli.settings import settings_of
 from engines.common.events import duration
+from engines.common.plurals import counted, plural
 
 if TYPE_CHECKING:
     from engines.runs.summaries import DatasetSummary, GenerateSummary
@@ -141,7 +142,9 @@ def show_run(summary: "GenerateSummary") -> None:
         first = summary.first_image_seconds
         first_text = f", the first after {duration(first)}" if first is not None else ""
         speed = f"{summary.images_per_second:.2f} images/s"
-        console.echo(f"painted {summary.painted} images in {duration(summary.seconds)} ({speed}{first_text})")
+        console.echo(
+            f"painted {counted(summary.painted, 'image')} in {duration(summary.seconds)} ({speed}{first_text})"
+        )
     show_dataset(summary.dataset)
 
 
@@ -153,7 +156,7 @@ def _more_than_expected(summary: "DatasetSummary") -> list[str]:
 
 def show_dataset(summary: "DatasetSummary") -> None:
     """Print what a dataset holds, and where its files are."""
-    console.echo(f"{summary.images} images with {summary.boxes} boxes")
+    console.echo(f"{counted(summary.images, 'image')} with {counted(summary.boxes, 'box')}")
     if summary.boxes_by_class:
         console.echo(console.table([(name, str(n)) for name, n in summary.boxes_by_class.items()], ("class", "boxes")))
     if many := _more_than_expected(summary):
@@ -163,7 +166,8 @@ def show_dataset(summary: "DatasetSummary") -> None:
             f"`dengine finalize {summary.folder} --score matched` keeps the surest labels"
         )
     if summary.ignored:
-        console.echo(f"{summary.ignored} more regions are to be ignored (iscrowd)")
+        more = f"{counted(summary.ignored, 'more region')} {plural(summary.ignored, 'is')}"
+        console.echo(f"{more} to be ignored (iscrowd)")
     for reason, number in summary.dropped.items():
         console.echo(f"{number} not in the dataset: {reason}")
     console.echo(f"images       {summary.folder / 'images'}")

@@ -9,6 +9,7 @@ from dengine_cli import console
 from dengine_cli.options import Boxes, Device, FollowLinks, Threads
 from dengine_cli.settings import settings_of
 from engines.common.events import duration, left_out
+from engines.common.plurals import counted, plural
 
 if TYPE_CHECKING:
     from engines.labelling import LabelSummary
@@ -72,7 +73,9 @@ def show_labels(summary: "LabelSummary") -> None:
 
     for line in left_out((), summary.unreadable):
         console.note(line)
-    console.echo(f"{summary.images} images with {summary.boxes} boxes in {duration(summary.seconds)}")
+    console.echo(
+        f"{counted(summary.images, 'image')} with {counted(summary.boxes, 'box')} in {duration(summary.seconds)}"
+    )
     names = list(summary.boxes_by_class)
     header, rows = ["class", "boxes"], [[name, str(summary.boxes_by_class[name])] for name in names]
     if summary.annotated:
@@ -85,7 +88,8 @@ def show_labels(summary: "LabelSummary") -> None:
     if summary.score is not None:
         console.echo(f"labels score at least {shown(summary.score)}")
     if summary.ignored:
-        console.echo(f"{summary.ignored} more regions are to be ignored (iscrowd)")
+        more = f"{counted(summary.ignored, 'more region')} {plural(summary.ignored, 'is')}"
+        console.echo(f"{more} to be ignored (iscrowd)")
     if summary.unknown_classes:
         console.note(f"annotated, but unknown to the adapter, and not counted: {', '.join(summary.unknown_classes)}")
     console.echo(f"annotations  {summary.annotations}")

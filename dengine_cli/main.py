@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dengine_cli import (
+    audit,
     bench,
     console,
     doctor,
@@ -31,8 +32,10 @@ from dengine_cli import (
     train_base,
 )
 from dengine_cli.flags import renewed, with_flags
+from engines.common.quote import shorten
 from engines.errors import DengineError
 
+_LONGEST = 300  # characters of what others say in an error
 EXIT_USAGE = 2
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -45,6 +48,7 @@ VERBS = {
     "label": label,
     "finalize": finalize,
     "merge": merge,
+    "audit": audit,
     "review": review,
     "report": report,
     "evaluate": evaluate,
@@ -74,12 +78,17 @@ class Program(TyperGroup):
         except typer.Exit as done:
             return done.exit_code
         except typer.TyperException as mistake:
-            return _fail(f"{mistake.format_message().rstrip('.')}. See: {f'dengine {verb}'.strip()} --help", EXIT_USAGE)
+            return _fail(
+                f"{shorten(mistake.format_message().rstrip('.'), _LONGEST)}. See: {f'dengine {verb}'.strip()} --help",
+                EXIT_USAGE,
+            )
         except KeyboardInterrupt:
             return _fail(f"interrupted. {_how_to_go_on(verb)}", EXIT_INTERRUPTED)
         except BrokenPipeError:
             return _reader_left()
         except Exception as error:
+            if _was_interrupted(error):  # an import that Ctrl-C cut short raises errors of any kind
+                return _fail(f"interrupted. {_how_to_go_on(verb)}", EXIT_INTERRUPTED)
             if debug:
                 raise
             text = with_flags(_in_one_line(error), _flags(verb))
@@ -166,7 +175,8 @@ def _in_one_line(error: Exception) -> str:
         return text
     if isinstance(error, OSError) or "os error 28" in text:
         return _system_error(error)
-    return f"{type(error).__name__}: {text} (not foreseen: please report it with what dengine --debug shows)"
+    said = f"{type(error).__name__}: {shorten(text, _LONGEST)}"
+    return f"{said} (not foreseen: please report it with what dengine --debug shows)"
 
 
 def _system_error(error: Exception) -> str:
@@ -180,6 +190,17 @@ def _system_error(error: Exception) -> str:
     if number == errno.ENOTDIR:
         return f"a file stands where a folder is due{where}; name another folder, or move the file away."
     return f"{getattr(error, 'strerror', None) or error}{where}."
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether an error came of a Ctrl-C."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _how_to_go_on(verb: str) -> str:

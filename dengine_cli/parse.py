@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.common.quote import quote
 from engines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 _SCORES = re.compile(r"\s*(.+?)\s*=\s*([0-9.eE+-]+)\s*(?:,(?=.)|$)", re.DOTALL)
 
 
+_DIGITS = 18  # of a whole number that is read
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a text is a whole number from 0 on, of a length that makes sense."""
+    return text.isdecimal() and len(text) <= _DIGITS
+
+
 def parse_range(text: str | None, option: str) -> tuple[float, float] | None:
     """`0.4:0.8` to (0.4, 0.8), and `0.6` to (0.6, 0.6)."""
     if text is None:
@@ -27,7 +36,7 @@ def parse_range(text: str | None, option: str) -> tuple[float, float] | None:
     try:
         return float(low), float(high if colon else low)
     except ValueError:
-        raise UsageError(f"{option} is {text!r}; a number, or two such as 0.4:0.8, was expected.") from None
+        raise UsageError(f"{option} is {quote(text)}; a number, or two such as 0.4:0.8, was expected.") from None
 
 
 def parse_size(text: str | None, option: str) -> tuple[int, int] | None:
@@ -35,8 +44,8 @@ def parse_size(text: str | None, option: str) -> tuple[int, int] | None:
     if text is None:
         return None
     width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise UsageError(f"{option} is {text!r}; width x height in pixels was expected, such as 320x256.")
+    if not (_is_whole(width) and _is_whole(height)):
+        raise UsageError(f"{option} is {quote(text)}; width x height in pixels was expected, such as 320x256.")
     return int(width), int(height)
 
 
@@ -45,11 +54,11 @@ def parse_batches(text: str | None, option: str) -> tuple[int, int, int] | None:
     if text is None:
         return None
     parts = text.split(":")
-    if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
-        raise UsageError(f"{option} is {text!r}; a number, or least:usual:most, was expected, such as 1:8:16.")
+    if len(parts) not in (1, 3) or not all(map(_is_whole, parts)):
+        raise UsageError(f"{option} is {quote(text)}; a number, or least:usual:most, was expected, such as 1:8:16.")
     least, usual, most = (int(part) for part in (parts if len(parts) == 3 else parts * 3))
     if not 1 <= least <= usual <= most:
-        raise UsageError(f"{option} is {text!r}; three rising numbers from 1 on were expected, such as 1:8:16.")
+        raise UsageError(f"{option} is {quote(text)}; three rising numbers from 1 on were expected, such as 1:8:16.")
     return least, usual, most
 
 
@@ -59,7 +68,7 @@ def parse_sizes(text: str | None, option: str) -> tuple[tuple[int, int], tuple[i
         return None
     sizes = [parse_size(part, option) or (0, 0) for part in text.split(":")]
     if len(sizes) not in (1, 3):
-        raise UsageError(f"{option} is {text!r}; a size, or least:usual:largest, was expected, such as 512x512.")
+        raise UsageError(f"{option} is {quote(text)}; a size, or least:usual:largest, was expected, such as 512x512.")
     least, usual, largest = sizes if len(sizes) == 3 else sizes * 3
     return least, usual, largest
 
@@ -69,8 +78,8 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     first, _, second = text.partition("/")
-    if not (first.isdecimal() and second.isdecimal()):
-        raise UsageError(f"--shard is {text!r}; part and number of parts were expected, such as 2/4.")
+    if not (_is_whole(first) and _is_whole(second)):
+        raise UsageError(f"--shard is {quote(text)}; part and number of parts were expected, such as 2/4.")
     return int(first), int(second)
 
 
@@ -94,7 +103,7 @@ def parse_score(text: str | None) -> "ScoreLike | None":
             return scores
     except ValueError:
         pass
-    raise UsageError(f"--score is {text!r:.60}; adapter, matched, a number, or CLASS=NUMBER,CLASS=NUMBER was expected.")
+    raise UsageError(f"--score is {quote(text)}; adapter, matched, a number, or CLASS=NUMBER,... was expected.")
 
 
 def parse_near_duplicates(text: str) -> float:
@@ -106,7 +115,7 @@ def parse_near_duplicates(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"--near-duplicates is {text!r}; keep, drop, or a correlation was expected.") from None
+        raise UsageError(f"--near-duplicates is {quote(text)}; keep, drop, or a correlation was expected.") from None
 
 
 def parse_amounts(text: str | None) -> "tuple[Amount, ...]":
@@ -115,9 +124,9 @@ def parse_amounts(text: str | None) -> "tuple[Amount, ...]":
 
     found: list[Amount] = []
     for part in parse_list(text):
-        amount = re.fullmatch(r"(?P<times>\d+(?:\.\d+)?)x|(?P<images>\d+)", part)
+        amount = re.fullmatch(r"(?P<times>\d+(?:\.\d+)?)x|(?P<images>\d{1,18})", part)
         if amount is None:
-            raise UsageError(f"--amounts holds {part!r}; multiples such as 2x, or whole numbers, were expected.")
+            raise UsageError(f"--amounts holds {quote(part)}; multiples such as 2x, or whole numbers, were expected.")
         found.append(Times(float(amount["times"])) if amount["times"] else int(amount["images"]))
     return tuple(found)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from engines.backends.registry import ENGINES
 from engines.bundle.bundle import GRAPH_DTYPES, WEIGHTS_DTYPES
+from engines.common.quote import quote
 from engines.common.schema import AnyPath, settle
 from engines.errors import Mistake, refuse
 from export.to_onnx import OPSETS
@@ -58,8 +59,8 @@ class ExportSettings:
              "`int8` is for CPUs and float32 graphs: leave it or `graph_dtype=float16` out"),
             ("ranges", self.ranges is None or self.graph_dtype != "float32",
              "`ranges` measures for float16 graphs: add `graph_dtype=float16`, or leave it out"),
-            ("threads", self.threads is None or self.threads >= 1,
-             f"`threads` is {self.threads}; 1 or more was expected"),
+            ("threads", self.threads is None or 1 <= self.threads <= 1024,
+             f"`threads` is {quote(self.threads)}; a whole number from 1 to 1024 was expected"),
             *(("engines", name in ENGINES[1:], f"`engines` holds {name:.60}; {', '.join(ENGINES[1:])} are known")
               for name in self.engines or ()),
         )  # fmt: skip

@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engines.labelling", "engines.session", "engines.measure", "engines.doctor", "engines.review", "engines.report"),
     ("export",),
     ("engines.training",),
-    ("engines.worth",),
+    ("engines.audit", "engines.worth"),
     ("dengine",),
     ("dengine_cli",),
     ("dengine.__main__",),

@@ -167,8 +167,3 @@ def cpu_precision(precision: str, engine: str) -> str:
 def is_wide(graph: str, half: bool) -> bool:
     """Whether PyTorch computes a graph in f32 whatever the rest is in; `half`: where that is float16."""
     return graph in ALWAYS_F32 and not (half and graph == "adapter")
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 thread`, `2 threads`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -33,7 +33,6 @@ from engines.backends.base import (
     Role,
     Shapes,
     Tensors,
-    counted,
     import_runtime,
     known_shapes,
     new_buffers,
@@ -43,6 +42,7 @@ from engines.backends.probe import Probe, one_line, tiny_input, tiny_onnx, try_d
 from engines.backends.rows import is_full_size
 from engines.bundle.bundle import Bundle
 from engines.common.devices import cpu_name, resolve_threads
+from engines.common.plurals import counted
 from engines.errors import BackendError, UsageError
 
 CUDA_PROVIDER = "CUDAExecutionProvider"

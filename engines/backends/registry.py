@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engines.common.quote import quote
 from engines.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from engines.backends.probe import Probe
     from engines.backends.tensorrt.plans import Needs
     from engines.bundle.bundle import Bundle
+
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -141,8 +144,9 @@ def _check_numbers(precision: str, threads: int | None) -> None:
     if precision not in PRECISIONS:
         expected = ", ".join(PRECISIONS)
         raise UsageError(f'Unknown precision "{precision}"; one of {expected} was expected.', field="precision")
-    if threads is not None and threads < 1:
-        raise UsageError(f"`threads` is {threads}; 1 or more was expected.", field="threads")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        text = f"`threads` is {quote(threads)}; a whole number from 1 to {MOST_THREADS} was expected."
+        raise UsageError(text, field="threads")
 
 
 def _check_abilities(info: BackendInfo, precision: str, compiled: bool | None) -> None:

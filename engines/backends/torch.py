@@ -34,7 +34,6 @@ from engines.backends.base import (
     Role,
     Shapes,
     Tensors,
-    counted,
     cpu_precision,
     is_wide,
     known_shapes,
@@ -50,6 +49,7 @@ from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import TensorSpec
 from engines.bundle.islands import apply_islands, upcast_scores
 from engines.common.devices import cpu_has_bf16, cpu_name, resolve_threads
+from engines.common.plurals import counted
 from engines.errors import UsageError
 
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}

@@ -17,7 +17,7 @@ class EventKind(StrEnum):
     """
 
     NOTE = "note"  # a line to read: something begins, or is worth knowing
-    STARTED = "started"  # all is ready and the images begin; `text` says on what, `done` what earlier starts did
+    STARTED = "started"  # all is ready and the images begin; `text` says on what, `done` and `figures` what is there
     STEP = "step"  # the next of a few long steps begins: `done` of `total` are over, `text` says which it is
     PROGRESS = "progress"  # `done` of `total`
     IMAGE = "image"  # the same, by one image more: `image` says what became of it
@@ -52,10 +52,13 @@ class Event:
     kind: EventKind
     stage: str = ""  # what is at work, such as "painting": a bar's name
     text: str = ""  # for people: what begins, or what was found
-    done: float | None = None  # of `total`; may pass it where chunks are painted whole
+    done: float | None = None  # of `total`, at most all of it
     total: float | None = None
     seconds_left: float | None = None  # of the stage, where the verb knows better than its speed so far
-    figures: Mapping[str, float] = field(default_factory=dict)  # of a training: loss and its parts, AP of an evaluation
+    figures: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of a training: loss and its parts, AP of an evaluation; of
+    # a run that goes on: boxes and dropped, of what earlier starts painted
     image: ImageNews | None = None  # of kind IMAGE
 
     def __str__(self) -> str:

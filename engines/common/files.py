@@ -46,12 +46,13 @@ def sync_tree(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` for its new content, which takes its place when the block ends well, and vanishes otherwise.
+def replacing(path: Path, partial: Path | None = None) -> Iterator[Path]:
+    """A path for the new content of `path`, which takes its place when the block ends well, and vanishes otherwise.
 
-    The content is flushed to disk, then renamed, and the folder flushed: a crash leaves the old file or the new one.
+    It lies in `partial`, a folder of the same disk, or in the file's own. The content is flushed to disk, then renamed,
+    and the folder flushed: a crash leaves the old file or the new one.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = (partial or path.parent) / f".{path.name}.tmp"
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -63,16 +64,16 @@ def replacing(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all."""
-    with replacing(path) as temporary:
+def write_atomic(path: Path, data: bytes, partial: Path | None = None) -> None:
+    """Write `data` to `path`, whole or not at all; `partial` as in `replacing`."""
+    with replacing(path, partial) as temporary:
         temporary.write_bytes(data)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with a trailing newline, atomically, keys in insertion order."""
+def write_json(path: Path, value: Any, partial: Path | None = None) -> None:
+    """Write `value` as indented JSON with a trailing newline, as `write_atomic` does, keys in insertion order."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, (text + "\n").encode())
+    write_atomic(path, (text + "\n").encode(), partial)
 
 
 def read_json(path: Path, error: type[DengineError]) -> dict[str, Any]:

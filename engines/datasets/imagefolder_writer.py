@@ -11,6 +11,7 @@ from engines.common.files import write_atomic
 from engines.datasets.writers import IMAGES, AnnotatedImage, bboxes, on_grid, one_line, replacing_text, scores
 
 METADATA, CARD = "metadata.jsonl", "README.md"
+_CONFIGS = ("---", "configs:", "- config_name: default", "  data_files:", "  - split: train", f"    path: {IMAGES}/**")
 _SIGNED = "Images with the boxes of their objects, written by dengine."
 
 
@@ -50,11 +51,15 @@ def write_imagefolder(folder: Path, images: Iterable[AnnotatedImage], class_name
     write_atomic(folder / CARD, _card(class_names, prompts, scored).encode())
 
 
+def write_plain_card(folder: Path) -> None:
+    """Write `README.md` for a folder without that file: `datasets.load_dataset(folder)` gives the images alone."""
+    write_atomic(folder / CARD, "\n".join([*_CONFIGS, "---", "", _SIGNED, ""]).encode())
+
+
 def _card(class_names: Sequence[str], prompts: bool, scored: bool) -> str:
     """What `datasets` reads beside the files: which of them are data, and the type of each field."""
     fields = [("image", "image"), ("width", "int64"), ("height", "int64"), *([("prompt", "string")] if prompts else [])]
-    lines = ["---", "configs:", "- config_name: default", "  data_files:", "  - split: train", f"    path: {IMAGES}/**"]
-    lines += ["  features:"]
+    lines = [*_CONFIGS, "  features:"]
     lines += [line for name, kind in fields for line in (f"  - name: {name}", f"    dtype: {kind}")]
     lines += ["  - name: objects", "    struct:", "    - name: id", "      list: int64"]
     lines += ["    - name: bbox", "      list:", "        list: float64", "    - name: category", "      list:"]

@@ -39,6 +39,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _PNG_METADATA = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt"})  # chunks that may hold an orientation
+_DEEP_LIMIT = 40 * 10**6  # pixels of more than 8 bits, some seconds of work
 _JPEG_END = b"\xff\xd9"
 
 
@@ -136,7 +137,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
+                if image.width * image.height > _DEEP_LIMIT and _is_deep(image):
+                    raise DatasetError(
+                        f"{path} has {image.width * image.height / 1e6:.0f} million pixels of more than 8 bits; up to "
+                        f"{_DEEP_LIMIT // 10**6} million are read. Make it smaller, or 8 bits deep, first."
+                    )
                 yield image
+    except DatasetError:
+        raise
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

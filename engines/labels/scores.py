@@ -60,6 +60,15 @@ class ScorePolicy:
             return cls(ScoreKind.PER_CLASS, by_class=dict(asked)) if asked else cls(ScoreKind.ADAPTER)
         return cls(ScoreKind.FIXED, float(asked))
 
+    @property
+    def plain(self) -> "ScoreLike":
+        """The policy as a file may say it: what `of` makes the same one of."""
+        if self.kind is ScoreKind.FIXED:
+            return self.value
+        if self.kind is ScoreKind.PER_CLASS:
+            return self.by_class
+        return "matched" if self.kind is ScoreKind.MATCHED else "adapter"
+
     def thresholds(self, own: Mapping[str, float], class_names: Sequence[str]) -> Thresholds:
         """What it comes to for these classes: those it has no number for take their `own`, or FALLBACK.
 

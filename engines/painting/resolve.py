@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -25,7 +25,8 @@ from engines.painting.run_settings import RunSettings
 from engines.painting.settings import DEFAULTS, JPEG_QUALITY, OPEN, GenerateSettings, PaintOptions
 
 if TYPE_CHECKING:
-    from engines.backends.base import Backend
+    import torch
+
     from engines.bundle.bundle import Bundle
 
 CPU_SLOTS, GPU_SLOTS = 4, 8  # images in work at once, where the user does not say
@@ -35,10 +36,53 @@ LONG_RUN = 1000  # images from which on networks are compiled first, where nobod
 _STRENGTHS = 33  # of a range, at which the steps that jobs take are counted
 
 
+class Engine(Protocol):
+    """What of a backend a run's settings hold: of one that is open, or of the one that a run was painted with."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def device(self) -> "torch.device": ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FormerEngine:
+    """What a run was painted with, where that is not opened: nothing is left to paint, or to be known of a device."""
+
+    name: str
+    precision: str
+    threads: int
+    description: str
+
+    @classmethod
+    def of(cls, asked: GenerateSettings, stored: RunSettings) -> "FormerEngine":
+        """The stored run's, with what was asked for in its place."""
+        options = stored.options
+        return cls(
+            options.engine if asked.engine == "auto" else asked.engine,
+            options.precision if asked.precision == "auto" else asked.precision,
+            options.threads if asked.threads is None else asked.threads,
+            stored.backend,
+        )
+
+    @property
+    def device(self) -> "torch.device":
+        """The CPU: where settings are stored, none of them depends on it."""
+        import torch
+
+        return torch.device("cpu")
+
+
 def resolve(
     asked: GenerateSettings,
     bundle: "Bundle",
-    backend: "Backend",
+    backend: Engine,
     references: Dataset | None,
     stored: RunSettings | None,
 ) -> RunSettings:

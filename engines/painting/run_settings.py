@@ -5,19 +5,36 @@ came to be what they are (`resolve`).
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from engines.adapter.info import are_names
+from engines.common.quote import quote
 from engines.common.schema import FLAT, from_object, key_of, to_object
-from engines.errors import Mistake, RunError
+from engines.errors import Mistake, RunError, refuse
+from engines.labels.rules import Rules
 from engines.labels.scores import StoredScore, Thresholds, unstored
-from engines.painting.settings import IMAGE_SUFFIXES, UNSAID, PaintOptions, shown_value
+from engines.painting.settings import (
+    IMAGE_SUFFIXES,
+    LARGEST_SIDE,
+    LIMIT,
+    UNSAID,
+    PaintOptions,
+    range_mistakes,
+    shown_value,
+)
 
 FORMAT = 2  # version of run.json, and of the order in which a chunk's jobs are painted
 OLDER_FORMATS = (1,)  # of runs that can be read, but not gone on with
 # Facts stand behind the option that they belong to, as in every run.json there is; those not named here, at the end.
 _BEHIND = {"bundle": ("bundle_hash", "class_names"), "reference": ("reference_hash",), "threads": ("backend",)}
+
+# Options that are open in what is asked for, and never in a run.
+_SETTLED = (
+    "size", "steps", "sampler", "eta", "guidance", "negative_prompt", "score", "chunk", "slots", "rows", "threads",
+    "ignore_score", "min_quality", "max_overlap",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,15 +65,36 @@ class RunSettings:
     def from_json(cls, value: Mapping[str, Any], where: str) -> "RunSettings":
         """Read what `to_json` wrote. Raises RunError that lists every mistake at once, prefixed with `where`."""
         if value.get("format") not in (FORMAT, *OLDER_FORMATS):
-            raise RunError(
-                f"{where}: run format {value.get('format')!r} was found; this version reads formats up to {FORMAT}."
-            )
+            found = quote(value.get("format"))
+            raise RunError(f"{where}: run format {found} was found; this version reads formats up to {FORMAT}.")
         settings = from_object(cls, value, RunError, where)
+        refuse(settings._mistakes(), RunError, f"{where}: ")
         score = settings.options.score
         if isinstance(score, str) or (isinstance(score, Mapping) and tuple(score) != settings.class_names):
             named = score if isinstance(score, str) else ", ".join(score)
             raise RunError(f"{where}: score names {named:.60}; the run's own classes were expected.", field="score")
         return settings
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        """What is wrong with values, beyond their types."""
+        if left := [name for name in _SETTLED if getattr(self.options, name) is None]:
+            yield left[0], f"`{left[0]}` is missing"
+            return
+        if not are_names(self.class_names):
+            yield "class_names", "`class_names` must be different names without line breaks"
+        texts = [self.bundle_hash, self.reference_hash or "", self.backend, self.options.negative_prompt]
+        texts += [str(path) for path in (self.options.bundle, self.options.reference) if path is not None]
+        if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+            yield "backend", "it holds halves of letters, which no file can hold"
+        if self.short_side is not None and not 1 <= self.short_side <= LARGEST_SIDE:
+            yield "short_side", f"`short_side` is {quote(self.short_side)}; 1 to {LARGEST_SIDE} was expected"
+        if not all(0.0 <= number <= LIMIT for number in (self.frequencies or {}).values()):
+            yield "frequencies", "`frequencies` holds a number that no class has an image"
+        if (self.options.count is None) == (self.options.jobs is None):
+            yield "count", "one of `count` and `jobs` was expected"
+        elif self.options.shard is not None and self.options.jobs is None:
+            yield "shard", "`shard` needs `jobs`"
+        yield from range_mistakes(self.options)
 
     @property
     def frame(self) -> tuple[int, int]:
@@ -73,6 +111,14 @@ class RunSettings:
         """The lowest score of a label: a number, or a number for every class."""
         score: Any = self.options.score  # resolved, so of no other kind
         return score  # type: ignore[no-any-return]
+
+    @property
+    def rules(self) -> Rules:
+        """What the run's own dataset takes from its journal."""
+        options = self.options
+        return Rules(
+            self.thresholds, options.ignore_score, options.min_quality, options.keep_empty, options.max_overlap
+        )
 
     @property
     def thresholds(self) -> Thresholds:

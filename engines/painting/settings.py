@@ -5,13 +5,13 @@ each other. Knows nothing about how what is left open is decided (`resolve`), wh
 folders, networks or images.
 """
 
-import math
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from engines.adapter.inference import TTA_LOOKS
+from engines.common.quote import quote, shorten
 from engines.common.schema import KEY, OLDER, AnyPath, settle
 from engines.datasets.duplicates import NEAR
 from engines.datasets.yolo_writer import VAL_FRACTION
@@ -27,6 +27,8 @@ TEMPLATE_FIELDS = ("style", "classes", "caption")
 _NOT_MATCHED = "`score=matched` looks at all boxes at once: it is for `dengine label` and `dengine finalize`"
 LIMIT = 10**9  # no count, seed aside, is larger
 JPEG_QUALITY = 95
+MOST_GUIDANCE = 1000.0
+LARGEST_SIDE = 65_536  # pixels
 
 # A setting left open: the bundle, the run that is there or the machine decides. To leave it out, or None, is the same.
 # The type of such a field is that of what comes of it: once settings are resolved, nothing in them is open.
@@ -132,13 +134,13 @@ class GenerateSettings(PaintOptions):
 
     def __post_init__(self) -> None:
         settle(self)
-        refuse([*_range_mistakes(self), *_contradictions(self)])
+        refuse([*range_mistakes(self), *_contradictions(self)])
 
 
-def _range_mistakes(s: GenerateSettings) -> list[Mistake]:
+def range_mistakes(s: PaintOptions) -> list[Mistake]:
     """Values outside their own range."""
     mistakes = [
-        (name, f"`{name}` is {value}; a whole number from 1 to {most} was expected")
+        (name, f"`{name}` is {quote(value)}; a whole number from 1 to {most} was expected")
         for name, most in (
             ("count", LIMIT), ("jobs", LIMIT), ("steps", 1000), ("chunk", 10**6), ("slots", 1024), ("rows", 2048),
             ("threads", 1024), ("jpeg_quality", 100),
@@ -149,7 +151,8 @@ def _range_mistakes(s: GenerateSettings) -> list[Mistake]:
         (s.val_fraction, "val_fraction", 0.0 < s.val_fraction < 1.0, "a number above 0, below 1"),
         (s.seed, "seed", 0 <= s.seed < 2**63, "a whole number from 0 to 2^63 - 1"),
         (s.eta, "eta", s.eta is None or 0.0 <= s.eta <= 1.0, "a number from 0 to 1"),
-        (s.guidance, "guidance", s.guidance is None or 1.0 <= s.guidance < math.inf, "1 (off) or more"),
+        (s.guidance, "guidance", s.guidance is None or 1.0 <= s.guidance <= MOST_GUIDANCE,
+         f"a number from 1 (off) to {MOST_GUIDANCE:g}"),
         (s.ignore_score, "ignore_score", not s.ignore_score or SCORE_FLOOR <= s.ignore_score < 1.0,
          f"0 (off), or a number from {SCORE_FLOOR} to below 1"),
         (s.min_quality, "min_quality", s.min_quality is None or 0.0 <= s.min_quality <= 1.0, "a number from 0 to 1"),
@@ -160,13 +163,14 @@ def _range_mistakes(s: GenerateSettings) -> list[Mistake]:
          f"a correlation from 0 (keep all) to 1, such as {NEAR},"),
         (s.sampler, "sampler", s.sampler is None or s.sampler in SAMPLERS, " or ".join(SAMPLERS)),
         (s.image_format, "image_format", s.image_format in IMAGE_SUFFIXES, " or ".join(IMAGE_SUFFIXES)),
-        (s.size, "size", s.size is None or min(s.size) > 0, "width x height in pixels"),
+        (s.size, "size", s.size is None or 0 < min(s.size) <= max(s.size) <= LARGEST_SIDE,
+         f"width x height in pixels, {LARGEST_SIDE} at most,"),
         (s.strength, "strength", s.strength is None or 0.0 < s.strength[0] <= s.strength[1] <= 1.0,
          "a range low:high above 0 and up to 1"),
         (s.guidance_interval, "guidance_interval",
          s.guidance_interval is None or 0.0 <= s.guidance_interval[0] < s.guidance_interval[1] <= 1.0,
          "a range low:high from 0 to 1"),
-        (s.shard, "shard", s.shard is None or 1 <= s.shard[0] <= s.shard[1], "k/n with k from 1 to n"),
+        (s.shard, "shard", s.shard is None or 1 <= s.shard[0] <= s.shard[1] <= LIMIT, "k/n with k from 1 to n"),
     )  # fmt: skip
     mistakes += [
         (name, f"`{name}` is {shown_value(value)}; {wanted} was expected")
@@ -181,7 +185,7 @@ def _range_mistakes(s: GenerateSettings) -> list[Mistake]:
         else:
             mistakes += [("score", _NOT_MATCHED)] if matched else []
     mistakes += [
-        ("formats", f"`formats={name}` is unknown; {', '.join(DATASET_FORMATS)} are known")
+        ("formats", f"`formats={shorten(name)}` is unknown; {', '.join(DATASET_FORMATS)} are known")
         for name in s.formats
         if name not in DATASET_FORMATS
     ]
@@ -198,6 +202,8 @@ def _contradictions(s: GenerateSettings) -> list[Mistake]:
             ("count", s.count is not None and s.jobs is not None, "`count` and `jobs` exclude each other: give one"),
             ("shard", s.shard is not None and s.jobs is None,
              "`shard` needs `jobs`: how many jobs a count comes to is known only at its end"),
+            ("rows", s.rows is not None and s.rows < 2 and s.guidance is not None and not unguided,
+             "`rows=1` with guidance, which takes two rows of an image"),
             ("eta", s.sampler == "dpmpp" and bool(s.eta),
              f"`eta={s.eta}` with `sampler=dpmpp`, which adds no noise: leave it out"),
             ("guidance_interval", unguided and s.guidance_interval is not None,
@@ -236,5 +242,5 @@ def shown_value(value: Any) -> str:
     if value is None:
         return "not set"
     if isinstance(value, dict):
-        return shown(value)
-    return ":".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        return shorten(shown(value))
+    return shorten(":".join(map(shorten, value)) if isinstance(value, tuple) else value)

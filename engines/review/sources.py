@@ -19,7 +19,6 @@ from engines.labels.boxes import Instances
 from engines.labels.rules import DropReason, Rules
 from engines.painting.run_settings import RunSettings
 from engines.review.index import KEPT, Index, Part, part_of_instances
-from engines.runs.dataset_files import rules_of
 from engines.runs.journal import IMAGES, JOURNAL, SPARE, Entry, image_name
 
 _FIRST_BLOCK, _BLOCK = 32, 500  # images read into the index at once: the first soon, for somebody waits
@@ -81,7 +80,7 @@ class RunSource:
 
     def rules(self) -> Rules:
         """The run's own."""
-        return rules_of(self.run)
+        return self.run.rules
 
     def fill(self, index: Index) -> None:
         """Read the journal's whole lines."""

@@ -1,78 +1,67 @@
 """The dataset files of a run, made from its journal: COCO always, YOLO and imagefolder on request, and a preview.
 
 Knows: which of the painted images are in the dataset (`labels.rules`, `near_duplicates`, a count), and how the files on
-disk come to say so, all at once. Knows nothing about networks: nothing is painted here, and it can be done again.
+disk come to say so, all at once, with the rules that they were made by. Knows nothing about networks: nothing is
+painted here, and it can be done again.
 
-An image that the dataset does not use is moved to `spare/`, from where a later `finalize`, or a larger count, brings
-it back: so no image is without its label, and no label without its image.
+An image that the dataset does not use is moved to `.dengine/spare/`, from where a later `finalize`, or a larger count,
+brings it back: so no image is without its label, and no label without its image.
 """
 
 import contextlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 from engines.common.files import sync_folder
-from engines.datasets.imagefolder_writer import CARD, METADATA, is_ours, write_imagefolder
+from engines.datasets.imagefolder_writer import CARD, METADATA, is_ours, write_imagefolder, write_plain_card
+from engines.datasets.images import image_size
 from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.datasets.yolo_writer import DATA_YAML, LABELS, TRAIN_LIST, VAL_LIST, write_yolo
 from engines.errors import RunError
 from engines.labels.boxes import Instances
 from engines.labels.rules import Drop, DropReason, Rules, chosen, drop
-from engines.labels.scores import (
-    stored,
-)
+from engines.labels.scores import stored
 from engines.painting.jobs import Plan
 from engines.painting.run_settings import RunSettings
+from engines.runs.dataset_rules import RULES, Applied, DatasetRules, was_painted, write_rules
 from engines.runs.decisions import Decisions, read_decisions
-from engines.runs.journal import IMAGES, JOURNAL, SPARE, Entry, find_image, read_entries, remove_images_from
+from engines.runs.journal import IMAGES, JOURNAL, OWN, SPARE, Entry, find_image, read_entries, remove_images_from
 from engines.runs.near_duplicates import Candidate, find_repeats, reference_plan
 from engines.runs.preview import PREVIEW_IMAGES, Sample, write_preview
-from engines.runs.run_folder import RUN
+from engines.runs.run_folder import PREVIEW, RUN
 from engines.runs.summaries import DatasetSummary
 
 ANNOTATIONS = "annotations.json"
-PREVIEW = "preview.png"
-STAGE = ".dataset.tmp"  # where new dataset files are made
+STAGE = f"{OWN}/dataset.tmp"  # where new dataset files are made
 _BEYOND = Drop(DropReason.BEYOND, "beyond the count")
 
 
-def rules_of(run: RunSettings) -> Rules:
-    """What a run's own dataset takes from its journal."""
-    options = run.options
-    return Rules(run.thresholds, options.ignore_score, options.min_quality, options.keep_empty, options.max_overlap)
+def write_dataset(folder: Path, applied: Applied, asked: DatasetRules, plan: Plan | None = None) -> DatasetSummary:
+    """Make the dataset files of a run whose folder is locked, by rules that the run keeps.
 
-
-def write_dataset(
-    folder: Path,
-    run: RunSettings,
-    rules: Rules | None = None,
-    plan: Plan | None = None,
-    training: Sequence[Path] = (),
-) -> DatasetSummary:
-    """Make the dataset files of a run whose folder is locked, by its own rules or others.
-
+    applied: what the rules `asked` for come to (`apply_rules`).
     plan: with the references, for the search for near duplicates; None: they are opened where that needs them.
-    training: images that the networks learned from, for the same search.
     The new files are made beside the old ones. Then `annotations.json` goes, images and files change places, and the
     new one comes: while it is there, everything agrees, whenever a kill came.
     Memory does not grow with the number of images, near duplicates aside.
     """
     _remove_leftovers(folder)
-    rules, decisions = rules or rules_of(run), read_decisions(folder)
-    repeats = _repeats(folder, run, rules, plan, training)
+    run, rules, decisions = applied.run, applied.rules, read_decisions(folder)
+    repeats = _repeats(folder, applied, plan)
 
     def choose() -> Iterator[_Choice]:
         return _choices(folder / JOURNAL, run, rules, repeats, decisions)
 
-    tally = _count(folder, choose(), rules)
+    tally = _count(folder, choose(), run)
     remove_images_from(folder, tally.next_index)
     stage = folder / STAGE
     try:
-        _write_files(stage, folder, run, rules, choose, decisions.digest)
+        _write_files(stage, folder, applied, choose, decisions.digest)
+        write_rules(stage, asked)
         preview = (stage / PREVIEW).exists()
         _take_over(folder, stage, choose)
     except BaseException:
@@ -119,15 +108,6 @@ class _Tally:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def entries_of(journal: Path, run: RunSettings) -> Iterator[Entry]:
-    """The journal's lines, whose boxes are all of the run's classes."""
-    for entry in read_entries(journal):
-        labels = entry.instances.labels
-        if ((labels < 0) | (labels >= len(run.class_names))).any():
-            raise RunError(f"{journal}: image {entry.index} has a box of a class that {RUN} does not name.")
-        yield entry
-
-
 def _choices(
     journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int, str], decisions: Decisions
 ) -> Iterator[_Choice]:
@@ -135,7 +115,7 @@ def _choices(
     what was decided in review, which frees no place for other images.
     """
     images = 0
-    for entry in entries_of(journal, run):
+    for entry in read_entries(journal, run):
         by_rule = drop(entry.instances, rules) if was_painted(entry) else None
         dropped = by_rule or entry.drop
         if dropped is None and entry.index in repeats:
@@ -146,15 +126,10 @@ def _choices(
         yield _Choice(entry, *decisions.choose(entry, rules, chosen(entry.instances, rules), dropped))
 
 
-def was_painted(entry: Entry) -> bool:
-    return entry.drop is None or entry.drop.reason.by_rule
-
-
-def _repeats(
-    folder: Path, run: RunSettings, rules: Rules, plan: Plan | None, training: Sequence[Path]
-) -> Mapping[int, str]:
+def _repeats(folder: Path, applied: Applied, plan: Plan | None) -> Mapping[int, str]:
     """The images that the dataset would have, but for what they repeat."""
-    if not run.options.near_duplicates and not training:
+    run, rules = applied.run, applied.rules
+    if not run.options.near_duplicates and not applied.training:
         return {}
     uncut = replace(run, options=replace(run.options, count=None))
     everything = _choices(folder / JOURNAL, uncut, rules, {}, Decisions())
@@ -163,11 +138,11 @@ def _repeats(
     )
     if run.options.near_duplicates:
         plan = plan or reference_plan(run)
-    return find_repeats(candidates, run, plan if plan and plan.references else None, training)
+    return find_repeats(candidates, run, plan if plan and plan.references else None, applied.training)
 
 
-def _count(folder: Path, choices: Iterator[_Choice], rules: Rules) -> _Tally:
-    """See that every image of the dataset is there, and count."""
+def _count(folder: Path, choices: Iterator[_Choice], run: RunSettings) -> _Tally:
+    """See that every image of the dataset is there, the first of the run's size, and count."""
     tally = _Tally()
     for choice in choices:
         tally.jobs += 1
@@ -175,7 +150,10 @@ def _count(folder: Path, choices: Iterator[_Choice], rules: Rules) -> _Tally:
         if choice.drop is not None:
             tally.dropped[choice.drop.text] += 1
             continue
-        find_image(folder, choice.entry)
+        file = find_image(folder, choice.entry)
+        if not tally.images and (size := image_size(file)) != run.frame:
+            sizes = ["x".join(map(str, sides)) for sides in (size, run.frame)]
+            raise RunError(f"{file} has {sizes[0]} pixels, but {folder / RUN} says {sizes[1]}: put the right one back.")
         tally.images += 1
         tally.boxes.update(choice.instances.single.labels.tolist())
         tally.ignored += int(choice.instances.crowd.sum())
@@ -183,15 +161,12 @@ def _count(folder: Path, choices: Iterator[_Choice], rules: Rules) -> _Tally:
 
 
 def _write_files(
-    stage: Path,
-    folder: Path,
-    run: RunSettings,
-    rules: Rules,
-    choose: Callable[[], Iterator[_Choice]],
-    review: str | None,
+    stage: Path, folder: Path, applied: Applied, choose: Callable[[], Iterator[_Choice]], review: str | None
 ) -> None:
     """Make all dataset files in the new folder `stage`."""
-    (stage / IMAGES).mkdir(parents=True)
+    run = applied.run
+    for part in (IMAGES, OWN):
+        (stage / part).mkdir(parents=True)
     kept = islice((choice for choice in choose() if choice.drop is None), PREVIEW_IMAGES)
     samples = [Sample(find_image(folder, choice.entry), choice.instances.single) for choice in kept]
     if samples:
@@ -200,11 +175,13 @@ def _write_files(
         write_yolo(stage, _annotated(choose(), run), run.class_names, run.options.val_fraction)
     if "imagefolder" in run.options.formats:
         write_imagefolder(stage, _annotated(choose(), run), run.class_names)
+    else:
+        write_plain_card(stage)
     info = {
         "description": "painted and labelled by dengine",
         "bundle_sha256": run.bundle_hash,
         "seed": run.options.seed,
-        "score": stored(rules.thresholds),
+        "score": stored(applied.rules.thresholds),
     } | ({} if review is None else {"review": review})
     write_coco(stage / ANNOTATIONS, _annotated(choose(), run), run.class_names, info)
 
@@ -215,11 +192,15 @@ def _take_over(folder: Path, stage: Path, choose: Callable[[], Iterator[_Choice]
     sync_folder(folder)
     _remove_other_formats(folder)
     _move_images(folder, choose())
+    if (stage / RULES).exists():
+        (stage / RULES).rename(folder / RULES)
+    else:
+        (folder / RULES).unlink(missing_ok=True)
     names = [PREVIEW, LABELS, TRAIN_LIST, VAL_LIST, DATA_YAML, f"{IMAGES}/{METADATA}"]
     for name in [*names, CARD] if is_ours(folder / CARD) else names:
         if (stage / name).exists():
             (stage / name).rename(folder / name)
-    for part in (folder / IMAGES, folder):
+    for part in (folder / IMAGES, folder / OWN, folder):
         sync_folder(part)
     (stage / ANNOTATIONS).rename(folder / ANNOTATIONS)
     sync_folder(folder)
@@ -236,7 +217,7 @@ def _move_images(folder: Path, choices: Iterator[_Choice]) -> None:
         if choice.drop is None and not home.exists():
             away.rename(home)
         elif choice.drop is not None and home.exists():
-            spare.mkdir(exist_ok=True)
+            spare.mkdir(parents=True, exist_ok=True)
             home.rename(away)
     if spare.is_dir():
         sync_folder(spare)
@@ -269,7 +250,8 @@ def _remove_other_formats(folder: Path) -> None:
 
 def _remove_leftovers(folder: Path) -> None:
     """Remove what an unfinished write left in the folder itself."""
-    for item in folder.iterdir():
+    shutil.rmtree(folder / STAGE, ignore_errors=True)
+    for item in folder.iterdir():  # of an earlier dengine
         if item.name.startswith(".") and item.name.endswith((".tmp", ".spool", ".old")):
             if item.is_dir():
                 shutil.rmtree(item)

@@ -25,14 +25,34 @@ from engines.painting.jobs import Job, Plan, chunk_ranges, make_job
 from engines.painting.needs import generate_needs
 from engines.painting.networks import cores_for_graphs
 from engines.painting.painter import Painter
-from engines.painting.resolve import make_plan, resolve, wants_compiled
+from engines.painting.resolve import FormerEngine, make_plan, resolve, wants_compiled
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
 from engines.runs.chunks import OpenChunks
-from engines.runs.dataset_files import remove_dataset_files, rules_of, write_dataset
-from engines.runs.journal import IMAGES, JOURNAL, Entry, Journal, image_name, read_progress, remove_images_from
+from engines.runs.dataset_files import remove_dataset_files, write_dataset
+from engines.runs.dataset_rules import DatasetRules, kept_rules, read_rules
+from engines.runs.journal import (
+    IMAGES,
+    JOURNAL,
+    PARTIAL,
+    Entry,
+    Journal,
+    Progress,
+    image_name,
+    read_progress,
+    remove_images_from,
+)
 from engines.runs.near_duplicates import REPEATS
-from engines.runs.run_folder import check_folder, check_format, locked, read_run, run_errors, start_run
+from engines.runs.run_folder import (
+    bring_up_to_date,
+    check_folder,
+    check_format,
+    check_same,
+    locked,
+    read_run,
+    run_errors,
+    start_run,
+)
 from engines.runs.state import HOPELESS, RunState
 from engines.runs.summaries import DatasetSummary, GenerateSummary
 from engines.runs.writer import ImageWriter, Written, writer_threads
@@ -90,6 +110,16 @@ def generate_on(
     with locked(settings.out), run_errors(settings.out):
         stored = read_run(settings.out)
         check_format(settings.out, stored)
+        bring_up_to_date(settings.out)
+        kept = read_rules(settings.out)
+        if stored is not None:
+            wanted = resolve(settings, bundle, FormerEngine.of(settings, stored), references, stored)
+            check_same(settings.out, wanted, stored)
+            progress = read_progress(settings.out / JOURNAL, _chunks(wanted), wanted)
+            if kept != DatasetRules():  # what can't be had is said before painting; a matched score is found after it
+                kept_rules(settings.out, wanted, replace(kept, score=None if kept.score == "matched" else kept.score))
+            if (state := _state(wanted, progress)).over:
+                return _complete(settings.out, wanted, stored, kept, progress, state, report, started)
         report(note("opening the backend"))
         engine = stored.options.engine if stored and settings.engine == "auto" else settings.engine
         precision = stored.options.precision if stored and settings.precision == "auto" else settings.precision
@@ -127,48 +157,86 @@ def run(
 ) -> GenerateSummary:
     """Go on with (or begin) a run whose folder is locked, and write its dataset. See `generate`."""
     start_run(folder, wanted, stored)
-    progress = read_progress(folder / JOURNAL, _chunks(wanted))
-    state = RunState(
-        target=_target(wanted),
-        counts_kept=wanted.options.count is not None,
-        hopeless=max(HOPELESS, wanted.options.chunk),
-        rules=rules_of(wanted),
-        jobs=progress.jobs,
-        kept=progress.kept,
-        unkept=progress.unkept,
-    )
-    painting, painting_on = 0.0, not state.over
-    if painting_on:
-        remove_dataset_files(folder)
+    progress = read_progress(folder / JOURNAL, _chunks(wanted), wanted)
+    state = _state(wanted, progress)
+    remove_dataset_files(folder)
     with Journal(folder, progress.size) as journal, cores_for_graphs(backend):
         remove_images_from(folder, progress.next_index)  # after the files and lines that name them
-        if painting_on:
-            painter = Painter(
-                bundle, backend, wanted.options, plan,
-                stage=lambda text: report(note(text)), tick=state.count_tick, record=record,
-            )  # fmt: skip
-            _say_what_is_cut(painter, plan, wanted, progress.chunks)
-            begun = time.monotonic()
-            report(_started(backend, state))
-            chunks = itertools.islice(_chunks(wanted), progress.chunks, None)
-            _paint_chunks(folder, chunks, wanted, plan, painter, journal, state, report, stop)
-            painting = time.monotonic() - begun
-        else:
-            report(note("this run is complete: nothing is left to paint"))
-            report(_started(backend, state))
-    report(note("writing the dataset files"))
-    dataset = write_dataset(folder, wanted, plan=plan)
-    if state.gave_up:
-        raise _given_up(folder, state, dataset)
+        painter = Painter(
+            bundle, backend, wanted.options, plan,
+            stage=lambda text: report(note(text)), tick=state.count_tick, record=record,
+        )  # fmt: skip
+        _say_what_is_cut(painter, plan, wanted, progress.chunks)
+        begun = time.monotonic()
+        report(_started(backend.description, state, progress))
+        chunks = itertools.islice(_chunks(wanted), progress.chunks, None)
+        _paint_chunks(folder, chunks, wanted, plan, painter, journal, state, report, stop)
+        painting = time.monotonic() - begun
+    dataset = _dataset(folder, wanted, read_rules(folder), state, report, plan)
     return GenerateSummary(
         dataset=dataset,
         painted=state.painted,
         seconds=time.monotonic() - started,
-        images_per_second=state.painted / painting if painting > 0 else 0.0,
+        images_per_second=state.painted / painting if state.painted else 0.0,
         first_image_seconds=None if state.first_image is None else state.first_image - started,
         ticks=state.ticks,
         interrupted=state.cut_short or state.done < state.target,
         backend=backend.description,
+    )
+
+
+def _complete(
+    folder: Path,
+    wanted: RunSettings,
+    stored: RunSettings,
+    kept: DatasetRules,
+    progress: Progress,
+    state: RunState,
+    report: Report,
+    started: float,
+) -> GenerateSummary:
+    """What `run` does of a run that has all it was to have: no backend is needed."""
+    report(note("this run is complete: nothing is left to paint"))
+    start_run(folder, wanted, stored)
+    with Journal(folder, progress.size):
+        remove_images_from(folder, progress.next_index)
+    dataset = _dataset(folder, wanted, kept, state, report)
+    return GenerateSummary(
+        dataset=dataset,
+        painted=0,
+        seconds=time.monotonic() - started,
+        images_per_second=0.0,
+        first_image_seconds=None,
+        ticks=0,
+        interrupted=False,
+        backend=wanted.backend,
+    )
+
+
+def _dataset(
+    folder: Path, wanted: RunSettings, kept: DatasetRules, state: RunState, report: Report, plan: Plan | None = None
+) -> DatasetSummary:
+    """Write the dataset by the rules of the last `finalize`. Raises RunError for a run that gave up."""
+    if kept != DatasetRules():
+        report(
+            note(f"the dataset is made as last finalized; `finalize(FinalizeSettings({str(folder)!r}))` undoes that")
+        )
+    report(note("writing the dataset files"))
+    dataset = write_dataset(folder, kept_rules(folder, wanted, kept), kept, plan)
+    if state.gave_up:
+        raise _given_up(folder, state, dataset)
+    return dataset
+
+
+def _state(wanted: RunSettings, progress: Progress) -> RunState:
+    return RunState(
+        target=_target(wanted),
+        counts_kept=wanted.options.count is not None,
+        hopeless=max(HOPELESS, wanted.options.chunk),
+        rules=wanted.rules,
+        jobs=progress.jobs,
+        kept=progress.kept,
+        unkept=progress.unkept,
     )
 
 
@@ -209,7 +277,11 @@ def _paint_chunks(
     threads = writer_threads(painter.on_gpu)
     try:
         with ImageWriter(
-            folder / IMAGES, image_format=wanted.options.image_format, jpeg_quality=quality, threads=threads
+            folder / IMAGES,
+            image_format=wanted.options.image_format,
+            jpeg_quality=quality,
+            threads=threads,
+            partial=folder / PARTIAL,
         ) as writer:
             for outcome in painter.paint_chunks(begun(), stop, work.another_is_sure):
                 read = painter.prompt_read(outcome.job)
@@ -295,5 +367,6 @@ def _target(settings: RunSettings) -> int:
     return count if count is not None else sum(map(len, _chunks(settings)))
 
 
-def _started(backend: "Backend", state: RunState) -> Event:
-    return Event(EventKind.STARTED, STAGE, backend.description, state.done, state.target)
+def _started(backend: str, state: RunState, progress: Progress) -> Event:
+    figures = {"boxes": progress.labels, "dropped": progress.jobs - progress.kept} if progress.jobs else {}
+    return Event(EventKind.STARTED, STAGE, backend, state.done, state.target, figures=figures)

@@ -7,7 +7,6 @@ Knows nothing about how images are painted or which dataset files are made from 
 
 import json
 import os
-import re
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,14 +15,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from engines.common.files import sync_folder
+from engines.common.quote import shorten
 from engines.errors import RunError
 from engines.labels.boxes import Instances
-from engines.labels.rules import Drop, DropReason
+from engines.labels.rules import Drop, DropReason, is_label
+from engines.painting.run_settings import RunSettings
+from engines.runs.lines import IMAGE_NAME, check_boxes, checked_line
 
 JOURNAL = "journal.jsonl"
 IMAGES = "images"
-SPARE = "spare"  # images that were kept, but that the dataset does not use at present
-_IMAGE_NAME = re.compile(r"\d{8,}\.(jpg|png)")  # nothing that could lead out of the folder
+OWN = ".dengine"  # the part of a run's folder that is not data
+SPARE = f"{OWN}/spare"  # images that were kept, but that the dataset does not use at present
+PARTIAL = f"{OWN}/partial"  # files while they are written
+OLD_SPARE = "spare"  # of an earlier dengine
 _BATCH = 32  # lines between two flushes to disk
 
 
@@ -51,24 +55,19 @@ class Entry:
 
     @classmethod
     def from_line(cls, line: bytes | str) -> "Entry":
-        """Read what `to_line` wrote; ValueError for anything else."""
-        value = json.loads(line)
-        try:
-            kept = {"kept": True, "dropped": False}[value["outcome"]]
-            if kept and not _IMAGE_NAME.fullmatch(value["file"]):
-                raise ValueError(f"{value['file']!r} is no image of a run")
-            return cls(
-                index=int(value["index"]),
-                prompt=str(value["prompt"]),
-                reference=value["reference"],
-                strength=value["strength"],
-                drop=None if kept else _drop(value),
-                file=str(value["file"]) if kept else None,
-                sha256=str(value["sha256"]) if kept else None,
-                instances=Instances.from_rows(value["boxes"]),
-            )
-        except (KeyError, TypeError, IndexError) as cause:
-            raise ValueError(f"not a journal line: {cause!r}") from cause
+        """Read what `to_line` wrote; ValueError that says what is wrong with anything else."""
+        value = checked_line(line)
+        kept = value["outcome"] == "kept"
+        return cls(
+            index=value["index"],
+            prompt=value["prompt"],
+            reference=value["reference"],
+            strength=value["strength"],
+            drop=None if kept else _drop(value),
+            file=value["file"] if kept else None,
+            sha256=value["sha256"] if kept else None,
+            instances=Instances.from_rows(value["boxes"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,7 @@ class Progress:
     jobs: int = 0  # their lines
     kept: int = 0  # their kept images
     unkept: int = 0  # their lines since the last kept image
+    labels: int = 0  # boxes of the kept ones that are labels by the run's own rules
     next_index: int | None = None  # first index after them; None when no chunk is left
 
 
@@ -90,7 +90,7 @@ def image_name(index: int, suffix: str) -> str:
 
 def find_image(folder: Path, entry: Entry) -> Path:
     """Where a run has the image of a kept entry, in its dataset or put away. Raises RunError where it is gone."""
-    for part in (IMAGES, SPARE):
+    for part in (IMAGES, SPARE, OLD_SPARE):
         if (path := folder / part / str(entry.file)).exists():
             return path
     raise RunError(
@@ -99,8 +99,11 @@ def find_image(folder: Path, entry: Entry) -> Path:
     )
 
 
-def read_progress(path: Path, chunks: Iterable[range]) -> Progress:
-    """How far the journal at `path` is through `chunks`. A torn or foreign line ends what counts."""
+def read_progress(path: Path, chunks: Iterable[range], run: RunSettings | None = None) -> Progress:
+    """How far the journal at `path` is through `chunks`. A torn or foreign line ends what counts.
+
+    `run`: whose line must be, with boxes of its classes inside its frame; None: no box is looked at, or counted.
+    """
     progress = Progress()
     source = iter(chunks)
     current = next(source, None)
@@ -108,35 +111,44 @@ def read_progress(path: Path, chunks: Iterable[range]) -> Progress:
         return Progress(next_index=current.start if current else None)
     with path.open("rb") as file:
         while current is not None:
-            size, kept, unkept = progress.size, progress.kept, progress.unkept
+            size, kept, unkept, labels = progress.size, progress.kept, progress.unkept, progress.labels
             for index in current:
-                entry = _whole_line(line := file.readline())
+                entry = _whole_line(line := file.readline(), run)
                 if entry is None or entry.index != index:
                     return replace(progress, next_index=current.start)
                 size += len(line)
-                kept += entry.drop is None
-                unkept = unkept + 1 if entry.drop is not None else 0
-            progress = Progress(size, progress.chunks + 1, progress.jobs + len(current), kept, unkept)
+                if entry.drop is None:
+                    kept, unkept = kept + 1, 0
+                    labels += int(is_label(entry.instances, run.rules).sum()) if run else 0
+                else:
+                    unkept += 1
+            progress = Progress(size, progress.chunks + 1, progress.jobs + len(current), kept, unkept, labels)
             current = next(source, None)
     return progress
 
 
-def read_entries(path: Path) -> Iterator[Entry]:
+def read_entries(path: Path, run: RunSettings | None = None) -> Iterator[Entry]:
     """The entries of a journal, one at a time; a last line that a kill cut short is passed over.
 
-    Raises RunError that names a line that cannot be read.
+    `run`: whose they must be, with boxes of its classes inside its frame; None: they are not compared.
+    Raises RunError that names a line that cannot be read, or is out of order, and what is wrong with it.
     """
+    last = -1
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                entry = _whole_line(line)
-                if entry is None and not line.endswith(b"\n"):
+                if not line.endswith(b"\n"):
                     return
-                if entry is None:
+                try:
+                    entry = _read_line(line, run)
+                    if entry.index <= last:
+                        raise ValueError(f'"index" is {entry.index}, after {last}')
+                except ValueError as cause:
                     raise RunError(
-                        f"{path}, line {number}, is not a journal line. Go on with the run (the same "
+                        f"{path}, line {number}: {shorten(cause, 200)}. Go on with the run (the same "
                         "`dengine generate` command): it paints again from there on."
-                    )
+                    ) from None
+                last = entry.index
                 yield entry
     except FileNotFoundError:
         raise RunError(f"{path} is missing: give the folder of a run, as `dengine generate` made it.") from None
@@ -221,15 +233,15 @@ class Journal:
 def remove_images_from(folder: Path, index: int | None, but: Collection[int] = ()) -> None:
     """Remove temporary files, and the images from `index` on, that no journal line stands for; those of `but` stay.
 
-    Only files named as a run names them are touched, in the images folder and among the spare ones.
+    Only files named as a run names them are touched: in the images folder, among the spare and the unfinished ones.
     """
-    for part in (folder / IMAGES, folder / SPARE):
+    for part in (folder / IMAGES, folder / SPARE, folder / PARTIAL):
         if not part.is_dir():
             continue
         with os.scandir(part) as found:
             for item in found:
                 unfinished = item.name.startswith(".") and item.name.endswith(".tmp")
-                if unfinished or (_IMAGE_NAME.fullmatch(item.name) and _goes(item.name, index, but)):
+                if unfinished or (IMAGE_NAME.fullmatch(item.name) and _goes(item.name, index, but)):
                     os.unlink(item.path)
 
 
@@ -250,10 +262,17 @@ def _drop(value: dict[str, Any]) -> Drop:
     )
 
 
-def _whole_line(line: bytes) -> Entry | None:
+def _read_line(line: bytes, run: RunSettings | None) -> Entry:
+    entry = Entry.from_line(line)
+    if run is not None:
+        check_boxes(entry.instances, run.frame, len(run.class_names))
+    return entry
+
+
+def _whole_line(line: bytes, run: RunSettings | None) -> Entry | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        return Entry.from_line(line)
+        return _read_line(line, run)
     except ValueError:
         return None

@@ -17,9 +17,10 @@ from engines.errors import RunError, UsageError, refuse
 from engines.painting.jobs import chunk_ranges
 from engines.painting.run_settings import RunSettings, differences
 from engines.runs.dataset_files import write_dataset
+from engines.runs.dataset_rules import common_rules, kept_rules, read_rules, without_own
 from engines.runs.decisions import REVIEW, read_decisions
-from engines.runs.journal import IMAGES, JOURNAL, Entry, Journal, find_image, read_entries, read_progress
-from engines.runs.run_folder import RUN, locked, require_run, run_errors
+from engines.runs.journal import IMAGES, JOURNAL, OWN, Entry, Journal, find_image, read_entries, read_progress
+from engines.runs.run_folder import LOCK, PREVIEW, RUN, locked, require_run, run_errors
 from engines.runs.summaries import DatasetSummary
 
 
@@ -41,11 +42,11 @@ class MergeSettings:
 
 
 def merge(settings: MergeSettings, *, report: Report | None = None) -> DatasetSummary:
-    """Join all shards of a run into a new folder.
+    """Join all shards of a run into a new folder, by the rules that they were last finalized with.
 
     Images are hard-linked where the disk allows, else copied; the shards stay as they are. The folder appears whole
-    or not at all. Raises RunError for folders that are not all the shards of one run, are not finished, or for an
-    `out` that is not new.
+    or not at all. Raises RunError for folders that are not all the shards of one run, are not finished, or were
+    finalized by different rules (the formats of all are written), or for an `out` that is not new.
 
     >>> for part in (1, 2):
     ...     shard = GenerateSettings(out=f"part{part}", jobs=2, chunk=1, shard=(part, 2), steps=2, keep_empty=True)
@@ -61,17 +62,18 @@ def merge(settings: MergeSettings, *, report: Report | None = None) -> DatasetSu
     known = next((one.frequencies for one in shards.values() if one.frequencies is not None), None)
     first = next(iter(shards.values()))
     run = replace(first, options=replace(first.options, shard=None), frequencies=known)
+    asked = without_own(common_rules({folder: read_rules(folder) for folder in shards}), run)
     part = out.parent / f".{out.name}.merge"
     with run_errors(out):
         with locked(part):
             _empty(part)
             try:
                 (part / IMAGES).mkdir()
-                write_json(part / RUN, run.to_json())
+                write_json(part / RUN, run.to_json(), part / OWN)
                 report(note("joining the shards"))
                 _join(list(shards), run, part)
                 _join_reviews(list(shards), part)
-                summary = write_dataset(part, run)
+                summary = write_dataset(part, kept_rules(part, run, asked), asked)
                 part.replace(out)
             except BaseException:
                 _empty(part)
@@ -81,7 +83,7 @@ def merge(settings: MergeSettings, *, report: Report | None = None) -> DatasetSu
         summary,
         folder=out,
         annotations=out / summary.annotations.name,
-        preview=out / summary.preview.name if summary.preview else None,
+        preview=out / PREVIEW if summary.preview else None,
     )
 
 
@@ -153,8 +155,10 @@ def _link(source: Path, images: Path) -> None:
 
 def _empty(folder: Path) -> None:
     """Remove what an interrupted merge left; the lock stays."""
-    for item in folder.iterdir():
+    for item in (*folder.iterdir(), *(folder / OWN).iterdir()):
+        if item in (folder / OWN, folder / LOCK):
+            continue
         if item.is_dir():
             shutil.rmtree(item)
-        elif item.name != ".lock":
+        else:
             item.unlink()

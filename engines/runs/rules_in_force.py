@@ -11,14 +11,13 @@ from engines.errors import RunError
 from engines.labels.rules import Rules
 from engines.labels.scores import ScorePolicy, stored
 from engines.painting.run_settings import RunSettings
-from engines.runs.dataset_files import rules_of
 from engines.runs.decisions import read_decisions
 from engines.runs.saved_score import saved_score
 
 
 def rules_in_force(folder: Path, run: RunSettings) -> Rules:
     """The rules of a plain `finalize`. Raises RunError for thresholds that cannot be read."""
-    rules, score = rules_of(run), saved_score(folder)
+    rules, score = run.rules, saved_score(folder)
     if score is None:
         return rules
     return replace(rules, thresholds=ScorePolicy.of(score).thresholds(rules.thresholds, run.class_names))

@@ -1,22 +1,29 @@
 """The folder of a run: who may write in it, which settings it was started with, and what it may be.
 
-Knows: the lock, `run.json`, and which folders a new run may take. Knows nothing about what is painted.
+Knows: the lock, `run.json`, which folders a new run may take, and what lay elsewhere in an earlier dengine's. Knows
+nothing about what is painted.
+
+    RUN/run.json, journal.jsonl          what was asked, and what came of it, line by line
+    RUN/images/, annotations.json, ...   the dataset, in its formats
+    RUN/.dengine/                        what is no data: lock, preview, spare images, unfinished files, rules.json
 """
 
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from engines.common.files import read_json, write_json
+from engines.common.files import read_json, sync_folder, write_json
 from engines.errors import RunError
 from engines.painting.run_settings import FORMAT, RunSettings, differences
-from engines.runs.journal import IMAGES, JOURNAL
+from engines.runs.journal import IMAGES, JOURNAL, OLD_SPARE, OWN, PARTIAL, SPARE
 
 RUN = "run.json"
-LOCK = ".lock"
-_NOT_YET = (LOCK, f".{RUN}.tmp")  # what a folder may hold before it is a run
+LOCK, PREVIEW = f"{OWN}/lock", f"{OWN}/preview.png"
+_OLD_LOCK, _OLD_PREVIEW = ".lock", "preview.png"  # of an earlier dengine
+_NOT_YET = (OWN, _OLD_LOCK, f".{RUN}.tmp")  # what a folder may hold before it is a run
 
 
 def check_folder(folder: Path) -> None:
@@ -33,25 +40,59 @@ def locked(folder: Path) -> Iterator[None]:
 
     The lock belongs to the process and falls with it, however it ends. Raises RunError when another one holds it.
     """
-    import fcntl
-
     made = not folder.exists()
     with run_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / OWN).mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{folder} is in use by another dengine: wait for it, or give another folder.") from None
-        except OSError as cause:
-            raise RunError(f"{folder} cannot be locked ({cause.strerror}): give a folder on a local disk.") from cause
+        _lock(folder, descriptor)
         yield
         made = False
     finally:
-        if made and {item.name for item in folder.iterdir()} <= {LOCK}:
-            (folder / LOCK).unlink(missing_ok=True)
+        if made and not holds_more(folder):
+            shutil.rmtree(folder / OWN, ignore_errors=True)
             folder.rmdir()
+        os.close(descriptor)
+
+
+def holds_more(folder: Path) -> bool:
+    """Whether a folder holds anything but what `locked` leaves in one."""
+    return any(item.name not in (OWN, _OLD_LOCK) for item in folder.iterdir())
+
+
+def _lock(folder: Path, descriptor: int) -> None:
+    """Take the lock of an open file of this folder; RunError where another one has it."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(f"{folder} is in use by another dengine: wait for it, or give another folder.") from None
+    except OSError as cause:
+        raise RunError(f"{folder} cannot be locked ({cause.strerror}): give a folder on a local disk.") from cause
+
+
+def bring_up_to_date(folder: Path) -> None:
+    """Move what is no data where it belongs, in a run of an earlier dengine whose folder is locked.
+
+    Such a run is told by its lock, which goes last: one that is killed here is brought up to date at its next start.
+    Raises RunError while an earlier dengine is at work in it.
+    """
+    if not (folder / _OLD_LOCK).exists() or not (folder / RUN).exists():
+        return
+    descriptor = os.open(folder / _OLD_LOCK, os.O_RDWR)
+    try:
+        _lock(folder, descriptor)
+        if (folder / OLD_SPARE).is_dir():
+            (folder / SPARE).mkdir(exist_ok=True)
+            for image in (folder / OLD_SPARE).iterdir():
+                image.rename(folder / SPARE / image.name)
+            (folder / OLD_SPARE).rmdir()
+        if (folder / _OLD_PREVIEW).exists():
+            (folder / _OLD_PREVIEW).rename(folder / PREVIEW)
+        sync_folder(folder / OWN)
+        (folder / _OLD_LOCK).unlink()
+    finally:
         os.close(descriptor)
 
 
@@ -100,17 +141,24 @@ def check_format(folder: Path, stored: RunSettings | None) -> None:
         )
 
 
-def start_run(folder: Path, wanted: RunSettings, stored: RunSettings | None) -> None:
-    """Make the folder a run with `wanted` settings, or go on with the `stored` ones where they are the same.
-
-    Raises RunError that shows every difference but a larger count.
-    """
-    if stored is not None and (found := differences(stored, wanted)):
+def check_same(folder: Path, wanted: RunSettings, stored: RunSettings) -> None:
+    """Raise RunError that shows every difference to the stored settings of a run but a larger count."""
+    if found := differences(stored, wanted):
         raise RunError(
             f"{folder} was started with other settings: {'; '.join(text for _, text in found)}. Run it with the "
             "settings it was started with (a larger count is fine), or give a new folder.",
             field=found[0][0],
         )
+
+
+def start_run(folder: Path, wanted: RunSettings, stored: RunSettings | None) -> None:
+    """Make the folder a run with `wanted` settings, or go on with the `stored` ones where they are the same.
+
+    Raises RunError that shows every difference but a larger count.
+    """
+    if stored is not None:
+        check_same(folder, wanted, stored)
+    (folder / PARTIAL).mkdir(parents=True, exist_ok=True)
     if wanted != stored:
-        write_json(folder / RUN, wanted.to_json())
+        write_json(folder / RUN, wanted.to_json(), folder / PARTIAL)
     (folder / IMAGES).mkdir(exist_ok=True)

@@ -33,7 +33,8 @@ class RunState:
 
     @property
     def done(self) -> int:
-        return self.kept if self.counts_kept else self.jobs
+        """Kept images, or jobs, of the target: what a whole chunk brings beyond it is not counted."""
+        return min(self.kept if self.counts_kept else self.jobs, self.target)
 
     @property
     def gave_up(self) -> bool:

@@ -68,10 +68,14 @@ class ImageWriter:
         jpeg_quality: int | None = None,
         threads: int = 2,
         waiting: int | None = None,
+        partial: Path | None = None,
     ) -> None:
         """Write to `folder` with so many threads; `submit` blocks while `waiting` images are not yet taken up, eight
-        for each thread where nobody says."""
-        self._folder = folder
+        for each thread where nobody says.
+
+        `partial`: a folder of the same disk for what is not yet whole; None: `folder`.
+        """
+        self._folder, self._partial = folder, partial
         self._format, self._quality = image_format, jpeg_quality
         self._tasks: queue.Queue[tuple[str, Pixels] | None] = queue.Queue(8 * threads if waiting is None else waiting)
         self._done: queue.SimpleQueue[Written] = queue.SimpleQueue()
@@ -127,5 +131,5 @@ class ImageWriter:
 
     def _write(self, name: str, pixels: Pixels) -> Written:
         data = encode_image(pixels, self._format, self._quality)
-        write_atomic(self._folder / name, data)
+        write_atomic(self._folder / name, data, self._partial)
         return Written(name, hashlib.sha256(data).hexdigest())

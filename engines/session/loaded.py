@@ -36,7 +36,6 @@ from engines.painting.reader import Reader, batch_for, padded_size
 from engines.painting.resolve import make_plan, resolve
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
-from engines.runs.dataset_files import rules_of
 from engines.session.image import PaintedImage
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ class LoadedBundle:
 
     def _painted(self, count: int, run: RunSettings, plan: Plan) -> "Generator[PaintedImage]":
         calls = self._free.pop() if self._free else _KeptCalls(self._backend)
-        rules = rules_of(run)
+        rules = run.rules
         try:
             with cores_for_graphs(self._backend):
                 painter = Painter(self._bundle, calls, run.options, plan, stage=lambda text: None, tick=lambda: None)

@@ -32,11 +32,13 @@ from engines.datasets.dataset import instances_of
 from engines.errors import RunError, UsageError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
-from engines.runs.run_folder import LOCK, locked, run_errors
+from engines.labels.findings import Picture
+from engines.labels.gaps import looks_incomplete
+from engines.runs.run_folder import holds_more, locked, run_errors
 from engines.training.trainer import differences
 from engines.worth.data import ValSet, WorthData, open_data
 from engines.worth.detectors.batches import mix_value
-from engines.worth.detectors.config import INFO_FILE, DetectorOptions, preset
+from engines.worth.detectors.config import INFO_FILE, DetectorOptions, fewest_cells, preset
 from engines.worth.detectors.model import Detector, check_library, load_detector
 from engines.worth.detectors.train import TrainingSet, detect, train_detector, weights_digest
 from engines.worth.figures import Arm, Result, compare
@@ -104,6 +106,12 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
     _check_out(settings)
     check_library(options.network.kind)
     data = open_data(settings, options.short_side, report)
+    if (cells := fewest_cells(data.short_side)) < options.network.queries and options.network.kind == "rt_detr":
+        raise UsageError(
+            f"`short_side` is {data.short_side}: a frame of it may have {cells} cells, fewer than the detector's "
+            f"{options.network.queries} queries. Take a larger one.",
+            field="short_side",
+        )
     for line in data.notes:
         report(note(line))
     chosen = tuple(range(settings.seed, settings.seed + seeds))
@@ -118,6 +126,7 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
         for number, val in enumerate(data.val):
             report(note(f"comparing on {len(val.records)} images of {val.name}"))
             found = [one[number] for one in results]
+            _remark_on_gaps(val, found[0].detections, data.class_names, report)
             arms = compare(found, instances_of(val.records), data.class_names, resamples=settings.resamples)
             sets.append(SetFigures(val.name, len(val.records), val.left_out, tuple(arms)))
         write_json(settings.out / COMPARISON, _comparison(sets, data, options, settings, chosen))
@@ -130,6 +139,14 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
         picture=settings.out / PLOT if drawn else None,
         seconds=time.monotonic() - started,
     )
+
+
+def _remark_on_gaps(val: ValSet, detections: Sequence[Instances], names: Sequence[str], report: Report) -> None:
+    """Say where a validation set's labels look incomplete, by the first detector of the real images alone."""
+    pairs = zip(val.records, detections, strict=True)
+    pictures = [Picture(record.width, record.height, record.instances, found) for record, found in pairs]
+    if remark := looks_incomplete(pictures, names, val.name):
+        report(note(f"{remark}. Figures by such labels count every object that they leave out as a mistake"))
 
 
 def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
@@ -154,7 +171,7 @@ def _check_out(settings: EvaluateSettings) -> None:
                 f"{out} holds a comparison already: go on with it with `resume=True`, or give another folder.",
                 field="resume",
             )
-    elif out.is_dir() and any(item.name != LOCK for item in out.iterdir()):
+    elif out.is_dir() and holds_more(out):
         raise RunError(f"{out} is not empty, and holds no comparison: give a new folder.", field="out")
 
 

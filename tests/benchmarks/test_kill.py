@@ -1,54 +1,83 @@
 """The kill test: a command is killed in the middle and goes on, and a folder that differs is told."""
 
+import json
+import os
 import random
-import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from benchmarks import kill_test
-
-# Writes image 0 to 19 where they are not there, one after the other, and the annotations last.
-PROGRAM = """
-import pathlib, sys, time
-out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
-(out / "images").mkdir(parents=True, exist_ok=True)
-for number in range(20):
-    path = out / "images" / f"{number:08d}.jpg"
-    if not path.exists():
-        time.sleep(0.02)
-        path.write_text(str(number))
-(out / "annotations.json").write_text(WORDS)
-"""
+from benchmarks.kill_scenes import Scene, disagreeing
 
 
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> int:
-    monkeypatch.setattr(kill_test, "PROGRAM", PROGRAM.replace("WORDS", words))
-    arguments = ["--bundle", str(tmp_path), "--kills", "3", "--seed", "1", "--work", str(tmp_path / "work")]
-    monkeypatch.setattr(sys, "argv", ["kill_test.py", *arguments])
-    return kill_test.main()
+def in_forks(monkeypatch: pytest.MonkeyPatch, work: Callable[[Path], object]) -> None:
+    """What the kill test starts does `work` on the folder that is its last word."""
+
+    def start(words: list[str], log: Path) -> int:
+        if child := os.fork():
+            return child
+        try:
+            work(Path(words[-1]))
+        finally:
+            os._exit(0)
+
+    monkeypatch.setattr(kill_test, "start", start)
 
 
-@pytest.mark.slow
-def test_runs_that_go_on_to_the_same_bytes_are_identical(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(tmp_path, monkeypatch, "'the same'") == 0
-    said = capsys.readouterr().out
-    assert "identical 3 of 3" in said
-    assert "without annotations" in said
-    assert not list((tmp_path / "work").glob("round-?"))
+def slowly(content: Callable[[], str]) -> Callable[[Path], None]:
+    """Writes file 0 to 19 where they are not there, one after the other, and the annotations last."""
+
+    def work(folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        for number in range(20):
+            if not (folder / str(number)).exists():
+                time.sleep(0.01)
+                (folder / f".{number}").write_text(str(number))
+                (folder / f".{number}").rename(folder / str(number))
+        (folder / "annotations.json").write_text(content())
+
+    return work
 
 
-@pytest.mark.slow
-def test_a_file_that_differs_after_a_kill_is_named_and_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(tmp_path, monkeypatch, "str(time.time())") == 1
-    assert "annotations.json differs" in capsys.readouterr().out
-    assert (tmp_path / "work" / "round-1").is_dir()
+SCENE = Scene(lambda folder: ["make", str(folder)], lambda folder: ["make", str(folder)], lambda folder: None,
+              lambda folder: [])  # fmt: skip
 
 
-def test_a_run_that_ends_before_it_is_killed_was_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kill_test, "PROGRAM", "")
-    assert kill_test.kill([], tmp_path / "run", 5, random.Random(0)) == "too late"
+def test_what_goes_on_to_the_same_bytes_is_as_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_forks(monkeypatch, slowly(lambda: "the same"))
+    seconds, expected = kill_test.in_peace(SCENE, tmp_path / "peace")
+    kills, wrong = kill_test.one_round(SCENE, tmp_path / "round", seconds / 2, expected, 3, random.Random(1))
+    assert (kills > 0, wrong) == (True, [])
+
+
+def test_a_file_that_differs_after_a_kill_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_forks(monkeypatch, slowly(lambda: str(time.monotonic())))
+    seconds, expected = kill_test.in_peace(SCENE, tmp_path / "peace")
+    _, wrong = kill_test.one_round(SCENE, tmp_path / "round", seconds / 2, expected, 1, random.Random(1))
+    assert wrong == ["annotations.json differs"]
+
+
+def test_what_ends_before_it_is_killed_is_no_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_forks(monkeypatch, lambda folder: None)
+    assert not kill_test.kill(["make", str(tmp_path)], tmp_path / "log", 0.2)
+
+
+def test_a_folder_that_contradicts_itself_is_told(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    assert disagreeing(tmp_path) == []
+    (tmp_path / "annotations.json").write_text(json.dumps({"images": [{"file_name": "00000000.jpg"}]}))
+    (tmp_path / "journal.jsonl").write_text(json.dumps({"outcome": "kept", "file": "00000000.jpg"}) + "\n")
+    assert disagreeing(tmp_path) == ["images is not what annotations.json says"]
+    (tmp_path / "images" / "00000000.jpg").touch()
+    assert disagreeing(tmp_path) == []
+    (tmp_path / "journal.jsonl").write_text("")
+    assert disagreeing(tmp_path) == ["annotations.json has images without a line"]
+
+
+def test_counts_are_added_up(tmp_path: Path) -> None:
+    for good in (1, 0):
+        kill_test.add_result(tmp_path / "kills.json", "merge", 1, good)
+    assert json.loads((tmp_path / "kills.json").read_text()) == {"merge": {"kills": 2, "as_promised": 1}}

@@ -21,8 +21,8 @@ PAINTING = (
     "DatasetError", "RunError", "BundleError", "examine", "Diagnosis",
 )  # fmt: skip
 VERBS = (
-    "train_base", "train_adapter", "export", "build_plans", "generate", "label", "finalize", "merge", "evaluate",
-    "bench", "review", "report",
+    "train_base", "train_adapter", "export", "build_plans", "generate", "label", "finalize", "merge", "audit",
+    "evaluate", "bench", "review", "report",
 )  # fmt: skip
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
 

@@ -66,7 +66,7 @@ def test_generate_prints_what_it_made_and_where_it_is(run: tuple[Path, Result]) 
     assert len(list((out / "images").iterdir())) == 2
     boxes = len(json.loads((out / "annotations.json").read_text("utf-8"))["annotations"])
     assert f"2 images with {boxes} boxes" in result.stdout
-    for name, path in (("images", "images"), ("annotations", "annotations.json"), ("preview", "preview.png")):
+    for name, path in (("images", "images"), ("annotations", "annotations.json"), ("preview", ".dengine/preview.png")):
         assert re.search(rf"^{name} +{re.escape(str(out / path))}$", result.stdout, re.MULTILINE)
         assert (out / path).exists()
 

@@ -94,5 +94,5 @@ def test_amounts_are_numbers_of_images_or_multiples_of_the_real_ones() -> None:
     assert parse_amounts("0, 1x,20,0.5x") == (0, Times(1.0), 20, Times(0.5))
     assert parse_amounts(None) == ()
     for text in ("many", "-1", "x", "1.5", "1xx"):
-        with pytest.raises(UsageError, match=f"--amounts holds '{text}'"):
+        with pytest.raises(UsageError, match=f'--amounts holds "{text}"'):
             parse_amounts(text)

@@ -10,7 +10,7 @@ from PIL import Image
 from engines.labels.boxes import Instances
 from engines.labels.rules import Drop, DropReason
 from engines.painting.run_settings import FORMAT, RunSettings
-from engines.runs.dataset_files import ANNOTATIONS, rules_of
+from engines.runs.dataset_files import ANNOTATIONS
 from engines.runs.journal import IMAGES, Entry, Journal, image_name
 from engines.runs.run_folder import start_run
 
@@ -38,7 +38,7 @@ def make_run(folder: Path, **changes: Any) -> Path:
     with Journal(folder, 0) as journal:
         journal.begin(range(len(SCORES)))
         for index, score in enumerate(SCORES):
-            kept = settings.options.keep_empty or score >= max(rules_of(settings).thresholds.values())
+            kept = settings.options.keep_empty or score >= max(settings.thresholds.values())
             name = image_name(index, "jpg") if kept else None
             if name:
                 Image.fromarray(np.full((24, 32, 3), 20 * index, np.uint8)).save(folder / IMAGES / name)

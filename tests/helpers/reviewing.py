@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw
 from engines.labels.boxes import Instances
 from engines.labels.rules import drop
 from engines.review.server import OpenReview, ReviewSettings, opened
-from engines.runs.dataset_files import rules_of
 from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.journal import IMAGES, Entry, Journal, image_name
 from engines.runs.run_folder import start_run
@@ -42,7 +41,7 @@ def make_review_run(folder: Path, images: int = 40, *, dataset: bool = True, **c
         journal.begin(range(images))
         for index in range(images):
             found = _boxes(rng, weak=index % 10 == 9)
-            dropped = drop(found, rules_of(settings))
+            dropped = drop(found, settings.rules)
             name = None if dropped else image_name(index, "jpg")
             if name:
                 _picture(found, index).save(folder / IMAGES / name, quality=90)

@@ -12,7 +12,6 @@ from reviewing import CLASSES, decisions_in, make_review_run
 
 from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.labels.rules import chosen
-from engines.runs.dataset_files import rules_of
 from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.journal import JOURNAL, Entry, read_entries
 from engines.runs.run_folder import require_run
@@ -64,7 +63,7 @@ def test_a_hundred_images_are_curated_by_keys_alone_and_finalize_obeys_byte_for_
     finalize(FinalizeSettings(run))
     settings = require_run(run)
     left = [
-        AnnotatedImage(str(one.file), *settings.frame, chosen(one.instances, rules_of(settings)), prompt=one.prompt)
+        AnnotatedImage(str(one.file), *settings.frame, chosen(one.instances, settings.rules), prompt=one.prompt)
         for one in images
         if one.file not in rejected
     ]

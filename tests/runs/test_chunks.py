@@ -4,12 +4,11 @@ import pytest
 from made_runs import run_settings
 
 from engines.runs.chunks import OpenChunks
-from engines.runs.dataset_files import rules_of
 from engines.runs.state import RunState
 
 
 def make_state(target: int, *, counts_kept: bool = True, unkept: int = 0) -> RunState:
-    rules = rules_of(run_settings())
+    rules = run_settings().rules
     return RunState(target, counts_kept, hopeless=8, rules=rules, jobs=0, kept=0, unkept=unkept)
 
 

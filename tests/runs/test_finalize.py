@@ -19,11 +19,11 @@ from dengine_cli import main as program
 from engines.errors import DatasetError, RunError, UsageError
 from engines.labels.scores import ScoreLike
 from engines.runs import preview as preview_module
-from engines.runs.dataset_files import ANNOTATIONS, PREVIEW
+from engines.runs.dataset_files import ANNOTATIONS
 from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.journal import IMAGES, JOURNAL, SPARE, image_name
 from engines.runs.near_duplicates import REPEATS_TRAINING
-from engines.runs.run_folder import locked
+from engines.runs.run_folder import LOCK, PREVIEW, locked
 
 
 @pytest.fixture(autouse=True)
@@ -58,11 +58,12 @@ def test_a_higher_threshold_puts_images_away_and_the_old_one_brings_them_back(tm
     assert summary.dropped == {"no box scores 0.5": 4}
     assert (images(run), images(run, SPARE)) == ([0, 3, 6], [1, 4])
     assert [image["file_name"] for image in coco(run)["images"]] == [image_name(i, "jpg") for i in (0, 3, 6)]
-    assert not (run / "labels").exists()
-    assert not (run / "data.yaml").exists()
-    assert not (run / IMAGES / "metadata.jsonl").exists()
-    finalize(FinalizeSettings(run, formats=("yolo", "imagefolder")))
+    assert len(list((run / "labels").iterdir())) == 3, "formats stay"
+    finalize(FinalizeSettings(run))
     assert tree(run) == before
+    finalize(FinalizeSettings(run, formats=("coco",)))
+    for name in ("labels", "data.yaml", "train.txt", "val.txt", f"{IMAGES}/metadata.jsonl"):
+        assert not (run / name).exists()
 
 
 def test_yolo_and_imagefolder_have_the_images_that_coco_has(tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_a_card_of_somebody_elses_stays(tmp_path: Path) -> None:
     finalize(FinalizeSettings(run, formats=("imagefolder",)))
     assert "class_label" in (run / "README.md").read_text("utf-8")
     finalize(FinalizeSettings(run, formats=("coco",)))
-    assert not (run / "README.md").exists()
+    assert "class_label" not in (run / "README.md").read_text("utf-8")
     (run / "README.md").write_text("mine", "utf-8")
     finalize(FinalizeSettings(run, formats=("imagefolder",)))
     finalize(FinalizeSettings(run, formats=("coco",)))
@@ -160,7 +161,8 @@ def test_an_interrupted_run_can_be_finalized_up_to_its_last_line(tmp_path: Path)
     (run / ".annotations.json.spool").touch()
     assert finalize(FinalizeSettings(run)).images == 3
     assert images(run) == [0, 1, 3]
-    assert sorted(path.name for path in run.iterdir() if path.name.startswith(".")) == [".lock"]
+    assert sorted(path.name for path in run.iterdir() if path.name.startswith(".")) == [".dengine"]
+    assert sorted(name for name in tree(run) if name.startswith(".")) == [LOCK, PREVIEW]
 
 
 def agrees(folder: Path) -> bool:

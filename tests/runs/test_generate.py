@@ -23,10 +23,11 @@ from engines.labels.rules import quality
 from engines.painting.settings import GenerateSettings
 from engines.runs import journal as journal_module
 from engines.runs import preview as preview_module
-from engines.runs.dataset_files import ANNOTATIONS, PREVIEW
+from engines.runs.dataset_files import ANNOTATIONS
 from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.generate import generate
 from engines.runs.journal import IMAGES, JOURNAL, SPARE, read_entries
+from engines.runs.run_folder import PREVIEW
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from engines.common.events import Event
 from engines.common.files import write_atomic
 from engines.errors import NumericalError, RunError, UsageError
 from engines.runs.journal import IMAGES, JOURNAL, read_entries
+from engines.runs.run_folder import LOCK
 
 
 @pytest.fixture
@@ -32,8 +33,8 @@ def test_other_settings_are_refused_and_shown(paint: Generate, tmp_path: Path) -
         ({"count": 2}, "count", ("4", "2")),
         ({"count": None, "jobs": 8}, "count", ("4", "`jobs`", "8")),
         ({"chunk": 7}, "chunk", ("6", "7")),
-        ({"size": (40, 40)}, "frame", ("48:32", "40:40")),
-        ({"backend": FakeBackend(threads=2)}, "threads", ("1", "2")),
+        ({"size": (40, 40)}, "size", ("48:32", "40:40")),
+        ({"count": 40, "backend": FakeBackend(threads=2)}, "threads", ("1", "2")),
         ({"changes": {"timestep": 1}}, "bundle_hash", ()),
     ]
     for change, field, shown in changes:
@@ -131,11 +132,11 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_afterwards(
 ) -> None:
     written: list[Path] = []
 
-    def until_full(path: Path, data: bytes) -> None:
+    def until_full(path: Path, data: bytes, partial: Path) -> None:
         written.append(path)
         if len(written) > 9:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write_atomic(path, data)
+        write_atomic(path, data, partial)
 
     with monkeypatch.context() as disk:
         disk.setattr("engines.runs.writer.write_atomic", until_full)
@@ -148,7 +149,7 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_afterwards(
 
 def test_a_folder_in_use_is_refused(paint: Generate, tmp_path: Path) -> None:
     paint(tmp_path / "run", count=2)
-    with (tmp_path / "run" / ".lock").open("r+") as file:
+    with (tmp_path / "run" / LOCK).open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with refused(RunError, None, tmp_path / "run"):
             paint(tmp_path / "run", count=20)

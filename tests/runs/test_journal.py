@@ -15,6 +15,7 @@ from engines.painting.jobs import chunk_ranges
 from engines.runs.journal import (
     IMAGES,
     JOURNAL,
+    PARTIAL,
     SPARE,
     Entry,
     Journal,
@@ -213,7 +214,7 @@ def test_reading_names_a_broken_line_and_forgives_a_torn_end(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["../00000000.jpg", "/etc/00000000.jpg", "00000000.exe", "a.jpg", ""])
 def test_a_line_whose_image_lies_elsewhere_is_not_believed(name: str) -> None:
-    with pytest.raises(ValueError, match="no image of a run"):
+    with pytest.raises(ValueError, match="an image of a run"):
         Entry.from_line(replace(entry(0), file=name).to_line())
 
 
@@ -256,9 +257,10 @@ def test_an_interrupted_flush_leaves_no_line_that_the_next_one_repeats(
 
 def test_images_without_a_line_and_unfinished_files_are_removed_and_others_are_not(tmp_path: Path) -> None:
     gone = [f"{IMAGES}/00000007.jpg", f"{IMAGES}/00000012.png", f"{IMAGES}/.00000001.jpg.tmp", f"{SPARE}/00000008.jpg"]
+    gone.append(f"{PARTIAL}/.00000002.jpg.tmp")
     stay = [f"{IMAGES}/00000006.jpg", f"{IMAGES}/holiday.jpg", f"{IMAGES}/metadata.jsonl", f"{IMAGES}/99.jpg"]
     for name in (*gone, *stay):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     remove_images_from(tmp_path, 7)
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())

@@ -257,7 +257,7 @@ def test_an_interrupted_comparison_resumes_to_the_same_figures(
     assert set(more) == {"real-seed1", "generated6-seed1"}
     with refused(RunError, None, "options.steps was 3, is 4"):
         evaluate(replace(settings, resume=True, changes=(TINY | {"steps": 4})))
-    assert not (settings.out / ".lock").is_dir()
+    assert not (settings.out / ".dengine" / "lock").is_dir()
 
 
 @pytest.mark.slow

@@ -24,7 +24,6 @@ from engines.backends.base import (
     Role,
     Shapes,
     Tensors,
-    counted,
     cpu_precision,
     import_runtime,
     new_buffers,
@@ -40,6 +39,7 @@ from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GraphSpec, TensorSpec
 from engines.common import cache
 from engines.common.devices import cpu_has_bf16, cpu_has_int8, cpu_name, resolve_threads
+from engines.common.plurals import counted
 from engines.errors import BackendError
 
 _MADE = 3  # raised whenever a model is changed in another way before it is compiled: part of the cache's keys

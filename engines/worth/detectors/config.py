@@ -97,6 +97,12 @@ class DetectorOptions:
         return {name: value for name, value in to_object(self).items() if name not in free}
 
 
+def fewest_cells(short_side: int) -> int:
+    """Cells of the three levels (strides 8, 16 and 32 pixels) of the smallest frame with that short side, a square."""
+    side = max(MULTIPLE, short_side // MULTIPLE * MULTIPLE)
+    return sum((side // stride) ** 2 for stride in (8, 16, 32))
+
+
 @dataclass(frozen=True)
 class DetectorInfo:
     """`detector.json`: what was learned, from what, and how to use it."""

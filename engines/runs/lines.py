@@ -1,0 +1,94 @@
+"""What a line of the journal may say: every value of it, before anything believes one.
+
+Knows: the type and the range of each value. Knows nothing about files, or what is done with a line.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from engines.common.quote import quote
+from engines.labels.boxes import Instances
+from engines.painting.settings import LIMIT
+
+IMAGE_NAME = re.compile(r"\d{8,10}\.(jpg|png)")  # nothing that could lead out of the folder
+_HASH = re.compile(r"[0-9a-f]{64}")
+_MOST_BOXES = 10_000  # of an image
+_LEAST_SIDE = 2.0**-10  # pixels, more than which every side has, so that it has some on the grid of the writers, too
+_OUTCOMES = {"kept": True, "dropped": False}
+
+
+def checked_line(line: bytes | str) -> dict[str, Any]:
+    """The object of a line; ValueError that says what is wrong with it."""
+    try:
+        value = json.loads(line)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if not isinstance(value, Mapping) or value.get("outcome") not in ("kept", "dropped"):
+        raise ValueError("it is not a journal line")
+    for name, expected, fits in _checks(value):
+        if not fits:
+            found = quote(value[name]) if name in value else "missing"
+            raise ValueError(f'"{name}" is {found}; {expected} was expected')
+    return dict(value)
+
+
+def check_boxes(found: Instances, frame: tuple[int, int], classes: int) -> None:
+    """Raise ValueError for the first box that has no area inside the frame, (width, height), or none of its classes."""
+    if not len(found):
+        return
+    corners = found.boxes
+    inside = (corners >= 0.0) & (corners <= np.array([*frame, *frame]))
+    good = inside.all(axis=1) & (corners[:, 2:] - corners[:, :2] > _LEAST_SIDE).all(axis=1)
+    if not good.all():
+        number = int(np.flatnonzero(~good)[0])
+        size = f"{frame[0]}x{frame[1]}"
+        raise ValueError(f"box {number}, {quote(corners[number].tolist())}, has no area inside its {size} image")
+    known = found.labels < classes
+    if not known.all():
+        number = int(np.flatnonzero(~known)[0])
+        raise ValueError(f"box {number} is of class {quote(int(found.labels[number]))}; there are {classes}, from 0 on")
+
+
+def _checks(value: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    """(key, what was expected, whether it is so)."""
+    index, file = value.get("index"), value.get("file")
+    yield "index", "a whole number from 0 on", type(index) is int and 0 <= index <= LIMIT
+    if _OUTCOMES[value["outcome"]]:
+        named = isinstance(file, str) and IMAGE_NAME.fullmatch(file) is not None
+        yield "file", "an image of a run", named
+        yield "file", "the image of its own index", named and int(str(file).partition(".")[0]) == index
+        sha256 = value.get("sha256")
+        yield "sha256", "64 hex digits", isinstance(sha256, str) and _HASH.fullmatch(sha256) is not None
+    else:
+        yield "reason", "a text", _is_text(value.get("reason"))
+        yield "drop", "a text", _is_text(value.get("drop", ""))
+    yield "prompt", "a text", _is_text(value.get("prompt"))
+    reference, strength = value.get("reference"), value.get("strength")
+    yield "reference", "a name, or null", "reference" in value and (reference is None or _is_text(reference))
+    fits = strength is None or (_is_number(strength) and 0.0 <= strength <= 1.0)
+    yield "strength", "a number from 0 to 1, or null", "strength" in value and fits
+    rows = value.get("boxes")
+    yield "boxes", "a list", isinstance(rows, list) and len(rows) <= _MOST_BOXES
+    yield "boxes", "rows of x0, y0, x1, y1, score, label", all(map(_is_row, rows or ()))
+
+
+def _is_row(row: object) -> bool:
+    """Whether these are four numbers, a score and a class."""
+    if not isinstance(row, list) or len(row) != 6 or not all(map(_is_number, row)):
+        return False
+    *corners, score, label = row
+    bounded = all(-LIMIT <= number <= LIMIT for number in corners)  # NaN is not
+    return bounded and 0.0 <= score <= 1.0 and 0 <= label <= LIMIT and label == int(label)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_text(value: object) -> bool:
+    """Whether this is a text that a file can hold: without halves of letters."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
