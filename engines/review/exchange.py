@@ -23,7 +23,8 @@ from engines.errors import DatasetError, UsageError
 from engines.labels.boxes import Instances, iou_matrix
 from engines.review.filters import REJECT
 from engines.review.session import Session
-from engines.runs.decisions import Corners, Decision, Do, Was, labels_of
+from engines.runs.decision import Corners, Decision, Do, Was
+from engines.runs.decisions import labels_of
 
 FORMATS = ("coco", "cvat", "labelstudio")
 _SAME = 0.02  # pixels, and a part of the side: what tools round away

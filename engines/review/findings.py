@@ -11,7 +11,7 @@ from typing import Any
 from engines.common.files import read_json
 from engines.common.schema import from_object
 from engines.errors import DatasetError
-from engines.runs.decisions import Corners, Decision, Do, Was
+from engines.runs.decision import Corners, Decision, Do, Was
 
 AUDIT = "audit.json"
 FORMAT = 1

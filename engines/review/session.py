@@ -25,7 +25,8 @@ from engines.review.index import Index, View
 from engines.review.log import ReviewLog
 from engines.review.reasons import REASONS, reasons
 from engines.review.sources import Item, Source, with_thresholds
-from engines.runs.decisions import Decision, Do, edited
+from engines.runs.decision import Decision, Do
+from engines.runs.decisions import edited
 
 _QUERIES = 16  # results that are kept for the page to scroll in
 _MOST_CHANGED = 200  # items that an answer to a decision shows again

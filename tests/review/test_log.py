@@ -16,7 +16,8 @@ from reviewing import decisions_in, make_review_run
 
 from engines.errors import RunError
 from engines.review.log import ReviewLog
-from engines.runs.decisions import Decision, Do, read_decisions
+from engines.runs.decision import Decision, Do
+from engines.runs.decisions import read_decisions
 
 KILLS = 50
 
