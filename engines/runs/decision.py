@@ -1,6 +1,6 @@
-"""A decision of a person about an image or a box: a line of `review.jsonl`.
+"""One decision of a review: a line of `review.jsonl`.
 
-Knows: the line, both ways, and which of its keys belong together. Knows nothing about what comes of it (`decisions`).
+Knows: what may be decided, and its line, both ways. Knows nothing about what images become by it (`decisions`).
 """
 
 import json

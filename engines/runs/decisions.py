@@ -1,7 +1,7 @@
 """What a person decided about images and boxes, read from `review.jsonl` and applied last of all.
 
 Knows: how lines undo each other, and what an image's boxes become by them. Knows nothing about
-pages or who writes the file (`engines.review.log`).
+pages or who writes the file (`engines.review.log`); a line is `decision`'s matter.
 
 A decision names its image by file name and a box by where it was and of which class: so it holds whatever order a
 dataset has its boxes in, and a box that is no longer there is left alone. N boxes of an image.
