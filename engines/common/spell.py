@@ -13,7 +13,7 @@ _BETWEEN = {"size": "x", "formats": ","}
 
 def command(verb: str, asked: Mapping[str, Any]) -> str:
     """The line; settings that are None are left out, and a switch that is on has no value."""
-    words = ["dengine", *verb.split()]
+    words = ["dengine", *shlex.split(verb)]
     for name, value in asked.items():
         if value is None or value is False:
             continue

@@ -6,7 +6,9 @@ about (`session`).
 """
 
 import json
+import shlex
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ from engines.review.groups import Groups
 from engines.review.reasons import REASONS
 from engines.review.session import Look, Session
 from engines.review.thresholds import save_thresholds
+from engines.runs.dataset_rules import read_rules
 from engines.runs.decision import Decision, Do
 from engines.runs.preview import class_colour
+from engines.runs.saved_score import saved_score
 
 _MOST_ITEMS = 400  # of one window
 
@@ -250,8 +254,14 @@ class Pages:
 def _apply(session: Session) -> str:
     """The command that makes the dataset as decided."""
     if session.source.kind == "run":
-        return f"dengine finalize {session.source.folder}"
-    return command(f"review {session.source.folder}", {"format": "coco", "out": "corrected.json"})
+        folder = session.source.folder
+        kept = replace(read_rules(folder), formats=None, val_fraction=None)
+        if saved_score(folder) is not None:
+            kept = replace(kept, score=None)
+        return command(
+            f"finalize {shlex.quote(str(folder))}", {item.name: getattr(kept, item.name) for item in fields(kept)}
+        )
+    return command(f"review {shlex.quote(str(session.source.folder))}", {"format": "coco", "out": "corrected.json"})
 
 
 def _state(look: Look, box: tuple[float, ...], label: int) -> str:

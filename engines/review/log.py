@@ -14,9 +14,9 @@ from engines.common.files import sync_folder
 from engines.errors import RunError
 from engines.runs.decision import Decision
 from engines.runs.decisions import REVIEW, read_decisions
+from engines.runs.journal import OWN
 from engines.runs.run_folder import run_errors
 
-OWN = ".dengine"  # a run's or a dataset's folder for what is no data
 _LOCK = "review.lock"
 
 

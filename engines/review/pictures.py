@@ -14,7 +14,7 @@ from PIL import Image
 
 from engines.datasets.images import read_image
 from engines.errors import DatasetError
-from engines.review.log import OWN
+from engines.runs.journal import OWN
 
 SIDE = 320  # pixels of a thumbnail's long side, at most
 CROP = 192  # of a crop's sides

@@ -18,6 +18,7 @@ from engines.review.filters import KEEP, REJECT, Overlay
 from engines.review.index import KEPT, View
 from engines.review.sources import RunSource, Source
 from engines.runs.dataset_files import ANNOTATIONS
+from engines.runs.journal import OLD_SPARE, SPARE
 
 REASONS = ("", *DropReason)  # 0: it is in the dataset
 
@@ -70,7 +71,7 @@ def _put_away(folder: Path, stamp: int) -> npt.NDArray[np.int64]:
     if not stamp:
         return np.zeros(0, dtype=np.int64)
     found: list[int] = []
-    for part in ("spare", ".dengine/spare"):
+    for part in (SPARE, OLD_SPARE):
         if (folder / part).is_dir():
             with os.scandir(folder / part) as items:
                 names = (item.name.partition(".")[0] for item in items)

@@ -19,7 +19,7 @@ from engines.labels.boxes import Instances
 from engines.labels.rules import DropReason, Rules
 from engines.painting.run_settings import RunSettings
 from engines.review.index import KEPT, Index, Part, part_of_instances
-from engines.runs.journal import IMAGES, JOURNAL, SPARE, Entry, image_name
+from engines.runs.journal import JOURNAL, Entry, find_image, image_name
 
 _FIRST_BLOCK, _BLOCK = 32, 500  # images read into the index at once: the first soon, for somebody waits
 _BREATH = 0.005  # seconds between two blocks, in which who looks already is answered
@@ -99,7 +99,7 @@ class RunSource:
     def item(self, number: int, place: int) -> Item:
         """Read one line of the journal again."""
         entry = Entry.from_line(_line_at(self._journal.fileno(), place))
-        file = self._file(entry.file) if entry.file else None
+        file = self._file(entry) if entry.file else None
         width, height = self.run.frame
         return Item(
             entry.file or image_name(entry.index, self.run.suffix), file, width, height, entry.instances,
@@ -123,9 +123,11 @@ class RunSource:
         """Let go of the journal."""
         self._journal.close()
 
-    def _file(self, name: str) -> Path | None:
-        paths = (self.folder / part / name for part in (IMAGES, SPARE, f".dengine/{SPARE}"))
-        return next((path for path in paths if path.is_file()), None)
+    def _file(self, entry: Entry) -> Path | None:
+        try:
+            return find_image(self.folder, entry)
+        except RunError:  # shown as an image that cannot be seen
+            return None
 
     @lru_cache(maxsize=1)  # noqa: B019  a source lives as long as the program
     def _references(self) -> dict[str, Path]:

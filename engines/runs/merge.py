@@ -17,9 +17,10 @@ from engines.errors import RunError, UsageError, refuse
 from engines.painting.jobs import chunk_ranges
 from engines.painting.run_settings import RunSettings, differences
 from engines.runs.dataset_files import write_dataset
-from engines.runs.dataset_rules import common_rules, kept_rules, read_rules, without_own
+from engines.runs.dataset_rules import common_rules, kept_rules, without_own
 from engines.runs.decisions import REVIEW, read_decisions
 from engines.runs.journal import IMAGES, JOURNAL, OWN, Entry, Journal, find_image, read_entries, read_progress
+from engines.runs.rules_in_force import wanted_rules
 from engines.runs.run_folder import LOCK, PREVIEW, RUN, locked, require_run, run_errors
 from engines.runs.summaries import DatasetSummary
 
@@ -62,7 +63,7 @@ def merge(settings: MergeSettings, *, report: Report | None = None) -> DatasetSu
     known = next((one.frequencies for one in shards.values() if one.frequencies is not None), None)
     first = next(iter(shards.values()))
     run = replace(first, options=replace(first.options, shard=None), frequencies=known)
-    asked = without_own(common_rules({folder: read_rules(folder) for folder in shards}), run)
+    asked = without_own(common_rules({folder: wanted_rules(folder) for folder in shards}), run)
     part = out.parent / f".{out.name}.merge"
     with run_errors(out):
         with locked(part):

@@ -1,4 +1,4 @@
-"""What a run's next dataset would go by: its own rules, with the thresholds that a review chose.
+"""What a run's next dataset would go by: the rules that it keeps, with the thresholds that a review chose.
 
 Knows: both, and which one holds. Knows nothing about how datasets are written.
 """
@@ -9,18 +9,22 @@ from typing import Any
 
 from engines.errors import RunError
 from engines.labels.rules import Rules
-from engines.labels.scores import ScorePolicy, stored
+from engines.labels.scores import stored
 from engines.painting.run_settings import RunSettings
+from engines.runs.dataset_rules import DatasetRules, kept_rules, read_rules
 from engines.runs.decisions import read_decisions
 from engines.runs.saved_score import saved_score
 
 
+def wanted_rules(folder: Path) -> DatasetRules:
+    """The rules that the run keeps, with the score that a review chose. Raises RunError for what cannot be read."""
+    kept, score = read_rules(folder), saved_score(folder)
+    return kept if score is None else replace(kept, score=score)
+
+
 def rules_in_force(folder: Path, run: RunSettings) -> Rules:
-    """The rules of a plain `finalize`. Raises RunError for thresholds that cannot be read."""
-    rules, score = run.rules, saved_score(folder)
-    if score is None:
-        return rules
-    return replace(rules, thresholds=ScorePolicy.of(score).thresholds(rules.thresholds, run.class_names))
+    """What those come to for the run."""
+    return kept_rules(folder, run, wanted_rules(folder)).rules
 
 
 def check_obeyed(folder: Path, info: Any, rules: Rules) -> None:

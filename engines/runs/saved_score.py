@@ -10,8 +10,9 @@ from typing import Any
 from engines.common.files import read_json, write_json
 from engines.errors import RunError, UsageError
 from engines.labels.scores import ScorePolicy, StoredScore, Thresholds, stored
+from engines.runs.journal import OWN
 
-THRESHOLDS = ".dengine/thresholds.json"
+THRESHOLDS = f"{OWN}/thresholds.json"
 _FORMAT = 1
 
 

@@ -40,7 +40,7 @@ def test_a_rejected_image_leaves_and_no_other_takes_its_place(tmp_path: Path) ->
     after = finalize(FinalizeSettings(run))
     assert (after.images, after.dropped["rejected in review"]) == (2, 1)
     assert [image["file_name"] for image in coco(run)["images"]] == ["00000001.jpg", "00000003.jpg"]
-    assert (run / "spare" / "00000000.jpg").exists() or (run / ".dengine" / "spare" / "00000000.jpg").exists()
+    assert (run / ".dengine" / "spare" / "00000000.jpg").exists()
 
 
 def test_a_kept_image_is_in_whatever_the_rules_say(tmp_path: Path) -> None:

@@ -62,7 +62,10 @@ function panel() {
   find("panel").append(thresholds(), filters(), apply);
 }
 
-function saved(waiting = 0) {
+let waiting = 0; // decisions that the server has not answered
+
+function saved(now = waiting) {
+  waiting = now;
   const made = plural(state.about.decisions, "decision");
   find("saved").textContent = waiting ? `${plural(waiting, "decision")} not on the disk yet` : `${made} on the disk`;
   find("saved").classList.toggle("waiting", waiting > 0);
@@ -137,7 +140,10 @@ async function start() {
   find("help-open").addEventListener("click", openHelp);
   find("panel-toggle").addEventListener("click", () => openPanel(!document.body.classList.contains("with-panel")));
   addEventListener("keydown", key);
-  addEventListener("hashchange", () => show(location.hash.slice(1)));
+  addEventListener("hashchange", () => {
+    const name = location.hash.slice(1); // the link past everything leads to no view, and changes none
+    if (views.some(([key]) => key === name)) show(name);
+  });
   show(location.hash.slice(1));
   if (state.about.notes.length) trouble(state.about.notes.join(" "));
   count();
