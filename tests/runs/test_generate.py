@@ -170,6 +170,10 @@ def test_ctrl_c_loses_no_finished_image_though_short_jobs_come_last(paint: Gener
         "jobs": 24, "chunk": 24, "steps": 10, "strength": (0.2, 0.9), "keep_empty": True,
         "reference": make_references(tmp_path / "data", 3),
     }  # fmt: skip
+    for name in ("whole", "run"):  # begun by a dengine whose steps followed the strength: jobs are of different lengths
+        paint(tmp_path / name, stop=lambda: True, **options)
+        begun = json.loads((tmp_path / name / "run.json").read_text("utf-8"))
+        (tmp_path / name / "run.json").write_text(json.dumps(begun | {"format": 2}), "utf-8")
     paint(tmp_path / "whole", **options)
     painted: list[Event] = []
 

@@ -172,10 +172,3 @@ def test_a_refused_option_leaves_no_folder_behind(paint: Generate, tmp_path: Pat
     with refused(UsageError, "size", (50, 32), 8, (48, 32)):
         paint(tmp_path / "run", count=1, size=(50, 32))
     assert not (tmp_path / "run").exists()
-
-
-def test_a_strength_that_leaves_no_step_is_refused_at_the_start(paint: Generate, tmp_path: Path) -> None:
-    references = make_references(tmp_path / "data", 2)
-    with refused(UsageError, "strength", 0.1):
-        paint(tmp_path / "run", count=1, reference=references, strength=(0.1, 0.9))
-    assert not (tmp_path / "run").exists()
