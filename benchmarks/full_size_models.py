@@ -222,11 +222,11 @@ def make_adapter(folder: Path, base: Path, shape: Shape) -> int:
 
 def bare_bundle(
     folder: Path, shape: Shape, info: AdapterInfo | None = None,
-    activations: Mapping[str, tuple[float, float]] | None = None,
+    activations: Mapping[str, tuple[float, float]] | None = None, dtype: str = "float32",
 ) -> Bundle:  # fmt: skip
     """What lies in `folder` as a bundle that nothing was exported for: enough for a backend that reads what is there.
 
-    `info` is the adapter's, where there is one; `activations` are the ranges that int8 needs.
+    `info` is the adapter's, where there is one; `activations` are the ranges that int8 needs; `dtype` is the graphs'.
     """
     channels = pyramid_channels(shape.unet)
     numbers = ModelShape(
@@ -240,9 +240,9 @@ def bare_bundle(
         queries=shape.adapter["queries"],
         classes=len(CLASS_NAMES),
     )
-    specs = graph_specs(numbers)
+    specs = graph_specs(numbers, dtype)
     manifest = Manifest(
-        format=FORMAT, class_names=CLASS_NAMES, weights_dtype="float16", graph_dtype="float32", timestep=1,
+        format=FORMAT, class_names=CLASS_NAMES, weights_dtype="float16", graph_dtype=dtype, timestep=1,
         short_side=min(shape.frame), frame=shape.frame, base_hash="" if info is None else info.base_hash, style=STYLE,
         prompts={}, generate={}, latent_channels=numbers.latent_channels, vae_stride=numbers.vae_stride,
         latent_multiple=2 ** (len(channels) - 1), text_length=TEXT_LENGTH, hidden_size=numbers.hidden_size,
@@ -250,6 +250,27 @@ def bare_bundle(
         activations=dict(activations or {}),
     )  # fmt: skip
     return Bundle(folder, manifest, specs, cast(AdapterInfo, info), dict(shape.scheduler), "random weights")
+
+
+def unet_graph(folder: Path, shape: Shape, dtype: str = "float32") -> Bundle:
+    """A bundle of the UNet alone, weights as float16, and its graph, made in `folder` where they are not there."""
+    from diffusers import UNet2DConditionModel
+
+    from engines.adapter.pyramid import PyramidUNet
+    from engines.bundle.islands import apply_islands, upcast_scores
+    from export.to_onnx import export_graph
+
+    bundle = bare_bundle(folder, shape, dtype=dtype)
+    if not (path := bundle.graph_path("unet")).exists():
+        write_network(folder / "unet", lambda: UNet2DConditionModel(**shape.unet), shape.seed * 10)
+        unet: Any = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+        module = PyramidUNet(unet.requires_grad_(False)).eval()
+        if dtype == "float16":
+            apply_islands(module, upcast_scores(module))
+        unfinished = folder / "unfinished.onnx"
+        export_graph(module, bundle.specs["unet"], unfinished, "unet/diffusion_pytorch_model.safetensors")
+        unfinished.rename(path)
+    return bundle
 
 
 def main() -> None:

@@ -1,18 +1,16 @@
-"""dengine on a GPU, beside the reference's way and diffusers with torch.compile: one script, one table, in 8 minutes.
+"""dengine on a GPU, beside the reference's way and diffusers with torch.compile: one script, one sitting of 25 minutes.
 
     python benchmarks/gpu.py --out benchmarks/results/gpu.md
     python benchmarks/gpu.py --toy --device cpu       a dry run with tiny networks
 
-Needs PyTorch, diffusers, transformers and this checkout. It makes a Stable Diffusion 2 base and an adapter of the
-paper's size with random weights, and paints 512x512 images from text: diffusers in half precision with DDIM, 50 steps,
-guidance 7.5 and the label from its last UNet call, as DiffusionEngine (arXiv 2309.03893) does it; both with
-torch.compile at equal steps and batch; and dengine with 1 to 64 images at once at its own number of steps (`gpu_rows`
-says what a row measures). UNet and VAE decoder of both are compiled: diffusers' in mode reduce-overhead, which has CUDA
-graphs of its own; dengine's in the default mode, inside dengine's graph.
+Makes a Stable Diffusion 2 base and an adapter of the paper's size with random weights, and paints 512x512 images from
+text: diffusers in half precision with DDIM, 50 steps and guidance 7.5, as DiffusionEngine (arXiv 2309.03893) has it;
+both with torch.compile at equal steps and batch; dengine with 1 to 64 images at once at its own steps (`gpu_rows`).
+Beside that, every part of the path on its own, the bundled model, and `dengine doctor --gpu` (`gpu_parts`).
 
 A stage is a process of its own, and is stopped when its share of the time has passed: rows that are missing then are
 listed as left out, and measured by the next start with the same --work. The stage `models` makes what the others read;
-without one of dengine's there are no shares of the peak. The last line printed is the JSON.
+`peaks` is what shares are of. The last line printed is the JSON.
 """
 
 import json
@@ -32,15 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.records import Record, Steps, measured_on, parser, table, write_report
 from engines.measure.alone import ROOT, run_alone
 
-MINUTES = 7.5  # for everything
+MINUTES = 24.5  # for everything
 # Every stage with its part of the time, in hundredths of what all take together.
-PARTS = {"models": 30, "diffusers": 10, "dengine-compiled": 24, "diffusers-compiled": 18, "dengine": 18}
+PARTS = {"models": 10, "peaks": 3, "diffusers": 7, "dengine-compiled": 14, "diffusers-compiled": 12, "ticks": 20,
+         "finisher": 10, "dengine": 10, "small": 6, "doctor": 8}  # fmt: skip
 TIME_UP, TIME_WAS_UP = 75, "the time was up"  # a stage's exit code, and what is said of it
-_SPARE = 5.0  # seconds kept for the table
-_ASKED = "asked.json"  # what a stage's process is told
-_STAGE = (
-    "import sys; from pathlib import Path; from benchmarks import gpu; gpu.run_stage(sys.argv[1], Path(sys.argv[2]))"
-)
+_SPARE, _ASKED = 5.0, "asked.json"  # seconds kept for the table; what a stage's process is told
+_STAGE = "import pathlib, sys; from benchmarks import gpu; gpu.run_stage(sys.argv[1], pathlib.Path(sys.argv[2]))"
 
 
 def main() -> int:
@@ -108,6 +104,7 @@ def run_stage(stage: str, work: Path) -> None:
     """One stage, in this process: keep what is planned, and each row as soon as it is there."""
     import torch
 
+    from benchmarks import gpu_parts as parts
     from benchmarks import gpu_rows as rows
 
     asked = json.loads((work / _ASKED).read_text("utf-8"))
@@ -118,9 +115,10 @@ def run_stage(stage: str, work: Path) -> None:
     if stage == "models":
         steps.do("models", lambda: rows.make_models(work, size), needed=True)
         return
-    if stage.startswith("dengine"):  # in a process of dengine's: it would change the reference's setting of TF32
+    if stage == "peaks" or stage.startswith("dengine"):  # in no process of the reference's, whose TF32 it would set
         steps.do("peak", lambda: rows.peak(place, size, "f16" if place.type == "cuda" else "f32"))
-    planned = dict(rows.rows_of(stage, work, size, place))
+    find = parts.parts_of if stage in parts.STAGES else rows.rows_of
+    planned = dict(find(stage, work, size, place))
     steps.do(f"planned {stage}", lambda: {"rows": list(planned)})
     for name, measure in planned.items():
         if time.time() >= asked["deadline"]:
@@ -134,18 +132,21 @@ def summary(steps: Mapping[str, Record], stopped: Mapping[str, str]) -> Record:
     flops, peak = steps.get("models", {}), steps.get("peak", {})
     planned = [name for stage in PARTS for name in steps.get(f"planned {stage}", {}).get("rows", ())]
     done = {name: steps.get(f"row {name}", {"error": TIME_WAS_UP}) for name in planned}
-    rows = [{"row": name} | row for name, row in done.items() if "error" not in row]
+    every = [{"row": name} | row for name, row in done.items() if "error" not in row]
+    rows, parts = ([row for row in every if ("unet_rows" in row) == whole] for whole in (True, False))
     reference = next((row for row in rows if row["row"] == "reference's way, batch 1"), None)
     for row in rows:
         # The peak is of one precision; a row that computes in another has no share of it.
-        row["peak_share"] = None
-        if "unet" in flops and peak.get("precision") == row["precision"]:
-            operations = flops["unet"] * row["unet_rows"] / row["unet_seconds"]
-            row["peak_share"] = operations / peak["flops_per_second"]
+        known = "unet" in flops and peak.get("precision") == row["precision"]
+        work = flops["unet"] * row["unet_rows"] if known else 0.0
+        row["peak_share"] = work / row["unet_seconds"] / peak["flops_per_second"] if known else None
         row["against_reference"] = row["images_per_second"] / reference["images_per_second"] if reference else None
     left_out = {name: row["error"] for name, row in done.items() if "error" in row}
     left_out |= {f"stage {stage}": problem for stage, problem in stopped.items()}
-    return {"flops": flops, "peak": peak, "rows": rows, "left_out": left_out}
+    for part in parts:
+        work = flops.get(part.get("graph", ""), 0.0) * part.get("batch", 0)
+        part["peak_share"] = work / (part["ms"] / 1e3) / peak["flops_per_second"] if work and peak else None
+    return {"flops": flops, "peak": peak, "rows": rows, "parts": parts, "left_out": left_out}
 
 
 def report(result: Record) -> Iterator[str]:
@@ -159,15 +160,23 @@ def report(result: Record) -> Iterator[str]:
     heads = ("row", "precision", "steps", "images/s", "against the reference", "ms a UNet call", "rows", "of the peak",
              "GB of VRAM")  # fmt: skip
     yield table(heads, map(_cells, result["rows"]))
+    shown = (
+        (row["row"], row.get("found") or f"{row['ms']:.2f}", _percent(row["peak_share"])) for row in result["parts"]
+    )
+    yield table(("part", "ms", "of the peak"), shown)
     yield "\n".join(f"- left out: {name}: {reason.rstrip('.')}." for name, reason in result["left_out"].items())
 
 
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f}%"
+
+
 def _cells(row: Record) -> tuple[object, ...]:
-    share, against = row["peak_share"], row["against_reference"]
+    against = row["against_reference"]
     return (
         row["row"], row["precision"], row["steps"], f"{row['images_per_second']:.2f}",
         "-" if against is None else f"{against:.1f}x", f"{row['unet_seconds'] * 1e3:.1f}", row["unet_rows"],
-        "-" if share is None else f"{100 * share:.0f}%", f"{row['memory']['vram_peak'] / 1e9:.1f}",
+        _percent(row["peak_share"]), f"{row['memory']['vram_peak'] / 1e9:.1f}",
     )  # fmt: skip
 
 

@@ -1,16 +1,16 @@
-"""The rows of `gpu.py`: models with random weights, dengine on them, and diffusers (`gpu_reference`) on the same.
+"""The rows of `gpu.py`: models with random weights, dengine on them, and diffusers on the same.
 
-Knows: how one row is painted and measured. Each runs in a process of `gpu.py`'s, which gives it its time. Nothing here
-is trained: pictures are noise and boxes mean nothing, but every operation costs what the real one does.
+Knows: how one row is painted and measured, in a process of `gpu.py`'s. Nothing is trained: pictures are noise, but each
+operation costs what the real one does. What is timed is from prompts to pictures and boxes in the host's memory; no
+file is written. Diffusers is `engines.measure.pipeline`: its label is a row of its own, a hundredth of its UNet's work,
+where DiffusionEngine reads it off the last guided call.
 
-What is timed is from prompts to pictures and boxes in the host's memory, text to image, all images of one size and as
-many steps. No file is written on either side. Needs torch, diffusers and transformers, and no other runtime.
-
-B batch, S slots, R rows of a UNet call, Z/h/w latents.
+S slots, R rows of a UNet call, h/w latents.
 """
 
 import gc
 import itertools
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,24 +22,26 @@ from typing import Any
 import torch
 
 from benchmarks import full_size_models as models
-from benchmarks.gpu_reference import GUIDANCE, MODE, Diffusers
 from benchmarks.records import Record
 from engines.adapter.info import read_info
 from engines.backends.torch import TorchBackend
 from engines.bundle.bundle import Bundle
-from engines.diffusion.capture import capture
+from engines.diffusion.capture import Recorded
 from engines.measure.flops import graph_flops
 from engines.measure.memory import read_memory
+from engines.measure.pipeline import Baseline
 from engines.measure.roofline import best_rates, matmul_rates
 from engines.measure.timing import TimedBackend, Use, synchronise, time_calls
+from engines.measure.workload import Workload, WorkloadJobs, jobs_of
 from engines.painting.jobs import make_job
 from engines.painting.painter import Painter
 from engines.painting.resolve import make_plan, resolve
 from engines.painting.settings import GenerateSettings
 
-# Of a row, after what warms it up: images, and batches, at least. Pictures and boxes of dengine's last batch come after
-# its ticks, those of others beside later ticks, as in a long run. Fewer batches where one takes many seconds.
+# Of a row, after what warms it up: images, and batches, at least; fewer batches where one takes many seconds.
 LEAST_IMAGES, BATCHES, FEWER, MANY = 6, 3, 2, 32
+GUIDANCE = 7.5  # DiffusionEngine's
+MODE = "reduce-overhead"  # of diffusers' torch.compile; it has CUDA graphs of its own
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,16 @@ class Size:
     equal_batch: int  # images at once, where dengine and diffusers are compared
     peak_sizes: tuple[int, ...]
     patience: float  # seconds that products of one size are repeated for
+    tick_rows: tuple[int, ...]  # of the UNet calls that are timed alone
+    small_slots: tuple[int, ...]  # of runs with the bundled model
+    small_jobs: int  # their images
 
 
-FULL = Size(models.SD2_BASE, 50, 25, (8, 1, 16, 4, 2, 32, 64), 8, (4096, 8192), 0.3)
-TOY = Size(models.reduced(models.SD2_BASE), 4, 2, (2, 1), 2, (64,), 0.0)
+FULL = Size(models.SD2_BASE, 50, 25, (8, 1, 16, 4, 2, 32, 64), 8, (4096, 8192), 0.3, (16, 8, 32, 64), (8, 32, 128), 512)
+TOY = Size(models.reduced(models.SD2_BASE), 4, 2, (2, 1), 2, (64,), 0.0, (2,), (1,), 1)
+
+_PARTS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "scheduler": "DDIMScheduler",
+          "text_encoder": "CLIPTextModel", "tokenizer": "CLIPTokenizer"}  # fmt: skip
 
 Paint = Callable[[int], int]  # images to paint -> boxes found
 
@@ -65,6 +73,9 @@ def make_models(work: Path, size: Size) -> Record:
     """Write base and adapter to `work`; returns the operations of every graph for one image, one row of the UNet."""
     models.make_base(work / "base", size.shape)
     models.make_adapter(work / "base" / "adapter", work / "base", size.shape)
+    index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "feature_extractor": [None, None]}
+    index |= {part: ["transformers" if "CLIP" in kind else "diffusers", kind] for part, kind in _PARTS.items()}
+    (work / "base" / "model_index.json").write_text(json.dumps(index), "utf-8")  # what diffusers loads a folder by
     return dict(graph_flops(unexported(work, size), size.shape.frame))
 
 
@@ -75,70 +86,75 @@ def unexported(work: Path, size: Size) -> Bundle:
 
 def peak(device: torch.device, size: Size, precision: str) -> dict[str, Any]:
     """The best matmul rate of a precision here, in operations a second, and the side that had it."""
-    rates = matmul_rates(device, torch.get_num_threads(), sizes=size.peak_sizes, patience=size.patience)
-    best = best_rates(rates)[precision]
+    how: Any = {"sizes": size.peak_sizes, "patience": size.patience}
+    best = best_rates(matmul_rates(device, torch.get_num_threads(), **how))[precision]
     return {"precision": precision, "flops_per_second": best.flops_per_second, "size": best.size}
 
 
 def rows_of(stage: str, work: Path, size: Size, device: torch.device) -> Iterator[tuple[str, Callable[[], Record]]]:
     """(name, what measures it) of every row of a stage, the most telling first.
 
-    Diffusers is the reference's way at batch 1 and at the batch of the comparison; dengine is at the reference's steps
-    and that batch, then at its own steps with 1 to 64 images at once. torch.compile compiles for one batch, and so
-    either has that batch alone.
+    Diffusers at batch 1 and at the batch of the comparison; dengine at the reference's steps and that batch, then at
+    its own steps with 1 to 64 images at once. What is compiled has that batch alone.
     """
     bundle, equal, compiled = unexported(work, size), size.equal_batch, stage.endswith("-compiled")
     if stage.startswith("diffusers"):
-        theirs = cache(lambda: Diffusers(bundle, size.steps, device, MODE if compiled else None))
+        work_of = Workload(size.shape.frame, size.steps, guidance=GUIDANCE, jobs=counted_images(equal))
+        jobs, mode = jobs_of(work_of, bundle, None), MODE if compiled else None
+        theirs = cache(lambda: Baseline(bundle, jobs, device=str(device), compiled=compiled, mode=mode))
         name = f"diffusers, compiled ({MODE})" if compiled else "reference's way"
         for batch in (equal,) if compiled else (1, equal):
-            yield f"{name}, batch {batch}", partial(lambda batch: diffusers_row(theirs(), batch), batch)
+            yield f"{name}, batch {batch}", partial(diffusers_row, theirs, jobs, batch)
         return
     ours = cache(lambda: TorchBackend(bundle, precision="auto", threads=None, device=device, compiled=compiled))
     name = "dengine, compiled" if compiled else "dengine"
-    sweep = (equal,) if compiled else size.slots
-    for slots, steps in ((equal, size.steps), *((slots, size.own_steps) for slots in sweep)):
-        row = partial(lambda slots, steps: dengine_row(bundle, ours(), slots, steps), slots, steps)
-        yield f"{name}, {steps} steps, batch {slots}", row
+    own = ((slots, size.own_steps) for slots in ((equal,) if compiled else size.slots))
+    for slots, steps in ((equal, size.steps), *own):
+        yield f"{name}, {steps} steps, batch {slots}", partial(dengine_row, bundle, ours, slots, steps)
 
 
-def dengine_row(bundle: Bundle, backend: TorchBackend, slots: int, steps: int) -> Record:
+def dengine_row(bundle: Bundle, opened: Callable[[], TorchBackend], slots: int, steps: int) -> Record:
     """Paint with `slots` images at once, and time the UNet call of these rows alone."""
     asked = GenerateSettings(out=Path(), jobs=1, slots=slots, steps=steps, guidance=GUIDANCE, keep_empty=True)
+    backend = opened()
     begin_row(backend.device)
     timed = TimedBackend(backend)
     options = resolve(asked, bundle, timed, None, None).options
     plan = make_plan(options, bundle, None)
-    painter = Painter(bundle, timed, options, plan, stage=lambda text: None, tick=lambda: None)
+    quiet: Any = {"stage": lambda text: None, "tick": lambda: None, "record": timed.record}
+    painter = Painter(bundle, timed, options, plan, **quiet)
     indices = itertools.count()
 
     def paint(count: int) -> int:
         jobs = (make_job(plan, options.seed, next(indices)) for _ in range(count))
         return sum(len(outcome.instances) for outcome in painter.paint(jobs, lambda: False))
 
-    row = measured(paint, slots, backend.device)
+    row = measured(paint, slots, backend.device) | {"steps": options.steps, "precision": backend.precision}
     call = timed.calls[Use("unet", options.rows, "sampler")]
-    step = capture(call.run, backend.device) if call.capturable else call.run
-    seconds = time_calls(step, backend.device, warm_up=2, calls=10, limit=3.0).median
-    return row | {
-        "unet_seconds": seconds, "unet_rows": options.rows, "steps": options.steps, "precision": backend.precision,
-    }  # fmt: skip
+    return row | unet_seconds(Recorded(call.run, [call], backend.device), options.rows, backend.device)
 
 
-def diffusers_row(pipeline: Diffusers, batch: int) -> Record:
+def diffusers_row(opened: Callable[[], Baseline], work: WorkloadJobs, batch: int) -> Record:
     """Paint `batch` images in each call of the pipeline, and time the UNet call of these rows alone."""
-    begin_row(pipeline.device)
-    row = measured(lambda count: pipeline.paint_all(count, batch), batch, pipeline.device)
-    seconds = time_calls(pipeline.unet_call(2 * batch), pipeline.device, warm_up=2, calls=10, limit=3.0).median
-    return row | {
-        "unet_seconds": seconds, "unet_rows": 2 * batch, "steps": pipeline.steps, "precision": pipeline.precision,
-    }  # fmt: skip
+    baseline = opened()
+    begin_row(baseline.device)
+
+    def paint(count: int) -> int:
+        batches = (work.jobs[first : first + batch] for first in range(0, count, batch))
+        return sum(len(picture.instances) for jobs in batches for picture in baseline.paint(jobs))
+
+    precision = "f16" if baseline.dtype == torch.float16 else "f32"
+    row = measured(paint, batch, baseline.device) | {"steps": work.options["steps"], "precision": precision}
+    return row | unet_seconds(baseline.unet_call(2 * batch), 2 * batch, baseline.device)
+
+
+def unet_seconds(call: Callable[[], None], rows: int, device: torch.device) -> Record:
+    """Of one call, as it is made in the row."""
+    return {"unet_rows": rows, "unet_seconds": time_calls(call, device, warm_up=2, calls=10, limit=3.0).median}
 
 
 def measured(paint: Paint, batch: int, device: torch.device) -> Record:
-    """Images/s of whole batches, after one that is not counted (with torch.compile it is the one that compiles); and
-    the memory that this took.
-    """
+    """Images/s of whole batches, after one that is not counted (torch.compile's); and the memory that this took."""
     begun = time.perf_counter()
     paint(batch)
     synchronise(device)

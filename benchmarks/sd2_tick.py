@@ -26,29 +26,19 @@ GUIDANCE = 4.0
 WARM_UP, TICKS = 1, 4  # ticks that are not counted, and that are
 TIMESTEPS = (999, 700, 400, 100, 1)  # that the ranges of int8 are measured at
 COMPARED = 500  # timestep of the call whose output is compared
-_WEIGHTS, _RANGES, _OUTPUT = "unet/diffusion_pytorch_model.safetensors", "ranges.json", "output.npy"
+_RANGES, _OUTPUT = "ranges.json", "output.npy"
 
 
 def make_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
     """Write the UNet, weights as float16, its graph, and the ranges that int8 needs, to `folder`, where they are not
     there; `toy` for a tiny one.
     """
-    from diffusers import UNet2DConditionModel
-
-    from engines.adapter.pyramid import PyramidUNet
     from export.activations import watched
-    from export.to_onnx import export_graph
 
     folder, shape = Path(arguments["folder"]), _shape(arguments)
     begun = time.perf_counter()
-    if not (folder / "unet.onnx").exists():
-        tell("making the UNet")
-        models.write_network(folder / "unet", lambda: UNet2DConditionModel(**shape.unet), shape.seed * 10)
-        tell("exporting the UNet")
-        module = PyramidUNet(_load(folder)).eval()
-        spec = models.bare_bundle(folder, shape).specs["unet"]
-        export_graph(module, spec, folder / "unfinished.onnx", _WEIGHTS)
-        (folder / "unfinished.onnx").rename(folder / "unet.onnx")
+    tell("making the UNet and its graph")
+    models.unet_graph(folder, shape)
     if not (folder / _RANGES).exists():
         unet = _load(folder)
         with torch.no_grad(), watched(unet) as ranges:

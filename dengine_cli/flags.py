@@ -58,6 +58,8 @@ def with_flags(message: str, flags: Mapping[str, str]) -> str:
             return match[0]
         if match[2] in (None, "True"):
             return flag
+        if match[2] == "False":
+            return f"--no-{flag.removeprefix('--')}"
         return f"{flag} {_value(match[1], match[2])}"
 
     message = _CALL.sub(lambda match: _command(match[1]) or match[0], message)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Boxes, Compiled, Device, FollowLinks, Precision, Slots, Threads
+from dengine_cli.options import Boxes, Device, FollowLinks, Precision, Slots, Threads
 from dengine_cli.settings import settings_of
 from engines.common.events import duration
 from engines.common.plurals import counted, plural
@@ -95,7 +95,14 @@ def command(
     rows: Annotated[int | None, typer.Option(help="Rows of a network call.  [default: what the slots need]")] = None,
     engine: Annotated[str, typer.Option(help="auto, tensorrt, torch, openvino or onnxruntime.")] = "auto",
     precision: Precision = "auto",
-    compiled: Compiled = False,
+    compiled: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile the networks first (torch on CUDA): a minute at the first start, kept for the next.  "
+            "[default: for 1000 images or more]",
+        ),
+    ] = None,
     threads: Threads = None,
     device: Device = None,
     formats: Annotated[

@@ -34,6 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MOST_LINES, LONG_FILES = 300, 5
 MOST_FUNCTION_LINES = 60
+MOST_BENCHMARK_LINES = 3000
 FLAG = re.compile(r"(?<![\w-])--[a-zA-Z{]")
 NOT_OURS = re.compile(r"pip install --\S+|--query-gpu=|--format=csv")  # flags of pip and nvidia-smi
 
@@ -114,6 +115,11 @@ def test_packages_have_no_cycles() -> None:
 def test_files_are_short() -> None:
     long = {str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines()) for _, path, _ in sources()}
     assert len([name for name, lines in long.items() if lines > MOST_LINES]) <= LONG_FILES, long
+
+
+def test_benchmarks_stay_a_small_part() -> None:
+    lines = {path.name: len(path.read_text("utf-8").splitlines()) for path in (ROOT / "benchmarks").glob("*.py")}
+    assert sum(lines.values()) < MOST_BENCHMARK_LINES, lines
 
 
 def test_functions_are_short() -> None:

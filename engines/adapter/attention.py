@@ -77,6 +77,8 @@ class DeformableAttention(nn.Module):
         values = split_levels(self.value_proj(encoder_hidden_states), spatial_shapes_list)
         parts: list[Tensor] = []
         for level, cells in enumerate(values):
+            if cells.dtype == torch.float16:  # which PyTorch 2.13 reads wrongly on a CPU where it has other strides
+                cells = cells.contiguous()
             sampled = F.grid_sample(
                 cells.reshape(batch * self.heads, -1, *cells.shape[2:]),
                 places[:, :, level],

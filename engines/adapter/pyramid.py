@@ -9,11 +9,14 @@ Source of the taps: bytedance/DiffusionEngine (arXiv 2309.03893, section 3.2): a
 concatenated by resolution.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from engines.common.exchange import exchanged
 
 
 def tap_levels(blocks: int, mid: bool = True) -> tuple[int, ...]:
@@ -44,7 +47,9 @@ def pyramid_channels(unet_config: Mapping[str, Any]) -> tuple[int, ...]:
 class PyramidUNet(nn.Module):
     """A UNet2DConditionModel that returns its block outputs beside its model output.
 
-    The UNet is held, not copied; it can be used on its own at the same time, and nothing stays hooked on it.
+    The UNet is held, not copied; it can be used on its own at the same time, and nothing is hooked on it. What taps its
+    blocks is made once, so that torch.compile and a recording take a whole call. One call at a time: who calls from
+    several threads gives each a `twin`.
     """
 
     def __init__(self, unet: nn.Module) -> None:
@@ -53,6 +58,22 @@ class PyramidUNet(nn.Module):
         # The module lists of a UNet2DConditionModel are not typed.
         model: Any = unet
         self._levels = tap_levels(len(model.down_blocks), model.mid_block is not None)
+        self._tap()
+
+    def _tap(self) -> None:
+        model: Any = self.unet
+        blocks = {f"down_blocks.{i}": block for i, block in enumerate(model.down_blocks)}
+        blocks |= {} if model.mid_block is None else {"mid_block": model.mid_block}
+        blocks |= {f"up_blocks.{i}": block for i, block in enumerate(model.up_blocks)}
+        self._taps: list[Tensor] = []
+        # In a tuple, where PyTorch does not look for modules: every weight has one name.
+        self._tapped = (exchanged(model, {name: _Tap(block, self._taps) for name, block in blocks.items()}),)
+
+    def twin(self) -> "PyramidUNet":
+        """The same network, with taps of its own."""
+        twin = copy.copy(self)
+        twin._tap()
+        return twin
 
     @property
     def levels(self) -> int:
@@ -70,23 +91,29 @@ class PyramidUNet(nn.Module):
         Returns:
             (model_output [B, Z, h, w], div1 [B, C_0, h, w], div2 [B, C_1, h/2, w/2], ...).
         """
-        unet: Any = self.unet
-        taps: list[Tensor] = []
-
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            taps.append(output[0] if isinstance(output, tuple) else output)
-
-        blocks = [*unet.down_blocks, *([] if unet.mid_block is None else [unet.mid_block]), *unet.up_blocks]
-        hooks = [block.register_forward_hook(keep) for block in blocks]
-        try:
-            (model_output,) = unet(sample, timesteps, encoder_hidden_states, return_dict=False)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        self._taps.clear()  # of a call that failed
+        (model_output,) = self._tapped[0](sample, timesteps, encoder_hidden_states, return_dict=False)
         grouped: list[list[Tensor]] = [[] for _ in range(self.levels)]
-        for level, tap in zip(self._levels, taps, strict=True):
+        for level, tap in zip(self._levels, self._taps, strict=True):
             grouped[level].append(tap)
+        self._taps.clear()
         return (model_output, *(torch.cat(group, dim=1) for group in grouped))
+
+
+class _Tap(nn.Module):
+    """A block of a UNet that keeps its output in `taps`; with what the UNet reads of its blocks."""
+
+    def __init__(self, block: nn.Module, taps: list[Tensor]) -> None:
+        super().__init__()
+        self.block = block
+        self.taps = taps
+        self.has_cross_attention = bool(getattr(block, "has_cross_attention", False))
+        self.resnets = block.resnets
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        output = self.block(*inputs, **named)
+        self.taps.append(output[0] if isinstance(output, tuple) else output)
+        return output
 
 
 def label_pass(network: PyramidUNet, noisy: Tensor, encoder_hidden_states: Tensor, timestep: int) -> tuple[Tensor, ...]:

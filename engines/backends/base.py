@@ -20,7 +20,8 @@ from engines.common.devices import cpu_has_bf16
 from engines.errors import BackendError
 
 # The text encoder runs once a prompt and decides what is painted. The adapter is small, so that bf16 saves nothing one
-# can measure, while rounded scores let its top-k pick other queries. Both stay in f32, whatever the rest computes in.
+# can measure on a CPU, while rounded scores let its top-k pick other queries. Both stay in f32 there, whatever the rest
+# computes in. Float16 has three more digits in the base of two: there the adapter may be in half (`is_wide`).
 ALWAYS_F32 = ("text_encoder", "adapter")
 
 if TYPE_CHECKING:
@@ -161,3 +162,8 @@ def cpu_precision(precision: str, engine: str) -> str:
             f"{engine} on a CPU computes in f32 or bf16, not f16. Use `precision=auto`.", field="precision"
         )
     return precision
+
+
+def is_wide(graph: str, half: bool) -> bool:
+    """Whether PyTorch computes a graph in f32 whatever the rest is in; `half`: where that is float16."""
+    return graph in ALWAYS_F32 and not (half and graph == "adapter")

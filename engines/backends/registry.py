@@ -72,7 +72,7 @@ def open_backend(
     threads: int | None = None,
     device: str | None = None,
     keep_compiled: bool = True,
-    compiled: bool = False,
+    compiled: bool | None = False,
     whole: bool = False,
     needs: "Needs | None" = None,
     told: Callable[[str], None] = lambda line: None,
@@ -89,7 +89,8 @@ def open_backend(
         device: cpu, cuda or cuda:N; None for what the engine is fastest on.
         keep_compiled: whether compiled models come from and go to the user's cache folder (openvino); off for checks
             that use each shape once. A bundle of full size keeps none: its UNet compiles in 10 seconds into 3.5 GB.
-        compiled: pass the UNet and the VAE decoder through torch.compile (torch on CUDA; refused elsewhere).
+        compiled: pass the networks through torch.compile (torch on CUDA; refused elsewhere). None: where it is torch on
+            CUDA that is taken, and the compiler is here.
         whole: run batches as they are, even where a CPU would run a bundle of full size row by row (`rows`).
         needs: what is going to be prepared. With it, a missing TensorRT plan is known of now, and not halfway.
         told: told, in one line, why auto passes over tensorrt, where it is installed and the bundle is one for it.
@@ -118,6 +119,8 @@ def open_backend(
         return _opened(engine, bundle, OpenOptions(precision, threads, place, needs=needs))
     from engines.backends.rows import RowBackend, is_full_size
 
+    if compiled is None:
+        compiled = info.compiles and place.type == "cuda" and importlib.util.find_spec("triton") is not None
     full_size = place.type == "cpu" and is_full_size(bundle)
     backend = _opened(engine, bundle, OpenOptions(precision, threads, place, keep_compiled and not full_size, compiled))
     return RowBackend(backend, bundle.specs) if full_size and not whole else backend
@@ -146,7 +149,7 @@ def _check_numbers(precision: str, threads: int | None) -> None:
         raise UsageError(text, field="threads")
 
 
-def _check_abilities(info: BackendInfo, precision: str, compiled: bool) -> None:
+def _check_abilities(info: BackendInfo, precision: str, compiled: bool | None) -> None:
     """UsageError for what this engine does not have."""
     if compiled and not info.compiles:
         raise UsageError(

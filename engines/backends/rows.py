@@ -25,9 +25,14 @@ _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of a parameter, as store
 
 
 def is_full_size(bundle: Bundle) -> bool:
-    """Whether a bundle's UNet has FULL_SIZE parameters or more, by the size of its weights."""
+    """Whether a bundle's UNet has FULL_SIZE parameters or more."""
+    return unet_parameters(bundle) >= FULL_SIZE
+
+
+def unet_parameters(bundle: Bundle) -> int:
+    """How many parameters a bundle's UNet has, by the size of its weights."""
     stored = sum(path.stat().st_size for path in (bundle.folder / "unet").glob("*.safetensors"))
-    return stored // _BYTES[bundle.manifest.weights_dtype] >= FULL_SIZE
+    return stored // _BYTES[bundle.manifest.weights_dtype]
 
 
 class RowBackend:

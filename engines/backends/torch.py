@@ -10,12 +10,14 @@ its work on PyTorch's current stream and waits for nothing, so that the sampler 
 (`capturable`). Weights keep PyTorch's own order: channels last was slower, as group norm and attention want the plain
 one (Stable Diffusion 2's UNet at 16 rows on an H200, f16: 51.0 against 45.9 ms).
 
-Compiled (`compiled=True`, CUDA only), the sampler's UNet and the VAE decoder, where the time goes, pass through
-torch.compile when they are prepared, with convolutions channels last, which its own kernels do profit from: the same
-UNet took 46 seconds to compile and 31.8 ms a call. It is the default mode: no CUDA graphs of its own, since the sampler
-records the whole tick, and no long search for the fastest kernels. It makes a few choices by the clock all the same:
-bytes repeat as long as its cache on this machine is kept, not with a network that was compiled again. The label pass is
-not compiled: it is one row in fifty, and the taps of its pyramid are hooks.
+On CUDA the modules are rewritten where that saves arithmetic: a convolution of a doubled image is computed on the image
+itself (`upsampling`), and what the two rows of a guided image share, once (`pairs`). On a CPU they are as they were:
+that is what other engines are compared with.
+
+Compiled (`compiled=True`, CUDA only), the networks that a run calls all the time (UNet for ticks and for labels, VAE
+decoder, adapter) pass through torch.compile when they are prepared (`compiling`), with convolutions channels last,
+which its own kernels do profit from: before, Stable Diffusion 2's UNet took 46 seconds to compile and 31.8 ms a call.
+It has no CUDA graphs of its own, since whoever calls records what he calls.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,29 +27,34 @@ from typing import Any
 import torch
 from torch import nn
 
+from engines.adapter.pyramid import PyramidUNet
 from engines.backends.base import (
-    ALWAYS_F32,
     Call,
     OpenOptions,
     Role,
     Shapes,
     Tensors,
     cpu_precision,
+    is_wide,
     known_shapes,
     new_buffers,
     wanted_outputs,
 )
+from engines.backends.compiling import compile_network
 from engines.backends.modules import graph_modules, run_module
-from engines.backends.probe import Device, Probe, has_nvidia, one_line, tiny_input, tiny_weights, try_device
+from engines.backends.pairs import share_pairs
+from engines.backends.probe import Device, Probe, has_nvidia, tiny_input, tiny_weights, try_device
+from engines.backends.upsampling import fold_modules
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import TensorSpec
 from engines.bundle.islands import apply_islands, upcast_scores
 from engines.common.devices import cpu_has_bf16, cpu_name, resolve_threads
 from engines.common.plurals import counted
-from engines.errors import BackendError, UsageError
+from engines.errors import UsageError
 
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-_COMPILED = ("unet", "vae_decoder")
+_COMPILED = ("unet", "vae_decoder", "adapter")
+_CONVOLUTIONAL = ("unet", "vae_decoder")  # of these, what compiled kernels want channels last
 
 
 def open_bundle(bundle: Bundle, options: OpenOptions) -> "TorchBackend":
@@ -67,12 +74,20 @@ class TorchBackend:
     name = "torch"
 
     def __init__(
-        self, bundle: Bundle, *, precision: str, threads: int | None, device: torch.device, compiled: bool = False
+        self,
+        bundle: Bundle,
+        *,
+        precision: str,
+        threads: int | None,
+        device: torch.device,
+        compiled: bool = False,
+        rewritten: bool | None = None,
     ) -> None:
         """Load the networks.
 
         `precision` f16 is for CUDA, where it is also what auto means. Threads are PyTorch's own, set for the whole
-        process. Raises UsageError for `compiled` on a CPU, where openvino is what compiles.
+        process. `rewritten`: whether modules are changed to save arithmetic; None for what the device has.
+        Raises UsageError for `compiled` on a CPU, where openvino is what compiles.
         """
         if compiled and device.type == "cpu":
             raise UsageError(
@@ -95,8 +110,10 @@ class TorchBackend:
         self.description = f"torch {torch.__version__} on {place}, {self.precision}{', compiled' if compiled else ''}"
         self._specs = bundle.specs
         self._compiled = compiled
-        self._modules = _load_modules(bundle, _DTYPES[self.precision], device)
-        for graph in _COMPILED if compiled else ():
+        self._rewritten = not on_cpu if rewritten is None else rewritten
+        self._key = {"bundle": bundle.digest, "precision": self.precision, "rewritten": self._rewritten}
+        self._modules = _load_modules(bundle, _DTYPES[self.precision], device, self._rewritten)
+        for graph in _CONVOLUTIONAL if compiled else ():
             self._modules[graph].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -125,9 +142,13 @@ class TorchBackend:
         inputs = new_buffers(spec.inputs, shapes, self.device)
         module, order = self._modules[graph], spec.outputs
         if role == "sampler":
-            module, order = _NoPyramid(module), wanted
-        if self._compiled and (graph == "vae_decoder" or isinstance(module, _NoPyramid)):
-            module = _compile(module, tuple(inputs.values()), graph)
+            paired = self._rewritten and varies == "encoder_hidden_states" and sizes["B"] % 2 == 0
+            module, order = _NoPyramid(module, paired), wanted
+        elif isinstance(module, PyramidUNet):
+            module = module.twin()  # of its own, since another thread may call another one
+        if self._compiled and graph in _COMPILED and (graph != "unet" or role is not None):
+            key = {**self._key, "role": role, "paired": isinstance(module, _NoPyramid) and module.paired}
+            module = compile_network(module, _cast(module, tuple(inputs.values())), graph, key)
         shapes_out = known_shapes(wanted, sizes)
         if shapes_out is None:
             results = _run(module, tuple(inputs.values()))
@@ -154,11 +175,13 @@ class _TorchCall:
 
 
 class _NoPyramid(nn.Module):
-    """A PyramidUNet's model output without its taps: nothing is concatenated that nobody reads."""
+    """A PyramidUNet's model output without its taps: nothing is concatenated that nobody reads. `paired`: rows 2k and
+    2k + 1 hold the same but for their texts."""
 
-    def __init__(self, pyramid_unet: Any) -> None:
+    def __init__(self, pyramid_unet: Any, paired: bool = False) -> None:
         super().__init__()
-        self.unet = pyramid_unet.unet
+        self.unet = share_pairs(pyramid_unet.unet) if paired else pyramid_unet.unet
+        self.paired = paired
 
     def forward(
         self, sample: torch.Tensor, timesteps: torch.Tensor, encoder_hidden_states: torch.Tensor
@@ -167,25 +190,19 @@ class _NoPyramid(nn.Module):
         return output
 
 
-def _compile(module: nn.Module, inputs: tuple[torch.Tensor, ...], graph: str) -> Any:
-    """The module through torch.compile for inputs of these shapes, compiled now. Raises BackendError."""
-    compiled: Any = torch.compile(module, fullgraph=True, dynamic=False)
-    try:
-        _run(compiled, inputs)
-    except Exception as cause:  # the compiler's errors share no base class with its backend's
-        raise BackendError(
-            f"torch.compile does not compile {graph}: {one_line(cause)}. Leave `compiled` out.", field="compiled"
-        ) from cause
-    return compiled
-
-
 def _run(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """Call a module with floats in its own dtype."""
+    return run_module(module, _cast(module, inputs))
+
+
+def _cast(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     dtype = next(module.parameters()).dtype
-    return run_module(module, tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs))
+    return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
 
 
-def _load_modules(bundle: Bundle, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
+def _load_modules(
+    bundle: Bundle, dtype: torch.dtype, device: torch.device, rewritten: bool = False
+) -> dict[str, nn.Module]:
     """The module of every graph, from the stored weights: first to f32, which is exact, then to `dtype`.
 
     In half, a float16 bundle's islands stay in float32, and the attention scores that a configuration asks for.
@@ -197,7 +214,9 @@ def _load_modules(bundle: Bundle, dtype: torch.dtype, device: torch.device) -> d
     adapter, _ = load_adapter(bundle.folder / "adapter")
     modules = graph_modules(base, adapter.requires_grad_(False))
     for name, module in modules.items():
-        if name in ALWAYS_F32:
+        if rewritten:
+            fold_modules(module)  # while the weights are in float32
+        if is_wide(name, dtype == torch.float16):
             module.to(device)
         elif dtype == torch.float16:
             islands = (*bundle.manifest.islands.get(name, ()), *upcast_scores(module))

@@ -14,7 +14,7 @@ handed over (`hand_over`).
 Source: PyTorch's notes on CUDA semantics, on streams and on pinned memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,10 +66,11 @@ def hand_over(tensor: torch.Tensor) -> None:
         tensor.record_stream(torch.cuda.default_stream(tensor.device))
 
 
-def fetch(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The tensors on the CPU, through pinned memory: all copies are enqueued, then one wait for the current stream.
+def begin_fetch(*tensors: torch.Tensor) -> Callable[[], tuple[torch.Tensor, ...]]:
+    """Begin to copy the tensors to the CPU, through pinned memory; what comes back waits for the copies and gives them.
 
-    A tensor that is on the CPU comes back as it is.
+    They are enqueued on the current stream. A tensor that is on the CPU comes back as it is. Whatever thread asks for
+    them waits for these copies alone, and not for what is enqueued behind them.
     """
     copies = []
     device = None
@@ -80,9 +81,19 @@ def fetch(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
             copies[-1].copy_(tensor, non_blocking=True)
         else:
             copies.append(tensor)
-    if device is not None:
-        torch.cuda.current_stream(device).synchronize()
-    return tuple(copies)
+    done: Mark = None if device is None else torch.cuda.current_stream(device).record_event()
+
+    def take() -> tuple[torch.Tensor, ...]:
+        if done is not None:
+            done.synchronize()
+        return tuple(copies)
+
+    return take
+
+
+def fetch(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors on the CPU, at once: `begin_fetch`, and the wait."""
+    return begin_fetch(*tensors)()
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

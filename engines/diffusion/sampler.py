@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from engines.common.streams import send
-from engines.diffusion.capture import Step, capture
+from engines.diffusion.capture import Record, Recorded, capture
 from engines.diffusion.latents import initial_noise, step_noise
 from engines.diffusion.schedule import Schedule, step_rows
 from engines.errors import NumericalError, UsageError
@@ -114,7 +114,7 @@ class SlotSampler:
         guidance_scale: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         told: Callable[[], None] = lambda: None,
-        record: Callable[[Step, torch.device], Step] = capture,
+        record: Record = capture,
     ) -> None:
         """`told` is called after every tick; `record` makes the recording of a tick, where the call is capturable.
 
@@ -146,10 +146,9 @@ class SlotSampler:
         table = np.concatenate([schedule.first, schedule.later])
         self._table = torch.from_numpy(table).to(self._device)
         self._told = told
-        self._record = record
         self._state = self._new_state()
         self._numbers = torch.zeros(3 * rows + 4 * slots, dtype=torch.int64, device=self._device)
-        self._replay: Step | None = None  # the recorded tick
+        self._step = Recorded(self._advance, [call], self._device, record)
         self.ticks = 0  # network calls so far
         self.rows_used = 0  # rows of them that were not spare
 
@@ -238,12 +237,7 @@ class SlotSampler:
                 noise = step_noise(self._shape, task.seed, task.index, step)
                 self._state.noise[slot] = send(noise, self._device)
         self._numbers.copy_(send(self._plan(busy, chosen), self._device))
-        if self._replay is not None:
-            self._replay()
-        else:
-            self._advance()
-            if self._call.capturable:  # what ran just now was the warm-up
-                self._replay = self._record(self._advance, self._device)
+        self._step()
         self._told()
 
     @torch.no_grad()
@@ -297,12 +291,10 @@ def always_guided(guidance_scale: float, guidance_interval: tuple[float, float] 
     return guidance_scale > 1.0 and guidance_interval in (None, (0.0, 1.0))
 
 
-def check_latents(tasks: Sequence[Task], latents: Sequence[torch.Tensor]) -> None:
-    """Raise NumericalError naming the first task whose final latents [Z, h, w] are not all finite; waits for them."""
-    if not latents:
-        return
-    finite = torch.stack(list(latents)).isfinite().flatten(1).all(1).tolist()
-    for task, good in zip(tasks, finite, strict=True):
+def check_latents(tasks: Sequence[Task], finite: torch.Tensor) -> None:
+    """Raise NumericalError naming the first task whose final latents are not all finite, as bool [n] says; waits for
+    it."""
+    for task, good in zip(tasks, finite.tolist(), strict=True):
         if not good:
             raise NumericalError(
                 f"graph unet: the latents of image {task.index} (seed {task.seed}) came out NaN or infinite. "

@@ -39,10 +39,10 @@ def bench(settings: BenchSettings, *, report: Report | None = None) -> BenchSumm
     """
     bundle = open_bundle(settings.bundle or default_bundle())
     workload = workload_of(settings, bundle)
-    engines = _engines(settings)
+    places = _places(settings)
     jobs_of(workload, bundle, settings.references)
-    steps = _Steps(2 * len(engines) + 5 * settings.baseline + 1, report or silent)
-    measured = [_engine(name, settings, workload, steps) for name in engines]
+    steps = _Steps(2 * len(places) + 5 * settings.baseline + 1, report or silent)
+    measured = [_engine(name, device, settings, workload, steps) for name, device in places]
     baseline = _baseline(settings, workload, steps) if settings.baseline else []
     rooflines = _rooflines(settings, workload, measured, steps)
     steps.over()
@@ -133,29 +133,44 @@ def _engines(settings: BenchSettings) -> tuple[str, ...]:
     return tuple(dict.fromkeys(settings.engines)) or present
 
 
+def _places(settings: BenchSettings) -> list[tuple[str, str | None]]:
+    """(engine, device) of what is measured: each engine on the device asked for, or its own first; ONNX Runtime, whose
+    own first is the CPU, on a GPU too where there is one."""
+    engines = _engines(settings)
+    found: list[tuple[str, str | None]] = [(name, settings.device) for name in engines]
+    if settings.device is None and "onnxruntime" in engines and find_device(None).type == "cuda":
+        found.append(("onnxruntime", "cuda"))
+    return found
+
+
 def _options(settings: BenchSettings) -> dict[str, Any]:
     """The fields of GenerateSettings that are an engine's own."""
     return {name: getattr(settings, name) for name in ("precision", "compiled", "threads", "slots", "device")}
 
 
-def _engine(name: str, settings: BenchSettings, workload: Workload, steps: _Steps) -> Figures:
-    """Load and first image in one process, everything in a second one; or the error of either."""
+def _engine(name: str, device: str | None, settings: BenchSettings, workload: Workload, steps: _Steps) -> Figures:
+    """Load and first image in one process, everything in a second one; or the error of either. `engine` has the device
+    with it where that was not asked for."""
+    shown = name if device == settings.device else f"{name} on {device}"
     arguments = {
         "workload": workload.to_json(),
         "bundle": _text(settings.bundle),
         "references": _text(settings.references),
         "engine": name,
-        "options": _options(settings),
+        "options": _options(settings) | {"device": device},
     }
     task = "engines.measure.run:engine_task"
-    tell = steps.begin(f"{name}, first start")
+    tell = steps.begin(f"{shown}, first start")
     try:
         first = run_alone(task, arguments | {"first_image": True}, tell)
-        tell = steps.begin(name)
+        tell = steps.begin(shown)
         figures = run_alone(task, arguments, tell)
     except DengineError as cause:
-        return {"engine": name, "error": str(cause)}
-    return figures | {"first_start": {key: first[key] for key in ("load_seconds", "first_image_seconds")}}
+        return {"engine": shown, "error": str(cause)}
+    return figures | {
+        "engine": shown,
+        "first_start": {key: first[key] for key in ("load_seconds", "first_image_seconds")},
+    }
 
 
 def _baseline(settings: BenchSettings, workload: Workload, steps: _Steps) -> list[Figures]:

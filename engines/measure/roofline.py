@@ -159,6 +159,23 @@ def _torch_product(size: int, precision: str, device: torch.device, threads: int
     return lambda: torch.mm(a, b, out=out)
 
 
+def half_product(device: torch.device, shape: tuple[int, int, int], *, fp8: bool = False) -> Product:
+    """A product of a network's own shape, [m, k] x [k, n]: in float16, or on a GPU in fp8 (e4m3), its left side being
+    quantised on the way, as an activation would be. On a CPU in float32."""
+    m, k, n = shape
+    half = torch.float16 if device.type == "cuda" else torch.float32
+    left, right = (torch.randn(*size, device=device).to(half) for size in ((m, k), (n, k)))
+    if not fp8:
+        return lambda: left @ right.t()
+    stored, one = right.to(torch.float8_e4m3fn), torch.ones((), device=device)
+
+    def run() -> Any:
+        scale = left.abs().amax().float() / torch.finfo(stored.dtype).max
+        return torch._scaled_mm((left / scale).to(stored.dtype), stored.t(), scale, one, out_dtype=half)
+
+    return run
+
+
 def _openvino_product(size: int, precision: str, device: torch.device, threads: int) -> Product:
     """One matrix is constant, as weights are, so that the runtime may lay it out as it likes."""
     ov: Any = import_runtime("openvino", "openvino")

@@ -7,6 +7,7 @@ memory and thread pools are the process's.
 R rows of a network call, S slots, Z/h/w latents, L text length, D text width.
 """
 
+import itertools
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engines.backends.base import ALWAYS_F32, Call
+from engines.backends.base import Call, is_wide
 from engines.backends.openvino.int8 import ranges_of
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.common.devices import cpu_has_bf16
 from engines.common.events import Event, EventKind
+from engines.diffusion.capture import Recorded
 from engines.diffusion.sampler import SlotSampler, Task
 from engines.diffusion.schedule import make_schedule
 from engines.measure.memory import Memory, read_memory
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from engines.painting.settings import GenerateSettings
 
 Tell = Callable[[str], None]
+_RECORDED = ("unet", "vae_decoder", "adapter")  # graphs that a run records on a GPU, where their calls allow it
+_TOGETHER = 5  # ticks between two looks at a GPU
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def engine_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     Returns, in seconds: `import_seconds`; `load_seconds`, from the call of `generate` until it begins to paint;
     `first_image_seconds`, from the same moment to the first image in place; `seconds`, from the beginning of painting
     until every image, journal line and dataset file is on the disk. `images_per_second` is images over `seconds`.
-    `outside_share` is `timing.outside_share` of that time; None on a GPU, where calls return before their work is done.
+    `outside_share` is `timing.outside_share` of that time.
     `memory` is that of the run, before anything else was measured. `graphs` has, by `Use.name`, the `graph`, its
     `batch`, `calls` in the run and the `run_seconds` that these took together (None on a GPU), `precision` of its
     arithmetic, and `seconds` a call on its own (`timing.Spread`); `tick` has the seconds of a tick of the sampler.
@@ -112,12 +116,11 @@ def engine_task(arguments: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         return figures
     bundle = open_bundle(folder or default_bundle(), verify=False)
     seconds = watched.ended - watched.opened
-    on_cpu = watched.backend.device.type == "cpu"
     return figures | {
         "images": watched.summary.painted,
         "seconds": seconds,
         "images_per_second": watched.summary.painted / seconds,
-        "outside_share": outside_share(watched.backend.intervals, watched.opened, watched.ended) if on_cpu else None,
+        "outside_share": outside_share(watched.backend.intervals, watched.opened, watched.ended),
         "memory": memory.to_json(),
         "graphs": _graphs(bundle, watched, tell),
         "tick": _tick(bundle, watched, tell),
@@ -137,7 +140,7 @@ def memory_of(engine: str, device: torch.device) -> Memory:
 
 def precision_of(bundle: Bundle, use: Use, precision: str) -> str:
     """What a graph as it was prepared computes in where its backend's precision is `precision`."""
-    if use.graph in ALWAYS_F32:
+    if is_wide(use.graph, precision == "f16"):
         return "f32"
     if precision == "int8" and (use.role == "labels" or not ranges_of(use.graph, bundle.manifest.activations)):
         return "bf16" if cpu_has_bf16() else "f32"
@@ -163,13 +166,16 @@ def _watch(settings: "GenerateSettings", tell: Tell, only_first: bool) -> _Watch
             tell(f"painting {event.done}/{event.total}")
 
     started = time.perf_counter()
-    summary = generate_on(settings, wrap, report=report, stop=lambda: only_first and bool(painted))
+    summary = generate_on(
+        settings, wrap, report=report, stop=lambda: only_first and bool(painted), record=lambda _: timed[0].record
+    )
     ended = time.perf_counter()
     return _Watched(summary, require_run(settings.out), timed[0], started, opened[0], ended)
 
 
 def _graphs(bundle: Bundle, watched: _Watched, tell: Tell) -> dict[str, Any]:
-    """Seconds a call of every graph as the run prepared it, by `Use.name`, and how often the run called it."""
+    """Seconds a call of every graph as the run prepared it, by `Use.name`, recorded where the run has it so, and how
+    often the run called it."""
     timed = watched.backend
     called: Counter[Use] = Counter()
     taken: defaultdict[Use, float] = defaultdict(float)
@@ -183,12 +189,12 @@ def _graphs(bundle: Bundle, watched: _Watched, tell: Tell) -> dict[str, Any]:
         name = f"{name} at batch {use.batch}" if name in found else name
         tell(f"timing {name}")
         _randomise(call)
-        seconds = time_calls(call.run, timed.device)
-        calls = watched.summary.ticks if use.role == "sampler" and timed.device.type == "cuda" else called[use]
+        step = Recorded(call.run, [call], timed.device) if use.graph in _RECORDED else call.run
+        seconds = time_calls(step, timed.device)
         found[name] = {
             "graph": use.graph,
             "batch": use.batch,
-            "calls": calls,
+            "calls": called[use],
             "run_seconds": taken[use] if timed.device.type == "cpu" else None,
             "precision": precision_of(bundle, use, timed.precision),
             "seconds": seconds.to_json(),
@@ -212,19 +218,23 @@ def _tick(bundle: Bundle, watched: _Watched, tell: Tell) -> dict[str, Any]:
     """Seconds a tick of the sampler with every slot busy: UNet, guidance and update, captured where the call allows it.
 
     The call, slots, rows and guidance are the run's. Images begin from noise. The schedule has as many steps as are to
-    be timed, which changes nothing in a tick.
+    be timed, which changes nothing in a tick. On a GPU the host does not wait for a tick before it lays out the next,
+    as in a run: there a time is the mean of _TOGETHER ticks.
     """
     run, timed = watched.settings, watched.backend
     use = next(use for use in timed.calls if use.role == "sampler")
     call = timed.calls[use]
     tell(f"timing a tick of {run.options.slots} slots")
     unet_seconds = max(time_calls(call.run, timed.device, warm_up=1, calls=1).median, 1e-6)
-    ticks = WARM_UP + max(3, min(CALLS, int(LIMIT / unet_seconds)))
+    together = _TOGETHER if timed.device.type == "cuda" else 1
+    ticks = together * (WARM_UP + max(3, min(CALLS, int(LIMIT / (together * unet_seconds)))))
     times: list[float] = []
+    passed = itertools.count(1)
 
     def told() -> None:
-        synchronise(timed.device)
-        times.append(time.perf_counter())
+        if next(passed) % together == 0:
+            synchronise(timed.device)
+            times.append(time.perf_counter())
 
     sampler = SlotSampler(
         call,
@@ -242,6 +252,6 @@ def _tick(bundle: Bundle, watched: _Watched, tell: Tell) -> dict[str, Any]:
     for _ in sampler.run(tasks):
         pass
     seconds: Spread = spread(
-        [after - before for before, after in zip(times[WARM_UP - 1 :], times[WARM_UP:], strict=False)]
+        [(after - before) / together for before, after in zip(times[WARM_UP - 1 :], times[WARM_UP:], strict=False)]
     )
     return {"slots": run.options.slots, "rows": run.options.rows, "seconds": seconds.to_json()}

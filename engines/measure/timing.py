@@ -4,6 +4,7 @@ Knows: statistics of repeated calls, and a backend that notes when each of its c
 Does not know: which backend that is, what its graphs compute, or what a run is.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from engines.backends.base import Backend, Call, Role, Shapes, Tensors
+from engines.diffusion.capture import Record, Step, capture
 
 WARM_UP = 3  # calls that are not counted
 CALLS = 20  # calls that are
@@ -75,6 +77,18 @@ def time_calls(
     return spread(seconds)
 
 
+def profiled(run: Callable[[], object], device: torch.device) -> list[tuple[str, int, float]]:
+    """(kernel, how often it ran, seconds of all of them) of a second run, those that took longest first; on a CPU
+    PyTorch's operators."""
+    run()
+    with torch.profiler.profile() as profile:
+        run()
+        synchronise(device)
+    spent = f"self_{'device' if device.type == 'cuda' else 'cpu'}_time_total"
+    found = [(event.key, int(event.count), getattr(event, spent) / 1e6) for event in profile.key_averages()]
+    return sorted(found, key=lambda one: -one[2])
+
+
 @dataclass(frozen=True)
 class Use:
     """A graph as it was prepared: what tells its calls apart."""
@@ -112,13 +126,46 @@ def covered(intervals: Iterable[tuple[float, float]], start: float, end: float) 
 def outside_share(intervals: Iterable[Interval], start: float, end: float) -> float:
     """Share of the time from `start` to `end` in which no graph ran: 1 - union of the calls' intervals / (end - start).
 
-    Calls may overlap, since threads may run graphs side by side; what two of them cover counts once. Work of the host
-    that another thread does while a graph runs is therefore not counted: it costs no wall time of its own. (That it
-    may slow the graph down shows in the graph's seconds.) A call's interval is that of `Call.run` on the host, waiting
-    included. On a GPU a call that only enqueues its work ends before the work does, and a captured tick makes no call:
-    there this share means nothing.
+    Calls may overlap, since threads, and a GPU's streams, may run graphs side by side; what two of them cover counts
+    once. Work of the host that another thread does while a graph runs is therefore not counted: it costs no wall time
+    of its own. (That it may slow the graph down shows in the graph's seconds.) A call's interval is that of `Call.run`
+    on the host, waiting included; on a GPU it is the GPU's own, from the first kernel to the last.
     """
     return 1.0 - covered(((one.start, one.end) for one in intervals), start, end) / (end - start)
+
+
+class HostClock:
+    """When the host is at a point of the program."""
+
+    def mark(self) -> Any:
+        """Now."""
+        return time.perf_counter()
+
+    def seconds(self, mark: Any) -> float:
+        """A mark on `time.perf_counter`'s clock."""
+        return float(mark)
+
+
+class GpuClock:
+    """When a GPU is at a point of the stream that the calling thread stands on. Nothing waits for it before it is asked
+    for the seconds."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._first = self.mark()
+        self._first.synchronize()
+        self._zero = time.perf_counter()
+
+    def mark(self) -> Any:
+        """An event behind what is enqueued."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def seconds(self, mark: Any) -> float:
+        """A mark on `time.perf_counter`'s clock, as far as the two run alike; waits for it."""
+        mark.synchronize()
+        return self._zero + float(self._first.elapsed_time(mark)) / 1e3
 
 
 @dataclass
@@ -127,7 +174,7 @@ class _TimedCall:
 
     call: Call
     use: Use
-    intervals: list[Interval]
+    backend: "TimedBackend"
 
     @property
     def inputs(self) -> Tensors:
@@ -142,9 +189,7 @@ class _TimedCall:
         return self.call.capturable
 
     def run(self) -> None:
-        start = time.perf_counter()
-        self.call.run()
-        self.intervals.append(Interval(self.use, start, time.perf_counter()))
+        self.backend.note(self.call.run, [self.use])
 
 
 @dataclass
@@ -152,12 +197,43 @@ class TimedBackend:
     """A backend in front of another, whose calls note when they ran and are otherwise the other's.
 
     Nothing is synchronised that was not before, and the buffers are the other's own: a run takes as long as without
-    it. Calls of several threads are noted together; a list's `append` needs no lock.
+    it. Calls of several threads are noted together; a list's `append` needs no lock. A recording, made by `record`,
+    notes at every replay the calls that it holds.
     """
 
     backend: Backend
-    intervals: list[Interval] = field(default_factory=list)  # in the order in which calls ended
     calls: dict[Use, Call] = field(default_factory=dict)  # what was prepared, untimed; the last one of equal uses
+
+    def __post_init__(self) -> None:
+        self._clock = GpuClock(self.device) if self.device.type == "cuda" else HostClock()
+        self._noted: list[tuple[Use, Any, Any]] = []
+        self._recording = threading.local()  # `uses` of the calls that this thread is recording
+
+    @property
+    def intervals(self) -> list[Interval]:
+        """When calls ran, in the order in which they were noted; on a GPU this waits for them."""
+        return [Interval(use, self._clock.seconds(one), self._clock.seconds(two)) for use, one, two in self._noted]
+
+    def note(self, step: Step, uses: Sequence[Use]) -> None:
+        """Run a step that is calls of these uses."""
+        if (recorded := getattr(self._recording, "uses", None)) is not None:
+            recorded += uses
+            step()
+            return
+        before = self._clock.mark()
+        step()
+        after = self._clock.mark()
+        self._noted += [(use, before, after) for use in uses]
+
+    def record(self, step: Step, device: torch.device, capture: Record = capture) -> Step:
+        """What `capture` is, with every replay noted."""
+        uses: list[Use] = []
+        self._recording.uses = uses
+        try:
+            replay = capture(step, device)
+        finally:
+            self._recording.uses = None
+        return lambda: self.note(replay, uses)
 
     @property
     def name(self) -> str:
@@ -196,4 +272,4 @@ class TimedBackend:
         batch = next(iter(shapes.values()))[0]
         use = Use(graph, batch, role)
         self.calls[use] = self.backend.prepare(graph, shapes, outputs, varies, role)
-        return _TimedCall(self.calls[use], use, self.intervals)
+        return _TimedCall(self.calls[use], use, self)

@@ -1,17 +1,19 @@
 """From finished latents to labelled images: decode, label pass, adapter, and what the host makes of their numbers.
 
-Knows: in which order that happens, and what of it goes on beside the next ticks of the sampler. One thread works
+Knows: in which order that happens, and what of it goes on beside the next ticks of the sampler. Every thread works
 through the batches in the order they were handed over, so that what comes out is a function of what went in:
-    on a GPU it runs the networks too, on a stream of its own;
-    on a CPU the networks run where they are handed over, since two on the same cores gain nothing, and the thread takes
+    on a GPU one thread enqueues the networks, on a stream of its own, and waits for nothing; another waits for the
+    numbers of a batch and makes boxes of them, while the GPU is at the next;
+    on a CPU the networks run where they are handed over, since two on the same cores gain nothing, and a thread takes
     the rest: checks, pixels to bytes, boxes.
+Decoder, and label pass with adapter, are recorded where their calls allow it.
 Knows nothing about jobs to come, slots, files or chunks.
 
 B batch, Z/h/w latents, L tokens, D text width, H/W pixels, Q queries, K classes.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,13 +24,14 @@ import numpy.typing as npt
 import torch
 
 from engines.adapter.inference import view_detections
-from engines.common.streams import Lane, Mark
-from engines.diffusion.latents import to_uint8
+from engines.common.streams import Lane, Mark, begin_fetch
+from engines.diffusion.capture import Record, Recorded, capture
+from engines.diffusion.latents import quantise
 from engines.diffusion.sampler import Task, check_latents
 from engines.errors import NumericalError
 from engines.labels.boxes import Instances
 from engines.painting.jobs import Job
-from engines.painting.networks import ADVICE, Labeller, check_finite, fill, prepare
+from engines.painting.networks import ADVICE, Labeller, Labels, check_flags, fill, finite_rows, prepare
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend
@@ -59,11 +62,11 @@ class Finished:
 
 @dataclass(frozen=True, eq=False)
 class _Numbers:
-    """What the networks gave for n images. Nothing here is written again."""
+    """What the networks give for n images, as soon as it is there. Nothing of it is written again."""
 
-    pixels: torch.Tensor  # [n, 3, H, W], on the backend's device
-    logits: npt.NDArray[np.float32]  # [V, n, Q, K]
-    boxes: npt.NDArray[np.float32]  # [V, n, Q, 4]
+    pictures: Callable[[], tuple[torch.Tensor, ...]]  # uint8 [n, H, W, 3], and whether they came of finite pixels [n]
+    latents: Callable[[], tuple[torch.Tensor, ...]]  # whether they are finite, bool [n]
+    labels: Labels
 
 
 class Finisher:
@@ -73,37 +76,50 @@ class Finisher:
     """
 
     def __init__(
-        self, bundle: "Bundle", backend: "Backend", batch: int, frame: tuple[int, int], views: int = 1
+        self,
+        bundle: "Bundle",
+        backend: "Backend",
+        batch: int,
+        frame: tuple[int, int],
+        views: int = 1,
+        record: Record = capture,
     ) -> None:
         """Prepare the graphs for images of `frame`, (width, height) in pixels; boxes are read from `views` looks."""
         w, h = (side // bundle.vae_stride for side in frame)
         self._frame = frame
-        self._labeller = Labeller(bundle, backend, batch, h, w, views)
+        self._labeller = Labeller(bundle, backend, batch, h, w, views, record)
         self._decoder = prepare(bundle, backend, "vae_decoder", {"B": batch, "h": h, "w": w})
+        self._decode = Recorded(self._decoder.run, [self._decoder], backend.device, record)
         self._lane = Lane(backend.device)
         self._networks_beside = backend.device.type == "cuda"
+        self._most = _AHEAD + self._networks_beside
         self._handed: deque[Future[list[Outcome]]] = deque()
         self.batch = batch
 
     def __enter__(self) -> Self:
         self._thread = ThreadPoolExecutor(1, "finisher")
+        self._enqueuing = ThreadPoolExecutor(1, "networks") if self._networks_beside else None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        for threads in (self._enqueuing, self._thread):
+            if threads is not None:
+                threads.shutdown(cancel_futures=True)
         self._handed.clear()
 
     def submit(self, batch: Sequence[Finished]) -> Iterator[Outcome]:
         """Hand over n <= B images; the outcomes of earlier ones, as far as that must be waited for."""
-        while len(self._handed) >= _AHEAD:
+        while len(self._handed) >= self._most:
             yield from self._handed.popleft().result()
         mark = self._lane.mark()
-        if self._networks_beside:
-            self._handed.append(self._thread.submit(lambda: self._outcomes(batch, self._networks(batch, mark))))
+        if self._enqueuing is not None:
+            numbers = self._enqueuing.submit(self._networks, batch, mark).result
+            self._handed.append(self._thread.submit(self._outcomes, batch, numbers))
         else:
-            self._handed.append(self._thread.submit(self._outcomes, batch, self._networks(batch, mark)))
+            here = self._networks(batch, mark)
+            self._handed.append(self._thread.submit(self._outcomes, batch, lambda: here))
 
     def ready(self) -> Iterator[Outcome]:
         """The outcomes that are there by now, in the order of submission; does not wait."""
@@ -116,29 +132,42 @@ class Finisher:
             yield from self._handed.popleft().result()
 
     def _networks(self, batch: Sequence[Finished], mark: Mark) -> _Numbers:
-        """Decode and label, after what `mark` holds. Raises NumericalError for latents and labels."""
+        """Decode and label, after what `mark` holds. Raises NumericalError for latents, where they are on a CPU."""
         with self._lane.after(mark):
             latents = [one.latents for one in batch]
-            check_latents([one.task for one in batch], latents)
+            finite = begin_fetch(finite_rows(torch.stack(latents)))
+            if not self._networks_beside:
+                check_latents([one.task for one in batch], finite()[0])
             fill(self._decoder.inputs["latents"], latents)
-            self._decoder.run()
-            pixels = self._decoder.outputs["pixels"][: len(batch)].clone()
+            self._decode()
+            pictures = self._pictures(self._decoder.outputs["pixels"][: len(batch)])
             keys = [(one.job.seed, one.job.index) for one in batch]
-            logits, boxes = self._labeller(latents, [one.task.cond for one in batch], keys, _names(batch))
-        return _Numbers(pixels, logits, boxes)
+            labels = self._labeller.begin(latents, [one.task.cond for one in batch], keys)
+        return _Numbers(pictures, finite, labels)
 
-    def _outcomes(self, batch: Sequence[Finished], numbers: _Numbers) -> list[Outcome]:
-        """Numbers to pictures and boxes. Raises NumericalError for pixels that are not finite, or black."""
-        with self._lane.after():
-            check_finite("vae_decoder", numbers.pixels, _names(batch))
-            pictures = to_uint8(numbers.pixels)
+    def _pictures(self, pixels: torch.Tensor) -> Callable[[], tuple[torch.Tensor, ...]]:
+        """uint8 [n, H, W, 3] and bool [n] of pixels [n, 3, H, W], which are the decoder's own; on a CPU made by whoever
+        asks for them."""
+        if self._networks_beside:
+            return begin_fetch(quantise(pixels), finite_rows(pixels))
+        own = pixels.clone()
+        return lambda: (quantise(own), finite_rows(own))
+
+    def _outcomes(self, batch: Sequence[Finished], networks: Callable[[], _Numbers]) -> list[Outcome]:
+        """Numbers to pictures and boxes. Raises NumericalError for what is not finite, and for black pixels."""
+        numbers, names = networks(), [f"image {one.job.index}" for one in batch]
+        check_latents([one.task for one in batch], numbers.latents()[0])
+        logits, boxes = numbers.labels(names)
+        made, finite = numbers.pictures()
+        check_flags("vae_decoder", finite, names)
+        pictures = made.numpy()
         outcomes = []
         for i, one in enumerate(batch):
             if pictures[i].max() <= _BLACK:
                 raise NumericalError(
                     f"graph vae_decoder: image {one.job.index} came out black. {ADVICE}", field="precision"
                 )
-            found = rounded_boxes(numbers.logits[:, i], numbers.boxes[:, i], self._frame)
+            found = rounded_boxes(logits[:, i], boxes[:, i], self._frame)
             outcomes.append(Outcome(one.job, pictures[i], found))
         return outcomes
 
@@ -151,7 +180,3 @@ def rounded_boxes(logits: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32
     scores = np.array([round(score, 4) for score in found.scores.tolist()], dtype=np.float64)
     kept = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
     return Instances.of(corners, found.labels, scores).take(kept)
-
-
-def _names(batch: Sequence[Finished]) -> list[str]:
-    return [f"image {one.job.index}" for one in batch]

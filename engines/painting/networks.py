@@ -10,6 +10,7 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -18,8 +19,9 @@ import numpy.typing as npt
 import torch
 
 from engines.backends.registry import backend_info
-from engines.common.streams import Lane, fetch, hand_over, send
+from engines.common.streams import Lane, begin_fetch, hand_over, send
 from engines.common.tokenizer import cut_remark, read_words, tokenize
+from engines.diffusion.capture import Record, Recorded, capture
 from engines.diffusion.latents import label_latents
 from engines.diffusion.noise import alphas_cumprod
 from engines.errors import NumericalError
@@ -49,7 +51,7 @@ class TextEncoder:
         loader.shutdown(wait=False)
         self._call = prepare(bundle, backend, "text_encoder", {"B": 1})
         self._lane = Lane(backend.device)
-        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._kept: OrderedDict[str, Callable[[], torch.Tensor]] = OrderedDict()
         self._read: dict[str, str] = {}
         self._told, self._said = told, set[str]()
         self._most = _PROMPTS_KEPT if backend.device.type == "cuda" else 0
@@ -70,6 +72,10 @@ class TextEncoder:
 
     def __call__(self, prompt: str) -> torch.Tensor:
         """encoder_hidden_states [L, D] of a prompt, kept for the next time on a GPU."""
+        return self.begin(prompt)()
+
+    def begin(self, prompt: str) -> Callable[[], torch.Tensor]:
+        """The same, begun: what comes back waits for it. Raises NumericalError there."""
         if prompt in self._kept:
             self._kept.move_to_end(prompt)
             return self._kept[prompt]
@@ -79,12 +85,17 @@ class TextEncoder:
             buffer.copy_(send(tokens, buffer.device))
             self._call.run()
             states = self._call.outputs["encoder_hidden_states"][0].clone()
-            check_finite("text_encoder", states[None], [f'prompt "{prompt}"'])
+            finite = begin_fetch(finite_rows(states[None]))
             hand_over(states)
-        self._kept[prompt] = states
+
+        def take() -> torch.Tensor:
+            check_flags("text_encoder", finite()[0], [f'prompt "{prompt}"'])
+            return states
+
+        self._kept[prompt] = take
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
-        return states
+        return take
 
 
 class Labeller:
@@ -94,7 +105,16 @@ class Labeller:
     mirrored image.
     """
 
-    def __init__(self, bundle: "Bundle", backend: "Backend", batch: int, h: int, w: int, views: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: "Bundle",
+        backend: "Backend",
+        batch: int,
+        h: int,
+        w: int,
+        views: int = 1,
+        record: Record = capture,
+    ) -> None:
         sizes = {"B": batch, "h": h, "w": w}
         pyramid = [spec.name for spec in bundle.specs["adapter"].inputs]
         self._unet = prepare(bundle, backend, "unet", sizes, pyramid, role="labels")
@@ -102,6 +122,7 @@ class Labeller:
         self._pyramid, self._views = pyramid, views
         self._abar = alphas_cumprod(bundle.scheduler_config)
         self._timestep = bundle.timestep
+        self._read = Recorded(self._networks, [self._unet, self._adapter], backend.device, record)
 
     def __call__(
         self,
@@ -113,38 +134,64 @@ class Labeller:
         """Logits [V, n, Q, K] and boxes [V, n, Q, 4] (centre, size; shares of the frame) of n <= batch images.
 
         latents: clean, scaled, [Z, h, w] each. states: embeddings [L, D]. keys: (seed, index) of the noise.
-        names: what an error calls each image.
+        names: what an error calls each image. Raises NumericalError.
         """
+        return self.begin(latents, states, keys)(names)
+
+    def begin(
+        self, latents: Sequence[torch.Tensor], states: Sequence[torch.Tensor], keys: Sequence[tuple[int, int]]
+    ) -> "Labels":
+        """The same, begun: what comes back takes the names, waits and gives the numbers."""
         noisy = [
             label_latents(clean.float(), seed, index, self._abar, self._timestep)
             for clean, (seed, index) in zip(latents, keys, strict=True)
         ]
         self._unet.inputs["timesteps"].fill_(self._timestep)
         fill(self._unet.inputs["encoder_hidden_states"], states)
-        logits, boxes = self._look(noisy, names)
+        logits, boxes, whole = self._look(noisy)
         if self._views == 1:
-            return logits[None], boxes[None]
-        again, mirrored = self._look([one.flip(-1) for one in noisy], names)
+            return Labels(begin_fetch(whole[None], logits[None], boxes[None]))
+        again, mirrored, also_whole = self._look([one.flip(-1) for one in noisy])
         mirrored[..., 0] = 1.0 - mirrored[..., 0]
-        return np.stack([logits, again]), np.stack([boxes, mirrored])
+        found = (whole, also_whole), (logits, again), (boxes, mirrored)
+        return Labels(begin_fetch(*(torch.stack(pair) for pair in found)))
 
-    def _look(
-        self, noisy: Sequence[torch.Tensor], names: Sequence[str]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """One view: logits [n, Q, K] and boxes [n, Q, 4], in memory of their own."""
+    def _look(self, noisy: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One view: logits [n, Q, K] and boxes [n, Q, 4], in memory of their own, and whether an image's pyramid is
+        finite, bool [n]: the adapter was handed what is not, or made it.
+
+        On a CPU that is looked at only where something came out that is not.
+        """
         fill(self._unet.inputs["sample"], noisy)
+        self._read()
+        count = len(noisy)
+        logits, boxes = (self._adapter.outputs[name][:count].float().clone() for name in ("logits", "boxes"))
+        whole = torch.ones(count, dtype=torch.bool, device=logits.device)
+        if logits.is_cuda or not bool(logits.isfinite().all() & boxes.isfinite().all()):
+            for name in self._pyramid:
+                whole = whole & finite_rows(self._unet.outputs[name][:count])
+        return logits, boxes, whole
+
+    def _networks(self) -> None:
         self._unet.run()
         for name in self._pyramid:
             self._adapter.inputs[name].copy_(self._unet.outputs[name])
         self._adapter.run()
-        count = len(names)
-        found = fetch(*(self._adapter.outputs[name][:count].float() for name in ("logits", "boxes")))
-        if not all(bool(tensor.isfinite().all()) for tensor in found):
-            for name in self._pyramid:  # the adapter was handed it, or made it
-                check_finite("unet", self._unet.outputs[name][:count], names)
-            for tensor in found:
-                check_finite("adapter", tensor, names)
-        return found[0].numpy().copy(), found[1].numpy().copy()  # on a CPU these were the call's own buffers
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What a label pass and the adapter give, as soon as it is there."""
+
+    take: Callable[[], tuple[torch.Tensor, ...]]  # whole bool [V, n], logits [V, n, Q, K], boxes [V, n, Q, 4]
+
+    def __call__(self, names: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Logits and boxes. Raises NumericalError that names the graph and the image whose numbers are not finite."""
+        whole, logits, boxes = self.take()
+        check_flags("unet", whole.all(0), names)
+        for values in (logits, boxes):
+            check_flags("adapter", finite_rows(values.transpose(0, 1)), names)
+        return logits.numpy(), boxes.numpy()
 
 
 def fill(buffer: torch.Tensor, items: Sequence[torch.Tensor]) -> None:
@@ -153,10 +200,19 @@ def fill(buffer: torch.Tensor, items: Sequence[torch.Tensor]) -> None:
     buffer.copy_(send(torch.stack([*items, *[items[-1]] * spare]), buffer.device))
 
 
+def finite_rows(values: torch.Tensor) -> torch.Tensor:
+    """Whether all values of each row of [n, ...] are finite: bool [n], where the values are."""
+    return values.isfinite().flatten(1).all(dim=1)
+
+
 def check_finite(graph: str, values: torch.Tensor, names: Sequence[str]) -> None:
     """Raise NumericalError, naming the graph and the first image whose values [n, ...] are not all finite."""
-    finite = values.isfinite().flatten(1).all(dim=1).tolist()
-    for name, good in zip(names, finite, strict=True):
+    check_flags(graph, finite_rows(values), names)
+
+
+def check_flags(graph: str, finite: torch.Tensor, names: Sequence[str]) -> None:
+    """The same, of `finite_rows`."""
+    for name, good in zip(names, finite.tolist(), strict=True):
         if not good:
             raise NumericalError(
                 f"graph {graph}: the output for {name} is NaN or infinite. {ADVICE}", field="precision"

@@ -1,8 +1,8 @@
 """From jobs to labelled images: the networks of a bundle, in the order that `generate` needs them.
 
 Knows: text_encoder once for each prompt, vae_encoder on crops of references, and the slot sampler; finished latents go
-to the `finisher`. References are read by a thread, a batch ahead. Knows nothing about folders, journals or chunks: what
-it gives is a function of the jobs it was handed, in their order.
+to the `finisher`. On a GPU references are read by a thread and prompts encoded a batch ahead. Knows nothing about
+folders, journals or chunks: what it gives is a function of the jobs it was handed, in their order.
 
 B batch, R rows, Z/h/w latents, H/W pixels.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from engines.common.streams import Lane, fetch
+from engines.diffusion.capture import Record, capture
 from engines.diffusion.latents import to_pixels
 from engines.diffusion.sampler import SlotSampler, Task, always_guided
 from engines.diffusion.schedule import make_schedule, start_index
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _SORTED = 512  # jobs put in order together: the largest chunk that dengine takes by itself
 
+Item = TypeVar("Item")
 Started = tuple[Job, torch.Tensor | None]  # with the latents of its reference
 Reading = tuple[Job, Future[torch.Tensor]]
 
@@ -52,11 +54,12 @@ class Painter:
         *,
         stage: Callable[[str], None],
         tick: Callable[[], None],
+        record: Record = capture,
     ) -> None:
         """Prepare every graph for `options`, as `resolve` gave them.
 
         `stage` is told what is being prepared, and of prompts that are too long; `tick` of every network call of the
-        sampler.
+        sampler. `record` makes the recordings on a GPU.
         """
         self._options, self._plan = options, plan
         w, h = (side // bundle.vae_stride for side in options.size)
@@ -76,13 +79,16 @@ class Painter:
         with Preparing(backend, stage) as preparing:  # what takes longest first
             frame, views = options.size, options.tta
             finisher = preparing(
-                "label pass, adapter, vae_decoder", lambda: Finisher(bundle, backend, batch, frame, views)
+                "label pass, adapter, vae_decoder", lambda: Finisher(bundle, backend, batch, frame, views, record)
             )
             sampler_call = preparing("unet", unet)
             encoder_call = preparing("vae_encoder", encoder)
             text = preparing("text_encoder", lambda: TextEncoder(bundle, backend, stage))
             self._finisher, self._encoder, self._text = finisher(), encoder_call(), text()
         self._ahead = Lane(backend.device)
+        # On a GPU a batch more than was asked for is being read, and its prompts encoded, meanwhile: it would wait for
+        # the host. On a CPU the cores are at work anyway, and it gains nothing (`benchmarks/results/tried.md`).
+        self._advance = batch if self.on_gpu else 0
         self._schedule = make_schedule(bundle.scheduler_config, options.sampler, options.steps, options.eta)
         self._sampler = SlotSampler(
             sampler_call(),
@@ -92,9 +98,15 @@ class Painter:
             guidance_scale=options.guidance,
             guidance_interval=options.guidance_interval or (0.0, 1.0),
             told=tick,
+            record=record,
         )
         self._text.read(options.negative_prompt, "negative prompt")
         self._negative = self._text(options.negative_prompt)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the networks leave this machine's cores to others."""
+        return self._ahead.device.type == "cuda"
 
     def prompt_read(self, job: Job) -> str:
         """What of a job's prompt the network reads."""
@@ -103,28 +115,54 @@ class Painter:
     def paint(self, jobs: Iterable[Job], stop: Callable[[], bool]) -> Iterator[Outcome]:
         """The outcome of every job, as they finish; once `stop` says so, only of those already begun.
 
+        Raises NumericalError, DatasetError.
+        """
+        return self.paint_chunks([jobs], stop)
+
+    def paint_chunks(
+        self,
+        chunks: Iterable[Iterable[Job]],
+        stop: Callable[[], bool],
+        another_is_sure: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Outcome]:
+        """The same of chunks of jobs, chunk by chunk. Each begins in empty slots: nothing depends on the one before.
+
+        The next one is taken when the last job of a chunk is painted: its ticks go on while the last images of the one
+        before are decoded and labelled where `another_is_sure`, else behind the last of their outcomes.
+        """
+        with self._finisher, ExitStack() as stack:
+            reader = ThreadPoolExecutor(1, "references")
+            stack.callback(reader.shutdown, cancel_futures=True)
+            for jobs in chunks:
+                yield from self._chunk(jobs, stop, reader)
+                stopped = stop()
+                if stopped or not another_is_sure():
+                    yield from self._finisher.drain()
+                if stopped:
+                    return
+            yield from self._finisher.drain()
+
+    def _chunk(self, jobs: Iterable[Job], stop: Callable[[], bool], reader: ThreadPoolExecutor) -> Iterator[Outcome]:
+        """Paint a chunk and hand all of it over; the outcomes that are there by then, of chunks before it too.
+
         Jobs with the most steps are begun first: the last ones are then short, and the slots empty nearly together.
         Of chunks of 32 jobs in 4 slots, at strengths 0.4 to 0.8, 99.6% of the rows are used so, and 95.1% in the order
-        of their numbers. Raises NumericalError, DatasetError.
+        of their numbers.
         """
         bad: list[Outcome] = []
         started: dict[int, Job] = {}
         batch: list[Finished] = []
-        with self._finisher, ExitStack() as stack:
-            reader = ThreadPoolExecutor(1, "references")
-            stack.callback(reader.shutdown, cancel_futures=True)
-            tasks = self._tasks(longest_first(jobs, self._first_step), stop, started, bad, reader)
-            for task, latents in self._sampler.run(tasks):
-                batch.append(Finished(started.pop(task.index), task, latents))
-                if len(batch) == self._finisher.batch:
-                    yield from self._finisher.submit(batch)
-                    batch = []
-                yield from self._finisher.ready()
-                while bad:
-                    yield bad.pop()
-            if batch:
+        tasks = self._tasks(longest_first(jobs, self._first_step), stop, started, bad, reader)
+        for task, latents in self._sampler.run(tasks):
+            batch.append(Finished(started.pop(task.index), task, latents))
+            if len(batch) == self._finisher.batch:
                 yield from self._finisher.submit(batch)
-            yield from self._finisher.drain()
+                batch = []
+            yield from self._finisher.ready()
+            while bad:
+                yield bad.pop()
+        if batch:
+            yield from self._finisher.submit(batch)
         yield from bad
 
     def _first_step(self, job: Job) -> int:
@@ -141,10 +179,12 @@ class Painter:
     ) -> Iterator[Task]:
         """Jobs to the sampler's tasks, as it asks for them; references are encoded a batch ahead."""
         source = ((job, None) for job in jobs) if self._encoder is None else self._encoded(jobs, bad, reader)
-        while not stop() and (one := next(source, None)) is not None:
-            job, latents = one
+        begun = ((job, latents, self._text.begin(job.prompt)) for job, latents in source)
+        prompted = in_advance(begun, self._advance)
+        while not stop() and (one := next(prompted, None)) is not None:
+            job, latents, text = one
             started[job.index] = job
-            yield Task(job.index, job.seed, latents, self._first_step(job), self._text(job.prompt), self._negative)
+            yield Task(job.index, job.seed, latents, self._first_step(job), text(), self._negative)
 
     def _encoded(self, jobs: Iterator[Job], bad: list[Outcome], reader: ThreadPoolExecutor) -> Iterator[Started]:
         """Every job with the latents of its reference, encoded a batch at a time; those that cannot be read go to
@@ -177,21 +217,21 @@ class Painter:
         return list(latents)
 
     def _reading(self, jobs: Iterator[Job], reader: ThreadPoolExecutor) -> Iterator[Reading]:
-        """Every job with its crop, [3, H, W], to come.
-
-        On a GPU a batch more than was asked for is being read meanwhile: it would wait for the host. On a CPU the cores
-        are at work anyway, and reading ahead gains nothing (`benchmarks/results/tried.md`).
-        """
-        ahead = self._batch if self._ahead.device.type == "cuda" else 0
-        waiting: deque[Reading] = deque()
-        for job in jobs:
-            waiting.append((job, reader.submit(self._read, job)))
-            if len(waiting) > ahead:
-                yield waiting.popleft()
-        yield from waiting
+        """Every job with its crop, [3, H, W], to come."""
+        return in_advance(((job, reader.submit(self._read, job)) for job in jobs), self._advance)
 
     def _read(self, job: Job) -> torch.Tensor:
         return to_pixels(read_crop(self._plan, job))
+
+
+def in_advance(items: Iterable[Item], count: int) -> Iterator[Item]:
+    """The items, each when `count` more have been asked for."""
+    waiting: deque[Item] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def longest_first(jobs: Iterable[Job], first_step: Callable[[Job], int]) -> Iterator[Job]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from engines.backends.registry import backend_info
+from engines.backends.rows import FULL_SIZE, unet_parameters
 from engines.common.schema import key_of, part_of
 from engines.datasets.dataset import Dataset
 from engines.diffusion.schedule import Schedule, guided_steps, make_schedule, start_index
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from engines.bundle.bundle import Bundle
 
 CPU_SLOTS, GPU_SLOTS = 4, 8  # images in work at once, where the user does not say
+MOST_SLOTS = 128  # of a small model on a GPU
+_FILLS_A_GPU = FULL_SIZE * 64 * 64 * GPU_SLOTS  # parameters x latent pixels x images of what keeps a GPU busy
+LONG_RUN = 1000  # images from which on networks are compiled first, where nobody says
 _STRENGTHS = 33  # of a range, at which the steps that jobs take are counted
 
 
@@ -107,7 +111,8 @@ def resolve(
             field="size",
         )
     target = asked.count or asked.jobs or 1
-    usual = min(GPU_SLOTS if backend.device.type == "cuda" else CPU_SLOTS, target)
+    on_gpu = backend.device.type == "cuda"
+    usual = min(gpu_slots(bundle, frame, target) if on_gpu else CPU_SLOTS, target)
     if backend_info(backend.name).built_ahead:
         usual = GPU_SLOTS  # whatever the target: this is what its plans are built for
     slots, rows = slots_and_rows(asked, stored, usual, schedule, options)
@@ -133,6 +138,16 @@ def resolve(
         short_side=bundle.short_side,
         frequencies=bundle.adapter_info.frequencies,
     )
+
+
+def wants_compiled(asked: GenerateSettings, stored: RunSettings | None) -> bool | None:
+    """Whether networks are to be compiled: as asked, else as in the stored run; else None, which leaves it to the
+    engine, for a run of LONG_RUN images or more, and False for a shorter one."""
+    if asked.compiled is not None:
+        return asked.compiled
+    if stored is not None:
+        return ", compiled" in stored.backend
+    return None if (asked.count or asked.jobs or 0) >= LONG_RUN else False
 
 
 def resolve_options(
@@ -231,6 +246,20 @@ def slots_and_rows(
     same = stored is not None and stored.options.slots == slots
     rows = asked.rows or (stored.options.rows if stored and same else needed_rows(schedule, slots, options))
     return slots, rows
+
+
+def gpu_slots(bundle: "Bundle", frame: tuple[int, int], target: int) -> int:
+    """Images in work at once on a GPU: GPU_SLOTS of a model of full size, up to MOST_SLOTS where an image is less work,
+    so that a tick is enough for the GPU; doubled from one to the next.
+
+    No more than an eighth of the `target`: a chunk has as many jobs as slots at least, and the last one is painted
+    whole.
+    """
+    image = max(unet_parameters(bundle), 1) * (frame[0] // bundle.vae_stride) * (frame[1] // bundle.vae_stride)
+    slots = GPU_SLOTS
+    while 2 * slots <= min(MOST_SLOTS, target // 8) and 2 * slots * image <= _FILLS_A_GPU:
+        slots *= 2
+    return slots
 
 
 def needed_rows(schedule: Schedule, slots: int, options: Mapping[str, Any]) -> int:

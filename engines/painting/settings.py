@@ -129,7 +129,7 @@ class GenerateSettings(PaintOptions):
     """
 
     out: AnyPath  # the run's folder: new, empty, or a run to go on with
-    compiled: bool = False  # pass the networks through torch.compile (torch on CUDA)
+    compiled: bool | None = None  # pass the networks through torch.compile (torch on CUDA); None: for a long run
     device: str | None = None  # cpu, cuda or cuda:N; None: what the engine is fastest on
 
     def __post_init__(self) -> None:

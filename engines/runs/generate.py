@@ -17,16 +17,18 @@ from engines.common.events import Event, EventKind, ImageNews, Report, note, sil
 from engines.common.files import sync_folder
 from engines.common.malloc import keep_few_heaps
 from engines.datasets.dataset import open_dataset
+from engines.diffusion.capture import Record, capture
 from engines.errors import RunError
 from engines.labels.rules import Drop, DropReason, drop, is_label
 from engines.painting.finisher import Outcome
-from engines.painting.jobs import Plan, chunk_ranges, make_job
+from engines.painting.jobs import Job, Plan, chunk_ranges, make_job
 from engines.painting.needs import generate_needs
 from engines.painting.networks import cores_for_graphs
 from engines.painting.painter import Painter
-from engines.painting.resolve import FormerEngine, make_plan, resolve
+from engines.painting.resolve import FormerEngine, make_plan, resolve, wants_compiled
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
+from engines.runs.chunks import OpenChunks
 from engines.runs.dataset_files import remove_dataset_files, write_dataset
 from engines.runs.dataset_rules import DatasetRules, kept_rules, read_rules
 from engines.runs.journal import (
@@ -53,7 +55,7 @@ from engines.runs.run_folder import (
 )
 from engines.runs.state import HOPELESS, RunState
 from engines.runs.summaries import DatasetSummary, GenerateSummary
-from engines.runs.writer import ImageWriter, Written
+from engines.runs.writer import ImageWriter, Written, writer_threads
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend
@@ -85,8 +87,10 @@ def generate_on(
     *,
     report: Report | None = None,
     stop: Callable[[], bool] = lambda: False,
+    record: Callable[["Backend"], Record] = lambda backend: capture,
 ) -> GenerateSummary:
-    """`generate`, on what `wrap` makes of the backend as it was opened: how `engines.measure` times its calls."""
+    """`generate`, on what `wrap` makes of the backend as it was opened, and with what `record` has for it: how
+    `engines.measure` times its calls."""
     from engines.backends.registry import open_backend
     from engines.bundle.bundle import default_bundle, open_bundle
 
@@ -122,13 +126,16 @@ def generate_on(
         threads = stored.options.threads if stored and settings.threads is None else settings.threads
         backend = open_backend(
             bundle, engine, precision=precision, threads=threads, device=settings.device,
-            compiled=settings.compiled,
+            compiled=wants_compiled(settings, stored),
             needs=generate_needs(settings, bundle, stored), told=lambda line: report(note(line)),
         )  # fmt: skip
         backend = wrap(backend)
         wanted = resolve(settings, bundle, backend, references, stored)
         plan = make_plan(wanted.options, bundle, references)
-        return run(settings.out, wanted, stored, bundle, backend, plan, report=report, stop=stop, started=started)
+        return run(
+            settings.out, wanted, stored, bundle, backend, plan,
+            report=report, stop=stop, started=started, record=record(backend),
+        )  # fmt: skip
 
 
 STAGE = "painting"  # in events
@@ -146,6 +153,7 @@ def run(
     report: Report,
     stop: Callable[[], bool],
     started: float,
+    record: Record = capture,
 ) -> GenerateSummary:
     """Go on with (or begin) a run whose folder is locked, and write its dataset. See `generate`."""
     start_run(folder, wanted, stored)
@@ -156,15 +164,13 @@ def run(
         remove_images_from(folder, progress.next_index)  # after the files and lines that name them
         painter = Painter(
             bundle, backend, wanted.options, plan,
-            stage=lambda text: report(note(text)), tick=state.count_tick,
+            stage=lambda text: report(note(text)), tick=state.count_tick, record=record,
         )  # fmt: skip
         _say_what_is_cut(painter, plan, wanted, progress.chunks)
         begun = time.monotonic()
         report(_started(backend.description, state, progress))
-        for chunk in itertools.islice(_chunks(wanted), progress.chunks, None):
-            if state.over or state.cut_short or stop():
-                break
-            _paint_chunk(folder, chunk, wanted, plan, painter, journal, state, report, stop)
+        chunks = itertools.islice(_chunks(wanted), progress.chunks, None)
+        _paint_chunks(folder, chunks, wanted, plan, painter, journal, state, report, stop)
         painting = time.monotonic() - begun
     dataset = _dataset(folder, wanted, read_rules(folder), state, report, plan)
     return GenerateSummary(
@@ -244,9 +250,9 @@ def _given_up(folder: Path, state: RunState, dataset: DatasetSummary) -> RunErro
     )
 
 
-def _paint_chunk(
+def _paint_chunks(
     folder: Path,
-    chunk: range,
+    chunks: Iterator[range],
     wanted: RunSettings,
     plan: Plan,
     painter: Painter,
@@ -255,22 +261,31 @@ def _paint_chunk(
     report: Report,
     stop: Callable[[], bool],
 ) -> None:
-    """Paint one chunk and see it on the disk. Where it ends early, images that are in place stay, with their lines."""
-    journal.begin(chunk)
-    last_kept = chunk.start - 1 - state.unkept
-    jobs = (make_job(plan, wanted.options.seed, index) for index in chunk)
+    """Paint chunk by chunk until the run is over, and see them on the disk. Where one ends early, images that are in
+    place stay, with their lines."""
+    work = OpenChunks(state)
+
+    def begun() -> Iterator[Iterator[Job]]:
+        for chunk in chunks:
+            if state.over or stop():
+                return
+            journal.begin(chunk)
+            work.begin(chunk)
+            yield (make_job(plan, wanted.options.seed, index) for index in chunk)
+
     quality = wanted.options.jpeg_quality
+    threads = writer_threads(painter.on_gpu)
     try:
         with ImageWriter(
             folder / IMAGES,
             image_format=wanted.options.image_format,
             jpeg_quality=quality,
+            threads=threads,
             partial=folder / PARTIAL,
         ) as writer:
-            for outcome in painter.paint(jobs, stop):
+            for outcome in painter.paint_chunks(begun(), stop, work.another_is_sure):
                 read = painter.prompt_read(outcome.job)
-                if _take(outcome, read, wanted, plan, writer, journal, state, report):
-                    last_kept = max(last_kept, outcome.job.index)
+                work.took(outcome.job.index, _take(outcome, read, wanted, plan, writer, journal, state, report))
                 _note_written(writer.finished(), journal, state)
             _note_written(writer.drain(), journal, state)
     except BaseException:
@@ -278,11 +293,9 @@ def _paint_chunk(
             _settle(folder, journal)
         raise
     journal.flush()
-    if journal.next_index < chunk.stop:
+    if work.unfinished:
         state.cut_short = True
         _settle(folder, journal)
-    else:
-        state.unkept = chunk.stop - 1 - last_kept
 
 
 def _settle(folder: Path, journal: Journal) -> None:

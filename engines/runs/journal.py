@@ -7,6 +7,7 @@ Knows nothing about how images are painted or which dataset files are made from 
 
 import json
 import os
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,7 +157,8 @@ def read_entries(path: Path, run: RunSettings | None = None) -> Iterator[Entry]:
 class Journal:
     """The journal of a run that is being written; a context manager.
 
-    Entries come in any order within a chunk and are written in index order, each only after its image is in place.
+    Entries come in any order within a chunk and the next, and are written in index order, each only after its image is
+    in place; those of a whole chunk are on the disk at once.
     Only a chunk that is given up has gaps: what counts as done ends before it (`read_progress`).
     """
 
@@ -167,6 +169,7 @@ class Journal:
         self._cut()
         sync_folder(folder)
         self.next_index = 0  # first index whose entry has not come yet
+        self._chunks: deque[range] = deque()  # begun and not whole
         self._waiting: dict[int, Entry] = {}
         self._ready: list[Entry] = []
 
@@ -179,16 +182,22 @@ class Journal:
         os.close(self._fd)
 
     def begin(self, chunk: range) -> None:
-        """Expect the entries of a chunk."""
-        self.next_index = chunk.start
+        """Expect the entries of a chunk, behind those of chunks that have begun and are not whole."""
+        self._chunks.append(chunk)
+        self.next_index = self.next_index if len(self._chunks) > 1 else chunk.start
 
     def add(self, entry: Entry) -> None:
         """Take an entry whose image, if it has one, is in place."""
         self._waiting[entry.index] = entry
-        while self.next_index in self._waiting:
+        whole = False
+        while self._chunks and self.next_index in self._waiting:
+            self._ready.append(self._waiting.pop(self.next_index))
             self.next_index += 1
-            self._ready.append(self._waiting.pop(self.next_index - 1))
-        if len(self._ready) >= _BATCH:
+            if self.next_index == self._chunks[0].stop:
+                whole = True
+                self._chunks.popleft()
+                self.next_index = self._chunks[0].start if self._chunks else self.next_index
+        if whole or len(self._ready) >= _BATCH:
             self.flush()
 
     @property
@@ -198,9 +207,10 @@ class Journal:
 
     def flush(self, *, gaps: bool = False) -> None:
         """Write all entries that no earlier one is missing for, and see them on the disk; with `gaps` the others too,
-        after which no more entries of this chunk are taken."""
+        after which no more entries of these chunks are taken."""
         if gaps:
             self._ready += [self._waiting.pop(index) for index in sorted(self._waiting)]
+            self._chunks.clear()
         if not self._ready:
             return
         data = b"".join(entry.to_line().encode() + b"\n" for entry in self._ready)

@@ -8,6 +8,7 @@ H/W pixels.
 
 import hashlib
 import io
+import os
 import queue
 import threading
 from collections.abc import Iterator
@@ -45,6 +46,13 @@ def encode_image(pixels: Pixels, image_format: str, jpeg_quality: int | None) ->
     return buffer.getvalue()
 
 
+def writer_threads(on_gpu: bool) -> int:
+    """Threads that write a run's images: two on a CPU, whose cores the networks want; beside a GPU as many as there are
+    cores, but two for those who keep it busy."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores - 2, 2) if on_gpu else 2
+
+
 class ImageWriter:
     """Threads that encode and write images; a context manager that waits for them at its end.
 
@@ -59,16 +67,17 @@ class ImageWriter:
         image_format: str = "jpeg",
         jpeg_quality: int | None = None,
         threads: int = 2,
-        waiting: int = 16,
+        waiting: int | None = None,
         partial: Path | None = None,
     ) -> None:
-        """Write to `folder` with so many threads; `submit` blocks while `waiting` images are not yet taken up.
+        """Write to `folder` with so many threads; `submit` blocks while `waiting` images are not yet taken up, eight
+        for each thread where nobody says.
 
         `partial`: a folder of the same disk for what is not yet whole; None: `folder`.
         """
         self._folder, self._partial = folder, partial
         self._format, self._quality = image_format, jpeg_quality
-        self._tasks: queue.Queue[tuple[str, Pixels] | None] = queue.Queue(waiting)
+        self._tasks: queue.Queue[tuple[str, Pixels] | None] = queue.Queue(8 * threads if waiting is None else waiting)
         self._done: queue.SimpleQueue[Written] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]

@@ -62,12 +62,50 @@ def test_taps_are_the_blocks_outputs_in_the_order_down_mid_up(toy_bases: dict[st
     assert torch.equal(div4[:, -seen["mid"].shape[1] :], seen["mid"])
 
 
-def test_nothing_stays_hooked_on_the_unet(toy_bases: dict[str, Path]) -> None:
+def test_nothing_is_hooked_on_the_unet_and_a_call_that_failed_leaves_nothing(toy_bases: dict[str, Path]) -> None:
     unet = _unet(toy_bases["sd1"])
     network = PyramidUNet(unet)
-    with pytest.raises(Exception, match=r".*"):
-        network(torch.ones(1, 7, 8, 8), torch.tensor([1]), torch.ones(1, 3, unet.config.cross_attention_dim))
+    states = torch.ones(1, 3, unet.config.cross_attention_dim)
+    before = network(torch.ones(1, 4, 8, 8), torch.tensor([1]), states)
+    hook = unet.up_blocks[0].register_forward_pre_hook(lambda module, inputs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # when some blocks have been tapped
+        network(torch.ones(1, 4, 8, 8), torch.tensor([1]), states)
+    hook.remove()
+    after = network(torch.ones(1, 4, 8, 8), torch.tensor([1]), states)
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
     assert not any(module._forward_hooks for module in unet.modules())
+    assert list(network.state_dict()) == [f"unet.{name}" for name in unet.state_dict()]
+
+
+def test_what_is_cast_or_hooked_on_the_unet_later_holds_for_the_taps(toy_bases: dict[str, Path]) -> None:
+    unet = _unet(toy_bases["sd1"])
+    network = PyramidUNet(unet)
+    twin = network.twin()
+    unet.double()
+    unet.down_blocks[0].register_forward_hook(lambda module, inputs, output: (output[0] * 0.0, output[1]))
+    inputs = torch.ones(1, 4, 8, 8).double(), torch.tensor([1]), torch.ones(1, 3, 32).double()
+    with torch.no_grad():
+        output, _, div2 = network(*inputs)
+        assert torch.equal(output, unet(*inputs).sample)
+        assert all(torch.equal(one, other) for one, other in zip(network(*inputs), twin(*inputs), strict=True))
+    assert div2.dtype == torch.float64
+    assert not div2[:, : unet.config.block_out_channels[0]].any()
+    assert network._taps is not twin._taps
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2"])
+def test_torch_compile_takes_the_whole_of_it_and_the_values_are_equal(kind: str, toy_bases: dict[str, Path]) -> None:
+    unet = _unet(toy_bases[kind])
+    network = PyramidUNet(unet)
+    inputs = torch.ones(2, 4, 8, 8), torch.tensor([1, 1]), torch.ones(2, 3, unet.config.cross_attention_dim)
+    torch._dynamo.reset()
+    compiled = torch.compile(network, fullgraph=True, dynamic=False, backend="eager")
+    with torch.no_grad():
+        for _ in range(2):
+            for found, expected in zip(compiled(*inputs), network(*inputs), strict=True):
+                assert torch.equal(found, expected)
+    assert torch._dynamo.utils.counters["graph_break"] == {}
+    assert network._taps == []
 
 
 def test_label_pass_is_one_conditional_call_at_its_timestep(toy_bases: dict[str, Path]) -> None:

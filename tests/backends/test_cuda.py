@@ -259,21 +259,26 @@ def compiling(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, lis
     return backend, given
 
 
-def test_the_samplers_unet_and_the_decoder_are_compiled_without_graphs_of_their_own(
+def test_what_a_run_calls_all_the_time_is_compiled_without_graphs_of_its_own_and_by_no_clock(
     bundle: Bundle, compiling: tuple[Any, list[tuple[nn.Module, dict[str, Any]]]]
 ) -> None:
     backend, given = compiling
-    sizes = {"B": 2, "h": 4, "w": 4}
     for graph, outputs, role in (
         ("text_encoder", None, None),
         ("unet", ["div1"], "labels"),
         ("unet", ["model_output"], None),
         ("unet", ["model_output"], "sampler"),
         ("vae_decoder", None, None),
+        ("adapter", None, None),
     ):
-        backend.prepare(graph, bundle.specs[graph].input_shapes(sizes), outputs, role=role)
-    assert [type(module).__name__ for module, _ in given] == ["_NoPyramid", "VaeDecoder"]
-    assert all(settings == {"fullgraph": True, "dynamic": False} for _, settings in given)
+        side = 16 if graph == "adapter" else 4
+        shapes = bundle.specs[graph].input_shapes({"B": 2, "h": side, "w": side})
+        backend.prepare(graph, shapes, outputs, role=role)
+    assert [type(module).__name__ for module, _ in given] == [
+        "PyramidUNet", "_NoPyramid", "VaeDecoder", "DetectionAdapter"
+    ]  # fmt: skip
+    wanted = {"fullgraph": True, "dynamic": False, "options": {"deterministic": True}}
+    assert all(settings == wanted for _, settings in given)
 
 
 def test_what_cannot_be_compiled_is_told_with_the_graphs_name(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

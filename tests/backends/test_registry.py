@@ -1,6 +1,7 @@
 """The registry: what is known of each engine is true of its module, and a bundle is opened as was asked."""
 
 import importlib
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -167,6 +168,23 @@ def test_options_reach_the_engine(bundle: Bundle, opened: list[tuple[str, OpenOp
         ("openvino", OpenOptions("int8", None, cpu, keep_compiled=False)),
         ("tensorrt", OpenOptions("f16", None, cuda, needs=needs)),
     ]
+
+
+@pytest.mark.usefixtures("gpus")
+def test_where_it_is_left_open_torch_on_cuda_compiles_if_the_compiler_is_here(
+    bundle: Bundle, opened: list[tuple[str, OpenOptions]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, here = importlib.util.find_spec, True
+
+    def find(name: str) -> Any:
+        return (object() if here else None) if name == "triton" else real(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    for engine, device in (("torch", None), ("torch", "cpu"), ("openvino", None), ("onnxruntime", "cuda")):
+        open_backend(bundle, engine, device=device, compiled=None)
+    here = False
+    open_backend(bundle, "torch", compiled=None)
+    assert [options.compiled for _, options in opened] == [True, False, False, False, False]
 
 
 @pytest.mark.parametrize("info", BACKENDS, ids=NAMES)

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from engines.common.streams import Lane, fetch, hand_over, send
+from engines.common.streams import Lane, begin_fetch, fetch, hand_over, send
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -21,12 +21,19 @@ class FakeStream:
     def wait_stream(self, other: "FakeStream") -> None:
         self.log.append((self.name, "waits for", other.name))
 
-    def wait_event(self, event: str) -> None:
-        self.log.append((self.name, "waits for", event))
+    def wait_event(self, event: "FakeEvent") -> None:
+        self.log.append((self.name, "waits for", event.name))
 
-    def record_event(self) -> str:
+    def record_event(self) -> "FakeEvent":
         self.log.append((self.name, "marks"))
-        return f"mark on {self.name}"
+        return FakeEvent(f"mark on {self.name}", self.log)
+
+
+class FakeEvent:
+    """What a stream held when it was marked."""
+
+    def __init__(self, name: str, log: list[Any]) -> None:
+        self.name, self.log = name, log
 
     def synchronize(self) -> None:
         self.log.append(("host", "waits for", self.name))
@@ -124,10 +131,9 @@ def test_the_current_stream_comes_back_after_an_error(cuda: FakeCuda) -> None:
     assert cuda.current.name == "default"
 
 
-def test_fetch_copies_all_to_pinned_memory_and_waits_once_for_its_own_stream(
-    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lane, on_cpu = begun_lane(cuda), torch.ones(1)
+@pytest.fixture
+def pinned(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that a GPU copies to by itself."""
 
     class Pinned:
         def copy_(self, source: Any, non_blocking: bool) -> None:
@@ -138,11 +144,30 @@ def test_fetch_copies_all_to_pinned_memory_and_waits_once_for_its_own_stream(
         return Pinned()
 
     monkeypatch.setattr(torch, "empty", empty)
+
+
+@pytest.mark.usefixtures("pinned")
+def test_fetch_copies_all_to_pinned_memory_and_waits_once_for_its_own_stream(cuda: FakeCuda) -> None:
+    lane, on_cpu = begun_lane(cuda), torch.ones(1)
     first, second = FakeTensor(), FakeTensor()
     with lane.after():
         found = fetch(cast(Any, first), on_cpu, cast(Any, second))
-    assert cuda.log == [("copy", first, True), ("copy", second, True), ("host", "waits for", "lane")]
+    copies = [("copy", first, True), ("copy", second, True)]
+    assert cuda.log == [*copies, ("lane", "marks"), ("host", "waits for", "mark on lane")]
     assert found[1] is on_cpu
+
+
+@pytest.mark.usefixtures("pinned")
+def test_a_fetch_that_was_begun_waits_for_its_copies_when_it_is_asked_and_for_nothing_behind_them(
+    cuda: FakeCuda,
+) -> None:
+    lane = begun_lane(cuda)
+    with lane.after():
+        take = begin_fetch(cast(Any, FakeTensor()))
+    begun = len(cuda.log)
+    assert ("host", "waits for", "mark on lane") not in cuda.log
+    take()
+    assert cuda.log[begun:] == [("host", "waits for", "mark on lane")]
 
 
 def test_send_goes_through_pinned_memory_and_does_not_wait(cuda: FakeCuda) -> None:

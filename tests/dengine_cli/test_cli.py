@@ -97,7 +97,7 @@ def test_ctrl_c_finishes_and_says_how_to_go_on(
     from engines.painting import painter
 
     ticks: list[int] = []
-    before = painter.Painter.paint
+    before = painter.Painter.paint_chunks
 
     def interrupted(self: Any, *arguments: Any) -> Any:
         if not ticks:
@@ -105,7 +105,7 @@ def test_ctrl_c_finishes_and_says_how_to_go_on(
         ticks.append(1)
         return before(self, *arguments)
 
-    monkeypatch.setattr(painter.Painter, "paint", interrupted)
+    monkeypatch.setattr(painter.Painter, "paint_chunks", interrupted)
     command = painting(toy_bundle, tmp_path / "run", "--count", 2)
     assert_fails(dengine(*command), 130, "interrupted", "same command")
     assert dengine(*command).exit_code == 0

@@ -146,7 +146,7 @@ def test_bad_data_is_one_line_and_leaves_nothing(folders: dict[str, Path], tmp_p
 
 def test_wrong_options_are_one_line(folders: dict[str, Path]) -> None:
     assert_fails(dengine(*arguments(folders, "--mix", 2)), 2, "--mix is 2;")
-    assert_fails(dengine(*arguments(folders, "--amounts", "1x,lots")), 2, "'lots'")
+    assert_fails(dengine(*arguments(folders, "--amounts", "1x,lots")), 2, '"lots"')
     assert_fails(dengine(*arguments(folders, "--detector", "yolo")), 2, "rt_detr, retinanet, faster_rcnn")
     assert_fails(dengine(*arguments(folders, "--batch", 1)), 2, "batch must be 2 or more")
     assert_fails(dengine("evaluate", "--real", folders["--real"]), 2, "--val")

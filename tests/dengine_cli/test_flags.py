@@ -21,6 +21,7 @@ FLAGS = {name: f"--{name.replace('_', '-')}" for name in NAMES} | {"compiled": "
         ("take `score=0.5`.", "take --score 0.5."),
         ("give `keep_empty=True`, or none", "give --keep-empty, or none"),
         ("`compiled` is for torch", "--compile is for torch"),
+        ("take `compiled=False`.", "take --no-compile."),
         ("`size=(256, 192)` would do", "--size 256x192 would do"),
         ("`mix=(0.6, 0.0)` would do", "--mix 0.6:0.0 would do"),
         ("not `shard=(2, 4)`", "not --shard 2/4"),

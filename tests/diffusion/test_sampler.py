@@ -274,11 +274,10 @@ def test_nan_is_named_with_graph_and_image_and_reaches_no_other_image() -> None:
     loop = SlotSampler(FakeCall(3, broken), schedule, slots=3, rows=3, guidance_scale=2.0)
     results = painted(loop, tasks)
     assert [index for index, latents in results.items() if not latents.isfinite().all()] == [41]
-    latents = [results[one.index] for one in tasks]
-    check_latents([], [])
-    check_latents(tasks[2:], latents[2:])
+    finite = torch.stack([results[one.index].isfinite().all() for one in tasks])
+    check_latents(tasks[2:], finite[2:])
     with pytest.raises(NumericalError, match=r"unet.*image 41 \(seed 3\)"):
-        check_latents(tasks, latents)
+        check_latents(tasks, finite)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +337,7 @@ def test_a_capturable_call_is_recorded_after_one_warm_up_and_paints_the_same() -
     loop = SlotSampler(call, schedule, told=lambda: events.append("tick"), record=record, **settings)
     found = painted(loop, tasks)
     again = painted(loop, tasks)
-    assert events[:3] == ["record", "tick", "replay"]
+    assert events[:3] == ["tick", "record", "replay"]
     assert events.count("record") == 1
     assert events.count("tick") == loop.ticks == events.count("replay") + 1
     assert memory == {name: tensor.data_ptr() for name, tensor in call.inputs.items()}

@@ -31,7 +31,7 @@ from engines.backends.tensorrt.gpu import Gpu
 from engines.backends.tensorrt.plans import Needs, PlanStore, plans_folder
 from engines.bundle.bundle import Bundle
 from engines.common.events import Event, EventKind
-from engines.diffusion.sampler import SlotSampler
+from engines.diffusion.capture import Recorded
 from engines.errors import BackendError, ExportError, UsageError
 from engines.labelling import LabelSettings, label
 from engines.painting.settings import GenerateSettings
@@ -83,8 +83,9 @@ def install_bundle(folder: Path, patch: pytest.MonkeyPatch) -> PlanBundle:
     patch.setattr(to_tensorrt, "open_bundle", lambda folder: bundle)
     patch.setattr(to_tensorrt, "check_operators", lambda folder, version: None)
     patch.setattr(check_plans, "open_backend", lambda *_, **__: FakeBackend())
-    record = cast(dict[str, Any], SlotSampler.__init__.__kwdefaults__)
-    patch.setitem(record, "record", lambda step, device: step)  # a CUDA graph of a CPU's work
+    begin: Any = Recorded.__init__
+    # A CUDA graph of a CPU's work is that work.
+    patch.setattr(Recorded, "__init__", lambda self, *given: begin(self, *given[:3], lambda step, device: step))
     return bundle
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from dengine_cli import main as program
@@ -192,6 +193,27 @@ def test_every_installed_engine_is_measured_unless_named(toy_bundle: Path, monke
     assert set(asked) >= {"torch", "openvino", "onnxruntime"}
     assert report["baseline"] == []
     assert report["roofline"] == {}
+
+
+def test_onnxruntime_is_measured_on_a_gpu_too_where_there_is_one_and_nobody_says_where(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def fail(task: str, arguments: Mapping[str, Any], tell: object) -> Figures:
+        asked.append((arguments["engine"], arguments["options"]["device"]))
+        raise BackendError("no")
+
+    monkeypatch.setattr(module, "run_alone", fail)
+    monkeypatch.setattr(module, "find_device", lambda name: torch.device(name or "cuda:0"))
+    engines = ("torch", "onnxruntime")
+    report = bench(BenchSettings(bundle=toy_bundle, engines=engines, baseline=False)).to_json()
+    assert asked == [("torch", None), ("onnxruntime", None), ("onnxruntime", "cuda")]
+    assert [row["engine"] for row in report["engines"]] == ["torch", "onnxruntime", "onnxruntime on cuda"]
+    asked.clear()
+    report = bench(BenchSettings(bundle=toy_bundle, engines=engines, baseline=False, device="cpu")).to_json()
+    assert asked == [("torch", "cpu"), ("onnxruntime", "cpu")]
+    assert [row["engine"] for row in report["engines"]] == ["torch", "onnxruntime"]
 
 
 def fake_report(**changes: Any) -> Figures:

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import fakes
 import pytest
 import torch
 
@@ -12,8 +14,10 @@ from engines.bundle.bundle import open_bundle
 from engines.common.devices import cpu_has_bf16
 from engines.measure import run
 from engines.measure.run import engine_task, memory_of, precision_of
-from engines.measure.timing import Use
+from engines.measure.timing import WARM_UP, Use, spread
 from engines.measure.workload import Workload
+from engines.painting.networks import prepare
+from engines.painting.settings import PaintOptions
 
 WORKLOAD = Workload(frame=(64, 48), steps=4, jobs=5)
 
@@ -49,6 +53,26 @@ def test_figures_of_a_run_add_up(toy_bundle: Path) -> None:
         assert 0 < entry["seconds"]["p10"] <= entry["seconds"]["median"] <= entry["seconds"]["p90"]
     assert found["tick"]["seconds"]["calls"] >= 3
     assert "painting 5/5" in told
+
+
+@pytest.mark.parametrize(("device", "together"), [("cpu", 1), ("cuda", 5)])
+def test_on_a_gpu_the_host_looks_at_every_fifth_tick_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, together: int
+) -> None:
+    bundle, backend, looks = fakes.make_bundle(tmp_path), fakes.FakeBackend(), list[torch.device]()
+    call = prepare(bundle, fakes.as_backend(backend), "unet", {"B": 4, "h": 4, "w": 4}, role="sampler")
+    options = PaintOptions(slots=2, rows=4, sampler="ddim", eta=0.0, guidance=4.0)
+    watched: Any = SimpleNamespace(
+        settings=SimpleNamespace(options=options),
+        backend=SimpleNamespace(device=torch.device(device), calls={Use("unet", 4, "sampler"): call}),
+    )
+    monkeypatch.setattr(run, "time_calls", lambda run, device, **_: spread([0.1]))
+    monkeypatch.setattr(run, "synchronise", looks.append)
+    found = run._tick(bundle, watched, lambda text: None)
+    ticks = backend.calls["unet"]
+    assert len(looks) == ticks // together
+    assert ticks % together == 0
+    assert found["seconds"]["calls"] == ticks // together - WARM_UP
 
 
 def test_the_first_image_alone_ends_the_run(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,15 +5,17 @@ import time
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from fakes import FRAME, LENGTH, STRIDE, WIDTH, FakeBackend, FakeCall, Z, as_backend, make_bundle
 from refusals import refused
 
-from engines.diffusion.latents import to_uint8
+from engines.common.streams import Lane
+from engines.diffusion.capture import Step
+from engines.diffusion.latents import quantise
 from engines.diffusion.sampler import Task
 from engines.errors import NumericalError
+from engines.labels.boxes import Instances
 from engines.painting.finisher import Finished, Finisher, Outcome
 from engines.painting.jobs import Job
 from engines.painting.networks import Preparing, cores_for_graphs
@@ -80,11 +82,11 @@ def test_outcomes_come_once_and_in_order_though_earlier_ones_take_longer(
 ) -> None:
     seconds = iter((0.15, 0.05, 0.0, 0.0))
 
-    def slow(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:
+    def slow(pixels: torch.Tensor) -> torch.Tensor:
         time.sleep(next(seconds))
-        return to_uint8(pixels)
+        return quantise(pixels)
 
-    monkeypatch.setattr("engines.painting.finisher.to_uint8", slow)
+    monkeypatch.setattr("engines.painting.finisher.quantise", slow)
     found: list[Outcome] = []
     with make_finisher(tmp_path) as finisher:
         for indices in ((4, 1), (0, 7), (3, 2), (6,)):
@@ -110,11 +112,11 @@ def test_an_outcome_is_that_of_the_image_alone_and_stays_as_it_was(tmp_path: Pat
 def test_only_two_batches_are_in_work_and_the_rest_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go = threading.Event()
 
-    def held(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:
+    def held(pixels: torch.Tensor) -> torch.Tensor:
         go.wait(10)
-        return to_uint8(pixels)
+        return quantise(pixels)
 
-    monkeypatch.setattr("engines.painting.finisher.to_uint8", held)
+    monkeypatch.setattr("engines.painting.finisher.quantise", held)
     handed: list[int] = []
     with make_finisher(tmp_path) as finisher:
 
@@ -166,6 +168,94 @@ def test_networks_run_in_the_thread_that_hands_over_where_they_share_its_cores(t
     with make_finisher(tmp_path, FakeBackend(after=note)) as finisher:
         list(finisher.submit(batch(0)))
     assert set(threads) == {threading.current_thread()}
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
+    """A backend of which everybody believes that it is on a GPU; its lanes and tensors are the CPU's."""
+    monkeypatch.setattr("engines.painting.finisher.Lane", lambda device: Lane(torch.device("cpu")))
+    monkeypatch.setattr(FakeCall, "capturable", True)
+    return FakeBackend(device=torch.device("cuda", 0))
+
+
+def test_on_a_gpu_one_thread_enqueues_the_networks_and_another_makes_boxes(
+    tmp_path: Path, on_gpu: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The networks of later batches are begun while boxes of the first are still being made."""
+    where: dict[str, set[str]] = {"networks": set(), "boxes": set()}
+    go, begun = threading.Event(), threading.Event()
+
+    def note(graph: str, call: FakeCall) -> None:
+        where["networks"].add(threading.current_thread().name.split("_")[0])
+        if on_gpu.calls["adapter"] == 3:
+            begun.set()
+
+    def held(logits: object, boxes: object, frame: object) -> Instances:
+        where["boxes"].add(threading.current_thread().name.split("_")[0])
+        assert go.wait(20)
+        return Instances.none()
+
+    on_gpu.after = note
+    monkeypatch.setattr("engines.painting.finisher.rounded_boxes", held)
+    finisher = Finisher(make_bundle(tmp_path), as_backend(on_gpu), BATCH, FRAME, record=lambda step, device: step)
+    with finisher:
+        for index in range(3):
+            assert list(finisher.submit(batch(index))) == []
+        assert begun.wait(20)
+        assert list(finisher.ready()) == []
+        go.set()
+        assert indices_of(list(finisher.drain())) == [0, 1, 2]
+    assert where == {"networks": {"networks"}, "boxes": {"finisher"}}
+
+
+def test_on_a_gpu_decoder_and_label_pass_are_recorded_once_and_give_the_same(
+    tmp_path: Path, on_gpu: FakeBackend
+) -> None:
+    recorded: list[int] = []
+    replays: list[int] = []
+
+    def record(step: Step, device: torch.device) -> Step:
+        place = len(recorded)
+        recorded.append(sum(on_gpu.calls.values()))
+
+        def replay() -> None:
+            replays.append(place)
+            step()
+
+        return replay
+
+    bundle, batches = make_bundle(tmp_path), [(0, 1), (2, 3), (4,)]
+    plain = Finisher(bundle, as_backend(FakeBackend()), BATCH, FRAME, record=lambda step, device: step)
+    with plain as finisher:
+        expected = [*(one for some in batches for one in finisher.submit(batch(*some))), *finisher.drain()]
+    with Finisher(bundle, as_backend(on_gpu), BATCH, FRAME, record=record) as finisher:
+        found = [*(one for some in batches for one in finisher.submit(batch(*some))), *finisher.drain()]
+    assert recorded == [3, 4]  # at the second batch the decoder, then UNet and adapter together
+    assert replays == [0, 1, 0, 1]
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one.pixels, other.pixels)  # type: ignore[arg-type]
+        assert one.instances == other.instances
+
+
+@pytest.mark.parametrize("graph", ["latents", "vae_decoder", "unet", "adapter"])
+def test_on_a_gpu_what_is_not_finite_is_named_where_its_outcomes_would_come(
+    tmp_path: Path, on_gpu: FakeBackend, graph: str
+) -> None:
+    def spoil(name: str, call: FakeCall) -> None:
+        outputs = {"vae_decoder": "pixels", "unet": "div1", "adapter": "boxes"}
+        if name == graph and on_gpu.calls[name] == 2:
+            call.outputs[outputs[name]][0].fill_(float("nan"))
+
+    on_gpu.after = spoil
+    found: list[Outcome] = []
+    value = float("nan") if graph == "latents" else None
+    finisher = Finisher(make_bundle(tmp_path), as_backend(on_gpu), BATCH, FRAME, record=lambda step, device: step)
+    named = "unet" if graph == "latents" else graph
+    with finisher, refused(NumericalError, "precision", f"graph {named}", "image 5"):
+        for indices, values in (((0, 1), None), ((5, 6), value)):
+            found += finisher.submit(batch(*indices, value=values))
+        found += finisher.drain()
+    assert indices_of(found) == [0, 1]
 
 
 @pytest.mark.parametrize(("engine", "inside"), [("openvino", 1), ("torch", 2)])

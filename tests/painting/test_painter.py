@@ -85,9 +85,8 @@ def test_the_sampler_says_that_its_rows_are_pairs_where_all_are(
     assert unets == [None, varies]  # the label pass, then the sampler
 
 
-@pytest.mark.parametrize(("device", "ahead"), [("cpu", 0), ("cuda", 2)])
-def test_references_are_read_ahead_on_a_gpu_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, ahead: int
+def test_references_are_read_and_prompts_encoded_ahead_on_a_gpu_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
     real = painter_module.read_crop
@@ -97,14 +96,23 @@ def test_references_are_read_ahead_on_a_gpu_alone(
         return real(plan, job)
 
     monkeypatch.setattr(painter_module, "read_crop", note)
-    painter, plan = make_painter(tmp_path, FakeBackend(), slots=2, strength=(0.5, 0.5))
-    painter._ahead.device = torch.device(device)
-    outcomes = painter.paint((make_job(plan, 0, index) for index in range(40)), lambda: False)
-    next(outcomes)
-    assert read == list(range(len(read)))
+    found: dict[int, tuple[int, int]] = {}
+    for ahead in (0, 2):
+        (tmp_path / str(ahead)).mkdir()
+        backend = FakeBackend()
+        painter, plan = make_painter(tmp_path / str(ahead), backend, slots=2, strength=(0.5, 0.5))
+        assert painter._advance == 0, "a CPU"
+        painter._advance = ahead
+        read.clear()
+        outcomes = painter.paint((make_job(plan, 0, index) for index in range(40)), lambda: False)
+        next(outcomes)
+        assert read == list(range(len(read)))
+        found[ahead] = len(read), backend.calls["text_encoder"]
+        assert len(list(outcomes)) == 39
     # Two that are done, two that took their slots, two encoded beside them, and the one just asked for.
-    assert len(read) <= 2 + 2 + 2 + 1 + ahead
-    assert len(list(outcomes)) == 39
+    assert found[0][0] <= 2 + 2 + 2 + 1
+    assert found[0][0] < found[2][0] <= found[0][0] + 2 + 2 + 2
+    assert found[2][1] == found[0][1] + 2
 
 
 def test_pictures_have_the_size_of_the_frame(tmp_path: Path) -> None:

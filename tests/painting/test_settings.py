@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from made_runs import run_settings
 from refusals import refused
 
 from engines.errors import BundleError, RunError, UsageError
-from engines.painting.resolve import default_chunk, resolve_options
+from engines.painting import resolve as resolve_module
+from engines.painting.resolve import default_chunk, gpu_slots, resolve_options, wants_compiled
 from engines.painting.run_settings import RunSettings, differences
 from engines.painting.settings import GenerateSettings
 from engines.runs.run_folder import check_format
@@ -122,3 +124,34 @@ def test_chunks_grow_with_the_count_and_waste_little() -> None:
     assert default_chunk(1, 1) == 1
     for count in (32, 200, 1000, 10_000):
         assert default_chunk(count, 4) <= count * 0.4
+
+
+@pytest.mark.parametrize(
+    ("millions", "frame", "target", "slots"),
+    [
+        (860, (512, 512), 10**6, 8),  # Stable Diffusion's
+        (860, (256, 256), 10**6, 8),
+        (200, (512, 512), 10**6, 8),
+        (100, (512, 512), 10**6, 16),
+        (16, (256, 192), 10**6, 128),  # the bundled model
+        (16, (2048, 2048), 10**6, 8),
+        (16, (256, 192), 1000, 64),  # few images: a chunk is painted whole
+        (16, (256, 192), 32, 8),
+    ],
+)
+def test_a_small_model_has_more_slots_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, millions: int, frame: tuple[int, int], target: int, slots: int
+) -> None:
+    monkeypatch.setattr(resolve_module, "unet_parameters", lambda bundle: millions * 10**6)
+    bundle: Any = SimpleNamespace(vae_stride=8)
+    assert gpu_slots(bundle, frame, target) == slots
+
+
+def test_long_runs_may_be_compiled_and_a_run_goes_on_as_it_began() -> None:
+    def wanted(stored: RunSettings | None = None, **options: Any) -> bool | None:
+        return wants_compiled(GenerateSettings(out=OUT, **options), stored)
+
+    assert [wanted(count=999), wanted(count=1000), wanted(jobs=1000)] == [False, None, None]
+    assert [wanted(count=1, compiled=True), wanted(count=10**6, compiled=False)] == [True, False]
+    began = {name: run_settings(backend=f"torch 2 on GPU, f16{name}") for name in ("", ", compiled")}
+    assert [wanted(stored, count=5000) for stored in began.values()] == [False, True]

@@ -1,19 +1,23 @@
 """`generate` as a whole, on a backend without networks: what is on disk whenever it stops, and that it repeats."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fakes import FakeBackend, FakeCall, make_bundle, tree
 from painting import Generate, check_consistent, make_paint, make_references, paint_into
 from PIL import Image
 from refusals import refused
 
 from engines.common.events import Event, EventKind
+from engines.diffusion.latents import quantise
 from engines.errors import RunError
 from engines.labels.rules import quality
 from engines.painting.settings import GenerateSettings
@@ -108,6 +112,32 @@ def _copy_if_there(source: str, target: str) -> None:
         shutil.copyfile(source, target)
     except FileNotFoundError:  # a temporary file that was renamed meanwhile
         return
+
+
+@pytest.mark.parametrize(("options", "ahead"), [({"jobs": 12}, True), ({"count": 5}, False)])
+def test_the_next_chunk_begins_while_the_last_images_of_one_are_finished_where_it_is_sure(
+    paint: Generate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], ahead: bool
+) -> None:
+    """A count of 5 may be reached by the 6 jobs of the first chunk: the second one waits for its labels."""
+    counted = FakeBackend()
+    paint(tmp_path / "plain", backend=counted, keep_empty=True, **options)
+    in_a_chunk = counted.calls["unet"] // (2 if ahead else 1)
+    next_one, batches = threading.Event(), itertools.count(1)
+
+    def note(graph: str, call: FakeCall) -> None:
+        if backend.calls["unet"] > in_a_chunk:
+            next_one.set()
+
+    def slow(pixels: torch.Tensor) -> torch.Tensor:
+        if next(batches) == 2:  # the last of the first chunk
+            assert next_one.wait(20 if ahead else 0.2) is ahead
+        return quantise(pixels)
+
+    monkeypatch.setattr("engines.painting.finisher.quantise", slow)
+    backend = FakeBackend(after=note)
+    paint(tmp_path / "run", backend=backend, keep_empty=True, **options)
+    assert backend.calls == counted.calls
+    assert tree(tmp_path / "run") == tree(tmp_path / "plain")
 
 
 def test_a_resume_paints_no_whole_chunk_again(paint: Generate, tmp_path: Path) -> None:

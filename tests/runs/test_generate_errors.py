@@ -33,7 +33,7 @@ def test_other_settings_are_refused_and_shown(paint: Generate, tmp_path: Path) -
         ({"count": 2}, "count", ("4", "2")),
         ({"count": None, "jobs": 8}, "count", ("4", "`jobs`", "8")),
         ({"chunk": 7}, "chunk", ("6", "7")),
-        ({"size": (40, 40)}, "frame", ("48:32", "40:40")),
+        ({"size": (40, 40)}, "size", ("48:32", "40:40")),
         ({"count": 40, "backend": FakeBackend(threads=2)}, "threads", ("1", "2")),
         ({"changes": {"timestep": 1}}, "bundle_hash", ()),
     ]

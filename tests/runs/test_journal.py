@@ -106,6 +106,26 @@ def test_lines_are_in_index_order_whatever_the_order_of_arrival(tmp_path: Path) 
     assert [e.index for e in read_entries(tmp_path / JOURNAL)] == [0, 1, 2, 3]
 
 
+def test_entries_of_the_next_chunk_wait_for_those_of_the_one_before_and_a_whole_chunk_is_on_the_disk(
+    tmp_path: Path,
+) -> None:
+    """As where shards leave out the chunks between them."""
+    with Journal(tmp_path, 0) as journal:
+        journal.begin(range(3))
+        journal.add(entry(0))
+        journal.begin(range(9, 12))
+        for index in (10, 2):
+            journal.add(entry(index))
+        assert journal.next_index == 1
+        journal.add(entry(1))
+        assert [e.index for e in read_entries(tmp_path / JOURNAL)] == [0, 1, 2]
+        assert journal.next_index == 9
+        assert journal.waiting == {10}
+        journal.add(entry(11))
+        journal.add(entry(9))
+        assert [e.index for e in read_entries(tmp_path / JOURNAL)] == [0, 1, 2, 9, 10, 11]
+
+
 def test_a_chunk_that_is_given_up_keeps_the_lines_it_has_and_does_not_count(tmp_path: Path) -> None:
     write(tmp_path, range(3), 3)
     with Journal(tmp_path, (tmp_path / JOURNAL).stat().st_size) as journal:
@@ -206,7 +226,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
 
     real = os.write
     with Journal(tmp_path, 0) as journal:
-        journal.begin(range(2))
+        journal.begin(range(3))
         journal.add(entry(0))
         journal.flush()
         before = (tmp_path / JOURNAL).read_bytes()

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from engines.runs import writer as writer_module
-from engines.runs.writer import ImageWriter, encode_image
+from engines.runs.writer import ImageWriter, encode_image, writer_threads
 
 
 def picture(seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -104,3 +104,11 @@ def test_only_so_many_images_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         go.set()
         thread.join(10)
         assert len(list(writer.drain())) == 6
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (2, 2), (16, 14)])
+def test_beside_a_gpu_images_are_written_by_as_many_threads_as_the_cores_allow(
+    monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    assert (writer_threads(True), writer_threads(False)) == (threads, 2)

@@ -1,23 +1,19 @@
-"""Upsampling that is folded: a 3x3 convolution of an image that was doubled, computed on the image itself.
+"""Upsampling that is folded, in OpenVINO's models: `engines.backends.upsampling` has the arithmetic.
 
-Knows: the pattern in an OpenVINO model, and what replaces it. Does not know networks: Stable Diffusion's UNet and VAE
-decoder double the resolution so.
+Knows: the pattern in a model, and what replaces it. Does not know networks.
 
-Where every pixel is repeated in both directions, four of the nine numbers that a 3x3 kernel reads are enough: each of
-the four pixels that come of one is a 2x2 convolution of the small image, with sums of the kernel's rows and columns
-(Shi et al. 2016, arXiv 1609.07009). That is 4/9 of the work, and the same numbers but for rounding: the bundled UNet's
-second upsampling took 4.9 ms for 8.6 in int8 and 7.6 for 15.8 in bf16 (16 rows, one core with AVX-512).
+The bundled UNet's second upsampling took 4.9 ms for 8.6 in int8 and 7.6 for 15.8 in bf16 (16 rows, one core with
+AVX-512).
 """
 
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engines.backends.openvino.nodes import read_weight, replace_output
+from engines.backends.upsampling import PLACES, part_of
 
 _FLOOR = ("floor", "round_prefer_floor", "simple")  # with "asymmetric": pixel i of the large image is i // 2
-Kernel = npt.NDArray[np.float32]
 
 
 def fold_upsampling(ov: Any, model: Any) -> int:
@@ -33,7 +29,7 @@ def fold_upsampling(ov: Any, model: Any) -> int:
         target, bias = _biased(node)
         dtype = node.get_output_element_type(0).to_dtype()  # half precision where the graph is
         parts = []
-        for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        for row, column in PLACES:
             stored = operations.constant(np.ascontiguousarray(part_of(kernel, row, column), dtype=dtype))
             stored.set_friendly_name(name)
             begin, end = [1 - row, 1 - column], [row, column]
@@ -43,17 +39,6 @@ def fold_upsampling(ov: Any, model: Any) -> int:
         replace_output(target.output(0), whole.output(0))
         folded += 1
     return folded
-
-
-def part_of(kernel: Kernel, row: int, column: int) -> Kernel:
-    """The kernel [O, I, 2, 2] that gives the pixels at `row` and `column` (0 or 1) of each four, from one [O, I, 3, 3].
-
-    The first row of four reads the row before (once) and its own (twice), the second its own and the next.
-    """
-    for axis, place in ((2, row), (3, column)):
-        first, middle, last = np.split(kernel, 3, axis=axis)
-        kernel = np.concatenate([first, middle + last] if place == 0 else [first + middle, last], axis=axis)
-    return kernel
 
 
 def _reads_doubled(node: Any) -> bool:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from engines.backends.openvino.int8 import quantize
-from engines.backends.openvino.upsampling import fold_upsampling, part_of
+from engines.backends.openvino.upsampling import fold_upsampling
+from engines.backends.upsampling import part_of
 from engines.bundle.bundle import open_bundle
 from engines.common.rng import generator
 
