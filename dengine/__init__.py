@@ -18,6 +18,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engines.audit.audit import audit
+    from engines.audit.settings import AuditSettings, AuditSummary
     from engines.common.events import Event, EventKind, ImageNews
     from engines.doctor import Diagnosis, examine
     from engines.errors import (
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from engines.measure.bench import bench
     from engines.measure.settings import BenchSettings, BenchSummary
     from engines.painting.settings import GenerateSettings
+    from engines.report.report import ReportSettings, ReportSummary, report
+    from engines.review.server import ReviewSettings, ReviewSummary, review
     from engines.runs.finalize import FinalizeSettings, finalize
     from engines.runs.generate import generate
     from engines.runs.merge import MergeSettings, merge
@@ -54,6 +58,8 @@ if TYPE_CHECKING:
     from export.tensorrt.settings import BuildPlansSettings
 
 _MODULES = {
+    "engines.audit.audit": ("audit",),
+    "engines.audit.settings": ("AuditSettings", "AuditSummary"),
     "engines.common.events": ("Event", "EventKind", "ImageNews"),
     "engines.doctor": ("Diagnosis", "examine"),
     "engines.errors": (
@@ -65,6 +71,8 @@ _MODULES = {
     "engines.measure.bench": ("bench",),
     "engines.measure.settings": ("BenchSettings", "BenchSummary"),
     "engines.painting.settings": ("GenerateSettings",),
+    "engines.report.report": ("ReportSettings", "ReportSummary", "report"),
+    "engines.review.server": ("ReviewSettings", "ReviewSummary", "review"),
     "engines.runs.finalize": ("FinalizeSettings", "finalize"),
     "engines.runs.generate": ("generate",),
     "engines.runs.merge": ("MergeSettings", "merge"),
@@ -84,6 +92,8 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "AuditSettings",
+    "AuditSummary",
     "BackendError",
     "BenchSettings",
     "BenchSummary",
@@ -113,6 +123,10 @@ __all__ = [
     "ModelError",
     "NumericalError",
     "PaintedImage",
+    "ReportSettings",
+    "ReportSummary",
+    "ReviewSettings",
+    "ReviewSummary",
     "RunError",
     "Times",
     "TrainAdapterSettings",
@@ -121,6 +135,7 @@ __all__ = [
     "TrainBaseSummary",
     "TrainingError",
     "UsageError",
+    "audit",
     "bench",
     "build_plans",
     "evaluate",
@@ -131,6 +146,8 @@ __all__ = [
     "label",
     "load",
     "merge",
+    "report",
+    "review",
     "train_adapter",
     "train_base",
 ]

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dengine_cli import (
+    audit,
     bench,
     console,
     doctor,
@@ -25,6 +26,8 @@ from dengine_cli import (
     generate,
     label,
     merge,
+    report,
+    review,
     train_adapter,
     train_base,
 )
@@ -45,6 +48,9 @@ VERBS = {
     "label": label,
     "finalize": finalize,
     "merge": merge,
+    "audit": audit,
+    "review": review,
+    "report": report,
     "evaluate": evaluate,
     "bench": bench,
     "doctor": doctor,

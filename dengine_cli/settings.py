@@ -37,6 +37,7 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
     "sizes": partial(parse.parse_sizes, option="--size"),
     "stages": parse.parse_list,
     "targets": parse.parse_list,
+    "training": lambda file: read_json(file, UsageError),
     "strength": partial(parse.parse_range, option="--strength"),
 }
 

@@ -30,6 +30,8 @@ from engines.diffusion.prompts import MAX_LISTED, generic_prompt, listing_prompt
 from engines.errors import DatasetError, RunError, UsageError, refuse
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
+from engines.labels.findings import Picture
+from engines.labels.gaps import looks_incomplete
 from engines.labels.matched import check_frequencies, matched_score
 from engines.labels.rules import Rules, chosen, is_label, label_rules
 from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, StoredScore, stored
@@ -209,12 +211,12 @@ def label_images(
         found = _Found()
         try:
             with (out / _SPOOL).open("w+b") as spool:
-                reading = (dataset.records, prompts, tta, skip_bad, found, report)
-                for index, boxes in _labels(bundle, backend, *reading):
+                skipped = found.skipped if skip_bad else None
+                for index, boxes in detect(bundle, backend, dataset.records, prompts, tta, skipped, report):
                     found.keep(spool, index, boxes)
                 if rules is not None and matched:
                     rules = found.matched(spool, rules, bundle.adapter_info.frequencies)
-                figures, unknown = _figures(spool, found, dataset, bundle, rules) if annotated else ({}, ())
+                figures, unknown = _figures(spool, found, dataset, bundle, rules, report) if annotated else ({}, ())
                 info = {"bundle_sha256": bundle.digest, "prompt": prompt, "label_views": tta}
                 _write(out, spool, found, dataset, bundle.class_names, rules, figures, info)
         finally:
@@ -313,17 +315,19 @@ def _prompt(kind: str, style: str, dataset: Dataset, record: Record) -> str:
     return listing_prompt(style, {dataset.class_names[label]: n for label, n in counts.most_common(MAX_LISTED)})
 
 
-def _labels(
+def detect(
     bundle: "Bundle",
     backend: "Backend",
     records: Sequence[Record],
     prompts: Sequence[str],
     views: int,
-    skip_bad: bool,
-    found: _Found,
+    skipped: list[str] | None,
     report: Report,
 ) -> Iterator[tuple[int, Instances]]:
-    """(record, its detections), shape by shape, so that networks are prepared once for each shape."""
+    """(record, its detections), shape by shape, so that networks are prepared once for each shape.
+
+    A broken image is left out and said in `skipped`; where that is None, it is a DatasetError.
+    """
     text = TextEncoder(bundle, backend, lambda line: report(note(line)))
     for prompt in dict.fromkeys(prompts):
         text.read(prompt)
@@ -339,9 +343,9 @@ def _labels(
                 try:
                     batch.append((index, _checked_image(records[index])))
                 except DatasetError as cause:
-                    if not skip_bad:
+                    if skipped is None:
                         raise DatasetError(f"{cause} Or leave broken images out with `skip_bad=True`.") from cause
-                    found.skipped.append(str(cause))
+                    skipped.append(str(cause))
             if batch:
                 states = [text(prompts[index]) for index, _ in batch]
                 names = [records[index].name for index, _ in batch]
@@ -359,11 +363,11 @@ def _checked_image(record: Record) -> npt.NDArray[np.uint8]:
 
 
 def _figures(
-    spool: IO[bytes], found: _Found, dataset: Dataset, bundle: "Bundle", rules: Rules | None
+    spool: IO[bytes], found: _Found, dataset: Dataset, bundle: "Bundle", rules: Rules | None, report: Report
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """AP against the dataset's boxes, precision and recall of labels, and the dataset's classes that have no match.
 
-    Classes are matched by name as prompts spell it.
+    Where the dataset's boxes look incomplete, that is reported. Classes are matched by name as prompts spell it.
     """
     own = {class_words(name): label for label, name in enumerate(bundle.class_names)}
     mapping = [own.get(class_words(name), -1) for name in dataset.class_names]
@@ -371,12 +375,16 @@ def _figures(
     if len(unknown) == len(mapping):
         return {}, unknown
     order = np.array(mapping, dtype=np.int64)
-    truth, answers = [], []
+    truth, answers, pictures = [], [], []
     for index, answer in found.read(spool):
-        truth.append(_known(dataset.records[index].instances, order))
+        record = dataset.records[index]
+        truth.append(_known(record.instances, order))
         answers.append(answer)
+        pictures.append(Picture(record.width, record.height, truth[-1], answer))
     if not any(len(one.single) for one in truth):
         return {}, unknown
+    if remark := looks_incomplete(pictures, bundle.class_names, dataset.root):
+        report(note(remark))
     figures = mean_average_precision(truth, answers, bundle.class_names)
     if rules is not None:
         labels = [answer.take(is_label(answer, rules)) for answer in answers]

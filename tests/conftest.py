@@ -10,7 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from browsing import browser
 from kept import kept
+
+__all__ = ["browser"]  # a fixture of its own file
 
 # One thread a process, said before anything imports torch: `make test` has a process for every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

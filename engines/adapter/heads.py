@@ -28,7 +28,7 @@ from transformers.models.rt_detr_v2.modeling_rt_detr_v2 import (
 from engines.adapter.attention import DeformableAttention
 from engines.adapter.encoders import reset_parameters
 from engines.adapter.geometry import Shapes, anchor_logits, flatten_levels
-from engines.adapter.losses import ignore_crowds, sums_by_kind
+from engines.adapter.losses import ignore_crowds, sums_by_kind, with_finds
 
 PRIOR = 0.01  # share of queries that hold an object, before anything is learned
 
@@ -119,12 +119,13 @@ class DetrHead(nn.Module):
         return logits, boxes, encoder_logits, encoder_boxes.sigmoid()
 
     def loss(
-        self, levels: list[Tensor], targets: Sequence[Mapping[str, Tensor]]
+        self, levels: list[Tensor], targets: Sequence[Mapping[str, Tensor]], ignore_finds: float = 0.0
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Varifocal, L1 and GIoU losses of every decoder layer, of the encoder's choice and of the denoising queries.
 
         `targets`: for each image `class_labels` int64 [N], `boxes` float32 [N, 4], and `crowds` float32 [M, 4] with
-        `crowd_labels` int64 [M], in which nothing is taught not to be of their class; N and M may be 0. Draws
+        `crowd_labels` int64 [M], in which nothing is taught not to be of their class; N and M may be 0. Above 0,
+        `ignore_finds` is the score from which a find without a label is such a region, too (`with_finds`). Draws
         denoising noise from torch's global generator. Returns (sum, its parts by kind).
         """
         memory, shapes, cells, encoder_logits, encoder_boxes = self._encode(levels)
@@ -149,6 +150,8 @@ class DetrHead(nn.Module):
             logits = decoded.intermediate_logits.float()
             boxes = decoded.intermediate_reference_points.float()
             noisy = 0 if meta is None else meta["dn_num_split"][0]
+            if ignore_finds:
+                targets = with_finds(targets, logits[:, -1, noisy:], boxes[:, -1, noisy:], ignore_finds)
             logits = ignore_crowds(logits, boxes, targets, noisy)
             chosen_boxes = chosen_boxes.float().sigmoid()
             total, parts, _ = RTDetrForObjectDetectionLoss(

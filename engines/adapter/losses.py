@@ -1,8 +1,8 @@
 """What detectors' losses have in common: the parts as a training reports them, and crowds, which count neither way.
 
-Knows: how transformers names a loss's parts, and which answers lie in crowds. Computes no loss. The libraries' losses
-have no regions that count neither way: what lies in a crowd would be taught to be background. So the gradient that
-lowers such answers' scores of the crowd's class is cut.
+Knows: how transformers names a loss's parts, which answers lie in crowds, and which answers may be objects that the
+labels left out. Computes no loss. The libraries' losses have no regions that count neither way: what lies in a crowd
+would be taught to be background. So the gradient that lowers such answers' scores of the crowd's class is cut.
 
 N boxes, M single objects, C crowds, Q queries, K classes.
 """
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+FOUND_IOU = 0.4  # an answer that shares so much with a labelled object is about that one
 _HALF = 0.5  # a box lies in a crowd by this share of its area, and is about a single object from this IoU on
 
 
@@ -32,9 +33,8 @@ def ignored(boxes: Tensor, singles: Tensor, crowds: Tensor) -> Tensor:
     """
     areas = _areas(boxes)[:, None]
     inside = (_shared(boxes, crowds) >= _HALF * areas) & (areas > 0)
-    shared = _shared(boxes, singles)
-    about = shared >= _HALF * (areas + _areas(singles)[None] - shared)
-    return inside & ~about.any(dim=1, keepdim=True)
+    about = (_ious(boxes, singles) >= _HALF).any(dim=1, keepdim=True)
+    return inside & ~about
 
 
 def ignored_classes(boxes: Tensor, singles: Tensor, crowds: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -65,6 +65,27 @@ def ignore_crowds(logits: Tensor, boxes: Tensor, targets: Sequence[Mapping[str, 
     return never_lower(logits, silent)
 
 
+def with_finds(
+    targets: Sequence[Mapping[str, Tensor]], logits: Tensor, boxes: Tensor, score: float
+) -> list[dict[str, Tensor]]:
+    """The targets with each confident find that has no label as one more crowd, of the class that it was found as.
+
+    `logits` [B, Q, K] and `boxes` [B, Q, 4] are the detector's own answers; one that scores at least `score` and shares
+    FOUND_IOU with no single object of its image may be an object that the labels left out. Where labels are
+    incomplete, this keeps them from teaching the detector to look away. Source: Co-mining (arXiv 2012.01950), with its
+    finds as regions that count neither way in place of labels.
+    """
+    scores, classes = logits.detach().sigmoid().max(dim=-1)
+    found = []
+    for own_scores, own_classes, own_boxes, target in zip(scores, classes, boxes.detach(), targets, strict=True):
+        own = own_scores >= score
+        overlaps = _ious(cxcywh_to_xyxy(own_boxes), cxcywh_to_xyxy(target["boxes"]))
+        own &= (overlaps < FOUND_IOU).all(dim=1)
+        more = {"crowds": own_boxes[own].to(target["crowds"].dtype), "crowd_labels": own_classes[own]}
+        found.append({**target, **{name: torch.cat([target[name], value]) for name, value in more.items()}})
+    return found
+
+
 def never_lower(logits: Tensor, mask: Tensor) -> Tensor:
     """Logits that no gradient lowers where `mask`, of the same shape, is True; it still raises them.
 
@@ -87,6 +108,12 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """Boxes [..., 4] as centre and size, of boxes as corners."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def _ious(boxes: Tensor, others: Tensor) -> Tensor:
+    """IoU of corners [N, 4] and [M, 4]: [N, M]."""
+    shared = _shared(boxes, others)
+    return shared / (_areas(boxes)[:, None] + _areas(others)[None] - shared).clamp(min=1e-12)
 
 
 def _areas(boxes: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from engines.datasets.tree import Tree
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
 
+_ROUNDING = 1e-3  # share of a box that may lie outside its image because numbers were rounded
 _FULL = 1 << 15  # a value from which on 16 bits are used to the full
 
 
@@ -59,7 +60,7 @@ def _record(
     """Clip an image's boxes to it; drop and note those without area, or outside."""
     size, rows = header.size, np.array(draft.rows, dtype=np.float64).reshape(-1, 4)
     limits = np.array([*size, *size], dtype=np.float64)
-    kept, boxes = [], []
+    kept, boxes, outside = [], [], []
     for index, box in enumerate(corners):
         where = draft.wheres[index]
         clipped = np.clip(box, 0.0, limits).astype(np.float32)
@@ -73,6 +74,7 @@ def _record(
         else:
             kept.append(index)
             boxes.append(clipped)
+            outside.append(1.0 - float((clipped[2:] - clipped[:2]).prod() / (box[2:] - box[:2]).prod()))
             if known.ordered(rows[index : index + 1])[1].any():
                 findings.count("boxes have their corners swapped, and are read in order", where)
     return Record(
@@ -86,6 +88,7 @@ def _record(
             crowd=[draft.crowd[index] for index in kept],
         ),
         caption=draft.caption,
+        outside=tuple(outside) if max(outside, default=0.0) > _ROUNDING else (),
         white=white if header.deep else None,
     )
 

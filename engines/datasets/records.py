@@ -35,6 +35,7 @@ class Record:
     height: int
     instances: Instances  # float32, inside the image, with positive area; labels index the dataset's class names
     caption: str | None  # the image's own caption, where the dataset has one
+    outside: tuple[float, ...] = ()  # of each box, what share of it lay outside the image; empty where none did
     white: float | None = None  # the file's value that is white, where the whole set shows another than its mode says
 
     def pixels(self) -> npt.NDArray[np.uint8]:

@@ -40,6 +40,7 @@ class AnnotatedImage:
     instances: Instances  # in pixels; labels index the class names
     scored: bool = True  # whether scores are written
     prompt: str | None = None  # what the image was painted from
+    marks: Sequence[Mapping[str, Any]] = ()  # of each box, further fields that COCO files have; empty: none
     group: str | None = None  # images of one group are of one photograph, and stay together in a split
 
 
@@ -49,7 +50,8 @@ def write_coco(
     """Write one COCO JSON file.
 
     Image and annotation ids count from 1 in the order given, category ids in the order of `class_names`.
-    An annotation has `bbox` [x, y, width, height], `area`, `iscrowd`, and `score` where the image has scores.
+    An annotation has `bbox` [x, y, width, height], `area`, `iscrowd`, `score` where the image has scores, and the
+    fields of its mark.
     Raises DatasetError naming the image for a box without area or outside it, or a label without a name.
     """
     categories = [{"id": index, "name": name} for index, name in enumerate(class_names, start=1)]
@@ -110,9 +112,10 @@ def _coco_annotations(image: AnnotatedImage, classes: int) -> Iterator[dict[str,
     """The image's annotations, without their ids."""
     found = on_grid(image, classes)
     rows = zip(bboxes(found), found.labels.tolist(), found.crowd.tolist(), scores(found), strict=True)
-    for bbox, label, crowd, score in rows:
+    for place, (bbox, label, crowd, score) in enumerate(rows):
         entry = {"category_id": label + 1, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": int(crowd)}
-        yield entry | {"score": score} if image.scored else entry
+        entry |= {"score": score} if image.scored else {}
+        yield entry | dict(image.marks[place] if image.marks else {})
 
 
 def one_line(value: Any) -> str:

@@ -31,6 +31,7 @@ class DropReason(StrEnum):
     UNREADABLE = "unreadable"  # its reference could not be read, and nothing was painted
     REPEAT = "repeat"  # it nearly repeats another image
     BEYOND = "beyond"  # more images than were asked for
+    REJECTED = "rejected"  # by a person, in review
 
     @property
     def by_rule(self) -> bool:

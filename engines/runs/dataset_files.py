@@ -28,6 +28,7 @@ from engines.labels.scores import stored
 from engines.painting.jobs import Plan
 from engines.painting.run_settings import RunSettings
 from engines.runs.dataset_rules import RULES, Applied, DatasetRules, was_painted, write_rules
+from engines.runs.decisions import Decisions, read_decisions
 from engines.runs.journal import IMAGES, JOURNAL, OWN, SPARE, Entry, find_image, read_entries, remove_images_from
 from engines.runs.near_duplicates import Candidate, find_repeats, reference_plan
 from engines.runs.preview import PREVIEW_IMAGES, Sample, write_preview
@@ -49,17 +50,17 @@ def write_dataset(folder: Path, applied: Applied, asked: DatasetRules, plan: Pla
     Memory does not grow with the number of images, near duplicates aside.
     """
     _remove_leftovers(folder)
-    run, rules = applied.run, applied.rules
+    run, rules, decisions = applied.run, applied.rules, read_decisions(folder)
     repeats = _repeats(folder, applied, plan)
 
     def choose() -> Iterator[_Choice]:
-        return _choices(folder / JOURNAL, run, rules, repeats)
+        return _choices(folder / JOURNAL, run, rules, repeats, decisions)
 
     tally = _count(folder, choose(), run)
     remove_images_from(folder, tally.next_index)
     stage = folder / STAGE
     try:
-        _write_files(stage, folder, applied, choose)
+        _write_files(stage, folder, applied, choose, decisions.digest)
         write_rules(stage, asked)
         preview = (stage / PREVIEW).exists()
         _take_over(folder, stage, choose)
@@ -107,8 +108,12 @@ class _Tally:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def _choices(journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int, str]) -> Iterator[_Choice]:
-    """What the dataset makes of every line: images with a label, and no more of them than were asked for."""
+def _choices(
+    journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int, str], decisions: Decisions
+) -> Iterator[_Choice]:
+    """What the dataset makes of every line: images with a label, and no more of them than were asked for; last of all,
+    what was decided in review, which frees no place for other images.
+    """
     images = 0
     for entry in read_entries(journal, run):
         by_rule = drop(entry.instances, rules) if was_painted(entry) else None
@@ -118,7 +123,7 @@ def _choices(journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int
         if dropped is None and run.options.count is not None and images == run.options.count:
             dropped = _BEYOND
         images += dropped is None
-        yield _Choice(entry, chosen(entry.instances, rules), dropped)
+        yield _Choice(entry, *decisions.choose(entry, rules, chosen(entry.instances, rules), dropped))
 
 
 def _repeats(folder: Path, applied: Applied, plan: Plan | None) -> Mapping[int, str]:
@@ -127,7 +132,7 @@ def _repeats(folder: Path, applied: Applied, plan: Plan | None) -> Mapping[int, 
     if not run.options.near_duplicates and not applied.training:
         return {}
     uncut = replace(run, options=replace(run.options, count=None))
-    everything = _choices(folder / JOURNAL, uncut, rules, {})
+    everything = _choices(folder / JOURNAL, uncut, rules, {}, Decisions())
     candidates = (
         Candidate(choice.entry.index, find_image(folder, choice.entry)) for choice in everything if choice.drop is None
     )
@@ -155,7 +160,9 @@ def _count(folder: Path, choices: Iterator[_Choice], run: RunSettings) -> _Tally
     return tally
 
 
-def _write_files(stage: Path, folder: Path, applied: Applied, choose: Callable[[], Iterator[_Choice]]) -> None:
+def _write_files(
+    stage: Path, folder: Path, applied: Applied, choose: Callable[[], Iterator[_Choice]], review: str | None
+) -> None:
     """Make all dataset files in the new folder `stage`."""
     run = applied.run
     for part in (IMAGES, OWN):
@@ -175,7 +182,7 @@ def _write_files(stage: Path, folder: Path, applied: Applied, choose: Callable[[
         "bundle_sha256": run.bundle_hash,
         "seed": run.options.seed,
         "score": stored(applied.rules.thresholds),
-    }
+    } | ({} if review is None else {"review": review})
     write_coco(stage / ANNOTATIONS, _annotated(choose(), run), run.class_names, info)
 
 

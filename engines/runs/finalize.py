@@ -11,6 +11,7 @@ from engines.labels.scores import ScoreKind, ScorePolicy
 from engines.runs.dataset_files import write_dataset
 from engines.runs.dataset_rules import DatasetRules, apply_rules, keep_files, read_rules, without_own
 from engines.runs.run_folder import bring_up_to_date, locked, require_run, run_errors
+from engines.runs.saved_score import forget_score, saved_score
 from engines.runs.summaries import DatasetSummary
 
 
@@ -46,9 +47,13 @@ def finalize(settings: FinalizeSettings, *, report: Report | None = None) -> Dat
     run = require_run(folder)
     with locked(folder), run_errors(folder):
         bring_up_to_date(folder)
-        if settings.score is not None and ScorePolicy.of(settings.score).kind is ScoreKind.MATCHED:
+        score = saved_score(folder) if settings.score is None else settings.score  # as a review chose
+        if score is not None and ScorePolicy.of(score).kind is ScoreKind.MATCHED:
             report(note("finding the score by which labels are as frequent as annotations were"))
-        asked = without_own(keep_files(part_of(DatasetRules, settings), read_rules(folder)), run)
+        asked = without_own(keep_files(part_of(DatasetRules, settings, score=score), read_rules(folder)), run)
         applied = apply_rules(folder, run, asked)
         report(note("writing the dataset files"))
-        return write_dataset(folder, applied, asked)
+        summary = write_dataset(folder, applied, asked)
+        if settings.score is not None:
+            forget_score(folder)
+        return summary

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engines.common.events import Report, note, silent
-from engines.common.files import sync_folder, write_json
+from engines.common.files import sync_folder, write_atomic, write_json
 from engines.common.schema import AnyPath, settle
 from engines.errors import RunError, UsageError, refuse
 from engines.painting.jobs import chunk_ranges
 from engines.painting.run_settings import RunSettings, differences
 from engines.runs.dataset_files import write_dataset
 from engines.runs.dataset_rules import common_rules, kept_rules, read_rules, without_own
+from engines.runs.decisions import REVIEW, read_decisions
 from engines.runs.journal import IMAGES, JOURNAL, OWN, Entry, Journal, find_image, read_entries, read_progress
 from engines.runs.run_folder import LOCK, PREVIEW, RUN, locked, require_run, run_errors
 from engines.runs.summaries import DatasetSummary
@@ -71,6 +72,7 @@ def merge(settings: MergeSettings, *, report: Report | None = None) -> DatasetSu
                 write_json(part / RUN, run.to_json(), part / OWN)
                 report(note("joining the shards"))
                 _join(list(shards), run, part)
+                _join_reviews(list(shards), part)
                 summary = write_dataset(part, kept_rules(part, run, asked), asked)
                 part.replace(out)
             except BaseException:
@@ -134,6 +136,13 @@ def _join(shards: Sequence[Path], settings: RunSettings, part: Path) -> None:
                     _link(find_image(folder, entry), part / IMAGES)
                 journal.add(entry)
         journal.flush()
+
+
+def _join_reviews(shards: Sequence[Path], part: Path) -> None:
+    """Put the decisions about all shards behind each other; a shard's images are in no other."""
+    lines = [line.to_line() + "\n" for folder in shards for line in read_decisions(folder).lines.values()]
+    if lines:
+        write_atomic(part / REVIEW, "".join(lines).encode())
 
 
 def _link(source: Path, images: Path) -> None:

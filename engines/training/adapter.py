@@ -34,6 +34,9 @@ from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
 from engines.diffusion.lora import fuse_loras, fused_hash
 from engines.errors import ModelError, TrainingError, UsageError, refuse, wrong_values
+from engines.labels.boxes import Instances
+from engines.labels.findings import Picture
+from engines.labels.gaps import looks_incomplete
 from engines.labels.thresholds import Choice, choose_thresholds
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend
@@ -44,6 +47,7 @@ STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
 _LONGEST_SIDE = 65_536  # pixels
 STATISTICS_IMAGES = 200  # images whose class counts `generate` draws prompts from
 CALIBRATION_BATCHES = 2
+FINDS_FROM = 0.2  # share of the steps before an adapter's own finds are trusted to be objects
 _FROM_BASE = ("channels", "num_classes")  # AdapterConfig fields that are no setting
 
 
@@ -74,6 +78,7 @@ class AdapterTrainOptions:
     final_lr: float = 0.02  # learning rate at the last step, as a share of the peak
     grad_clip: float = 0.1  # largest norm of the gradient
     ema_decay: float = 0.998  # of the averaged weights
+    ignore_finds: float = 0.0  # score from which its own finds without a label teach nothing; 0: they are background
     seed: int = 0  # decides every draw
     pseudo_share: float = 0.5  # about what share of the frames shows images that an adapter labelled, if there are any
     # Share of the images held out to pick the best checkpoint; 0: none, the last is kept.
@@ -114,6 +119,7 @@ class AdapterTrainOptions:
             ("lr", "positive", self.lr > 0),
             ("grad_clip", "positive", self.grad_clip > 0),
             ("ema_decay", "at least 0 and below 1", 0 <= self.ema_decay < 1),
+            ("ignore_finds", "at least 0 and below 1", 0 <= self.ignore_finds < 1),
             ("seed", "from 0 to 2^31 - 1", 0 <= self.seed < 2**31),
             ("pseudo_share", "between 0.01 and 0.99", 0.01 <= self.pseudo_share <= 0.99),
             ("dev_fraction", "at least 0 and below 1", 0 <= self.dev_fraction < 1),
@@ -175,15 +181,15 @@ def fit_adapter(
     dev_split = DevSplit(dev, classes, frozen, source_options, size_multiple)
     model.calibrate([source.at(step).pyramid for step in range(CALIBRATION_BATCHES)])
     hashed = fused_hash(base_hash(base.folder), names)
-
     best = fit(
-        model, partial(_loss_at, model, source, options.device, precision),
+        model, partial(_loss_at, model, source, options, precision),
         _fit_options(options, evaluate=bool(dev)), out / "training", stage="adapter",
-        identity=_identity(dataset, pseudo, options, hashed), resume=resume, report=report,
+        identity=training_identity(dataset, pseudo, options, hashed), resume=resume, report=report,
         evaluate=(lambda step: dev_split.evaluate(model)) if dev else None, score=options.score if dev else "",
     )  # fmt: skip
-    truth, detected = instances_of(dev), dev_split.detect(model)
-    choices = choose_thresholds(truth, detected, dataset.class_names, options.precision_goal)
+    detected = dev_split.detect(model)
+    _remark_on_gaps(dataset, dev, detected, report)
+    choices = choose_thresholds(instances_of(dev), detected, dataset.class_names, options.precision_goal)
     info = AdapterInfo(
         class_names=tuple(classes), timestep=options.timestep, short_side=short_side, frame=frame,
         size_multiple=size_multiple, style=style, prompts=_prompts(style, classes, options),
@@ -208,6 +214,14 @@ def _remark_on_cut(base: BaseModel, style: str, dataset: Dataset, report: Report
         report(note(remark))
 
 
+def _remark_on_gaps(dataset: Dataset, dev: Sequence[Record], detected: Sequence[Instances], report: Report) -> None:
+    """Say where the labels of the dev split look incomplete, by what was found there."""
+    pairs = zip(dev, detected, strict=True)
+    pictures = [Picture(record.width, record.height, record.instances, found) for record, found in pairs]
+    if remark := looks_incomplete(pictures, dataset.class_names, dataset.root):
+        report(note(remark))
+
+
 def _origins(pseudo: Sequence[Record], loras: Sequence[str]) -> dict[str, Any]:
     """What else it learned from, and with, where anything."""
     more = {"pseudo_images": len(pseudo)} if pseudo else {}
@@ -220,12 +234,13 @@ def _check_boxes(dataset: Dataset) -> None:
 
 
 def _loss_at(
-    model: DetectionAdapter, source: BatchSource, device: str, precision: str, step: int
+    model: DetectionAdapter, source: BatchSource, options: AdapterTrainOptions, precision: str, step: int
 ) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
     """The loss of a step's batch, and its parts."""
-    batch = source.at(step)
+    batch, device = source.at(step), options.device
     targets = [{name: value.to(device) for name, value in target.items()} for target in batch.targets]
-    return model.loss([_to(level, device, precision) for level in batch.pyramid], targets)
+    score = options.ignore_finds if step >= FINDS_FROM * options.steps else 0.0
+    return model.loss([_to(level, device, precision) for level in batch.pyramid], targets, score)
 
 
 def _prompts(style: str, class_names: Sequence[str], options: AdapterTrainOptions) -> dict[str, Any]:
@@ -346,7 +361,9 @@ def _to(level: torch.Tensor, device: str, precision: str) -> torch.Tensor:
     return level.to(device, torch.float32 if precision == "f32" else torch.bfloat16)
 
 
-def _identity(dataset: Dataset, pseudo: Sequence[Record], options: AdapterTrainOptions, hashed: str) -> dict[str, Any]:
+def training_identity(
+    dataset: Dataset, pseudo: Sequence[Record], options: AdapterTrainOptions, hashed: str
+) -> dict[str, Any]:
     """Everything that decides the weights, for the check when it is resumed."""
     free = ("checkpoint_minutes", "device", "cache_gb", "workers", "precision_goal")
     digest = hashlib.sha256()

@@ -20,6 +20,7 @@ from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, near_pairs
 from engines.errors import DatasetError, RunError, UsageError
 from engines.runs.dataset_files import ANNOTATIONS
+from engines.runs.rules_in_force import check_obeyed, rules_in_force
 from engines.runs.run_folder import RUN, require_run
 from engines.worth.detectors.batches import Sample
 from engines.worth.detectors.train import annotations_digest
@@ -135,6 +136,7 @@ def _open_synthetic(folder: Path, real: Dataset, skip_bad: bool) -> tuple[Datase
             )
         if not read_json(folder / ANNOTATIONS, RunError).get("images"):
             raise RunError(f"{folder} kept no image, so there is nothing to learn from: give another run.")
+        check_obeyed(folder, read_json(folder / ANNOTATIONS, RunError).get("info"), rules_in_force(folder, run))
         scale = run.short_side
         if scale is None:
             scale = min(run.frame)

@@ -22,16 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from engines.common.devices import find_device, resolve_precision
 from engines.common.events import Event, EventKind, Report, note, silent
-from engines.common.files import read_json, write_atomic, write_json
+from engines.common.files import read_json, write_json
 from engines.common.schema import from_object, key_of, to_object
 from engines.datasets.dataset import instances_of
 from engines.errors import RunError, UsageError
-from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
+from engines.labels.findings import Picture
+from engines.labels.gaps import looks_incomplete
 from engines.runs.run_folder import holds_more, locked, run_errors
 from engines.training.trainer import differences
 from engines.worth.data import ValSet, WorthData, open_data
@@ -40,10 +39,10 @@ from engines.worth.detectors.config import INFO_FILE, DetectorOptions, fewest_ce
 from engines.worth.detectors.model import Detector, check_library, load_detector
 from engines.worth.detectors.train import TrainingSet, detect, train_detector, weights_digest
 from engines.worth.figures import Arm, Result, compare
+from engines.worth.measured import FORMAT, detections_of, write_measured
 from engines.worth.plot import plot
 from engines.worth.settings import EvaluateSettings
 
-FORMAT = 2  # 1: one validation set alone
 ALL = "all trainings"  # in events
 TRAININGS, MEASURED = "trainings", "measured"
 COMPARISON, PLOT = "comparison.json", "comparison.png"
@@ -124,6 +123,7 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
         for number, val in enumerate(data.val):
             report(note(f"comparing on {len(val.records)} images of {val.name}"))
             found = [one[number] for one in results]
+            _remark_on_gaps(val, found[0].detections, data.class_names, report)
             arms = compare(found, instances_of(val.records), data.class_names, resamples=settings.resamples)
             sets.append(SetFigures(val.name, len(val.records), val.left_out, tuple(arms)))
         write_json(settings.out / COMPARISON, _comparison(sets, data, options, settings, chosen))
@@ -136,6 +136,14 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
         picture=settings.out / PLOT if drawn else None,
         seconds=time.monotonic() - started,
     )
+
+
+def _remark_on_gaps(val: ValSet, detections: Sequence[Instances], names: Sequence[str], report: Report) -> None:
+    """Say where a validation set's labels look incomplete, by the first detector of the real images alone."""
+    pairs = zip(val.records, detections, strict=True)
+    pictures = [Picture(record.width, record.height, record.instances, found) for record, found in pairs]
+    if remark := looks_incomplete(pictures, names, val.name):
+        report(note(f"{remark}. Figures by such labels count every object that they leave out as a mistake"))
 
 
 def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
@@ -199,11 +207,11 @@ def _results(
         if path.exists():
             stored = read_json(path, RunError)
             _check_same(folder, stored.get("identity", {}), identity)
-            found = [_from_lists(item) for item in stored["detections"]]
+            found = detections_of(stored)
         else:
             detector = detector or _detector(known, options, folder, identity, settings, report)
             found = detect(detector, val.records)
-            _write_measured(path, val, identity, found, data.class_names)
+            write_measured(path, val, identity, found, data.class_names)
         results.append(Result(training.generated, training.seed, found))
     return results
 
@@ -234,20 +242,6 @@ def _detector(
         weights=settings.weights,
         pixels=identity["pixels"],
     )
-
-
-def _write_measured(
-    path: Path, val: ValSet, identity: Mapping[str, Any], found: Sequence[Instances], class_names: Sequence[str]
-) -> None:
-    value = {
-        "format": FORMAT,
-        "identity": identity,
-        "val": val.name,
-        "figures": mean_average_precision(instances_of(val.records), found, class_names),
-        "images": [record.name for record in val.records],
-        "detections": [_to_lists(item) for item in found],
-    }
-    write_atomic(path, (json.dumps(value, allow_nan=False) + "\n").encode())
 
 
 def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -283,12 +277,3 @@ def _comparison(
         },
         "sets": [dataclasses.asdict(one) for one in sets],
     }
-
-
-def _to_lists(found: Instances) -> list[Any]:
-    return [found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()]
-
-
-def _from_lists(value: Sequence[Any]) -> Instances:
-    boxes, scores, labels = value
-    return Instances.of(np.array(boxes, dtype=np.float32), labels, np.array(scores, dtype=np.float32))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engines.adapter.losses import cxcywh_to_xyxy, ignore_crowds, ignored, xyxy_to_cxcywh
+from engines.adapter.losses import cxcywh_to_xyxy, ignore_crowds, ignored, with_finds, xyxy_to_cxcywh
 
 Box = Sequence[float]
 
@@ -71,3 +71,15 @@ def test_denoising_queries_keep_their_say() -> None:
 def test_without_crowds_nothing_is_touched() -> None:
     logits = torch.randn(1, 4, 2)
     assert ignore_crowds(logits, torch.rand(1, 4, 4), [target(torch.rand(2, 4), torch.zeros(1, 4))]) is logits
+
+
+def test_a_confident_find_without_a_label_becomes_a_crowd_of_its_class() -> None:
+    single = torch.tensor([[0.2, 0.2, 0.1, 0.1]])
+    boxes = torch.tensor([[[0.21, 0.2, 0.1, 0.1], [0.8, 0.8, 0.1, 0.1], [0.5, 0.5, 0.1, 0.1]]])
+    logits = torch.tensor([[[3.0, -9, -9], [-9, -9, 3.0], [-2.0, -9, -9]]])  # on the label, without one, unsure
+    targets = [target(single, torch.zeros(0, 4))]
+    targets[0]["crowd_labels"] = torch.zeros(0, dtype=torch.int64)
+    (found,) = with_finds(targets, logits, boxes, 0.5)
+    torch.testing.assert_close(found["crowds"], boxes[0, 1:2])
+    assert found["crowd_labels"].tolist() == [2]
+    assert len(targets[0]["crowds"]) == 0, "the labels themselves stay as they are"

@@ -46,7 +46,8 @@ def candidates(folder: Path, numbers: list[int]) -> list[Candidate]:
 
 
 def settings(**changes: Any) -> RunSettings:
-    return run_settings(**{"reference": None, "count": None, "near_duplicates": 0.95} | changes)
+    asked = {"count": None, "jobs": 8} if "count" not in changes else {}
+    return run_settings(**{"reference": None, "near_duplicates": 0.95} | asked | changes)
 
 
 @pytest.mark.parametrize("block", [1, 2, 256])

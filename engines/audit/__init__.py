@@ -1,0 +1,1 @@
+"""`dengine audit`: what a dataset's own labels miss or have wrong."""

@@ -1,0 +1,177 @@
+"""`dengine audit`: what a dataset's own labels miss or have wrong.
+
+Knows: the order (open the dataset, find objects on its images, judge, write), and what lies in the folder. What is
+suspicious is `engines.labels.findings`' matter, and adapters that did not learn from an image `folds`'.
+
+    OUT/audit.json    every finding, the surest first
+    OUT/audit.html    the worst images with both sets of boxes
+    OUT/completed/    where it is asked for: a COCO dataset with the missing labels added
+    OUT/folds/        the adapters of the folds
+
+The dataset itself is never changed.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engines.audit.complete import write_completed
+from engines.audit.folds import out_of_fold
+from engines.audit.page import write_page
+from engines.audit.settings import AuditSettings, AuditSummary, check_known
+from engines.common.events import Report, note, silent
+from engines.common.files import write_json
+from engines.common.names import class_words
+from engines.datasets.dataset import Dataset, open_dataset
+from engines.diffusion.base_model import local_folder
+from engines.diffusion.prompts import generic_prompt
+from engines.errors import RunError
+from engines.labelling import detect
+from engines.labels.boxes import Instances
+from engines.labels.findings import Finding, FindingKind, Judgement, Picture, judge
+from engines.labels.gaps import looks_incomplete
+from engines.painting.needs import label_needs
+from engines.painting.reader import padded_size
+from engines.runs.run_folder import locked, run_errors
+
+if TYPE_CHECKING:
+    from engines.bundle.bundle import Bundle
+
+FORMAT = 1
+REPORT, PAGE, COMPLETED = "audit.json", "audit.html", "completed"
+
+
+def audit(settings: AuditSettings, *, report: Report | None = None) -> AuditSummary:
+    """Judge a dataset's labels by what an adapter finds on its images, and write it down in `settings.out`.
+
+    Where the adapter learned from these very labels, `folds` trains others, each of which judges images that it did
+    not see; a start that was interrupted goes on. Raises DengineError of every kind.
+
+    >>> audit(AuditSettings(data="run", out="audited"), report=print).judgement.findings[0].kind  # doctest: +SKIP
+    <FindingKind.MISSING: 'missing'>
+    """
+    started, report = time.monotonic(), report or silent
+    out = settings.out
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file; give a folder for what is found.", field="out")
+    dataset = open_dataset(
+        settings.data, split=settings.split, skip_bad=settings.skip_bad,
+        follow_links=settings.follow_links, boxes=settings.boxes,
+    )  # fmt: skip
+    dataset.tell(report)
+    names = dataset.class_names
+    with locked(out), run_errors(out):
+        skipped: list[str] = []
+        found, known = _finds(settings, dataset, skipped, report)
+        judged = [index for index, one in enumerate(found) if one is not None]
+        records = [dataset.records[index] for index in judged]
+        pictures = [
+            Picture(record.width, record.height, record.instances, one, record.outside)
+            for record, one in zip(records, (found[index] for index in judged), strict=True)
+            if one is not None
+        ]
+        judgement = judge(pictures, len(names), known)
+        sure = [one for one in judgement.findings if one.confidence >= settings.confidence]
+        write_json(out / REPORT, _content(dataset, records, judgement))
+        write_page(out / PAGE, records, pictures, judgement, names, settings.worst, settings.confidence)
+        added = 0
+        if settings.complete is not None:
+            missing = [one for one in sure if one.kind is FindingKind.MISSING]
+            write_completed(out / COMPLETED, records, missing, names, crowds=settings.complete == "crowds")
+            added = len(missing)
+    return AuditSummary(
+        images=len(records),
+        labels=sum(len(record.instances.single) for record in records),
+        class_names=names,
+        judgement=judgement,
+        counts=_counts(sure, names),
+        added=added,
+        remark=looks_incomplete(pictures, names, settings.data),
+        report=out / REPORT,
+        page=out / PAGE,
+        completed=out / COMPLETED if settings.complete is not None else None,
+        unknown_classes=tuple(name for name, one in zip(names, known, strict=True) if not one),
+        skipped=(*dataset.skipped, *skipped),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _finds(
+    settings: AuditSettings, dataset: Dataset, skipped: list[str], report: Report
+) -> tuple[Sequence[Instances | None], list[bool]]:
+    """What is found on each image (None: a broken one), in the dataset's classes, and which of these are known."""
+    if settings.folds:
+        from engines.bundle.bundle import default_bundle
+
+        name = settings.base or settings.bundle or default_bundle()
+        base = local_folder(name, None, lambda text: report(note(text)))
+        options = settings.fold_options()
+        return out_of_fold(dataset, base, settings.out, settings.folds, options, report), [True] * len(
+            dataset.class_names
+        )
+    return _bundle_finds(settings, dataset, skipped, report)
+
+
+def _bundle_finds(
+    settings: AuditSettings, dataset: Dataset, skipped: list[str], report: Report
+) -> tuple[Sequence[Instances | None], list[bool]]:
+    from engines.backends.registry import open_backend
+    from engines.bundle.bundle import default_bundle, open_bundle
+
+    report(note("opening the bundle"))
+    bundle = open_bundle(settings.bundle or default_bundle())
+    places = _places(bundle, dataset)
+    known = [label in places for label in range(len(dataset.class_names))]
+    unknown = tuple(name for name, one in zip(dataset.class_names, known, strict=True) if not one)
+    check_known(unknown, dataset.class_names, bundle.class_names)
+    sizes = {padded_size(record.width, record.height, bundle) for record in dataset.records}
+    backend = open_backend(
+        bundle, settings.engine, precision=settings.precision, threads=settings.threads, device=settings.device,
+        needs=label_needs(bundle, sizes), told=lambda line: report(note(line)),
+    )  # fmt: skip
+    prompts = [generic_prompt(bundle.style)] * len(dataset.records)
+    bad = skipped if settings.skip_bad else None
+    found: list[Instances | None] = [None] * len(dataset.records)
+    for index, boxes in detect(bundle, backend, dataset.records, prompts, settings.tta, bad, report):
+        labels = places[boxes.labels]
+        found[index] = replace(boxes, labels=labels).take(labels >= 0)
+    return found, known
+
+
+def _places(bundle: "Bundle", dataset: Dataset) -> Any:
+    """Of each class of the bundle, its place among the dataset's, int64; -1 where it is none of them."""
+    own = {class_words(name): label for label, name in enumerate(dataset.class_names)}
+    return np.array([own.get(class_words(name), -1) for name in bundle.class_names], dtype=np.int64)
+
+
+def _counts(findings: Sequence[Finding], names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Findings by kind and class: of the label that is meant, else of what was found."""
+    counts = Counter((one.kind, one.label if one.given_label is None else one.given_label) for one in findings)
+    return {str(kind): {name: counts[kind, label] for label, name in enumerate(names)} for kind in FindingKind}
+
+
+def _content(dataset: Dataset, records: Sequence[Any], judgement: Judgement) -> dict[str, Any]:
+    """What audit.json says."""
+    return {
+        "format": FORMAT,
+        "dataset": str(dataset.root),
+        "classes": list(dataset.class_names),
+        "images": [{"file": one.name, "width": one.width, "height": one.height} for one in records],
+        "findings": [
+            {
+                "image": one.image,
+                "kind": str(one.kind),
+                "confidence": round(one.confidence, 4),
+                "box": one.box,
+                "label": one.label,
+                "given": one.given,
+                "given_box": one.given_box,
+                "given_label": one.given_label,
+            }
+            for one in judgement.findings
+        ],
+    }

@@ -1,0 +1,53 @@
+"""A dataset with the labels that it misses: a new folder, COCO.
+
+Knows: which labels are added and how they are marked. The images are copied, since a dataset's files lie in its own
+folder; the dataset that was audited is not touched.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engines.datasets.dataset import Record
+from engines.datasets.writers import IMAGES, AnnotatedImage, write_coco
+from engines.labels.boxes import Instances, join
+from engines.labels.findings import Finding
+
+ANNOTATIONS = "annotations.json"
+DESCRIPTION = "completed by dengine"
+
+
+def write_completed(
+    folder: Path, records: Sequence[Record], missing: Sequence[Finding], class_names: Sequence[str], *, crowds: bool
+) -> None:
+    """Write `folder`/annotations.json and `folder`/images: every label that is there, and the missing ones behind them.
+
+    What is added has the fields `added` (true), `score` (the detector's) and `confidence`, and with `crowds` is a
+    crowd, which teaches and counts nothing. The boxes that were there stay as they are.
+    """
+    (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+    by_image: dict[int, list[Finding]] = {}
+    for one in missing:
+        by_image.setdefault(one.image, []).append(one)
+    images = []
+    for index, record in enumerate(records):
+        added = by_image.get(index, [])
+        target = folder / IMAGES / record.name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(record.file, target)
+        new = Instances.of(
+            [one.box for one in added if one.box is not None], [one.label for one in added if one.label is not None],
+            crowd=[crowds] * len(added),
+        )  # fmt: skip
+        marks: list[dict[str, Any]] = [{} for _ in range(len(record.instances))]
+        marks += [{"added": True, "score": _short(one.score), "confidence": _short(one.confidence)} for one in added]
+        together = join([record.instances, new])
+        images.append(AnnotatedImage(record.name, record.width, record.height, together, scored=False, marks=marks))
+    info = {"description": DESCRIPTION, "added": len(missing), "as": "crowds" if crowds else "labels"}
+    write_coco(folder / ANNOTATIONS, images, class_names, info)
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

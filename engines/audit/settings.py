@@ -1,0 +1,114 @@
+"""What `audit` is asked for, and what it says.
+
+Knows: the settings, their ranges, and the summary. Does nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engines.adapter.inference import TTA_LOOKS
+from engines.common.schema import AnyPath, settle
+from engines.errors import UsageError, refuse, wrong_values
+from engines.labels.findings import CONFIDENT, Judgement
+from engines.training.adapter import AdapterTrainOptions
+
+COMPLETIONS = ("labels", "crowds")
+# How a fold's adapter is trained, where the settings do not say otherwise.
+FOLD_DEFAULTS: Mapping[str, Any] = {"tune_fraction": 0.0, "cache_views": 8, "ignore_finds": 0.25}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """What `audit` is asked for. Paths may be text. Raises UsageError that lists every mistake at once.
+
+    >>> AuditSettings(data="my-dataset", out="audit", folds=3, steps_scale=0.5).fold_options().steps
+    1500
+    """
+
+    data: AnyPath  # a labelled dataset, in any format that dengine reads
+    out: AnyPath  # folder for what is found
+    bundle: AnyPath | None = None  # whose adapter judges, or with folds whose base is learned on; None: the bundled one
+    base: str | AnyPath | None = None  # with folds: a base model in place of a bundle's
+    folds: int = 0  # adapters to train, each judging the images that it did not see; 0: the bundle's own judges all
+    steps_scale: float = 1.0  # of a fold's training: its steps, as a multiple of the usual ones
+    training: Mapping[str, Any] = field(default_factory=dict)  # AdapterTrainOptions fields of the folds
+    complete: str | None = None  # one of COMPLETIONS: write the dataset with what is missing, as that; None: don't
+    confidence: float = CONFIDENT  # from which a finding counts, and a missing label is added
+    worst: int = 30  # images on the page, at most
+    split: str | None = None  # part of the dataset, such as train
+    tta: int = 1  # looks that the bundle's adapter takes at an image: 2 is with the mirror image
+    engine: str = "auto"  # of the bundle: a backend's name
+    precision: str = "auto"  # of the arithmetic
+    threads: int | None = None  # of the engine, on a CPU; None: its own choice
+    device: str | None = None  # cpu, cuda or cuda:N; None: what the engine is fastest on; of folds, the CPU
+    skip_bad: bool = False  # leave bad images and boxes out, instead of stopping
+    follow_links: bool = False  # follow links that lead outside the dataset
+    boxes: str = "auto"  # what the numbers of its boxes mean, see `open_dataset`
+
+    def __post_init__(self) -> None:
+        settle(self)
+        checks = (
+            ("folds", "0, or 2 and more", self.folds == 0 or self.folds >= 2),
+            ("steps_scale", "positive", self.steps_scale > 0),
+            ("complete", " or ".join(COMPLETIONS), self.complete is None or self.complete in COMPLETIONS),
+            ("confidence", "above 0 and at most 1", 0 < self.confidence <= 1),
+            ("worst", "0 or more", self.worst >= 0),
+            ("tta", "1 or 2", self.tta in TTA_LOOKS),
+        )
+        alone = [
+            (name, f"`{name}` is for adapters that are trained: give `folds`, too")
+            for name, given in (
+                ("base", self.base),
+                ("training", self.training),
+                ("steps_scale", self.steps_scale != 1),
+            )
+            if given and not self.folds
+        ]
+        both = [("base", "`base` and `bundle` both name a base: give one")] if self.base and self.bundle else []
+        refuse([*wrong_values(self, checks), *alone, *both])
+        self.fold_options()  # its mistakes are ours
+
+    def fold_options(self) -> AdapterTrainOptions:
+        """How each fold's adapter is trained. Raises UsageError for what `training` cannot say."""
+        given = {**FOLD_DEFAULTS, **self.training}
+        given |= {} if self.device is None else {"device": self.device}
+        given |= {} if self.precision == "auto" else {"precision": self.precision}
+        usual = given.get("steps", AdapterTrainOptions().steps)
+        if isinstance(usual, int):
+            given["steps"] = max(1, round(usual * self.steps_scale))
+        return AdapterTrainOptions.from_json(given, "training")
+
+
+@dataclass(frozen=True)
+class AuditSummary:
+    """What `audit` found.
+
+    >>> dengine.audit(dengine.AuditSettings(data="run", out="audited")).images  # doctest: +SKIP
+    2
+    """
+
+    images: int
+    labels: int  # crowds aside
+    class_names: tuple[str, ...]
+    judgement: Judgement  # every finding, the surest first, and how complete each class's labels are
+    counts: Mapping[str, Mapping[str, int]]  # kind -> class -> findings at least as sure as was asked for
+    added: int  # missing labels that the completed dataset has
+    remark: str | None  # where the labels look incomplete, that in a line
+    report: Path  # audit.json
+    page: Path  # audit.html
+    completed: Path | None  # folder of the completed dataset
+    unknown_classes: tuple[str, ...]  # labelled, but not known to the bundle's adapter: not judged
+    skipped: tuple[str, ...]  # bad items that were left out
+    seconds: float
+
+
+def check_known(unknown: tuple[str, ...], class_names: tuple[str, ...], bundle_names: tuple[str, ...]) -> None:
+    """UsageError where an adapter knows no class of the dataset."""
+    if len(unknown) == len(class_names):
+        raise UsageError(
+            f"The bundle's adapter knows {', '.join(bundle_names)}, and the dataset's labels are "
+            f"{', '.join(class_names)}: take a bundle for these classes, or train adapters with `folds=3`.",
+            field="bundle",
+        )

@@ -1,0 +1,214 @@
+"""What a report says of a run: counts over its whole journal, and what a sample of its images shows beside references.
+
+Knows: which figures there are and how they are sampled. Knows nothing about how they are drawn. Memory does not grow
+with the number of images: boxes are counted into histograms, and images are sampled by their index.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.datasets.dataset import Record, open_dataset
+from engines.datasets.duplicates import NEAR, near_pairs, thumbnail
+from engines.errors import DatasetError
+from engines.labels.boxes import Instances
+from engines.labels.rules import Drop, DropReason, Rules, chosen, drop, quality
+from engines.painting.run_settings import RunSettings
+from engines.runs.dataset_files import ANNOTATIONS
+from engines.runs.decisions import read_decisions
+from engines.runs.journal import IMAGES, JOURNAL, Entry, find_image, read_entries
+
+BINS, GRID = 40, 16
+_SAMPLE = 400  # images whose pixels are looked at
+_SHOWN, _UNSURE = 24, 12  # images in the report
+_SEED = 0
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(eq=False)
+class Boxes:
+    """Boxes of one dataset, counted."""
+
+    images: int = 0
+    by_class: Counter[int] = field(default_factory=Counter)
+    sizes: Counts = field(
+        default_factory=lambda: np.zeros(BINS, dtype=np.int64)
+    )  # root of the area, share of the frame
+    places: Counts = field(default_factory=lambda: np.zeros((GRID, GRID), dtype=np.int64))  # of centres, rows downward
+
+    def add(self, found: Instances, width: int, height: int) -> None:
+        """Count an image's boxes."""
+        self.images += 1
+        self.by_class.update(found.labels.tolist())
+        corners = np.clip(found.boxes.astype(np.float64) / np.array([width, height] * 2), 0.0, 1.0)
+        sides = np.sqrt(np.prod(corners[:, 2:] - corners[:, :2], axis=1))
+        np.add.at(self.sizes, np.minimum((sides * BINS).astype(int), BINS - 1), 1)
+        centres = np.minimum(((corners[:, :2] + corners[:, 2:]) / 2 * GRID).astype(int), GRID - 1)
+        np.add.at(self.places, (centres[:, 1], centres[:, 0]), 1)
+
+
+@dataclass(eq=False)
+class Look:
+    """What the pixels of a sample show: one number an image."""
+
+    sharpness: list[float] = field(default_factory=list)  # standard deviation of the Laplacian of its grey values
+    brightness: list[float] = field(default_factory=list)  # mean, 0 to 255
+    colour: list[float] = field(default_factory=list)  # mean difference of the largest and smallest channel
+    thumbnails: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+    def add(self, file: Path, pixels: npt.NDArray[np.uint8]) -> None:
+        """Look at an image, uint8 [H, W, 3]."""
+        grey = pixels.astype(np.float32).mean(axis=2)
+        inner = grey[1:-1, 1:-1]
+        edges = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
+        self.sharpness.append(float(edges.std()))
+        self.brightness.append(float(grey.mean()))
+        spread = pixels.max(axis=2).astype(np.int16) - pixels.min(axis=2)
+        self.colour.append(float(spread.mean()))
+        self.thumbnails.append(thumbnail(pixels))
+        self.files.append(file)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image in the report."""
+
+    file: Path
+    instances: Instances
+
+
+@dataclass(eq=False)
+class Figures:
+    """All of them."""
+
+    class_names: tuple[str, ...]
+    painted: int = 0  # journal lines
+    dropped: Counter[str] = field(default_factory=Counter)
+    scores: Counts = field(default_factory=lambda: np.zeros((1, BINS), dtype=np.int64))  # [K, BINS] of all boxes
+    labels: Boxes = field(default_factory=Boxes)
+    references: Boxes | None = None
+    look: Look = field(default_factory=Look)
+    look_references: Look = field(default_factory=Look)
+    repeats: int = 0  # images of the sample that nearly repeat another of it
+    closest: tuple[Path, Path, float] | None = None  # a painted image, the reference nearest to it, their correlation
+    shown: list[Picture] = field(default_factory=list)
+    unsure: list[Picture] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def gather(folder: Path, run: RunSettings, rules: Rules) -> Figures:
+    """Count a run's journal, and look at a sample of its images and of its references."""
+    found = Figures(run.class_names, scores=np.zeros((len(run.class_names), BINS), dtype=np.int64))
+    sample: list[Entry] = []
+    unsure: list[tuple[float, int, Entry]] = []
+    draw = random.Random(_SEED)
+    decisions, written = read_decisions(folder), (folder / ANNOTATIONS).exists()
+    for entry in read_entries(folder / JOURNAL):
+        found.painted += 1
+        bins = np.minimum((entry.instances.scores * BINS).astype(int), BINS - 1)
+        np.add.at(found.scores, (entry.instances.labels, bins), 1)
+        dropped = drop(entry.instances, rules) or entry.drop
+        instances, dropped = decisions.choose(entry, rules, chosen(entry.instances, rules), dropped)
+        if dropped is None and run.options.count is not None and found.labels.images == run.options.count:
+            continue
+        if dropped is None and written and not (folder / IMAGES / str(entry.file)).exists():
+            dropped = Drop(DropReason.REPEAT, "nearly repeats another image")
+        if dropped is not None:
+            found.dropped[dropped.text] += 1
+            continue
+        found.labels.add(instances.single, *run.frame)
+        place = draw.randrange(found.labels.images)  # a sample of all, drawn while they pass (reservoir)
+        if len(sample) < _SAMPLE:
+            sample.append(entry)
+        elif place < _SAMPLE:
+            sample[place] = entry
+        unsure = sorted([*unsure, (quality(entry.instances), entry.index, entry)])[:_UNSURE]
+    for entry in sample:
+        file = find_image(folder, entry)
+        found.look.add(file, _pixels(file))
+    draw.shuffle(sample)
+    for picked, into in ((sample[:_SHOWN], found.shown), ([one for *_, one in unsure], found.unsure)):
+        for entry in picked:
+            instances = decisions.choose(entry, rules, chosen(entry.instances, rules), None)[0]
+            into.append(Picture(find_image(folder, entry), instances.single))
+    _compare(found, run)
+    return found
+
+
+def _compare(found: Figures, run: RunSettings) -> None:
+    """Look at the references, and for what nearly repeats something."""
+    thumbs = _stacked(found.look)
+    found.repeats = len({place for pair in near_pairs(thumbs, None, NEAR) for place in pair[:2]}) if len(thumbs) else 0
+    records = _references(found, run)
+    if not records:
+        return
+    found.references = Boxes()
+    same = {name: label for label, name in enumerate(run.class_names)}
+    for record, names in records:
+        kept = [place for place, label in enumerate(record.instances.labels) if names[label] in same]
+        mine = record.instances.take(kept)
+        labels = np.array([same[names[label]] for label in mine.labels], dtype=np.int64)
+        found.references.add(Instances.of(mine.boxes, labels).single, record.width, record.height)
+    step = max(1, len(records) // _SAMPLE)
+    for record, _ in records[::step][:_SAMPLE]:
+        try:
+            pixels = _scaled(record, run)
+        except DatasetError:
+            continue
+        found.look_references.add(record.file, pixels)
+    others = _stacked(found.look_references)
+    if len(thumbs) and len(others):
+        alike = thumbs @ others.T
+        row, column = divmod(int(alike.argmax()), len(others))
+        pair = found.look.files[row], found.look_references.files[column]
+        found.closest = (*pair, float(min(1.0, alike[row, column])))
+
+
+def _references(found: Figures, run: RunSettings) -> list[tuple[Record, tuple[str, ...]]]:
+    asked = run.options
+    if asked.reference is None:
+        found.notes.append("Painted from text alone: there are no references to compare with.")
+        return []
+    try:
+        dataset = open_dataset(
+            asked.reference, split=asked.reference_split, skip_bad=True, require_boxes=False,
+            follow_links=asked.follow_links, boxes=asked.boxes,
+        )  # fmt: skip
+    except DatasetError:
+        found.notes.append(f"The references, {asked.reference}, are no longer there to compare with.")
+        return []
+    return [(record, dataset.class_names) for record in dataset.records]
+
+
+def _scaled(record: Record, run: RunSettings) -> npt.NDArray[np.uint8]:
+    """A reference at the scale that it was painted at, so that sharpness means the same."""
+    from PIL import Image
+
+    pixels = record.pixels()
+    side = run.short_side or min(run.frame)
+    factor = side / min(pixels.shape[:2])
+    size = max(4, round(pixels.shape[1] * factor)), max(4, round(pixels.shape[0] * factor))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS), dtype=np.uint8)
+
+
+def _pixels(file: Path) -> npt.NDArray[np.uint8]:
+    from engines.datasets.images import read_image
+
+    return read_image(file)
+
+
+def _stacked(look: Look) -> npt.NDArray[np.float32]:
+    return np.stack(look.thumbnails) if look.thumbnails else np.zeros((0, 1), dtype=np.float32)
+
+
+def median(values: Sequence[float] | Iterable[float]) -> float:
+    """The median; 0 of nothing."""
+    known = list(values)
+    return float(np.median(known)) if known else 0.0

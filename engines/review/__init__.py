@@ -1,0 +1,1 @@
+"""Looking at a run or a dataset, and deciding: the page, its server, and what it keeps."""

@@ -1,0 +1,236 @@
+"""What is reviewed: a run or a dataset, as one kind of thing.
+
+Knows: how each is read into the index, and how one image's boxes, words and files are found again. Knows nothing about
+decisions or pages.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from engines.datasets.dataset import Dataset, open_dataset
+from engines.errors import DatasetError, DengineError, RunError
+from engines.labels.boxes import Instances
+from engines.labels.rules import DropReason, Rules
+from engines.painting.run_settings import RunSettings
+from engines.review.index import KEPT, Index, Part, part_of_instances
+from engines.runs.journal import IMAGES, JOURNAL, SPARE, Entry, image_name
+
+_FIRST_BLOCK, _BLOCK = 32, 500  # images read into the index at once: the first soon, for somebody waits
+_BREATH = 0.005  # seconds between two blocks, in which who looks already is answered
+_REASONS = tuple(DropReason)
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One image, as it is looked at."""
+
+    name: str  # of its file: what decisions call it
+    file: Path | None  # None: it was never written
+    width: int
+    height: int
+    instances: Instances  # as given: before any threshold or decision
+    prompt: str | None = None
+    reference: str | None = None
+    strength: float | None = None
+    reason: str | None = None  # why it was dropped when it was painted
+
+
+class Source(Protocol):
+    """A run or a dataset."""
+
+    folder: Path  # where decisions are kept
+    kind: str  # "run" or "dataset"
+    title: str
+    class_names: tuple[str, ...]
+
+    def rules(self) -> Rules:
+        """What it takes as labels, by itself."""
+
+    def fill(self, index: Index) -> None:
+        """Read everything into the index. Errors are noted there."""
+
+    def item(self, number: int, place: int) -> Item:
+        """One image, of its number and place in the index."""
+
+    def number_of(self, name: str) -> int | None:
+        """The number of the image of that name."""
+
+    def reference(self, item: Item) -> Path | None:
+        """The image that it was painted from."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
+
+
+class RunSource:
+    """The folder of a run."""
+
+    kind = "run"
+
+    def __init__(self, folder: Path, run: RunSettings) -> None:
+        self.folder, self.run = folder, run
+        self.title, self.class_names = folder.resolve().name, run.class_names
+        self._journal = (folder / JOURNAL).open("rb")  # kept open: a place in it is a file's bytes, whatever happens
+
+    def rules(self) -> Rules:
+        """The run's own."""
+        return self.run.rules
+
+    def fill(self, index: Index) -> None:
+        """Read the journal's whole lines."""
+        path = self.folder / JOURNAL
+        index.total = path.stat().st_size
+        try:
+            with path.open("rb") as file:
+                for part, read in _parts(path, file, len(self.class_names)):
+                    index.add(part)
+                    index.read = read
+                    time.sleep(_BREATH)
+        except (OSError, DengineError) as cause:
+            index.trouble = str(cause)
+        index.complete = True
+
+    def item(self, number: int, place: int) -> Item:
+        """Read one line of the journal again."""
+        entry = Entry.from_line(_line_at(self._journal.fileno(), place))
+        file = self._file(entry.file) if entry.file else None
+        width, height = self.run.frame
+        return Item(
+            entry.file or image_name(entry.index, self.run.suffix), file, width, height, entry.instances,
+            entry.prompt, entry.reference, entry.strength, None if entry.drop is None else entry.drop.text,
+        )  # fmt: skip
+
+    def number_of(self, name: str) -> int | None:
+        """A run's images are named for their jobs."""
+        stem = name.partition(".")[0]
+        return (
+            int(stem)
+            if stem.isdecimal() and len(stem) < 19 and name == image_name(int(stem), self.run.suffix)
+            else None
+        )
+
+    def reference(self, item: Item) -> Path | None:
+        """The whole reference, where the references are still where they were."""
+        return None if item.reference is None else self._references().get(item.reference)
+
+    def close(self) -> None:
+        """Let go of the journal."""
+        self._journal.close()
+
+    def _file(self, name: str) -> Path | None:
+        paths = (self.folder / part / name for part in (IMAGES, SPARE, f".dengine/{SPARE}"))
+        return next((path for path in paths if path.is_file()), None)
+
+    @lru_cache(maxsize=1)  # noqa: B019  a source lives as long as the program
+    def _references(self) -> dict[str, Path]:
+        asked = self.run.options
+        if asked.reference is None:
+            return {}
+        try:
+            found = open_dataset(
+                asked.reference, split=asked.reference_split, skip_bad=True, require_boxes=False,
+                follow_links=asked.follow_links, boxes=asked.boxes,
+            )  # fmt: skip
+        except DatasetError:
+            return {}
+        return {record.name: record.file for record in found.records}
+
+
+class DatasetSource:
+    """A labelled dataset of any format that is read."""
+
+    kind = "dataset"
+
+    def __init__(self, dataset: Dataset, folder: Path) -> None:
+        self.folder, self.dataset = folder, dataset
+        self.title, self.class_names = dataset.root.resolve().name, dataset.class_names
+        self._numbers = {record.name: number for number, record in enumerate(dataset.records)}
+
+    def rules(self) -> Rules:
+        """Everything that is there is a label."""
+        return Rules(dict.fromkeys(self.class_names, 0.0), keep_empty=True)
+
+    def fill(self, index: Index) -> None:
+        """Take the records' boxes."""
+        records = self.dataset.records
+        index.total = len(records)
+        for first in range(0, len(records), _BLOCK):
+            block = records[first : first + _BLOCK]
+            index.add(part_of_instances([record.instances for record in block], first))
+            index.read = first + len(block)
+        index.complete = True
+
+    def item(self, number: int, place: int) -> Item:
+        """A record."""
+        record = self.dataset.records[number]
+        return Item(record.name, record.file, record.width, record.height, record.instances, record.caption)
+
+    def number_of(self, name: str) -> int | None:
+        """By the name that the dataset has for it."""
+        return self._numbers.get(name)
+
+    def reference(self, item: Item) -> Path | None:
+        """A photograph was painted from nothing."""
+        return None
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def with_thresholds(rules: Rules, thresholds: Sequence[float]) -> Rules:
+    """The rules with other thresholds, in the order of the classes."""
+    return replace(rules, thresholds=dict(zip(rules.thresholds, map(float, thresholds), strict=True)))
+
+
+def _parts(path: Path, file: Any, classes: int) -> Iterator[tuple[Part, int]]:
+    """The journal's lines in blocks, and the bytes read so far; a last line that a kill cut short is passed over."""
+    place, part, size = 0, _new_part(), _FIRST_BLOCK
+    for number, line in enumerate(file, start=1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            _note(part, json.loads(line), place, classes)
+        except (ValueError, KeyError, TypeError, IndexError) as cause:
+            raise RunError(
+                f"{path}, line {number}, is not a journal line: what comes after it is not shown."
+            ) from cause
+        place += len(line)
+        if len(part.numbers) >= size:
+            yield part, place
+            part, size = _new_part(), _BLOCK
+    yield part, place
+
+
+def _new_part() -> Part:
+    return Part([], [], [], [], [], [])
+
+
+def _note(part: Part, value: dict[str, Any], place: int, classes: int) -> None:
+    rows, strength = value["boxes"], value["strength"]
+    if any(len(row) != 6 or not 0 <= row[5] < classes for row in rows):
+        raise ValueError("a box of no class")
+    kept = value["outcome"] == "kept"
+    reason = KEPT if kept else 1 + _REASONS.index(DropReason(value.get("drop", "unreadable")))
+    part.numbers.append(int(value["index"]))
+    part.outcomes.append(reason)
+    part.places.append(place)
+    part.strengths.append(float("nan") if strength is None else float(strength))
+    part.counts.append(len(rows))
+    part.rows.extend(rows)
+
+
+def _line_at(descriptor: int, place: int) -> bytes:
+    """The whole line that begins there."""
+    found, step = b"", 1 << 13
+    while b"\n" not in found:
+        block = os.pread(descriptor, step, place + len(found))
+        if not block:
+            raise RunError(f"{JOURNAL} ended while it was read: start the review again.")
+        found += block
+    return found[: found.index(b"\n")]

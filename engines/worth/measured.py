@@ -1,0 +1,48 @@
+"""What a training found on a validation set: the file of it, both ways.
+
+Knows: its fields. Knows nothing about trainings.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engines.common.files import write_atomic
+from engines.datasets.dataset import instances_of
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
+from engines.worth.data import ValSet
+
+FORMAT = 2  # 1: one validation set alone
+
+
+def write_measured(
+    path: Path, val: ValSet, identity: Mapping[str, Any], found: Sequence[Instances], class_names: Sequence[str]
+) -> None:
+    """Write what a training found on a validation set, with its figures; `identity`: all that decides it."""
+    value = {
+        "format": FORMAT,
+        "identity": identity,
+        "val": val.name,
+        "figures": mean_average_precision(instances_of(val.records), found, class_names),
+        "images": [record.name for record in val.records],
+        "detections": [_to_lists(item) for item in found],
+    }
+    write_atomic(path, (json.dumps(value, allow_nan=False) + "\n").encode())
+
+
+def detections_of(stored: Mapping[str, Any]) -> list[Instances]:
+    """What was found on each of the file's `images`."""
+    return [_from_lists(item) for item in stored["detections"]]
+
+
+def _to_lists(found: Instances) -> list[Any]:
+    return [found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()]
+
+
+def _from_lists(value: Sequence[Any]) -> Instances:
+    boxes, scores, labels = value
+    return Instances.of(np.array(boxes, dtype=np.float32), labels, np.array(scores, dtype=np.float32))
