@@ -90,7 +90,7 @@ class RunSettings:
             yield "short_side", f"`short_side` is {quote(self.short_side)}; 1 to {LARGEST_SIDE} was expected"
         if not all(0.0 <= number <= LIMIT for number in (self.frequencies or {}).values()):
             yield "frequencies", "`frequencies` holds a number that no class has an image"
-        if self.options.count is not None and self.options.jobs is not None:
+        if (self.options.count is None) == (self.options.jobs is None):
             yield "count", "one of `count` and `jobs` was expected"
         elif self.options.shard is not None and self.options.jobs is None:
             yield "shard", "`shard` needs `jobs`"

@@ -54,7 +54,7 @@ def test_a_value_that_a_journal_cannot_have_is_refused_with_its_line(tmp_path: P
         ({"class_names": ["a"], "score": 0.3}, None), ({"class_names": ["a", "b\n"]}, "class_names"),
         ({"class_names": ["a", "\ud800"]}, "class_names"), ({"frame": [0, 4]}, "size"), ({"frame": None}, "size"),
         ({"score": None}, "score"), ({"frame": [48, 32]}, None),
-        ({"steps": 10**400}, "steps"), ({"rows": 0}, "rows"), ({"jobs": 8}, "count"), ({"shard": [1, 2]}, "shard"),
+        ({"steps": 10**400}, "steps"), ({"rows": 0}, "rows"), ({"count": None}, "count"), ({"shard": [1, 2]}, "shard"),
         ({"score": 7}, "score"), ({"short_side": 0}, "short_side"), ({"frequencies": {"a": -1.0}}, "frequencies"),
         ({"backend": "\ud800"}, "backend"), ({"format": "9" * 5000}, None),
     ],
