@@ -18,19 +18,18 @@ import json
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
-import time
-import traceback
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a fork has no threads but its own
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
 
-from benchmarks.kill_scenes import Scene, givens, make_models, make_scenes
-from benchmarks.large_checks import SHOWN, different_files, read_hashes
+from kill_scenes import givens, make_models, make_scenes
+from kills import import_libraries, in_peace, one_round, run_alone, run_to_the_end
+
+from benchmarks.large_checks import SHOWN
 from benchmarks.records import parser
 from engines.common.files import write_json
 
@@ -59,6 +58,7 @@ def main() -> int:
             run_to_the_end(words, work / "given" / "paint.log")
         scenes = make_scenes(work, bundle, given.count, given.chunk)
         peace = {verb: in_peace(scenes[verb], work / f"peace-{verb}") for verb in verbs}
+        print(", ".join(f"{verb} {seconds:.1f} s" for verb, (seconds, _) in peace.items()), flush=True)
         rng = random.Random(given.seed)
         weights = [_WEIGHTS[VERBS.index(verb)] for verb in verbs]
         kills = good = number = 0
@@ -95,99 +95,6 @@ def read_options() -> argparse.Namespace:
     options.add_argument("--work", type=Path, help="folder for the runs; kept (default: a temporary one)")
     options.add_argument("--results", type=Path, help="JSON file that counts are added to")
     return options.parse_args()
-
-
-def import_libraries() -> None:
-    """What the verbs import, so that their forks need not."""
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def start(words: Sequence[str], log: Path) -> int:
-    """Give the command in a fork of this process, what it says in a file; the process's number."""
-    sys.stdout.flush()
-    if child := os.fork():
-        return child
-    code = 70
-    try:
-        with log.open("ab") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        from dengine_cli.main import app
-
-        app([str(word) for word in words])
-    except SystemExit as end:
-        code = int(end.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(BaseException):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
-
-
-def run_to_the_end(words: Sequence[str], log: Path) -> None:
-    """Give the command and wait for its end; stops the whole test when it fails by itself."""
-    _, status = os.waitpid(start(words, log), 0)
-    if status:
-        sys.exit(f"{' '.join(words)} ended with {os.waitstatus_to_exitcode(status)}: {log.read_text('utf-8')[-2000:]}")
-
-
-def run_alone(work: Callable[[], object]) -> None:
-    """Do something in a fork, which takes the threads that libraries begin for it with it."""
-    if child := os.fork():
-        _, status = os.waitpid(child, 0)
-        if status:
-            sys.exit("what the kill test needs could not be made")
-        return
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def in_peace(scene: Scene, folder: Path) -> tuple[float, dict[str, str]]:
-    """How many seconds the verb takes, and the hashes of what it leaves."""
-    shutil.rmtree(folder, ignore_errors=True)
-    scene.before(folder)
-    started = time.monotonic()
-    run_to_the_end(scene.words(folder), folder.with_suffix(".log"))
-    seconds, found = time.monotonic() - started, read_hashes(folder)
-    print(f"{folder.name}: {seconds:.1f} s, {len(found)} files", flush=True)
-    return seconds, found
-
-
-def one_round(
-    scene: Scene, folder: Path, seconds: float, expected: dict[str, str], times: int, rng: random.Random
-) -> tuple[int, list[str]]:
-    """Kill so many times, go on to the end, and compare: how often it was killed in time, and what is wrong."""
-    scene.before(folder)
-    log, kills, wrong = folder.with_suffix(".log"), 0, list[str]()
-    words = scene.words(folder)
-    for _ in range(times):
-        if not words:
-            break
-        kills += kill(words, log, rng.uniform(0.0, 1.05 * seconds))
-        wrong += scene.left_wrong(folder)
-        words = scene.again(folder)
-    if words:
-        run_to_the_end(words, log)
-    return kills, wrong + different_files(expected, read_hashes(folder))
-
-
-def kill(words: Sequence[str], log: Path, seconds: float) -> bool:
-    """Give the command and kill it after so many seconds; whether it was still at work."""
-    child = start(words, log)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
 def add_result(file: Path, verb: str, kills: int, good: int) -> None:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import kills
 import pytest
+from kill_scenes import Scene, disagreeing
 
 from benchmarks import kill_test
-from benchmarks.kill_scenes import Scene, disagreeing
 
 
 def in_forks(monkeypatch: pytest.MonkeyPatch, work: Callable[[Path], object]) -> None:
@@ -24,7 +25,7 @@ def in_forks(monkeypatch: pytest.MonkeyPatch, work: Callable[[Path], object]) ->
         finally:
             os._exit(0)
 
-    monkeypatch.setattr(kill_test, "start", start)
+    monkeypatch.setattr(kills, "start", start)
 
 
 def slowly(content: Callable[[], str]) -> Callable[[Path], None]:
@@ -48,21 +49,21 @@ SCENE = Scene(lambda folder: ["make", str(folder)], lambda folder: ["make", str(
 
 def test_what_goes_on_to_the_same_bytes_is_as_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_forks(monkeypatch, slowly(lambda: "the same"))
-    seconds, expected = kill_test.in_peace(SCENE, tmp_path / "peace")
-    kills, wrong = kill_test.one_round(SCENE, tmp_path / "round", seconds / 2, expected, 3, random.Random(1))
-    assert (kills > 0, wrong) == (True, [])
+    seconds, expected = kills.in_peace(SCENE, tmp_path / "peace")
+    times, wrong = kills.one_round(SCENE, tmp_path / "round", seconds / 2, expected, 3, random.Random(1))
+    assert (times > 0, wrong) == (True, [])
 
 
 def test_a_file_that_differs_after_a_kill_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_forks(monkeypatch, slowly(lambda: str(time.monotonic())))
-    seconds, expected = kill_test.in_peace(SCENE, tmp_path / "peace")
-    _, wrong = kill_test.one_round(SCENE, tmp_path / "round", seconds / 2, expected, 1, random.Random(1))
+    seconds, expected = kills.in_peace(SCENE, tmp_path / "peace")
+    _, wrong = kills.one_round(SCENE, tmp_path / "round", seconds / 2, expected, 1, random.Random(1))
     assert wrong == ["annotations.json differs"]
 
 
 def test_what_ends_before_it_is_killed_is_no_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_forks(monkeypatch, lambda folder: None)
-    assert not kill_test.kill(["make", str(tmp_path)], tmp_path / "log", 0.2)
+    assert not kills.kill(["make", str(tmp_path)], tmp_path / "log", 0.2)
 
 
 def test_a_folder_that_contradicts_itself_is_told(tmp_path: Path) -> None:

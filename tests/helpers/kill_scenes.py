@@ -5,15 +5,12 @@ Knows: the six verbs that write folders, and what each promises of its own. Know
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-from engines.measure.alone import ROOT
 
 Words = Callable[[Path], list[str]]
 _PAINT = ("--steps", "2", "--keep-empty", "--engine", "torch", "--precision", "f32", "--threads", "1")
@@ -30,7 +27,7 @@ class Scene:
 
 
 def make_scenes(work: Path, bundle: Path, count: int, chunk: int) -> dict[str, Scene]:
-    """Scenes by verb, all on one toy bundle; their inputs are below `work` once `prepare` was called."""
+    """Scenes by verb, all on one toy bundle; their inputs are below `work`, see `givens`."""
     paint = ["generate", "--bundle", str(bundle), *_PAINT, "--chunk", str(chunk), "--format", "coco,yolo,imagefolder"]
     run, shards = work / "given" / "run", [work / "given" / f"shard{k}" for k in (1, 2)]
     finalize = ["--score", "0.55", "--drop-empty", "--format", "coco,yolo"]
@@ -90,7 +87,6 @@ def make_models(work: Path) -> Path:
 
     bundle = make_toy_bundle(work)
     if not (work / "base").exists():
-        sys.path.append(str(ROOT / "tests" / "helpers"))
         import toy
 
         toy.make_toy_adapter(work / "adapter", toy.make_toy_base(work / "base"))
