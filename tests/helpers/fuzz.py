@@ -57,6 +57,13 @@ class Report:
         """How many mutations were tried."""
         return self.read + self.refused + len(self.problems)
 
+    def __str__(self) -> str:
+        return "\n".join((
+            f"{self.total} mutations: {self.read} read, {self.refused} refused, {len(self.problems)} problems",
+            f"slowest {self.slowest:.2f} s, {self.seconds:.0f} s in all",
+            *self.problems[:40],
+        ))  # fmt: skip
+
 
 class _HangError(BaseException):
     """Raised into a reading that takes too long; no `except Exception` holds it up."""

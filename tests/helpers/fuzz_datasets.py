@@ -185,7 +185,4 @@ def fuzz_datasets(folder: Path, count: int, seed: int = 0) -> Report:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
-        found = fuzz_datasets(Path(place), int(sys.argv[1]), int(sys.argv[2]))
-    print(f"{found.total} mutations: {found.read} read, {found.refused} refused, {len(found.problems)} problems")  # noqa: T201
-    print(f"slowest {found.slowest:.2f} s, {found.seconds:.0f} s in all")  # noqa: T201
-    print("\n".join(found.problems[:40]))  # noqa: T201
+        print(fuzz_datasets(Path(place), int(sys.argv[1]), int(sys.argv[2])))  # noqa: T201
