@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from engines.datasets.dataset import Record, open_dataset
+from engines.datasets.dataset import Record
 from engines.datasets.duplicates import NEAR, near_pairs, thumbnail
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
 from engines.labels.rules import Drop, DropReason, Rules, chosen, drop, quality
+from engines.painting.references import open_references
 from engines.painting.run_settings import RunSettings
 from engines.runs.dataset_files import ANNOTATIONS
 from engines.runs.decisions import read_decisions
@@ -177,10 +178,7 @@ def _references(found: Figures, run: RunSettings) -> list[tuple[Record, tuple[st
         found.notes.append("Painted from text alone: there are no references to compare with.")
         return []
     try:
-        dataset = open_dataset(
-            asked.reference, split=asked.reference_split, skip_bad=True, require_boxes=False,
-            follow_links=asked.follow_links, boxes=asked.boxes,
-        )  # fmt: skip
+        dataset = open_references(asked, skip_bad=True)
     except DatasetError:
         found.notes.append(f"The references, {asked.reference}, are no longer there to compare with.")
         return []

@@ -13,10 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from engines.datasets.dataset import Dataset, open_dataset
+from engines.datasets.dataset import Dataset
 from engines.errors import DatasetError, DengineError, RunError
 from engines.labels.boxes import Instances
 from engines.labels.rules import DropReason, Rules
+from engines.painting.references import open_references
 from engines.painting.run_settings import RunSettings
 from engines.review.index import KEPT, Index, Part, part_of_instances
 from engines.runs.journal import JOURNAL, Entry, find_image, image_name
@@ -135,10 +136,7 @@ class RunSource:
         if asked.reference is None:
             return {}
         try:
-            found = open_dataset(
-                asked.reference, split=asked.reference_split, skip_bad=True, require_boxes=False,
-                follow_links=asked.follow_links, boxes=asked.boxes,
-            )  # fmt: skip
+            found = open_references(asked, skip_bad=True)
         except DatasetError:
             return {}
         return {record.name: record.file for record in found.records}

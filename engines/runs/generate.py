@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from engines.common.events import Event, EventKind, ImageNews, Report, note, silent
 from engines.common.files import sync_folder
 from engines.common.malloc import keep_few_heaps
-from engines.datasets.dataset import open_dataset
 from engines.diffusion.capture import Record, capture
 from engines.errors import RunError
 from engines.labels.rules import Drop, DropReason, drop, is_label
@@ -25,6 +24,7 @@ from engines.painting.jobs import Job, Plan, chunk_ranges, make_job
 from engines.painting.needs import generate_needs
 from engines.painting.networks import cores_for_graphs
 from engines.painting.painter import Painter
+from engines.painting.references import open_references
 from engines.painting.resolve import FormerEngine, make_plan, resolve, wants_compiled
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
@@ -102,10 +102,7 @@ def generate_on(
     references = None
     if settings.reference is not None:
         report(note("reading the references"))
-        references = open_dataset(
-            settings.reference, split=settings.reference_split, skip_bad=settings.skip_bad, require_boxes=False,
-            follow_links=settings.follow_links, boxes=settings.boxes,
-        )  # fmt: skip
+        references = open_references(settings)
         references.tell(report)
     with locked(settings.out), run_errors(settings.out):
         stored = read_run(settings.out)

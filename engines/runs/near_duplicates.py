@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from engines.datasets.dataset import Record, open_dataset
+from engines.datasets.dataset import Record
 from engines.datasets.duplicates import NEAR, Sketches, Thumbnails, near_sketches, sketch, thumbnail
 from engines.datasets.images import read_image
 from engines.errors import DatasetError, RunError
 from engines.painting.jobs import Plan, make_job
+from engines.painting.references import open_references
 from engines.painting.run_settings import RunSettings
 
 REPEATS_IMAGE = "nearly repeats an earlier image"
@@ -96,10 +97,7 @@ def reference_plan(run: RunSettings) -> Plan | None:
             field="near_duplicates",
         )
     try:
-        dataset = open_dataset(
-            asked.reference, split=asked.reference_split, skip_bad=asked.skip_bad, require_boxes=False,
-            follow_links=asked.follow_links, boxes=asked.boxes,
-        )  # fmt: skip
+        dataset = open_references(asked)
     except DatasetError as cause:
         raise RunError(
             f"`near_duplicates` compares with the references: {cause} Or take `near_duplicates=0`.",

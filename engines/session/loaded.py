@@ -21,7 +21,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from engines.adapter.inference import TTA_LOOKS
-from engines.datasets.dataset import open_dataset
 from engines.datasets.images import pixels_of, read_image
 from engines.diffusion.prompts import generic_prompt
 from engines.errors import UsageError
@@ -33,6 +32,7 @@ from engines.painting.jobs import Plan, make_job
 from engines.painting.networks import TextEncoder, cores_for_graphs
 from engines.painting.painter import Painter
 from engines.painting.reader import Reader, batch_for, padded_size
+from engines.painting.references import open_references
 from engines.painting.resolve import make_plan, resolve
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
@@ -128,14 +128,7 @@ class LoadedBundle:
         asked = GenerateSettings(out="unused", jobs=count, **given)
         references = None
         if asked.reference is not None:
-            references = open_dataset(
-                asked.reference,
-                split=asked.reference_split,
-                skip_bad=asked.skip_bad,
-                require_boxes=False,
-                follow_links=asked.follow_links,
-                boxes=asked.boxes,
-            )
+            references = open_references(asked)
         run = resolve(asked, self._bundle, self._backend, references, None)
         return self._painted(count, run, make_plan(run.options, self._bundle, references))
 
