@@ -37,7 +37,8 @@ from engines.errors import ModelError, TrainingError, UsageError, refuse, wrong_
 from engines.labels.boxes import Instances
 from engines.labels.findings import Picture
 from engines.labels.gaps import looks_incomplete
-from engines.labels.thresholds import Choice, choose_thresholds
+from engines.labels.thresholds import choose_thresholds
+from engines.training.adapter_figures import threshold_figures, training_figures
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid, SourceOptions
@@ -199,8 +200,8 @@ def fit_adapter(
         labelled_images=len(dataset.records),
         objects=dataset.objects(),
         thresholds={name: choice.score for name, choice in choices.items() if choice.score is not None},
-        figures=_figures(model, dev_split, train, dev, options, best)
-        | _threshold_figures(choices, options)
+        figures=training_figures(model, dev_split, train, dev, options.steps, best)
+        | threshold_figures(choices, options.precision_goal)
         | _origins(pseudo, names),
     )  # fmt: skip
     save_adapter(out, model, info)
@@ -380,36 +381,3 @@ def training_identity(
         "pseudo_images": len(pseudo),
         "annotations": digest.hexdigest()[:16],
     }
-
-
-def _figures(
-    model: DetectionAdapter,
-    dev_split: DevSplit,
-    train: Sequence[Record],
-    dev: Sequence[Record],
-    options: AdapterTrainOptions,
-    best: Mapping[str, float],
-) -> dict[str, Any]:
-    """How training went, and AP on the dev split by kind of prompt: the prompt should not decide the labels."""
-    figures: dict[str, Any] = {
-        "train_images": len(train),
-        "tune_images": len(dev),
-        "steps": options.steps,
-        "best_step": int(best.get("step", options.steps)),
-    }
-    if dev:
-        kinds: tuple[prompts.PromptKind, ...] = ("generic", "listing", "empty")
-        figures["tune"] = {
-            kind: {name: round(value, 4) for name, value in dev_split.evaluate(model, kind).items()} for kind in kinds
-        }
-    return figures
-
-
-def _threshold_figures(choices: Mapping[str, Choice], options: AdapterTrainOptions) -> dict[str, Any]:
-    """How each class's score threshold came about; a class with too few boxes has its number of boxes alone."""
-    found: dict[str, Any] = {"goal": options.precision_goal}
-    for name, choice in choices.items():
-        found[name] = {"tune_boxes": choice.boxes}
-        if choice.score is not None:
-            found[name] |= {"precision": round(choice.precision, 4), "recall": round(choice.recall, 4)}
-    return {"thresholds": found}
