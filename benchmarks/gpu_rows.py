@@ -35,7 +35,7 @@ from engines.measure.timing import TimedBackend, Use, synchronise, time_calls
 from engines.measure.workload import Workload, WorkloadJobs, jobs_of
 from engines.painting.jobs import make_job
 from engines.painting.painter import Painter
-from engines.painting.resolve import make_plan, resolve
+from engines.painting.resolve import job_source, resolve
 from engines.painting.settings import GenerateSettings
 
 # Of a row, after what warms it up: images, and batches, at least; fewer batches where one takes many seconds.
@@ -120,13 +120,13 @@ def dengine_row(bundle: Bundle, opened: Callable[[], TorchBackend], slots: int, 
     begin_row(backend.device)
     timed = TimedBackend(backend)
     options = resolve(asked, bundle, timed, None, None).options
-    plan = make_plan(options, bundle, None)
+    source = job_source(options, bundle, None)
     quiet: Any = {"stage": lambda text: None, "tick": lambda: None, "record": timed.record}
-    painter = Painter(bundle, timed, options, plan, **quiet)
+    painter = Painter(bundle, timed, options, source, **quiet)
     indices = itertools.count()
 
     def paint(count: int) -> int:
-        jobs = (make_job(plan, options.seed, next(indices)) for _ in range(count))
+        jobs = (make_job(source, options.seed, next(indices)) for _ in range(count))
         return sum(len(outcome.instances) for outcome in painter.paint(jobs, lambda: False))
 
     row = measured(paint, slots, backend.device) | {"steps": options.steps, "precision": backend.precision}

@@ -143,7 +143,7 @@ def write_jobs(folder: Path, workload: Workload, bundle: Bundle, references: Pat
     jobs = []
     for job in made.jobs:
         crop = f"{CROPS}/{job.index:08d}.png"
-        Image.fromarray(read_crop(made.plan, job)).save(folder / crop)
+        Image.fromarray(read_crop(made.source, job)).save(folder / crop)
         found = {"index": job.index, "prompt": job.prompt, "strength": job.strength, "steps": made.steps(job)}
         jobs.append(found | {"crop": crop})
     value = {

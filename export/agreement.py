@@ -26,7 +26,7 @@ from engines.datasets.images import read_image
 from engines.errors import ExportError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import SCORE_FLOOR
-from engines.painting.resolve import make_plan, resolve
+from engines.painting.resolve import job_source, resolve
 from engines.painting.settings import GenerateSettings
 from engines.runs.generate import run
 from engines.runs.journal import IMAGES, JOURNAL, Entry, read_entries
@@ -140,10 +140,10 @@ def _paint(bundle: Bundle, asked: GenerateSettings) -> None:
 def paint_jobs(bundle: Bundle, backend: Backend, asked: GenerateSettings) -> None:
     """The same on a backend that is open already."""
     wanted = resolve(asked, bundle, backend, None, None)
-    plan = make_plan(wanted.options, bundle, None)
+    source = job_source(wanted.options, bundle, None)
     asked.out.mkdir(parents=True)
     run(
-        asked.out, wanted, None, bundle, backend, plan,
+        asked.out, wanted, None, bundle, backend, source,
         report=lambda event: None, stop=lambda: False, started=time.monotonic(),
     )  # fmt: skip
 

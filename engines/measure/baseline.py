@@ -119,7 +119,7 @@ def try_batches(
     _, work, baseline = _opened(settings, tell)
     folder = settings.out / IMAGES
     folder.mkdir(parents=True, exist_ok=True)
-    middle = sum(work.plan.strength) / 2
+    middle = sum(work.source.strength) / 2
     jobs = sorted(work.jobs, key=lambda job: abs((job.strength or middle) - middle))
     rates: dict[str, float] = {}
     for batch in batches:

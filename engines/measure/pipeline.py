@@ -73,7 +73,7 @@ class Baseline:
         self.device = find_device(device)
         self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self._bundle, self._work = bundle, work
-        self.pipe = _load(bundle, self.dtype, references=bool(work.plan.references)).to(self.device)
+        self.pipe = _load(bundle, self.dtype, references=bool(work.source.references)).to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
         self._network = PyramidUNet(self.pipe.unet)
         self._adapter = load_adapter(bundle.folder / "adapter", device=self.device)[0]
@@ -116,7 +116,7 @@ class Baseline:
 
     def unet_call(self, rows: int) -> Callable[[], None]:
         """The pipeline's UNet call alone, as it makes it, on noise."""
-        w, h = (side // self._bundle.vae_stride for side in self._work.plan.frame)
+        w, h = (side // self._bundle.vae_stride for side in self._work.source.frame)
         shapes = self._bundle.specs["unet"].input_shapes({"B": rows, "h": h, "w": w})
         place: Any = {"device": self.device, "dtype": self.dtype}
         sample, states = (torch.randn(shapes[name], **place) for name in ("sample", "encoder_hidden_states"))
@@ -131,10 +131,10 @@ class Baseline:
 
     def _begin(self, jobs: Sequence[Job]) -> dict[str, Any]:
         """What the pipeline begins from: crops of references and a strength, or a size; and the steps to the end."""
-        plan, steps = self._work.plan, self._work.options["steps"]
-        if not plan.references:
-            return {"width": plan.frame[0], "height": plan.frame[1], "num_inference_steps": steps}
-        crops = [Image.fromarray(read_crop(plan, job)) for job in jobs]
+        source, steps = self._work.source, self._work.options["steps"]
+        if not source.references:
+            return {"width": source.frame[0], "height": source.frame[1], "num_inference_steps": steps}
+        crops = [Image.fromarray(read_crop(source, job)) for job in jobs]
         strength = sum(job.strength or 0.0 for job in jobs) / len(jobs)
         return {"image": crops, "strength": strength, "num_inference_steps": pipeline_steps(steps, strength)}
 

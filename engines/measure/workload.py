@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from engines.datasets.dataset import open_dataset
 from engines.diffusion.schedule import Schedules
 from engines.errors import UsageError
-from engines.painting.jobs import Job, Plan, make_job
+from engines.painting.jobs import Job, JobSource, make_job
 from engines.painting.resolve import painting_options
 from engines.painting.settings import GenerateSettings
 
@@ -77,7 +77,7 @@ WORKLOAD = Workload()
 class WorkloadJobs:
     """A workload on one bundle and one folder of references."""
 
-    plan: Plan  # what the jobs have in common
+    source: JobSource  # what the jobs have in common
     jobs: tuple[Job, ...]  # in order, exactly those of `generate`
     options: dict[str, Any]  # as `settings.resolve_options` gives them: guidance, negative prompt, score ...
     schedules: Schedules
@@ -101,7 +101,7 @@ def jobs_of(workload: Workload, bundle: "Bundle", references: Path | None) -> Wo
     asked = workload.generate_settings(Path(), references=references)
     options, schedules = painting_options(asked, bundle)
     dataset = None if references is None else open_dataset(references, require_boxes=False)
-    plan = Plan(
+    source = JobSource(
         frame=workload.frame,
         short_side=bundle.short_side,
         style=bundle.style,
@@ -112,5 +112,5 @@ def jobs_of(workload: Workload, bundle: "Bundle", references: Path | None) -> Wo
         template=options["prompt_template"],
         class_statistics=bundle.adapter_info.class_statistics,
     )
-    jobs = tuple(make_job(plan, workload.seed, index) for index in range(workload.jobs))
-    return WorkloadJobs(plan, jobs, options, schedules)
+    jobs = tuple(make_job(source, workload.seed, index) for index in range(workload.jobs))
+    return WorkloadJobs(source, jobs, options, schedules)

@@ -1,4 +1,4 @@
-"""Jobs: everything that decides image number i, as a pure function of the run's plan, its seed and i.
+"""Jobs: everything that decides image number i, as a pure function of the run's source, its seed and i.
 
 Knows: which reference an index repaints, which part of it, at what strength, and the words of its prompt; and which
 indices make a chunk and a shard. Knows nothing about networks, files or what ran before, so that nothing depends on
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plan:
+class JobSource:
     """What the jobs of a run have in common."""
 
     frame: tuple[int, int]  # (width, height) of a painted image, in pixels
@@ -60,35 +60,35 @@ class Job:
     index: int  # its number in the run
     seed: int  # the run's; with the index, the key of its noise
     prompt: str
-    reference: int | None = None  # which of the plan's references; None: text to image
+    reference: int | None = None  # which of the source's references; None: text to image
     crop: tuple[float, float, float, float] | None = None  # x0, y0, x1, y1 of the part that fills the frame
     flip: bool = False  # mirror the crop left to right
     strength: float | None = None  # how much of the crop is repainted
 
 
-def make_job(plan: Plan, run_seed: int, index: int) -> Job:
+def make_job(source: JobSource, run_seed: int, index: int) -> Job:
     """Job number `index`, a pure function of its arguments.
 
     References are taken in passes, each in a random order of its own, so that all are used equally often; balanced
     ones as often as their share says, rounded up or down in each pass.
     """
     rng = generator(run_seed, index, Stream.JOB)
-    if not plan.references:
-        return Job(index, run_seed, _prompt(plan, _drawn_counts(plan, rng), None, rng))
-    number, place = divmod(index, len(plan.references))
-    reference = _order(run_seed, number, len(plan.references))[place]
-    if plan.balance:
+    if not source.references:
+        return Job(index, run_seed, _prompt(source, _drawn_counts(source, rng), None, rng))
+    number, place = divmod(index, len(source.references))
+    reference = _order(run_seed, number, len(source.references))[place]
+    if source.balance:
         offset = float(generator(run_seed, number, Stream.BALANCE).random())
-        reference = _at(plan.reference_places, (reference + offset) / len(plan.references))
-    record = plan.references[reference]
-    crop = _draw_crop(plan, record.width, record.height, rng)
-    flip = bool(rng.random() < 0.5) and plan.flip
-    low, high = plan.strength
+        reference = _at(source.reference_places, (reference + offset) / len(source.references))
+    record = source.references[reference]
+    crop = _draw_crop(source, record.width, record.height, rng)
+    flip = bool(rng.random() < 0.5) and source.flip
+    low, high = source.strength
     strength = min(max(round(float(rng.uniform(low, high)), 4), low), high)
-    counts = _counts_inside(record, crop, plan.class_names)
+    counts = _counts_inside(record, crop, source.class_names)
     if record.caption is None and len(record.instances) == 0:
-        counts = _drawn_counts(plan, rng)
-    return Job(index, run_seed, _prompt(plan, counts, record.caption, rng), reference, crop, flip, strength)
+        counts = _drawn_counts(source, rng)
+    return Job(index, run_seed, _prompt(source, counts, record.caption, rng), reference, crop, flip, strength)
 
 
 def balanced_shares(counts: Sequence[Mapping[str, int]]) -> npt.NDArray[np.float64]:
@@ -136,13 +136,15 @@ def _order(run_seed: int, number: int, references: int) -> tuple[int, ...]:
     return tuple(generator(run_seed, number, Stream.REFERENCE_ORDER).permutation(references).tolist())
 
 
-def _draw_crop(plan: Plan, width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """A random part of a width x height reference with the frame's shape, at the plan's scale.
+def _draw_crop(
+    source: JobSource, width: int, height: int, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """A random part of a width x height reference with the frame's shape, at the source's scale.
 
     A reference that would not fill the frame at that scale is scaled up until it does.
     """
-    frame_width, frame_height = plan.frame
-    scale = max(plan.short_side / min(width, height), frame_width / width, frame_height / height)
+    frame_width, frame_height = source.frame
+    scale = max(source.short_side / min(width, height), frame_width / width, frame_height / height)
     crop_width, crop_height = min(frame_width / scale, width), min(frame_height / scale, height)
     left = float(rng.uniform(0.0, 1.0)) * (width - crop_width)
     top = float(rng.uniform(0.0, 1.0)) * (height - crop_height)
@@ -159,23 +161,23 @@ def _counts_inside(
     return {class_names[label]: n for label, n in sorted(Counter(found.labels[inside].tolist()).items())}
 
 
-def _drawn_counts(plan: Plan, rng: np.random.Generator) -> dict[str, int]:
+def _drawn_counts(source: JobSource, rng: np.random.Generator) -> dict[str, int]:
     """The classes of one training image of the adapter, drawn at random; none where there are no statistics."""
-    if not plan.class_statistics:
+    if not source.class_statistics:
         return {}
-    if plan.balance:
-        return dict(plan.class_statistics[_at(plan.statistics_places, float(rng.random()))])
-    return dict(plan.class_statistics[int(rng.integers(len(plan.class_statistics)))])
+    if source.balance:
+        return dict(source.class_statistics[_at(source.statistics_places, float(rng.random()))])
+    return dict(source.class_statistics[int(rng.integers(len(source.class_statistics)))])
 
 
-def _prompt(plan: Plan, counts: Mapping[str, int], caption: str | None, rng: np.random.Generator) -> str:
+def _prompt(source: JobSource, counts: Mapping[str, int], caption: str | None, rng: np.random.Generator) -> str:
     """The words: the template's, else the caption's, else the listing of classes, in random order as in training."""
     named = [(name, count) for name, count in counts.items() if count > 0]
     listed = [named[i] for i in rng.permutation(len(named)).tolist()]
-    if plan.template is not None:
+    if source.template is not None:
         classes = " and ".join(f"{count_word(n)} {class_words(name)}" for name, n in listed[:MAX_LISTED])
-        filled = plan.template.format(style=plan.style, classes=classes, caption=caption or "")
+        filled = source.template.format(style=source.style, classes=classes, caption=caption or "")
         return " ".join(filled.split())
     if caption:
-        return f"{generic_prompt(plan.style)} of {caption}"
-    return listing_prompt(plan.style, dict(listed))
+        return f"{generic_prompt(source.style)} of {caption}"
+    return listing_prompt(source.style, dict(listed))

@@ -27,7 +27,7 @@ from engines.diffusion.schedule import Schedules
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
 from engines.painting.finisher import Finished, Finisher, Outcome
-from engines.painting.jobs import Job, Plan
+from engines.painting.jobs import Job, JobSource
 from engines.painting.networks import LARGEST_BATCH, Preparing, TextEncoder, check_finite, fill, prepare
 from engines.painting.settings import PaintOptions
 
@@ -50,7 +50,7 @@ class Painter:
         bundle: "Bundle",
         backend: "Backend",
         options: PaintOptions,
-        plan: Plan,
+        source: JobSource,
         *,
         stage: Callable[[str], None],
         tick: Callable[[], None],
@@ -62,13 +62,13 @@ class Painter:
         `stage` is told what is being prepared, and of prompts that are too long; `tick` of every network call of the
         sampler. `record` makes the recordings on a GPU. `floored` is what a strength means, see `Schedules`.
         """
-        self._options, self._plan = options, plan
+        self._options, self._source = options, source
         w, h = (side // bundle.vae_stride for side in options.size)
         batch = self._batch = min(options.slots, LARGEST_BATCH)
 
         def encoder() -> "Call | None":
             sizes = {"B": batch, "h": h, "w": w}
-            return prepare(bundle, backend, "vae_encoder", sizes) if plan.references else None
+            return prepare(bundle, backend, "vae_encoder", sizes) if source.references else None
 
         def unet() -> "Call":
             paired = options.rows % 2 == 0 and always_guided(options.guidance, options.guidance_interval)
@@ -205,7 +205,7 @@ class Painter:
                 except DatasetError as cause:
                     if not self._options.skip_bad:
                         raise DatasetError(f"{cause} Or leave broken references out with `skip_bad=True`.") from cause
-                    bad.append(Outcome(job, None, Instances.none(), _without_folder(str(cause), self._plan, job)))
+                    bad.append(Outcome(job, None, Instances.none(), _without_folder(str(cause), self._source, job)))
             if not good:
                 return
             yield from zip(good, self._encode(good, crops), strict=True)
@@ -225,7 +225,7 @@ class Painter:
         return in_advance(((job, reader.submit(self._read, job)) for job in jobs), self._advance)
 
     def _read(self, job: Job) -> torch.Tensor:
-        return to_pixels(read_crop(self._plan, job))
+        return to_pixels(read_crop(self._source, job))
 
 
 def in_advance(items: Iterable[Item], count: int) -> Iterator[Item]:
@@ -246,26 +246,26 @@ def longest_first(jobs: Iterable[Job], steps: Callable[[Job], int]) -> Iterator[
         yield from sorted(some, key=lambda job: -steps(job))
 
 
-def _without_folder(message: str, plan: Plan, job: Job) -> str:
+def _without_folder(message: str, source: JobSource, job: Job) -> str:
     """What is wrong with a job's reference, in words that do not depend on where the dataset lies."""
-    record = plan.references[job.reference or 0]
+    record = source.references[job.reference or 0]
     return f"broken reference: {message.replace(str(record.file), record.name)}"
 
 
-def read_crop(plan: Plan, job: Job) -> npt.NDArray[np.uint8]:
+def read_crop(source: JobSource, job: Job) -> npt.NDArray[np.uint8]:
     """The part of its reference that a job repaints, uint8 [H, W, 3] of the frame's size.
 
     Raises DatasetError where the reference is not as its header had it.
     """
     if job.reference is None:
         raise DatasetError(f"Job {job.index} has no reference to crop.")
-    record = plan.references[job.reference]
+    record = source.references[job.reference]
     image = record.pixels()
     if image.shape[:2] != (record.height, record.width):
         found = f"{image.shape[1]}x{image.shape[0]}"
         raise DatasetError(
             f"{record.file} has {found} pixels; its header or annotation said {record.width}x{record.height}."
         )
-    crop = Image.fromarray(image).resize(plan.frame, Image.Resampling.BICUBIC, box=job.crop)
+    crop = Image.fromarray(image).resize(source.frame, Image.Resampling.BICUBIC, box=job.crop)
     pixels = np.array(crop, dtype=np.uint8)
     return np.ascontiguousarray(pixels[:, ::-1]) if job.flip else pixels

@@ -20,7 +20,7 @@ from engines.datasets.dataset import Dataset
 from engines.diffusion.schedule import Schedules, guided_steps
 from engines.errors import BundleError, UsageError
 from engines.labels.scores import ScorePolicy, check_ignore_score, stored
-from engines.painting.jobs import Plan
+from engines.painting.jobs import JobSource
 from engines.painting.run_settings import FORMAT, RunSettings
 from engines.painting.settings import DEFAULTS, FROM_NOISE, JPEG_QUALITY, OPEN, GenerateSettings, PaintOptions
 
@@ -205,9 +205,9 @@ def painting_options(
     return options, Schedules(bundle.scheduler_config, sampler, steps, eta, floored=floored)
 
 
-def make_plan(options: PaintOptions, bundle: "Bundle", references: Dataset | None) -> Plan:
+def job_source(options: PaintOptions, bundle: "Bundle", references: Dataset | None) -> JobSource:
     """What the jobs of a run have in common."""
-    return Plan(
+    return JobSource(
         frame=options.size,
         short_side=bundle.short_side,
         style=bundle.style,

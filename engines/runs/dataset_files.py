@@ -25,12 +25,12 @@ from engines.errors import RunError
 from engines.labels.boxes import Instances
 from engines.labels.rules import Drop, DropReason, Rules, chosen, drop
 from engines.labels.scores import stored
-from engines.painting.jobs import Plan
+from engines.painting.jobs import JobSource
 from engines.painting.run_settings import RunSettings
 from engines.runs.dataset_rules import RULES, Applied, DatasetRules, was_painted, write_rules
 from engines.runs.decisions import Decisions, read_decisions
 from engines.runs.journal import IMAGES, JOURNAL, OWN, SPARE, Entry, find_image, read_entries, remove_images_from
-from engines.runs.near_duplicates import Candidate, find_repeats, reference_plan
+from engines.runs.near_duplicates import Candidate, find_repeats, reference_source
 from engines.runs.preview import PREVIEW_IMAGES, Sample, write_preview
 from engines.runs.run_folder import PREVIEW, RUN
 from engines.runs.summaries import DatasetSummary
@@ -40,18 +40,20 @@ STAGE = f"{OWN}/dataset.tmp"  # where new dataset files are made
 _BEYOND = Drop(DropReason.BEYOND, "beyond the count")
 
 
-def write_dataset(folder: Path, applied: Applied, asked: DatasetRules, plan: Plan | None = None) -> DatasetSummary:
+def write_dataset(
+    folder: Path, applied: Applied, asked: DatasetRules, source: JobSource | None = None
+) -> DatasetSummary:
     """Make the dataset files of a run whose folder is locked, by rules that the run keeps.
 
     applied: what the rules `asked` for come to (`apply_rules`).
-    plan: with the references, for the search for near duplicates; None: they are opened where that needs them.
+    source: with the references, for the search for near duplicates; None: they are opened where that needs them.
     The new files are made beside the old ones. Then `annotations.json` goes, images and files change places, and the
     new one comes: while it is there, everything agrees, whenever a kill came.
     Memory does not grow with the number of images, near duplicates aside.
     """
     _remove_leftovers(folder)
     run, rules, decisions = applied.run, applied.rules, read_decisions(folder)
-    repeats = _repeats(folder, applied, plan)
+    repeats = _repeats(folder, applied, source)
 
     def choose() -> Iterator[_Choice]:
         return _choices(folder / JOURNAL, run, rules, repeats, decisions)
@@ -126,7 +128,7 @@ def _choices(
         yield _Choice(entry, *decisions.choose(entry, rules, chosen(entry.instances, rules), dropped))
 
 
-def _repeats(folder: Path, applied: Applied, plan: Plan | None) -> Mapping[int, str]:
+def _repeats(folder: Path, applied: Applied, source: JobSource | None) -> Mapping[int, str]:
     """The images that the dataset would have, but for what they repeat."""
     run, rules = applied.run, applied.rules
     if not run.options.near_duplicates and not applied.training:
@@ -137,8 +139,8 @@ def _repeats(folder: Path, applied: Applied, plan: Plan | None) -> Mapping[int, 
         Candidate(choice.entry.index, find_image(folder, choice.entry)) for choice in everything if choice.drop is None
     )
     if run.options.near_duplicates:
-        plan = plan or reference_plan(run)
-    return find_repeats(candidates, run, plan if plan and plan.references else None, applied.training)
+        source = source or reference_source(run)
+    return find_repeats(candidates, run, source if source and source.references else None, applied.training)
 
 
 def _count(folder: Path, choices: Iterator[_Choice], run: RunSettings) -> _Tally:

@@ -20,12 +20,12 @@ from engines.diffusion.capture import Record, capture
 from engines.errors import RunError
 from engines.labels.rules import Drop, DropReason, drop, is_label
 from engines.painting.finisher import Outcome
-from engines.painting.jobs import Job, Plan, chunk_ranges, make_job
+from engines.painting.jobs import Job, JobSource, chunk_ranges, make_job
 from engines.painting.needs import generate_needs
 from engines.painting.networks import cores_for_graphs
 from engines.painting.painter import Painter
 from engines.painting.references import open_references
-from engines.painting.resolve import FormerEngine, make_plan, resolve, wants_compiled
+from engines.painting.resolve import FormerEngine, job_source, resolve, wants_compiled
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
 from engines.runs.chunks import OpenChunks
@@ -128,9 +128,9 @@ def generate_on(
         )  # fmt: skip
         backend = wrap(backend)
         wanted = resolve(settings, bundle, backend, references, stored)
-        plan = make_plan(wanted.options, bundle, references)
+        source = job_source(wanted.options, bundle, references)
         return run(
-            settings.out, wanted, stored, bundle, backend, plan,
+            settings.out, wanted, stored, bundle, backend, source,
             report=report, stop=stop, started=started, record=record(backend),
         )  # fmt: skip
 
@@ -145,7 +145,7 @@ def run(
     stored: RunSettings | None,
     bundle: "Bundle",
     backend: "Backend",
-    plan: Plan,
+    source: JobSource,
     *,
     report: Report,
     stop: Callable[[], bool],
@@ -160,16 +160,16 @@ def run(
     with Journal(folder, progress.size) as journal, cores_for_graphs(backend):
         remove_images_from(folder, progress.next_index)  # after the files and lines that name them
         painter = Painter(
-            bundle, backend, wanted.options, plan,
+            bundle, backend, wanted.options, source,
             stage=lambda text: report(note(text)), tick=state.count_tick, record=record, floored=wanted.floored,
         )  # fmt: skip
-        _say_what_is_cut(painter, plan, wanted, progress.chunks)
+        _say_what_is_cut(painter, source, wanted, progress.chunks)
         begun = time.monotonic()
         report(_started(backend.description, state, progress))
         chunks = itertools.islice(_chunks(wanted), progress.chunks, None)
-        _paint_chunks(folder, chunks, wanted, plan, painter, journal, state, report, stop)
+        _paint_chunks(folder, chunks, wanted, source, painter, journal, state, report, stop)
         painting = time.monotonic() - begun
-    dataset = _dataset(folder, wanted, read_rules(folder), state, report, plan)
+    dataset = _dataset(folder, wanted, read_rules(folder), state, report, source)
     return GenerateSummary(
         dataset=dataset,
         painted=state.painted,
@@ -211,7 +211,12 @@ def _complete(
 
 
 def _dataset(
-    folder: Path, wanted: RunSettings, kept: DatasetRules, state: RunState, report: Report, plan: Plan | None = None
+    folder: Path,
+    wanted: RunSettings,
+    kept: DatasetRules,
+    state: RunState,
+    report: Report,
+    source: JobSource | None = None,
 ) -> DatasetSummary:
     """Write the dataset by the rules of the last `finalize`. Raises RunError for a run that gave up."""
     if kept != DatasetRules():
@@ -219,7 +224,7 @@ def _dataset(
             note(f"the dataset is made as last finalized; `finalize(FinalizeSettings({str(folder)!r}))` undoes that")
         )
     report(note("writing the dataset files"))
-    dataset = write_dataset(folder, kept_rules(folder, wanted, kept), kept, plan)
+    dataset = write_dataset(folder, kept_rules(folder, wanted, kept), kept, source)
     if state.gave_up:
         raise _given_up(folder, state, dataset)
     return dataset
@@ -251,7 +256,7 @@ def _paint_chunks(
     folder: Path,
     chunks: Iterator[range],
     wanted: RunSettings,
-    plan: Plan,
+    source: JobSource,
     painter: Painter,
     journal: Journal,
     state: RunState,
@@ -268,7 +273,7 @@ def _paint_chunks(
                 return
             journal.begin(chunk)
             work.begin(chunk)
-            yield (make_job(plan, wanted.options.seed, index) for index in chunk)
+            yield (make_job(source, wanted.options.seed, index) for index in chunk)
 
     quality = wanted.options.jpeg_quality
     threads = writer_threads(painter.on_gpu)
@@ -282,7 +287,7 @@ def _paint_chunks(
         ) as writer:
             for outcome in painter.paint_chunks(begun(), stop, work.another_is_sure):
                 read = painter.prompt_read(outcome.job)
-                work.took(outcome.job.index, _take(outcome, read, wanted, plan, writer, journal, state, report))
+                work.took(outcome.job.index, _take(outcome, read, wanted, source, writer, journal, state, report))
                 _note_written(writer.finished(), journal, state)
             _note_written(writer.drain(), journal, state)
     except BaseException:
@@ -307,7 +312,7 @@ def _take(
     outcome: Outcome,
     prompt: str,
     wanted: RunSettings,
-    plan: Plan,
+    source: JobSource,
     writer: ImageWriter,
     journal: Journal,
     state: RunState,
@@ -319,7 +324,7 @@ def _take(
     entry = Entry(
         index=job.index,
         prompt=prompt,
-        reference=None if job.reference is None else plan.references[job.reference].name,
+        reference=None if job.reference is None else source.references[job.reference].name,
         strength=job.strength,
         drop=dropped,
         file=None,
@@ -348,10 +353,10 @@ def _note_written(written: Iterator[Written], journal: Journal, state: RunState)
             state.first_image = time.monotonic()
 
 
-def _say_what_is_cut(painter: Painter, plan: Plan, wanted: RunSettings, chunk: int) -> None:
+def _say_what_is_cut(painter: Painter, source: JobSource, wanted: RunSettings, chunk: int) -> None:
     """Have the prompts of the first jobs of a chunk read, so that one that is too long is said before painting."""
     for index in itertools.islice(next(itertools.islice(_chunks(wanted), chunk, None), range(0)), _PROMPTS_READ):
-        painter.prompt_read(make_job(plan, wanted.options.seed, index))
+        painter.prompt_read(make_job(source, wanted.options.seed, index))
 
 
 def _chunks(settings: RunSettings) -> Iterator[range]:

@@ -22,7 +22,7 @@ from engines.datasets.dataset import Record
 from engines.datasets.duplicates import NEAR, Sketches, Thumbnails, near_sketches, sketch, thumbnail
 from engines.datasets.images import read_image
 from engines.errors import DatasetError, RunError
-from engines.painting.jobs import Plan, make_job
+from engines.painting.jobs import JobSource, make_job
 from engines.painting.references import open_references
 from engines.painting.run_settings import RunSettings
 
@@ -43,11 +43,11 @@ class Candidate:
 
 
 def find_repeats(
-    candidates: Iterable[Candidate], run: RunSettings, plan: Plan | None, training: Sequence[Path] = ()
+    candidates: Iterable[Candidate], run: RunSettings, source: JobSource | None, training: Sequence[Path] = ()
 ) -> dict[int, str]:
     """The indices of the images that repeat something by `run.options.near_duplicates` or more -> what.
 
-    candidates: in index order; no more are read than the run's count needs. plan: with the references; None without.
+    candidates: in index order; no more are read than the run's count needs. source: with the references; None without.
     training: image files that the networks learned from; where the run drops no repeats, these are compared with all
     the same, by the usual correlation, and with nothing else.
     An image that is dropped itself is nothing that a later one could repeat.
@@ -56,16 +56,16 @@ def find_repeats(
     threshold = run.options.near_duplicates
     found: dict[int, str] = {}
     kept: list[Sketches] = []
-    source = iter(candidates)
+    every = iter(candidates)
     with ThreadPoolExecutor(_THREADS) as pool:
         wholes = None
         learned = sketch(_stacked(pool.map(_thumbnail, training))) if training else None
-        if plan is not None and threshold:
-            wholes = sketch(_stacked(pool.map(partial(_whole, run), plan.references)))
-        while block := list(islice(source, _BLOCK)):
+        if source is not None and threshold:
+            wholes = sketch(_stacked(pool.map(partial(_whole, run), source.references)))
+        while block := list(islice(every, _BLOCK)):
             thumbs = sketch(_stacked(pool.map(_thumbnail, [one.file for one in block])))
-            if plan is not None and wholes is not None:
-                crops = _stacked(pool.map(partial(_crop, run, plan), [one.index for one in block]))
+            if source is not None and wholes is not None:
+                crops = _stacked(pool.map(partial(_crop, run, source), [one.index for one in block]))
                 again = {pair.first for pair in near_sketches(thumbs, wholes, threshold)}
                 again |= set(np.flatnonzero((thumbs.thumbnails * crops).sum(axis=1) >= threshold).tolist())
                 found |= {block[row].index: REPEATS_REFERENCE for row in again}
@@ -80,7 +80,7 @@ def find_repeats(
     return found
 
 
-def reference_plan(run: RunSettings) -> Plan | None:
+def reference_source(run: RunSettings) -> JobSource | None:
     """The references of a run, and how its jobs cropped them; None where there are none to compare with.
 
     Raises RunError where they are gone, or are no longer those that the run was painted from.
@@ -109,7 +109,7 @@ def reference_plan(run: RunSettings) -> Plan | None:
             "`near_duplicates=0`.",
             field="near_duplicates",
         )
-    return Plan(
+    return JobSource(
         frame=asked.size,
         short_side=run.short_side,
         style="",
@@ -142,11 +142,11 @@ def _whole(run: RunSettings, record: Record) -> Thumbnails:
     return _unless_broken(run, record.pixels)
 
 
-def _crop(run: RunSettings, plan: Plan, index: int) -> Thumbnails:
+def _crop(run: RunSettings, source: JobSource, index: int) -> Thumbnails:
     """The thumbnail of what job `index` repainted, mirrored where it was."""
     from engines.painting.painter import read_crop
 
-    return _unless_broken(run, lambda: read_crop(plan, make_job(plan, run.options.seed, index)))
+    return _unless_broken(run, lambda: read_crop(source, make_job(source, run.options.seed, index)))
 
 
 def _unless_broken(run: RunSettings, read: Callable[[], npt.NDArray[np.uint8]]) -> Thumbnails:

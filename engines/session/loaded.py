@@ -28,12 +28,12 @@ from engines.labels.boxes import Instances
 from engines.labels.rules import Rules, chosen, label_rules
 from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy
 from engines.painting.finisher import Outcome
-from engines.painting.jobs import Plan, make_job
+from engines.painting.jobs import JobSource, make_job
 from engines.painting.networks import TextEncoder, cores_for_graphs
 from engines.painting.painter import Painter
 from engines.painting.reader import Reader, batch_for, padded_size
 from engines.painting.references import open_references
-from engines.painting.resolve import make_plan, resolve
+from engines.painting.resolve import job_source, resolve
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
 from engines.session.image import PaintedImage
@@ -130,7 +130,7 @@ class LoadedBundle:
         if asked.reference is not None:
             references = open_references(asked)
         run = resolve(asked, self._bundle, self._backend, references, None)
-        return self._painted(count, run, make_plan(run.options, self._bundle, references))
+        return self._painted(count, run, job_source(run.options, self._bundle, references))
 
     def label(
         self, picture: Picture, score: ScoreLike | None = None, *, name: str | None = None, tta: int = 1
@@ -165,13 +165,13 @@ class LoadedBundle:
             (found,) = reader([pixels], [text(generic_prompt(self._bundle.style))], [key])
         return chosen(found, rules)
 
-    def _painted(self, count: int, run: RunSettings, plan: Plan) -> "Generator[PaintedImage]":
+    def _painted(self, count: int, run: RunSettings, source: JobSource) -> "Generator[PaintedImage]":
         calls = self._free.pop() if self._free else _KeptCalls(self._backend)
         rules = run.rules
         try:
             with cores_for_graphs(self._backend):
-                painter = Painter(self._bundle, calls, run.options, plan, stage=lambda text: None, tick=lambda: None)
-            jobs = (make_job(plan, run.options.seed, index) for index in range(count))
+                painter = Painter(self._bundle, calls, run.options, source, stage=lambda text: None, tick=lambda: None)
+            jobs = (make_job(source, run.options.seed, index) for index in range(count))
             outcomes = painter.paint(jobs, lambda: False)
             while True:
                 with cores_for_graphs(self._backend):  # and between two images they are the caller's
@@ -179,11 +179,11 @@ class LoadedBundle:
                 if outcome is None:
                     break
                 if outcome.pixels is not None:
-                    yield self._image(outcome, outcome.pixels, plan, rules)
+                    yield self._image(outcome, outcome.pixels, source, rules)
         finally:
             self._free.append(calls)
 
-    def _image(self, outcome: Outcome, pixels: npt.NDArray[np.uint8], plan: Plan, rules: Rules) -> PaintedImage:
+    def _image(self, outcome: Outcome, pixels: npt.NDArray[np.uint8], source: JobSource, rules: Rules) -> PaintedImage:
         job = outcome.job
         return PaintedImage(
             pixels=pixels,
@@ -192,7 +192,7 @@ class LoadedBundle:
             prompt=job.prompt,
             class_names=self.class_names,
             index=job.index,
-            reference=None if job.reference is None else plan.references[job.reference].name,
+            reference=None if job.reference is None else source.references[job.reference].name,
             strength=job.strength,
         )
 

@@ -37,7 +37,7 @@ def test_the_peers_get_the_jobs_and_crops_of_generate(
         assert (entry["index"], entry["prompt"], entry["strength"]) == (job.index, job.prompt, job.strength)
         assert entry["steps"] == made.steps(job)
         crop = np.asarray(Image.open(path.parent / entry["crop"]))
-        np.testing.assert_array_equal(crop, read_crop(made.plan, job))
+        np.testing.assert_array_equal(crop, read_crop(made.source, job))
 
 
 def test_peers_paint_every_job_once_in_batches_of_equal_steps() -> None:

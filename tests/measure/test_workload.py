@@ -11,7 +11,7 @@ from engines.datasets.dataset import open_dataset
 from engines.errors import UsageError
 from engines.measure.workload import WORKLOAD, Workload, jobs_of
 from engines.painting.jobs import make_job
-from engines.painting.resolve import make_plan, resolve
+from engines.painting.resolve import job_source, resolve
 
 SMALL = Workload(frame=fakes.FRAME, steps=10, jobs=20, seed=3)
 
@@ -39,11 +39,11 @@ def test_its_jobs_are_those_of_generate(tmp_path: Path, references: Path, with_r
     bundle, backend = fakes.make_bundle(tmp_path), fakes.as_backend(fakes.FakeBackend())
     dataset = open_dataset(references, require_boxes=False) if with_references else None
     run = resolve(SMALL.generate_settings(tmp_path / "out", references=folder), bundle, backend, dataset, None)
-    plan = make_plan(run.options, bundle, dataset)
+    source = job_source(run.options, bundle, dataset)
 
     work = jobs_of(SMALL, bundle, folder)
 
-    assert work.jobs == tuple(make_job(plan, SMALL.seed, index) for index in range(20))
+    assert work.jobs == tuple(make_job(source, SMALL.seed, index) for index in range(20))
     assert {job.reference is not None for job in work.jobs} == {with_references}
     assert (work.options["guidance"], work.options["steps"]) == (4.0, 10)
 

@@ -10,7 +10,7 @@ import pytest
 
 from engines.datasets.dataset import Record
 from engines.labels.boxes import Instances
-from engines.painting.jobs import Job, Plan, balanced_shares, chunk_ranges, make_job
+from engines.painting.jobs import Job, JobSource, balanced_shares, chunk_ranges, make_job
 
 CLASSES = ("rbc", "wbc")
 
@@ -34,25 +34,25 @@ def record(
     )
 
 
-def plan(*references: Record) -> Plan:
-    return Plan(
+def source(*references: Record) -> JobSource:
+    return JobSource(
         frame=(32, 32), short_side=32, style="photo", references=references, class_names=CLASSES, strength=(0.4, 0.8)
     )
 
 
-def jobs(of: Plan, count: int, seed: int = 0) -> list[Job]:
+def jobs(of: JobSource, count: int, seed: int = 0) -> list[Job]:
     return [make_job(of, seed, index) for index in range(count)]
 
 
 def test_a_job_is_a_function_of_plan_seed_and_index() -> None:
-    settings = plan(*(record(f"{i}.jpg", (90, 70)) for i in range(5)))
+    settings = source(*(record(f"{i}.jpg", (90, 70)) for i in range(5)))
     first = jobs(settings, 20)
     assert [make_job(settings, 0, index) for index in reversed(range(20))] == first[::-1]
     assert jobs(settings, 20, seed=1) != first
 
 
 def test_references_are_used_equally_often_and_in_another_order_each_pass() -> None:
-    settings = plan(*(record(f"{i}.jpg") for i in range(7)))
+    settings = source(*(record(f"{i}.jpg") for i in range(7)))
     used = [job.reference for job in jobs(settings, 21)]
     assert set(Counter(used).values()) == {3}
     assert len({tuple(used[i : i + 7]) for i in (0, 7, 14)}) == 3
@@ -60,7 +60,7 @@ def test_references_are_used_equally_often_and_in_another_order_each_pass() -> N
 
 def test_crops_have_the_shape_of_the_frame_and_lie_inside_references_of_any_size() -> None:
     sizes = [(640, 480), (480, 640), (20, 200), (33, 31), (8, 8)]
-    settings = replace(plan(*(record(size=size) for size in sizes)), frame=(48, 32), short_side=40)
+    settings = replace(source(*(record(size=size) for size in sizes)), frame=(48, 32), short_side=40)
     for job in jobs(settings, 50):
         assert job.reference is not None
         assert job.crop is not None
@@ -74,14 +74,14 @@ def test_crops_have_the_shape_of_the_frame_and_lie_inside_references_of_any_size
 
 
 def test_crops_show_the_reference_at_the_adapters_scale() -> None:
-    settings = replace(plan(record(size=(640, 480))), frame=(64, 64), short_side=96)
+    settings = replace(source(record(size=(640, 480))), frame=(64, 64), short_side=96)
     crop = make_job(settings, 0, 0).crop
     assert crop is not None
     assert crop[2] - crop[0] == pytest.approx(64 * 480 / 96)
 
 
 def test_strength_position_and_mirroring_vary_within_their_ranges() -> None:
-    made = jobs(plan(record(size=(200, 100))), 60)
+    made = jobs(source(record(size=(200, 100))), 60)
     strengths = [job.strength or 0.0 for job in made]
     assert min(strengths) >= 0.4
     assert max(strengths) <= 0.8
@@ -91,7 +91,7 @@ def test_strength_position_and_mirroring_vary_within_their_ranges() -> None:
 
 
 def test_no_flip_mirrors_nothing_and_changes_nothing_else() -> None:
-    settings = plan(record(size=(200, 100)))
+    settings = source(record(size=(200, 100)))
     plain = jobs(replace(settings, flip=False), 20)
     assert not any(job.flip for job in plain)
     assert plain == [replace(job, flip=False) for job in jobs(settings, 20)]
@@ -100,7 +100,7 @@ def test_no_flip_mirrors_nothing_and_changes_nothing_else() -> None:
 def test_the_prompt_counts_the_objects_whose_centre_is_in_the_crop() -> None:
     boxes = [(0.0, 0.0, 10.0, 10.0), (2.0, 2.0, 12.0, 12.0), (190.0, 4.0, 198.0, 12.0), (5.0, 5.0, 9.0, 9.0)]
     reference = record(size=(200, 32), boxes=boxes, labels=[0, 0, 1, 1], crowds=[False, False, False, True])
-    settings = plan(reference)
+    settings = source(reference)
     for job in jobs(settings, 40):
         assert job.crop is not None
         left, right = job.crop[0], job.crop[2]
@@ -110,12 +110,12 @@ def test_the_prompt_counts_the_objects_whose_centre_is_in_the_crop() -> None:
 
 
 def test_a_caption_takes_the_place_of_the_classes() -> None:
-    settings = plan(record(boxes=[(0, 0, 64, 48)], caption="two cats on a sofa"))
+    settings = source(record(boxes=[(0, 0, 64, 48)], caption="two cats on a sofa"))
     assert make_job(settings, 0, 0).prompt == "a photo of two cats on a sofa"
 
 
 def test_without_references_classes_are_drawn_from_the_training_images() -> None:
-    settings = replace(plan(), class_statistics=({"rbc": 12, "wbc": 1}, {"rbc": 2}, {}))
+    settings = replace(source(), class_statistics=({"rbc": 12, "wbc": 1}, {"rbc": 2}, {}))
     made = jobs(settings, 60)
     assert {job.prompt for job in made} == {
         "a photo with many rbc and one wbc", "a photo with one wbc and many rbc", "a photo with few rbc", "a photo",
@@ -124,7 +124,7 @@ def test_without_references_classes_are_drawn_from_the_training_images() -> None
 
 
 def test_references_without_labels_take_drawn_classes_too() -> None:
-    settings = replace(plan(record()), class_statistics=({"wbc": 5},))
+    settings = replace(source(record()), class_statistics=({"wbc": 5},))
     assert make_job(settings, 0, 3).prompt == "a photo with several wbc"
 
 
@@ -151,7 +151,7 @@ def test_balanced_shares_give_every_class_the_same_and_leave_nobody_out() -> Non
 
 
 def test_balance_draws_references_with_rare_classes_more_often_and_all_by_their_share() -> None:
-    settings = replace(plan(*(labelled(counts) for counts in RARE)), balance=True)
+    settings = replace(source(*(labelled(counts) for counts in RARE)), balance=True)
     made = jobs(settings, 80)
     used = Counter(job.reference for job in made)
     shares = balanced_shares(RARE)
@@ -165,7 +165,7 @@ def test_balance_draws_references_with_rare_classes_more_often_and_all_by_their_
 
 @pytest.mark.parametrize("references", [(), (record(),)])
 def test_balance_draws_prompts_with_rare_classes_more_often(references: tuple[Record, ...]) -> None:
-    settings = replace(plan(*references), class_statistics=RARE)
+    settings = replace(source(*references), class_statistics=RARE)
     plain, balanced = (
         sum("wbc" in job.prompt for job in jobs(replace(settings, balance=balance), 200)) for balance in (False, True)
     )
@@ -173,16 +173,16 @@ def test_balance_draws_prompts_with_rare_classes_more_often(references: tuple[Re
 
 
 def test_balance_changes_nothing_but_what_is_drawn() -> None:
-    settings = plan(record(size=(200, 100)))
+    settings = source(record(size=(200, 100)))
     assert jobs(replace(settings, balance=True), 10) == jobs(settings, 10)
 
 
 def test_without_statistics_the_prompt_is_generic() -> None:
-    assert make_job(plan(), 0, 0).prompt == "a photo"
+    assert make_job(source(), 0, 0).prompt == "a photo"
 
 
 def test_a_template_words_the_prompt() -> None:
-    settings = replace(plan(), class_statistics=({"rbc": 2},), template="{style}:  {classes}, sharp{caption}")
+    settings = replace(source(), class_statistics=({"rbc": 2},), template="{style}:  {classes}, sharp{caption}")
     assert make_job(settings, 0, 0).prompt == "photo: few rbc, sharp"
 
 

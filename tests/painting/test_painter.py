@@ -12,16 +12,18 @@ from PIL import Image
 
 from engines.datasets.dataset import open_dataset
 from engines.painting import painter as painter_module
-from engines.painting.jobs import Job, Plan, make_job
+from engines.painting.jobs import Job, JobSource, make_job
 from engines.painting.networks import TextEncoder
 from engines.painting.painter import Painter, in_advance, longest_first
-from engines.painting.resolve import make_plan, resolve
+from engines.painting.resolve import job_source, resolve
 from engines.painting.settings import GenerateSettings
 
 STEPS = 10
 
 
-def make_painter(folder: Path, backend: FakeBackend, floored: bool = False, **options: Any) -> tuple[Painter, Plan]:
+def make_painter(
+    folder: Path, backend: FakeBackend, floored: bool = False, **options: Any
+) -> tuple[Painter, JobSource]:
     """A painter of repaintings of three images."""
     data = folder / "data"
     data.mkdir(exist_ok=True)
@@ -31,9 +33,9 @@ def make_painter(folder: Path, backend: FakeBackend, floored: bool = False, **op
     choices: dict[str, Any] = {"jobs": 40, "steps": STEPS, "reference": data, "strength": (0.2, 0.9)} | options
     asked = GenerateSettings(out=folder / "run", **choices)
     wanted = resolve(asked, bundle, as_backend(backend), references, None).options
-    plan = make_plan(wanted, bundle, references)
+    source = job_source(wanted, bundle, references)
     told: dict[str, Any] = {"stage": lambda text: None, "tick": lambda: None}
-    return Painter(bundle, as_backend(backend), wanted, plan, floored=floored, **told), plan
+    return Painter(bundle, as_backend(backend), wanted, source, floored=floored, **told), source
 
 
 def test_jobs_with_the_most_steps_come_first_and_equal_ones_in_their_own_order() -> None:
@@ -59,8 +61,8 @@ def test_a_chunk_of_any_size_is_taken_up_512_jobs_at_a_time() -> None:
 
 def test_every_job_takes_all_steps_and_strength_sets_where_they_begin(tmp_path: Path) -> None:
     backend = FakeBackend()
-    painter, plan = make_painter(tmp_path, backend, slots=4)
-    jobs = [make_job(plan, 0, index) for index in range(8)]
+    painter, source = make_painter(tmp_path, backend, slots=4)
+    jobs = [make_job(source, 0, index) for index in range(8)]
     assert len({job.strength for job in jobs}) == 8
     assert len(list(painter.paint(jobs, lambda: False))) == 8
     assert backend.calls["unet"] == 2 * STEPS + 2  # and a label pass for each batch of 4
@@ -68,8 +70,8 @@ def test_every_job_takes_all_steps_and_strength_sets_where_they_begin(tmp_path: 
 
 def test_the_slots_of_a_chunk_of_an_older_run_empty_nearly_together(tmp_path: Path) -> None:
     backend = FakeBackend()
-    painter, plan = make_painter(tmp_path, backend, floored=True, slots=4)
-    jobs = [make_job(plan, 0, index) for index in range(32)]
+    painter, source = make_painter(tmp_path, backend, floored=True, slots=4)
+    jobs = [make_job(source, 0, index) for index in range(32)]
     outcomes = list(painter.paint(jobs, lambda: False))
     assert sorted(outcome.job.index for outcome in outcomes) == list(range(32))
     steps = sum(int(STEPS * (job.strength or 1.0)) for job in jobs)
@@ -114,13 +116,13 @@ def test_on_a_cpu_nothing_is_read_ahead(tmp_path: Path, monkeypatch: pytest.Monk
     read: list[int] = []
     real = painter_module.read_crop
 
-    def note(plan: Plan, job: Job) -> Any:
+    def note(source: JobSource, job: Job) -> Any:
         read.append(job.index)
-        return real(plan, job)
+        return real(source, job)
 
     monkeypatch.setattr(painter_module, "read_crop", note)
-    painter, plan = make_painter(tmp_path, FakeBackend(), slots=2, strength=(0.5, 0.5))
-    outcomes = painter.paint((make_job(plan, 0, index) for index in range(40)), lambda: False)
+    painter, source = make_painter(tmp_path, FakeBackend(), slots=2, strength=(0.5, 0.5))
+    outcomes = painter.paint((make_job(source, 0, index) for index in range(40)), lambda: False)
     next(outcomes)
     # Two that are done, two that took their slots, two encoded beside them, and the one just asked for.
     assert read == list(range(len(read)))
@@ -129,8 +131,8 @@ def test_on_a_cpu_nothing_is_read_ahead(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_pictures_have_the_size_of_the_frame(tmp_path: Path) -> None:
-    painter, plan = make_painter(tmp_path, FakeBackend(), slots=2)
-    (outcome,) = painter.paint([make_job(plan, 0, 0)], lambda: False)
+    painter, source = make_painter(tmp_path, FakeBackend(), slots=2)
+    (outcome,) = painter.paint([make_job(source, 0, 0)], lambda: False)
     assert outcome.pixels is not None
     assert outcome.pixels.shape == (FRAME[1], FRAME[0], 3)
 

@@ -25,7 +25,7 @@ from engines.runs.near_duplicates import (
     REPEATS_TRAINING,
     Candidate,
     find_repeats,
-    reference_plan,
+    reference_source,
 )
 
 
@@ -106,40 +106,42 @@ def changed(run: RunSettings, **options: Any) -> RunSettings:
 
 def test_an_image_that_repeats_the_crop_it_was_painted_from_goes(tmp_path: Path, data: Path) -> None:
     run = painted_from(data)
-    plan = reference_plan(run)
-    assert plan is not None
+    source = reference_source(run)
+    assert source is not None
     made = candidates(tmp_path / "run", [7, 8, 9, 10])
     for one in made[:2]:
-        Image.fromarray(read_crop(plan, make_job(plan, run.options.seed, one.index))).save(one.file)
-    Image.fromarray(read_crop(plan, make_job(plan, run.options.seed, 999))).save(made[2].file)  # somebody else's crop
-    assert find_repeats(made, run, plan) == {0: REPEATS_REFERENCE, 10: REPEATS_REFERENCE}
+        Image.fromarray(read_crop(source, make_job(source, run.options.seed, one.index))).save(one.file)
+    Image.fromarray(read_crop(source, make_job(source, run.options.seed, 999))).save(
+        made[2].file
+    )  # somebody else's crop
+    assert find_repeats(made, run, source) == {0: REPEATS_REFERENCE, 10: REPEATS_REFERENCE}
 
 
 def test_an_image_that_repeats_any_whole_reference_goes(tmp_path: Path, data: Path) -> None:
     run = painted_from(data)
     made = candidates(tmp_path / "run", [7, 8])
     Image.fromarray(np.ascontiguousarray(picture(2, (96, 64))[:, ::-1])).resize((48, 48)).save(made[1].file)
-    assert find_repeats(made, run, reference_plan(run)) == {10: REPEATS_REFERENCE}
+    assert find_repeats(made, run, reference_source(run)) == {10: REPEATS_REFERENCE}
 
 
 def test_references_that_are_gone_changed_or_unknown_are_named(tmp_path: Path, data: Path) -> None:
     run = painted_from(data)
-    assert reference_plan(changed(run, reference=None)) is None
+    assert reference_source(changed(run, reference=None)) is None
     with refused(RunError, "near_duplicates", tmp_path / "nowhere", "`near_duplicates=0`"):
-        reference_plan(changed(run, reference=tmp_path / "nowhere"))
+        reference_source(changed(run, reference=tmp_path / "nowhere"))
     with refused(RunError, "near_duplicates", "`dengine generate`"):
-        reference_plan(replace(run, short_side=None))
+        reference_source(replace(run, short_side=None))
     (data / "2.png").unlink()
     with refused(RunError, "near_duplicates", data):
-        reference_plan(run)
+        reference_source(run)
 
 
 def test_a_broken_reference_stops_or_is_like_nothing(tmp_path: Path, data: Path) -> None:
     run = painted_from(data)
-    plan = reference_plan(run)
+    source = reference_source(run)
     whole = (data / "1.png").read_bytes()
     (data / "1.png").write_bytes(whole[: len(whole) // 2])
     made = candidates(tmp_path / "run", [7, 8, 9])
     with refused(DatasetError, None, "1.png"):
-        find_repeats(made, run, plan)
-    assert find_repeats(made, changed(run, skip_bad=True), plan) == {}
+        find_repeats(made, run, source)
+    assert find_repeats(made, changed(run, skip_bad=True), source) == {}
