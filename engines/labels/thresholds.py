@@ -125,6 +125,6 @@ def _choose(scores: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], boxes
 
 
 def _standard_error(share: float, count: int) -> float:
-    """Of a share of `count` boxes; Agresti and Coull's (The American Statistician 52, 1998), above 0 at a share of 1."""
+    """Of a share of `count` boxes, as Agresti and Coull have it (The American Statistician 52, 1998): never 0."""
     moved = (share * count + 2) / (count + 4)
     return float(np.sqrt(moved * (1 - moved) / (count + 4)))
