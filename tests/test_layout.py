@@ -23,14 +23,17 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engines.backends",),
     ("engines.painting",),
     ("engines.runs",),
-    ("engines.labelling", "engines.session", "engines.measure", "engines.doctor", "engines.review", "engines.report"),
+    (
+        "engines.labelling", "engines.session", "engines.measure", "engines.doctor", "engines.review", "engines.report",
+        "engines.cluster",
+    ),
     ("export",),
     ("engines.training",),
     ("engines.audit", "engines.worth"),
     ("dengine",),
     ("dengine_cli",),
     ("dengine.__main__",),
-)
+)  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MOST_LINES, LONG_FILES = 300, 5
 MOST_FUNCTION_LINES = 60

@@ -18,9 +18,9 @@ from engines.common.files import sync_folder
 from engines.common.malloc import keep_few_heaps
 from engines.diffusion.capture import Record, capture
 from engines.errors import RunError
-from engines.labels.rules import Drop, DropReason, drop, is_label
+from engines.labels.rules import is_label
 from engines.painting.finisher import Outcome
-from engines.painting.jobs import Job, JobSource, chunk_ranges, make_job
+from engines.painting.jobs import Job, JobSource, make_job
 from engines.painting.needs import generate_needs
 from engines.painting.networks import cores_for_graphs
 from engines.painting.painter import Painter
@@ -35,7 +35,6 @@ from engines.runs.journal import (
     IMAGES,
     JOURNAL,
     PARTIAL,
-    Entry,
     Journal,
     Progress,
     image_name,
@@ -43,6 +42,7 @@ from engines.runs.journal import (
     remove_images_from,
 )
 from engines.runs.near_duplicates import REPEATS
+from engines.runs.outcomes import entry_of
 from engines.runs.run_folder import (
     bring_up_to_date,
     check_folder,
@@ -53,7 +53,7 @@ from engines.runs.run_folder import (
     run_errors,
     start_run,
 )
-from engines.runs.state import HOPELESS, RunState
+from engines.runs.state import RunState, chunks_of, state_of
 from engines.runs.summaries import DatasetSummary, GenerateSummary
 from engines.runs.writer import ImageWriter, Written, writer_threads
 
@@ -112,10 +112,10 @@ def generate_on(
         if stored is not None:
             wanted = resolve(settings, bundle, FormerEngine.of(settings, stored), references, stored)
             check_same(settings.out, wanted, stored)
-            progress = read_progress(settings.out / JOURNAL, _chunks(wanted), wanted)
+            progress = read_progress(settings.out / JOURNAL, chunks_of(wanted), wanted)
             if kept != DatasetRules():  # what can't be had is said before painting; a matched score is found after it
                 kept_rules(settings.out, wanted, replace(kept, score=None if kept.score == "matched" else kept.score))
-            if (state := _state(wanted, progress)).over:
+            if (state := state_of(wanted, progress)).over:
                 return _complete(settings.out, wanted, stored, kept, progress, state, report, started)
         report(note("opening the backend"))
         engine = stored.options.engine if stored and settings.engine == "auto" else settings.engine
@@ -154,8 +154,8 @@ def run(
 ) -> GenerateSummary:
     """Go on with (or begin) a run whose folder is locked, and write its dataset. See `generate`."""
     start_run(folder, wanted, stored)
-    progress = read_progress(folder / JOURNAL, _chunks(wanted), wanted)
-    state = _state(wanted, progress)
+    progress = read_progress(folder / JOURNAL, chunks_of(wanted), wanted)
+    state = state_of(wanted, progress)
     remove_dataset_files(folder)
     with Journal(folder, progress.size) as journal, cores_for_graphs(backend):
         remove_images_from(folder, progress.next_index)  # after the files and lines that name them
@@ -166,7 +166,7 @@ def run(
         _say_what_is_cut(painter, source, wanted, progress.chunks)
         begun = time.monotonic()
         report(_started(backend.description, state, progress))
-        chunks = itertools.islice(_chunks(wanted), progress.chunks, None)
+        chunks = itertools.islice(chunks_of(wanted), progress.chunks, None)
         _paint_chunks(folder, chunks, wanted, source, painter, journal, state, report, stop)
         painting = time.monotonic() - begun
     dataset = _dataset(folder, wanted, read_rules(folder), state, report, source)
@@ -228,18 +228,6 @@ def _dataset(
     if state.gave_up:
         raise _given_up(folder, state, dataset)
     return dataset
-
-
-def _state(wanted: RunSettings, progress: Progress) -> RunState:
-    return RunState(
-        target=_target(wanted),
-        counts_kept=wanted.options.count is not None,
-        hopeless=max(HOPELESS, wanted.options.chunk),
-        rules=wanted.rules,
-        jobs=progress.jobs,
-        kept=progress.kept,
-        unkept=progress.unkept,
-    )
 
 
 def _given_up(folder: Path, state: RunState, dataset: DatasetSummary) -> RunError:
@@ -319,18 +307,8 @@ def _take(
     report: Report,
 ) -> bool:
     """Decide whether an image is kept, and say so; have it written, or its line, with what was read of its prompt."""
-    job = outcome.job
-    dropped = Drop(DropReason.UNREADABLE, outcome.problem) if outcome.problem else drop(outcome.instances, state.rules)
-    entry = Entry(
-        index=job.index,
-        prompt=prompt,
-        reference=None if job.reference is None else source.references[job.reference].name,
-        strength=job.strength,
-        drop=dropped,
-        file=None,
-        sha256=None,
-        instances=outcome.instances,
-    )
+    job, entry = outcome.job, entry_of(outcome, prompt, wanted, source)
+    dropped = entry.drop
     if dropped is None and outcome.pixels is not None:
         name = image_name(job.index, wanted.suffix)
         state.entries[name] = replace(entry, file=name)
@@ -355,18 +333,8 @@ def _note_written(written: Iterator[Written], journal: Journal, state: RunState)
 
 def _say_what_is_cut(painter: Painter, source: JobSource, wanted: RunSettings, chunk: int) -> None:
     """Have the prompts of the first jobs of a chunk read, so that one that is too long is said before painting."""
-    for index in itertools.islice(next(itertools.islice(_chunks(wanted), chunk, None), range(0)), _PROMPTS_READ):
+    for index in itertools.islice(next(itertools.islice(chunks_of(wanted), chunk, None), range(0)), _PROMPTS_READ):
         painter.prompt_read(make_job(source, wanted.options.seed, index))
-
-
-def _chunks(settings: RunSettings) -> Iterator[range]:
-    return chunk_ranges(settings.options.chunk, settings.options.jobs, settings.options.shard)
-
-
-def _target(settings: RunSettings) -> int:
-    """Kept images, or jobs, at which the run is over."""
-    count = settings.options.count
-    return count if count is not None else sum(map(len, _chunks(settings)))
 
 
 def _started(backend: str, state: RunState, progress: Progress) -> Event:

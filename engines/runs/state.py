@@ -3,10 +3,13 @@
 Knows: what is counted, and when that is enough or hopeless. Knows nothing about how images come about.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from engines.labels.rules import Rules
-from engines.runs.journal import Entry
+from engines.painting.jobs import chunk_ranges
+from engines.painting.run_settings import RunSettings
+from engines.runs.journal import Entry, Progress
 
 HOPELESS = 32  # so many jobs in a row without a kept image, or a whole chunk of more, end a run that counts images
 
@@ -44,3 +47,22 @@ class RunState:
     @property
     def over(self) -> bool:
         return self.done >= self.target or self.gave_up
+
+
+def state_of(run: RunSettings, progress: Progress) -> RunState:
+    """How far a run is whose journal got so far."""
+    count = run.options.count
+    return RunState(
+        target=count if count is not None else sum(map(len, chunks_of(run))),
+        counts_kept=count is not None,
+        hopeless=max(HOPELESS, run.options.chunk),
+        rules=run.rules,
+        jobs=progress.jobs,
+        kept=progress.kept,
+        unkept=progress.unkept,
+    )
+
+
+def chunks_of(run: RunSettings) -> Iterator[range]:
+    """The indices of each chunk of a run, or of its shard."""
+    return chunk_ranges(run.options.chunk, run.options.jobs, run.options.shard)
