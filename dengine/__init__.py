@@ -20,6 +20,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engines.audit.audit import audit
     from engines.audit.settings import AuditSettings, AuditSummary
+    from engines.cluster.generate import ClusterSummary, GatherSettings, gather, generate_on_cluster
+    from engines.cluster.settings import ClusterSettings
+    from engines.cluster.status import Status, status
+    from engines.cluster.work import WorkSettings, WorkSummary, work
     from engines.common.events import Event, EventKind, ImageNews
     from engines.doctor import Diagnosis, examine
     from engines.errors import (
@@ -60,6 +64,10 @@ if TYPE_CHECKING:
 _MODULES = {
     "engines.audit.audit": ("audit",),
     "engines.audit.settings": ("AuditSettings", "AuditSummary"),
+    "engines.cluster.generate": ("ClusterSummary", "GatherSettings", "gather", "generate_on_cluster"),
+    "engines.cluster.settings": ("ClusterSettings",),
+    "engines.cluster.status": ("Status", "status"),
+    "engines.cluster.work": ("WorkSettings", "WorkSummary", "work"),
     "engines.common.events": ("Event", "EventKind", "ImageNews"),
     "engines.doctor": ("Diagnosis", "examine"),
     "engines.errors": (
@@ -100,6 +108,8 @@ __all__ = [
     "BuildPlansSettings",
     "BuildPlansSummary",
     "BundleError",
+    "ClusterSettings",
+    "ClusterSummary",
     "DatasetError",
     "DatasetSummary",
     "DengineError",
@@ -112,6 +122,7 @@ __all__ = [
     "ExportSettings",
     "ExportSummary",
     "FinalizeSettings",
+    "GatherSettings",
     "GenerateSettings",
     "GenerateSummary",
     "ImageNews",
@@ -128,6 +139,7 @@ __all__ = [
     "ReviewSettings",
     "ReviewSummary",
     "RunError",
+    "Status",
     "Times",
     "TrainAdapterSettings",
     "TrainAdapterSummary",
@@ -135,6 +147,8 @@ __all__ = [
     "TrainBaseSummary",
     "TrainingError",
     "UsageError",
+    "WorkSettings",
+    "WorkSummary",
     "audit",
     "bench",
     "build_plans",
@@ -142,14 +156,18 @@ __all__ = [
     "examine",
     "export",
     "finalize",
+    "gather",
     "generate",
+    "generate_on_cluster",
     "label",
     "load",
     "merge",
     "report",
     "review",
+    "status",
     "train_adapter",
     "train_base",
+    "work",
 ]
 
 

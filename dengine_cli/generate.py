@@ -1,7 +1,8 @@
 """`dengine generate`: paint annotated images."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,8 +11,10 @@ from dengine_cli.options import Boxes, Device, FollowLinks, Precision, Slots, Th
 from dengine_cli.settings import settings_of
 from engines.common.events import duration
 from engines.common.plurals import counted, plural
+from engines.common.quote import shorten
 
 if TYPE_CHECKING:
+    from engines.painting.settings import GenerateSettings
     from engines.runs.summaries import DatasetSummary, GenerateSummary
 
 EXAMPLE = "dengine generate --count 1000 --bundle bundles/mine --reference my-dataset --out runs/first"
@@ -20,7 +23,13 @@ AFTER_INTERRUPT = "Run the same command again to go on; of what was finished, th
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="Folder of the run: new, or one to go on with.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of the run: new, or one to go on with. With --cluster also an address, such as s3://bucket/run.",
+        ),
+    ],
     count: Annotated[int | None, typer.Option(help="How many images to keep.")] = None,
     jobs: Annotated[
         int | None, typer.Option(help="How many images to paint, kept or not; in place of --count.")
@@ -122,6 +131,30 @@ def command(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken references out and list them.")] = False,
     follow_links: FollowLinks = False,
     boxes: Boxes = "auto",
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHERE",
+            help="Paint on many machines: auto, HOST:PORT or ray://HOST:PORT (a Ray cluster), local (this machine's "
+            "cores or GPUs, a worker each), workers (whoever comes with dengine work).",
+        ),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="With --cluster: where chunks are kept.  [default: inside the run's folder]"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="With --cluster: how many.  [default: as many as there is room for]")
+    ] = None,
+    worker_cpus: Annotated[
+        int | None, typer.Option(help="With --cluster: cores, and threads, of a worker.  [default: --threads, or 1]")
+    ] = None,
+    worker_gpus: Annotated[
+        float | None, typer.Option(help="With --cluster: GPUs of a worker.  [default: 1 where there are some]")
+    ] = None,
+    allow_mixed: Annotated[
+        bool, typer.Option("--allow-mixed", help="With --cluster: use unlike machines; bytes then do not repeat.")
+    ] = False,
 ) -> None:
     """Paint labelled images.
 
@@ -130,13 +163,44 @@ def command(
     again. Defaults in brackets are those of dengine; a bundle may bring its own.
     """
     parameters = locals()
+    from engines.cluster.store import is_url
     from engines.painting.settings import GenerateSettings
     from engines.runs.generate import generate
 
     settings = settings_of(GenerateSettings, parameters)
+    if cluster is not None or is_url(out):
+        on_cluster(settings, parameters)
+        return
     with console.ProgressBars() as bars, console.stop_at_a_good_place(bars.line) as stop:
         summary = generate(settings, report=console.reporter(bars), stop=stop)
     show_run(summary)
+    if summary.interrupted:
+        raise KeyboardInterrupt
+
+
+def on_cluster(settings: "GenerateSettings", parameters: Mapping[str, Any]) -> None:
+    """Paint on many machines, and print what came of it."""
+    from engines.cluster.generate import generate_on_cluster
+    from engines.cluster.settings import ClusterSettings
+    from engines.cluster.store import is_url
+    from engines.errors import UsageError
+
+    out = str(parameters["out"])
+    if parameters["cluster"] is None:
+        raise UsageError(f"`out` is the address {shorten(out, 60)}: say with `cluster` who paints there.", field="out")
+    own = {"store": out, "dataset": False} if is_url(out) else {}
+    cluster = settings_of(ClusterSettings, {**parameters, **own})
+    with console.ProgressBars() as bars, console.stop_at_a_good_place(bars.line) as stop:
+        summary = generate_on_cluster(settings, cluster, report=console.reporter(bars), stop=stop)
+    if summary.painted:
+        speed = f"{summary.images_per_second:.2f} images/s"
+        lost = f", {counted(summary.lost, 'worker')} lost" if summary.lost else ""
+        console.echo(f"painted {counted(summary.painted, 'image')} in {duration(summary.seconds)} ({speed}{lost})")
+    if summary.dataset is not None:
+        show_dataset(summary.dataset)
+    elif not summary.interrupted:
+        console.echo(f"chunks       {out}")
+        console.echo(f"dataset      dengine merge {out} --out FOLDER writes it")
     if summary.interrupted:
         raise KeyboardInterrupt
 

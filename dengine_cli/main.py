@@ -28,8 +28,10 @@ from dengine_cli import (
     merge,
     report,
     review,
+    status,
     train_adapter,
     train_base,
+    work,
 )
 from dengine_cli.flags import renewed, with_flags
 from engines.common.quote import shorten
@@ -48,6 +50,8 @@ VERBS = {
     "label": label,
     "finalize": finalize,
     "merge": merge,
+    "work": work,
+    "status": status,
     "audit": audit,
     "review": review,
     "report": report,

@@ -1,4 +1,4 @@
-"""`dengine merge`: join the shards of a run."""
+"""`dengine merge`: join the shards of a run, or the chunks of one on many machines."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,14 +13,22 @@ AFTER_INTERRUPT = "Run the same command again; the new folder appears whole or n
 
 
 def command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of the shards.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN", help="Folders of the shards; or where one run's chunks are kept.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the whole dataset.")],
 ) -> None:
-    """Join the shards of a run into one dataset.
+    """Join the shards of a run into one dataset, or the chunks of one that many machines painted.
 
-    The result is, byte for byte, what the same run would have made without --shard."""
+    The result is, byte for byte, what the same run would have made without --shard, or without --cluster."""
+    from engines.cluster.generate import GatherSettings, gather
+    from engines.cluster.store import is_url
     from engines.runs.merge import MergeSettings, merge
 
     with console.ProgressBars() as bars:
-        summary = merge(MergeSettings(tuple(runs), out), report=console.reporter(bars))
+        report = console.reporter(bars)
+        if len(runs) == 1 and is_url(runs[0]):
+            summary = gather(GatherSettings(runs[0], out), report=report)
+        else:
+            summary = merge(MergeSettings(tuple(runs), out), report=report)
     show_dataset(summary)

@@ -150,8 +150,16 @@ def forget_chunk(store: Store, commit: Commit) -> None:
 
 def committed_from(store: Store, first: int) -> Iterator[int]:
     """The numbers of the chunks with a commit from `first` on, in any order."""
-    after = f"{CHUNKS}/{first:08d}" if first else None
-    for name in store.names(CHUNKS, after):
+    if store.folder is not None:  # to look into each of a million folders takes long
+        for folder in store.folders(CHUNKS):
+            if (
+                folder.isdecimal()
+                and int(folder) >= first
+                and store.get(f"{CHUNKS}/{folder}/{COMMIT}", first=1) is not None
+            ):
+                yield int(folder)
+        return
+    for name in store.names(CHUNKS, f"{CHUNKS}/{first:08d}" if first else None):
         _, number, file = name.split("/", 2)
         if file == COMMIT and number.isdecimal() and int(number) >= first:
             yield int(number)

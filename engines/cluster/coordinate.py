@@ -51,6 +51,11 @@ class Lost:
 News = Opened | Painted | Lost
 
 
+def unlike(run: RunSettings, other: RunSettings, allow_mixed: bool) -> list[str]:
+    """What keeps one who would paint like `other` from painting the run; engines and devices may be mixed, or not."""
+    return [text for field, text in differences(run, other) if not (allow_mixed and field in _MIXED)]
+
+
 class Pool(Protocol):
     """Workers, wherever they are. It starts them by itself, and others where some are lost."""
 

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterator
 
 from engines.cluster.commits import BLOCK, committed_from, read_block, read_commit, write_block
 from engines.cluster.store import Store
-from engines.errors import RunError
 from engines.painting.run_settings import RunSettings
 from engines.runs.journal import Progress
 from engines.runs.state import RunState, state_of
@@ -52,14 +51,6 @@ class Ledger:
             self._state.unkept = unkept if kept else self._state.unkept + jobs
             self.whole += 1
 
-    def forget(self, number: int) -> None:
-        """A chunk is not there after all. Only one behind those that count may go."""
-        if number < self.whole:
-            raise RunError(f"Chunk {number} counts already, and is gone: start the same command again.")
-        if self.has(number):
-            self.found -= 1
-            self._rows["jobs"][number] = _MISSING
-
     def has(self, number: int) -> bool:
         """Whether a chunk is there."""
         return number < len(self._rows["jobs"]) and self._rows["jobs"][number] != _MISSING
@@ -77,6 +68,11 @@ class Ledger:
     def over(self) -> bool:
         """Whether all that the run uses is there: its first `whole` chunks."""
         return self._state.over
+
+    @property
+    def done(self) -> int:
+        """Kept images, or jobs, of the target that are there, in whichever chunk."""
+        return min(self._sum_kept if self._state.counts_kept else self._sum_jobs, self._state.target)
 
     def wanted(self, busy: Collection[int] = ()) -> Iterator[int]:
         """The chunks to paint next, the lowest first, without those that somebody is `busy` with.

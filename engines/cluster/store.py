@@ -41,6 +41,11 @@ class Store:
         """`inner`: a store of obstore; `folder`: where its objects lie as files, on a disk."""
         self._inner, self.where, self.folder = inner, where, folder
 
+    @property
+    def address(self) -> str:
+        """What `open_store` is given for the same store, from wherever on this machine."""
+        return self.where if self.folder is None else f"file://{self.folder}"
+
     def get(self, name: str, first: int | None = None) -> bytes | None:
         """An object's bytes, or the `first` of them; None where there is no such object."""
         import obstore
@@ -90,6 +95,12 @@ class Store:
             if page is None:
                 return
             yield from (str(item["path"]) for item in page)
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """The names of the folders in `prefix`, of a store that lies on a disk; whatever is in them."""
+        assert self.folder is not None
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder / prefix) as found:
+            yield from (item.name for item in found if item.is_dir())
 
     def check(self) -> None:
         """Raise RunError unless objects can be written here, and a second `create` is refused."""

@@ -169,7 +169,7 @@ def run(
         chunks = itertools.islice(chunks_of(wanted), progress.chunks, None)
         _paint_chunks(folder, chunks, wanted, source, painter, journal, state, report, stop)
         painting = time.monotonic() - begun
-    dataset = _dataset(folder, wanted, read_rules(folder), state, report, source)
+    dataset = finish_run(folder, wanted, read_rules(folder), state, report, source)
     return GenerateSummary(
         dataset=dataset,
         painted=state.painted,
@@ -197,7 +197,7 @@ def _complete(
     start_run(folder, wanted, stored)
     with Journal(folder, progress.size):
         remove_images_from(folder, progress.next_index)
-    dataset = _dataset(folder, wanted, kept, state, report)
+    dataset = finish_run(folder, wanted, kept, state, report)
     return GenerateSummary(
         dataset=dataset,
         painted=0,
@@ -210,7 +210,7 @@ def _complete(
     )
 
 
-def _dataset(
+def finish_run(
     folder: Path,
     wanted: RunSettings,
     kept: DatasetRules,

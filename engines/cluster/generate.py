@@ -1,0 +1,298 @@
+"""`generate` on many machines: the driver.
+
+Knows: the order of it: settings, workers, chunks, the run's folder, its dataset. Paints nothing, and needs no GPU.
+Knows nothing about how workers are reached (`ray_pool`) or who gets which chunk (`coordinate`).
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from engines.cluster.assemble import assemble, gone_chunks
+from engines.cluster.assets import find_bundle, find_references, leave_assets
+from engines.cluster.commits import forget_chunk, read_commit
+from engines.cluster.coordinate import Coordinator, Figures, News, Opened
+from engines.cluster.lease import take_lease
+from engines.cluster.ledger import Ledger
+from engines.cluster.ray_pool import RayPool
+from engines.cluster.records import for_workers, read_run_of, require_run_of, write_asked, write_progress, write_run
+from engines.cluster.settings import OTHERS, ClusterSettings
+from engines.cluster.store import Store, open_store
+from engines.common.events import Event, EventKind, Report, note, silent
+from engines.common.plurals import counted
+from engines.common.schema import AnyPath, settle
+from engines.errors import RunError
+from engines.painting.resolve import FormerEngine, resolve
+from engines.painting.run_settings import RunSettings
+from engines.painting.settings import GenerateSettings
+from engines.runs.dataset_files import remove_dataset_files
+from engines.runs.dataset_rules import read_rules
+from engines.runs.generate import STAGE, finish_run
+from engines.runs.run_folder import check_folder, check_format, check_same, locked, read_run, run_errors, start_run
+from engines.runs.summaries import DatasetSummary
+
+_TELL = 1.0  # seconds between two looks at how far the run is
+_PROBED = 64  # chunks that others may have committed, looked for at once
+_CHUNKS_A_WORKER = 4  # at least, so that all end nearly together
+
+
+@dataclass(frozen=True)
+class ClusterSummary:
+    """What one start of a run on many machines did.
+
+    >>> ClusterSummary(None, painted=8, seconds=2.0, images_per_second=4.0, lost=0, second=0, interrupted=False).lost
+    0
+    """
+
+    dataset: DatasetSummary | None  # None where the run's chunks stay in a store
+    painted: int  # images, by this start
+    seconds: float
+    images_per_second: float
+    lost: int  # workers
+    second: int  # tries of chunks that took long elsewhere
+    interrupted: bool  # stopped before its target; the same command goes on
+
+
+def generate_on_cluster(
+    settings: GenerateSettings,
+    cluster: ClusterSettings,
+    *,
+    report: Report | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> ClusterSummary:
+    """Paint a run on many machines, or go on with one, and write its folder as one machine would.
+
+    Chunks are committed to `cluster.store`, or inside `settings.out`; with `cluster.dataset` off that is all. Once
+    `stop` returns True no new chunk is begun: those in work are finished. Whatever ends it, the same settings go on
+    from what is committed. Raises what `generate` raises, and RunError where another driver is at work.
+
+    >>> from engines.cluster.settings import ClusterSettings
+    >>> settings = GenerateSettings(out="many", jobs=2, steps=2, keep_empty=True)
+    >>> generate_on_cluster(settings, ClusterSettings(cluster="local")).painted
+    2
+    """
+    started, report = time.monotonic(), report or silent
+    with ExitStack() as stack:
+        if cluster.dataset:
+            check_folder(settings.out)
+            stack.enter_context(locked(settings.out))
+            stack.enter_context(run_errors(settings.out))
+        store = open_store(cluster.store or settings.out, make=True)
+        store.check()
+        asked = for_workers(settings, cluster)
+        bundle, references = find_bundle(store, asked), find_references(store, asked)
+        stack.enter_context(lease := take_lease(store, say=lambda text: report(note(text))))
+        run = read_run_of(store)
+        if run is None and cluster.dataset and read_run(settings.out) is not None:
+            raise RunError(f"{settings.out} is a run of one machine: give a new folder.", field="out")
+        figures, over = Figures(), False
+        if run is not None:
+            check_format(settings.out, run)
+            wanted = resolve(asked, bundle, FormerEngine.of(asked, run), references, run)
+            check_same(settings.out, wanted, run)
+            run = run if wanted == run else write_run(store, wanted, new=False)
+            over = _ledger(store, run, settings, cluster).over
+        if not over:
+            write_asked(store, asked)
+            leave_assets(store, asked, bundle, lambda text: report(note(text)))
+            painter = _Painting(store, asked, settings, cluster, report, lease.check, stop)
+            run, figures, over = painter.work(run)
+        painting = time.monotonic() - started
+        dataset = None
+        if run is not None and cluster.dataset:
+            dataset = collect(store, run, _ledger(store, run, settings, cluster), settings.out, report)
+    return ClusterSummary(
+        dataset=dataset,
+        painted=figures.painted,
+        seconds=time.monotonic() - started,
+        images_per_second=figures.painted / painting,
+        lost=figures.lost,
+        second=figures.second,
+        interrupted=not over,
+    )
+
+
+class _Painting:
+    """The part of a start in which there are workers."""
+
+    def __init__(
+        self,
+        store: Store,
+        asked: GenerateSettings,
+        settings: GenerateSettings,
+        cluster: ClusterSettings,
+        report: Report,
+        check: Callable[[], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        self._store, self._asked, self._settings, self._cluster = store, asked, settings, cluster
+        self._report, self._check, self._stop = report, check, stop
+        self._begun, self._told = time.monotonic(), 0.0
+
+    def work(self, run: RunSettings | None) -> tuple[RunSettings | None, Figures, bool]:
+        """Paint until all is there. The run, None where nothing began; the figures; and whether it is over."""
+        with self._pool() as pool:
+            early: list[News] = []
+            while run is None:
+                self._check()
+                if self._stop():
+                    return None, Figures(), False
+                early += pool.poll(_TELL)
+                run = self._first_run(early, pool)
+            ledger = _ledger(self._store, run, self._settings, self._cluster)
+            self._report(Event(EventKind.STARTED, STAGE, self._place(run), ledger.done, ledger.state.target))
+            coordinator = Coordinator(
+                run, ledger, pool, check=self._check, allow_mixed=self._cluster.allow_mixed,
+                say=lambda text: self._report(note(text)), tell=lambda figures: self._tell(ledger, figures),
+                refresh=(lambda: probe(self._store, ledger)) if isinstance(pool, NoPool) else (lambda: None),
+            )  # fmt: skip
+            for news in early:
+                coordinator.take(news)
+            over = coordinator.work(self._stop)
+            ledger.write_index(self._store)
+            self._told = 0.0
+            self._tell(ledger, coordinator.figures)
+            return run, coordinator.figures, over
+
+    @contextmanager
+    def _pool(self) -> Iterator["RayPool | NoPool"]:
+        if self._cluster.cluster == OTHERS:
+            yield NoPool()
+            return
+        self._report(note("reaching the cluster"))
+        with RayPool(self._store.address, self._asked, self._cluster) as pool:
+            self._report(note("opening workers"))
+            yield pool
+
+    def _first_run(self, early: list[News], pool: "RayPool | NoPool") -> RunSettings | None:
+        """What the first worker makes of what was asked for, with chunks for all of them; None while there is none."""
+        first = next((news.run for news in early if isinstance(news, Opened)), None)
+        if first is None or isinstance(pool, NoPool):
+            return read_run_of(self._store)
+        chunk = chunk_for(first, pool.room()) if self._asked.chunk is None else first.options.chunk
+        own = self._settings
+        options = replace(first.options, chunk=chunk, bundle=own.bundle, reference=own.reference)  # as they were given
+        return write_run(self._store, replace(first, options=options), new=True)
+
+    def _place(self, run: RunSettings) -> str:
+        who = "whoever comes" if self._cluster.cluster == OTHERS else f"the cluster {self._cluster.cluster}"
+        return f"{run.backend}, on {who}, {counted(run.options.chunk, 'image')} a chunk"
+
+    def _tell(self, ledger: Ledger, figures: Figures) -> None:
+        now = time.monotonic()
+        if now - self._told < _TELL:
+            return
+        self._told = now
+        speed = figures.painted / (now - self._begun)
+        text = f"{speed:.2f} images/s, {counted(figures.workers, 'worker')}, {figures.lost} lost"
+        text += f", {figures.second} tried twice" if figures.second else ""
+        done, target = ledger.done, ledger.state.target
+        self._report(Event(EventKind.PROGRESS, STAGE, text, done, target))
+        write_progress(self._store, {
+            "done": done, "target": target, "chunks": ledger.found, "images_per_second": round(speed, 4),
+            "workers": figures.workers, "lost": figures.lost, "second_tries": figures.second,
+            "refused": figures.refused, "over": ledger.over,
+        })  # fmt: skip
+
+
+class NoPool:
+    """Nobody of this driver's own: the run is painted by those who come by themselves."""
+
+    def poll(self, seconds: float) -> list[News]:
+        """Nothing, after a while."""
+        time.sleep(seconds)
+        return []
+
+    def paint(self, worker: str, number: int, attempt: int) -> None:
+        """Not called: there is no worker."""
+
+    def dismiss(self, worker: str) -> None:
+        """Not called: there is no worker."""
+
+    def room(self) -> int:
+        """None."""
+        return 0
+
+
+def probe(store: Store, ledger: Ledger) -> None:
+    """Add chunks that others committed, of those that are painted next."""
+    for number in list(islice(ledger.wanted(), _PROBED)):
+        if (commit := read_commit(store, number)) is not None:
+            ledger.add(number, commit.jobs, commit.kept, commit.unkept)
+    ledger.write_index(store)
+
+
+def chunk_for(run: RunSettings, workers: int) -> int:
+    """Jobs in a chunk for so many workers: as one machine takes, but enough chunks for all; a multiple of the slots.
+
+    Decided once: it is in `run.json`, and one machine that is to paint the same bytes is given it.
+    """
+    slots = run.options.slots
+    share = (run.options.count or run.options.jobs or 1) / (max(workers, 1) * _CHUNKS_A_WORKER)
+    return min(run.options.chunk, max(slots, math.ceil(share / slots) * slots))
+
+
+def _ledger(store: Store, run: RunSettings, settings: GenerateSettings, cluster: ClusterSettings) -> Ledger:
+    """What is committed; a commit whose data is gone before it reached the folder does not count."""
+    ledger = Ledger(run)
+    ledger.read(store)
+    if cluster.dataset and store.folder is not None:
+        gone = gone_chunks(store, settings.out, run, ledger.whole)
+        for commit in gone:
+            forget_chunk(store, commit)
+        if gone:
+            ledger = Ledger(run)
+            ledger.read(store)
+    return ledger
+
+
+@dataclass(frozen=True)
+class GatherSettings:
+    """What `gather` is asked for.
+
+    >>> GatherSettings("s3://bucket/run", out="runs/big").out.name
+    'big'
+    """
+
+    run: str  # address of a store, or a run's folder
+    out: AnyPath  # folder for the dataset: new, or the one that an earlier call was given
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+
+def gather(settings: GatherSettings, *, report: Report | None = None) -> DatasetSummary:
+    """Write the folder of a run whose chunks are in a store: what one machine would have left.
+
+    Raises RunError for a run that is not finished, and for a folder that is another one's.
+    """
+    report, folder = report or silent, settings.out
+    store = open_store(settings.run)
+    run = require_run_of(store)
+    ledger = Ledger(run)
+    ledger.read(store)
+    if not ledger.over:
+        raise RunError(
+            f"{store.where} is not finished: {ledger.done} of {ledger.state.target} are there. Go on with it, then "
+            "gather it.",
+            field="runs",
+        )
+    check_folder(folder)
+    with locked(folder), run_errors(folder):
+        return collect(store, run, ledger, folder, report)
+
+
+def collect(store: Store, run: RunSettings, ledger: Ledger, folder: Path, report: Report) -> DatasetSummary:
+    """Write a run's locked folder from what is committed, and its dataset."""
+    start_run(folder, run, read_run(folder))
+    remove_dataset_files(folder)
+
+    def told(chunks: int) -> None:
+        report(Event(EventKind.PROGRESS, "collecting", done=chunks, total=ledger.whole))
+
+    assemble(store, folder, run, ledger.whole, told)
+    return finish_run(folder, run, read_rules(folder), ledger.state, report)
