@@ -38,7 +38,14 @@ def generate_needs(asked: GenerateSettings, bundle: "Bundle", stored: RunSetting
     if frame != bundle.frame:
         build["sizes"] = (frame,) * 3
     graphs = painted_graphs(bundle, slots, rows, frame, references=asked.reference is not None)
+    if options["strength"] == (0.0, 0.0):  # nothing is painted
+        graphs = () if asked.labels == "reference" else _label_graphs(graphs)
     return Needs(graphs, build)
+
+
+def _label_graphs(graphs: Graphs) -> Graphs:
+    """Of what `painter` prepares, what a label pass alone needs."""
+    return tuple(item for place, item in enumerate(graphs) if item[0] != "vae_decoder" and place != 2)
 
 
 def label_needs(bundle: "Bundle", frames: Collection[Size]) -> Needs:
