@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from engines.common.names import class_words
+from engines.common.quote import shorten
 from engines.common.rng import Stream, generator
 from engines.composing.given import Crop, Given, moved
 from engines.composing.masks import Pixels
@@ -58,6 +60,18 @@ class Composer:
             "another box or is too small or too large"
         )
 
+    @property
+    def cut_remark(self) -> str | None:
+        """A line about masks that came out empty, or filled their boxes; None where all were good."""
+        cutter = self._cutter
+        if not cutter.ellipses + cutter.nothing:
+            return None
+        gone = f", and {cutter.nothing} could not be cut" if cutter.nothing else ""
+        return (
+            f"of {cutter.done} objects cut, {cutter.ellipses} are not told from their background by colour, and are "
+            f"ellipses{gone}"
+        )
+
     def draw(self, seed: int, index: int, reference: int, crop: Crop, flip: bool) -> tuple[Paste, ...]:
         """What job `index` pastes into that part of a reference; a pure function."""
         labels = range(len(self._class_names))
@@ -80,15 +94,14 @@ def label_map(class_names: Sequence[str], known: Sequence[str], used: Sequence[i
 
     Raises DatasetError that names the used classes that are not known.
     """
-    from engines.common.names import class_words
-
     places = {class_words(name): place for place, name in enumerate(known)}
     found = tuple(places.get(class_words(name), -1) for name in class_names)
     missing = [class_names[label] for label in sorted(set(used)) if found[label] < 0]
     if missing:
         raise DatasetError(
-            f"The references have the classes {', '.join(missing)[:60]}, which the bundle does not know: it knows "
-            f"{', '.join(known)[:60]}. Give a bundle that was trained on them, or take `labels=adapter`.",
+            f"The references have the classes {shorten(', '.join(missing))}, but the bundle knows "
+            f"{shorten(', '.join(known))}: give a bundle that was trained on them, or leave their labels out with "
+            "`labels=adapter`, without `compose`.",
             field="labels",
         )
     return found

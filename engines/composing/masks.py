@@ -6,11 +6,8 @@ or fill the box. Knows nothing about classes, datasets or where an object is pas
 A patch has H/W pixels, uint8 [H, W, 3]: an object's box and a margin round it.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 _NOISE = 4.0  # of 255: colours of a background that seems even still differ by so much
 _FAR = 2.5  # deviations of the background from which a colour is not of it
@@ -18,21 +15,13 @@ _SHARE = 0.3  # of the distance that the object's clearest pixels have
 _BULGE = 4.0  # exponent of the rounded box that a mask stays in: 2 is an ellipse, more comes nearer the corners
 _REACH = 1.04  # of that rounded box's half sides
 _EMPTY, _FULL = 0.25, 0.97  # share of the ellipse in a box that a mask of an object covers
-_SAME = 0.6  # IoU of a mask's own box with the annotated one, below which it is the mask of something else
+_SAME = 0.75  # IoU of a mask's own box with the annotated one, below which it is the mask of something else
 _ENOUGH = 24  # pixels of a background that are believed
+_OPENED = 12  # pixels of a box's side from which thin threads are taken off its mask
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Box = npt.NDArray[np.float64]  # x0, y0, x1, y1 in a patch's pixels
-
-
-@dataclass(frozen=True, eq=False)
-class Shape:
-    """An object's own pixels."""
-
-    inside: Mask  # [H, W]
-    box: Box  # round them; the annotated one of an ellipse
-    own: bool  # whether the colours gave it; else it is the ellipse in the box
 
 
 def background(pixels: Pixels, free: Mask) -> npt.NDArray[np.float64] | None:
@@ -52,27 +41,28 @@ def outside(shape: tuple[int, int], boxes: Box) -> Mask:
     return free
 
 
-def shape_of(pixels: Pixels, box: Box, others: Box, ground: npt.NDArray[np.float64]) -> Shape | None:
-    """The object of a box [4] in a patch that shows `others` [N, 4], too, on a background of colour `ground`.
+def mask_of(pixels: Pixels, box: Box, others: Box, ground: npt.NDArray[np.float64]) -> tuple[Mask, bool] | None:
+    """The object of a box [4] in a patch that shows `others` [N, 4], too, on a background of colour `ground`: which
+    pixels [H, W] it has, and whether colours told it.
 
-    Where colours do not tell it, it is the ellipse in the box; None where not even that holds a pixel.
+    Where they do not, it is the ellipse in the box; None where not even that holds a pixel.
     """
-    round_box, ellipse = _radius(pixels.shape[:2], box, _BULGE), _radius(pixels.shape[:2], box, 2.0)
-    allowed = (round_box <= _REACH) & (outside(pixels.shape[:2], others) | (ellipse <= 1.0))
-    found = _coloured(pixels, box, allowed, ground)
-    whole = ellipse <= 1.0
-    if not whole.any():
+    rounded, ellipse = _radius(pixels.shape[:2], box, _BULGE), _radius(pixels.shape[:2], box, 2.0) <= 1.0
+    if not ellipse.any():
         return None
-    share = float((found & whole).sum()) / float(whole.sum())
-    if share >= _EMPTY and float(found.sum()) / float(allowed.sum()) <= _FULL:
-        own = _box_of(found)
-        if _iou(own, box) >= _SAME:
-            return Shape(found, own, True)
-    return Shape(whole, box, False)
+    allowed = (rounded <= _REACH) & (outside(pixels.shape[:2], others) | ellipse)
+    found = _coloured(pixels, box, allowed, ground)
+    share = float((found & ellipse).sum()) / float(ellipse.sum())
+    fits = share >= _EMPTY and float(found.sum()) / float(allowed.sum()) <= _FULL
+    if fits and _iou(_box_of(found), box) >= _SAME:
+        return found, True
+    return ellipse, False
 
 
 def _coloured(pixels: Pixels, box: Box, allowed: Mask, ground: npt.NDArray[np.float64]) -> Mask:
     """The pixels whose colour is far from the background's, as one piece without holes."""
+    from scipy import ndimage
+
     free = outside(pixels.shape[:2], box[None])
     values = pixels.astype(np.float64) - ground
     spread = 1.4826 * np.median(np.abs(values[free]), axis=0) if free.sum() >= _ENOUGH else np.zeros(3)
@@ -82,7 +72,7 @@ def _coloured(pixels: Pixels, box: Box, allowed: Mask, ground: npt.NDArray[np.fl
         return np.zeros_like(allowed)
     far = (distance > max(_FAR, _SHARE * float(np.percentile(inside, 90)))) & allowed
     closed = ndimage.binary_fill_holes(ndimage.binary_closing(far, iterations=1) & allowed)
-    if min(box[2] - box[0], box[3] - box[1]) >= 12:
+    if min(box[2] - box[0], box[3] - box[1]) >= _OPENED:
         closed = ndimage.binary_opening(closed, iterations=1)
     pieces, count = ndimage.label(closed)
     if not count:

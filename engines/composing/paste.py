@@ -1,7 +1,8 @@
 """Objects out of one picture and into another.
 
-Knows: how an object is cut with a margin, kept for the next time, scaled, mirrored, turned and put down without a seam,
-and the exact box of what can then be seen of it. Knows nothing about which objects are pasted where (`plan`).
+Knows: how an object is cut with a margin, kept for the next time, scaled, mirrored, turned and put down without a seam.
+Its box is the annotation's own, scaled, mirrored and turned with it: right angles keep it exact, and labels are alike
+on pasted objects and on those that were there. Knows nothing about which objects are pasted where (`plan`).
 
 H/W pixels of a frame or a patch.
 """
@@ -14,10 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy import ndimage
 
 from engines.composing.given import Given, Origin
-from engines.composing.masks import Box, Pixels, background, outside, shape_of
+from engines.composing.masks import Box, Pixels, background, mask_of, outside
 from engines.composing.plan import Paste
 from engines.datasets.records import Record
 from engines.errors import DatasetError
@@ -25,6 +25,7 @@ from engines.labels.boxes import Instances, join
 
 _MARGIN = 0.25  # of an object's longer side, that its patch shows round it
 _LEAST_MARGIN = 4  # pixels
+_SEEN = 0.5  # of a soft mask: an object that is nowhere so solid can't be seen
 _FEATHER = 0.8  # deviation in painted pixels of the blur that makes a mask soft
 _RING = 0.3  # of an object's longer side: how far round its place the background is looked at
 _MOST_SHIFT = 60.0  # of 255, of a colour
@@ -38,9 +39,9 @@ class Cut:
 
     pixels: Pixels  # [H, W, 3]
     inside: npt.NDArray[np.float32]  # [H, W], 0 or 1
-    box: Box  # of the object, in the patch's pixels
-    annotated: Box  # the box that it has in its picture's annotations, the same
+    box: Box  # the annotated one, in the patch's pixels
     ground: npt.NDArray[np.float64]  # colour of the background round it, [3]
+    told: bool  # whether colours told the object from its background; else the mask is an ellipse
 
 
 class Cutter:
@@ -51,6 +52,7 @@ class Cutter:
         self._kept: OrderedDict[tuple[int, int], Cut | None] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
+        self.done, self.ellipses, self.nothing = 0, 0, 0  # objects that were cut, as ellipses, and not at all
 
     def __call__(self, record: int, place: int) -> Cut | None:
         """Object `place` of a record; None where nothing of it can be told from its surroundings.
@@ -64,6 +66,9 @@ class Cutter:
                 return self._kept[key]
         found = cut(self._records[record], place)
         with self._lock:
+            self.done += 1
+            self.nothing += found is None
+            self.ellipses += found is not None and not found.told
             if key not in self._kept:
                 self._kept[key] = found
                 self._bytes += _size(found)
@@ -95,10 +100,10 @@ def cut(record: Record, place: int) -> Cut | None:
         ground = background(patch, outside(patch.shape[:2], (box - corner)[None]))
     if ground is None:
         return None
-    found = shape_of(patch, box - corner, others, ground)
+    found = mask_of(patch, box - corner, others, ground)
     if found is None:
         return None
-    return Cut(np.ascontiguousarray(patch), found.inside.astype(np.float32), found.box, box - corner, ground)
+    return Cut(np.ascontiguousarray(patch), found[0].astype(np.float32), box - corner, ground, found[1])
 
 
 def upright(record: Record) -> Pixels:
@@ -142,8 +147,10 @@ def compose(
 
 def _put(picture: Pixels, piece: Cut, paste: Paste, taken: Box) -> Box | None:
     """Paste an object into a picture, in place; the box of what is seen of it, or None where nothing is."""
-    pixels, alpha, box, annotated = _transformed(piece, paste)
-    x, y = round(paste.x - annotated[0]), round(paste.y - annotated[1])
+    pixels, alpha, box = _transformed(piece, paste)
+    if alpha.max() < _SEEN:
+        return None
+    x, y = round(paste.x - box[0]), round(paste.y - box[1])
     height, width = picture.shape[:2]
     left, top = max(0, -x), max(0, -y)
     right, bottom = min(alpha.shape[1], width - x), min(alpha.shape[0], height - y)
@@ -161,21 +168,23 @@ def _put(picture: Pixels, piece: Cut, paste: Paste, taken: Box) -> Box | None:
     return seen if (seen[2:] - seen[:2] >= 1.0).all() else None
 
 
-def _transformed(piece: Cut, paste: Paste) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Box, Box]:
-    """Pixels [H, W, 3], soft mask [H, W], the object's box and the annotated one, at the scale of the painting."""
+def _transformed(piece: Cut, paste: Paste) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Box]:
+    """Pixels [H, W, 3], soft mask [H, W] and the object's box, at the scale of the painting."""
+    from scipy import ndimage
+
     height, width = piece.inside.shape
     size = max(1, round(width * paste.scale)), max(1, round(height * paste.scale))
     factor = np.array([size[0] / width, size[1] / height] * 2)
     pixels = np.asarray(Image.fromarray(piece.pixels).resize(size, Image.Resampling.BICUBIC), dtype=np.float64)
     mask = np.asarray(Image.fromarray(piece.inside).resize(size, Image.Resampling.BILINEAR), dtype=np.float64)
-    boxes = Instances.of(np.stack([piece.box, piece.annotated]) * factor, [0, 0])
+    boxes = Instances.of((piece.box * factor)[None], [0])
     if paste.flip:
         pixels, mask, boxes = pixels[:, ::-1], mask[:, ::-1], boxes.mirror(size[0])
     for _ in range(paste.turns):
         boxes = boxes.rotate(mask.shape[1])
         pixels, mask = np.rot90(pixels), np.rot90(mask)
     soft = np.clip(ndimage.gaussian_filter(mask, _FEATHER), 0.0, 1.0)
-    return pixels, soft, boxes.boxes[0], boxes.boxes[1]
+    return pixels, soft, boxes.boxes[0]
 
 
 def _ground(picture: Pixels, box: Box, taken: Box) -> npt.NDArray[np.float64] | None:

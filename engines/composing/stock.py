@@ -20,7 +20,7 @@ _COVERED = 0.15  # share of an object's box that another box may cover: more, an
 _LEAST_SIDE = 5.0  # pixels of an object in the painted image
 _LARGEST_SHARE = 0.7  # of a frame's side
 _CROWDED = 95  # percentile of how far an object's box overlaps another, above which it is an exception
-_MOST_CROWDED = 0.5  # whatever the data has: an object that another covers by more can hardly be seen
+_MOST_CROWDED = 0.35  # whatever the data has: an object that another covers by more can hardly be seen
 _MEASURED = 2000  # images whose overlaps are looked at, at most
 
 Bools = npt.NDArray[np.bool_]

@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from engines.common.names import class_words
 from engines.common.rng import Stream, generator
-from engines.composing.composer import Composer
-from engines.composing.plan import Paste
 from engines.diffusion.prompts import MAX_LISTED, count_word, generic_prompt, listing_prompt
 
 if TYPE_CHECKING:
+    from engines.composing.composer import Composer
+    from engines.composing.plan import Paste
     from engines.datasets.dataset import Record
 
 
@@ -42,7 +42,7 @@ class JobSource:
     class_statistics: Sequence[Mapping[str, int]] = ()  # objects by class in training images
     balance: bool = False  # draw references, and classes of training images, by `balanced_shares`
     labels: tuple[int, ...] | None = None  # the run's class for each of the references'; None: theirs are not read
-    composer: Composer | None = None  # pastes objects of references into them
+    composer: "Composer | None" = None  # pastes objects of references into them
 
     @functools.cached_property
     def reference_places(self) -> npt.NDArray[np.float64]:
@@ -68,7 +68,7 @@ class Job:
     crop: tuple[float, float, float, float] | None = None  # x0, y0, x1, y1 of the part that fills the frame
     flip: bool = False  # mirror the crop left to right
     strength: float | None = None  # how much of the crop is repainted
-    pasted: tuple[Paste, ...] = ()  # objects of references that are pasted into it
+    pasted: "tuple[Paste, ...]" = ()  # objects of references that are pasted into it
 
 
 def make_job(source: JobSource, run_seed: int, index: int) -> Job:

@@ -228,6 +228,8 @@ def _contradictions(s: GenerateSettings) -> list[Mistake]:
             ("compose", s.compose and s.reference is None,
              "`compose` without `reference`: its objects are pasted into its images"),
             ("rotate", s.rotate and not s.compose, "`rotate` without `compose`: pasted objects are turned"),
+            ("near_duplicates", s.strength == (0.0, 0.0) and bool(s.near_duplicates),
+             "`near_duplicates` at strength 0, where every image repeats its reference: leave it out"),
             ("jpeg_quality", s.jpeg_quality is not None and s.image_format != "jpeg",
              "`jpeg_quality` with images that are not JPEG"),
         )

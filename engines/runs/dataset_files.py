@@ -80,8 +80,14 @@ def write_dataset(
         dropped=dict(tally.dropped),
         ignored=tally.ignored,
         score=stored(rules.thresholds),
-        frequencies={} if run.options.balance or run.frequencies is None else run.frequencies,
+        frequencies=_expected(run, rules),
     )
+
+
+def _expected(run: RunSettings, rules: Rules) -> dict[str, float]:
+    """How frequent labels of each class are to be expected; of none, where that can't be said."""
+    changed = run.options.balance or run.options.compose or rules.labels != "adapter"
+    return {} if changed or run.frequencies is None else run.frequencies
 
 
 def remove_dataset_files(folder: Path) -> None:

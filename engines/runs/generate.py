@@ -172,6 +172,8 @@ def run(
         chunks = itertools.islice(_chunks(wanted), progress.chunks, None)
         _paint_chunks(folder, chunks, wanted, source, painter, journal, state, report, stop)
         painting = time.monotonic() - begun
+        if source.composer is not None and source.composer.cut_remark is not None:
+            report(note(source.composer.cut_remark))
     dataset = _dataset(folder, wanted, read_rules(folder), state, report, source)
     return GenerateSummary(
         dataset=dataset,
