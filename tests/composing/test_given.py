@@ -25,7 +25,8 @@ def test_an_object_of_which_little_is_left_is_a_region_to_ignore() -> None:
 
 
 def test_crowds_stay_crowds_and_slivers_go() -> None:
-    found = Instances.of([[0, 0, 20, 20], [19.7, 0, 40, 20]], [0, 0], crowd=[True, False])
+    boxes = np.array([[0.0, 0.0, 20.0, 20.0], [19.7, 0.0, 40.0, 20.0]])
+    found = Instances.of(boxes, [0, 0], crowd=[True, False])
     there = moved(found, (0.0, 0.0, 20.0, 20.0), False, (20, 20), (0,))
     assert there.crowd.tolist() == [True]
     assert there.boxes.tolist() == [[0, 0, 20, 20]]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,8 @@ def make_objects(
 ) -> Path:
     """A COCO dataset of such pictures; the first `crowds` boxes are crowds."""
     (folder / "images").mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, discs in enumerate(pictures):
         Image.fromarray(draw(discs, number)).save(folder / "images" / f"{number}.png")
         images.append({"id": number + 1, "file_name": f"{number}.png", "width": SIZE[0], "height": SIZE[1]})

@@ -12,6 +12,7 @@ from PIL import Image
 
 from engines.datasets.dataset import open_dataset
 from engines.painting import painter as painter_module
+from engines.painting.crops import read_job
 from engines.painting.jobs import Job, JobSource, make_job
 from engines.painting.networks import TextEncoder
 from engines.painting.painter import Painter, in_advance, longest_first
@@ -115,7 +116,7 @@ def test_an_item_comes_when_so_many_more_were_asked_for(ahead: int) -> None:
 
 def test_on_a_cpu_nothing_is_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    real = painter_module.read_job
+    real = read_job
 
     def note(source: JobSource, job: Job) -> Any:
         read.append(job.index)

@@ -1,13 +1,14 @@
 """`generate` with labels by construction: whose they are, composed images, and what is painted at strength 0."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fakes import FakeBackend, tree
-from made_objects import make_objects
+from made_objects import USUAL, Disc, make_objects
 from painting import Generate, check_consistent, make_paint, make_references
 from PIL import Image
 from refusals import refused
@@ -105,9 +106,7 @@ def test_composed_objects_are_labels_and_can_be_traced(paint: Generate, tmp_path
     assert pasted > 5
 
 
-def _discs(name: str) -> Any:
-    from made_objects import USUAL
-
+def _discs(name: str) -> Sequence[Disc]:
     return USUAL[int(name.partition(".")[0])]
 
 
@@ -134,11 +133,12 @@ def test_a_composed_run_is_the_same_in_parts_and_after_a_stop(
 
 def test_what_cannot_be_had_is_said_at_once(paint: Generate, tmp_path: Path, data: Path) -> None:
     bare = make_references(tmp_path / "bare", 2)
+    asked: dict[str, Any]
     for asked in ({"labels": "reference"}, {"compose": True}):
         with refused(DatasetError, next(iter(asked))):
             paint(tmp_path / "run", jobs=2, reference=bare, **asked)
         with refused(UsageError, next(iter(asked))):
-            GenerateSettings(out=tmp_path / "run", count=2, **asked)  # type: ignore[arg-type]
+            GenerateSettings(out=tmp_path / "run", count=2, **asked)
     others = make_objects(tmp_path / "others", names=("rbc", "wbc", "dust"))
     with refused(DatasetError, "labels", "dust"):
         paint(tmp_path / "run", jobs=2, reference=others, compose=True)
@@ -146,6 +146,7 @@ def test_what_cannot_be_had_is_said_at_once(paint: Generate, tmp_path: Path, dat
     with refused(DatasetError, "compose"):
         paint(tmp_path / "run", jobs=2, reference=edges, compose=True)
     assert not (tmp_path / "run").exists()
+    wrong: dict[str, Any]
     for wrong in ({"strength": (0.0, 0.5)}, {"rotate": True}, {"labels": "mine"}):
         with refused(UsageError, next(iter(wrong))):
-            GenerateSettings(out=tmp_path / "run", count=2, reference=data, **wrong)  # type: ignore[arg-type]
+            GenerateSettings(out=tmp_path / "run", count=2, reference=data, **wrong)
