@@ -17,7 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engines.common",),
     ("engines.labels",),
     ("engines.datasets",),
-    ("engines.adapter",),
+    ("engines.adapter", "engines.composing"),
     ("engines.bundle",),
     ("engines.diffusion",),
     ("engines.backends",),

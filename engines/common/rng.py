@@ -43,6 +43,7 @@ class Stream(IntEnum):
     REFERENCE_ORDER = 2**21 + 1
     BALANCE = 2**21 + 2
     PIPELINE = 2**21 + 3
+    COMPOSE = 2**21 + 4
 
 
 def generator(*key: int) -> np.random.Generator:

@@ -17,7 +17,7 @@ from engines.datasets.dataset import Record
 from engines.datasets.duplicates import NEAR, near_pairs, thumbnail
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
-from engines.labels.rules import Drop, DropReason, Rules, chosen, drop, quality
+from engines.labels.rules import Drop, DropReason, Rules, drop, quality
 from engines.painting.references import open_references
 from engines.painting.run_settings import RunSettings
 from engines.runs.dataset_files import ANNOTATIONS
@@ -115,8 +115,8 @@ def gather(folder: Path, run: RunSettings, rules: Rules) -> Figures:
         found.painted += 1
         bins = np.minimum((entry.instances.scores * BINS).astype(int), BINS - 1)
         np.add.at(found.scores, (entry.instances.labels, bins), 1)
-        dropped = drop(entry.instances, rules) or entry.drop
-        instances, dropped = decisions.choose(entry, rules, chosen(entry.instances, rules), dropped)
+        dropped = drop(entry.instances, rules, entry.known) or entry.drop
+        instances, dropped = decisions.choose(entry, rules, entry.labels(rules), dropped)
         if dropped is None and run.options.count is not None and found.labels.images == run.options.count:
             continue
         if dropped is None and written and not (folder / IMAGES / str(entry.file)).exists():
@@ -137,7 +137,7 @@ def gather(folder: Path, run: RunSettings, rules: Rules) -> Figures:
     draw.shuffle(sample)
     for picked, into in ((sample[:_SHOWN], found.shown), ([one for *_, one in unsure], found.unsure)):
         for entry in picked:
-            instances = decisions.choose(entry, rules, chosen(entry.instances, rules), None)[0]
+            instances = decisions.choose(entry, rules, entry.labels(rules), None)[0]
             into.append(Picture(find_image(folder, entry), instances.single))
     _compare(found, run)
     return found

@@ -16,7 +16,10 @@ from engines.report.draw import bars, cells, curves, hex_colour, picture, spread
 from engines.report.figures import Figures, Picture, median
 
 STYLE = Path(__file__).with_name("style.css")
-_ASKED = ("count", "jobs", "seed", "size", "steps", "sampler", "guidance", "strength", "reference", "reference_split")
+_ASKED = (
+    "count", "jobs", "seed", "size", "steps", "sampler", "guidance", "strength", "reference", "reference_split",
+    "labels", "compose",
+)  # fmt: skip
 
 
 def page(title: str, run: RunSettings, rules: Rules, found: Figures, command: str) -> str:
