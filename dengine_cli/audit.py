@@ -32,6 +32,9 @@ def command(
         ),
     ] = 0,
     model: Annotated[str | None, typer.Option(help="Base model of the folds.  [default: the bundle's]")] = None,
+    rounds: Annotated[
+        int, typer.Option(help="With --folds: so often they learn, each time with the labels found missing before.")
+    ] = 2,
     steps_scale: Annotated[
         float, typer.Option(help="Length of a fold's training, as a multiple of the usual one.")
     ] = 1.0,

@@ -7,6 +7,7 @@ suspicious is `engines.labels.findings`' matter, and adapters that did not learn
     OUT/audit.html    the worst images with both sets of boxes
     OUT/completed/    where it is asked for: a COCO dataset with the missing labels added
     OUT/folds/        the adapters of the folds
+    OUT/round-2/      where the folds learn in rounds: the same of the second one
 
 The dataset itself is never changed.
 """
@@ -15,18 +16,19 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.audit.complete import write_completed
+from engines.audit.complete import completed, write_completed
 from engines.audit.folds import out_of_fold
 from engines.audit.page import write_page
 from engines.audit.settings import AuditSettings, AuditSummary, check_known
 from engines.common.events import Report, note, silent
 from engines.common.files import write_json
 from engines.common.names import class_words
-from engines.datasets.dataset import Dataset, open_dataset
+from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.diffusion.base_model import local_folder
 from engines.diffusion.prompts import generic_prompt
 from engines.errors import RunError
@@ -69,18 +71,14 @@ def audit(settings: AuditSettings, *, report: Report | None = None) -> AuditSumm
         found, known = _finds(settings, dataset, skipped, report)
         judged = [index for index, one in enumerate(found) if one is not None]
         records = [dataset.records[index] for index in judged]
-        pictures = [
-            Picture(record.width, record.height, record.instances, one, record.outside)
-            for record, one in zip(records, (found[index] for index in judged), strict=True)
-            if one is not None
-        ]
+        pictures = _pictures(records, [one for one in found if one is not None])
         judgement = judge(pictures, len(names), known)
         sure = [one for one in judgement.findings if one.confidence >= settings.confidence]
         write_json(out / REPORT, _content(dataset, records, judgement))
         write_page(out / PAGE, records, pictures, judgement, names, settings.worst, settings.confidence)
         added = 0
         if settings.complete is not None:
-            missing = [one for one in sure if one.kind is FindingKind.MISSING]
+            missing = _missing(judgement, settings.confidence)
             write_completed(out / COMPLETED, records, missing, names, crowds=settings.complete == "crowds")
             added = len(missing)
     return AuditSummary(
@@ -105,15 +103,47 @@ def _finds(
 ) -> tuple[Sequence[Instances | None], list[bool]]:
     """What is found on each image (None: a broken one), in the dataset's classes, and which of these are known."""
     if settings.folds:
-        from engines.bundle.bundle import default_bundle
-
-        name = settings.base or settings.bundle or default_bundle()
-        base = local_folder(name, None, lambda text: report(note(text)))
-        options = settings.fold_options()
-        return out_of_fold(dataset, base, settings.out, settings.folds, options, report), [True] * len(
-            dataset.class_names
-        )
+        return _fold_finds(settings, dataset, report), [True] * len(dataset.class_names)
     return _bundle_finds(settings, dataset, skipped, report)
+
+
+def _fold_finds(settings: AuditSettings, dataset: Dataset, report: Report) -> list[Instances]:
+    """What the folds' adapters find after the last round, each of which learns from what the one before completed.
+
+    An adapter of a later round knows of an image's own labels only what the other folds' adapters passed on.
+    Source: self-training with sparse annotations, as in co-mining (arXiv 2012.01950).
+    """
+    from engines.bundle.bundle import default_bundle
+
+    name = settings.base or settings.bundle or default_bundle()
+    base = local_folder(name, None, lambda text: report(note(text)))
+    options, learned = settings.fold_options(), dataset
+    for number in range(1, settings.rounds):
+        out = _round(settings.out, number)
+        found = out_of_fold(learned, base, out, settings.folds, options, report)
+        judgement = judge(_pictures(dataset.records, found), len(dataset.class_names))
+        missing = _missing(judgement, settings.confidence)
+        report(note(f"round {number}: {len(missing)} labels look forgotten; the next round learns with them"))
+        learned = replace(dataset, records=completed(dataset.records, missing))
+    return out_of_fold(learned, base, _round(settings.out, settings.rounds), settings.folds, options, report)
+
+
+def _round(out: Path, number: int) -> Path:
+    """Where a round's folds lie."""
+    return out if number == 1 else out / f"round-{number}"
+
+
+def _pictures(records: Sequence[Record], found: Sequence[Instances]) -> list[Picture]:
+    """Images with their labels and what was found there."""
+    return [
+        Picture(record.width, record.height, record.instances, one, record.outside)
+        for record, one in zip(records, found, strict=True)
+    ]
+
+
+def _missing(judgement: Judgement, confidence: float) -> list[Finding]:
+    """The labels that are missing, as sure as that."""
+    return [one for one in judgement.findings if one.kind is FindingKind.MISSING and one.confidence >= confidence]
 
 
 def _bundle_finds(

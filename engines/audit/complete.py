@@ -5,7 +5,8 @@ folder; the dataset that was audited is not touched.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +28,39 @@ def write_completed(
     crowd, which teaches and counts nothing. The boxes that were there stay as they are.
     """
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
-    by_image: dict[int, list[Finding]] = {}
-    for one in missing:
-        by_image.setdefault(one.image, []).append(one)
     images = []
-    for index, record in enumerate(records):
-        added = by_image.get(index, [])
+    for record, added, together in _together(records, missing, crowds):
         target = folder / IMAGES / record.name
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(record.file, target)
+        marks: list[dict[str, Any]] = [{} for _ in range(len(record.instances))]
+        marks += [{"added": True, "score": _short(one.score), "confidence": _short(one.confidence)} for one in added]
+        images.append(AnnotatedImage(record.name, record.width, record.height, together, scored=False, marks=marks))
+    info = {"description": DESCRIPTION, "added": len(missing), "as": "crowds" if crowds else "labels"}
+    write_coco(folder / ANNOTATIONS, images, class_names, info)
+
+
+def completed(records: Sequence[Record], missing: Sequence[Finding]) -> list[Record]:
+    """The images with the missing labels behind their own, for an adapter to learn from."""
+    every = _together(records, missing, crowds=False)
+    return [replace(record, instances=together, outside=()) for record, _, together in every]
+
+
+def _together(
+    records: Sequence[Record], missing: Sequence[Finding], crowds: bool
+) -> Iterator[tuple[Record, list[Finding], Instances]]:
+    """(image, what is added to it, its labels with those) of every image."""
+    by_image: dict[int, list[Finding]] = {}
+    for one in missing:
+        by_image.setdefault(one.image, []).append(one)
+    for index, record in enumerate(records):
+        added = by_image.get(index, [])
         new = Instances.of(
             [one.box for one in added if one.box is not None], [one.label for one in added if one.label is not None],
             crowd=[crowds] * len(added),
         )  # fmt: skip
-        marks: list[dict[str, Any]] = [{} for _ in range(len(record.instances))]
-        marks += [{"added": True, "score": _short(one.score), "confidence": _short(one.confidence)} for one in added]
-        together = join([record.instances, new])
-        images.append(AnnotatedImage(record.name, record.width, record.height, together, scored=False, marks=marks))
-    info = {"description": DESCRIPTION, "added": len(missing), "as": "crowds" if crowds else "labels"}
-    write_coco(folder / ANNOTATIONS, images, class_names, info)
+        yield record, added, join([record.instances, new])
 
 
 def _short(value: float | None) -> float | None:

@@ -32,6 +32,7 @@ class AuditSettings:
     bundle: AnyPath | None = None  # whose adapter judges, or with folds whose base is learned on; None: the bundled one
     base: str | AnyPath | None = None  # with folds: a base model in place of a bundle's
     folds: int = 0  # adapters to train, each judging the images that it did not see; 0: the bundle's own judges all
+    rounds: int = 2  # of the folds: each learns with the labels that the one before found missing
     steps_scale: float = 1.0  # of a fold's training: its steps, as a multiple of the usual ones
     training: Mapping[str, Any] = field(default_factory=dict)  # AdapterTrainOptions fields of the folds
     complete: str | None = None  # one of COMPLETIONS: write the dataset with what is missing, as that; None: don't
@@ -51,6 +52,7 @@ class AuditSettings:
         settle(self)
         checks = (
             ("folds", "0, or 2 and more", self.folds == 0 or self.folds >= 2),
+            ("rounds", "1 or more", self.rounds > 0),
             ("steps_scale", "positive", self.steps_scale > 0),
             ("complete", " or ".join(COMPLETIONS), self.complete is None or self.complete in COMPLETIONS),
             ("confidence", "above 0 and at most 1", 0 < self.confidence <= 1),
@@ -62,6 +64,7 @@ class AuditSettings:
             for name, given in (
                 ("base", self.base),
                 ("training", self.training),
+                ("rounds", self.rounds != 2),
                 ("steps_scale", self.steps_scale != 1),
             )
             if given and not self.folds

@@ -35,8 +35,11 @@ def choose_thresholds(
     """The threshold of each class that gives `detections[i]` on `annotations[i]` a precision of `goal`, and finds most.
 
     Thresholds are whole hundredths. One is believed where at least LEAST_BOXES detections score so much; where none
-    of these reaches the goal, the most precise is taken. Of thresholds that find the same boxes, the middle one is,
-    furthest from the boxes on both sides. A class with fewer than LEAST_BOXES annotated boxes gets no threshold.
+    of these reaches the goal, the most precise is taken. A higher one, no less precise, whose recall lies within one
+    standard error of that one's is better: what these images can't tell apart, others can (Breiman et al.,
+    Classification and Regression Trees, 1984, has the rule for the size of a tree). Of thresholds that find the same
+    boxes, the middle one is taken, furthest from the boxes on both sides. A class with fewer than LEAST_BOXES annotated
+    boxes gets no threshold.
     """
     chosen = {}
     for label, name in enumerate(class_names):
@@ -115,5 +118,13 @@ def _choose(scores: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], boxes
         return Choice(boxes, None)
     lowest = next((choice for choice in tried if choice.precision >= goal), None)
     lowest = lowest or max(tried, key=lambda choice: choice.precision)
-    same = [choice for choice in tried if choice.recall == lowest.recall and choice.precision >= lowest.precision]
+    least = lowest.recall - _standard_error(lowest.recall, boxes)
+    highest = [choice for choice in tried if choice.recall >= least and choice.precision >= lowest.precision][-1]
+    same = [choice for choice in tried if choice.recall == highest.recall and choice.precision >= lowest.precision]
     return same[(len(same) - 1) // 2]
+
+
+def _standard_error(share: float, count: int) -> float:
+    """Of a share of `count` boxes, as Agresti and Coull have it (The American Statistician 52, 1998): never 0."""
+    moved = (share * count + 2) / (count + 4)
+    return float(np.sqrt(moved * (1 - moved) / (count + 4)))

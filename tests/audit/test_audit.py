@@ -11,6 +11,7 @@ from fakes import CLASS_NAMES, FakeBackend, FakeCall, as_backend, make_bundle
 from made_data import BOX, make_data
 from refusals import refused
 
+import engines.audit.audit
 import engines.backends.registry
 import engines.bundle.bundle
 from engines.audit.audit import audit
@@ -19,7 +20,7 @@ from engines.audit.page import write_page
 from engines.audit.settings import AuditSettings, AuditSummary
 from engines.common.events import Event
 from engines.common.files import sha256_file
-from engines.datasets.dataset import open_dataset
+from engines.datasets.dataset import Dataset, open_dataset
 from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.errors import DengineError, RunError, UsageError
 from engines.labels.boxes import Instances
@@ -167,7 +168,14 @@ def test_completion_copies_images_in_folders_of_their_own(tmp_path: Path) -> Non
 
 def test_settings_that_make_no_sense_are_refused() -> None:
     good: dict[str, Any] = {"data": "data", "out": "out"}
-    for field, value in (("folds", 1), ("complete", "all"), ("confidence", 0.0), ("worst", -1), ("tta", 3)):
+    for field, value in (
+        ("folds", 1),
+        ("rounds", 0),
+        ("complete", "all"),
+        ("confidence", 0.0),
+        ("worst", -1),
+        ("tta", 3),
+    ):
         with refused(UsageError, field):
             AuditSettings(**(good | {field: value}))
     for field, other in (("base", "base"), ("training", {"steps": 5}), ("steps_scale", 0.5)):
@@ -177,6 +185,27 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         AuditSettings(**good, folds=2, base="base", bundle="bundle")
     with refused(UsageError, None, "stepz"):
         AuditSettings(**good, folds=2, training={"stepz": 5})
+
+
+def test_a_second_round_learns_with_what_the_first_found_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_data(tmp_path / "data")
+    learned: list[tuple[Path, list[int]]] = []
+
+    def finds(dataset: Dataset, base: Path, out: Path, *_: Any) -> list[Instances]:
+        learned.append((out, [len(record.instances) for record in dataset.records]))
+        return [Instances.of([(1.0, 1.0, 6.0, 5.0)], [1], [0.9])] * len(dataset.records)
+
+    monkeypatch.setattr(engines.audit.audit, "out_of_fold", finds)
+    monkeypatch.setattr(engines.audit.audit, "local_folder", lambda *_: tmp_path)
+    asked: dict[str, Any] = {"data": tmp_path / "data", "folds": 2, "base": "base", "complete": "labels"}
+    summary = audit(AuditSettings(out=tmp_path / "out", **asked))
+    assert learned == [(tmp_path / "out", [1] * 5), (tmp_path / "out" / "round-2", [2] * 5)]
+    assert summary.added == 5  # judged by the dataset's own labels, in the last round, too
+    learned.clear()
+    audit(AuditSettings(out=tmp_path / "once", rounds=1, **asked))
+    assert learned == [(tmp_path / "once", [1] * 5)]
 
 
 def test_a_folds_training_is_as_long_as_was_asked() -> None:

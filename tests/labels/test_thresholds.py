@@ -55,6 +55,16 @@ def test_where_the_goal_is_out_of_reach_the_most_precise_threshold_with_enough_b
     assert choose_thresholds([truth], [found([], [])], ("a",), 0.9)["a"].score is None
 
 
+def test_a_surer_threshold_within_a_standard_error_of_the_recall_is_taken() -> None:
+    truth = annotated(list(range(100)))
+    right = found(list(range(96)), [0.8] * 92 + [0.3] * 2 + [0.1] * 2)
+    choice = choose_thresholds([truth], [right], ("a",), 0.9)["a"]
+    assert (choice.score, choice.recall) == (0.2, 0.94)  # the error at 96 of 100 is 2.2 boxes; 0.92 would be four fewer
+    wrong = found([150, 151, 152], [0.25, 0.25, 0.9])
+    choice = choose_thresholds([truth], [join([right, wrong])], ("a",), 0.9)["a"]
+    assert choice.precision == pytest.approx(94 / 95)
+
+
 def test_no_images_choose_nothing() -> None:
     assert choose_thresholds([], [], ("a",), 0.9)["a"].score is None
 
