@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MOST_LINES, LONG_FILES = 300, 5
 MOST_FUNCTION_LINES = 60
-MOST_BENCHMARK_LINES = 3160  # 3000 was the aim before the bars of audit and the scenes of the kill test came
+MOST_BENCHMARK_LINES = 3000
 FLAG = re.compile(r"(?<![\w-])--[a-zA-Z{]")
 NOT_OURS = re.compile(r"pip install --\S+|--query-gpu=|--format=csv")  # flags of pip and nvidia-smi
 
