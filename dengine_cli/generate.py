@@ -166,6 +166,11 @@ def show_run(summary: "GenerateSummary") -> None:
             f"painted {counted(summary.painted, 'image')} in {duration(summary.seconds)} ({speed}{first_text})"
         )
     show_dataset(summary.dataset)
+    if (found := summary.likeness) is not None:
+        if found.remark is None:
+            console.echo(f"likeness     {found.figures}")
+        else:
+            console.note(found.remark)
 
 
 def _more_than_expected(summary: "DatasetSummary") -> list[str]:

@@ -23,6 +23,8 @@ class Stream(IntEnum):
     UNET_VIEWS = 3
     UNET_STEP = 4
     UNET_NOISE = 5
+    ASSESS_VIEWS = 6
+    ASSESS_NOISE = 7
     # An adapter's training: (seed, stream, ...).
     ADAPTER_ORDER = 20
     ADAPTER_GROUPS = 21

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from engines.common.events import Event, EventKind, ImageNews, Report, note, silent
 from engines.common.files import sync_folder
 from engines.common.malloc import keep_few_heaps
+from engines.datasets.dataset import Dataset
+from engines.diffusion.base_notes import bad_base
 from engines.diffusion.capture import Record, capture
 from engines.errors import RunError
 from engines.labels.rules import Drop, DropReason, drop
@@ -43,6 +45,7 @@ from engines.runs.journal import (
     read_progress,
     remove_images_from,
 )
+from engines.runs.likeness import likeness
 from engines.runs.near_duplicates import REPEATS
 from engines.runs.run_folder import (
     bring_up_to_date,
@@ -100,11 +103,9 @@ def generate_on(
     check_folder(settings.out)
     report(note("opening the bundle"))
     bundle = open_bundle(settings.bundle or default_bundle())
-    references = None
-    if settings.reference is not None:
-        report(note("reading the references"))
-        references = open_references(settings)
-        references.tell(report)
+    if remark := bad_base(bundle.folder):
+        report(note(remark))
+    references = _read_references(settings, report)
     with locked(settings.out), run_errors(settings.out):
         stored = read_run(settings.out)
         check_format(settings.out, stored)
@@ -117,7 +118,8 @@ def generate_on(
             if kept != DatasetRules():  # what can't be had is said before painting; a matched score is found after it
                 kept_rules(settings.out, wanted, replace(kept, score=None if kept.score == "matched" else kept.score))
             if (state := _state(wanted, progress)).over:
-                return _complete(settings.out, wanted, stored, kept, progress, state, report, started)
+                found = _complete(settings.out, wanted, stored, kept, progress, state, report, started)
+                return _compared(found, settings.out, wanted, references)
         report(note("opening the backend"))
         engine = stored.options.engine if stored and settings.engine == "auto" else settings.engine
         precision = stored.options.precision if stored and settings.precision == "auto" else settings.precision
@@ -130,10 +132,11 @@ def generate_on(
         backend = wrap(backend)
         wanted = resolve(settings, bundle, backend, references, stored)
         source = job_source(wanted.options, bundle, references)
-        return run(
+        found = run(
             settings.out, wanted, stored, bundle, backend, source,
             report=report, stop=stop, started=started, record=record(backend),
         )  # fmt: skip
+        return _compared(found, settings.out, wanted, references)
 
 
 STAGE = "painting"  # in events
@@ -185,6 +188,23 @@ def run(
         interrupted=state.cut_short or state.done < state.target,
         backend=backend.description,
     )
+
+
+def _read_references(settings: GenerateSettings, report: Report) -> Dataset | None:
+    """The references, if there are to be any, and what is to be said of them."""
+    if settings.reference is None:
+        return None
+    report(note("reading the references"))
+    references = open_references(settings)
+    references.tell(report)
+    return references
+
+
+def _compared(found: GenerateSummary, folder: Path, run: RunSettings, references: Dataset | None) -> GenerateSummary:
+    """The summary with how its images compare with photographs; of one that was stopped early, as it was."""
+    if found.interrupted:
+        return found
+    return replace(found, likeness=likeness(folder, run, references.records if references else ()))
 
 
 def _complete(
