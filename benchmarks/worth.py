@@ -160,7 +160,7 @@ class Making:
         value["images"] = [one for place, one in enumerate(value["images"]) if chosen(place)]
         ids = {one["id"] for one in value["images"]}
         value["annotations"] = [one for one in value["annotations"] if one["image_id"] in ids]
-        (folder / "images").mkdir(parents=True)
+        (folder / "images" if labels else folder).mkdir(parents=True)
         for one in value["images"]:
             source = self.given.smears / whole / "images" / Path(one["file_name"]).name
             _place(source, folder / "images" / source.name if labels else folder / source.name)
