@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engines.audit.settings import AuditSettings, AuditSummary
     from engines.cluster.generate import ClusterSummary, GatherSettings, gather, generate_on_cluster
     from engines.cluster.settings import ClusterSettings
-    from engines.cluster.status import Status, status
+    from engines.cluster.status import Status, StatusSettings, status
     from engines.cluster.work import WorkSettings, WorkSummary, work
     from engines.common.events import Event, EventKind, ImageNews
     from engines.doctor import Diagnosis, examine
@@ -66,7 +66,7 @@ _MODULES = {
     "engines.audit.settings": ("AuditSettings", "AuditSummary"),
     "engines.cluster.generate": ("ClusterSummary", "GatherSettings", "gather", "generate_on_cluster"),
     "engines.cluster.settings": ("ClusterSettings",),
-    "engines.cluster.status": ("Status", "status"),
+    "engines.cluster.status": ("Status", "StatusSettings", "status"),
     "engines.cluster.work": ("WorkSettings", "WorkSummary", "work"),
     "engines.common.events": ("Event", "EventKind", "ImageNews"),
     "engines.doctor": ("Diagnosis", "examine"),
@@ -140,6 +140,7 @@ __all__ = [
     "ReviewSummary",
     "RunError",
     "Status",
+    "StatusSettings",
     "Times",
     "TrainAdapterSettings",
     "TrainAdapterSummary",

@@ -18,9 +18,9 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Say how far a run on many machines is, from anywhere that sees its folder or bucket."""
-    from engines.cluster.status import status
+    from engines.cluster.status import StatusSettings, status
 
-    found = status(run)
+    found = status(StatusSettings(run))
     if json:
         console.echo_json(dataclasses.asdict(found))
         return

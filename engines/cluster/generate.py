@@ -70,10 +70,9 @@ def generate_on_cluster(
     `stop` returns True no new chunk is begun: those in work are finished. Whatever ends it, the same settings go on
     from what is committed. Raises what `generate` raises, and RunError where another driver is at work.
 
-    >>> from engines.cluster.settings import ClusterSettings
-    >>> settings = GenerateSettings(out="many", jobs=2, steps=2, keep_empty=True)
-    >>> generate_on_cluster(settings, ClusterSettings(cluster="local")).painted
-    2
+    >>> generate_on_cluster(GenerateSettings(out="many", jobs=2), ClusterSettings(store="ftp://host/run"))
+    Traceback (most recent call last):
+    RunError: ftp://host/run: ftp:// is unknown; ...
     """
     started, report = time.monotonic(), report or silent
     with ExitStack() as stack:
@@ -269,6 +268,10 @@ def gather(settings: GatherSettings, *, report: Report | None = None) -> Dataset
     """Write the folder of a run whose chunks are in a store: what one machine would have left.
 
     Raises RunError for a run that is not finished, and for a folder that is another one's.
+
+    >>> gather(GatherSettings("nowhere", out="big"))
+    Traceback (most recent call last):
+    RunError: nowhere is not a run on many machines: ...
     """
     report, folder = report or silent, settings.out
     store = open_store(settings.run)

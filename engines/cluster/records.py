@@ -11,9 +11,10 @@ from typing import Any
 
 from engines.cluster.settings import OTHERS, ClusterSettings
 from engines.cluster.store import Store
-from engines.common.quote import shorten
-from engines.common.schema import from_object, to_object
+from engines.common.quote import quote, shorten
+from engines.common.schema import key_of, to_object
 from engines.errors import RunError
+from engines.labels.scores import ScorePolicy
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
 from engines.runs.run_folder import RUN
@@ -47,7 +48,9 @@ def require_run_of(store: Store) -> RunSettings:
 
 def write_asked(store: Store, asked: GenerateSettings) -> None:
     """Write what was asked for, so that others can begin with it."""
-    store.put(ASKED, _dump(to_object(asked)))
+    score = None if asked.score is None else ScorePolicy.of(asked.score).plain
+    said = to_object(dataclasses.replace(asked, score=score))
+    store.put(ASKED, _dump({name: value for name, value in said.items() if value is not None}))
 
 
 def read_asked(store: Store) -> GenerateSettings:
@@ -57,7 +60,10 @@ def read_asked(store: Store) -> GenerateSettings:
         raise RunError(
             f"{store.where} has no {ASKED}: begin the run with `dengine generate` and a cluster first.", field="run"
         )
-    return from_object(GenerateSettings, value, RunError, f"{store.where}, {ASKED}")
+    names = {key_of(item): item.name for item in dataclasses.fields(GenerateSettings)}
+    if unknown := sorted(set(value) - set(names)):
+        raise RunError(f"{store.where}, {ASKED} holds {quote(unknown[0])}: a newer dengine began this run. Take that.")
+    return GenerateSettings(**{names[key]: item for key, item in value.items()})
 
 
 def write_progress(store: Store, progress: Mapping[str, Any]) -> None:

@@ -8,6 +8,22 @@ from dataclasses import dataclass
 from engines.cluster.ledger import Ledger
 from engines.cluster.records import read_progress_of, require_run_of
 from engines.cluster.store import open_store
+from engines.common.events import Report, note
+from engines.common.schema import settle
+
+
+@dataclass(frozen=True)
+class StatusSettings:
+    """Which run `status` is asked of.
+
+    >>> StatusSettings("runs/big").run
+    'runs/big'
+    """
+
+    run: str  # a run's folder, or the address of its store
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 @dataclass(frozen=True)
@@ -30,14 +46,16 @@ class Status:
     second_tries: int | None = None
 
 
-def status(run: str) -> Status:
-    """How far the run is at a folder or an address. Raises RunError where there is none.
+def status(settings: StatusSettings, *, report: Report | None = None) -> Status:
+    """How far a run is. Raises RunError where there is none.
 
-    >>> status("nowhere")
+    >>> status(StatusSettings("nowhere"))
     Traceback (most recent call last):
     RunError: nowhere is not a run on many machines: ...
     """
-    store = open_store(run)
+    store = open_store(settings.run)
+    if report is not None:
+        report(note("reading what is committed"))
     ledger = Ledger(require_run_of(store))
     ledger.read(store)
     told = read_progress_of(store) or {}

@@ -68,6 +68,10 @@ def work(
 
     The run was begun with `cluster=workers`. Raises RunError for a place where no run was begun, and for a machine that
     would paint it otherwise; and what `generate` raises.
+
+    >>> work(WorkSettings("nowhere"))
+    Traceback (most recent call last):
+    RunError: nowhere is not a run on many machines: ...
     """
     started, report = time.monotonic(), report or silent
     store = open_store(settings.run)

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 
 from engines.cluster.assets import find_bundle, find_references
 from engines.cluster.commits import Commit, write_chunk
-from engines.cluster.paint import paint_chunk
+from engines.cluster.paint import Paints, paint_chunk
 from engines.cluster.records import read_run_of, require_run_of
 from engines.cluster.store import Store
 from engines.common.malloc import keep_few_heaps
 from engines.painting.jobs import JobSource
 from engines.painting.needs import generate_needs
 from engines.painting.networks import cores_for_graphs
-from engines.painting.painter import Painter
-from engines.painting.resolve import job_source, resolve, wants_compiled
+from engines.painting.references import job_source
+from engines.painting.resolve import resolve, wants_compiled
 from engines.painting.settings import GenerateSettings
+from engines.painting.unpainted import open_painter
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend
@@ -56,7 +57,7 @@ class Worker:
             compiled=wants_compiled(asked, stored), needs=generate_needs(asked, self._bundle, stored),
         )  # fmt: skip
         self.run = resolve(asked, self._bundle, self._backend, self._references, stored)
-        self._painting: tuple[Painter, JobSource] | None = None
+        self._painting: tuple[Paints, JobSource] | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> "Worker":
@@ -71,7 +72,7 @@ class Worker:
         if self._painting is None:
             self.run = require_run_of(self._store)
             source = job_source(self.run.options, self._bundle, self._references)
-            painter = Painter(
+            painter = open_painter(
                 self._bundle, self._backend, self.run.options, source,
                 stage=lambda text: None, tick=lambda: None, floored=self.run.floored,
             )  # fmt: skip

@@ -16,14 +16,16 @@ def entry_of(outcome: Outcome, prompt: str, run: RunSettings, source: JobSource)
     prompt: what the network read of the job's.
     """
     job = outcome.job
+    known = outcome.given.instances if outcome.given else None
     unreadable = Drop(DropReason.UNREADABLE, outcome.problem) if outcome.problem else None
     return Entry(
         index=job.index,
         prompt=prompt,
         reference=None if job.reference is None else source.references[job.reference].name,
         strength=job.strength,
-        drop=unreadable or drop(outcome.instances, run.rules),
+        drop=unreadable or drop(outcome.instances, run.rules, known),
         file=None,
         sha256=None,
         instances=outcome.instances,
+        given=outcome.given,
     )

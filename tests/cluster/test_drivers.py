@@ -24,9 +24,9 @@ from engines.cluster.generate import GatherSettings, chunk_for, gather, generate
 from engines.cluster.lease import take_lease
 from engines.cluster.ledger import Ledger
 from engines.cluster.paint import paint_chunk
-from engines.cluster.records import write_asked, write_run
+from engines.cluster.records import read_asked, write_asked, write_run
 from engines.cluster.settings import ClusterSettings
-from engines.cluster.status import status
+from engines.cluster.status import StatusSettings, status
 from engines.cluster.store import Store, open_store
 from engines.cluster.work import Claims, WorkSettings, work
 from engines.errors import RunError, UsageError
@@ -42,6 +42,7 @@ OpenFresh = Callable[[str], Store]
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GenerateSettings:
     """What is asked of a run on the fake backend, in threads of this process."""
     bundle = make_bundle(tmp_path / "bundle")
+    bundle.folder.mkdir()
     monkeypatch.setattr("engines.bundle.bundle.open_bundle", lambda folder: bundle)
     monkeypatch.setattr("engines.backends.registry.open_backend", lambda *_, **__: FakeBackend())
     monkeypatch.setattr(preview_module, "_CELL", 16)
@@ -60,7 +61,7 @@ def paint_with(settings: GenerateSettings, cluster: ClusterSettings, place: str,
     with ThreadPoolExecutor(workers + 1) as pool:
         try:
             driver = pool.submit(generate_on_cluster, settings, cluster, stop=failed.is_set)
-            while not driver.done() and not _is_asked(place):
+            while not driver.done() and not _is_asked(place, settings):
                 time.sleep(0.02)
             painters = [pool.submit(work, WorkSettings(place), stop=failed.is_set) for _ in range(workers)]
             for one in painters:
@@ -71,9 +72,9 @@ def paint_with(settings: GenerateSettings, cluster: ClusterSettings, place: str,
             raise
 
 
-def _is_asked(place: str) -> bool:
+def _is_asked(place: str, settings: GenerateSettings) -> bool:
     try:
-        return open_store(place).get("asked.json") is not None
+        return read_asked(open_store(place)).count == settings.count
     except RunError:
         return False
 
@@ -85,13 +86,13 @@ def test_workers_that_come_by_themselves_leave_the_files_of_one_process(
     summary = paint_with(settings, ClusterSettings(cluster="workers"), str(settings.out))
     assert without_chunks(settings.out) == tree(tmp_path / "one")
     assert not summary.interrupted
-    assert status(str(settings.out)).over
+    assert status(StatusSettings(str(settings.out))).over
     larger = replace(settings, count=20)
     generate(replace(larger, out=tmp_path / "one"))
     paint_with(larger, ClusterSettings(cluster="workers"), str(settings.out))
     assert without_chunks(settings.out) == tree(tmp_path / "one")
     left = [path.name for path in (settings.out / ".dengine" / "cluster" / "chunks").rglob("data-*")]
-    used = status(str(settings.out))
+    used = status(StatusSettings(str(settings.out)))
     assert len(left) == used.chunks - used.whole  # what is in the dataset is not there twice
 
 
@@ -213,7 +214,7 @@ def test_a_machine_that_would_paint_otherwise_does_not_work(settings: GenerateSe
     store = open_store(f"file://{tmp_path}/store", make=True)
     write_asked(store, settings)
     with pytest.raises(RunError, match=r"no run\.json"):
-        status(store.address)
+        status(StatusSettings(store.address))
     run = cluster_settings()
     write_run(store, run, new=True)
     with pytest.raises(RunError, match="otherwise"):

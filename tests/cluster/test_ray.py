@@ -14,7 +14,7 @@ from fakes import tree
 
 from engines.cluster.generate import generate_on_cluster
 from engines.cluster.settings import ClusterSettings
-from engines.cluster.status import status
+from engines.cluster.status import StatusSettings, status
 from engines.common.events import Event, EventKind
 from engines.errors import BackendError, DengineError, UsageError
 from engines.painting.settings import GenerateSettings
@@ -69,7 +69,7 @@ def test_a_cluster_that_loses_a_node_and_gets_another_leaves_the_files_of_one_pr
     assert without_chunks(tmp_path / "many") == tree(tmp_path / "one")
     assert not summary.interrupted
     assert changed
-    found = status(str(tmp_path / "many"))
+    found = status(StatusSettings(str(tmp_path / "many")))
     assert (found.over, found.done) == (True, IMAGES)
 
     again = generate_on_cluster(settings, ClusterSettings(cluster="auto"))
