@@ -24,7 +24,7 @@ from engines.painting.jobs import Job, JobSource, chunk_ranges, make_job
 from engines.painting.needs import generate_needs
 from engines.painting.networks import cores_for_graphs
 from engines.painting.painter import Painter
-from engines.painting.references import job_source, open_references
+from engines.painting.references import job_source, open_references, settled_labels
 from engines.painting.resolve import FormerEngine, resolve, wants_compiled
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
@@ -105,6 +105,7 @@ def generate_on(
         report(note("reading the references"))
         references = open_references(settings)
         references.tell(report)
+        settled_labels(settings, bundle, references)  # what can't be had is said before a backend is opened
     with locked(settings.out), run_errors(settings.out):
         stored = read_run(settings.out)
         check_format(settings.out, stored)
