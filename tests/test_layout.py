@@ -15,9 +15,9 @@ PACKAGES = ("dengine", "dengine_cli", "export", "engines")
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("engines.errors",),
     ("engines.common",),
-    ("engines.labels",),
+    ("engines.labels", "engines.quality"),
     ("engines.datasets",),
-    ("engines.adapter",),
+    ("engines.adapter", "engines.composing"),
     ("engines.bundle",),
     ("engines.diffusion",),
     ("engines.backends",),
