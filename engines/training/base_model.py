@@ -27,6 +27,7 @@ from engines.common.names import class_words
 from engines.common.rng import Stream, generator
 from engines.common.schema import KEY, to_object
 from engines.common.tokenizer import cut_remark, tokenize
+from engines.common.training_log import write_log
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, encode_pixels, load_base, local_folder
@@ -37,7 +38,7 @@ from engines.errors import TrainingError, UsageError, refuse
 from engines.labels.boxes import Instances
 from engines.training.presets import BasePreset, Phase, base_preset
 from engines.training.tokenizer import write_tokenizer
-from engines.training.trainer import FitOptions, autocast, finished, fit
+from engines.training.trainer import FitOptions, autocast, finished, fit, log_of
 from engines.training.vae import train_vae
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
@@ -138,6 +139,7 @@ def fit_base(
         if remark := cut_remark(networks.tokenizer, prompts.longest_listing(options.style, dataset.class_names)):
             report(note(remark))
         _train_unet(networks, store, dataset.class_names, preset, options, work / "unet", identity, resume, report)
+    write_log(out, {stage: log_of(work / stage) for stage in ("vae", "unet") if stage in options.stages})
     _save(networks, out, options, dataset.class_names, preset)
     for stage in ("vae", "unet"):
         finished(work / stage)
