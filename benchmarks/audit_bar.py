@@ -94,8 +94,7 @@ def figures(rows: Sequence[tuple[float, bool]], wanted: int, confidence: float) 
 
 def asked() -> argparse.Namespace:
     """The command line."""
-    options = parser(__doc__, "out")
-    options.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
+    options = parser(__doc__, "work", "out", required=("work",))
     options.add_argument("--own", type=Path, required=True, help="dataset with the labels that are audited")
     options.add_argument("--clean", type=Path, required=True, help="the same pictures with better labels")
     options.add_argument("--model", default=None, help="base of the folds; without it the bundled model's")

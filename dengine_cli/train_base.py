@@ -1,7 +1,7 @@
 """`dengine train-base`: fit a base model to a folder of images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from dengine_cli import console
 from dengine_cli.options import Boxes, FollowLinks, PredictionType, Vae
 from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
+
+if TYPE_CHECKING:
+    from engines.training.train_base import TrainBaseSummary
 
 EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"
 FIELDS = {"base": "continue_from"}
@@ -57,5 +60,13 @@ def command(
     settings = settings_of(TrainBaseSettings, parameters)
     with console.ProgressBars() as bars:
         summary = train_base(settings, report=console.reporter(bars))
-    console.echo(f"base model  {summary.folder}")
+    show_base(summary)
     draw_report(out, no_report, "report      ")
+
+
+def show_base(summary: "TrainBaseSummary") -> None:
+    """Print where a base model is, and how good it is."""
+    console.echo(f"base model  {summary.folder}")
+    console.echo(f"samples     {summary.samples}")
+    if summary.quality is not None:
+        console.note(summary.quality.verdict)

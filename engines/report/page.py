@@ -53,7 +53,10 @@ def _classes(found: Figures, run: RunSettings) -> str:
 
 def _looks(found: Figures) -> str:
     mine, other = found.look, found.look_references
-    each = []
+    each, told = [], ""
+    if found.likeness is not None:
+        text = found.likeness.remark or f"What was painted has {found.likeness.figures}"
+        told = f"<p>{escape(text[0].upper() + text[1:])}.</p>"
     for name in ("sharpness", "brightness", "colour"):
         ours, theirs = getattr(mine, name), getattr(other, name)
         first, second, low, high = spread(ours, theirs)
@@ -63,7 +66,7 @@ def _looks(found: Figures) -> str:
         each.append(card(name.capitalize(), drawn, f"{medians}."))
     lines = keys("painted", "references") if other.files else ""
     beside = f" and {len(other.files)} references, scaled as they were painted" if other.files else ""
-    return section("Sharpness and colour", cards(each) + lines, f"Of {len(mine.files)} images{beside}.")
+    return section("Sharpness and colour", told + cards(each) + lines, f"Of {len(mine.files)} images{beside}.")
 
 
 def _memory(found: Figures) -> str:
