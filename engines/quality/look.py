@@ -37,9 +37,7 @@ def look_at(pixels: Pixels) -> Look:
     Look(sharpness=0.0, detail=0.0, brightness=90.0, colour=0.0, chroma=0.0)
     """
     values = pixels.astype(np.float32)
-    grey = (values[..., 0] + values[..., 1] + values[..., 2]) / np.float32(
-        3
-    )  # ten times faster than a mean over axis 2
+    grey = (values[..., 0] + values[..., 1] + values[..., 2]) / np.float32(3)  # faster than a mean over axis 2
     inner = grey[1:-1, 1:-1]
     edges = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
     rows, columns = (side // _BLOCK for side in grey.shape)
