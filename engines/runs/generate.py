@@ -190,7 +190,7 @@ def run(
     )
 
 
-def _read_references(settings: GenerateSettings, bundle: Bundle, report: Report) -> Dataset | None:
+def _read_references(settings: GenerateSettings, bundle: "Bundle", report: Report) -> Dataset | None:
     """The references, if there are to be any, and what is to be said of them."""
     if settings.reference is None:
         return None

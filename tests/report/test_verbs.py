@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from browsing import page_of, violations
-from command_line import assert_fails
 from made_datasets import picture
 from made_worth import make_arms
 from PIL import Image
