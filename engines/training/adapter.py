@@ -30,6 +30,7 @@ from engines.common.files import read_json
 from engines.common.schema import KEY, from_object, settle, to_object
 from engines.common.tokenizer import cut_remark
 from engines.datasets.dataset import Dataset, Record, instances_of
+from engines.datasets.learned import LEARNED, write_learned
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
 from engines.diffusion.lora import fuse_loras, fused_hash
@@ -194,16 +195,16 @@ def fit_adapter(
     info = AdapterInfo(
         class_names=tuple(classes), timestep=options.timestep, short_side=short_side, frame=frame,
         size_multiple=size_multiple, style=style, prompts=_prompts(style, classes, options),
-        base_hash=hashed, config=model.config,
+        base_hash=hashed, config=model.config, photographs=looks(train, short_side),
         class_statistics=source.statistics(min(STATISTICS_IMAGES, len(train))),  # the labelled come first
         labelled_images=len(dataset.records),
         objects=dataset.objects(),
         thresholds={name: choice.score for name, choice in choices.items() if choice.score is not None},
-        photographs=looks(train, short_side),
         figures=training_figures(model, dev_split, train, dev, options.steps, best)
         | threshold_figures(choices, options.precision_goal)
         | _origins(pseudo, names),
     )  # fmt: skip
+    write_learned(out / LEARNED, (*dataset.records, *pseudo))
     save_adapter(out, model, info)
     finished(out / "training")
     return info

@@ -29,6 +29,7 @@ from engines.common.rng import Stream, generator
 from engines.common.schema import KEY, to_object
 from engines.common.tokenizer import cut_remark, tokenize
 from engines.datasets.dataset import Dataset, Record
+from engines.datasets.learned import LEARNED, write_learned
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, encode_pixels, load_base, local_folder
 from engines.diffusion.base_notes import QUALITY
@@ -138,6 +139,7 @@ def fit_base(
     report(note(f"looking at what it makes of {counted(len(held) or min(MOST, len(records)), 'image')}"))
     quality, sheet = _assessed(networks, records, held, dataset.class_names, preset, options)
     write_atomic(out / SHEET, sheet)
+    write_learned(out / LEARNED, records)
     _save(networks, out, options, dataset.class_names, preset, quality)
     for stage in ("vae", "unet"):
         finished(work / stage)
