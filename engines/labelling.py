@@ -24,7 +24,9 @@ from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import write_json
 from engines.common.names import class_words
 from engines.common.schema import AnyPath, settle
+from engines.datasets.copies import seen_by
 from engines.datasets.dataset import Dataset, Record, open_dataset
+from engines.datasets.learned import LEARNED, read_learned
 from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.diffusion.prompts import MAX_LISTED, generic_prompt, listing_prompt
 from engines.errors import DatasetError, RunError, UsageError, refuse
@@ -135,6 +137,11 @@ class LabelSummary:
     unknown_classes: tuple[str, ...]  # annotated, but not among the bundle's: counted nowhere
     seconds: float
     backend: str  # one line: engine, device, precision, threads
+    own_score: StoredScore | None = None  # what `generate` takes as the least score of a label, without another
+    own_figures: Mapping[str, float] = field(
+        default_factory=dict
+    )  # precision/<class> and recall/<class> of labels by it
+    seen: tuple[str, ...] = ()  # images that the adapter learned from, as its fingerprints say
 
 
 def label(settings: LabelSettings, *, report: Report | None = None) -> LabelSummary:
@@ -217,6 +224,8 @@ def label_images(
                 if rules is not None and matched:
                     rules = found.matched(spool, rules, bundle.adapter_info.frequencies)
                 figures, unknown = _figures(spool, found, dataset, bundle, rules, report) if annotated else ({}, ())
+                own = _own_rules(bundle) if figures and rules is None else None
+                by_own = {} if own is None else _figures(spool, found, dataset, bundle, own, silent)[0]
                 info = {"bundle_sha256": bundle.digest, "prompt": prompt, "label_views": tta}
                 _write(out, spool, found, dataset, bundle.class_names, rules, figures, info)
         finally:
@@ -235,7 +244,22 @@ def label_images(
         unknown_classes=unknown,
         seconds=time.monotonic() - started,
         backend=backend.description,
+        own_score=None if own is None else stored(own.thresholds),
+        own_figures={name: value for name, value in by_own.items() if name not in figures},
+        seen=_seen(bundle, dataset),
     )
+
+
+def _own_rules(bundle: "Bundle") -> Rules:
+    """The rules by which `generate` takes a box for a label, where it is told nothing else."""
+    score = bundle.generate_defaults.get("score", {})
+    return label_rules(score, 0.0, 1.0, bundle.adapter_info.thresholds, bundle.class_names)
+
+
+def _seen(bundle: "Bundle", dataset: Dataset) -> tuple[str, ...]:
+    """Images that the bundle's adapter learned from, or that nearly repeat such; broken ones are passed over."""
+    learned = read_learned(bundle.folder / "adapter" / LEARNED)
+    return () if learned is None else seen_by(dataset.records, learned)
 
 
 def _write(

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.datasets.crops import cut_from
-from engines.datasets.duplicates import NEAR, Fingerprints, near_pairs
+from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, near_pairs
 from engines.datasets.learned import Learned, short_hash
 from engines.datasets.records import Record
+from engines.errors import DatasetError
 
 
 def known_from(
@@ -49,6 +50,19 @@ def known_to(records: Sequence[Record], prints: Fingerprints, learned: Learned, 
             if cut_from(records[row].pixels(), learned.thumbnails, learned.aspects):
                 found[row] = "has a part that was learned from"
     return found
+
+
+def seen_by(records: Sequence[Record], learned: Learned) -> tuple[str, ...]:
+    """The names of the images that a model learned from, or that nearly repeat such; broken ones are passed over."""
+    seen = []
+    for record in records:
+        try:
+            prints = fingerprints([record])
+        except DatasetError:
+            continue
+        if known_to([record], prints, learned, crops=False):
+            seen.append(record.name)
+    return tuple(seen)
 
 
 def aspects_of(records: Sequence[Record]) -> npt.NDArray[np.float64]:

@@ -25,6 +25,7 @@ from engines.errors import TrainingError
 
 _INDEX = "checkpoint.json"
 _BEST = "best.safetensors"
+_HIGHEST = "highest"  # of the figure that picks, over all evaluations
 _FREE = ("device", "checkpoint_minutes")  # options that may change at a resume
 
 
@@ -124,6 +125,12 @@ def fit(
     return state.best
 
 
+def started_with(folder: Path, default: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The identity of the unfinished training in `folder`; `default` where there is none. Raises TrainingError."""
+    path = folder / _INDEX
+    return dict(read_json(path, TrainingError)["identity"]) if path.exists() else default
+
+
 def finished(folder: Path) -> None:
     """Remove the checkpoints of a training whose result has been saved elsewhere."""
     for path in (*folder.glob("checkpoint-*.safetensors"), *folder.glob(".*.tmp"), folder / _INDEX, folder / _BEST):
@@ -191,9 +198,14 @@ class _State:
             self._install(trained)
 
     def keep_best(self, folder: Path, figures: dict[str, float], score: str) -> None:
-        """Store the averaged weights (in place now) when `score` is the highest so far."""
-        if score and figures[score] >= self.best.get(score, -math.inf):
+        """Store the averaged weights (in place now) when `score` is the highest so far, or, where `figures` say how
+        far it may be off ("noise AP50" of AP50), no further below the highest: what can't be told apart, more training
+        decides."""
+        highest = self.best.get(_HIGHEST, self.best.get(score, -math.inf))
+        if score and figures[score] >= highest - figures.get(f"noise {score}", 0.0):
             self.best = {**figures, "step": float(self.step)}
+            if f"noise {score}" in figures:
+                self.best[_HIGHEST] = max(highest, figures[score])
             _save_tensors(folder / _BEST, self._with_buffers(self.average))
 
     def install_result(self, folder: Path) -> None:
