@@ -32,7 +32,7 @@ from engines.errors import DatasetError, UsageError
 from engines.labels.boxes import Instances, iou_matrix
 from engines.labels.findings import Finding, FindingKind
 from engines.labels.thresholds import MATCH_IOU, matched
-from engines.training.adapter import split_dev
+from engines.training.dev_split import split_by_names  # its figures are of trainings by that rule
 
 DEV = 0.3  # share of the images, by their names, on which a confidence may be chosen
 CONFIDENCES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -108,7 +108,7 @@ def measured(
     findings: Sequence[Finding], own: Sequence[Record], clean: Dataset, confidence: float
 ) -> list[tuple[str, str, str, int, int, float, float]]:
     """Rows of the table: the dev split, the rest and all images, all classes at every confidence, each at the one."""
-    dev = {record.name for record in split_dev(own, DEV)[1]}
+    dev = {record.name for record in split_by_names(own, DEV)[1]}
     every = range(len(own))
     parts = {"dev": {i for i in every if own[i].name in dev}, "rest": {i for i in every if own[i].name not in dev}}
     classes: dict[str, int | None] = {"all": None} | {name: i for i, name in enumerate(clean.class_names)}
