@@ -29,6 +29,7 @@ from engines.common.events import Report, note
 from engines.common.files import read_json
 from engines.common.schema import KEY, from_object, settle, to_object
 from engines.common.tokenizer import cut_remark
+from engines.common.training_log import write_log
 from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
@@ -42,7 +43,7 @@ from engines.training.adapter_figures import looks, threshold_figures, training_
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid, SourceOptions
-from engines.training.trainer import FitOptions, finished, fit
+from engines.training.trainer import FitOptions, finished, fit, log_of
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
 _LONGEST_SIDE = 65_536  # pixels
@@ -204,6 +205,7 @@ def fit_adapter(
         | threshold_figures(choices, options.precision_goal)
         | _origins(pseudo, names),
     )  # fmt: skip
+    write_log(out, {"adapter": log_of(out / "training")})
     save_adapter(out, model, info)
     finished(out / "training")
     return info

@@ -5,10 +5,13 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from refusals import refused
 
+from engines.composing.given import Given, Origin
 from engines.errors import RunError
 from engines.labels.boxes import Instances
 from engines.labels.rules import Drop, DropReason
@@ -275,3 +278,25 @@ def test_images_that_are_to_stay_stay(tmp_path: Path) -> None:
     remove_images_from(tmp_path, 2, but={3, 5})
     left = sorted(int(path.stem) for path in (tmp_path / IMAGES).iterdir())
     assert left == [0, 1, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("given", "boxes"), ("given", [[0, 0, 1, 1]]), ("given", [[0, 0, 1, 1, 0.5]]), ("given", [[0, 0, 1, 1, 0, 2]]),
+        ("given", [[0, 0, float("nan"), 1, 0]]), ("pasted", [["a.png", 0, 0, 0, 1, 1]] * 2),
+        ("pasted", [["a.png", True, 0, 0, 1, 1]]), ("pasted", [["\ud800", 0, 0, 0, 1, 1]]),
+        ("pasted", [[1, 0, 0, 0, 1, 1]]),
+    ],
+)  # fmt: skip
+def test_labels_by_construction_are_read_back_or_refused(key: str, value: Any) -> None:
+    given = Given(
+        Instances.of(np.array([[0.0, 0.0, 4.25, 5.5]]), [1], np.ones(1), [True]), (Origin("a.png", 3, (1, 2, 3, 4.5)),)
+    )
+    line = replace(entry(0), given=given).to_line()
+    read = Entry.from_line(line)
+    assert read.to_line() == line
+    assert read.given == given
+    assert given.origins == [(0, given.pasted[0])]
+    with pytest.raises(ValueError, match=key):
+        Entry.from_line(json.dumps(json.loads(line) | {key: value}))
