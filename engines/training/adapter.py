@@ -200,8 +200,7 @@ def fit_adapter(
         size_multiple=size_multiple, style=style, prompts=_prompts(style, classes, options),
         base_hash=hashed, config=model.config, photographs=looks(train, short_side),
         class_statistics=source.statistics(min(STATISTICS_IMAGES, len(train))),  # the labelled come first
-        labelled_images=len(dataset.records),
-        objects=dataset.objects(),
+        labelled_images=len(dataset.records), objects=dataset.objects(),
         thresholds={name: choice.score for name, choice in choices.items() if choice.score is not None},
         figures=training_figures(model, dev_split, train, dev, classes, options.steps, best)
         | threshold_figures(choices, options.precision_goal)
