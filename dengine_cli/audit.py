@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "dengine audit my-dataset --model bases/mine --folds 3 --complete labels --out audited"
 FIELDS = {"base": "model", "training": "settings"}
-AFTER_INTERRUPT = "Run the same command again: finished folds are kept, and what was begun goes on."
+AFTER_INTERRUPT = "the same command goes on from there"
 
 
 def command(

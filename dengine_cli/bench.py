@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "dengine bench bundles/mine --references my-images --out bench.json"
 FIELDS = {"bundle": "model", "engines": "engine"}
-AFTER_INTERRUPT = "Nothing was kept; run the same command again."
+AFTER_INTERRUPT = "nothing was kept, and the same command begins anew"
 
 
 def command(

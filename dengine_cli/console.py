@@ -6,12 +6,11 @@ being counted. Progress goes to stderr, results to stdout.
 """
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self, TextIO
 
 from dengine_cli.flags import with_flags
@@ -69,25 +68,6 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
 
 def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).replace(",", "").removeprefix("-").removesuffix("%").isdigit()
-
-
-@contextmanager
-def stop_at_a_good_place(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """While this lasts, the first Ctrl-C (or SIGTERM) makes the yielded function true; the second one interrupts."""
-    asked: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        say("Finishing the images in work. Ctrl-C again stops at once; what is on the disk stays.")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def reporter(bars: "ProgressBars") -> Report:

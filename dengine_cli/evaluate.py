@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from engines.worth.evaluate import EvaluateSummary
 
 EXAMPLE = "dengine evaluate --real train-set --synthetic runs/first --val val-set --out worth"
-AFTER_INTERRUPT = "Run the same command with --resume to go on; finished trainings are not repeated."
+AFTER_INTERRUPT = "the same command with --resume goes on from there"
 
 
 def command(

@@ -10,7 +10,7 @@ from dengine_cli.generate import show_dataset
 from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine finalize runs/first --score 0.5 --format coco,yolo"
-AFTER_INTERRUPT = "Run the same command again; where annotations.json is missing, the dataset waits for it."
+AFTER_INTERRUPT = "give the same command again: where annotations.json is missing, the dataset waits for it"
 
 
 def command(

@@ -9,14 +9,17 @@ from dengine_cli import console
 from dengine_cli.options import Boxes, Device, FollowLinks, Precision, Slots, Threads
 from dengine_cli.settings import settings_of
 from engines.common.events import duration
+from engines.common.interrupts import held
 from engines.common.plurals import counted, plural
+from engines.errors import Interrupted
 
 if TYPE_CHECKING:
     from engines.runs.summaries import DatasetSummary, GenerateSummary
 
 EXAMPLE = "dengine generate --count 1000 --bundle bundles/mine --reference my-dataset --out runs/first"
 _MANY = 1.5  # times as many labels as expected are worth a remark
-AFTER_INTERRUPT = "Run the same command again to go on; of what was finished, the chunk in work is painted again."
+AFTER_INTERRUPT = "the same command goes on"
+_FINISHING = "Finishing the images in work. Ctrl-C again stops at once; what is on the disk stays."
 
 
 def command(
@@ -134,11 +137,11 @@ def command(
     from engines.runs.generate import generate
 
     settings = settings_of(GenerateSettings, parameters)
-    with console.ProgressBars() as bars, console.stop_at_a_good_place(bars.line) as stop:
+    with console.ProgressBars() as bars, held(lambda: bars.line(_FINISHING)) as stop:
         summary = generate(settings, report=console.reporter(bars), stop=stop)
     show_run(summary)
     if summary.interrupted:
-        raise KeyboardInterrupt
+        raise Interrupted(f"stopped at {summary.done} of {summary.target}", kept=True)
 
 
 def show_run(summary: "GenerateSummary") -> None:

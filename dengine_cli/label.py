@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engines.labelling import LabelSummary
 
 EXAMPLE = "dengine label my-images --bundle bundles/mine --out labels"
-AFTER_INTERRUPT = "Run the same command again; it begins anew."
+AFTER_INTERRUPT = "the same command begins anew"
 
 
 def command(

@@ -32,8 +32,9 @@ from dengine_cli import (
     train_base,
 )
 from dengine_cli.flags import renewed, with_flags
+from engines.common.interrupts import terminable
 from engines.common.quote import shorten
-from engines.errors import DengineError
+from engines.errors import DengineError, Interrupted
 
 _LONGEST = 300  # characters of what others say in an error
 EXIT_USAGE = 2
@@ -72,7 +73,8 @@ class Program(TyperGroup):
                 debug = debug or bool(context.params.get("debug"))
                 _quiet_libraries(debug)
                 try:
-                    self.invoke(context)
+                    with terminable():
+                        self.invoke(context)
                 finally:
                     verb = context.invoked_subcommand or ""
         except typer.Exit as done:
@@ -82,13 +84,13 @@ class Program(TyperGroup):
                 f"{shorten(mistake.format_message().rstrip('.'), _LONGEST)}. See: {f'dengine {verb}'.strip()} --help",
                 EXIT_USAGE,
             )
-        except KeyboardInterrupt:
-            return _fail(f"interrupted. {_how_to_go_on(verb)}", EXIT_INTERRUPTED)
+        except KeyboardInterrupt as stop:
+            return _stopped(stop, verb)
         except BrokenPipeError:
             return _reader_left()
         except Exception as error:
             if _was_interrupted(error):  # an import that Ctrl-C cut short raises errors of any kind
-                return _fail(f"interrupted. {_how_to_go_on(verb)}", EXIT_INTERRUPTED)
+                return _stopped(error, verb)
             if debug:
                 raise
             text = with_flags(_in_one_line(error), _flags(verb))
@@ -203,8 +205,13 @@ def _was_interrupted(error: BaseException | None) -> bool:
     return False
 
 
-def _how_to_go_on(verb: str) -> str:
-    return str(getattr(VERBS.get(verb), "AFTER_INTERRUPT", "Nothing was left half written."))
+def _stopped(stop: BaseException, verb: str) -> int:
+    """Say where Ctrl-C stopped a verb, and what goes on from there."""
+    after = str(getattr(VERBS.get(verb), "AFTER_INTERRUPT", "nothing was begun"))
+    if isinstance(stop, Interrupted) and not stop.kept:
+        after = "the same command begins anew"
+    console.note(f"{stop if isinstance(stop, Interrupted) else 'stopped'}; {after}")
+    return EXIT_INTERRUPTED
 
 
 def _fail(message: str, code: int) -> int:

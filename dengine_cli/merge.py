@@ -9,7 +9,7 @@ from dengine_cli import console
 from dengine_cli.generate import show_dataset
 
 EXAMPLE = "dengine merge runs/part1 runs/part2 --out runs/whole"
-AFTER_INTERRUPT = "Run the same command again; the new folder appears whole or not at all."
+AFTER_INTERRUPT = "the same command begins anew: the new folder appears whole or not at all"
 
 
 def command(

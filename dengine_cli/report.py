@@ -9,7 +9,7 @@ from dengine_cli import console
 from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine report runs/first"
-AFTER_INTERRUPT = "Run the same command again; a report is written whole or not at all."
+AFTER_INTERRUPT = "the same command begins anew: a report is written whole or not at all"
 
 
 def command(

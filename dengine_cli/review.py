@@ -11,7 +11,7 @@ from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine review runs/first"
 FIELDS = {"open": "show", "format": "kind"}  # settings whose parameters have another name here
-AFTER_INTERRUPT = "Every decision that the page showed as saved is on the disk."
+AFTER_INTERRUPT = "every decision that the page showed as saved is on the disk"
 
 
 def command(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EXAMPLE = "dengine train-adapter my-dataset --split train --model bases/mine --out adapters/mine"
 FIELDS = {"base": "model", "loras": "lora"}
 NETWORK = ("head", "width", "queries", "encoder_layers", "decoder_layers", "extra_levels")  # of the adapter's own
-AFTER_INTERRUPT = "Run the same command with --resume to go on from the last checkpoint."
+AFTER_INTERRUPT = "the same command with --resume goes on from there"
 
 
 def command(

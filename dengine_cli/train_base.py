@@ -11,7 +11,7 @@ from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"
 FIELDS = {"base": "continue_from"}
-AFTER_INTERRUPT = "Run the same command with --resume to go on from the last checkpoint."
+AFTER_INTERRUPT = "the same command with --resume goes on from there"
 
 
 def command(

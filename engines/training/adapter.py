@@ -42,7 +42,8 @@ from engines.training.adapter_figures import threshold_figures, training_figures
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid, SourceOptions
-from engines.training.trainer import FitOptions, finished, fit
+from engines.training.stopping import save_result
+from engines.training.trainer import FitOptions, fit
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
 _LONGEST_SIDE = 65_536  # pixels
@@ -204,8 +205,7 @@ def fit_adapter(
         | threshold_figures(choices, options.precision_goal)
         | _origins(pseudo, names),
     )  # fmt: skip
-    save_adapter(out, model, info)
-    finished(out / "training")
+    save_result(lambda: save_adapter(out, model, info), (out / "training",), report)
     return info
 
 

@@ -15,6 +15,7 @@ from engines.datasets.dataset import open_dataset
 from engines.diffusion.base_model import local_folder
 from engines.errors import UsageError, refuse
 from engines.training.base_model import BaseTrainOptions, check_base_start, fit_base
+from engines.training.stopping import told_what_is_kept
 
 NO_LABELS, ALL_LABELS = "none", "all"
 
@@ -72,6 +73,11 @@ def train_base(settings: TrainBaseSettings, *, report: Report | None = None) -> 
     64
     """
     report, started = report or silent, time.monotonic()
+    with told_what_is_kept(settings.out, "model_index.json"):
+        return _train(settings, report, started)
+
+
+def _train(settings: TrainBaseSettings, report: Report, started: float) -> TrainBaseSummary:
     options = part_of(BaseTrainOptions, settings)
     check_base_start(settings.out, options)
     dataset = open_dataset(
