@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from engines.audit.settings import AuditSummary
 
 EXAMPLE = "dengine audit my-dataset --model bases/mine --folds 3 --complete labels --out audited"
+SETTINGS = "engines.audit.settings:AuditSettings"
+WRITES = "out"  # the parameter with its folder
 FIELDS = {"base": "model", "training": "settings"}
 AFTER_INTERRUPT = "the same command goes on from there"
 

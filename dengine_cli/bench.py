@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from engines.measure.compare import Comparison
 
 EXAMPLE = "dengine bench bundles/mine --references my-images --out bench.json"
+SETTINGS = "engines.measure.settings:BenchSettings"
 FIELDS = {"bundle": "model", "engines": "engine"}
 AFTER_INTERRUPT = "nothing was kept, and the same command begins anew"
 

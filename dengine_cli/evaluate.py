@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from engines.worth.evaluate import EvaluateSummary
 
 EXAMPLE = "dengine evaluate --real train-set --synthetic runs/first --val val-set --out worth"
+NO_KEYS = ("changes",)  # made of --steps, --batch and so on
+SETTINGS = "engines.worth.settings:EvaluateSettings"
+WRITES = "out"  # the parameter with its folder
 AFTER_INTERRUPT = "the same command with --resume goes on from there"
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from export.tensorrt.settings import BuildPlansSettings
 
 EXAMPLE = "dengine export --model bases/mine --adapter adapters/mine --out bundles/mine"
+SETTINGS = "export.settings:ExportSettings"
 AFTER_INTERRUPT = "the same command begins anew: a bundle or a plan appears whole or not at all"
 FIELDS = {"base": "model", "loras": "lora", "engines": "check_on", "generate": "defaults"}
 PLAN_FIELDS = {"batches": "batch", "sizes": "size"}

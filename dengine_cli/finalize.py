@@ -10,6 +10,8 @@ from dengine_cli.generate import show_dataset
 from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine finalize runs/first --score 0.5 --format coco,yolo"
+SETTINGS = "engines.runs.finalize:FinalizeSettings"
+WRITES = "run"  # the parameter with its folder
 AFTER_INTERRUPT = "give the same command again: where annotations.json is missing, the dataset waits for it"
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from engines.runs.summaries import DatasetSummary, GenerateSummary
 
 EXAMPLE = "dengine generate --count 1000 --bundle bundles/mine --reference my-dataset --out runs/first"
+SETTINGS = "engines.painting.settings:GenerateSettings"
+WRITES = "out"  # the parameter with its folder
 _MANY = 1.5  # times as many labels as expected are worth a remark
 AFTER_INTERRUPT = "the same command goes on"
 _FINISHING = "Finishing the images in work. Ctrl-C again stops at once; what is on the disk stays."

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from engines.labelling import LabelSummary
 
 EXAMPLE = "dengine label my-images --bundle bundles/mine --out labels"
+SETTINGS = "engines.labelling:LabelSettings"
+WRITES = "out"  # the parameter with its folder
 AFTER_INTERRUPT = "the same command begins anew"
 
 

@@ -8,30 +8,16 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from functools import cache, partial
 from importlib.metadata import version as installed_version
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
-from dengine_cli import (
-    audit,
-    bench,
-    console,
-    doctor,
-    evaluate,
-    export,
-    finalize,
-    generate,
-    label,
-    merge,
-    report,
-    review,
-    train_adapter,
-    train_base,
-)
-from dengine_cli.flags import renewed, with_flags
+from dengine_cli import console
+from dengine_cli.flags import with_flags
+from dengine_cli.verb import Verb, flags_of
+from dengine_cli.verbs import VERBS as VERBS
 from engines.common.interrupts import terminable
 from engines.common.quote import shorten
 from engines.errors import DengineError, Interrupted
@@ -40,22 +26,6 @@ _LONGEST = 300  # characters of what others say in an error
 EXIT_USAGE = 2
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
-
-VERBS = {
-    "train-base": train_base,
-    "train-adapter": train_adapter,
-    "export": export,
-    "generate": generate,
-    "label": label,
-    "finalize": finalize,
-    "merge": merge,
-    "audit": audit,
-    "review": review,
-    "report": report,
-    "evaluate": evaluate,
-    "bench": bench,
-    "doctor": doctor,
-}
 
 
 class Program(TyperGroup):
@@ -93,26 +63,9 @@ class Program(TyperGroup):
                 return _stopped(error, verb)
             if debug:
                 raise
-            text = with_flags(_in_one_line(error), _flags(verb))
+            text = with_flags(_in_one_line(error), flags_of(verb))
             return _fail(text, getattr(error, "exit_code", EXIT_ERROR))
         return 0
-
-
-class Verb(TyperCommand):
-    """A verb, whose texts show the settings of the library as its own flags."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the command line; a flag's old name counts as the new one, and is said."""
-        known = {name for parameter in self.params for name in getattr(parameter, "opts", ())}
-        args, renamed = renewed(args, known)
-        for old, new in renamed:
-            console.note(f"{old} is called {new} now; the old name goes with the next release")
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Do what the verb does."""
-        with console.speaking(partial(_flags, self.name or "")):
-            return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -148,26 +101,6 @@ for _name, _module in VERBS.items():
 def main() -> None:
     """The console script."""
     app()
-
-
-@cache
-def _flags(verb: str) -> dict[str, str]:
-    """The flag of each setting: of `verb` first, then of the other verbs, which its messages may advise.
-
-    What a verb's own arguments are called is shown as in its usage line, `IMAGES`.
-    """
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    flags: dict[str, str] = {}
-    for name in sorted(commands, key=lambda name: name == verb):
-        for parameter in commands[name].params:
-            if parameter.param_type_name == "option":
-                flags[str(parameter.name)] = max(parameter.opts, key=len)
-            elif name == verb:
-                flags[str(parameter.name)] = str(parameter.metavar)
-    for module in VERBS.values():
-        for field, option in getattr(module, "FIELDS", {}).items():
-            flags.setdefault(field, flags[option])
-    return flags | {field: flags[option] for field, option in getattr(VERBS.get(verb), "FIELDS", {}).items()}
 
 
 def _in_one_line(error: Exception) -> str:

@@ -9,6 +9,8 @@ from dengine_cli import console
 from dengine_cli.generate import show_dataset
 
 EXAMPLE = "dengine merge runs/part1 runs/part2 --out runs/whole"
+SETTINGS = "engines.runs.merge:MergeSettings"
+WRITES = "out"  # the parameter with its folder
 AFTER_INTERRUPT = "the same command begins anew: the new folder appears whole or not at all"
 
 

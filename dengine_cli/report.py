@@ -9,6 +9,7 @@ from dengine_cli import console
 from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine report runs/first"
+SETTINGS = "engines.report.report:ReportSettings"
 AFTER_INTERRUPT = "the same command begins anew: a report is written whole or not at all"
 
 

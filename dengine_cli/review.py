@@ -10,6 +10,7 @@ from dengine_cli.options import Boxes, FollowLinks
 from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine review runs/first"
+SETTINGS = "engines.review.server:ReviewSettings"
 FIELDS = {"open": "show", "format": "kind"}  # settings whose parameters have another name here
 AFTER_INTERRUPT = "every decision that the page showed as saved is on the disk"
 

@@ -1,5 +1,6 @@
 """`dengine train-adapter`: train the Detection-Adapter on a labelled dataset."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from engines.adapter.info import AdapterInfo
 
 EXAMPLE = "dengine train-adapter my-dataset --split train --model bases/mine --out adapters/mine"
+SETTINGS = "engines.training.train_adapter:TrainAdapterSettings"
+WRITES = "out"  # the parameter with its folder
 FIELDS = {"base": "model", "loras": "lora"}
 NETWORK = ("head", "width", "queries", "encoder_layers", "decoder_layers", "extra_levels")  # of the adapter's own
 AFTER_INTERRUPT = "the same command with --resume goes on from there"
@@ -118,7 +121,11 @@ def show_thresholds(info: "AdapterInfo") -> None:
 
 def _together(file: Path | None, given: dict[str, Any], network: dict[str, Any]) -> dict[str, Any]:
     """The settings of a file, and over them the options that were given."""
+    from engines.common.schema import key_of
+    from engines.training.train_adapter import TrainAdapterSettings
+
     settings = {} if file is None else read_json(file, UsageError)
     if network and isinstance(settings.setdefault("network", {}), dict):
         settings["network"] |= network
-    return settings | given
+    keys = {item.name: key_of(item) for item in dataclasses.fields(TrainAdapterSettings)}
+    return settings | {keys[name]: value for name, value in given.items()}

@@ -10,6 +10,8 @@ from dengine_cli.options import Boxes, FollowLinks, PredictionType, Vae
 from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"
+SETTINGS = "engines.training.train_base:TrainBaseSettings"
+WRITES = "out"  # the parameter with its folder
 FIELDS = {"base": "continue_from"}
 AFTER_INTERRUPT = "the same command with --resume goes on from there"
 

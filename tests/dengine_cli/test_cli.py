@@ -114,6 +114,13 @@ def test_ctrl_c_finishes_and_says_how_to_go_on(
     assert len(list((tmp_path / "run" / "images").iterdir())) == 2
 
 
+def test_a_run_leaves_the_file_that_repeats_it(run: tuple[Path, Result], tmp_path: Path) -> None:
+    result = dengine("generate", "--config", run[0] / ".dengine" / "generate.yaml", "--out", tmp_path / "again")
+    assert result.exit_code == 0, result.output
+    for file in (*run[0].glob("images/*"), run[0] / "annotations.json", run[0] / "journal.jsonl"):
+        assert (tmp_path / "again" / file.relative_to(run[0])).read_bytes() == file.read_bytes()
+
+
 def test_finalize_writes_other_formats_of_the_same_run(run: tuple[Path, Result], tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(run[0], out)
