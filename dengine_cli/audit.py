@@ -78,7 +78,9 @@ def command(
 
     asked = settings_of(AuditSettings, parameters, FIELDS)
     with console.ProgressBars() as bars:
-        show_audit(audit(asked, report=console.reporter(bars)))
+        summary = audit(asked, report=console.reporter(bars))
+    show_audit(summary)
+    console.next_step("review", out)
 
 
 def show_audit(summary: "AuditSummary") -> None:

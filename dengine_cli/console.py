@@ -6,6 +6,7 @@ being counted. Progress goes to stderr, results to stdout.
 """
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,6 +50,17 @@ def echo_json(value: Any, indent: int | None = None) -> None:
 def note(text: str) -> None:
     """A remark beside the result, on stderr."""
     print(_shown(text), file=sys.stderr, flush=True)  # noqa: T201  and the one that prints remarks
+
+
+def next_step(verb: str, *words: object) -> None:
+    """The command that comes next, ready to copy: the last line of a verb's result."""
+    line = shlex.join(["dengine", verb, *map(str, words)])
+    print(f"next: {line}", flush=True)  # noqa: T201  as in `echo`; it holds flags already
+
+
+def option(flag: str, value: object) -> tuple[object, ...]:
+    """A flag with its value, for `next_step`; nothing where there is none."""
+    return () if value is None else (flag, value)
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:

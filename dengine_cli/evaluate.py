@@ -8,6 +8,7 @@ import typer
 from dengine_cli import console
 from dengine_cli.options import Boxes, FollowLinks
 from dengine_cli.settings import settings_of
+from engines.common.files import OWN
 
 if TYPE_CHECKING:
     from engines.worth.evaluate import EvaluateSummary
@@ -89,7 +90,13 @@ def command(
     given = {name: value for name, value in changes.items() if value is not None}
     settings = settings_of(EvaluateSettings, parameters, synthetic=tuple(synthetic or ()), changes=given)
     with console.ProgressBars() as bars:
-        show_worth(evaluate(settings, report=console.reporter(bars)))
+        summary = evaluate(settings, report=console.reporter(bars))
+    show_worth(summary)
+    if synthetic:
+        console.next_step("review", synthetic[0])
+    else:
+        file, short = out / OWN / "evaluate.yaml", ("--short-side", summary.data.short_side)
+        console.next_step("evaluate", "--config", file, *short, "--synthetic", "RUN", "--resume")
 
 
 def show_worth(summary: "EvaluateSummary") -> None:
@@ -112,9 +119,7 @@ def show_worth(summary: "EvaluateSummary") -> None:
         console.echo(f"{trained}; in brackets, the")
         console.echo(f"95% interval of the difference over draws of the {images} validation images.")
     else:
-        short_side = summary.data.short_side
         console.echo(f"{trained}; {images} validation images.")
-        console.echo(f"To compare: the same command with --short-side {short_side} --synthetic RUN --resume.")
     console.echo(f"figures  {summary.comparison}")
     if summary.picture is None:
         console.note("no picture was drawn, since matplotlib is not installed: pip install matplotlib")

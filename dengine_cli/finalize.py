@@ -79,3 +79,4 @@ def command(
         summary = finalize(settings_of(FinalizeSettings, parameters), report=console.reporter(bars))
     console.echo(f"labels score at least {shown(summary.score)}")
     show_dataset(summary)
+    console.next_step("report", run)

@@ -142,7 +142,9 @@ def command(
     with console.ProgressBars() as bars, held(lambda: bars.line(_FINISHING)) as stop:
         summary = generate(settings, report=console.reporter(bars), stop=stop)
     show_run(summary)
-    if summary.interrupted:
+    if not summary.interrupted:
+        console.next_step("review", out)
+    else:
         raise Interrupted(f"stopped at {summary.done} of {summary.target}", kept=True)
 
 
@@ -171,9 +173,8 @@ def show_dataset(summary: "DatasetSummary") -> None:
         console.echo(console.table([(name, str(n)) for name, n in summary.boxes_by_class.items()], ("class", "boxes")))
     if many := _more_than_expected(summary):
         console.note(
-            f"{', '.join(many)}: many more labels an image than annotations that the adapter learned from. Look at the "
-            "preview: if those annotations left nothing out, "
-            f"`dengine finalize {summary.folder} --score matched` keeps the surest labels"
+            f"{', '.join(many)}: many more labels an image than annotations that the adapter learned from. Either "
+            "those left objects out (dengine audit finds them), or these are too many (dengine review shows them)"
         )
     if summary.ignored:
         more = f"{counted(summary.ignored, 'more region')} {plural(summary.ignored, 'is')}"

@@ -66,7 +66,13 @@ def command(
 
     settings = settings_of(LabelSettings, parameters)
     with console.ProgressBars() as bars:
-        show_labels(label(settings, report=console.reporter(bars)))
+        summary = label(settings, report=console.reporter(bars))
+    show_labels(summary)
+    if summary.score is not None:
+        console.next_step("review", out)
+    else:
+        more = (*console.option("--split", split), *console.option("--bundle", bundle))
+        console.next_step("label", images, *more, "--score", "adapter", "--out", f"{out}-chosen")
 
 
 def show_labels(summary: "LabelSummary") -> None:

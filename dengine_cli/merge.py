@@ -26,3 +26,4 @@ def command(
     with console.ProgressBars() as bars:
         summary = merge(MergeSettings(tuple(runs), out), report=console.reporter(bars))
     show_dataset(summary)
+    console.next_step("review", out)

@@ -29,3 +29,4 @@ def command(
     with console.ProgressBars() as bars:
         summary = report(settings_of(ReportSettings, parameters), report=console.reporter(bars))
     console.echo(f"report       {summary.file} ({summary.images} images, {summary.bytes / 1e6:.1f} MB)")
+    console.next_step("evaluate", "--real", "TRAIN-SET", "--synthetic", run, "--val", "VAL-SET", "--out", "worth")

@@ -100,6 +100,10 @@ def command(
     if "thresholds" in info.figures:
         show_thresholds(info)
     console.echo(f"adapter  {out}")
+    kind = (*console.option("--prediction-type", prediction_type), *console.option("--vae", vae))
+    added = [word for one in lora or () for word in ("--lora", one)]
+    words = ("--model", asked.base, *added, *kind, "--adapter", out, "--out", Path("bundles") / out.absolute().name)
+    console.next_step("export", *words)
 
 
 def show_thresholds(info: "AdapterInfo") -> None:

@@ -58,3 +58,5 @@ def command(
     with console.ProgressBars() as bars:
         summary = train_base(settings, report=console.reporter(bars))
     console.echo(f"base model  {summary.folder}")
+    of = (data, *console.option("--split", split)) if summary.objects else ("LABELLED-DATASET",)
+    console.next_step("train-adapter", *of, "--model", out, "--out", Path("adapters") / out.absolute().name)

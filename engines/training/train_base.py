@@ -53,12 +53,13 @@ class TrainBaseSummary:
     """What `train_base` made.
 
     >>> from pathlib import Path
-    >>> TrainBaseSummary(Path("bases/mine"), images=64, dropped=(), skipped=(), seconds=600.0).folder.name
+    >>> TrainBaseSummary(Path("bases/mine"), images=64, objects=0, dropped=(), skipped=(), seconds=600.0).folder.name
     'mine'
     """
 
     folder: Path  # the base model
     images: int  # that it learned from
+    objects: int  # boxes that these images have, whether it was shown them or not
     dropped: tuple[str, ...]  # degenerate boxes of the dataset
     skipped: tuple[str, ...]  # bad items that were left out
     seconds: float
@@ -99,6 +100,7 @@ def _train(settings: TrainBaseSettings, report: Report, started: float) -> Train
     return TrainBaseSummary(
         folder=settings.out,
         images=len(dataset.records),
+        objects=sum(len(record.instances.single) for record in dataset.records),
         dropped=tuple(dataset.dropped),
         skipped=tuple(dataset.skipped),
         seconds=time.monotonic() - started,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import assert_fails, dengine
+from command_line import assert_fails, dengine, next_command
 from PIL import Image
 from typer.testing import Result
 
@@ -77,6 +77,7 @@ def test_generate_again_paints_nothing_and_says_the_same(run: tuple[Path, Result
     assert again.exit_code == 0
     assert "painted" not in again.stdout
     assert first.stdout.endswith(again.stdout)
+    assert next_command(again) == ["review", str(out)]
 
 
 def test_generate_repaints_the_named_part_of_the_references_alone(
@@ -169,7 +170,7 @@ def test_train_base_hands_on_what_was_asked(toy_bases: dict[str, Path], monkeypa
     def remember(settings: TrainBaseSettings, *, report: Report) -> TrainBaseSummary:
         asked.append(settings)
         report(note("2 images"))
-        return TrainBaseSummary(settings.out, 2, (), (), 1.0)
+        return TrainBaseSummary(settings.out, 2, 0, (), (), 1.0)
 
     monkeypatch.setattr(module, "train_base", remember)
     options = ("--style", "blood", "--labels", "list.txt", "--stages", "unet", "--rotate", "--split", "train")
@@ -183,7 +184,8 @@ def test_train_base_hands_on_what_was_asked(toy_bases: dict[str, Path], monkeypa
         )
     ]  # fmt: skip
     assert "2 images" in result.stderr
-    assert result.stdout == "base model  base\n"
+    assert result.stdout.startswith("base model  base\n")
+    assert next_command(result)[:2] == ["train-adapter", "LABELLED-DATASET"]
 
 
 def test_train_adapter_lets_options_go_before_a_settings_file(

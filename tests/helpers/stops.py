@@ -111,7 +111,7 @@ def one_moment(verb: str, words: list[str], folder: Path, seconds: float, number
     log = folder.with_suffix(".log")
     Path(STEPS).write_text("", "utf-8")
     code, said = stop(words, log, seconds, number)
-    if code == 0:
+    if code == 0 or (code == -signal.SIGTERM and not said.strip() and not folder.exists()):  # too late, or too early
         return False, []
     wrong = [] if code == 130 else [f"{verb} ended with {code}: {said[-500:]}"]
     last, kept, taken = said.strip().splitlines()[-1], reached(folder), len(Path(STEPS).read_text("utf-8"))
@@ -153,15 +153,15 @@ def main(work: Path, moments: int, verbs: Sequence[str]) -> None:
         kills.run_to_the_end(words, folder.with_suffix(".log"))
         seconds, expected = time.monotonic() - started, read_hashes(folder)
         for number in range(moments):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             folder.with_suffix(".log").unlink()
             asked = (signal.SIGINT, signal.SIGTERM)[number % 2]
             stopped, mistakes = one_moment(verb, words, folder, rng.uniform(0.1, seconds), asked)
             wrong += mistakes
-            if stopped:
+            if stopped or not folder.exists():
                 again = [*words, *(() if verb == "audit" else ("--resume",))]
                 kills.run_to_the_end(again, folder.with_suffix(".log"))
-                in_time += 1
+                in_time += stopped
             wrong += different_files(expected, read_hashes(folder))
         found[verb] = {"seconds": round(seconds, 2), "moments": moments, "stopped": in_time, "wrong": wrong}
         sys.stderr.write(f"{verb}: {found[verb]}\n")
