@@ -94,14 +94,13 @@ def figures(rows: Sequence[tuple[float, bool]], wanted: int, confidence: float) 
 
 def asked() -> argparse.Namespace:
     """The command line."""
-    options = parser(__doc__, "out")
-    options.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
+    options = parser(__doc__, "work", "out", required=("work",))
     options.add_argument("--own", type=Path, required=True, help="dataset with the labels that are audited")
     options.add_argument("--clean", type=Path, required=True, help="the same pictures with better labels")
     options.add_argument("--model", default=None, help="base of the folds; without it the bundled model's")
     options.add_argument("--folds", type=int, default=2, help="adapters, each judging what it did not see")
     options.add_argument("--settings", type=Path, default=None, help="JSON with settings of their training")
-    options.add_argument("--confidence", type=float, default=0.5, help="from which a missing label is added")
+    options.add_argument("--confidence", type=float, default=0.4, help="from which a missing label is added")
     return options.parse_args()
 
 

@@ -220,13 +220,10 @@ def make_adapter(folder: Path, base: Path, shape: Shape) -> int:
     return sum(value.numel() for value in adapter.parameters())
 
 
-def bare_bundle(
-    folder: Path, shape: Shape, info: AdapterInfo | None = None,
-    activations: Mapping[str, tuple[float, float]] | None = None, dtype: str = "float32",
-) -> Bundle:  # fmt: skip
+def bare_bundle(folder: Path, shape: Shape, info: AdapterInfo | None = None, dtype: str = "float32") -> Bundle:
     """What lies in `folder` as a bundle that nothing was exported for: enough for a backend that reads what is there.
 
-    `info` is the adapter's, where there is one; `activations` are the ranges that int8 needs; `dtype` is the graphs'.
+    `info` is the adapter's, where there is one; `dtype` is the graphs'.
     """
     channels = pyramid_channels(shape.unet)
     numbers = ModelShape(
@@ -247,7 +244,6 @@ def bare_bundle(
         prompts={}, generate={}, latent_channels=numbers.latent_channels, vae_stride=numbers.vae_stride,
         latent_multiple=2 ** (len(channels) - 1), text_length=TEXT_LENGTH, hidden_size=numbers.hidden_size,
         graphs={name: spec.to_json() for name, spec in specs.items()}, made_with={}, figures={}, files={},
-        activations=dict(activations or {}),
     )  # fmt: skip
     return Bundle(folder, manifest, specs, cast(AdapterInfo, info), dict(shape.scheduler), "random weights")
 

@@ -35,7 +35,8 @@ from engines.measure.timing import TimedBackend, Use, synchronise, time_calls
 from engines.measure.workload import Workload, WorkloadJobs, jobs_of
 from engines.painting.jobs import make_job
 from engines.painting.painter import Painter
-from engines.painting.resolve import job_source, resolve
+from engines.painting.references import job_source
+from engines.painting.resolve import resolve
 from engines.painting.settings import GenerateSettings
 
 # Of a row, after what warms it up: images, and batches, at least; fewer batches where one takes many seconds.

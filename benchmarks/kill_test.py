@@ -33,21 +33,14 @@ from benchmarks.large_checks import SHOWN
 from benchmarks.records import parser
 from engines.common.files import write_json
 
-VERBS = ("generate", "finalize", "merge", "label", "export", "train-adapter")
-_WEIGHTS = (
-    3,
-    12,
-    6,
-    6,
-    0.1,
-    0.4,
-)  # of the verbs, where all are killed: about as many as fit into the time of an export
+# The verbs with their weights where all are killed: about as many as fit into the time of an export.
+WEIGHTS = {"generate": 3, "finalize": 12, "merge": 6, "label": 6, "export": 0.1, "train-adapter": 0.4}
 
 
 def main() -> int:
     """Run all rounds; 0 when all were as promised."""
     given = read_options()
-    verbs = list(VERBS) if given.verb == "all" else [given.verb]
+    verbs = list(WEIGHTS) if given.verb == "all" else [given.verb]
     with contextlib.ExitStack() as stack:
         work = given.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dengine-kill-")))
         work.mkdir(parents=True, exist_ok=True)
@@ -60,16 +53,15 @@ def main() -> int:
         peace = {verb: in_peace(scenes[verb], work / f"peace-{verb}") for verb in verbs}
         print(", ".join(f"{verb} {seconds:.1f} s" for verb, (seconds, _) in peace.items()), flush=True)
         rng = random.Random(given.seed)
-        weights = [_WEIGHTS[VERBS.index(verb)] for verb in verbs]
+        weights = [WEIGHTS[verb] for verb in verbs]
         kills = good = number = 0
         while kills < given.kills:
             number += 1
             verb = rng.choices(verbs, weights)[0]
             seconds, expected = peace[verb]
             folder = work / f"round-{number}-{verb}"
-            done, wrong = one_round(
-                scenes[verb], folder, seconds, expected, 1 + (verb == "generate") * rng.randrange(2), rng
-            )
+            times = 1 + (verb == "generate") * rng.randrange(2)
+            done, wrong = one_round(scenes[verb], folder, seconds, expected, times, rng)
             kills, good = kills + done, good + done * (not wrong)
             print(f"{number:4} {verb}: {done} kills, {'; '.join(wrong[:SHOWN]) or 'as promised'}", flush=True)
             if given.results:
@@ -84,9 +76,7 @@ def main() -> int:
 def read_options() -> argparse.Namespace:
     """The command line."""
     options = parser(__doc__)
-    options.add_argument(
-        "--verb", choices=(*VERBS, "all"), default="generate", help="what is killed (default: generate)"
-    )
+    options.add_argument("--verb", choices=(*WEIGHTS, "all"), default="generate", help="default: generate")
     options.add_argument("--bundle", type=Path, help="bundle to paint with (default: a tiny random one, made first)")
     options.add_argument("--kills", type=int, default=20, help="kills, all in all (default: 20)")
     options.add_argument("--count", type=int, default=60, help="images a run (default: 60)")

@@ -134,7 +134,7 @@ def write_jobs(folder: Path, workload: Workload, bundle: Bundle, references: Pat
     """jobs.json, the crops and the model in `folder`, for `peer_runner`: exactly the jobs that `generate` does."""
     from PIL import Image
 
-    from engines.painting.painter import read_crop
+    from engines.painting.crops import read_crop
 
     model = f"{MODEL}-{bundle.digest[:12]}"
     write_model(bundle, folder / model)

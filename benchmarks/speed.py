@@ -1,23 +1,20 @@
 """Every speed figure of dengine on this machine, in one run: ours, diffusers, the peers, and the machine's limit.
 
-    python benchmarks/speed.py --work WORK --detector DETECTOR --out benchmarks/results/speed.md
-    python benchmarks/speed.py --work WORK --detector DETECTOR --out ... --rows peers tick     these rows again
+    python benchmarks/speed.py --work WORK --out benchmarks/results/speed.md
+    python benchmarks/speed.py --work WORK --out ... --rows peers inside     these rows again
 
 The workload is `engines.measure.workload`: img2img on references that the bundled model painted beforehand. Every
 measurement has a process of its own, one after the other; let nothing else run. What is done is kept in WORK, and the
-same command goes on after an interruption. DETECTOR is a detector of real images alone; without it the row of the best
-settings is left out. This trains one, as WORTH/trainings/real-seed0:
+same command goes on after an interruption.
 
-    dengine evaluate --real DATA --split train --val DATA --val-split val --preset small --out WORTH
-
-Knows: what is measured, in which order. How: `speed_tasks`, `sd2_tick`, `peers` and `engines.measure`; how it is shown:
+Knows: what is measured, in which order. How: `speed_tasks`, `peers` and `engines.measure`; how it is shown:
 `speed_report`; what it has to reach: `speed_bars`.
 """
 
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,35 +24,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import speed_report
 from benchmarks.records import Record, Steps, here, parser, say, write_report
-from benchmarks.speed_bars import OURS, best_ours, holds
+from benchmarks.speed_bars import OURS, best_ours
 from engines.bundle.bundle import default_bundle, open_bundle
-from engines.common.files import sha256_file
 from engines.measure.alone import run_alone
 from engines.measure.baseline import BATCHES, BaselineSettings, best_batch
 from engines.measure.workload import WORKLOAD, Workload
-from engines.worth.detectors.config import WEIGHTS_FILE
 
 REFERENCES, REFERENCE_SEED = 64, 1000  # images that are repainted, and the seed that they were painted with
-SEARCH_SEED = 1  # the search's jobs are other jobs than those that are reported
-TRIES = 3  # settings that may fail on the whole workload after they passed the search
+LABEL_JOBS = 96  # images of the float32 reference that labels are compared with
 FINALS = 3  # measurements of the settings that are reported; the middle one counts
 FIRST_IMAGES = 3  # processes of which the median counts
 SLOTS = (None, 8, 16)  # of ours; None is what `generate` takes by itself
-# Settings that change what is painted, beside the workload's own: sampler, its steps, and the t/T that are guided.
-TRIED: Sequence[tuple[str, Sequence[int], tuple[float, float]]] = (
-    ("ddim", (15, 10), (0.0, 1.0)),
-    ("ddim", (25,), (0.4, 1.0)),
-    ("dpmpp", (15, 12, 10, 8, 6, 5, 4), (0.0, 1.0)),
-    ("dpmpp", (12, 10, 8, 6), (0.4, 1.0)),
-    ("dpmpp", (6, 5), (0.6, 1.0)),
-    ("dpmpp", (8, 6), (0.0, 0.4)),
-)
-CANDIDATES: Mapping[str, Mapping[str, Any]] = {  # by name: fields of GenerateSettings
-    f"{sampler}-{steps}-guided-{low:g}-{high:g}": {
-        "sampler": sampler, "steps": steps, "guidance_interval": (low, high),
-    }
-    for sampler, every, (low, high) in TRIED for steps in every
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,9 +44,6 @@ class Speed:
     work: Path
     workload: Workload = WORKLOAD
     bundle: Path | None = None  # None: the bundled model
-    detector: Path | None = None  # None: no judge of the best settings
-    search_jobs: int = 96  # images of a setting in the search, and of the float32 reference of labels
-    toy: bool = False  # a tiny UNet in place of full size
 
     def asked(self, workload: Workload | None = None, **more: Any) -> Record:
         """The arguments that most tasks take."""
@@ -81,7 +57,7 @@ class Speed:
     @property
     def few(self) -> Workload:
         """The workload's first jobs."""
-        return dataclasses.replace(self.workload, jobs=min(self.search_jobs, self.workload.jobs))
+        return dataclasses.replace(self.workload, jobs=min(LABEL_JOBS, self.workload.jobs))
 
     def identity(self) -> Record:
         """What decides every figure, beside the code: processor and cores, too, since WORK may move."""
@@ -91,9 +67,6 @@ class Speed:
             "versions": found["versions"],
             "workload": self.workload.to_json(),
             "bundle": open_bundle(self.bundle or default_bundle(), verify=False).digest,
-            "detector": None if self.detector is None else sha256_file(self.detector / WEIGHTS_FILE),
-            "search_jobs": self.search_jobs,
-            "toy": self.toy,
         }
 
 
@@ -165,55 +138,10 @@ def measure_inside(speed: Speed, steps: Steps) -> None:
         steps.do(f"inside-{precision}", partial(run_alone, "engines.measure.run:engine_task", asked, say))
 
 
-def measure_best(speed: Speed, steps: Steps) -> None:
-    """The fastest settings whose labels the detector agrees with as it does with the slow reference's."""
-    if speed.detector is None:
-        return
-    judge = {"detector": str(speed.detector)}
-    asked = speed.asked(run=str(speed.run("baseline-1"))) | judge
-    slow = steps.do("best-reference", lambda: run_alone("benchmarks.speed_tasks:judge_baseline_task", asked, say))
-    few = dataclasses.replace(speed.few, seed=speed.workload.seed + SEARCH_SEED)
-    fastest = best_ours(steps.all(), *OURS) or {"precision": "auto", "slots": None}
-    ours = {"precision": fastest["precision"], "slots": fastest["slots"]}
-
-    def judged(name: str) -> Record:
-        arguments = judge | {"run": str(speed.run(name))}
-        return run_alone("benchmarks.speed_tasks:judge_run_task", arguments, say)
-
-    def tried(name: str, workload: Workload, changes: Mapping[str, Any], times: int = 1) -> Record:
-        options = ours | dict(changes)
-        return steps.do(name, lambda: paint(speed, name, workload, times=times, **options) | judged(name))
-
-    finals = [step for name, step in steps.all().items() if name.startswith("final-") and "run" in step]
-    if finals:  # the workload's own settings, on all of its jobs
-        final = max(finals, key=lambda step: float(step["images_per_second"]))
-        steps.do("best-own", lambda: final | judged(final["run"]))
-    own = tried("best-search-own", few, {})
-    passed = []
-    for name, changes in CANDIDATES.items():
-        found = tried(f"best-search-{name}", few, changes)
-        if "error" not in found and "error" not in own and holds(found, own):
-            passed.append((float(found["images_per_second"]), name))
-    for _, name in sorted(passed, reverse=True)[:TRIES]:
-        final = tried(f"best-final-{name}", speed.workload, CANDIDATES[name], FINALS)
-        if "error" not in final and "error" not in slow and holds(final, slow):
-            break
-
-
 def measure_peers(speed: Speed, steps: Steps) -> None:
     """optimum's pipelines."""
     asked = speed.asked(work=str(speed.work / "peers"))
     steps.do("peers", lambda: run_alone("benchmarks.peers:peers_task", asked, say))
-
-
-def measure_tick(speed: Speed, steps: Steps) -> None:
-    """A tick of a UNet of full size, diffusers and ours."""
-    asked: Record = {"folder": str(speed.work / ("toy-unet" if speed.toy else "sd2-unet")), "toy": speed.toy}
-    steps.do("tick-unet", partial(run_alone, "benchmarks.sd2_tick:make_task", asked, say))
-    steps.do("tick-diffusers", partial(run_alone, "benchmarks.sd2_tick:diffusers_task", asked, say))
-    for precision in OURS[:2]:
-        arguments = asked | {"precision": precision}
-        steps.do(f"tick-ours-{precision}", partial(run_alone, "benchmarks.sd2_tick:ours_task", arguments, say))
 
 
 def measure_first_image(speed: Speed, steps: Steps) -> None:
@@ -225,14 +153,12 @@ def measure_first_image(speed: Speed, steps: Steps) -> None:
 
 
 # What the results of a group decide, and what is measured again with it.
-DECIDED_BY: Mapping[str, tuple[str, ...]] = {"ours": ("final-", "labels-", "inside-", "best-"), "baseline": ("best-",)}
+DECIDED_BY: Mapping[str, tuple[str, ...]] = {"ours": ("final-", "labels-", "inside-")}
 GROUPS: Mapping[str, Callable[[Speed, Steps], None]] = {
     "baseline": measure_baseline,
     "ours": measure_ours,
     "inside": measure_inside,
-    "best": measure_best,
     "peers": measure_peers,
-    "tick": measure_tick,
     "first-image": measure_first_image,
 }
 
@@ -240,19 +166,13 @@ GROUPS: Mapping[str, Callable[[Speed, Steps], None]] = {
 def main() -> None:
     """Measure what is missing, and write the report."""
     options = parser(__doc__, "work", "out", "bundle", required=("work",))
-    options.add_argument("--detector", type=Path, help="folder of the independent detector")
     options.add_argument("--jobs", type=int, default=WORKLOAD.jobs, help="images of the workload")
-    options.add_argument("--search-jobs", type=int, default=96, help="images of each setting in the search")
     options.add_argument("--rows", nargs="+", choices=list(GROUPS), help="measure only these, and again")
-    options.add_argument("--toy", action="store_true", help="a tiny UNet in place of the full-size one: a dry run")
     given = options.parse_args()
     if given.jobs < 1:
         options.error("--jobs must be at least 1")
     work = given.work.resolve()
-    speed = Speed(
-        work, dataclasses.replace(WORKLOAD, jobs=given.jobs), given.bundle and given.bundle.resolve(),
-        given.detector and given.detector.resolve(), given.search_jobs, given.toy,
-    )  # fmt: skip
+    speed = Speed(work, dataclasses.replace(WORKLOAD, jobs=given.jobs), given.bundle and given.bundle.resolve())
     steps = Steps(work / "steps", speed.identity())
     references = speed.asked(out=str(work / "references"), jobs=min(REFERENCES, given.jobs), seed=REFERENCE_SEED)
     steps.do("references", lambda: run_alone("benchmarks.speed_tasks:references_task", references, say), needed=True)
@@ -262,7 +182,6 @@ def main() -> None:
         GROUPS[group](speed, steps)
     value = here() | {
         "origins": steps.origins(),
-        "toy": speed.toy,
         "workload": speed.workload.to_json(),
         "steps": steps.all(),
     }

@@ -12,10 +12,9 @@ from benchmarks.records import Bar
 
 Steps = Mapping[str, Mapping[str, Any]]
 OURS = ("auto", "int8", "f32")  # precisions; one that this version or machine lacks is listed with its error
-POINTS = 2.0  # AP50, 0 to 100, that the labels of a faster setting may lose
 EAGER, COMPILED = ("baseline-1", "baseline-best"), ("baseline-compiled-1", "baseline-compiled")
-RATES = {"1": 4.0, "best": 3.0, "settings": 8.0, "peer": 1.3, "tick": 3.7}
-OUTSIDE, ROOFLINE, FIRST_IMAGE = 0.05, 0.55, 3.0
+RATES = {"1": 4.0, "best": 3.0, "peer": 1.3}
+OUTSIDE, FIRST_IMAGE = 0.05, 3.0
 
 
 def bars(steps: Steps) -> Iterator[Bar]:
@@ -36,13 +35,6 @@ def bars(steps: Steps) -> Iterator[Bar]:
         share = steps.get(f"inside-{precision}", {}).get("outside_share")
         reached = None if share is None else share <= OUTSIDE
         yield f"{name}, time outside the graphs", f"<= {OUTSIDE:.0%} of wall", percent(share), reached
-    final = best_final(steps)
-    what, rate = "best settings, against eager diffusers at its best batch", None
-    if final is not None:
-        what += f" ({setting_of(final)}; its labels {100 * final['label_ap50']:.1f})"
-        rate = float(final["images_per_second"])
-    yield _times(what, rate, best, RATES["settings"])
-    yield from _tick_bars(steps)
     first = first_image_seconds(steps)
     found = "not measured" if first is None else f"{first:.2f} s"
     reached = None if first is None else first <= FIRST_IMAGE
@@ -51,21 +43,9 @@ def bars(steps: Steps) -> Iterator[Bar]:
 
 def best_ours(steps: Steps, *precisions: str) -> Mapping[str, Any] | None:
     """The fastest run of the committed workload in one of these precisions (as asked for), at whatever slots."""
-    return _fastest(steps, *(f"ours-{precision}" for precision in precisions))
-
-
-def holds(found: Mapping[str, Any], slow: Mapping[str, Any]) -> bool:
-    """Whether a setting's labels agree with the detector within POINTS of the slow one's."""
-    return 100 * (float(slow["label_ap50"]) - float(found["label_ap50"])) <= POINTS
-
-
-def best_final(steps: Steps) -> Mapping[str, Any] | None:
-    """The fastest setting whose labels held on the whole workload; None where none did, or none was judged."""
-    slow = steps.get("best-reference", {})
-    if "label_ap50" not in slow:
-        return None
-    judged = {name: step for name, step in steps.items() if "label_ap50" in step and holds(step, slow)}
-    return _fastest(judged, "best-final-")
+    beginnings = tuple(f"ours-{precision}" for precision in precisions)
+    runs = [step for name, step in steps.items() if name.startswith(beginnings) and "error" not in step]
+    return max(runs, key=lambda step: float(step["images_per_second"]), default=None)
 
 
 def first_image_seconds(steps: Steps) -> float | None:
@@ -77,26 +57,12 @@ def first_image_seconds(steps: Steps) -> float | None:
 
 def setting_of(step: Mapping[str, Any]) -> str:
     """What a run painted with."""
-    sampler = {"ddim": "DDIM", "dpmpp": "DPM++ 2M"}[step["sampler"]]
-    interval = step["guidance_interval"]
-    guided = "" if interval in (None, [0.0, 1.0]) else f", guided where t/T is in {interval[0]:g}:{interval[1]:g}"
-    return f"{sampler} {step['steps']} steps{guided}, {step['precision']}, {step['slots']} slots"
-
-
-def tick_share(step: Mapping[str, Any]) -> float | None:
-    """Operations of a tick over its seconds and the bf16 matmul rate; None where that was not measured."""
-    rate = step.get("rates", {}).get("bf16")
-    return None if rate is None else step["flops"] / step["seconds"]["median"] / rate["flops_per_second"]
+    return f"{step['steps']} steps, {step['precision']}, {step['slots']} slots"
 
 
 def percent(share: float | None) -> str:
     """A share, or that it is not known."""
     return "not measured" if share is None else f"{share:.1%}"
-
-
-def _fastest(steps: Steps, *beginnings: str) -> Mapping[str, Any] | None:
-    runs = [step for name, step in steps.items() if name.startswith(beginnings) and "error" not in step]
-    return max(runs, key=lambda step: float(step["images_per_second"]), default=None)
 
 
 def _best_rate(steps: Steps, names: tuple[str, ...]) -> float | None:
@@ -121,23 +87,3 @@ def _against_peers(name: str, rate: float | None, int8: bool, steps: Steps) -> B
     alike = RATES["peer"] if not int8 or any(result.get("int8") for result in tried) else None
     other = None if peer is None else float(peer["images_per_second"])
     return _times(f"{name}, against the fastest peer, pictures alone{told}", rate, other, alike)
-
-
-def _tick_bars(steps: Steps) -> Iterator[Bar]:
-    slow = steps.get("tick-diffusers", {})
-    for precision in OURS[:2]:
-        ours = steps.get(f"tick-ours-{precision}", {})
-        if "seconds" not in ours and precision != "auto":
-            continue
-        what, wanted = f"SD2-size UNet tick, {ours.get('precision', precision)}", RATES["tick"]
-        both = [step["seconds"]["median"] for step in (slow, ours) if "seconds" in step]
-        times, told = None, "not measured"
-        if len(both) == 2:
-            times = both[0] / both[1]
-            told = f"{times:.2f}x ({both[0]:.2f} s / {both[1]:.2f} s)"
-        reached = None if times is None else times >= wanted
-        yield f"{what}, against diffusers float32", f"{wanted:g}x", told, reached
-        share = tick_share(ours)
-        if ours.get("precision") != "int8":  # whose own rate is another
-            reached = None if share is None else share >= ROOFLINE
-            yield f"{what}, share of the bf16 matmul rate", f">= {ROOFLINE:.0%}", percent(share), reached

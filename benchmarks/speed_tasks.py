@@ -1,37 +1,32 @@
-"""What `speed.py` has done in processes of their own, beside the tasks of `engines.measure`, `sd2_tick` and `peers`.
+"""What `speed.py` has done in processes of their own, beside the tasks of `engines.measure` and `peers`.
 
-Knows: how a run of ours is timed, how its labels are judged (by an independent detector, and against the float32
-reference), and the time from load to a first image. Each function takes and returns a JSON object
-(`engines.measure.alone`). Does not know in which order, or what a figure has to reach.
+Knows: how a run of ours is timed, how its labels compare with the float32 reference's, and the time from load to a
+first image. Each function takes and returns a JSON object (`engines.measure.alone`). Does not know in which order, or
+what a figure has to reach.
 """
 
-import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.agreement import agreement
 from benchmarks.records import Record, Tell
-from engines.bundle.bundle import default_bundle, open_bundle
 from engines.common.events import Event, EventKind
 from engines.common.files import sha256_file
 from engines.datasets.images import read_image
-from engines.diffusion.schedule import Schedules, step_rows
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.labels.rules import is_label
-from engines.measure.workload import Workload, jobs_of
+from engines.measure.workload import Workload
 from engines.runs.generate import generate
-from engines.runs.journal import IMAGES, JOURNAL, Entry, find_image, image_name, read_entries
+from engines.runs.journal import JOURNAL, Entry, find_image, read_entries
 from engines.runs.run_folder import require_run
-from engines.worth.detectors.model import load_detector
 from export.agreement import psnr
 
-SHOWN = ("precision", "slots", "rows", "steps", "sampler", "guidance_interval")  # of a run's options
+SHOWN = ("precision", "slots", "rows", "steps")  # of a run's options
 WARM_JOBS = 16  # images of the run that fills the cache of compiled models
 
 
@@ -83,58 +78,11 @@ def references_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
     return {"images": generate(settings).painted, "sha256": sha256_file(out / "annotations.json")}
 
 
-def judge_run_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
-    """Agreement of the labels of a `run` of ours with the `detector`, and its `unet_rows` an image."""
-    tell("asking the detector")
-    folder = Path(arguments["run"])
-    entries, labels = read_labels(folder)
-    files = [find_image(folder, entry) for entry in entries]
-    groups = [entry.reference or entry.index for entry in entries]
-    names = require_run(folder).class_names
-    return agreement(load_detector(arguments["detector"]), files, labels, names, groups) | {
-        "unet_rows": unet_rows(folder)
-    }
-
-
-def judge_baseline_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
-    """The same of the baseline's images and annotations in `run`. The workload tells which have one reference."""
-    tell("asking the detector")
-    bundle = open_bundle(Path(arguments["bundle"]) if arguments["bundle"] else default_bundle(), verify=False)
-    made = jobs_of(Workload.from_json(arguments["workload"]), bundle, Path(arguments["references"]))
-    references = {image_name(job.index, "jpg"): job.reference for job in made.jobs}
-    files, labels, names = read_coco_labels(Path(arguments["run"]))
-    groups = [references[file.name] for file in files]
-    return agreement(load_detector(arguments["detector"]), files, labels, names, groups)
-
-
 def read_labels(folder: Path) -> tuple[list[Entry], list[Instances]]:
     """The entries of a run's images, and those of their boxes that are labels by the run's own rules."""
     rules = require_run(folder).rules
     entries = [entry for entry in read_entries(folder / JOURNAL) if entry.file]
     return entries, [entry.instances.take(is_label(entry.instances, rules)) for entry in entries]
-
-
-def read_coco_labels(folder: Path) -> tuple[list[Path], list[Instances], tuple[str, ...]]:
-    """The images of `folder`/annotations.json, their labels with their scores, and the class names."""
-    value = json.loads((folder / "annotations.json").read_text("utf-8"))
-    names = tuple(category["name"] for category in value["categories"])
-    rows: dict[int, list[Sequence[float]]] = {image["id"]: [] for image in value["images"]}
-    for found in value["annotations"]:
-        x, y, width, height = found["bbox"]
-        rows[found["image_id"]].append((x, y, x + width, y + height, found["score"], found["category_id"] - 1))
-    files = [folder / IMAGES / image["file_name"] for image in value["images"]]
-    return files, [Instances.from_rows(every) for every in rows.values()], names
-
-
-def unet_rows(folder: Path) -> float:
-    """UNet rows an image that the sampler of a run computed: two for a guided step, one for any other."""
-    run = require_run(folder)
-    options, interval = run.options, run.options.guidance_interval or (0.0, 1.0)
-    bundle = open_bundle(options.bundle or default_bundle(), verify=False)
-    schedules = Schedules(bundle.scheduler_config, options.sampler, options.steps, options.eta, floored=run.floored)
-    taken = [schedules.of(entry.strength) for entry in read_entries(folder / JOURNAL)]
-    rows = (int(step_rows(schedule, options.guidance, interval)[first:].sum()) for schedule, first in taken)
-    return float(sum(rows) / max(len(taken), 1))
 
 
 def same_labels_task(arguments: Mapping[str, Any], tell: Tell) -> Record:

@@ -101,7 +101,7 @@ def command(
 
 def show_worth(summary: "EvaluateSummary") -> None:
     """Print a table of figures for each validation set, what was left out, and where everything is."""
-    from engines.worth.figures import table
+    from engines.worth.figures import gains, table
 
     for one in summary.sets:
         for line in one.left_out:
@@ -120,6 +120,10 @@ def show_worth(summary: "EvaluateSummary") -> None:
         console.echo(f"95% interval of the difference over draws of the {images} validation images.")
     else:
         console.echo(f"{trained}; {images} validation images.")
+    for one in summary.sets:
+        where = f" on {one.name}" if len(summary.sets) > 1 else ""
+        for line in gains(one.arms, summary.data.split_images):
+            console.echo(f"{line}{where}")
     console.echo(f"figures  {summary.comparison}")
     if summary.picture is None:
         console.note("no picture was drawn, since matplotlib is not installed: pip install matplotlib")

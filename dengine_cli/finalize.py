@@ -26,6 +26,10 @@ def command(
             "leaves out, too.  [default: the run's]",
         ),
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="WHOSE", help="Whose boxes are labels: adapter, reference or both.  [default: the run's]"),
+    ] = None,
     ignore_score: Annotated[
         float | None,
         typer.Option(help="Boxes from here up to --score become COCO crowds; 0: none.  [default: the run's]"),

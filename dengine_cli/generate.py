@@ -41,9 +41,24 @@ def command(
     strength: Annotated[
         str | None,
         typer.Option(
-            metavar="LOW:HIGH", help="Noise level t/T that references are repainted from, low:high.  [default: 0.4:0.8]"
+            metavar="LOW:HIGH",
+            help="Noise level t/T that references are repainted from, low:high; 0 paints nothing.  [default: 0.4:0.8]",
         ),
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHOSE",
+            help="Whose boxes are labels: the adapter's, those of the reference (moved with it), or both.  "
+            "[default: adapter; with --compose both]",
+        ),
+    ] = None,
+    compose: Annotated[
+        bool, typer.Option("--compose", help="Cut objects out of annotated references, and paste them into others.")
+    ] = False,
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Turn pasted objects by a random right angle, as for images without an up.")
+    ] = False,
     flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror half of the references.")] = True,
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Pixels of an image, such as 320x256.  [default: the bundle's]")
@@ -158,6 +173,11 @@ def show_run(summary: "GenerateSummary") -> None:
             f"painted {counted(summary.painted, 'image')} in {duration(summary.seconds)} ({speed}{first_text})"
         )
     show_dataset(summary.dataset)
+    if (found := summary.likeness) is not None:
+        if found.remark is None:
+            console.echo(f"likeness     {found.figures}")
+        else:
+            console.note(found.remark)
 
 
 def _more_than_expected(summary: "DatasetSummary") -> list[str]:

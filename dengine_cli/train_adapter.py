@@ -132,4 +132,4 @@ def _together(file: Path | None, given: dict[str, Any], network: dict[str, Any])
     if network and isinstance(settings.setdefault("network", {}), dict):
         settings["network"] |= network
     keys = {item.name: key_of(item) for item in dataclasses.fields(TrainAdapterSettings)}
-    return settings | {keys[name]: value for name, value in given.items()}
+    return {keys.get(name, name): value for name, value in (*settings.items(), *given.items())}

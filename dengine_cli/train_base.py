@@ -1,13 +1,16 @@
 """`dengine train-base`: fit a base model to a folder of images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, FollowLinks, PredictionType, Vae
 from dengine_cli.settings import settings_of
+
+if TYPE_CHECKING:
+    from engines.training.train_base import TrainBaseSummary
 
 EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"
 SETTINGS = "engines.training.train_base:TrainBaseSettings"
@@ -57,6 +60,14 @@ def command(
     settings = settings_of(TrainBaseSettings, parameters)
     with console.ProgressBars() as bars:
         summary = train_base(settings, report=console.reporter(bars))
-    console.echo(f"base model  {summary.folder}")
+    show_base(summary)
     of = (data, *console.option("--split", split)) if summary.objects else ("LABELLED-DATASET",)
     console.next_step("train-adapter", *of, "--model", out, "--out", Path("adapters") / out.absolute().name)
+
+
+def show_base(summary: "TrainBaseSummary") -> None:
+    """Print where a base model is, and how good it is."""
+    console.echo(f"base model  {summary.folder}")
+    console.echo(f"samples     {summary.samples}")
+    if summary.quality is not None:
+        console.note(summary.quality.verdict)

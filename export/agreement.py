@@ -26,7 +26,8 @@ from engines.datasets.images import read_image
 from engines.errors import ExportError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import SCORE_FLOOR
-from engines.painting.resolve import job_source, resolve
+from engines.painting.references import job_source
+from engines.painting.resolve import resolve
 from engines.painting.settings import GenerateSettings
 from engines.runs.generate import run
 from engines.runs.journal import IMAGES, JOURNAL, Entry, read_entries

@@ -30,6 +30,7 @@ from engines.common.events import Report, note, silent
 from engines.common.files import sync_folder, write_json
 from engines.datasets.dataset import Record
 from engines.diffusion.base_model import BaseModel, load_base, local_folder
+from engines.diffusion.base_notes import bad_base
 from engines.diffusion.lora import fuse_loras
 from engines.errors import ExportError, UsageError
 from export.activations import measure_activations
@@ -90,6 +91,8 @@ def export(settings: ExportSettings, *, report: Report | None = None) -> ExportS
     steps = Steps(_count_steps(asked, gates), report)
     steps("reading the models")
     base = local_folder(settings.base, settings.prediction_type, lambda text: report(note(text)), vae=settings.vae)
+    if remark := bad_base(base):
+        report(note(remark))
     models = _Models(base, settings.adapter, settings.loras, settings.frame)
     with _appearing(settings.out) as work:
         return _make(work, settings.out, models, asked, gates, steps)

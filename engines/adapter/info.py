@@ -17,6 +17,7 @@ from engines.common.quote import quote
 from engines.common.schema import from_object, hold, in_range
 from engines.errors import ModelError
 from engines.labels.boxes import LEAST_COUNTED
+from engines.quality.look import Looks
 
 FORMAT = 1
 INFO_FILE = "adapter.json"
@@ -109,6 +110,7 @@ class AdapterInfo:
     labelled_images: int = 0  # all that it learned or was measured from; 0: not known
     objects: dict[str, int] = field(default_factory=dict)  # annotated in them, by class; crowds aside
     thresholds: dict[str, float] = field(default_factory=dict)  # class -> lowest score of a label; the rest: a default
+    photographs: Looks | None = None  # what training images show at `short_side`, for painted ones to be held against
     figures: dict[str, Any] = field(default_factory=dict)  # AP on the dev split, and how training went
     format: int = FORMAT  # version of this file
 

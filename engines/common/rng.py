@@ -23,6 +23,8 @@ class Stream(IntEnum):
     UNET_VIEWS = 3
     UNET_STEP = 4
     UNET_NOISE = 5
+    ASSESS_VIEWS = 6
+    ASSESS_NOISE = 7
     # An adapter's training: (seed, stream, ...).
     ADAPTER_ORDER = 20
     ADAPTER_GROUPS = 21
@@ -43,6 +45,7 @@ class Stream(IntEnum):
     REFERENCE_ORDER = 2**21 + 1
     BALANCE = 2**21 + 2
     PIPELINE = 2**21 + 3
+    COMPOSE = 2**21 + 4
 
 
 def generator(*key: int) -> np.random.Generator:

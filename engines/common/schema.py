@@ -30,7 +30,7 @@ Wrong = tuple[str, str, str]  # a field's path, and what is said before and behi
 FLAT = {"flat": True}  # metadata of a field: its dataclass's keys lie among the owner's, and all must be there ...
 OLDER = "older"  # ... but those whose metadata say what they are where an older file lacks them
 DEEPEST = 32  # objects and lists inside each other, in a field of any kind
-KEY = "key"  # metadata: the field's name in JSON, where it has another one there
+KEY = "key"  # metadata: the field's name in JSON, where it has another one there; it is read under both
 
 
 def from_object(cls: type[T], value: Mapping[str, Any], error: type[DengineError], where: str) -> T:
@@ -124,10 +124,11 @@ def _said(wrong: Wrong, mark: str) -> str:
 def _build(cls: Any, value: Mapping[str, Any], prefix: str, wrong: list[Wrong]) -> Any:
     """The dataclass, or None where something is wrong."""
     before, arguments = len(wrong), {}
-    known = {key_of(item) for owner in (cls, *_flat_ones(cls)) for item in dataclasses.fields(owner)}
+    owned = [item for owner in (cls, *_flat_ones(cls)) for item in dataclasses.fields(owner)]
+    known = {name for item in owned for name in (key_of(item), item.name)}
     wrong += [(f"{prefix}{shorten(key)}", "unknown key ", "") for key in value if key not in known]
     for item, hint in _fields(cls):
-        key = key_of(item)
+        key = item.name if item.name in value else key_of(item)
         if item.metadata.get("flat"):
             arguments[item.name] = _flat(hint, value, wrong)
         elif key in value:
@@ -141,7 +142,7 @@ def _flat(cls: Any, value: Mapping[str, Any], wrong: list[Wrong]) -> Any:
     """A dataclass whose keys lie among others, every one of them but those that an older file lacks."""
     before, arguments = len(wrong), {}
     for item, hint in _fields(cls):
-        key = key_of(item)
+        key = item.name if item.name in value else key_of(item)
         if key in value:
             none = value[key] is None and item.default is None
             arguments[item.name] = None if none else _convert(hint, value[key], key, wrong)

@@ -13,7 +13,6 @@ S slots, R rows of a network call, Z/h/w latents, L text length, D text width, T
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +23,7 @@ from engines.common.streams import send
 from engines.diffusion.capture import Record, Recorded, capture
 from engines.diffusion.latents import initial_noise, step_noise
 from engines.diffusion.schedule import Schedule, step_rows
+from engines.diffusion.tick import Move, Tick, lay_out
 from engines.errors import NumericalError, UsageError
 
 
@@ -82,24 +82,6 @@ class _State:
     h_prev: torch.Tensor  # the step before's clean prediction, float32 [S, Z, h, w]
     noise: torch.Tensor  # noise of this step, float32 [S, Z, h, w]
     text: torch.Tensor  # [2 S, L, D] in the network's dtype: conditional of every slot, then unconditional
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """One tick as indices, of shapes that do not depend on how full the slots are."""
-
-    row_slot: torch.Tensor  # int64 [R], whose latents a row holds
-    row_text: torch.Tensor  # int64 [R], which of the 2 S texts
-    row_time: torch.Tensor  # int64 [R], timesteps
-    cond_row: torch.Tensor  # int64 [S], where a slot's conditional output is
-    uncond_row: torch.Tensor  # int64 [S], where its unconditional one is; the conditional row when not guided
-    table_row: torch.Tensor  # int64 [S], row of the coefficient table
-    active: torch.Tensor  # int64 [S], 1 for the slots that take a step in this tick
-
-    @classmethod
-    def view(cls, numbers: torch.Tensor, slots: int, rows: int) -> "_Plan":
-        """The parts of an int64 [3 R + 4 S] that holds them one after the other."""
-        return cls(*numbers.split([rows, rows, rows, slots, slots, slots, slots]))
 
 
 class SlotSampler:
@@ -248,60 +230,41 @@ class SlotSampler:
     @torch.no_grad()
     def _tick(self, busy: Mapping[int, _Slot], chosen: Sequence[int]) -> None:
         """One network call, and one step of every chosen slot."""
+        moves = []
         for slot in chosen:
-            step, task = busy[slot].step, busy[slot].task
-            if busy[slot].schedule.adds_noise[step]:
+            step, task, schedule = busy[slot].step, busy[slot].task, busy[slot].schedule
+            if schedule.adds_noise[step]:
                 noise = step_noise(self._shape, task.seed, task.index, step)
                 self._state.noise[slot] = send(noise, self._device)
-        self._numbers.copy_(send(self._plan(busy, chosen), self._device))
+            moves.append(Move(slot, step, int(schedule.timesteps[step]), busy[slot].cost))
+        numbers = lay_out(moves, self._slots, self._rows, self._schedule.steps)
+        self._numbers.copy_(send(numbers, self._device))
+        self.ticks += 1
+        self.rows_used += sum(move.rows for move in moves)
         self._step()
         self._told()
 
     @torch.no_grad()
     def _advance(self) -> None:
         """The device's part of a tick: everything it reads and writes stays where it is."""
-        state, plan = self._state, _Plan.view(self._numbers, self._slots, self._rows)
+        state, tick = self._state, Tick.view(self._numbers, self._slots, self._rows)
         inputs = self._call.inputs
-        inputs["sample"].copy_(state.x.index_select(0, plan.row_slot))
-        inputs["timesteps"].copy_(plan.row_time)
-        inputs["encoder_hidden_states"].copy_(state.text.index_select(0, plan.row_text))
+        inputs["sample"].copy_(state.x.index_select(0, tick.row_slot))
+        inputs["timesteps"].copy_(tick.row_time)
+        inputs["encoder_hidden_states"].copy_(state.text.index_select(0, tick.row_text))
         self._call.run()
         output = self._call.outputs["model_output"].to(self._device, torch.float32)
-        cond = output.index_select(0, plan.cond_row)
-        uncond = output.index_select(0, plan.uncond_row)
+        cond = output.index_select(0, tick.cond_row)
+        uncond = output.index_select(0, tick.uncond_row)
         guided = uncond + self._guidance_scale * (cond - uncond)
-        columns = self._table.index_select(0, plan.table_row).reshape(self._slots, 6, 1, 1, 1)
+        columns = self._table.index_select(0, tick.table_row).reshape(self._slots, 6, 1, 1, 1)
         p_x, p_m, a_x, a_h, a_prev, a_n = columns.unbind(1)
         h = p_x * state.x + p_m * guided
         x = a_x * state.x + a_h * h + a_prev * state.h_prev + a_n * state.noise
         # `where`, not coefficients of zero: a NaN of one image must not reach another that waits.
-        active = plan.active.bool().reshape(self._slots, 1, 1, 1)
+        active = tick.active.bool().reshape(self._slots, 1, 1, 1)
         state.x.copy_(torch.where(active, x, state.x))
         state.h_prev.copy_(torch.where(active, h, state.h_prev))
-
-    def _plan(self, busy: Mapping[int, _Slot], chosen: Sequence[int]) -> torch.Tensor:
-        """Lay out a tick: the rows of the chosen slots, then spare rows.
-
-        The numbers of `_Plan`, int64 [3 R + 4 S] on the CPU.
-        """
-        S, R, T = self._slots, self._rows, self._schedule.steps
-        rows: list[tuple[int, int, int]] = []  # slot, text, timestep
-        cond_row, uncond_row, table_row, active = ([0] * S for _ in range(4))
-        for slot in chosen:
-            step = busy[slot].step
-            timestep = int(busy[slot].schedule.timesteps[step])
-            cond_row[slot] = uncond_row[slot] = len(rows)
-            table_row[slot] = slot * T + step
-            active[slot] = 1
-            rows.append((slot, slot, timestep))
-            if busy[slot].cost == 2:
-                uncond_row[slot] = len(rows)
-                rows.append((slot, S + slot, timestep))
-        self.ticks += 1
-        self.rows_used += len(rows)
-        first = rows[: busy[chosen[0]].cost]
-        rows += (first * R)[: R - len(rows)]
-        return torch.tensor([*chain(*zip(*rows, strict=True)), *cond_row, *uncond_row, *table_row, *active])
 
 
 def always_guided(guidance_scale: float, guidance_interval: tuple[float, float] | None) -> bool:

@@ -188,18 +188,29 @@ def cxcywh_to_xyxy(boxes: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.concatenate([centre - half, centre + half], axis=-1)
 
 
+def covered(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The share of each corner box [N, 4] that lies in each of [M, 4]: [N, M]."""
+    own = (first[:, 2] - first[:, 0]) * (first[:, 3] - first[:, 1])
+    return np.asarray(_overlaps(first, second) / np.maximum(own, 1e-9)[:, None])
+
+
 def iou_matrix(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Intersection over union of corner boxes [N, 4] and [M, 4]: [N, M]."""
+    overlap = _overlaps(first, second)
+    areas = [(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) for boxes in (first, second)]
+    union = areas[0][:, None] + areas[1][None, :] - overlap
+    return np.asarray(overlap / np.maximum(union, 1e-9))
+
+
+def _overlaps(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The area that each of [N, 4] has in common with each of [M, 4]: [N, M]."""
     # One axis at a time: a product over a last axis of two costs numpy many times the work itself.
     sides = [
         np.minimum(first[:, None, axis + 2], second[None, :, axis + 2])
         - np.maximum(first[:, None, axis], second[None, :, axis])
         for axis in (0, 1)
     ]
-    overlap = np.clip(sides[0], 0.0, None) * np.clip(sides[1], 0.0, None)
-    areas = [(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) for boxes in (first, second)]
-    union = areas[0][:, None] + areas[1][None, :] - overlap
-    return np.asarray(overlap / np.maximum(union, 1e-9))
+    return np.asarray(np.clip(sides[0], 0.0, None) * np.clip(sides[1], 0.0, None))
 
 
 def without_duplicates(corners: npt.NDArray[Any], duplicate_iou: float, limit: int) -> npt.NDArray[np.int64]:

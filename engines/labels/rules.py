@@ -15,10 +15,12 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from engines.labels.boxes import Instances, iou_matrix, join, without_duplicates
+from engines.labels.boxes import Instances, covered, iou_matrix, join, without_duplicates
 from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, Thresholds, check_ignore_score, shown, stored
 
 SAME_OBJECT_IOU = 0.5  # a weak box that overlaps a label so much is another try at the labelled object
+VETO_SCORE = 0.1  # a label given beforehand is there where a box of any class that scores so much overlaps it
+LABEL_SOURCES = ("adapter", "reference", "both")
 
 Mask = npt.NDArray[np.bool_]
 
@@ -56,6 +58,7 @@ class Rules:
     min_quality: float = 0.0  # an image whose `quality` is below is dropped
     keep_empty: bool = False  # keep images without a label
     max_overlap: float = 1.0  # of two labels of a class that overlap (IoU) by more, the surer stays; 1: both do
+    labels: str = "adapter"  # of LABEL_SOURCES: the adapter's boxes, those that were given with the image, or both
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -89,7 +92,9 @@ def label_rules(
 def is_label(found: Instances, rules: Rules) -> Mask:
     """Which boxes are labels, [N]."""
     sure = found.scores >= rules.least(found.labels)
-    return sure if rules.max_overlap >= 1.0 else _without_doubles(found, sure, rules.max_overlap)
+    if rules.max_overlap >= 1.0:
+        return sure
+    return _without_doubles(found, sure & ~found.crowd, rules.max_overlap) | (sure & found.crowd)
 
 
 def is_ignored(found: Instances, rules: Rules) -> Mask:
@@ -107,10 +112,39 @@ def is_ignored(found: Instances, rules: Rules) -> Mask:
     return weak
 
 
-def chosen(found: Instances, rules: Rules | None) -> Instances:
-    """The labels, then as crowds the regions to ignore: what a dataset's file holds of an image. All, without rules."""
+def candidates(found: Instances, rules: Rules, given: Instances | None) -> Instances:
+    """The boxes that the other rules choose from: the adapter's, those given with the image, or both, best first.
+
+    given: what is known to be there before the adapter looks, crowds among it, scores 1; None where nothing is.
+    With "both" the adapter vetoes: a given box becomes a crowd where no box of any class that scores VETO_SCORE
+    overlaps it by SAME_OBJECT_IOU. Of the adapter's own boxes those stay that show no given object.
+    """
+    if rules.labels == "adapter" or given is None:
+        return found
+    if rules.labels == "reference":
+        return given
+    doubted = ~is_seen(found, given) & ~given.crowd
+    both = replace(given, crowd=given.crowd | doubted)
+    return join([both, found.take(_elsewhere(found, both))])
+
+
+def is_seen(found: Instances, given: Instances) -> Mask:
+    """Which given boxes the adapter sees, whatever it takes them for, [N]."""
+    sure = found.take(found.scores >= VETO_SCORE)
+    if not len(sure) or not len(given):
+        return np.zeros(len(given), dtype=np.bool_)
+    overlaps = iou_matrix(given.boxes.astype(np.float64), sure.boxes.astype(np.float64))
+    return np.asarray(overlaps.max(axis=1) >= SAME_OBJECT_IOU)
+
+
+def chosen(found: Instances, rules: Rules | None, given: Instances | None = None) -> Instances:
+    """The labels, then as crowds the regions to ignore: what a dataset's file holds of an image. All, without rules.
+
+    given: as for `candidates`.
+    """
     if rules is None:
         return found
+    found = candidates(found, rules, given)
     labels, ignored = found.take(is_label(found, rules)), found.take(is_ignored(found, rules))
     return join([labels, replace(ignored, crowd=np.ones(len(ignored), dtype=np.bool_))])
 
@@ -127,15 +161,29 @@ def quality(found: Instances) -> float:
     return sum(score**2 for score in scores) / total if total else 1.0
 
 
-def drop(found: Instances, rules: Rules) -> Drop | None:
-    """Why an image with these boxes is dropped; None for one that is kept."""
-    if not rules.keep_empty and not is_label(found, rules).any():
+def drop(found: Instances, rules: Rules, given: Instances | None = None) -> Drop | None:
+    """Why an image with these boxes is dropped; None for one that is kept. `given` as for `candidates`."""
+    boxes = candidates(found, rules, given)
+    if not rules.keep_empty and not (is_label(boxes, rules) & ~boxes.crowd).any():
+        if rules.labels == "reference":
+            return Drop(DropReason.NO_BOX, "no box of its reference is in it")
         score = stored(rules.thresholds)
         needed = "what its class needs" if isinstance(score, dict) else shown(score)
         return Drop(DropReason.NO_BOX, f"no box scores {needed}")
     if rules.min_quality and quality(found) < rules.min_quality:
         return Drop(DropReason.DOUBTFUL, f"doubtful labels: quality below {rules.min_quality:g}")
     return None
+
+
+def _elsewhere(found: Instances, given: Instances) -> Mask:
+    """Which boxes show another object than the given labels, [N], and do not lie in a given crowd by half."""
+    boxes, others = found.boxes.astype(np.float64), given.single.boxes.astype(np.float64)
+    new = np.ones(len(found), dtype=np.bool_)
+    if len(found) and len(others):
+        new &= iou_matrix(boxes, others).max(axis=1) < SAME_OBJECT_IOU
+    if len(found) and given.crowd.any():
+        new &= covered(boxes, given.crowds.boxes.astype(np.float64)).max(axis=1) < SAME_OBJECT_IOU
+    return new
 
 
 def _exact(found: Instances, rows: Mask | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

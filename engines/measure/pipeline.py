@@ -47,8 +47,8 @@ from engines.diffusion.noise import alphas_cumprod
 from engines.labels.boxes import Instances
 from engines.labels.scores import unstored
 from engines.measure.workload import WorkloadJobs
+from engines.painting.crops import read_crop
 from engines.painting.jobs import Job
-from engines.painting.painter import read_crop
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ import torch
 
 from engines.adapter.inference import view_detections
 from engines.common.streams import Lane, Mark, begin_fetch
+from engines.composing.given import Given
 from engines.diffusion.capture import Record, Recorded, capture
 from engines.diffusion.latents import quantise
 from engines.diffusion.sampler import Task, check_latents
@@ -49,6 +50,7 @@ class Outcome:
     pixels: npt.NDArray[np.uint8] | None  # [H, W, 3]; None where its reference cannot be read
     instances: Instances  # best first, as the journal holds them
     problem: str | None = None  # why there are no pixels
+    given: Given | None = None  # labels that it had before the adapter looked, where the run reads them
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,7 @@ class Finished:
     job: Job
     task: Task
     latents: torch.Tensor  # clean, [Z, h, w], on the backend's device
+    given: Given | None = None  # see `Outcome`
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +171,7 @@ class Finisher:
                     f"graph vae_decoder: image {one.job.index} came out black. {ADVICE}", field="precision"
                 )
             found = rounded_boxes(logits[:, i], boxes[:, i], self._frame)
-            outcomes.append(Outcome(one.job, pictures[i], found))
+            outcomes.append(Outcome(one.job, pictures[i], found, given=one.given))
         return outcomes
 
 

@@ -22,6 +22,8 @@ from engines.common.rng import Stream, generator
 from engines.diffusion.prompts import MAX_LISTED, count_word, generic_prompt, listing_prompt
 
 if TYPE_CHECKING:
+    from engines.composing.composer import Composer
+    from engines.composing.plan import Paste
     from engines.datasets.dataset import Record
 
 
@@ -39,6 +41,8 @@ class JobSource:
     template: str | None = None  # of the prompt, with {style}, {classes}, {caption}
     class_statistics: Sequence[Mapping[str, int]] = ()  # objects by class in training images
     balance: bool = False  # draw references, and classes of training images, by `balanced_shares`
+    labels: tuple[int, ...] | None = None  # the run's class for each of the references'; None: theirs are not read
+    composer: "Composer | None" = None  # pastes objects of references into them
 
     @functools.cached_property
     def reference_places(self) -> npt.NDArray[np.float64]:
@@ -64,6 +68,7 @@ class Job:
     crop: tuple[float, float, float, float] | None = None  # x0, y0, x1, y1 of the part that fills the frame
     flip: bool = False  # mirror the crop left to right
     strength: float | None = None  # how much of the crop is repainted
+    pasted: "tuple[Paste, ...]" = ()  # objects of references that are pasted into it
 
 
 def make_job(source: JobSource, run_seed: int, index: int) -> Job:
@@ -88,7 +93,11 @@ def make_job(source: JobSource, run_seed: int, index: int) -> Job:
     counts = _counts_inside(record, crop, source.class_names)
     if record.caption is None and len(record.instances) == 0:
         counts = _drawn_counts(source, rng)
-    return Job(index, run_seed, _prompt(source, counts, record.caption, rng), reference, crop, flip, strength)
+    pasted = source.composer.draw(run_seed, index, reference, crop, flip) if source.composer else ()
+    for paste in pasted:
+        name = source.class_names[paste.label]
+        counts[name] = counts.get(name, 0) + 1
+    return Job(index, run_seed, _prompt(source, counts, record.caption, rng), reference, crop, flip, strength, pasted)
 
 
 def balanced_shares(counts: Sequence[Mapping[str, int]]) -> npt.NDArray[np.float64]:

@@ -37,7 +37,10 @@ def generate_needs(asked: GenerateSettings, bundle: "Bundle", stored: RunSetting
         build["batches"] = (slots,) * 3
     if frame != bundle.frame:
         build["sizes"] = (frame,) * 3
-    graphs = painted_graphs(bundle, slots, rows, frame, references=asked.reference is not None)
+    paints = options["strength"] != (0.0, 0.0)
+    if not paints and asked.labels == "reference":
+        return Needs(())
+    graphs = painted_graphs(bundle, slots, rows, frame, references=asked.reference is not None, paints=paints)
     return Needs(graphs, build)
 
 
@@ -53,19 +56,17 @@ def label_needs(bundle: "Bundle", frames: Collection[Size]) -> Needs:
     return Needs(tuple(graphs.values()), {} if set(frames) <= {bundle.frame} else {"sizes": (least, most, most)})
 
 
-def painted_graphs(bundle: "Bundle", slots: int, rows: int, frame: Size, *, references: bool) -> Graphs:
-    """Every graph that `painter.Painter` prepares, with its sizes: `unet` for the sampler, then for the label pass."""
+def painted_graphs(
+    bundle: "Bundle", slots: int, rows: int, frame: Size, *, references: bool, paints: bool = True
+) -> Graphs:
+    """Every graph that `painter.Painter` prepares, with its sizes: `unet` for the sampler, then for the label pass;
+    where nothing `paints`, what `unpainted.Unpainted` prepares."""
     w, h = (side // bundle.vae_stride for side in frame)
     batch = {"B": min(slots, LARGEST_BATCH), "h": h, "w": w}
     encoder: Graphs = (("vae_encoder", batch),) if references else ()
-    return (
-        ("text_encoder", {"B": 1}),
-        *encoder,
-        ("unet", {"B": rows, "h": h, "w": w}),
-        ("unet", batch),
-        ("adapter", batch),
-        ("vae_decoder", batch),
-    )
+    sampler: Graphs = (("unet", {"B": rows, "h": h, "w": w}),) if paints else ()
+    decoder: Graphs = (("vae_decoder", batch),) if paints else ()
+    return (("text_encoder", {"B": 1}), *encoder, *sampler, ("unet", batch), ("adapter", batch), *decoder)
 
 
 def default_rows(bundle: "Bundle", slots: int) -> int:

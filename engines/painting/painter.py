@@ -14,18 +14,17 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
 
 from engines.common.streams import Lane, fetch
+from engines.composing.given import Given
 from engines.diffusion.capture import Record, capture
 from engines.diffusion.latents import to_pixels
 from engines.diffusion.sampler import SlotSampler, Task, always_guided
 from engines.diffusion.schedule import Schedules
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
+from engines.painting.crops import read_job, without_folder
 from engines.painting.finisher import Finished, Finisher, Outcome
 from engines.painting.jobs import Job, JobSource
 from engines.painting.networks import LARGEST_BATCH, Preparing, TextEncoder, check_finite, fill, prepare
@@ -38,8 +37,8 @@ if TYPE_CHECKING:
 _SORTED = 512  # jobs put in order together: the largest chunk that dengine takes by itself
 
 Item = TypeVar("Item")
-Started = tuple[Job, torch.Tensor | None]  # with the latents of its reference
-Reading = tuple[Job, Future[torch.Tensor]]
+Started = tuple[Job, torch.Tensor | None, Given | None]  # with the latents of its reference, and its labels
+Reading = tuple[Job, Future[tuple[torch.Tensor, Given | None]]]
 
 
 class Painter:
@@ -153,11 +152,12 @@ class Painter:
         slots, strengths 0.4 to 0.8), and 95.1% in the order of their numbers.
         """
         bad: list[Outcome] = []
-        started: dict[int, Job] = {}
+        started: dict[int, tuple[Job, Given | None]] = {}
         batch: list[Finished] = []
         tasks = self._tasks(longest_first(jobs, self._steps), stop, started, bad, reader)
         for task, latents in self._sampler.run(tasks):
-            batch.append(Finished(started.pop(task.index), task, latents))
+            job, given = started.pop(task.index)
+            batch.append(Finished(job, task, latents, given))
             if len(batch) == self._finisher.batch:
                 yield from self._finisher.submit(batch)
                 batch = []
@@ -176,17 +176,17 @@ class Painter:
         self,
         jobs: Iterator[Job],
         stop: Callable[[], bool],
-        started: dict[int, Job],
+        started: dict[int, tuple[Job, Given | None]],
         bad: list[Outcome],
         reader: ThreadPoolExecutor,
     ) -> Iterator[Task]:
         """Jobs to the sampler's tasks, as it asks for them; references are encoded a batch ahead."""
-        source = ((job, None) for job in jobs) if self._encoder is None else self._encoded(jobs, bad, reader)
-        begun = ((job, latents, self._text.begin(job.prompt)) for job, latents in source)
+        source = ((job, None, None) for job in jobs) if self._encoder is None else self._encoded(jobs, bad, reader)
+        begun = ((*one, self._text.begin(one[0].prompt)) for one in source)
         prompted = in_advance(begun, self._advance)
         while not stop() and (one := next(prompted, None)) is not None:
-            job, latents, text = one
-            started[job.index] = job
+            job, latents, given, text = one
+            started[job.index] = job, given
             schedule, first = self._schedules.of(job.strength)
             yield Task(job.index, job.seed, latents, first, text(), self._negative, schedule)
 
@@ -197,18 +197,21 @@ class Painter:
         while True:
             good: list[Job] = []
             crops: list[torch.Tensor] = []
+            labels: list[Given | None] = []
             while len(good) < self._batch and (one := next(source, None)) is not None:
                 job, crop = one
                 try:
-                    crops.append(crop.result())
+                    pixels, given = crop.result()
+                    crops.append(pixels)
+                    labels.append(given)
                     good.append(job)
                 except DatasetError as cause:
                     if not self._options.skip_bad:
                         raise DatasetError(f"{cause} Or leave broken references out with `skip_bad=True`.") from cause
-                    bad.append(Outcome(job, None, Instances.none(), _without_folder(str(cause), self._source, job)))
+                    bad.append(Outcome(job, None, Instances.none(), without_folder(str(cause), self._source, job)))
             if not good:
                 return
-            yield from zip(good, self._encode(good, crops), strict=True)
+            yield from zip(good, self._encode(good, crops), labels, strict=True)
 
     def _encode(self, jobs: list[Job], crops: list[torch.Tensor]) -> list[torch.Tensor]:
         """Latents [Z, h, w] of n <= B crops, on the CPU. They are not kept: every job has a crop of its own."""
@@ -224,8 +227,9 @@ class Painter:
         """Every job with its crop, [3, H, W], to come."""
         return in_advance(((job, reader.submit(self._read, job)) for job in jobs), self._advance)
 
-    def _read(self, job: Job) -> torch.Tensor:
-        return to_pixels(read_crop(self._source, job))
+    def _read(self, job: Job) -> tuple[torch.Tensor, Given | None]:
+        pixels, given = read_job(self._source, job)
+        return to_pixels(pixels), given
 
 
 def in_advance(items: Iterable[Item], count: int) -> Iterator[Item]:
@@ -244,28 +248,3 @@ def longest_first(jobs: Iterable[Job], steps: Callable[[Job], int]) -> Iterator[
     source = iter(jobs)
     while some := list(islice(source, _SORTED)):
         yield from sorted(some, key=lambda job: -steps(job))
-
-
-def _without_folder(message: str, source: JobSource, job: Job) -> str:
-    """What is wrong with a job's reference, in words that do not depend on where the dataset lies."""
-    record = source.references[job.reference or 0]
-    return f"broken reference: {message.replace(str(record.file), record.name)}"
-
-
-def read_crop(source: JobSource, job: Job) -> npt.NDArray[np.uint8]:
-    """The part of its reference that a job repaints, uint8 [H, W, 3] of the frame's size.
-
-    Raises DatasetError where the reference is not as its header had it.
-    """
-    if job.reference is None:
-        raise DatasetError(f"Job {job.index} has no reference to crop.")
-    record = source.references[job.reference]
-    image = record.pixels()
-    if image.shape[:2] != (record.height, record.width):
-        found = f"{image.shape[1]}x{image.shape[0]}"
-        raise DatasetError(
-            f"{record.file} has {found} pixels; its header or annotation said {record.width}x{record.height}."
-        )
-    crop = Image.fromarray(image).resize(source.frame, Image.Resampling.BICUBIC, box=job.crop)
-    pixels = np.array(crop, dtype=np.uint8)
-    return np.ascontiguousarray(pixels[:, ::-1]) if job.flip else pixels

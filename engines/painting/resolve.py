@@ -20,7 +20,7 @@ from engines.datasets.dataset import Dataset
 from engines.diffusion.schedule import Schedules, guided_steps
 from engines.errors import BundleError, UsageError
 from engines.labels.scores import ScorePolicy, check_ignore_score, stored
-from engines.painting.jobs import JobSource
+from engines.painting.references import settled_labels
 from engines.painting.run_settings import FORMAT, RunSettings
 from engines.painting.settings import DEFAULTS, FROM_NOISE, JPEG_QUALITY, OPEN, GenerateSettings, PaintOptions
 
@@ -127,6 +127,7 @@ def resolve(
             precision=backend.precision,
             threads=backend.threads,
             formats=tuple(dict.fromkeys(("coco", *asked.formats))),
+            labels=settled_labels(asked, bundle, references),
             jpeg_quality=None if asked.image_format == "png" else asked.jpeg_quality or JPEG_QUALITY,
             **options,
         ),
@@ -203,22 +204,6 @@ def painting_options(
     options = resolve_options(asked, bundle.generate_defaults, thresholds, bundle.class_names, floored=floored)
     sampler, steps, eta = options["sampler"], options["steps"], options["eta"]
     return options, Schedules(bundle.scheduler_config, sampler, steps, eta, floored=floored)
-
-
-def job_source(options: PaintOptions, bundle: "Bundle", references: Dataset | None) -> JobSource:
-    """What the jobs of a run have in common."""
-    return JobSource(
-        frame=options.size,
-        short_side=bundle.short_side,
-        style=bundle.style,
-        references=references.records if references else (),
-        class_names=references.class_names if references else (),
-        strength=options.strength or (1.0, 1.0),
-        flip=options.flip,
-        template=options.prompt_template,
-        class_statistics=bundle.adapter_info.class_statistics,
-        balance=options.balance,
-    )
 
 
 def dataset_hash(dataset: Dataset) -> str:

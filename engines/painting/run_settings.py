@@ -36,7 +36,7 @@ _BEHIND = {"bundle": ("bundle_hash", "class_names"), "reference": ("reference_ha
 # Options that are open in what is asked for, and never in a run.
 _SETTLED = (
     "size", "steps", "sampler", "eta", "guidance", "negative_prompt", "score", "chunk", "slots", "rows", "threads",
-    "ignore_score", "min_quality", "max_overlap",
+    "ignore_score", "min_quality", "max_overlap", "labels",
 )  # fmt: skip
 
 
@@ -105,6 +105,11 @@ class RunSettings:
         return self.format < 3
 
     @property
+    def gives(self) -> bool:
+        """Whether the journal holds labels that were known before the adapter looked."""
+        return self.options.compose or self.options.labels != "adapter"
+
+    @property
     def frame(self) -> tuple[int, int]:
         """(width, height) of the images."""
         return self.options.size
@@ -125,8 +130,9 @@ class RunSettings:
         """What the run's own dataset takes from its journal."""
         options = self.options
         return Rules(
-            self.thresholds, options.ignore_score, options.min_quality, options.keep_empty, options.max_overlap
-        )
+            self.thresholds, options.ignore_score, options.min_quality, options.keep_empty, options.max_overlap,
+            options.labels,
+        )  # fmt: skip
 
     @property
     def thresholds(self) -> Thresholds:

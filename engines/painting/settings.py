@@ -17,6 +17,7 @@ from engines.datasets.duplicates import NEAR
 from engines.datasets.yolo_writer import VAL_FRACTION
 from engines.errors import Mistake, UsageError, refuse
 from engines.labels.boxes import SCORE_FLOOR
+from engines.labels.rules import LABEL_SOURCES
 from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, shown
 
 Sampler = Literal["ddim", "dpmpp"]
@@ -68,7 +69,8 @@ class PaintOptions:
     jobs: int | None = None  # images to paint, kept or not, in place of count
     shard: tuple[int, int] | None = None  # (k, n): the k-th of n parts of the jobs, 1 <= k <= n
     seed: int = 0  # decides everything that is drawn, 0 to 2^63 - 1
-    strength: tuple[float, float] | None = _bundle((0.4, 0.8))  # noise level t/T of references: drawn from this range
+    # Noise level t/T of references, drawn from this range; (0, 0) paints nothing.
+    strength: tuple[float, float] | None = _bundle((0.4, 0.8))
     flip: bool = True  # mirror references left to right, half of the time
     size: tuple[int, int] = field(default=OPEN, metadata={KEY: "frame"})  # (width, height) in pixels; the bundle's
     steps: int = _bundle(15)  # network evaluations from the noise level to none, 1 to 1000; FROM_NOISE of text alone
@@ -101,12 +103,16 @@ class PaintOptions:
     reference_split: str | None = _later(None)  # part of the reference dataset, such as train; None: all of it
     follow_links: bool = _new(False)  # follow links that lead outside the references' folder
     boxes: str = _new("auto")  # what the numbers of the references' boxes mean, see `open_dataset`
+    # Of LABEL_SOURCES: the adapter's boxes, the references' own, or both; with `compose` both, else the adapter's.
+    labels: str = field(default=OPEN, metadata={OLDER: "adapter", "unsaid": True})
+    compose: bool = _new(False)  # paste objects of annotated references into them
+    rotate: bool = _new(False)  # turn pasted objects by a random right angle
     val_fraction: float = _new(VAL_FRACTION)  # about what share of the images YOLO's files call validation
 
 
 # What is not written where it is as here.
 UNSAID: Mapping[str, Any] = {
-    item.name: item.default for item in fields(PaintOptions) if item.metadata.get("unsaid", False)
+    item.name: item.metadata[OLDER] for item in fields(PaintOptions) if item.metadata.get("unsaid", False)
 }
 
 # What is painted where neither the user nor the bundle's manifest says otherwise.
@@ -166,8 +172,10 @@ def range_mistakes(s: PaintOptions) -> list[Mistake]:
         (s.image_format, "image_format", s.image_format in IMAGE_SUFFIXES, " or ".join(IMAGE_SUFFIXES)),
         (s.size, "size", s.size is None or 0 < min(s.size) <= max(s.size) <= LARGEST_SIDE,
          f"width x height in pixels, {LARGEST_SIDE} at most,"),
-        (s.strength, "strength", s.strength is None or 0.0 < s.strength[0] <= s.strength[1] <= 1.0,
-         "a range low:high above 0 and up to 1"),
+        (s.strength, "strength",
+         s.strength is None or s.strength == (0.0, 0.0) or 0.0 < s.strength[0] <= s.strength[1] <= 1.0,
+         "0 (paint nothing), or a range low:high above 0 and up to 1,"),
+        (s.labels, "labels", s.labels is None or s.labels in LABEL_SOURCES, ", ".join(LABEL_SOURCES)),
         (s.guidance_interval, "guidance_interval",
          s.guidance_interval is None or 0.0 <= s.guidance_interval[0] < s.guidance_interval[1] <= 1.0,
          "a range low:high from 0 to 1"),
@@ -215,6 +223,13 @@ def _contradictions(s: GenerateSettings) -> list[Mistake]:
              "`reference_split` without `reference`: it names a part of that dataset"),
             ("strength", s.strength is not None and s.reference is None,
              "`strength` without `reference`: it says how much of a reference is repainted"),
+            ("labels", s.labels in ("reference", "both") and s.reference is None,
+             f"`labels={s.labels}` without `reference`: labels are those of that dataset"),
+            ("compose", s.compose and s.reference is None,
+             "`compose` without `reference`: its objects are pasted into its images"),
+            ("rotate", s.rotate and not s.compose, "`rotate` without `compose`: pasted objects are turned"),
+            ("near_duplicates", s.strength == (0.0, 0.0) and bool(s.near_duplicates),
+             "`near_duplicates` at strength 0, where every image repeats its reference: leave it out"),
             ("jpeg_quality", s.jpeg_quality is not None and s.image_format != "jpeg",
              "`jpeg_quality` with images that are not JPEG"),
         )

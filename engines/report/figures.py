@@ -17,12 +17,16 @@ from engines.datasets.dataset import Record
 from engines.datasets.duplicates import NEAR, near_pairs, thumbnail
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
-from engines.labels.rules import Drop, DropReason, Rules, chosen, drop, quality
+from engines.labels.rules import Drop, DropReason, Rules, drop, quality
 from engines.painting.references import open_references
 from engines.painting.run_settings import RunSettings
+from engines.quality.look import Look as PixelLook
+from engines.quality.look import look_at, looks_of, scaled
+from engines.quality.verdicts import Likeness
 from engines.runs.dataset_files import ANNOTATIONS
 from engines.runs.decisions import read_decisions
 from engines.runs.journal import IMAGES, JOURNAL, Entry, find_image, read_entries
+from engines.runs.likeness import like
 
 BINS, GRID = 40, 16
 _SAMPLE = 400  # images whose pixels are looked at
@@ -61,18 +65,17 @@ class Look:
     sharpness: list[float] = field(default_factory=list)  # standard deviation of the Laplacian of its grey values
     brightness: list[float] = field(default_factory=list)  # mean, 0 to 255
     colour: list[float] = field(default_factory=list)  # mean difference of the largest and smallest channel
+    seen: list[PixelLook] = field(default_factory=list)  # the same, and more
     thumbnails: list[npt.NDArray[np.float32]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
 
     def add(self, file: Path, pixels: npt.NDArray[np.uint8]) -> None:
         """Look at an image, uint8 [H, W, 3]."""
-        grey = pixels.astype(np.float32).mean(axis=2)
-        inner = grey[1:-1, 1:-1]
-        edges = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
-        self.sharpness.append(float(edges.std()))
-        self.brightness.append(float(grey.mean()))
-        spread = pixels.max(axis=2).astype(np.int16) - pixels.min(axis=2)
-        self.colour.append(float(spread.mean()))
+        seen = look_at(pixels)
+        self.seen.append(seen)
+        self.sharpness.append(seen.sharpness)
+        self.brightness.append(seen.brightness)
+        self.colour.append(seen.colour)
         self.thumbnails.append(thumbnail(pixels))
         self.files.append(file)
 
@@ -99,6 +102,7 @@ class Figures:
     look_references: Look = field(default_factory=Look)
     repeats: int = 0  # images of the sample that nearly repeat another of it
     closest: tuple[Path, Path, float] | None = None  # a painted image, the reference nearest to it, their correlation
+    likeness: Likeness | None = None  # of the sample to photographs, where there are any to compare with
     shown: list[Picture] = field(default_factory=list)
     unsure: list[Picture] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -115,8 +119,8 @@ def gather(folder: Path, run: RunSettings, rules: Rules) -> Figures:
         found.painted += 1
         bins = np.minimum((entry.instances.scores * BINS).astype(int), BINS - 1)
         np.add.at(found.scores, (entry.instances.labels, bins), 1)
-        dropped = drop(entry.instances, rules) or entry.drop
-        instances, dropped = decisions.choose(entry, rules, chosen(entry.instances, rules), dropped)
+        dropped = drop(entry.instances, rules, entry.known) or entry.drop
+        instances, dropped = decisions.choose(entry, rules, entry.labels(rules), dropped)
         if dropped is None and run.options.count is not None and found.labels.images == run.options.count:
             continue
         if dropped is None and written and not (folder / IMAGES / str(entry.file)).exists():
@@ -137,9 +141,12 @@ def gather(folder: Path, run: RunSettings, rules: Rules) -> Figures:
     draw.shuffle(sample)
     for picked, into in ((sample[:_SHOWN], found.shown), ([one for *_, one in unsure], found.unsure)):
         for entry in picked:
-            instances = decisions.choose(entry, rules, chosen(entry.instances, rules), None)[0]
+            instances = decisions.choose(entry, rules, entry.labels(rules), None)[0]
             into.append(Picture(find_image(folder, entry), instances.single))
     _compare(found, run)
+    if found.look.seen:
+        photographs = looks_of(found.look_references.seen) if found.look_references.seen else None
+        found.likeness = like(found.look.seen, run, photographs)
     return found
 
 
@@ -187,13 +194,7 @@ def _references(found: Figures, run: RunSettings) -> list[tuple[Record, tuple[st
 
 def _scaled(record: Record, run: RunSettings) -> npt.NDArray[np.uint8]:
     """A reference at the scale that it was painted at, so that sharpness means the same."""
-    from PIL import Image
-
-    pixels = record.pixels()
-    side = run.short_side or min(run.frame)
-    factor = side / min(pixels.shape[:2])
-    size = max(4, round(pixels.shape[1] * factor)), max(4, round(pixels.shape[0] * factor))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS), dtype=np.uint8)
+    return scaled(record.pixels(), run.short_side or min(run.frame))
 
 
 def _pixels(file: Path) -> npt.NDArray[np.uint8]:

@@ -16,7 +16,10 @@ from engines.report.draw import bars, cells, curves, hex_colour, picture, spread
 from engines.report.figures import Figures, Picture, median
 
 STYLE = Path(__file__).with_name("style.css")
-_ASKED = ("count", "jobs", "seed", "size", "steps", "sampler", "guidance", "strength", "reference", "reference_split")
+_ASKED = (
+    "count", "jobs", "seed", "size", "steps", "sampler", "guidance", "strength", "reference", "reference_split",
+    "labels", "compose",
+)  # fmt: skip
 
 
 def page(title: str, run: RunSettings, rules: Rules, found: Figures, command: str) -> str:
@@ -92,6 +95,10 @@ def _shapes(found: Figures) -> str:
 def _looks(found: Figures) -> str:
     mine, other = found.look, found.look_references
     cards = []
+    told = ""
+    if found.likeness is not None:
+        text = found.likeness.remark or f"What was painted has {found.likeness.figures}"
+        told = f"<p>{escape(text[0].upper() + text[1:])}.</p>"
     for name in ("sharpness", "brightness", "colour"):
         ours, theirs = getattr(mine, name), getattr(other, name)
         first, second, low, high = spread(ours, theirs)
@@ -101,7 +108,7 @@ def _looks(found: Figures) -> str:
         cards.append(f'<div class="card"><h3>{name.capitalize()}</h3>{drawn}<p class=quiet>{medians}.</p></div>')
     keys = _KEYS if other.files else ""
     beside = f" and {len(other.files)} references, scaled as they were painted" if other.files else ""
-    return _section("Sharpness and colour", _cards(cards) + keys, f"Of {len(mine.files)} images{beside}.")
+    return _section("Sharpness and colour", told + _cards(cards) + keys, f"Of {len(mine.files)} images{beside}.")
 
 
 def _memory(found: Figures) -> str:

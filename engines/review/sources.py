@@ -16,10 +16,11 @@ from typing import Any, Protocol
 from engines.datasets.dataset import Dataset
 from engines.errors import DatasetError, DengineError, RunError
 from engines.labels.boxes import Instances
-from engines.labels.rules import DropReason, Rules
+from engines.labels.rules import DropReason, Rules, candidates
 from engines.painting.references import open_references
 from engines.painting.run_settings import RunSettings
 from engines.review.index import KEPT, Index, Part, part_of_instances
+from engines.runs.given_lines import given_of
 from engines.runs.journal import JOURNAL, Entry, find_image, image_name
 
 _FIRST_BLOCK, _BLOCK = 32, 500  # images read into the index at once: the first soon, for somebody waits
@@ -89,7 +90,7 @@ class RunSource:
         index.total = path.stat().st_size
         try:
             with path.open("rb") as file:
-                for part, read in _parts(path, file, len(self.class_names)):
+                for part, read in _parts(path, file, self.run.rules):
                     index.add(part)
                     index.read = read
                     time.sleep(_BREATH)
@@ -103,7 +104,8 @@ class RunSource:
         file = self._file(entry) if entry.file else None
         width, height = self.run.frame
         return Item(
-            entry.file or image_name(entry.index, self.run.suffix), file, width, height, entry.instances,
+            entry.file or image_name(entry.index, self.run.suffix), file, width, height,
+            candidates(entry.instances, self.run.rules, entry.known),
             entry.prompt, entry.reference, entry.strength, None if entry.drop is None else entry.drop.text,
         )  # fmt: skip
 
@@ -188,14 +190,14 @@ def with_thresholds(rules: Rules, thresholds: Sequence[float]) -> Rules:
     return replace(rules, thresholds=dict(zip(rules.thresholds, map(float, thresholds), strict=True)))
 
 
-def _parts(path: Path, file: Any, classes: int) -> Iterator[tuple[Part, int]]:
+def _parts(path: Path, file: Any, rules: Rules) -> Iterator[tuple[Part, int]]:
     """The journal's lines in blocks, and the bytes read so far; a last line that a kill cut short is passed over."""
     place, part, size = 0, _new_part(), _FIRST_BLOCK
     for number, line in enumerate(file, start=1):
         if not line.endswith(b"\n"):
             break
         try:
-            _note(part, json.loads(line), place, classes)
+            _note(part, json.loads(line), place, rules)
         except (ValueError, KeyError, TypeError, IndexError) as cause:
             raise RunError(
                 f"{path}, line {number}, is not a journal line: what comes after it is not shown."
@@ -211,9 +213,11 @@ def _new_part() -> Part:
     return Part([], [], [], [], [], [])
 
 
-def _note(part: Part, value: dict[str, Any], place: int, classes: int) -> None:
+def _note(part: Part, value: dict[str, Any], place: int, rules: Rules) -> None:
     rows, strength = value["boxes"], value["strength"]
-    if any(len(row) != 6 or not 0 <= row[5] < classes for row in rows):
+    if rules.labels != "adapter" and (given := given_of(value)) is not None:
+        rows = candidates(Instances.from_rows(rows), rules, given.instances).to_rows()
+    if any(len(row) != 6 or not 0 <= row[5] < len(rules.thresholds) for row in rows):
         raise ValueError("a box of no class")
     kept = value["outcome"] == "kept"
     reason = KEPT if kept else 1 + _REASONS.index(DropReason(value.get("drop", "unreadable")))

@@ -23,7 +23,7 @@ from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.datasets.yolo_writer import DATA_YAML, LABELS, TRAIN_LIST, VAL_LIST, write_yolo
 from engines.errors import RunError
 from engines.labels.boxes import Instances
-from engines.labels.rules import Drop, DropReason, Rules, chosen, drop
+from engines.labels.rules import Drop, DropReason, Rules, drop
 from engines.labels.scores import stored
 from engines.painting.jobs import JobSource
 from engines.painting.run_settings import RunSettings
@@ -80,8 +80,14 @@ def write_dataset(
         dropped=dict(tally.dropped),
         ignored=tally.ignored,
         score=stored(rules.thresholds),
-        frequencies={} if run.options.balance or run.frequencies is None else run.frequencies,
+        frequencies=_expected(run, rules),
     )
+
+
+def _expected(run: RunSettings, rules: Rules) -> dict[str, float]:
+    """How frequent labels of each class are to be expected; of none, where that can't be said."""
+    changed = run.options.balance or run.options.compose or rules.labels != "adapter"
+    return {} if changed or run.frequencies is None else run.frequencies
 
 
 def remove_dataset_files(folder: Path) -> None:
@@ -118,14 +124,14 @@ def _choices(
     """
     images = 0
     for entry in read_entries(journal, run):
-        by_rule = drop(entry.instances, rules) if was_painted(entry) else None
+        by_rule = drop(entry.instances, rules, entry.known) if was_painted(entry) else None
         dropped = by_rule or entry.drop
         if dropped is None and entry.index in repeats:
             dropped = Drop(DropReason.REPEAT, repeats[entry.index])
         if dropped is None and run.options.count is not None and images == run.options.count:
             dropped = _BEYOND
         images += dropped is None
-        yield _Choice(entry, *decisions.choose(entry, rules, chosen(entry.instances, rules), dropped))
+        yield _Choice(entry, *decisions.choose(entry, rules, entry.labels(rules), dropped))
 
 
 def _repeats(folder: Path, applied: Applied, source: JobSource | None) -> Mapping[int, str]:

@@ -15,7 +15,7 @@ from engines.common.schema import AnyPath, from_object, settle, to_object
 from engines.datasets.tree import list_images
 from engines.errors import DatasetError, Mistake, RunError, UsageError, refuse
 from engines.labels.matched import matched_score
-from engines.labels.rules import Rules
+from engines.labels.rules import LABEL_SOURCES, Rules
 from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, Thresholds, check_ignore_score, shown, stored
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import DATASET_FORMATS
@@ -44,6 +44,7 @@ class DatasetRules:
     formats: Sequence[str] | None = None  # of DATASET_FORMATS; COCO is always written
     keep_empty: bool | None = None  # keep images without a label
     val_fraction: float | None = None  # about what share of the images YOLO's files call validation, by reference
+    labels: str | None = None  # the adapter's boxes, the references' own, or both: one of LABEL_SOURCES
     training: AnyPath | None = None  # images that the networks learned from: what nearly repeats one of them goes
 
     def __post_init__(self) -> None:
@@ -55,6 +56,9 @@ class DatasetRules:
         if self.val_fraction is not None and not 0.0 < self.val_fraction < 1.0:
             text = f"`val_fraction` is {self.val_fraction}; a number above 0, below 1 was expected"
             mistakes.append(("val_fraction", text))
+        if self.labels is not None and self.labels not in LABEL_SOURCES:
+            text = f"`labels` is {quote(self.labels)}; {', '.join(LABEL_SOURCES)} are known"
+            mistakes.append(("labels", text))
         if unknown := [name for name in self.formats or () if name not in DATASET_FORMATS]:
             text = f"`formats` holds {quote(unknown[0])}, which is unknown; {', '.join(DATASET_FORMATS)} are known"
             mistakes.append(("formats", text))
@@ -184,7 +188,8 @@ def _other_rules(run: RunSettings, policy: ScorePolicy | None, asked: DatasetRul
             field="score",
         )
     wanted = own if policy is None else policy.thresholds(own, run.class_names)
-    changes = _given(asked, "ignore_score", "min_quality", "keep_empty", "max_overlap")
+    changes = _given(asked, "ignore_score", "min_quality", "keep_empty", "max_overlap", "labels")
+    _check_labels(run, asked.labels)
     rules = replace(run.rules, thresholds=wanted, **changes)
     least = run.options.min_quality
     again = "Run `dengine generate` into a new folder with the lower"
@@ -207,6 +212,22 @@ def _other_rules(run: RunSettings, policy: ScorePolicy | None, asked: DatasetRul
         )
     check_ignore_score(rules.ignore_score, wanted)
     return rules
+
+
+def _check_labels(run: RunSettings, labels: str | None) -> None:
+    """Raise UsageError for labels that the run's journal does not hold."""
+    if labels in ("reference", "both") and not run.gives:
+        raise UsageError(
+            f"`labels={labels}`: the run's own are the adapter's alone, and its journal holds no others. Run "
+            f"`dengine generate` into a new folder with `labels={labels}`.",
+            field="labels",
+        )
+    if labels in ("adapter", "both") and run.options.labels == "reference" and run.options.strength == (0.0, 0.0):
+        raise UsageError(
+            f"`labels={labels}`: at strength 0 with `labels=reference` no adapter looked at the images. Run "
+            f"`dengine generate` into a new folder with `labels={labels}`.",
+            field="labels",
+        )
 
 
 def _matched(folder: Path, run: RunSettings, max_overlap: float | None) -> Thresholds:

@@ -20,7 +20,7 @@ from engines.common.quote import quote
 from engines.datasets.records import Record
 from engines.errors import RunError
 from engines.labels.boxes import Instances, join
-from engines.labels.rules import Drop, DropReason, Rules, is_ignored, is_label
+from engines.labels.rules import Drop, DropReason, Rules, candidates, is_ignored, is_label
 from engines.runs.decision import Decision, Do, Was
 from engines.runs.journal import Entry
 
@@ -125,7 +125,7 @@ class Decisions:
             return instances, dropped
         about = self.about(entry.file)
         if about.edits:
-            found, sure = edited(entry.instances, about.edits, rules.class_names)
+            found, sure = edited(candidates(entry.instances, rules, entry.known), about.edits, rules.class_names)
             instances = labels_of(found, sure, rules)
             if dropped is None and not rules.keep_empty and not len(instances.single):
                 dropped = Drop(DropReason.NO_BOX, "no box is left after review")

@@ -16,18 +16,21 @@ from typing import TYPE_CHECKING
 from engines.common.events import Event, EventKind, ImageNews, Report, note, silent
 from engines.common.files import sync_folder
 from engines.common.malloc import keep_few_heaps
+from engines.datasets.dataset import Dataset
+from engines.diffusion.base_notes import bad_base
 from engines.diffusion.capture import Record, capture
 from engines.errors import RunError
-from engines.labels.rules import Drop, DropReason, drop, is_label
+from engines.labels.rules import Drop, DropReason, drop
 from engines.painting.finisher import Outcome
 from engines.painting.jobs import Job, JobSource, chunk_ranges, make_job
 from engines.painting.needs import generate_needs
 from engines.painting.networks import cores_for_graphs
 from engines.painting.painter import Painter
-from engines.painting.references import open_references
-from engines.painting.resolve import FormerEngine, job_source, resolve, wants_compiled
+from engines.painting.references import job_source, open_references
+from engines.painting.resolve import FormerEngine, resolve, wants_compiled
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
+from engines.painting.unpainted import Unpainted, open_painter
 from engines.runs.chunks import OpenChunks
 from engines.runs.dataset_files import remove_dataset_files, write_dataset
 from engines.runs.dataset_rules import DatasetRules, kept_rules, read_rules
@@ -42,6 +45,7 @@ from engines.runs.journal import (
     read_progress,
     remove_images_from,
 )
+from engines.runs.likeness import likeness
 from engines.runs.near_duplicates import REPEATS
 from engines.runs.run_folder import (
     bring_up_to_date,
@@ -99,11 +103,9 @@ def generate_on(
     check_folder(settings.out)
     report(note("opening the bundle"))
     bundle = open_bundle(settings.bundle or default_bundle())
-    references = None
-    if settings.reference is not None:
-        report(note("reading the references"))
-        references = open_references(settings)
-        references.tell(report)
+    if remark := bad_base(bundle.folder):
+        report(note(remark))
+    references = _read_references(settings, report)
     with locked(settings.out), run_errors(settings.out):
         stored = read_run(settings.out)
         check_format(settings.out, stored)
@@ -116,7 +118,8 @@ def generate_on(
             if kept != DatasetRules():  # what can't be had is said before painting; a matched score is found after it
                 kept_rules(settings.out, wanted, replace(kept, score=None if kept.score == "matched" else kept.score))
             if (state := _state(wanted, progress)).over:
-                return _complete(settings.out, wanted, stored, kept, progress, state, report, started)
+                found = _complete(settings.out, wanted, stored, kept, progress, state, report, started)
+                return _compared(found, settings.out, wanted, references)
         report(note("opening the backend"))
         engine = stored.options.engine if stored and settings.engine == "auto" else settings.engine
         precision = stored.options.precision if stored and settings.precision == "auto" else settings.precision
@@ -129,10 +132,11 @@ def generate_on(
         backend = wrap(backend)
         wanted = resolve(settings, bundle, backend, references, stored)
         source = job_source(wanted.options, bundle, references)
-        return run(
+        found = run(
             settings.out, wanted, stored, bundle, backend, source,
             report=report, stop=stop, started=started, record=record(backend),
         )  # fmt: skip
+        return _compared(found, settings.out, wanted, references)
 
 
 STAGE = "painting"  # in events
@@ -159,16 +163,20 @@ def run(
     remove_dataset_files(folder)
     with Journal(folder, progress.size) as journal, cores_for_graphs(backend):
         remove_images_from(folder, progress.next_index)  # after the files and lines that name them
-        painter = Painter(
+        painter = open_painter(
             bundle, backend, wanted.options, source,
             stage=lambda text: report(note(text)), tick=state.count_tick, record=record, floored=wanted.floored,
         )  # fmt: skip
+        if source.composer is not None and source.composer.remark is not None:
+            report(note(source.composer.remark))
         _say_what_is_cut(painter, source, wanted, progress.chunks)
         begun = time.monotonic()
         report(_started(backend.description, state, progress))
         chunks = itertools.islice(_chunks(wanted), progress.chunks, None)
         _paint_chunks(folder, chunks, wanted, source, painter, journal, state, report, stop)
         painting = time.monotonic() - begun
+        if source.composer is not None and source.composer.cut_remark is not None:
+            report(note(source.composer.cut_remark))
     dataset = _dataset(folder, wanted, read_rules(folder), state, report, source)
     return GenerateSummary(
         dataset=dataset,
@@ -182,6 +190,23 @@ def run(
         interrupted=state.cut_short or state.done < state.target,
         backend=backend.description,
     )
+
+
+def _read_references(settings: GenerateSettings, report: Report) -> Dataset | None:
+    """The references, if there are to be any, and what is to be said of them."""
+    if settings.reference is None:
+        return None
+    report(note("reading the references"))
+    references = open_references(settings)
+    references.tell(report)
+    return references
+
+
+def _compared(found: GenerateSummary, folder: Path, run: RunSettings, references: Dataset | None) -> GenerateSummary:
+    """The summary with how its images compare with photographs; of one that was stopped early, as it was."""
+    if found.interrupted:
+        return found
+    return replace(found, likeness=likeness(folder, run, references.records if references else ()))
 
 
 def _complete(
@@ -261,7 +286,7 @@ def _paint_chunks(
     chunks: Iterator[range],
     wanted: RunSettings,
     source: JobSource,
-    painter: Painter,
+    painter: Painter | Unpainted,
     journal: Journal,
     state: RunState,
     report: Report,
@@ -324,7 +349,10 @@ def _take(
 ) -> bool:
     """Decide whether an image is kept, and say so; have it written, or its line, with what was read of its prompt."""
     job = outcome.job
-    dropped = Drop(DropReason.UNREADABLE, outcome.problem) if outcome.problem else drop(outcome.instances, state.rules)
+    known = outcome.given.instances if outcome.given else None
+    dropped = drop(outcome.instances, state.rules, known)
+    if outcome.problem:
+        dropped = Drop(DropReason.UNREADABLE, outcome.problem)
     entry = Entry(
         index=job.index,
         prompt=prompt,
@@ -334,6 +362,7 @@ def _take(
         file=None,
         sha256=None,
         instances=outcome.instances,
+        given=outcome.given,
     )
     if dropped is None and outcome.pixels is not None:
         name = image_name(job.index, wanted.suffix)
@@ -344,7 +373,7 @@ def _take(
     state.jobs += 1
     state.painted += 1
     state.kept += dropped is None
-    labels = int(is_label(outcome.instances, state.rules).sum())
+    labels = len(entry.labels(state.rules).single)
     news = ImageNews(job.index, labels, None if dropped is None else dropped.text)
     report(Event(EventKind.IMAGE, STAGE, done=state.done, total=state.target, image=news))
     return dropped is None
@@ -357,7 +386,7 @@ def _note_written(written: Iterator[Written], journal: Journal, state: RunState)
             state.first_image = time.monotonic()
 
 
-def _say_what_is_cut(painter: Painter, source: JobSource, wanted: RunSettings, chunk: int) -> None:
+def _say_what_is_cut(painter: Painter | Unpainted, source: JobSource, wanted: RunSettings, chunk: int) -> None:
     """Have the prompts of the first jobs of a chunk read, so that one that is too long is said before painting."""
     for index in itertools.islice(next(itertools.islice(_chunks(wanted), chunk, None), range(0)), _PROMPTS_READ):
         painter.prompt_read(make_job(source, wanted.options.seed, index))

@@ -17,10 +17,12 @@ from typing import Any, Self
 from engines.common.files import OWN as OWN
 from engines.common.files import sync_folder
 from engines.common.quote import shorten
+from engines.composing.given import Given
 from engines.errors import RunError
 from engines.labels.boxes import Instances
-from engines.labels.rules import Drop, DropReason, is_label
+from engines.labels.rules import Drop, DropReason, Rules, chosen
 from engines.painting.run_settings import RunSettings
+from engines.runs.given_lines import given_of, given_to_json
 from engines.runs.lines import IMAGE_NAME, check_boxes, checked_line
 
 JOURNAL = "journal.jsonl"
@@ -43,6 +45,7 @@ class Entry:
     file: str | None  # name in the images folder; None for a dropped image, which is never written
     sha256: str | None  # of the file
     instances: Instances  # all that score at least the journal's floor, best first; float64
+    given: Given | None = None  # labels that it had before the adapter looked; None where the run does not read them
 
     def to_line(self) -> str:
         """The line, without its newline."""
@@ -51,6 +54,8 @@ class Entry:
             outcome = {"outcome": "dropped", "drop": self.drop.reason, "reason": self.drop.text}
         words = {"prompt": self.prompt, "reference": self.reference, "strength": self.strength}
         value = {"index": self.index, **outcome, **words, "boxes": self.instances.to_rows()}
+        if self.given is not None:
+            value |= given_to_json(self.given)
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
     @classmethod
@@ -67,7 +72,17 @@ class Entry:
             file=value["file"] if kept else None,
             sha256=value["sha256"] if kept else None,
             instances=Instances.from_rows(value["boxes"]),
+            given=given_of(value),
         )
+
+    def labels(self, rules: Rules | None) -> Instances:
+        """`rules.chosen` of the line's boxes."""
+        return chosen(self.instances, rules, self.known)
+
+    @property
+    def known(self) -> Instances | None:
+        """The boxes of `given`."""
+        return None if self.given is None else self.given.instances
 
 
 @dataclass(frozen=True)
@@ -119,7 +134,7 @@ def read_progress(path: Path, chunks: Iterable[range], run: RunSettings | None =
                 size += len(line)
                 if entry.drop is None:
                     kept, unkept = kept + 1, 0
-                    labels += int(is_label(entry.instances, run.rules).sum()) if run else 0
+                    labels += len(entry.labels(run.rules).single) if run else 0
                 else:
                     unkept += 1
             progress = Progress(size, progress.chunks + 1, progress.jobs + len(current), kept, unkept, labels)
@@ -266,6 +281,8 @@ def _read_line(line: bytes, run: RunSettings | None) -> Entry:
     entry = Entry.from_line(line)
     if run is not None:
         check_boxes(entry.instances, run.frame, len(run.class_names))
+        if entry.known is not None:
+            check_boxes(entry.known, run.frame, len(run.class_names))
     return entry
 
 

@@ -144,7 +144,7 @@ def _whole(run: RunSettings, record: Record) -> Thumbnails:
 
 def _crop(run: RunSettings, source: JobSource, index: int) -> Thumbnails:
     """The thumbnail of what job `index` repainted, mirrored where it was."""
-    from engines.painting.painter import read_crop
+    from engines.painting.crops import read_crop
 
     return _unless_broken(run, lambda: read_crop(source, make_job(source, run.options.seed, index)))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engines.labels.scores import StoredScore
+from engines.quality.verdicts import Likeness
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,4 @@ class GenerateSummary:
     target: int  # kept images or, where jobs were asked for, painted ones
     interrupted: bool  # stopped before its target; the same command goes on
     backend: str  # one line: engine, device, precision, threads
+    likeness: Likeness | None = None  # how its images compare with photographs, where there are any to compare with

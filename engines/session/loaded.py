@@ -30,12 +30,12 @@ from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy
 from engines.painting.finisher import Outcome
 from engines.painting.jobs import JobSource, make_job
 from engines.painting.networks import TextEncoder, cores_for_graphs
-from engines.painting.painter import Painter
 from engines.painting.reader import Reader, batch_for, padded_size
-from engines.painting.references import open_references
-from engines.painting.resolve import job_source, resolve
+from engines.painting.references import job_source, open_references
+from engines.painting.resolve import resolve
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
+from engines.painting.unpainted import open_painter
 from engines.session.image import PaintedImage
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ Picture = npt.NDArray[np.uint8] | Image.Image | str | os.PathLike[str]  # what `
 OF_IMAGES = frozenset({
     "seed", "reference", "reference_split", "strength", "flip", "size", "steps", "sampler", "eta", "guidance",
     "guidance_interval", "prompt_template", "negative_prompt", "score", "ignore_score", "max_overlap", "tta",
-    "balance", "skip_bad", "follow_links", "boxes", "slots", "rows",
+    "balance", "skip_bad", "follow_links", "boxes", "slots", "rows", "labels", "compose", "rotate",
 })  # fmt: skip
 _SIZES_KEPT = 4  # sizes of pictures whose networks `label` keeps
 
@@ -170,7 +170,9 @@ class LoadedBundle:
         rules = run.rules
         try:
             with cores_for_graphs(self._backend):
-                painter = Painter(self._bundle, calls, run.options, source, stage=lambda text: None, tick=lambda: None)
+                painter = open_painter(
+                    self._bundle, calls, run.options, source, stage=lambda text: None, tick=lambda: None
+                )
             jobs = (make_job(source, run.options.seed, index) for index in range(count))
             outcomes = painter.paint(jobs, lambda: False)
             while True:
@@ -187,7 +189,7 @@ class LoadedBundle:
         job = outcome.job
         return PaintedImage(
             pixels=pixels,
-            instances=chosen(outcome.instances, rules),
+            instances=chosen(outcome.instances, rules, outcome.given.instances if outcome.given else None),
             detections=outcome.instances,
             prompt=job.prompt,
             class_names=self.class_names,

@@ -38,7 +38,7 @@ from engines.labels.boxes import Instances
 from engines.labels.findings import Picture
 from engines.labels.gaps import looks_incomplete
 from engines.labels.thresholds import choose_thresholds
-from engines.training.adapter_figures import threshold_figures, training_figures
+from engines.training.adapter_figures import looks, threshold_figures, training_figures
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid, SourceOptions
@@ -195,12 +195,12 @@ def fit_adapter(
     info = AdapterInfo(
         class_names=tuple(classes), timestep=options.timestep, short_side=short_side, frame=frame,
         size_multiple=size_multiple, style=style, prompts=_prompts(style, classes, options),
-        base_hash=hashed,
-        config=model.config,
+        base_hash=hashed, config=model.config,
         class_statistics=source.statistics(min(STATISTICS_IMAGES, len(train))),  # the labelled come first
         labelled_images=len(dataset.records),
         objects=dataset.objects(),
         thresholds={name: choice.score for name, choice in choices.items() if choice.score is not None},
+        photographs=looks(train, short_side),
         figures=training_figures(model, dev_split, train, dev, options.steps, best)
         | threshold_figures(choices, options.precision_goal)
         | _origins(pseudo, names),

@@ -10,7 +10,10 @@ from engines.adapter.model import DetectionAdapter
 from engines.datasets.dataset import Record
 from engines.diffusion import prompts
 from engines.labels.thresholds import Choice
+from engines.quality.look import Looks, look_at, looks_of, scaled
 from engines.training.pyramids import DevSplit
+
+LOOKED_AT = 200  # images
 
 
 def training_figures(
@@ -34,6 +37,12 @@ def training_figures(
             kind: {name: round(value, 4) for name, value in dev_split.evaluate(model, kind).items()} for kind in kinds
         }
     return figures
+
+
+def looks(train: Sequence[Record], short_side: int) -> Looks:
+    """What a sample of the training images shows at the scale that they are learned at."""
+    step = max(1, -(-len(train) // LOOKED_AT))
+    return looks_of([look_at(scaled(record.pixels(), short_side)) for record in train[::step]])
 
 
 def threshold_figures(choices: Mapping[str, Choice], goal: float) -> dict[str, Any]:

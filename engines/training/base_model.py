@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,23 @@ from torch.nn import functional
 
 from engines.common.devices import find_device, resolve_precision
 from engines.common.events import Report, note
-from engines.common.files import sha256_file, sync_tree, write_json
+from engines.common.files import sha256_file, sync_tree, write_atomic, write_json
 from engines.common.names import class_words
+from engines.common.plurals import counted
 from engines.common.rng import Stream, generator
 from engines.common.schema import KEY, to_object
 from engines.common.tokenizer import cut_remark, tokenize
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, encode_pixels, load_base, local_folder
+from engines.diffusion.base_notes import QUALITY
 from engines.diffusion.latents import add_noise, to_pixels, velocity
 from engines.diffusion.libraries import silence_libraries
 from engines.diffusion.noise import alphas_cumprod
 from engines.errors import TrainingError, UsageError, refuse
 from engines.labels.boxes import Instances
+from engines.quality.verdicts import BaseQuality
+from engines.training.assess import MOST, SHEET, Networks, assess_base, hold_back
 from engines.training.presets import BasePreset, Phase, base_preset
 from engines.training.stopping import save_result
 from engines.training.tokenizer import write_tokenizer
@@ -86,15 +90,6 @@ class BaseTrainOptions:
         refuse((name, text) for name, fits, text in checks if not fits)
 
 
-@dataclass(frozen=True)
-class _Networks:
-    vae: Any
-    unet: Any
-    text_encoder: Any
-    tokenizer: Any
-    scheduler_config: dict[str, Any]
-
-
 def fit_base(
     dataset: Dataset,
     out: Path,
@@ -118,8 +113,10 @@ def fit_base(
     if not dataset.records:
         raise TrainingError(f"{dataset.root} holds no images to train on.")
     records = [_without_labels(r) if labelled is not None and r.name not in labelled else r for r in dataset.records]
+    digests = {record.name: sha256_file(record.file) for record in records}
+    records, held = hold_back(records, digests)
     networks = _build(out, dataset.class_names, preset, options, continue_from)
-    identity = _identity(records, preset, options, continue_from)
+    identity = _identity(records, digests, preset, options, continue_from)
     store = ImageStore(records)
     work = out / "training"
     if "vae" in options.stages:
@@ -140,9 +137,14 @@ def fit_base(
         if remark := cut_remark(networks.tokenizer, prompts.longest_listing(options.style, dataset.class_names)):
             report(note(remark))
         _train_unet(networks, store, dataset.class_names, preset, options, work / "unet", identity, resume, report)
-    save_result(
-        lambda: _save(networks, out, options, dataset.class_names, preset), (work / "vae", work / "unet"), report
-    )
+    report(note(f"looking at what it makes of {counted(len(held) or min(MOST, len(records)), 'image')}"))
+    quality, sheet = _assessed(networks, records, held, dataset.class_names, preset, options)
+
+    def save() -> None:
+        write_atomic(out / SHEET, sheet)
+        _save(networks, out, options, dataset.class_names, preset, quality)
+
+    save_result(save, (work / "vae", work / "unet"), report)
     with contextlib.suppress(OSError):
         work.rmdir()
     return out
@@ -181,7 +183,7 @@ def diffusion_loss(
 
 
 def _train_unet(
-    networks: _Networks,
+    networks: Networks,
     store: ImageStore,
     class_names: Sequence[str],
     preset: BasePreset,
@@ -280,14 +282,14 @@ def _build(
     preset: BasePreset,
     options: BaseTrainOptions,
     continue_from: Path | str | None,
-) -> _Networks:
+) -> Networks:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.models.attention_processor import AttnProcessor
     from transformers import CLIPTextConfig, CLIPTextModel
 
     if continue_from is not None:
         base = load_base(continue_from, device=options.device)
-        networks = _Networks(
+        networks = Networks(
             base.vae.requires_grad_(True), base.unet, base.text_encoder, base.tokenizer, base.scheduler_config
         )
     else:
@@ -305,7 +307,7 @@ def _build(
             **preset.text,
         )
         sample_size = preset.phases[-1].height // 2 ** (len(preset.vae["block_out_channels"]) - 1)
-        networks = _Networks(
+        networks = Networks(
             AutoencoderKL(sample_size=preset.phases[-1].height, **preset.vae).to(options.device),
             UNet2DConditionModel(sample_size=sample_size, **preset.unet).to(options.device),
             CLIPTextModel(text).to(options.device),
@@ -317,8 +319,33 @@ def _build(
     return networks
 
 
+def _assessed(
+    networks: Networks,
+    records: Sequence[Record],
+    held: Sequence[Record],
+    class_names: Sequence[str],
+    preset: BasePreset,
+    options: BaseTrainOptions,
+) -> tuple[BaseQuality, bytes]:
+    """How good the base is, on the images held back, or on the first that it learned from; and the sheet."""
+    frame = preset.phases[-1]
+    for network in (networks.vae, networks.unet, networks.text_encoder):
+        network.eval()
+    views = ViewOptions(frame.width, frame.height, preset.short_side, scale=(1.0, 1.0), flip=False)
+    return assess_base(
+        networks, held or records[:MOST], class_names, options.style, views,
+        held_back=bool(held), seed=options.seed, device=options.device,
+        precision=resolve_precision(options.precision, options.device),
+    )  # fmt: skip
+
+
 def _save(
-    networks: _Networks, out: Path, options: BaseTrainOptions, class_names: Sequence[str], preset: BasePreset
+    networks: Networks,
+    out: Path,
+    options: BaseTrainOptions,
+    class_names: Sequence[str],
+    preset: BasePreset,
+    quality: BaseQuality,
 ) -> None:
     silence_libraries()
     networks.vae.save_pretrained(out / "vae")
@@ -327,7 +354,8 @@ def _save(
     networks.tokenizer.save_pretrained(out / "tokenizer")
     (out / "scheduler").mkdir(exist_ok=True)
     write_json(out / "scheduler" / "scheduler_config.json", networks.scheduler_config)
-    notes = {"style": options.style, "class_names": list(class_names), "short_side": preset.short_side}
+    notes: dict[str, Any] = {"style": options.style, "class_names": list(class_names), "short_side": preset.short_side}
+    notes[QUALITY] = to_object(quality)
     write_json(out / BASE_NOTES, notes)
     for part in PARTS:
         sync_tree(out / part)
@@ -352,11 +380,15 @@ def _save(
 
 
 def _identity(
-    records: Sequence[Record], preset: BasePreset, options: BaseTrainOptions, continue_from: Path | str | None
+    records: Sequence[Record],
+    digests: Mapping[str, str],
+    preset: BasePreset,
+    options: BaseTrainOptions,
+    continue_from: Path | str | None,
 ) -> dict[str, Any]:
     """Everything that decides the weights, for the check when it is resumed."""
     decisive = {k: v for k, v in to_object(options).items() if k not in ("checkpoint_minutes", "device")}
-    images = {record.name: sha256_file(record.file)[:16] for record in records}
+    images = {record.name: digests[record.name][:16] for record in records}
     labels = hashlib.sha256()
     for record in records:
         found = record.instances

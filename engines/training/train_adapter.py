@@ -14,6 +14,7 @@ from engines.common.events import Report, note, silent
 from engines.common.schema import AnyPath, part_of
 from engines.datasets.dataset import Record, open_dataset
 from engines.diffusion.base_model import local_folder
+from engines.diffusion.base_notes import bad_base
 from engines.training.adapter import AdapterTrainOptions, check_start, fit_adapter
 from engines.training.pseudo import open_pseudo
 from engines.training.stopping import told_what_is_kept
@@ -94,6 +95,8 @@ def _train(settings: TrainAdapterSettings, report: Report, started: float) -> Tr
         without = f", without {repeats} that nearly repeat those" if repeats else ""
         report(note(f"{len(more)} images that an adapter labelled, from {settings.pseudo}{without}"))
     base = local_folder(settings.base, settings.prediction_type, lambda text: report(note(text)), vae=settings.vae)
+    if remark := bad_base(base):
+        report(note(remark))
     info = fit_adapter(
         dataset, base, settings.out, options,
         pseudo=more, loras=settings.loras, resume=settings.resume, report=report,

@@ -13,7 +13,10 @@ from engines.common.events import Report, note, silent
 from engines.common.schema import AnyPath, part_of, settle
 from engines.datasets.dataset import open_dataset
 from engines.diffusion.base_model import local_folder
+from engines.diffusion.base_notes import read_quality
 from engines.errors import UsageError, refuse
+from engines.quality.verdicts import BaseQuality
+from engines.training.assess import SHEET
 from engines.training.base_model import BaseTrainOptions, check_base_start, fit_base
 from engines.training.stopping import told_what_is_kept
 
@@ -58,11 +61,13 @@ class TrainBaseSummary:
     """
 
     folder: Path  # the base model
-    images: int  # that it learned from
+    images: int  # that it learned from, or was measured on
     objects: int  # boxes that these images have, whether it was shown them or not
     dropped: tuple[str, ...]  # degenerate boxes of the dataset
     skipped: tuple[str, ...]  # bad items that were left out
     seconds: float
+    quality: BaseQuality | None = None  # how good it is, with a verdict in words
+    samples: Path | None = None  # a picture of it: photographs, these through the autoencoder, painted ones
 
 
 def train_base(settings: TrainBaseSettings, *, report: Report | None = None) -> TrainBaseSummary:
@@ -104,6 +109,8 @@ def _train(settings: TrainBaseSettings, report: Report, started: float) -> Train
         dropped=tuple(dataset.dropped),
         skipped=tuple(dataset.skipped),
         seconds=time.monotonic() - started,
+        quality=read_quality(settings.out),
+        samples=settings.out / SHEET,
     )
 
 

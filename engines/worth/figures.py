@@ -100,6 +100,21 @@ def arm_name(arm: int, real: int) -> str:
     return f"real + {arm} generated" + (f" ({share:g}x)" if share and abs(share * 4 - round(share * 4)) < 1e-9 else "")
 
 
+def gains(arms: Sequence[Arm], real: int) -> list[str]:
+    """What each arm's AP says of its generated images, a sentence an arm; in points of AP.
+
+    A gain or a loss is measurable where its 95% interval leaves out 0.
+    """
+    return [f"{arm_name(arm.generated, real)}: {_gain(arm.differences['AP'])}" for arm in arms if arm.differences]
+
+
+def _gain(found: Difference) -> str:
+    text = f"{100 * found.mean:+.1f} AP, 95% interval {100 * found.low:+.1f} to {100 * found.high:+.1f}"
+    if found.low > 0:
+        return text
+    return f"a loss: {text}" if found.high < 0 else f"no gain measurable: {text}"
+
+
 def table(arms: Sequence[Arm], real: int) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of text: a row a figure, a column an arm, and one for each arm's difference to the first."""
     header, rows = ["figure"], [[name] for name in arms[0].figures]

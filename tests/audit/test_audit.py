@@ -195,7 +195,7 @@ def test_a_second_round_learns_with_what_the_first_found_missing(
 
     def finds(dataset: Dataset, base: Path, out: Path, *_: Any) -> list[Instances]:
         learned.append((out, [len(record.instances) for record in dataset.records]))
-        return [Instances.of([(26.0, 26.0, 46.0, 46.0)], [1], [0.9])] * len(dataset.records)
+        return [Instances.of([(1.0, 1.0, 6.0, 5.0)], [1], [0.9])] * len(dataset.records)
 
     monkeypatch.setattr(engines.audit.audit, "out_of_fold", finds)
     monkeypatch.setattr(engines.audit.audit, "local_folder", lambda *_: tmp_path)

@@ -14,7 +14,7 @@ from benchmarks import peer_runner as runner
 from benchmarks import peers
 from engines.errors import UsageError
 from engines.measure.workload import Workload, jobs_of
-from engines.painting.painter import read_crop
+from engines.painting.crops import read_crop
 
 
 @pytest.fixture

@@ -48,8 +48,14 @@ def test_a_flat_dataclass_lies_among_the_keys_of_its_owner() -> None:
 
 def test_a_key_that_an_older_file_lacks_is_what_it_was_then_and_no_other_may_be_missing() -> None:
     assert from_object(Stored, {"hash": "0", "frame": None, "folder": None}, RunError, "x").options.newer == 0.0
-    with refused(RunError, None, 'missing key "frame"', 'missing key "folder"', 'unknown key "size"', '"last"'):
-        from_object(Stored, {"hash": "0", "size": [4, 3], "last": "two"}, RunError, "x")
+    with refused(RunError, None, 'missing key "frame"', 'missing key "folder"', 'unknown key "sides"', '"last"'):
+        from_object(Stored, {"hash": "0", "sides": [4, 3], "last": "two"}, RunError, "x")
+
+
+def test_a_field_with_another_name_in_files_is_read_under_both_its_own_first() -> None:
+    assert from_object(Asked, {"out": "a", "size": [4, 3]}, RunError, "x").size == (4, 3)
+    assert from_object(Asked, {"out": "a", "frame": [8, 6], "size": [4, 3]}, RunError, "x").size == (4, 3)
+    assert from_object(Stored, {"hash": "0", "size": [4, 3], "folder": None}, RunError, "x").options.size == (4, 3)
 
 
 def test_text_is_a_path_and_a_list_a_tuple() -> None:

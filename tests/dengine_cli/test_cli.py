@@ -203,8 +203,11 @@ def test_train_adapter_lets_options_go_before_a_settings_file(
 
     monkeypatch.setattr(module, "train_adapter", remember)
     settings = tmp_path / "settings.json"
-    settings.write_text(json.dumps({"steps": 10, "colour": 0.5, "network": {"width": 64, "queries": 30}}), "utf-8")
-    options = ("--settings", settings, "--steps", 20, "--queries", 40, "--frame", "64x48", "--head", "deformable_detr")
+    settings.write_text(
+        json.dumps({"steps": 10, "colour": 0.5, "turns": False, "network": {"width": 64, "queries": 30}}), "utf-8"
+    )
+    options = ("--settings", settings, "--steps", 20, "--queries", 40, "--frame", "64x48", "--head", "deformable_detr",
+               "--rotate", "--dev-fraction", 0.2)  # fmt: skip
     base = ("--model", toy_bases["sd1"], "--lora", "style.safetensors:0.5", "--lora", "c:/other.safetensors")
     result = dengine("train-adapter", "data", *base, "--out", tmp_path / "adapter", *options)
     assert result.exit_code == 0, result.output
@@ -213,7 +216,7 @@ def test_train_adapter_lets_options_go_before_a_settings_file(
     assert asked == [
         TrainAdapterSettings(
             data=Path("data"), base=str(toy_bases["sd1"]), out=tmp_path / "adapter", loras=loras,
-            steps=20, colour=0.5, frame=(64, 48), network=network,
+            steps=20, colour=0.5, frame=(64, 48), network=network, rotate=True, dev_fraction=0.2,
         )
     ]  # fmt: skip
     assert re.search(r"^generic +0\.250 +0\.500$", result.stdout, re.MULTILINE)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "test-cache"
 SOURCES = (
     "engines/adapter", "engines/backends", "engines/bundle", "engines/common", "engines/diffusion", "engines/errors.py",
-    "export", "tests/helpers/toy.py",
+    "export", "tests/helpers/rtx.py", "tests/helpers/toy.py",
 )  # fmt: skip
 PACKAGES = (
     "diffusers", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxscript", "openvino", "safetensors",

@@ -415,6 +415,7 @@ def test_generate_finds_every_plan_of_a_plain_export(fake: FakeTensorRt, exporte
     assert {event[2] for event in fake.events if event[0] == "run"} == set(SPECS) - {"vae_encoder"}
 
 
+@pytest.mark.skipif(VERSION != "11", reason="what is asked for is the same in every version")
 @pytest.mark.parametrize(
     "options",
     [

@@ -145,3 +145,37 @@ def test_thresholds_are_in_the_order_of_the_labels() -> None:
     assert rules.class_names == ("b", "a")
     assert rules.least(np.array([1, 0, 1])).tolist() == [0.5, 0.25, 0.5]
     assert rules.least(np.zeros(0, np.int64)).tolist() == []
+
+
+GIVEN = Instances.of(
+    np.array([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10.0]]), [0, 1, 0], np.ones(3), [False, False, True]
+)
+SEEN = Instances.of(
+    # On the first, weak and of another class; on nothing, sure; on the second, too little; on the crowd, sure.
+    np.array([[0, 0, 10, 9], [60, 0, 70, 10], [20, 0, 24, 10], [41, 1, 49, 9.0]]), [1, 0, 1, 0],
+    np.array([0.12, 0.9, 0.9, 0.8]),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ("adapter", [(60, False), (20, False), (41, False)]),
+        ("reference", [(0, False), (20, False), (40, True)]),
+        ("both", [(0, False), (20, True), (40, True), (60, False)]),
+    ],
+)
+def test_labels_are_the_adapters_the_references_or_both(labels: str, expected: list[tuple[int, bool]]) -> None:
+    rules = Rules({"a": 0.3, "b": 0.3}, labels=labels)
+    found = chosen(SEEN, rules, GIVEN)
+    assert [
+        (round(box[0]), bool(crowd)) for box, crowd in zip(found.boxes.tolist(), found.crowd, strict=True)
+    ] == expected
+
+
+def test_an_image_whose_given_labels_are_all_vetoed_is_dropped() -> None:
+    nothing = Instances.of(np.zeros((0, 4)), [], np.zeros(0))
+    vetoed = drop(nothing, Rules({"a": 0.3, "b": 0.3}, labels="both"), GIVEN)
+    assert vetoed is not None
+    assert vetoed.reason is DropReason.NO_BOX
+    assert drop(nothing, Rules({"a": 0.3, "b": 0.3}, labels="reference"), GIVEN) is None

@@ -11,7 +11,8 @@ from engines.datasets.dataset import open_dataset
 from engines.errors import UsageError
 from engines.measure.workload import WORKLOAD, Workload, jobs_of
 from engines.painting.jobs import make_job
-from engines.painting.resolve import job_source, resolve
+from engines.painting.references import job_source
+from engines.painting.resolve import resolve
 
 SMALL = Workload(frame=fakes.FRAME, steps=10, jobs=20, seed=3)
 

@@ -12,10 +12,12 @@ from PIL import Image
 
 from engines.datasets.dataset import open_dataset
 from engines.painting import painter as painter_module
+from engines.painting.crops import read_job
 from engines.painting.jobs import Job, JobSource, make_job
 from engines.painting.networks import TextEncoder
 from engines.painting.painter import Painter, in_advance, longest_first
-from engines.painting.resolve import job_source, resolve
+from engines.painting.references import job_source
+from engines.painting.resolve import resolve
 from engines.painting.settings import GenerateSettings
 
 STEPS = 10
@@ -114,13 +116,13 @@ def test_an_item_comes_when_so_many_more_were_asked_for(ahead: int) -> None:
 
 def test_on_a_cpu_nothing_is_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    real = painter_module.read_crop
+    real = read_job
 
     def note(source: JobSource, job: Job) -> Any:
         read.append(job.index)
         return real(source, job)
 
-    monkeypatch.setattr(painter_module, "read_crop", note)
+    monkeypatch.setattr(painter_module, "read_job", note)
     painter, source = make_painter(tmp_path, FakeBackend(), slots=2, strength=(0.5, 0.5))
     outcomes = painter.paint((make_job(source, 0, index) for index in range(40)), lambda: False)
     next(outcomes)

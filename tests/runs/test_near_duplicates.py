@@ -14,8 +14,8 @@ from refusals import refused
 
 from engines.datasets.dataset import open_dataset
 from engines.errors import DatasetError, RunError
+from engines.painting.crops import read_crop
 from engines.painting.jobs import make_job
-from engines.painting.painter import read_crop
 from engines.painting.resolve import dataset_hash
 from engines.painting.run_settings import RunSettings
 from engines.runs import near_duplicates as repeats_module

@@ -7,17 +7,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from quality_pictures import photograph
 from refusals import refused
 from safetensors.torch import load_file
 
 from engines.common.events import Event
+from engines.common.files import sha256_file
 from engines.common.tokenizer import tokenize
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion.base_model import load_base
+from engines.diffusion.base_notes import bad_base, read_quality
 from engines.errors import TrainingError, UsageError
 from engines.labels.boxes import Instances
 from engines.training import base_model as base_training
 from engines.training import presets
+from engines.training.assess import FEWEST, LEAST, SHEET, hold_back
 from engines.training.base_model import BaseTrainOptions, diffusion_loss, fit_base
 from engines.training.presets import Phase
 from engines.training.tokenizer import write_tokenizer
@@ -85,7 +89,7 @@ def _train(
     stop: str = "",
 ) -> Path:
     def report(event: Event) -> None:
-        if event.stage == stop:
+        if stop and event.stage == stop:
             raise KeyboardInterrupt
 
     return fit_base(dataset, out, options, labelled=labelled, continue_from=continue_from, resume=resume, report=report)
@@ -170,6 +174,27 @@ def test_training_goes_on_from_either_stable_diffusion_shape(
     changed = {name.split("/")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"unet", "text_encoder"}
     assert load_base(folder).scheduler_config == load_base(toy_bases[kind]).scheduler_config
+
+
+@pytest.mark.slow
+def test_some_images_are_held_back_and_the_base_is_judged_on_them(dataset: Dataset, tmp_path: Path) -> None:
+    records = list(dataset.records)
+    for number in range(3, FEWEST):
+        file = tmp_path / f"{number}.png"
+        Image.fromarray(photograph(number, (80, 64))).save(file)
+        records.append(replace(records[0], file=file, name=file.name))
+    many = replace(dataset, records=records)
+    folder = _train(many, tmp_path / "base")
+    digests = {one.name: sha256_file(one.file) for one in records}
+    learned, held = hold_back(records, digests)
+    assert (len(learned), len(held)) == (FEWEST - LEAST, LEAST)
+    assert sorted(digests[one.name] for one in held) == sorted(digests.values())[:LEAST]
+    quality = read_quality(folder)
+    assert quality is not None
+    assert (quality.images, quality.held_back, quality.grade) == (LEAST, True, "bad")
+    assert str(folder) in str(bad_base(folder))
+    with Image.open(folder / SHEET) as sheet:
+        assert sheet.width > 4 * 200
 
 
 def test_a_finished_folder_is_not_trained_over(dataset: Dataset, toy_bases: dict[str, Path]) -> None:

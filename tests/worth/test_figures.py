@@ -11,7 +11,7 @@ from PIL import Image
 from engines.common.rng import generator
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
-from engines.worth.figures import Result, arm_name, compare, table
+from engines.worth.figures import Arm, Difference, Result, arm_name, compare, gains, table
 from engines.worth.matching import average_precision, figures, match
 from engines.worth.plot import plot
 
@@ -137,3 +137,15 @@ def test_without_matplotlib_there_is_no_picture(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert not plot(tmp_path / "a.png", {"val": make_arms()}, 10)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [((-0.055, 0.045), "no gain measurable: -0.4 AP"), ((0.01, 0.05), "real + 8 generated (2x): -0.4 AP, 95% interval"),
+     ((-0.05, -0.01), "a loss: -0.4 AP")],
+)  # fmt: skip
+def test_an_arm_ends_in_a_sentence(interval: tuple[float, float], said: str) -> None:
+    arms = [Arm(0, {}, {}), Arm(8, {}, {"AP": Difference(-0.004, None, (-0.004,), *interval)})]
+    (sentence,) = gains(arms, 4)
+    assert said in sentence
+    assert sentence.endswith(f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}")

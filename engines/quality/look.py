@@ -1,0 +1,93 @@
+"""What the pixels of an image show, in a few numbers, and what many images show together.
+
+Knows: the numbers. Knows nothing about where images come from, or about what is good.
+
+They depend on scale: images that are compared must show things equally large. H/W pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+_BLOCK = 4  # pixels of the blocks whose means detail is counted from
+_SHARES = (0.1, 0.5, 0.9)  # quantiles
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Look:
+    """One image."""
+
+    sharpness: float  # standard deviation of the Laplacian of its grey values: noise counts, too
+    detail: float  # standard deviation of its grey values about the means of blocks of 4 x 4 pixels
+    brightness: float  # mean, 0 to 255
+    colour: float  # mean difference of the largest and smallest channel, 0 to 255: how far it is from grey
+    chroma: float  # deviation of its colour differences (Cb and Cr of JPEG): how many colours it has; 0 of one tint
+
+
+def look_at(pixels: Pixels) -> Look:
+    """Look at an image, uint8 [H, W, 3], of at least 4 x 4 pixels.
+
+    >>> look_at(np.full((8, 8, 3), 90, dtype=np.uint8))
+    Look(sharpness=0.0, detail=0.0, brightness=90.0, colour=0.0, chroma=0.0)
+    """
+    values = pixels.astype(np.float32)
+    grey = values.mean(axis=2)
+    inner = grey[1:-1, 1:-1]
+    edges = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
+    rows, columns = (side // _BLOCK for side in grey.shape)
+    blocks = grey[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK)
+    fine = blocks - blocks.mean(axis=(1, 3), keepdims=True)
+    luma = values @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    blue, red = (values[..., 2] - luma) * 0.564, (values[..., 0] - luma) * 0.713
+    spread = pixels.max(axis=2).astype(np.int16) - pixels.min(axis=2)
+    return Look(
+        sharpness=float(edges.std()),
+        detail=float(fine.std()),
+        brightness=float(grey.mean()),
+        colour=float(spread.mean()),
+        chroma=round(float(np.sqrt(blue.var() + red.var())), 4),  # rounded, so that grey is 0 to the last bit
+    )
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Many images: how many, and of each number the first decile, the median and the last decile."""
+
+    images: int
+    detail: tuple[float, float, float]
+    chroma: tuple[float, float, float]
+    brightness: tuple[float, float, float]
+
+
+def looks_of(found: Sequence[Look]) -> Looks:
+    """What images show together; all 0 of none."""
+
+    def deciles(values: list[float]) -> tuple[float, float, float]:
+        low, middle, high = np.quantile(values, _SHARES).tolist() if values else (0.0, 0.0, 0.0)
+        return round(low, 3), round(middle, 3), round(high, 3)
+
+    return Looks(
+        images=len(found),
+        detail=deciles([one.detail for one in found]),
+        chroma=deciles([one.chroma for one in found]),
+        brightness=deciles([one.brightness for one in found]),
+    )
+
+
+def scaled(pixels: Pixels, short_side: int) -> Pixels:
+    """An image uint8 [H, W, 3] with its short side at so many pixels, so that its numbers mean what another's do."""
+    height, width = pixels.shape[:2]
+    factor = short_side / min(height, width)
+    size = max(_BLOCK, round(width * factor)), max(_BLOCK, round(height * factor))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS), dtype=np.uint8)
+
+
+def psnr(rebuilt: Pixels, pixels: Pixels) -> float:
+    """Peak signal-to-noise ratio in dB of two images uint8 [H, W, 3]; 99 at most."""
+    error = float(np.square(rebuilt.astype(np.float64) - pixels).mean())
+    return min(99.0, float(10 * np.log10(255.0**2 / max(error, 1e-12))))

@@ -1,0 +1,123 @@
+"""What figures of pictures mean: verdicts in words, with a way out.
+
+Knows: from when on a base model, or what was painted, is not good enough, and how that is said. Knows nothing about
+how figures were measured.
+
+The limits were chosen by looking at sheets of bases from trainings of different lengths (docs/training.md): they name
+what no eye would take for a photograph, and leave doubtful cases alone.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from engines.common.plurals import counted
+from engines.quality.look import Looks
+
+GREY = 3.0  # chroma below which photographs count as grey, so that no colour can be lost
+LEAST_PSNR, GOOD_PSNR = 23.0, 27.0  # dB of the autoencoder
+LEAST_CHROMA_KEPT, GOOD_CHROMA_KEPT = 0.6, 0.8  # shares, of the autoencoder
+LEAST_DETAIL_KEPT, GOOD_DETAIL_KEPT = 0.35, 0.5
+LEAST_PAINTED = 0.4  # share of the photographs' detail, and of their chroma, in what is painted
+MOST_PAINTED = 3.0  # times the photographs' detail or chroma: noise
+
+
+# "weak": things can be told apart, and more training would show; "bad": not good enough to learn from.
+Grade = Literal["good", "weak", "bad"]
+
+
+@dataclass(frozen=True)
+class BaseQuality:
+    """How well a base model knows photographs: what is measured, and what that means."""
+
+    images: int  # photographs that the autoencoder was measured on
+    held_back: bool  # whether it learned from none of them
+    psnr: float  # dB, mean over them
+    chroma_kept: float | None  # median share of a photograph's chroma in its reconstruction; None for grey ones
+    detail_kept: float  # the same of detail
+    painted: int  # images painted from text
+    painted_chroma: float | None  # their median chroma as a share of the photographs'
+    painted_detail: float  # the same of detail
+    grade: Grade = "good"
+    verdict: str = ""  # the figures in words, and a way out where it is not good
+
+
+def judge_base(figures: BaseQuality) -> BaseQuality:
+    """The same figures, with their grade and verdict.
+
+    >>> print(judge_base(BaseQuality(8, True, 20.6, 0.48, 0.3, 4, 0.3, 0.13)).verdict)
+    VAE 20.6 dB, 48% of the colour and 30% of the detail kept, on 8 images held back; what it paints has 30% of the \
+photographs' colour and 13% of their detail. Not good enough to learn from: train longer (`steps_scale`), give more \
+photographs, or go on from Stable Diffusion (`continue_from`) where these are everyday photographs.
+    """
+    grade = _grade(figures)
+    kept = f"{figures.detail_kept:.0%} of the detail kept"
+    has = f"{figures.painted_detail:.0%} of {{whose}} detail"
+    if figures.chroma_kept is not None and figures.painted_chroma is not None:
+        kept = f"{figures.chroma_kept:.0%} of the colour and {kept}"
+        has = f"{figures.painted_chroma:.0%} of the photographs' colour and {has.format(whose='their')}"
+    where = counted(figures.images, "image") + (" held back" if figures.held_back else " that it learned from")
+    painted = has.format(whose="the photographs'")
+    text = f"VAE {figures.psnr:.1f} dB, {kept}, on {where}; what it paints has {painted}"
+    return BaseQuality(**{**vars(figures), "grade": grade, "verdict": f"{text}. {_MEANS[grade]}"})
+
+
+_MEANS: dict[Grade, str] = {
+    "good": "Good enough to learn from.",
+    "weak": "Weak: things can be told apart, and fine ones cannot; train longer (`steps_scale`).",
+    "bad": "Not good enough to learn from: train longer (`steps_scale`), give more photographs, or go on from "
+    "Stable Diffusion (`continue_from`) where these are everyday photographs.",
+}
+
+
+def _grade(found: BaseQuality) -> Grade:
+    chroma = 1.0 if found.chroma_kept is None else found.chroma_kept
+    painted = [found.painted_detail] + ([] if found.painted_chroma is None else [found.painted_chroma])
+    bad = (
+        found.psnr < LEAST_PSNR
+        or chroma < LEAST_CHROMA_KEPT
+        or found.detail_kept < LEAST_DETAIL_KEPT
+        or not all(LEAST_PAINTED <= share <= MOST_PAINTED for share in painted)
+    )
+    if bad:
+        return "bad"
+    weak = found.psnr < GOOD_PSNR or chroma < GOOD_CHROMA_KEPT or found.detail_kept < GOOD_DETAIL_KEPT
+    return "weak" if weak else "good"
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How painted images compare with photographs."""
+
+    painted: Looks
+    photographs: Looks
+    of: str  # what the photographs are: "the references", "the training images"
+    detail: float  # median of the painted ones as a share of the photographs'
+    chroma: float | None  # the same; None where the photographs are grey
+    remark: str | None  # what is to be said; None where they look alike
+
+    @property
+    def figures(self) -> str:
+        """The shares in words.
+
+        >>> one, two = (Looks(9, (1, x, 9), (4, y, 9), (0, 0, 0)) for x, y in ((1.3, 5.0), (10.0, 20.0)))
+        >>> compare(one, two, "the references").figures
+        '13% of the detail and 25% of the colour of the references'
+        """
+        colour = "" if self.chroma is None else f" and {self.chroma:.0%} of the colour"
+        return f"{self.detail:.0%} of the detail{colour} of {self.of}"
+
+
+def compare(painted: Looks, photographs: Looks, of: str) -> Likeness:
+    """Hold painted images against photographs of the same scale."""
+    detail = painted.detail[1] / max(photographs.detail[1], 1e-6)
+    chroma = painted.chroma[1] / photographs.chroma[1] if photographs.chroma[1] >= GREY else None
+    found = Likeness(painted, photographs, of, detail, chroma, None)
+    strange = [share for share in (detail, chroma) if share is not None and not LEAST_PAINTED <= share <= MOST_PAINTED]
+    if not strange:
+        return found
+    text = (
+        f"these do not look like your photographs: {counted(painted.images, 'painted image')} have {found.figures} "
+        f"({counted(photographs.images, 'image')}). What learns from them learns little: train the base longer, or "
+        "take another one"
+    )
+    return Likeness(**{**vars(found), "remark": text})
