@@ -8,6 +8,7 @@ from types import ModuleType
 from dengine_cli import (
     audit,
     bench,
+    cache,
     config,
     doctor,
     evaluate,
@@ -37,4 +38,5 @@ VERBS: dict[str, ModuleType] = {
     "bench": bench,
     "doctor": doctor,
     "config": config,
+    "cache": cache,
 }
