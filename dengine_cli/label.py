@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from engines.labelling import LabelSummary
 
 EXAMPLE = "dengine label my-images --bundle bundles/mine --out labels"
-AFTER_INTERRUPT = "Run the same command again; it begins anew."
+SETTINGS = "engines.labelling:LabelSettings"
+WRITES = "out"  # the parameter with its folder
+AFTER_INTERRUPT = "the same command begins anew"
 
 
 def command(
@@ -66,8 +68,14 @@ def command(
 
     settings = settings_of(LabelSettings, parameters)
     with console.ProgressBars() as bars:
-        show_labels(label(settings, report=console.reporter(bars)))
+        summary = label(settings, report=console.reporter(bars))
+    show_labels(summary)
     draw_report(settings.out, no_report)
+    if summary.score is not None:
+        console.next_step("review", out)
+    else:
+        more = (*console.option("--split", split), *console.option("--bundle", bundle))
+        console.next_step("label", images, *more, "--score", "adapter", "--out", f"{out}-chosen")
 
 
 def show_labels(summary: "LabelSummary") -> None:

@@ -45,7 +45,8 @@ from engines.training.augment import FrameOptions
 from engines.training.dev_split import split_by_names, split_dev
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid, SourceOptions
-from engines.training.trainer import FitOptions, finished, fit, log_of, started_with
+from engines.training.stopping import save_result
+from engines.training.trainer import FitOptions, fit, log_of, started_with
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
 _LONGEST_SIDE = 65_536  # pixels
@@ -206,10 +207,13 @@ def fit_adapter(
         | threshold_figures(choices, options.precision_goal)
         | _origins(pseudo, names),
     )  # fmt: skip
-    write_log(out, {"adapter": log_of(out / "training")})
-    write_learned(out / LEARNED, (*dataset.records, *pseudo))
-    save_adapter(out, model, info)
-    finished(out / "training")
+
+    def save() -> None:
+        write_log(out, {"adapter": log_of(out / "training")})
+        write_learned(out / LEARNED, (*dataset.records, *pseudo))
+        save_adapter(out, model, info)
+
+    save_result(save, (out / "training",), report)
     return info
 
 

@@ -32,7 +32,7 @@ from engines.labels.boxes import Instances
 from engines.labels.findings import Picture
 from engines.labels.gaps import looks_incomplete
 from engines.runs.run_folder import holds_more, locked, run_errors
-from engines.training.trainer import differences
+from engines.training.stopping import differences, told_what_is_kept
 from engines.worth.data import ValSet, WorthData, open_data
 from engines.worth.detectors.batches import mix_value
 from engines.worth.detectors.config import INFO_FILE, DetectorOptions, fewest_cells, preset
@@ -100,6 +100,11 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
     100
     """
     started, report = time.monotonic(), report or silent
+    with told_what_is_kept(settings.out, f"{TRAININGS}/*/{INFO_FILE}"):
+        return _evaluate(settings, report, started)
+
+
+def _evaluate(settings: EvaluateSettings, report: Report, started: float) -> EvaluateSummary:
     options, seeds = _options(settings)
     _check_out(settings)
     check_library(options.network.kind)
