@@ -100,7 +100,7 @@ def asked() -> argparse.Namespace:
     options.add_argument("--model", default=None, help="base of the folds; without it the bundled model's")
     options.add_argument("--folds", type=int, default=2, help="adapters, each judging what it did not see")
     options.add_argument("--settings", type=Path, default=None, help="JSON with settings of their training")
-    options.add_argument("--confidence", type=float, default=0.5, help="from which a missing label is added")
+    options.add_argument("--confidence", type=float, default=0.4, help="from which a missing label is added")
     return options.parse_args()
 
 

@@ -7,6 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, FollowLinks
+from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def command(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and boxes out; list them.")] = False,
     follow_links: FollowLinks = False,
     boxes: Boxes = "auto",
+    no_report: NoReport = False,
 ) -> None:
     """Measure what generated data is worth.
 
@@ -88,6 +90,7 @@ def command(
     settings = settings_of(EvaluateSettings, parameters, synthetic=tuple(synthetic or ()), changes=given)
     with console.ProgressBars() as bars:
         show_worth(evaluate(settings, report=console.reporter(bars)))
+    draw_report(settings.out, no_report, "report   ")
 
 
 def show_worth(summary: "EvaluateSummary") -> None:

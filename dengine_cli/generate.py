@@ -7,6 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, Device, FollowLinks, Precision, Slots, Threads
+from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
 from engines.common.events import duration
 from engines.common.plurals import counted, plural
@@ -137,6 +138,7 @@ def command(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken references out and list them.")] = False,
     follow_links: FollowLinks = False,
     boxes: Boxes = "auto",
+    no_report: NoReport = False,
 ) -> None:
     """Paint labelled images.
 
@@ -154,6 +156,7 @@ def command(
     show_run(summary)
     if summary.interrupted:
         raise KeyboardInterrupt
+    draw_report(summary.dataset.folder, no_report)
 
 
 def show_run(summary: "GenerateSummary") -> None:

@@ -7,6 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, Device, FollowLinks, Threads
+from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
 from engines.common.events import duration, left_out
 from engines.common.plurals import counted, plural
@@ -53,6 +54,7 @@ def command(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out and list them.")] = False,
     follow_links: FollowLinks = False,
     boxes: Boxes = "auto",
+    no_report: NoReport = False,
 ) -> None:
     """Put the adapter's boxes on real images.
 
@@ -65,6 +67,7 @@ def command(
     settings = settings_of(LabelSettings, parameters)
     with console.ProgressBars() as bars:
         show_labels(label(settings, report=console.reporter(bars)))
+    draw_report(settings.out, no_report)
 
 
 def show_labels(summary: "LabelSummary") -> None:
@@ -79,17 +82,17 @@ def show_labels(summary: "LabelSummary") -> None:
     names = list(summary.boxes_by_class)
     header, rows = ["class", "boxes"], [[name, str(summary.boxes_by_class[name])] for name in names]
     if summary.annotated:
-        figures = {**summary.figures, **summary.own_figures}
-        labels = summary.score is not None or summary.own_figures
+        figures = {**summary.figures, **(summary.own.figures if summary.own else {})}
+        labels = summary.score is not None or summary.own is not None
         shown_figures = ["AP", "AP50"] + (["precision", "recall"] if labels else [])
         header += shown_figures
         for row, name in zip(rows, names, strict=True):
             row += [_figure(figures, f"{figure}/{name}") for figure in shown_figures]
         rows.append(["all", str(summary.boxes), *(_figure(summary.figures, figure) for figure in shown_figures)])
     console.echo(console.table(rows, header))
-    if summary.own_score is not None:
+    if summary.own is not None:
         console.echo(
-            f"precision and recall: of boxes that generate would take for labels, at least {shown(summary.own_score)}"
+            f"precision and recall: of boxes that generate would take for labels, at least {shown(summary.own.score)}"
         )
     if summary.score is None:
         console.echo(f"{counted(summary.boxes, 'box')} are all that were found, however unsure; with --score, labels")

@@ -7,6 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, FollowLinks, Loras, PredictionType, Vae
+from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import values_of
 from engines.common.files import read_json
 from engines.common.plurals import counted
@@ -74,6 +75,7 @@ def command(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and boxes out; list them.")] = False,
     follow_links: FollowLinks = False,
     boxes: Boxes = "auto",
+    no_report: NoReport = False,
 ) -> None:
     """Train the adapter, which reads boxes off the base model.
 
@@ -99,6 +101,7 @@ def command(
     if "thresholds" in info.figures:
         show_thresholds(info)
     console.echo(f"adapter  {out}")
+    draw_report(out, no_report, "report   ")
 
 
 def show_interval(info: "AdapterInfo") -> None:

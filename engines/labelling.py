@@ -27,6 +27,7 @@ from engines.common.schema import AnyPath, settle
 from engines.datasets.copies import seen_by
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.learned import LEARNED, read_learned
+from engines.datasets.records import image_folder
 from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.diffusion.prompts import MAX_LISTED, generic_prompt, listing_prompt
 from engines.errors import DatasetError, RunError, UsageError, refuse
@@ -117,6 +118,18 @@ class LabelSettings:
 
 
 @dataclass(frozen=True)
+class OwnLabels:
+    """The labels that `generate` would take of the same boxes.
+
+    >>> OwnLabels(0.3, {"precision/rbc": 0.9}).score
+    0.3
+    """
+
+    score: StoredScore  # what one scores at least
+    figures: Mapping[str, float]  # precision/<class> and recall/<class>
+
+
+@dataclass(frozen=True)
 class LabelSummary:
     """What `label` found.
 
@@ -137,10 +150,7 @@ class LabelSummary:
     unknown_classes: tuple[str, ...]  # annotated, but not among the bundle's: counted nowhere
     seconds: float
     backend: str  # one line: engine, device, precision, threads
-    own_score: StoredScore | None = None  # what `generate` takes as the least score of a label, without another
-    own_figures: Mapping[str, float] = field(
-        default_factory=dict
-    )  # precision/<class> and recall/<class> of labels by it
+    own: OwnLabels | None = None  # how good labels by the adapter's own scores are; None with a score, or nothing known
     seen: tuple[str, ...] = ()  # images that the adapter learned from, as its fingerprints say
 
 
@@ -224,9 +234,9 @@ def label_images(
                 if rules is not None and matched:
                     rules = found.matched(spool, rules, bundle.adapter_info.frequencies)
                 figures, unknown = _figures(spool, found, dataset, bundle, rules, report) if annotated else ({}, ())
-                own = _own_rules(bundle) if figures and rules is None else None
-                by_own = {} if own is None else _figures(spool, found, dataset, bundle, own, silent)[0]
+                own = _by_own_rules(spool, found, dataset, bundle) if figures and rules is None else None
                 info = {"bundle_sha256": bundle.digest, "prompt": prompt, "label_views": tta}
+                info |= {"images": str(image_folder(dataset.records))}
                 _write(out, spool, found, dataset, bundle.class_names, rules, figures, info)
         finally:
             (out / _SPOOL).unlink(missing_ok=True)
@@ -244,16 +254,18 @@ def label_images(
         unknown_classes=unknown,
         seconds=time.monotonic() - started,
         backend=backend.description,
-        own_score=None if own is None else stored(own.thresholds),
-        own_figures={name: value for name, value in by_own.items() if name not in figures},
+        own=own,
         seen=_seen(bundle, dataset),
     )
 
 
-def _own_rules(bundle: "Bundle") -> Rules:
-    """The rules by which `generate` takes a box for a label, where it is told nothing else."""
+def _by_own_rules(spool: IO[bytes], found: "_Found", dataset: Dataset, bundle: "Bundle") -> OwnLabels:
+    """How good the labels are that `generate` would take, where it is told nothing else."""
     score = bundle.generate_defaults.get("score", {})
-    return label_rules(score, 0.0, 1.0, bundle.adapter_info.thresholds, bundle.class_names)
+    rules = label_rules(score, 0.0, 1.0, bundle.adapter_info.thresholds, bundle.class_names)
+    figures = _figures(spool, found, dataset, bundle, rules, silent)[0]
+    kept = {name: value for name, value in figures.items() if name.startswith(("precision", "recall"))}
+    return OwnLabels(stored(rules.thresholds), kept)
 
 
 def _seen(bundle: "Bundle", dataset: Dataset) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ Knows: the numbers. Knows nothing about where images come from, or about what is
 They depend on scale: images that are compared must show things equally large. H/W pixels.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,12 +37,13 @@ def look_at(pixels: Pixels) -> Look:
     Look(sharpness=0.0, detail=0.0, brightness=90.0, colour=0.0, chroma=0.0)
     """
     values = pixels.astype(np.float32)
-    grey = values.mean(axis=2)
+    grey = (values[..., 0] + values[..., 1] + values[..., 2]) / np.float32(3)  # faster than a mean over axis 2
     rows, columns = (side // _BLOCK for side in grey.shape)
     blocks = grey[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK).mean(axis=(1, 3))
     luma = values @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     blue, red = (values[..., 2] - luma) * 0.564, (values[..., 0] - luma) * 0.713
-    spread = pixels.max(axis=2).astype(np.int16) - pixels.min(axis=2)
+    channels = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    spread = functools.reduce(np.maximum, channels) - functools.reduce(np.minimum, channels)
     return Look(
         sharpness=_laplacian(grey),
         detail=_laplacian(blocks),

@@ -29,6 +29,7 @@ from engines.common.events import Report, note
 from engines.common.files import read_json
 from engines.common.schema import KEY, from_object, settle, to_object
 from engines.common.tokenizer import cut_remark
+from engines.common.training_log import write_log
 from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.datasets.learned import LEARNED, write_learned
 from engines.diffusion import prompts
@@ -44,7 +45,7 @@ from engines.training.augment import FrameOptions
 from engines.training.dev_split import split_by_names, split_dev
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid, SourceOptions
-from engines.training.trainer import FitOptions, finished, fit, started_with
+from engines.training.trainer import FitOptions, finished, fit, log_of, started_with
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
 _LONGEST_SIDE = 65_536  # pixels
@@ -206,10 +207,16 @@ def fit_adapter(
         | threshold_figures(choices, options.precision_goal)
         | _origins(pseudo, names),
     )  # fmt: skip
-    write_learned(out / LEARNED, (*dataset.records, *pseudo))
+    _save(out, model, info, (*dataset.records, *pseudo))
+    return info
+
+
+def _save(out: Path, model: DetectionAdapter, info: AdapterInfo, records: Sequence[Record]) -> None:
+    """Write the adapter, what it learned from, and how that went; then its checkpoints go."""
+    write_learned(out / LEARNED, records)
+    write_log(out, {"adapter": log_of(out / "training")})
     save_adapter(out, model, info)
     finished(out / "training")
-    return info
 
 
 def _evaluate(dev_split: DevSplit, model: DetectionAdapter, plain: bool, step: int) -> Mapping[str, float]:

@@ -28,6 +28,7 @@ from engines.common.plurals import counted
 from engines.common.rng import Stream, generator
 from engines.common.schema import KEY, to_object
 from engines.common.tokenizer import cut_remark, tokenize
+from engines.common.training_log import write_log
 from engines.datasets.dataset import Dataset, Record
 from engines.datasets.learned import LEARNED, write_learned
 from engines.diffusion import prompts
@@ -42,7 +43,7 @@ from engines.quality.verdicts import BaseQuality
 from engines.training.assess import MOST, SHEET, Networks, assess_base, hold_back
 from engines.training.presets import BasePreset, Phase, base_preset
 from engines.training.tokenizer import write_tokenizer
-from engines.training.trainer import FitOptions, autocast, finished, fit
+from engines.training.trainer import FitOptions, autocast, finished, fit, log_of
 from engines.training.vae import train_vae
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
@@ -140,6 +141,7 @@ def fit_base(
     quality, sheet = _assessed(networks, records, held, dataset.class_names, preset, options)
     write_atomic(out / SHEET, sheet)
     write_learned(out / LEARNED, records)
+    write_log(out, {stage: log_of(work / stage) for stage in ("vae", "unet") if stage in options.stages})
     _save(networks, out, options, dataset.class_names, preset, quality)
     for stage in ("vae", "unet"):
         finished(work / stage)

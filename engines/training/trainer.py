@@ -21,6 +21,7 @@ from torch import nn
 from engines.common.devices import resolve_precision
 from engines.common.events import Event, EventKind, Report
 from engines.common.files import read_json, replacing, write_json
+from engines.common.training_log import Row
 from engines.errors import TrainingError
 
 _INDEX = "checkpoint.json"
@@ -100,22 +101,25 @@ def fit(
             f"{folder} holds an unfinished training; continue it with `resume=True`, or remove it.", field="resume"
         )
     started, first_step, saved = time.monotonic(), state.step, time.monotonic()
-    losses: list[float] = []
+    losses = state.losses
     while state.step < options.steps:
         loss, parts = _train_step(module, named, state, loss_at, options, precision)
         losses.append(loss)
+        measured: Mapping[str, float] = {}
         last = state.step == options.steps
         if options.evaluate_every and evaluate and (state.step % options.evaluate_every == 0 or last):
             with state.averaged_weights():
                 module.eval()
                 measured = dict(evaluate(state.step))
                 module.train()
-            state.keep_best(folder, measured, score)
+            state.keep_best(folder, dict(measured), score)
             parts = {**parts, **measured}
         if state.step % 10 == 0 or last:
             left = (time.monotonic() - started) / (state.step - first_step) * (options.steps - state.step)
             figures = {"loss": sum(losses) / len(losses)} | {name: float(value) for name, value in parts.items()}
             report(Event(EventKind.PROGRESS, stage, "", state.step, options.steps, left, figures))
+            logged = {"loss": figures["loss"]} | {name: float(value) for name, value in measured.items()}
+            state.log.append({"step": state.step} | {name: round(value, 6) for name, value in logged.items()})
             losses.clear()
         if time.monotonic() - saved > options.checkpoint_minutes * 60 or last:
             state.save(folder, full_identity)
@@ -129,6 +133,12 @@ def started_with(folder: Path, default: Mapping[str, Any]) -> Mapping[str, Any]:
     """The identity of the unfinished training in `folder`; `default` where there is none. Raises TrainingError."""
     path = folder / _INDEX
     return dict(read_json(path, TrainingError)["identity"]) if path.exists() else default
+
+
+def log_of(folder: Path) -> list[Row]:
+    """How the training in a folder went, by its last checkpoint."""
+    rows: list[Row] = read_json(folder / _INDEX, TrainingError).get("log", [])
+    return rows
 
 
 def finished(folder: Path) -> None:
@@ -173,6 +183,8 @@ class _State:
         self.module, self.named, self.options = module, named, options
         self.step = 0
         self.best: dict[str, float] = {}
+        self.log: list[Row] = []
+        self.losses: list[float] = []  # of the steps since the last row of the log
         self.average = {name: parameter.detach().clone() for name, parameter in named.items()}
         decayed = [parameter for parameter in named.values() if parameter.ndim >= 2]
         plain = [parameter for parameter in named.values() if parameter.ndim < 2]
@@ -226,7 +238,8 @@ class _State:
                 tensors[f"adam.{key}.{name}"] = value
         file = f"checkpoint-{self.step}.safetensors"
         _save_tensors(folder / file, tensors)
-        write_json(folder / _INDEX, {"file": file, "step": self.step, "best": self.best, "identity": dict(identity)})
+        index = {"file": file, "step": self.step, "best": self.best, "log": self.log, "losses": self.losses}
+        write_json(folder / _INDEX, index | {"identity": dict(identity)})
         for old in folder.glob("checkpoint-*.safetensors"):
             if old.name != file:
                 old.unlink()
@@ -241,6 +254,7 @@ class _State:
             raise TrainingError(f"{folder} was started with other settings: {'; '.join(changed)}.")
         tensors = load_file(folder / Path(index["file"]).name, device=self.options.device)
         self.step, self.best = int(index["step"]), dict(index["best"])
+        self.log, self.losses[:] = list(index.get("log", [])), index.get("losses", [])
         self._install({name: tensors[f"weight.{name}"] for name in self.named})
         self._install_buffers(tensors)
         for name, parameter in self.named.items():

@@ -195,8 +195,8 @@ def test_train_adapter_lets_options_go_before_a_settings_file(
     settings.write_text(
         json.dumps({"steps": 10, "colour": 0.5, "turns": False, "network": {"width": 64, "queries": 30}}), "utf-8"
     )
-    options = ("--settings", settings, "--steps", 20, "--queries", 40, "--frame", "64x48", "--head", "deformable_detr")
-    options += ("--rotate", "--dev-fraction", 0.2)
+    options = ("--settings", settings, "--steps", 20, "--queries", 40, "--frame", "64x48", "--head", "deformable_detr",
+               "--rotate", "--dev-fraction", 0.2)  # fmt: skip
     base = ("--model", toy_bases["sd1"], "--lora", "style.safetensors:0.5", "--lora", "c:/other.safetensors")
     result = dengine("train-adapter", "data", *base, "--out", tmp_path / "adapter", *options)
     assert result.exit_code == 0, result.output

@@ -1,0 +1,354 @@
+"""What generated images are worth to a detector, on labels that can be trusted: the table `results/worth.md`.
+
+    python benchmarks/worth.py --smears SMEARS --bccd BCCD --work WORK [--only all/composed --seeds 1] --out OUT.md
+
+SMEARS holds bccd-, pbc- and raabin-train and -val (labels of TXL-PBC, arXiv 2407.13214), BCCD the same photographs with
+BCCD's own. Every step is a `dengine` verb, whose folder under WORK is kept: a second start goes on behind what is
+there, and two starts with different `--only` may run side by side. The report tells of every arm that is finished.
+
+An arm's detector begins at the same weights, learns for as many steps and sees real images half of the time. Each val
+part is measured once, at the end of a training; nothing is chosen by it. Intervals: the paired bootstrap over val
+images of `engines.worth.figures`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.records import here, measured_on, parser, say, table, write_report
+from engines.common.files import read_json, write_json
+from engines.datasets.dataset import instances_of, open_dataset
+from engines.errors import DengineError
+from engines.labels.boxes import Instances
+from engines.worth.figures import Result, compare
+from engines.worth.measured import detections_of
+
+DETECTOR = ("--preset", "quick", "--steps", "2400", "--short-side", "192")
+FEW = 30  # labelled images where labels are scarce
+SHOWN = 100.0  # AP is told in points
+
+
+@dataclass(frozen=True)
+class Run:
+    """Images that `generate` makes."""
+
+    bundle: str
+    references: str
+    count: int
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a detector learns from: labelled images, and runs or datasets beside them."""
+
+    real: str
+    more: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A question: its arms, what they are held against, and what measures them."""
+
+    asks: str
+    val: tuple[str, ...]
+    arms: Mapping[str, Arm]
+    controls: tuple[str, ...]  # arms that others are held against: the first is "real"
+
+
+PASTED = ("--compose", "--labels", "reference", "--strength", "0:0")
+COMPOSED = ("--compose", "--labels", "reference", "--strength", "0.1:0.3", "--steps", "6")
+REPAINTED = ("--labels", "reference", "--strength", "0.1:0.3", "--steps", "6")
+GENERATED = ("--labels", "adapter", "--strength", "0.3:0.6")
+
+# What is made, by name. A dataset that isn't here is a folder of SMEARS.
+BASES = {"smears": ("bccd-train", "pbc-train", "raabin-train"), "others": ("bccd-train", "raabin-train")}
+BUNDLES = {  # name: (base, what its adapter learned from; where labels are the reference's, it is not asked)
+    "pbc": ("smears", "pbc-train"), "few": ("smears", "pbc-few"), "few-others": ("others", "pbc-few"),
+    "source": ("smears", "bccd-train"),
+}  # fmt: skip
+RUNS = {
+    "all-pasted": Run("few", "pbc-train", 900, PASTED),
+    "all-composed": Run("few", "pbc-train", 900, COMPOSED),
+    "all-repainted": Run("few", "pbc-train", 900, REPAINTED),
+    "all-generated": Run("pbc", "pbc-train", 900, GENERATED),
+    "few-pasted": Run("few", "pbc-few", 300, PASTED),
+    "few-composed": Run("few", "pbc-few", 300, COMPOSED),
+    "few-generated": Run("few", "pbc-photographs", 600, GENERATED),
+    "sparse-generated": Run("few-others", "pbc-few", 300, GENERATED),
+    "sparse-composed": Run("few-others", "pbc-few", 300, COMPOSED),
+    "cross-repainted": Run("source", "raabin-photographs", 600, GENERATED),
+    "completed-composed": Run("few", "completed", 372, COMPOSED),
+}  # fmt: skip
+PSEUDO = {"few-pseudo": ("few", "pbc-photographs"), "cross-pseudo": ("source", "raabin-photographs")}
+SETTINGS = {
+    "broken": Setting(
+        "BCCD's own labels of 124 photographs, or those that `audit --complete` makes of them", ("bccd-val",),
+        {"real": Arm("own"), "completed": Arm("completed"),
+         "completed, composed": Arm("completed", ("completed-composed",)), "clean labels": Arm("bccd-train")},
+        ("real",),
+    ),
+    "all": Setting(
+        "all 300 labels of PBC", ("pbc-val",),
+        {"real": Arm("pbc-train"), "copy-paste": Arm("pbc-train", ("all-pasted",)),
+         "composed": Arm("pbc-train", ("all-composed",)), "repainted": Arm("pbc-train", ("all-repainted",)),
+         "generated": Arm("pbc-train", ("all-generated",))},
+        ("real", "copy-paste"),
+    ),
+    "scarce": Setting(
+        f"{FEW} labels of PBC, 270 photographs without", ("pbc-val",),
+        {"real": Arm("pbc-few"), "copy-paste": Arm("pbc-few", ("few-pasted",)),
+         "pseudo": Arm("pbc-few", ("few-pseudo",)), "composed": Arm("pbc-few", ("few-composed",)),
+         "generated": Arm("pbc-few", ("few-generated",)),
+         "pseudo, composed": Arm("pbc-few", ("few-pseudo", "few-composed"))},
+        ("real", "pseudo", "copy-paste"),
+    ),
+    "sparse": Setting(
+        f"{FEW} images of PBC and nothing else of it; the base saw other microscopes", ("pbc-val",),
+        {"real": Arm("pbc-few"), "copy-paste": Arm("pbc-few", ("few-pasted",)),
+         "composed": Arm("pbc-few", ("sparse-composed",)), "generated": Arm("pbc-few", ("sparse-generated",))},
+        ("real", "copy-paste"),
+    ),
+    "cross": Setting(
+        "labels of BCCD, photographs of Raabin", ("raabin-val",),
+        {"real": Arm("bccd-train"), "pseudo": Arm("bccd-train", ("cross-pseudo",)),
+         "repainted": Arm("bccd-train", ("cross-repainted",)), "oracle": Arm("raabin-train")},
+        ("real", "pseudo"),
+    ),
+}  # fmt: skip
+
+
+class Making:
+    """Everything under WORK, made where it isn't there yet."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.given = given
+        self.work: Path = given.work
+
+    def dataset(self, name: str) -> Path:
+        """The folder of a labelled dataset, or of photographs."""
+        folder = self.work / "datasets" / name
+        if name == "pbc-few":
+            self._part("pbc-train", folder, lambda place: place < FEW, labels=True)
+        elif name == "pbc-photographs":
+            self._part("pbc-train", folder, lambda place: place >= FEW, labels=False)
+        elif name == "raabin-photographs":
+            self._part("raabin-train", folder, lambda place: True, labels=False)
+        elif name in ("own", "completed"):
+            return self._audited(name)
+        elif name in PSEUDO:
+            self._pseudo(name, folder)
+        elif name in RUNS:
+            return self._run(name)
+        else:
+            return Path(self.given.smears / name)
+        return folder
+
+    def _part(self, whole: str, folder: Path, chosen: Callable[[int], bool], *, labels: bool) -> None:
+        """Images of a dataset by their place in the file, as a dataset of its own."""
+        if folder.exists():
+            return
+        value = read_json(self.given.smears / whole / "annotations.json", DengineError)
+        value["images"] = [one for place, one in enumerate(value["images"]) if chosen(place)]
+        ids = {one["id"] for one in value["images"]}
+        value["annotations"] = [one for one in value["annotations"] if one["image_id"] in ids]
+        (folder / "images" if labels else folder).mkdir(parents=True)
+        for one in value["images"]:
+            source = self.given.smears / whole / "images" / Path(one["file_name"]).name
+            _place(source, folder / "images" / source.name if labels else folder / source.name)
+        if labels:
+            write_json(folder / "annotations.json", value)
+
+    def _audited(self, name: str) -> Path:
+        place: Path = {"own": self.work / "audit/own", "completed": self.work / "audit/audit/completed"}[name]
+        if not place.exists():
+            script = Path(__file__).with_name("audit_bar.py")
+            clean, base = self.given.smears / "bccd-train", self._base("smears")
+            self._do("audit", [script, "--own", self.given.bccd, "--clean", clean, "--work", self.work / "audit",
+                               "--model", base])  # fmt: skip
+        return place
+
+    def _base(self, name: str) -> Path:
+        folder = self.work / "bases" / name
+        if not (folder / "model_index.json").exists():
+            photographs = self.work / "photographs" / name
+            photographs.mkdir(parents=True, exist_ok=True)
+            for part in BASES[name]:
+                for file in sorted((self.given.smears / part / "images").iterdir()):
+                    _place(file, photographs / f"{part}-{file.name}")
+            self._verb(f"base-{name}", "train-base", photographs, "--style", "microscope photo", "--rotate",
+                       "--out", folder, "--resume")  # fmt: skip
+        return folder
+
+    def _bundle(self, name: str) -> Path:
+        folder = self.work / "bundles" / name
+        if not (folder / "manifest.json").exists():
+            (base, data), adapter = BUNDLES[name], self.work / "adapters" / name
+            if not (adapter / "adapter.json").exists():
+                self._verb(f"adapter-{name}", "train-adapter", self.dataset(data), "--model", self._base(base),
+                           "--rotate", "--out", adapter, "--resume")  # fmt: skip
+            self._verb(f"bundle-{name}", "export", "--model", self._base(base), "--adapter", adapter, "--out", folder)
+        return folder
+
+    def _run(self, name: str) -> Path:
+        folder, asked = self.work / "runs" / name, RUNS[name]
+        if not (folder / "annotations.json").exists():
+            self._verb(f"run-{name}", "generate", "--bundle", self._bundle(asked.bundle), "--reference",
+                       self.dataset(asked.references), "--count", asked.count, "--threads", 1, *asked.arguments,
+                       "--out", folder)  # fmt: skip
+        return folder
+
+    def _pseudo(self, name: str, folder: Path) -> None:
+        """Photographs with the labels that an adapter puts on them."""
+        if not (folder / "annotations.json").exists():
+            bundle, photographs = PSEUDO[name]
+            source, labels = self.dataset(photographs), self.work / "labels" / name
+            self._verb(f"label-{name}", "label", source, "--bundle", self._bundle(bundle), "--score", "adapter",
+                       "--threads", 1, "--out", labels)  # fmt: skip
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in source.iterdir():
+                _place(file, folder / file.name)
+            write_json(folder / "annotations.json", read_json(labels / "annotations.json", DengineError))
+
+    def detector(self, setting: str, arm: str, kind: str, seeds: int) -> None:
+        """Train an arm's detectors, and measure them on the setting's val parts."""
+        asked, out = SETTINGS[setting], self.detectors(setting, arm, kind)
+        more = [part for name in asked.arms[arm].more for part in ("--synthetic", self.dataset(name))]
+        if more:
+            self.detector(setting, _alone(setting, arm), kind, seeds)
+            self._share_real(setting, arm, kind, seeds)
+        val = [part for name in asked.val for part in ("--val", self.dataset(name))]
+        real = self.dataset(asked.arms[arm].real)
+        self._verb(f"{kind}-{setting}-{out.name}", "evaluate", "--real", real, *more, *val, *DETECTOR,
+                   "--detector", kind, "--seeds", seeds, "--out", out, "--resume")  # fmt: skip
+
+    def detectors(self, setting: str, arm: str, kind: str) -> Path:
+        """The folder of an arm's comparison."""
+        return Path(self.work / "detectors" / kind / setting / arm.replace(", ", "-").replace(" ", "-"))
+
+    def _share_real(self, setting: str, arm: str, kind: str, seeds: int) -> None:
+        """Give an arm the detectors of its real images alone, which `evaluate` would else train again."""
+        alone = self.detectors(setting, _alone(setting, arm), kind) / "trainings"
+        folder = self.detectors(setting, arm, kind) / "trainings"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (f"real-seed{seed}" for seed in range(seeds)):
+            if not (folder / name).is_symlink():
+                (folder / name).symlink_to(alone.resolve() / name)
+
+    def _verb(self, log: str, *words: object) -> None:
+        self._do(log, ["-m", "dengine", *words])
+
+    def _do(self, log: str, given: Sequence[object]) -> None:
+        words = [str(word) for word in given]
+        say(" ".join(words))
+        path = self.work / "logs" / f"{log}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with path.open("a") as file:
+            done = subprocess.run([sys.executable, *words], env=environment, stdout=file, stderr=file, check=False)
+        if done.returncode:
+            raise DengineError(f"{log} ended with {done.returncode}: {path} tells why.")
+
+
+def _place(source: Path, target: Path) -> None:
+    """Have `target` hold a copy of a file."""
+    if not target.exists():
+        shutil.copyfile(source, target)
+
+
+def _alone(setting: str, arm: str) -> str:
+    """The arm of a setting that has the same real images and nothing beside them."""
+    arms = SETTINGS[setting].arms
+    return next(name for name, one in arms.items() if one.real == arms[arm].real and not one.more)
+
+
+def measured(folder: Path, arm: Arm, val: Path) -> Iterator[Result]:
+    """The finished detectors of an arm, as they were measured on a val part."""
+    for training in sorted((folder / "trainings").glob("generated*-seed*" if arm.more else "real-seed*")):
+        for path in training.glob("measured-*.json"):
+            stored = json.loads(path.read_text("utf-8"))
+            if Path(stored["val"]) == val:
+                yield Result(0, int(training.name.rpartition("seed")[2]), detections_of(stored))
+
+
+def rows(making: Making, name: str, kind: str) -> Iterator[tuple[str, ...]]:
+    """What is known of a setting: a row for each val part and arm."""
+    setting = SETTINGS[name]
+    for part in setting.val:
+        val = making.dataset(part)
+        dataset = open_dataset(val)
+        truth = instances_of(dataset.records)
+        found = {arm: list(measured(making.detectors(name, arm, kind), one, val)) for arm, one in setting.arms.items()}
+        for arm, results in ((arm, results) for arm, results in found.items() if results):
+            figures = compare(results, truth, dataset.class_names, resamples=1)[0].figures
+            spread = figures["AP"]
+            told = f"{SHOWN * spread.mean:.1f}" + (f" ± {SHOWN * spread.sd:.1f}" if spread.sd is not None else "")
+            classes = ", ".join(f"{one} {SHOWN * figures[f'AP/{one}'].mean:.1f}" for one in dataset.class_names
+                                if f"AP/{one}" in figures)  # fmt: skip
+            against = [_against(found.get(control, []), results, truth, dataset.class_names) if control != arm else ""
+                       for control in setting.controls]  # fmt: skip
+            yield (part, arm, str(len(results)), told, f"{SHOWN * figures['AP50'].mean:.1f}", *against, classes)
+
+
+def _against(
+    before: Sequence[Result], after: Sequence[Result], truth: Sequence[Instances], names: Sequence[str]
+) -> str:
+    """The paired difference of AP with its interval, over the seeds that both have."""
+    seeds = {one.seed for one in before} & {one.seed for one in after}
+    pairs = [Result(side, one.seed, one.detections) for side, every in enumerate((before, after)) for one in every
+             if one.seed in seeds]  # fmt: skip
+    if not seeds:
+        return "-"
+    change = compare(pairs, truth, names, resamples=1000)[1].differences["AP"]
+    return f"{SHOWN * change.mean:+.1f} [{SHOWN * change.low:+.1f}, {SHOWN * change.high:+.1f}]"
+
+
+def report(making: Making) -> None:
+    """Write the table of everything that is finished."""
+    parts, value = ["# What generated images are worth, on clean labels"], {**here(), "settings": {}}
+    parts.append(measured_on(value))
+    for kind in ("rt_detr", "retinanet"):
+        for name, setting in SETTINGS.items():
+            if lines := list(rows(making, name, kind)):
+                value["settings"][f"{kind}/{name}"] = lines
+                header = (
+                    "val part",
+                    "arm",
+                    "seeds",
+                    "AP",
+                    "AP50",
+                    *(f"over {one}" for one in setting.controls),
+                    "classes",
+                )
+                parts += [f"## {name}, {kind}: {setting.asks}", table(header, lines)]
+    write_report(parts, value, making.given.out)
+
+
+def main() -> None:
+    """Train what was asked for, then tell of all that is there."""
+    options = parser(__doc__, "work", "out", required=("work",))
+    options.add_argument("--smears", type=Path, required=True, help="folder with the smear sets")
+    options.add_argument("--bccd", type=Path, required=True, help="BCCD with its own labels")
+    options.add_argument(
+        "--only", action="append", default=[], metavar="SETTING/ARM", help="may be repeated; default all"
+    )
+    options.add_argument("--detector", default="rt_detr", help="rt_detr or retinanet")
+    options.add_argument("--seeds", type=int, default=3, help="trainings of each arm; 0: report alone")
+    given = options.parse_args()
+    making = Making(given)
+    wanted = given.only or [f"{setting}/{arm}" for setting, one in SETTINGS.items() for arm in one.arms]
+    for setting, _, arm in (one.partition("/") for one in wanted if given.seeds):
+        making.detector(setting, arm, given.detector, given.seeds)
+    report(making)
+
+
+if __name__ == "__main__":
+    main()
