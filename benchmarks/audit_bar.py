@@ -11,7 +11,6 @@ An addition is right where it overlaps a clean box of its class by IoU 0.5, whic
 other addition took; recall is of those boxes.
 """
 
-import argparse
 import itertools
 import sys
 from collections.abc import Sequence
@@ -92,18 +91,6 @@ def figures(rows: Sequence[tuple[float, bool]], wanted: int, confidence: float) 
     return (sum(above) / len(above) if above else 0.0, sum(above) / wanted if wanted else 0.0, len(above))
 
 
-def asked() -> argparse.Namespace:
-    """The command line."""
-    options = parser(__doc__, "work", "out", required=("work",))
-    options.add_argument("--own", type=Path, required=True, help="dataset with the labels that are audited")
-    options.add_argument("--clean", type=Path, required=True, help="the same pictures with better labels")
-    options.add_argument("--model", default=None, help="base of the folds; without it the bundled model's")
-    options.add_argument("--folds", type=int, default=2, help="adapters, each judging what it did not see")
-    options.add_argument("--settings", type=Path, default=None, help="JSON with settings of their training")
-    options.add_argument("--confidence", type=float, default=0.4, help="from which a missing label is added")
-    return options.parse_args()
-
-
 def measured(
     findings: Sequence[Finding], own: Sequence[Record], clean: Dataset, confidence: float
 ) -> list[tuple[str, str, str, int, int, float, float]]:
@@ -126,7 +113,14 @@ def measured(
 
 def main() -> None:
     """Pair, audit, and hold the additions against the clean labels."""
-    given = asked()
+    options = parser(__doc__, "work", "out", required=("work",))
+    options.add_argument("--own", type=Path, required=True, help="dataset with the labels that are audited")
+    options.add_argument("--clean", type=Path, required=True, help="the same pictures with better labels")
+    options.add_argument("--model", default=None, help="base of the folds; without it the bundled model's")
+    options.add_argument("--folds", type=int, default=2, help="adapters, each judging what it did not see")
+    options.add_argument("--settings", type=Path, default=None, help="JSON with settings of their training")
+    options.add_argument("--confidence", type=float, default=0.4, help="from which a missing label is added")
+    given = options.parse_args()
     clean = open_dataset(given.clean)
     pair(open_dataset(given.own), clean, given.work)
     training = read_json(given.settings, UsageError) if given.settings else {}

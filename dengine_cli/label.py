@@ -82,17 +82,17 @@ def show_labels(summary: "LabelSummary") -> None:
     names = list(summary.boxes_by_class)
     header, rows = ["class", "boxes"], [[name, str(summary.boxes_by_class[name])] for name in names]
     if summary.annotated:
-        figures = {**summary.figures, **(summary.own.figures if summary.own else {})}
-        labels = summary.score is not None or summary.own is not None
+        figures = {**summary.figures, **summary.own_figures}
+        labels = summary.score is not None or summary.own_figures
         shown_figures = ["AP", "AP50"] + (["precision", "recall"] if labels else [])
         header += shown_figures
         for row, name in zip(rows, names, strict=True):
             row += [_figure(figures, f"{figure}/{name}") for figure in shown_figures]
         rows.append(["all", str(summary.boxes), *(_figure(summary.figures, figure) for figure in shown_figures)])
     console.echo(console.table(rows, header))
-    if summary.own is not None:
+    if summary.own_score is not None:
         console.echo(
-            f"precision and recall: of boxes that generate would take for labels, at least {shown(summary.own.score)}"
+            f"precision and recall: of boxes that generate would take for labels, at least {shown(summary.own_score)}"
         )
     if summary.score is None:
         console.echo(f"{counted(summary.boxes, 'box')} are all that were found, however unsure; with --score, labels")

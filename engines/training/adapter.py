@@ -200,23 +200,17 @@ def fit_adapter(
         size_multiple=size_multiple, style=style, prompts=_prompts(style, classes, options),
         base_hash=hashed, config=model.config, photographs=looks(train, short_side),
         class_statistics=source.statistics(min(STATISTICS_IMAGES, len(train))),  # the labelled come first
-        labelled_images=len(dataset.records),
-        objects=dataset.objects(),
+        labelled_images=len(dataset.records), objects=dataset.objects(),
         thresholds={name: choice.score for name, choice in choices.items() if choice.score is not None},
         figures=training_figures(model, dev_split, train, dev, classes, options.steps, best)
         | threshold_figures(choices, options.precision_goal)
         | _origins(pseudo, names),
     )  # fmt: skip
-    _save(out, model, info, (*dataset.records, *pseudo))
-    return info
-
-
-def _save(out: Path, model: DetectionAdapter, info: AdapterInfo, records: Sequence[Record]) -> None:
-    """Write the adapter, what it learned from, and how that went; then its checkpoints go."""
-    write_learned(out / LEARNED, records)
     write_log(out, {"adapter": log_of(out / "training")})
+    write_learned(out / LEARNED, (*dataset.records, *pseudo))
     save_adapter(out, model, info)
     finished(out / "training")
+    return info
 
 
 def _evaluate(dev_split: DevSplit, model: DetectionAdapter, plain: bool, step: int) -> Mapping[str, float]:

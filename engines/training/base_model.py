@@ -140,8 +140,8 @@ def fit_base(
     report(note(f"looking at what it makes of {counted(len(held) or min(MOST, len(records)), 'image')}"))
     quality, sheet = _assessed(networks, records, held, dataset.class_names, preset, options)
     write_atomic(out / SHEET, sheet)
-    write_learned(out / LEARNED, records)
     write_log(out, {stage: log_of(work / stage) for stage in ("vae", "unet") if stage in options.stages})
+    write_learned(out / LEARNED, records)
     _save(networks, out, options, dataset.class_names, preset, quality)
     for stage in ("vae", "unet"):
         finished(work / stage)

@@ -100,26 +100,24 @@ def fit(
         raise TrainingError(
             f"{folder} holds an unfinished training; continue it with `resume=True`, or remove it.", field="resume"
         )
-    started, first_step, saved = time.monotonic(), state.step, time.monotonic()
-    losses = state.losses
+    started, first_step, saved, losses = time.monotonic(), state.step, time.monotonic(), state.losses
     while state.step < options.steps:
         loss, parts = _train_step(module, named, state, loss_at, options, precision)
         losses.append(loss)
-        measured: Mapping[str, float] = {}
-        last = state.step == options.steps
+        measured, last = dict[str, float](), state.step == options.steps
         if options.evaluate_every and evaluate and (state.step % options.evaluate_every == 0 or last):
             with state.averaged_weights():
                 module.eval()
                 measured = dict(evaluate(state.step))
                 module.train()
-            state.keep_best(folder, dict(measured), score)
+            state.keep_best(folder, measured, score)
             parts = {**parts, **measured}
         if state.step % 10 == 0 or last:
             left = (time.monotonic() - started) / (state.step - first_step) * (options.steps - state.step)
-            figures = {"loss": sum(losses) / len(losses)} | {name: float(value) for name, value in parts.items()}
+            loss = sum(losses) / len(losses)
+            figures = {"loss": loss} | {name: float(value) for name, value in parts.items()}
             report(Event(EventKind.PROGRESS, stage, "", state.step, options.steps, left, figures))
-            logged = {"loss": figures["loss"]} | {name: float(value) for name, value in measured.items()}
-            state.log.append({"step": state.step} | {name: round(value, 6) for name, value in logged.items()})
+            state.note(loss, measured)
             losses.clear()
         if time.monotonic() - saved > options.checkpoint_minutes * 60 or last:
             state.save(folder, full_identity)
@@ -129,16 +127,16 @@ def fit(
     return state.best
 
 
-def started_with(folder: Path, default: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The identity of the unfinished training in `folder`; `default` where there is none. Raises TrainingError."""
-    path = folder / _INDEX
-    return dict(read_json(path, TrainingError)["identity"]) if path.exists() else default
-
-
 def log_of(folder: Path) -> list[Row]:
     """How the training in a folder went, by its last checkpoint."""
     rows: list[Row] = read_json(folder / _INDEX, TrainingError).get("log", [])
     return rows
+
+
+def started_with(folder: Path, default: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The identity of the unfinished training in `folder`; `default` where there is none. Raises TrainingError."""
+    path = folder / _INDEX
+    return dict(read_json(path, TrainingError)["identity"]) if path.exists() else default
 
 
 def finished(folder: Path) -> None:
@@ -208,6 +206,11 @@ class _State:
             yield
         finally:
             self._install(trained)
+
+    def note(self, loss: float, measured: Mapping[str, float]) -> None:
+        """Add a row to the log: the mean loss since the last one, and what was measured."""
+        row = {"loss": loss} | {name: float(value) for name, value in measured.items()}
+        self.log.append({"step": self.step} | {name: round(value, 6) for name, value in row.items()})
 
     def keep_best(self, folder: Path, figures: dict[str, float], score: str) -> None:
         """Store the averaged weights (in place now) when `score` is the highest so far, or, where `figures` say how
