@@ -204,8 +204,7 @@ def fit_adapter(
         labelled_images=len(dataset.records), objects=dataset.objects(),
         thresholds={name: choice.score for name, choice in choices.items() if choice.score is not None},
         figures=training_figures(model, dev_split, train, dev, classes, options.steps, best)
-        | threshold_figures(choices, options.precision_goal)
-        | _origins(pseudo, names),
+        | threshold_figures(choices, options.precision_goal) | _origins(pseudo, names),
     )  # fmt: skip
 
     def save() -> None:
