@@ -7,6 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, FollowLinks
+from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
 from engines.common.files import OWN
 
@@ -74,6 +75,7 @@ def command(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and boxes out; list them.")] = False,
     follow_links: FollowLinks = False,
     boxes: Boxes = "auto",
+    no_report: NoReport = False,
 ) -> None:
     """Measure what generated data is worth.
 
@@ -92,6 +94,7 @@ def command(
     with console.ProgressBars() as bars:
         summary = evaluate(settings, report=console.reporter(bars))
     show_worth(summary)
+    draw_report(settings.out, no_report, "report   ")
     if synthetic:
         console.next_step("review", synthetic[0])
     else:

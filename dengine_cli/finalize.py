@@ -7,6 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.generate import show_dataset
+from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine finalize runs/first --score 0.5 --format coco,yolo"
@@ -71,6 +72,7 @@ def command(
     keep_empty: Annotated[
         bool | None, typer.Option("--keep-empty/--drop-empty", help="Keep images without a box.  [default: the run's]")
     ] = None,
+    no_report: NoReport = False,
 ) -> None:
     """Write a run's dataset again, with other thresholds or formats.
 
@@ -83,4 +85,5 @@ def command(
         summary = finalize(settings_of(FinalizeSettings, parameters), report=console.reporter(bars))
     console.echo(f"labels score at least {shown(summary.score)}")
     show_dataset(summary)
-    console.next_step("report", run)
+    draw_report(summary.folder, no_report)
+    console.next_step("evaluate", "--real", "TRAIN-SET", "--synthetic", run, "--val", "VAL-SET", "--out", "worth")

@@ -7,6 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, Device, FollowLinks, Precision, Slots, Threads
+from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
 from engines.common.events import duration
 from engines.common.interrupts import held
@@ -142,6 +143,7 @@ def command(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken references out and list them.")] = False,
     follow_links: FollowLinks = False,
     boxes: Boxes = "auto",
+    no_report: NoReport = False,
 ) -> None:
     """Paint labelled images.
 
@@ -157,10 +159,10 @@ def command(
     with console.ProgressBars() as bars, held(lambda: bars.line(_FINISHING)) as stop:
         summary = generate(settings, report=console.reporter(bars), stop=stop)
     show_run(summary)
-    if not summary.interrupted:
-        console.next_step("review", out)
-    else:
+    if summary.interrupted:
         raise Interrupted(f"stopped at {summary.done} of {summary.target}", kept=True)
+    draw_report(summary.dataset.folder, no_report)
+    console.next_step("review", out)
 
 
 def show_run(summary: "GenerateSummary") -> None:

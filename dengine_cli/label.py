@@ -7,6 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, Device, FollowLinks, Threads
+from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
 from engines.common.events import duration, left_out
 from engines.common.plurals import counted, plural
@@ -55,6 +56,7 @@ def command(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out and list them.")] = False,
     follow_links: FollowLinks = False,
     boxes: Boxes = "auto",
+    no_report: NoReport = False,
 ) -> None:
     """Put the adapter's boxes on real images.
 
@@ -68,6 +70,7 @@ def command(
     with console.ProgressBars() as bars:
         summary = label(settings, report=console.reporter(bars))
     show_labels(summary)
+    draw_report(settings.out, no_report)
     if summary.score is not None:
         console.next_step("review", out)
     else:

@@ -7,6 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.generate import show_dataset
+from dengine_cli.reporting import NoReport, draw_report
 
 EXAMPLE = "dengine merge runs/part1 runs/part2 --out runs/whole"
 SETTINGS = "engines.runs.merge:MergeSettings"
@@ -17,6 +18,7 @@ AFTER_INTERRUPT = "the same command begins anew: the new folder appears whole or
 def command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of the shards.")],
     out: Annotated[Path, typer.Option(help="Folder for the whole dataset.")],
+    no_report: NoReport = False,
 ) -> None:
     """Join the shards of a run into one dataset.
 
@@ -26,4 +28,5 @@ def command(
     with console.ProgressBars() as bars:
         summary = merge(MergeSettings(tuple(runs), out), report=console.reporter(bars))
     show_dataset(summary)
+    draw_report(out, no_report)
     console.next_step("review", out)

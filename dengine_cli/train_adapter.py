@@ -8,6 +8,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, FollowLinks, Loras, PredictionType, Vae
+from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import values_of
 from engines.common.files import read_json
 from engines.errors import UsageError
@@ -76,6 +77,7 @@ def command(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and boxes out; list them.")] = False,
     follow_links: FollowLinks = False,
     boxes: Boxes = "auto",
+    no_report: NoReport = False,
 ) -> None:
     """Train the adapter, which reads boxes off the base model.
 
@@ -100,6 +102,7 @@ def command(
     if "thresholds" in info.figures:
         show_thresholds(info)
     console.echo(f"adapter  {out}")
+    draw_report(out, no_report, "report   ")
     kind = (*console.option("--prediction-type", prediction_type), *console.option("--vae", vae))
     added = [word for one in lora or () for word in ("--lora", one)]
     words = ("--model", asked.base, *added, *kind, "--adapter", out, "--out", Path("bundles") / out.absolute().name)

@@ -7,6 +7,7 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, FollowLinks, PredictionType, Vae
+from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def command(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out and list them.")] = False,
     follow_links: FollowLinks = False,
     boxes: Boxes = "auto",
+    no_report: NoReport = False,
 ) -> None:
     """Fit a base model to a folder of images; labels are not needed.
 
@@ -61,6 +63,7 @@ def command(
     with console.ProgressBars() as bars:
         summary = train_base(settings, report=console.reporter(bars))
     show_base(summary)
+    draw_report(out, no_report, "report      ")
     of = (data, *console.option("--split", split)) if summary.objects else ("LABELLED-DATASET",)
     console.next_step("train-adapter", *of, "--model", out, "--out", Path("adapters") / out.absolute().name)
 

@@ -25,6 +25,7 @@ from engines.common.files import write_json
 from engines.common.names import class_words
 from engines.common.schema import AnyPath, settle
 from engines.datasets.dataset import Dataset, Record, open_dataset
+from engines.datasets.records import image_folder
 from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.diffusion.prompts import MAX_LISTED, generic_prompt, listing_prompt
 from engines.errors import DatasetError, RunError, UsageError, refuse
@@ -218,6 +219,7 @@ def label_images(
                     rules = found.matched(spool, rules, bundle.adapter_info.frequencies)
                 figures, unknown = _figures(spool, found, dataset, bundle, rules, report) if annotated else ({}, ())
                 info = {"bundle_sha256": bundle.digest, "prompt": prompt, "label_views": tta}
+                info |= {"images": str(image_folder(dataset.records))}
                 _write(out, spool, found, dataset, bundle.class_names, rules, figures, info)
         finally:
             (out / _SPOOL).unlink(missing_ok=True)

@@ -5,6 +5,7 @@ Knows: the numbers. Knows nothing about where images come from, or about what is
 They depend on scale: images that are compared must show things equally large. H/W pixels.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ def look_at(pixels: Pixels) -> Look:
     Look(sharpness=0.0, detail=0.0, brightness=90.0, colour=0.0, chroma=0.0)
     """
     values = pixels.astype(np.float32)
-    grey = values.mean(axis=2)
+    grey = (values[..., 0] + values[..., 1] + values[..., 2]) / np.float32(3)  # faster than a mean over axis 2
     inner = grey[1:-1, 1:-1]
     edges = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
     rows, columns = (side // _BLOCK for side in grey.shape)
@@ -44,7 +45,8 @@ def look_at(pixels: Pixels) -> Look:
     fine = blocks - blocks.mean(axis=(1, 3), keepdims=True)
     luma = values @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     blue, red = (values[..., 2] - luma) * 0.564, (values[..., 0] - luma) * 0.713
-    spread = pixels.max(axis=2).astype(np.int16) - pixels.min(axis=2)
+    channels = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    spread = functools.reduce(np.maximum, channels) - functools.reduce(np.minimum, channels)
     return Look(
         sharpness=float(edges.std()),
         detail=float(fine.std()),

@@ -26,7 +26,7 @@ from engines.painting.jobs import Job, JobSource, chunk_ranges, make_job
 from engines.painting.needs import generate_needs
 from engines.painting.networks import cores_for_graphs
 from engines.painting.painter import Painter
-from engines.painting.references import job_source, open_references
+from engines.painting.references import job_source, open_references, settled_labels
 from engines.painting.resolve import FormerEngine, resolve, wants_compiled
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
@@ -105,7 +105,7 @@ def generate_on(
     bundle = open_bundle(settings.bundle or default_bundle())
     if remark := bad_base(bundle.folder):
         report(note(remark))
-    references = _read_references(settings, report)
+    references = _read_references(settings, bundle, report)
     with locked(settings.out), run_errors(settings.out):
         stored = read_run(settings.out)
         check_format(settings.out, stored)
@@ -192,13 +192,14 @@ def run(
     )
 
 
-def _read_references(settings: GenerateSettings, report: Report) -> Dataset | None:
+def _read_references(settings: GenerateSettings, bundle: "Bundle", report: Report) -> Dataset | None:
     """The references, if there are to be any, and what is to be said of them."""
     if settings.reference is None:
         return None
     report(note("reading the references"))
     references = open_references(settings)
     references.tell(report)
+    settled_labels(settings, bundle, references)  # what can't be had is said before a backend is opened
     return references
 
 

@@ -29,6 +29,7 @@ from engines.common.events import Report, note
 from engines.common.files import read_json
 from engines.common.schema import KEY, from_object, settle, to_object
 from engines.common.tokenizer import cut_remark
+from engines.common.training_log import write_log
 from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
@@ -42,7 +43,7 @@ from engines.training.adapter_figures import looks, threshold_figures, training_
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid, SourceOptions
-from engines.training.stopping import save_result
+from engines.training.stopping import log_of, save_result
 from engines.training.trainer import FitOptions, fit
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
@@ -205,6 +206,7 @@ def fit_adapter(
         | threshold_figures(choices, options.precision_goal)
         | _origins(pseudo, names),
     )  # fmt: skip
+    write_log(out, {"adapter": log_of(out / "training")})
     save_result(lambda: save_adapter(out, model, info), (out / "training",), report)
     return info
 

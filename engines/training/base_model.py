@@ -29,6 +29,7 @@ from engines.common.plurals import counted
 from engines.common.rng import Stream, generator
 from engines.common.schema import KEY, to_object
 from engines.common.tokenizer import cut_remark, tokenize
+from engines.common.training_log import write_log
 from engines.datasets.dataset import Dataset, Record
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, encode_pixels, load_base, local_folder
@@ -41,7 +42,7 @@ from engines.labels.boxes import Instances
 from engines.quality.verdicts import BaseQuality
 from engines.training.assess import MOST, SHEET, Networks, assess_base, hold_back
 from engines.training.presets import BasePreset, Phase, base_preset
-from engines.training.stopping import save_result
+from engines.training.stopping import log_of, save_result
 from engines.training.tokenizer import write_tokenizer
 from engines.training.trainer import FitOptions, autocast, fit
 from engines.training.vae import train_vae
@@ -142,6 +143,7 @@ def fit_base(
 
     def save() -> None:
         write_atomic(out / SHEET, sheet)
+        write_log(out, {stage: log_of(work / stage) for stage in ("vae", "unet") if stage in options.stages})
         _save(networks, out, options, dataset.class_names, preset, quality)
 
     save_result(save, (work / "vae", work / "unet"), report)

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from engines.common.events import Report, note
+from engines.common.files import read_json
 from engines.common.interrupts import held
 from engines.common.plurals import counted
-from engines.errors import Interrupted
+from engines.common.training_log import Row
+from engines.errors import Interrupted, TrainingError
 
 INDEX, BEST = "checkpoint.json", "best.safetensors"
 _SAVING = "The training is over and is being saved. Ctrl-C again stops at once."
@@ -62,6 +64,12 @@ def save_result(save: Callable[[], object], folders: Sequence[Path], report: Rep
         save()
         for folder in folders:
             finished(folder)
+
+
+def log_of(folder: Path) -> list[Row]:
+    """How the training in a folder went, by its last checkpoint."""
+    rows: list[Row] = read_json(folder / INDEX, TrainingError).get("log", [])
+    return rows
 
 
 def finished(folder: Path) -> None:

@@ -22,6 +22,7 @@ from engines.common.devices import resolve_precision
 from engines.common.events import Event, EventKind, Report, note
 from engines.common.files import read_json, replacing, write_json
 from engines.common.interrupts import held
+from engines.common.training_log import Row
 from engines.errors import TrainingError
 from engines.training.stopping import BEST, INDEX, differences
 
@@ -110,9 +111,9 @@ def fit(
             with held(lambda: report(note(_FINISHING))) as stop:
                 state.whole = False
                 parts = _train_step(module, named, state, loss_at, options, precision)
-                parts |= _evaluation(module, state, options, folder, evaluate, score)
+                measured = _evaluation(module, state, options, folder, evaluate, score)
                 if state.step % 10 == 0 or state.step == options.steps:
-                    report(_progress(state, parts, (time.monotonic() - started) / (state.step - first_step)))
+                    report(_progress(state, parts, measured, (time.monotonic() - started) / (state.step - first_step)))
                 state.whole = True
                 if time.monotonic() - saved[0] > options.checkpoint_minutes * 60 or state.step == options.steps:
                     state.save(folder, full_identity)
@@ -128,9 +129,12 @@ def fit(
     return state.best
 
 
-def _progress(state: "_State", parts: Mapping[str, float | torch.Tensor], seconds: float) -> Event:
-    """How far a training is, at so many seconds a step, and its figures."""
-    steps, figures = state.options.steps, state.figures(parts)
+def _progress(
+    state: "_State", parts: Mapping[str, float | torch.Tensor], measured: Mapping[str, float], seconds: float
+) -> Event:
+    """How far a training is, at so many seconds a step, and its figures; the log has the loss and what is measured."""
+    steps, figures = state.options.steps, state.figures({**parts, **measured})
+    state.log.append({"step": state.step} | {name: round(figures[name], 6) for name in ("loss", *measured)})
     return Event(EventKind.PROGRESS, state.stage, "", state.step, steps, seconds * (steps - state.step), figures)
 
 
@@ -190,8 +194,9 @@ class _State:
         self.module, self.named, self.options, self.stage = module, named, options, stage
         self.step = 0
         self.whole = True  # no step is half taken
-        self.losses: list[float] = []  # since they were last told
         self.best: dict[str, float] = {}
+        self.log: list[Row] = []
+        self.losses: list[float] = []  # of the steps since the last row of the log
         self.average = {name: parameter.detach().clone() for name, parameter in named.items()}
         decayed = [parameter for parameter in named.values() if parameter.ndim >= 2]
         plain = [parameter for parameter in named.values() if parameter.ndim < 2]
@@ -246,8 +251,9 @@ class _State:
                 tensors[f"adam.{key}.{name}"] = value
         file = f"checkpoint-{self.step}.safetensors"
         _save_tensors(folder / file, tensors)
-        index = {"file": file, "stage": self.stage, "step": self.step, "best": self.best, "losses": self.losses}
-        write_json(folder / INDEX, index | {"identity": dict(identity)})
+        index = {"file": file, "stage": self.stage, "step": self.step, "best": self.best}
+        index |= {"log": self.log, "losses": self.losses, "identity": dict(identity)}
+        write_json(folder / INDEX, index)
         for old in folder.glob("checkpoint-*.safetensors"):
             if old.name != file:
                 old.unlink()
@@ -261,7 +267,8 @@ class _State:
         if changed:
             raise TrainingError(f"{folder} was started with other settings: {'; '.join(changed)}.")
         tensors = load_file(folder / Path(index["file"]).name, device=self.options.device)
-        self.step, self.best, self.losses = int(index["step"]), dict(index["best"]), list(index.get("losses", ()))
+        self.step, self.best = int(index["step"]), dict(index["best"])
+        self.log, self.losses = list(index.get("log", ())), list(index.get("losses", ()))
         self._install({name: tensors[f"weight.{name}"] for name in self.named})
         self._install_buffers(tensors)
         for name, parameter in self.named.items():

@@ -126,7 +126,7 @@ def test_training_lowers_the_loss_and_reports_the_last_step(tmp_path: Path) -> N
 def test_resuming_with_other_settings_names_the_difference(tmp_path: Path) -> None:
     _fit(_module(), tmp_path)
     module = _module()
-    with pytest.raises(TrainingError, match=r"options\.lr was 0\.01, is 0\.02"):
+    with refused(TrainingError, None, "options.lr"):
         fit(
             module,
             _loss_at(module),
@@ -194,5 +194,5 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
 
 
 def test_an_unknown_precision_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="fp8"):
+    with refused(UsageError, "precision", '"fp8"'):
         resolve_precision("fp8", "cpu")
