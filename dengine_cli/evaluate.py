@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from engines.worth.evaluate import EvaluateSummary
 
 EXAMPLE = "dengine evaluate --real train-set --synthetic runs/first --val val-set --out worth"
+_SHOWN = 5  # lines on images that are known
 NO_KEYS = ("changes",)  # made of --steps, --batch and so on
 SETTINGS = "engines.worth.settings:EvaluateSettings"
 WRITES = "out"  # the parameter with its folder
@@ -109,6 +110,11 @@ def show_worth(summary: "EvaluateSummary") -> None:
     for one in summary.sets:
         for line in one.left_out:
             console.note(f"left out of the validation images: {line}")
+        if one.known:
+            lines = "; ".join(one.known[:_SHOWN]) + (
+                f"; and {len(one.known) - _SHOWN} more" * (len(one.known) > _SHOWN)
+            )
+            console.note(f"what painted the runs knew validation images of {one.name}, so they say too much: {lines}")
         header, rows = table(one.arms, summary.data.split_images)
         if len(summary.sets) > 1:
             console.echo(f"on {one.images} images of {one.name}")

@@ -11,6 +11,7 @@ from dengine_cli.options import Boxes, FollowLinks, Loras, PredictionType, Vae
 from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import values_of
 from engines.common.files import read_json
+from engines.common.plurals import counted
 from engines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def command(
         names = [name for name in next(iter(tune.values())) if isinstance(name, str)]
         rows = [(kind, *(f"{figures[name]:.3f}" for name in names)) for kind, figures in tune.items()]
         console.echo(console.table(rows, ("prompt", *names)))
+        show_interval(info)
     if "thresholds" in info.figures:
         show_thresholds(info)
     console.echo(f"adapter  {out}")
@@ -107,6 +109,22 @@ def command(
     added = [word for one in lora or () for word in ("--lora", one)]
     words = ("--model", asked.base, *added, *kind, "--adapter", out, "--out", Path("bundles") / out.absolute().name)
     console.next_step("export", *words)
+
+
+def show_interval(info: "AdapterInfo") -> None:
+    """Print on what AP was measured, and how far the choice of these images moves it."""
+    from engines.training.dev_split import FEW
+
+    images = info.figures.get("tune_images", 0)
+    where = f"measured on {counted(images, 'image')} of the dev split"
+    if ends := info.figures.get("tune_interval", {}).get("AP"):
+        where += f": 95% interval of AP {ends[0]:.3f} to {ends[1]:.3f}"
+    console.echo(where)
+    if images < FEW:
+        console.note(
+            f"{counted(images, 'image')} say little: hold more out (--dev-fraction), or measure on others, with "
+            "dengine label on labelled images that it did not learn from"
+        )
 
 
 def show_thresholds(info: "AdapterInfo") -> None:

@@ -31,6 +31,7 @@ from engines.common.schema import KEY, to_object
 from engines.common.tokenizer import cut_remark, tokenize
 from engines.common.training_log import write_log
 from engines.datasets.dataset import Dataset, Record
+from engines.datasets.learned import LEARNED, write_learned
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, encode_pixels, load_base, local_folder
 from engines.diffusion.base_notes import QUALITY
@@ -144,6 +145,7 @@ def fit_base(
     def save() -> None:
         write_atomic(out / SHEET, sheet)
         write_log(out, {stage: log_of(work / stage) for stage in ("vae", "unet") if stage in options.stages})
+        write_learned(out / LEARNED, records)
         _save(networks, out, options, dataset.class_names, preset, quality)
 
     save_result(save, (work / "vae", work / "unet"), report)

@@ -72,6 +72,12 @@ def log_of(folder: Path) -> list[Row]:
     return rows
 
 
+def started_with(folder: Path, default: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The identity of the unfinished training in `folder`; `default` where there is none. Raises TrainingError."""
+    path = folder / INDEX
+    return dict(read_json(path, TrainingError)["identity"]) if path.exists() else default
+
+
 def finished(folder: Path) -> None:
     """Remove the checkpoints of a training whose result has been saved elsewhere."""
     for path in (*folder.glob("checkpoint-*.safetensors"), *folder.glob(".*.tmp"), folder / INDEX, folder / BEST):

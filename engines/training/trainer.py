@@ -9,22 +9,20 @@ come from (seed, step), which is what makes a resumed run equal to an uninterrup
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engines.common.devices import resolve_precision
 from engines.common.events import Event, EventKind, Report, note
-from engines.common.files import read_json, replacing, write_json
 from engines.common.interrupts import held
-from engines.common.training_log import Row
 from engines.errors import TrainingError
-from engines.training.stopping import BEST, INDEX, differences
+from engines.training.checkpoints import State
+from engines.training.stopping import INDEX
 
 _FINISHING = "Finishing the step in work, then a checkpoint is written. Ctrl-C again stops at once."
 _FREE = ("device", "checkpoint_minutes")  # options that may change at a resume
@@ -93,7 +91,7 @@ def fit(
     Returns the figures of the kept evaluation, empty without one. Raises TrainingError when the loss is not finite.
     """
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    state = _State(module, named, options, stage)
+    state = State(module, named, options, stage)
     precision = resolve_precision(options.precision, options.device)
     full_identity = {**identity, "options": decisive(options) | {"precision": precision}}
     if resume:
@@ -130,11 +128,11 @@ def fit(
 
 
 def _progress(
-    state: "_State", parts: Mapping[str, float | torch.Tensor], measured: Mapping[str, float], seconds: float
+    state: State, parts: Mapping[str, float | torch.Tensor], measured: Mapping[str, float], seconds: float
 ) -> Event:
     """How far a training is, at so many seconds a step, and its figures; the log has the loss and what is measured."""
     steps, figures = state.options.steps, state.figures({**parts, **measured})
-    state.log.append({"step": state.step} | {name: round(figures[name], 6) for name in ("loss", *measured)})
+    state.note(figures["loss"], measured)
     return Event(EventKind.PROGRESS, state.stage, "", state.step, steps, seconds * (steps - state.step), figures)
 
 
@@ -144,7 +142,7 @@ def decisive(options: FitOptions) -> dict[str, Any]:
 
 
 def _evaluation(
-    module: nn.Module, state: "_State", options: FitOptions, folder: Path, evaluate: Evaluate | None, score: str
+    module: nn.Module, state: State, options: FitOptions, folder: Path, evaluate: Evaluate | None, score: str
 ) -> dict[str, float]:
     """The figures of an evaluation, where one is due; the best weights are kept."""
     due = state.step % options.evaluate_every == 0 or state.step == options.steps if options.evaluate_every else False
@@ -161,7 +159,7 @@ def _evaluation(
 def _train_step(
     module: nn.Module,
     named: Mapping[str, nn.Parameter],
-    state: "_State",
+    state: State,
     loss_at: LossAt,
     options: FitOptions,
     precision: str,
@@ -185,116 +183,3 @@ def _train_step(
     state.update_average()
     state.losses.append(value)
     return dict(parts)
-
-
-class _State:
-    """Everything that a checkpoint holds: the step, the weights, their average, the optimiser's moments."""
-
-    def __init__(self, module: nn.Module, named: Mapping[str, nn.Parameter], options: FitOptions, stage: str) -> None:
-        self.module, self.named, self.options, self.stage = module, named, options, stage
-        self.step = 0
-        self.whole = True  # no step is half taken
-        self.best: dict[str, float] = {}
-        self.log: list[Row] = []
-        self.losses: list[float] = []  # of the steps since the last row of the log
-        self.average = {name: parameter.detach().clone() for name, parameter in named.items()}
-        decayed = [parameter for parameter in named.values() if parameter.ndim >= 2]
-        plain = [parameter for parameter in named.values() if parameter.ndim < 2]
-        groups = [
-            {"params": decayed, "weight_decay": options.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.99))
-
-    def update_average(self) -> None:
-        decay = min(self.options.ema_decay, (1 + self.step) / (10 + self.step))
-        averages, weights = list(self.average.values()), [p.detach() for p in self.named.values()]
-        torch._foreach_lerp_(averages, weights, 1 - decay)
-
-    def figures(self, parts: Mapping[str, float | torch.Tensor]) -> dict[str, float]:
-        """The mean loss since the last call, and `parts` as numbers."""
-        loss = sum(self.losses) / len(self.losses)
-        self.losses.clear()
-        return {"loss": loss} | {name: float(value) for name, value in parts.items()}
-
-    @contextlib.contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """Put the averaged weights into the module, and the trained ones back afterwards."""
-        trained = {name: parameter.detach().clone() for name, parameter in self.named.items()}
-        self._install(self.average)
-        try:
-            yield
-        finally:
-            self._install(trained)
-
-    def keep_best(self, folder: Path, figures: dict[str, float], score: str) -> None:
-        """Store the averaged weights (in place now) when `score` is the highest so far."""
-        if score and figures[score] >= self.best.get(score, -math.inf):
-            self.best = {**figures, "step": float(self.step)}
-            _save_tensors(folder / BEST, self._with_buffers(self.average))
-
-    def install_result(self, folder: Path) -> None:
-        """Leave the module with the best weights, or with the averaged ones where none were evaluated."""
-        if self.best:
-            stored = load_file(folder / BEST)
-            self._install({name: stored[f"weight.{name}"] for name in self.named})
-            self._install_buffers(stored)
-        else:
-            self._install(self.average)
-
-    def save(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Write a checkpoint; the one before it is removed once the new one is whole."""
-        tensors = self._with_buffers({name: parameter.detach() for name, parameter in self.named.items()})
-        tensors |= {f"average.{name}": value for name, value in self.average.items()}
-        for name, parameter in self.named.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"adam.{key}.{name}"] = value
-        file = f"checkpoint-{self.step}.safetensors"
-        _save_tensors(folder / file, tensors)
-        index = {"file": file, "stage": self.stage, "step": self.step, "best": self.best}
-        index |= {"log": self.log, "losses": self.losses, "identity": dict(identity)}
-        write_json(folder / INDEX, index)
-        for old in folder.glob("checkpoint-*.safetensors"):
-            if old.name != file:
-                old.unlink()
-
-    def load(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Take a checkpoint up again, if there is one; another identity is a TrainingError showing the difference."""
-        if not (folder / INDEX).exists():
-            return
-        index = read_json(folder / INDEX, TrainingError)
-        changed = differences(index["identity"], identity)
-        if changed:
-            raise TrainingError(f"{folder} was started with other settings: {'; '.join(changed)}.")
-        tensors = load_file(folder / Path(index["file"]).name, device=self.options.device)
-        self.step, self.best = int(index["step"]), dict(index["best"])
-        self.log, self.losses = list(index.get("log", ())), list(index.get("losses", ()))
-        self._install({name: tensors[f"weight.{name}"] for name in self.named})
-        self._install_buffers(tensors)
-        for name, parameter in self.named.items():
-            self.average[name].copy_(tensors[f"average.{name}"])
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            if f"adam.step.{name}" in tensors:
-                self.optimizer.state[parameter] = {
-                    key: tensors[f"adam.{key}.{name}"].cpu() if key == "step" else tensors[f"adam.{key}.{name}"]
-                    for key in keys
-                }
-
-    def _with_buffers(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        tensors = {f"weight.{name}": value for name, value in weights.items()}
-        return tensors | {f"buffer.{name}": value for name, value in self.module.named_buffers()}
-
-    @torch.no_grad()
-    def _install(self, weights: Mapping[str, torch.Tensor]) -> None:
-        for name, parameter in self.named.items():
-            parameter.copy_(weights[name])
-
-    @torch.no_grad()
-    def _install_buffers(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        for name, buffer in self.module.named_buffers():
-            buffer.copy_(tensors[f"buffer.{name}"])
-
-
-def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    with replacing(path) as temporary:
-        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, temporary)

@@ -60,6 +60,7 @@ class SetFigures:
     images: int  # that were measured on
     left_out: tuple[str, ...]  # images that nearly repeat a training image
     arms: tuple[Arm, ...]  # the real images alone first
+    known: tuple[str, ...] = ()  # images that what painted the runs knew already: their figures say too much
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _evaluate(settings: EvaluateSettings, report: Report, started: float) -> Eva
             found = [one[number] for one in results]
             _remark_on_gaps(val, found[0].detections, data.class_names, report)
             arms = compare(found, instances_of(val.records), data.class_names, resamples=settings.resamples)
-            sets.append(SetFigures(val.name, len(val.records), val.left_out, tuple(arms)))
+            sets.append(SetFigures(val.name, len(val.records), val.left_out, tuple(arms), val.known))
         write_json(settings.out / COMPARISON, _comparison(sets, data, options, settings, chosen))
         drawn = plot(settings.out / PLOT, {one.name: one.arms for one in sets}, data.split_images)
     return EvaluateSummary(
