@@ -65,8 +65,8 @@ class Setting:
 
 
 PASTED = ("--compose", "--labels", "reference", "--strength", "0:0")
-COMPOSED = ("--compose", "--labels", "reference", "--strength", "0.1:0.3")
-REPAINTED = ("--labels", "reference", "--strength", "0.1:0.3")
+COMPOSED = ("--compose", "--labels", "reference", "--strength", "0.1:0.3", "--steps", "6")
+REPAINTED = ("--labels", "reference", "--strength", "0.1:0.3", "--steps", "6")
 GENERATED = ("--labels", "adapter", "--strength", "0.3:0.6")
 
 # What is made, by name. A dataset that isn't here is a folder of SMEARS.

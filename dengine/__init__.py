@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engines.audit.audit import audit
     from engines.audit.settings import AuditSettings, AuditSummary
-    from engines.cluster.generate import ClusterSummary, GatherSettings, gather, generate_on_cluster
+    from engines.cluster.gather import GatherSettings, gather
+    from engines.cluster.generate import ClusterSummary, generate_on_cluster
     from engines.cluster.settings import ClusterSettings
     from engines.cluster.status import Status, StatusSettings, status
     from engines.cluster.work import WorkSettings, WorkSummary, work
@@ -64,7 +65,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "engines.audit.audit": ("audit",),
     "engines.audit.settings": ("AuditSettings", "AuditSummary"),
-    "engines.cluster.generate": ("ClusterSummary", "GatherSettings", "gather", "generate_on_cluster"),
+    "engines.cluster.gather": ("GatherSettings", "gather"),
+    "engines.cluster.generate": ("ClusterSummary", "generate_on_cluster"),
     "engines.cluster.settings": ("ClusterSettings",),
     "engines.cluster.status": ("Status", "StatusSettings", "status"),
     "engines.cluster.work": ("WorkSettings", "WorkSummary", "work"),

@@ -7,10 +7,13 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.generate import show_dataset
+from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine finalize runs/first --score 0.5 --format coco,yolo"
-AFTER_INTERRUPT = "Run the same command again; where annotations.json is missing, the dataset waits for it."
+SETTINGS = "engines.runs.finalize:FinalizeSettings"
+WRITES = "run"  # the parameter with its folder
+AFTER_INTERRUPT = "give the same command again: where annotations.json is missing, the dataset waits for it"
 
 
 def command(
@@ -69,6 +72,7 @@ def command(
     keep_empty: Annotated[
         bool | None, typer.Option("--keep-empty/--drop-empty", help="Keep images without a box.  [default: the run's]")
     ] = None,
+    no_report: NoReport = False,
 ) -> None:
     """Write a run's dataset again, with other thresholds or formats.
 
@@ -81,3 +85,5 @@ def command(
         summary = finalize(settings_of(FinalizeSettings, parameters), report=console.reporter(bars))
     console.echo(f"labels score at least {shown(summary.score)}")
     show_dataset(summary)
+    draw_report(summary.folder, no_report)
+    console.next_step("report", run)

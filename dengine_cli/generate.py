@@ -8,18 +8,24 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, Device, FollowLinks, Precision, Slots, Threads
+from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
 from engines.common.events import duration
+from engines.common.interrupts import held
 from engines.common.plurals import counted, plural
 from engines.common.quote import shorten
+from engines.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from engines.painting.settings import GenerateSettings
     from engines.runs.summaries import DatasetSummary, GenerateSummary
 
 EXAMPLE = "dengine generate --count 1000 --bundle bundles/mine --reference my-dataset --out runs/first"
+SETTINGS = "engines.painting.settings:GenerateSettings"
+WRITES = "out"  # the parameter with its folder
 _MANY = 1.5  # times as many labels as expected are worth a remark
-AFTER_INTERRUPT = "Run the same command again to go on; of what was finished, the chunk in work is painted again."
+AFTER_INTERRUPT = "the same command goes on"
+_FINISHING = "Finishing the images in work. Ctrl-C again stops at once; what is on the disk stays."
 
 
 def command(
@@ -170,6 +176,7 @@ def command(
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="With --cluster: use unlike machines; bytes then do not repeat.")
     ] = False,
+    no_report: NoReport = False,
 ) -> None:
     """Paint labelled images.
 
@@ -184,28 +191,30 @@ def command(
 
     settings = settings_of(GenerateSettings, parameters)
     if cluster is not None or is_url(out):
-        on_cluster(settings, parameters)
+        on_cluster(settings, parameters, no_report)
         return
-    with console.ProgressBars() as bars, console.stop_at_a_good_place(bars.line) as stop:
+    with console.ProgressBars() as bars, held(lambda: bars.line(_FINISHING)) as stop:
         summary = generate(settings, report=console.reporter(bars), stop=stop)
     show_run(summary)
-    if summary.interrupted:
-        raise KeyboardInterrupt
+    if not summary.interrupted:
+        draw_report(summary.dataset.folder, no_report)
+        console.next_step("review", out)
+    else:
+        raise Interrupted(f"stopped at {summary.done} of {summary.target}", kept=True)
 
 
-def on_cluster(settings: "GenerateSettings", parameters: Mapping[str, Any]) -> None:
+def on_cluster(settings: "GenerateSettings", parameters: Mapping[str, Any], no_report: bool) -> None:
     """Paint on many machines, and print what came of it."""
     from engines.cluster.generate import generate_on_cluster
     from engines.cluster.settings import ClusterSettings
     from engines.cluster.store import is_url
-    from engines.errors import UsageError
 
     out = str(parameters["out"])
     if parameters["cluster"] is None:
         raise UsageError(f"`out` is the address {shorten(out, 60)}: say with `cluster` who paints there.", field="out")
     own = {"store": out, "dataset": False} if is_url(out) else {}
     cluster = settings_of(ClusterSettings, {**parameters, **own})
-    with console.ProgressBars() as bars, console.stop_at_a_good_place(bars.line) as stop:
+    with console.ProgressBars() as bars, held(lambda: bars.line(_FINISHING)) as stop:
         summary = generate_on_cluster(settings, cluster, report=console.reporter(bars), stop=stop)
     if summary.painted:
         speed = f"{summary.images_per_second:.2f} images/s"
@@ -215,9 +224,12 @@ def on_cluster(settings: "GenerateSettings", parameters: Mapping[str, Any]) -> N
         show_dataset(summary.dataset)
     elif not summary.interrupted:
         console.echo(f"chunks       {out}")
-        console.echo(f"dataset      dengine merge {out} --out FOLDER writes it")
+        console.next_step("merge", out, "--out", "FOLDER")
     if summary.interrupted:
-        raise KeyboardInterrupt
+        raise Interrupted(f"stopped at {summary.done} of {summary.target}", kept=True)
+    if summary.dataset is not None:
+        draw_report(summary.dataset.folder, no_report)
+        console.next_step("review", out)
 
 
 def show_run(summary: "GenerateSummary") -> None:
@@ -250,9 +262,8 @@ def show_dataset(summary: "DatasetSummary") -> None:
         console.echo(console.table([(name, str(n)) for name, n in summary.boxes_by_class.items()], ("class", "boxes")))
     if many := _more_than_expected(summary):
         console.note(
-            f"{', '.join(many)}: many more labels an image than annotations that the adapter learned from. Look at the "
-            "preview: if those annotations left nothing out, "
-            f"`dengine finalize {summary.folder} --score matched` keeps the surest labels"
+            f"{', '.join(many)}: many more labels an image than annotations that the adapter learned from. Either "
+            "those left objects out (dengine audit finds them), or these are too many (dengine review shows them)"
         )
     if summary.ignored:
         more = f"{counted(summary.ignored, 'more region')} {plural(summary.ignored, 'is')}"

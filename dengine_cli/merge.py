@@ -7,9 +7,12 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.generate import show_dataset
+from dengine_cli.reporting import NoReport, draw_report
 
 EXAMPLE = "dengine merge runs/part1 runs/part2 --out runs/whole"
-AFTER_INTERRUPT = "Run the same command again; the new folder appears whole or not at all."
+SETTINGS = "engines.runs.merge:MergeSettings"
+WRITES = "out"  # the parameter with its folder
+AFTER_INTERRUPT = "the same command begins anew: the new folder appears whole or not at all"
 
 
 def command(
@@ -17,11 +20,12 @@ def command(
         list[str], typer.Argument(metavar="RUN", help="Folders of the shards; or where one run's chunks are kept.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the whole dataset.")],
+    no_report: NoReport = False,
 ) -> None:
     """Join the shards of a run into one dataset, or the chunks of one that many machines painted.
 
     The result is, byte for byte, what the same run would have made without --shard, or without --cluster."""
-    from engines.cluster.generate import GatherSettings, gather
+    from engines.cluster.gather import GatherSettings, gather
     from engines.cluster.store import is_url
     from engines.runs.merge import MergeSettings, merge
 
@@ -32,3 +36,5 @@ def command(
         else:
             summary = merge(MergeSettings(tuple(runs), out), report=report)
     show_dataset(summary)
+    draw_report(out, no_report)
+    console.next_step("review", out)

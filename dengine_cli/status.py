@@ -9,6 +9,7 @@ from dengine_cli import console
 from engines.common.plurals import counted
 
 EXAMPLE = "dengine status s3://bucket/run"
+AFTER_INTERRUPT = "the same command begins anew"
 
 
 def command(

@@ -7,14 +7,17 @@ import typer
 
 from dengine_cli import console
 from dengine_cli.options import Boxes, FollowLinks, PredictionType, Vae
+from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
 
 if TYPE_CHECKING:
     from engines.training.train_base import TrainBaseSummary
 
 EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"
+SETTINGS = "engines.training.train_base:TrainBaseSettings"
+WRITES = "out"  # the parameter with its folder
 FIELDS = {"base": "continue_from"}
-AFTER_INTERRUPT = "Run the same command with --resume to go on from the last checkpoint."
+AFTER_INTERRUPT = "the same command with --resume goes on from there"
 
 
 def command(
@@ -46,6 +49,7 @@ def command(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out and list them.")] = False,
     follow_links: FollowLinks = False,
     boxes: Boxes = "auto",
+    no_report: NoReport = False,
 ) -> None:
     """Fit a base model to a folder of images; labels are not needed.
 
@@ -59,6 +63,9 @@ def command(
     with console.ProgressBars() as bars:
         summary = train_base(settings, report=console.reporter(bars))
     show_base(summary)
+    draw_report(out, no_report, "report      ")
+    of = (data, *console.option("--split", split)) if summary.objects else ("LABELLED-DATASET",)
+    console.next_step("train-adapter", *of, "--model", out, "--out", Path("adapters") / out.absolute().name)
 
 
 def show_base(summary: "TrainBaseSummary") -> None:

@@ -7,10 +7,13 @@ import typer
 from dengine_cli import console
 from dengine_cli.settings import settings_of
 from engines.common.events import duration
+from engines.common.interrupts import held
 from engines.common.plurals import counted
+from engines.errors import Interrupted
 
 EXAMPLE = "dengine work s3://bucket/run"
-AFTER_INTERRUPT = "Run the same command again; another worker takes the chunk that was in work."
+AFTER_INTERRUPT = "the same command goes on, and others paint the chunk that was in work"
+_FINISHING = "Finishing the chunk in work. Ctrl-C again stops at once; another worker then paints it."
 
 
 def command(
@@ -29,11 +32,11 @@ def command(
     parameters = locals()
     from engines.cluster.work import WorkSettings, work
 
-    with console.ProgressBars() as bars, console.stop_at_a_good_place(bars.line) as stop:
+    with console.ProgressBars() as bars, held(lambda: bars.line(_FINISHING)) as stop:
         summary = work(settings_of(WorkSettings, parameters), report=console.reporter(bars), stop=stop)
     chunks = f"{counted(summary.chunks, 'chunk')} with {counted(summary.painted, 'image')}"
     console.echo(
         f"painted {chunks} in {duration(summary.seconds)}; the run is {'over' if summary.over else 'not over'}"
     )
     if not summary.over:
-        raise KeyboardInterrupt
+        raise Interrupted(f"stopped after {counted(summary.chunks, 'chunk')}", kept=True)

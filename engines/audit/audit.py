@@ -16,13 +16,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engines.adapter.info import INFO_FILE
 from engines.audit.complete import completed, write_completed
-from engines.audit.folds import out_of_fold
+from engines.audit.folds import agreed, out_of_fold
 from engines.audit.page import write_page
 from engines.audit.settings import AuditSettings, AuditSummary, check_known
 from engines.common.events import Report, note, silent
@@ -39,6 +39,7 @@ from engines.labels.gaps import looks_incomplete
 from engines.painting.needs import label_needs
 from engines.painting.reader import padded_size
 from engines.runs.run_folder import locked, run_errors
+from engines.training.stopping import told_what_is_kept
 
 if TYPE_CHECKING:
     from engines.bundle.bundle import Bundle
@@ -57,6 +58,11 @@ def audit(settings: AuditSettings, *, report: Report | None = None) -> AuditSumm
     <FindingKind.MISSING: 'missing'>
     """
     started, report = time.monotonic(), report or silent
+    with told_what_is_kept(settings.out, f"**/{INFO_FILE}"):
+        return _audit(settings, report, started)
+
+
+def _audit(settings: AuditSettings, report: Report, started: float) -> AuditSummary:
     out = settings.out
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file; give a folder for what is found.", field="out")
@@ -108,29 +114,29 @@ def _finds(
 
 
 def _fold_finds(settings: AuditSettings, dataset: Dataset, report: Report) -> list[Instances]:
-    """What the folds' adapters find after the last round, each of which learns from what the one before completed.
+    """What the folds' adapters find in the last round, each scoring what the rounds' adapters do on average.
 
-    An adapter of a later round knows of an image's own labels only what the other folds' adapters passed on.
-    Source: self-training with sparse annotations, as in co-mining (arXiv 2012.01950).
+    A round learns with the labels that those before it found missing. So an adapter of a later one knows of an image's
+    own labels only what the other folds' adapters passed on.
+    Source: self-training with sparse annotations, as in co-mining (arXiv 2012.01950); the mean of several detectors'
+    scores is that of weighted boxes fusion (arXiv 1910.13302).
     """
     from engines.bundle.bundle import default_bundle
 
     name = settings.base or settings.bundle or default_bundle()
     base = local_folder(name, None, lambda text: report(note(text)))
     options, learned = settings.fold_options(), dataset
-    for number in range(1, settings.rounds):
-        out = _round(settings.out, number)
-        found = out_of_fold(learned, base, out, settings.folds, options, report)
-        judgement = judge(_pictures(dataset.records, found), len(dataset.class_names))
-        missing = _missing(judgement, settings.confidence)
-        report(note(f"round {number}: {len(missing)} labels look forgotten; the next round learns with them"))
-        learned = replace(dataset, records=completed(dataset.records, missing))
-    return out_of_fold(learned, base, _round(settings.out, settings.rounds), settings.folds, options, report)
-
-
-def _round(out: Path, number: int) -> Path:
-    """Where a round's folds lie."""
-    return out if number == 1 else out / f"round-{number}"
+    rounds: list[list[Instances]] = []
+    for number in range(1, settings.rounds + 1):
+        out = settings.out if number == 1 else settings.out / f"round-{number}"
+        rounds.append(out_of_fold(learned, base, out, settings.folds, options, report))
+        found = [agreed(every) for every in zip(*rounds, strict=True)]
+        if number < settings.rounds:
+            judgement = judge(_pictures(dataset.records, found), len(dataset.class_names))
+            missing = _missing(judgement, settings.confidence)
+            report(note(f"round {number}: {len(missing)} labels look forgotten; the next round learns with them"))
+            learned = replace(dataset, records=completed(dataset.records, missing))
+    return found
 
 
 def _pictures(records: Sequence[Record], found: Sequence[Instances]) -> list[Picture]:

@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engines.adapter.info import INFO_FILE
 from engines.adapter.model import load_adapter
 from engines.common.devices import resolve_precision
@@ -27,11 +29,12 @@ from engines.datasets.dataset import Dataset, Record
 from engines.datasets.duplicates import fingerprints, near_pairs
 from engines.diffusion.base_model import base_hash, load_base
 from engines.errors import RunError, UsageError
-from engines.labels.boxes import Instances
+from engines.labels.boxes import Instances, iou_matrix
+from engines.labels.thresholds import MATCH_IOU
 from engines.training.adapter import AdapterTrainOptions, fit_adapter, training_identity
 from engines.training.augment import FrameOptions
 from engines.training.pyramids import DevSplit, FrozenPyramid, SourceOptions
-from engines.training.trainer import differences
+from engines.training.stopping import differences
 
 FOLDS, FINDS = "folds", "finds.json"
 
@@ -99,6 +102,20 @@ def detect(folder: Path, base: Path, records: Sequence[Record], options: Adapter
     frame = FrameOptions(width=info.frame[0], height=info.frame[1], short_side=info.short_side)
     source = SourceOptions(frame, info.style, {}, batch=1, seed=options.seed, cache_gb=0.0)
     return DevSplit(records, info.class_names, frozen, source, info.size_multiple).detect(model)
+
+
+def agreed(rounds: Sequence[Instances]) -> Instances:
+    """The last of several detectors' finds on one image, each scoring what all of them do on average.
+
+    A detector that has no box of the class there, by an IoU of MATCH_IOU, scores 0.
+    """
+    last = rounds[-1]
+    scores = [last.scores.astype(np.float64)]
+    for other in rounds[:-1]:
+        overlaps = iou_matrix(last.boxes.astype(np.float64), other.boxes.astype(np.float64))
+        same = (overlaps >= MATCH_IOU) & (last.labels[:, None] == other.labels[None])
+        scores.append(np.where(same, other.scores[None].astype(np.float64), 0.0).max(axis=1, initial=0.0))
+    return replace(last, scores=np.mean(scores, axis=0).astype(np.float32))
 
 
 def _place(record: Record) -> str:

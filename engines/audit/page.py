@@ -17,6 +17,7 @@ from engines.common.files import write_atomic
 from engines.datasets.dataset import Record
 from engines.labels.boxes import Instances
 from engines.labels.findings import Finding, FindingKind, Judgement, Picture
+from engines.report.html import document, table, top
 
 LARGEST_PAGE = 4_500_000  # bytes; images that would go beyond are left out
 _SIDE = 640  # pixels of a picture's long side, at most
@@ -32,20 +33,14 @@ _WORDS = {
 }
 
 _STYLE = """
-body { margin: 0; padding: 1.5rem; max-width: 1500px; font: 15px/1.45 system-ui, sans-serif; color: #1e1e22;
-  background: #fafaf8; }
-h1 { font-size: 1.4rem; margin: 0 0 .3rem; }
-table { border-collapse: collapse; margin: 1rem 0; }
-td, th { padding: .15rem .9rem .15rem 0; text-align: right; }
-td:first-child, th:first-child { text-align: left; }
-th { border-bottom: 1px solid #bbb; font-weight: 600; }
-.key { position: sticky; top: 0; padding: .5rem 0; background: #fafaf8; z-index: 1; }
-.key label { margin-right: 1.2rem; white-space: nowrap; }
-.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(420px, 1fr)); gap: 1.4rem; }
-figure { margin: 0; }
+main { max-width: 1500px; }
+.key-line { position: sticky; top: 0; padding: .5rem 0; background: var(--paper); z-index: 1; }
+.key-line label { margin-right: 1.2rem; display: inline-block; }
+.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); gap: 1.4rem; }
+figure { margin: 0; min-width: 0; }
 figure div { position: relative; line-height: 0; }
-img, svg { width: 100%; height: auto; }
-svg { position: absolute; inset: 0; height: 100%; }
+figure img, figure svg { width: 100%; height: auto; }
+figure svg { position: absolute; inset: 0; height: 100%; }
 rect { fill: none; stroke-width: 2; vector-effect: non-scaling-stroke; }
 rect:hover { fill: #ffffff55; }
 .given { stroke: #009ef0; }
@@ -53,7 +48,7 @@ rect:hover { fill: #ffffff55; }
 .suspect { stroke: #f08200; stroke-width: 2.5; }
 .wrong { stroke: #dc3c96; stroke-width: 2.5; }
 figcaption { padding-top: .35rem; overflow-wrap: anywhere; }
-figcaption ul { margin: .2rem 0 0; padding-left: 1.1rem; color: #555; }
+figcaption ul { margin: .2rem 0 0; padding-left: 1.1rem; color: var(--quiet); }
 i { display: inline-block; width: 1.1em; height: .75em; border: 2px solid; margin-right: .35em; }
 body:has(#given:not(:checked)) .given, body:has(#found:not(:checked)) .found,
 body:has(#suspect:not(:checked)) .suspect, body:has(#wrong:not(:checked)) .wrong { display: none; }
@@ -91,39 +86,34 @@ def write_page(
             break
         figures.append(figure)
     shown = f"{len(figures)} of {len(by_image)} images with findings, the worst first" if figures else "no findings"
-    page = _document(_table(by_image, judgement, class_names), shown, figures, len(records), confidence)
+    page = _document(_counted(by_image, judgement, class_names), shown, figures, len(records), confidence)
     write_atomic(path, page.encode())
 
 
-def _document(table: str, shown: str, figures: Sequence[str], images: int, confidence: float) -> str:
+def _document(counted: str, shown: str, figures: Sequence[str], images: int, confidence: float) -> str:
     key = "".join(
         f'<label><input type="checkbox" id="{name}" checked> '
         f'<i style="border-color:{_COLOURS[name]};border-style:{line}"></i>{words}</label>'
         for name, words, line in _KEY
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>dengine audit</title>'
-        f"<style>{_STYLE}</style></head><body>\n<h1>What these labels may miss or have wrong</h1>\n"
-        f"<p>{images} images were judged. Counted are findings with a confidence of {confidence:g} or more.</p>\n"
-        f'{table}\n<div class="key">{key}</div>\n<p>{shown}</p>\n'
-        f'<div class="images">\n{"".join(figures)}</div>\n</body></html>\n'
-    )
+    told = f"Counted are findings with a confidence of {confidence:g} or more."
+    parts = (
+        top("What these labels may miss or have wrong", [("images judged", images)], told), counted,
+        f'<div class="key-line">{key}</div>', f'<section><p>{shown}</p>\n<div class="images">\n{"".join(figures)}</div>'
+        "</section>",
+    )  # fmt: skip
+    return document("dengine audit", parts, _STYLE)
 
 
-def _table(by_image: dict[int, list[Finding]], judgement: Judgement, class_names: Sequence[str]) -> str:
+def _counted(by_image: dict[int, list[Finding]], judgement: Judgement, class_names: Sequence[str]) -> str:
     counts = Counter(
         (one.kind, one.label if one.given_label is None else one.given_label)
         for findings in by_image.values()
         for one in findings
     )
-    rows = ["".join(f"<th>{escape(name)}</th>" for name in ("", *class_names))]
-    rows += [
-        f"<td>{_WORDS[kind]}</td>" + "".join(f"<td>{counts[kind, label]}</td>" for label in range(len(class_names)))
-        for kind in FindingKind
-    ]
+    rows = [[_WORDS[kind], *(str(counts[kind, label]) for label in range(len(class_names)))] for kind in FindingKind]
     shares = ("-" if one is None else f"{one:.0%}" for one in judgement.completeness)
-    rows.append("<td>labelled, about</td>" + "".join(f"<td>{share}</td>" for share in shares))
-    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+    return table(["Finding", *class_names], [*rows, ["labelled, about", *shares]])
 
 
 def _figure(record: Record, picture: Picture, findings: Sequence[Finding], class_names: Sequence[str]) -> str:
@@ -143,7 +133,7 @@ def _figure(record: Record, picture: Picture, findings: Sequence[Finding], class
     more = len(findings) - len(lines)
     lines += [f"<li>and {more} more</li>"] if more else []
     return (
-        f'<figure><div><img alt="" src="data:image/jpeg;base64,{_jpeg(record)}">'
+        f'<figure><div><img alt="{escape(record.name)}" src="data:image/jpeg;base64,{_jpeg(record)}">'
         f'<svg viewBox="0 0 {record.width} {record.height}" preserveAspectRatio="none">{"".join(boxes)}</svg></div>'
         f"<figcaption><b>{escape(record.name)}</b><ul>{''.join(lines)}</ul></figcaption></figure>\n"
     )

@@ -10,29 +10,26 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
-from engines.cluster.assemble import assemble, gone_chunks
+from engines.cluster.assemble import gone_chunks
 from engines.cluster.assets import find_bundle, find_references, leave_assets
 from engines.cluster.commits import forget_chunk, read_commit
 from engines.cluster.coordinate import Coordinator, Figures, News, Opened
+from engines.cluster.gather import collect
 from engines.cluster.lease import take_lease
 from engines.cluster.ledger import Ledger
 from engines.cluster.ray_pool import RayPool
-from engines.cluster.records import for_workers, read_run_of, require_run_of, write_asked, write_progress, write_run
+from engines.cluster.records import for_workers, read_run_of, write_asked, write_progress, write_run
 from engines.cluster.settings import OTHERS, ClusterSettings
 from engines.cluster.store import Store, open_store
 from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.plurals import counted
-from engines.common.schema import AnyPath, settle
 from engines.errors import RunError
 from engines.painting.resolve import FormerEngine, resolve
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
-from engines.runs.dataset_files import remove_dataset_files
-from engines.runs.dataset_rules import read_rules
-from engines.runs.generate import STAGE, finish_run
-from engines.runs.run_folder import check_folder, check_format, check_same, locked, read_run, run_errors, start_run
+from engines.runs.generate import STAGE
+from engines.runs.run_folder import check_folder, check_format, check_same, locked, read_run, run_errors
 from engines.runs.summaries import DatasetSummary
 
 _TELL = 1.0  # seconds between two looks at how far the run is
@@ -55,6 +52,8 @@ class ClusterSummary:
     lost: int  # workers
     second: int  # tries of chunks that took long elsewhere
     interrupted: bool  # stopped before its target; the same command goes on
+    done: int = 0  # kept images, or jobs, that are committed, of the target
+    target: int = 0
 
 
 def generate_on_cluster(
@@ -91,7 +90,7 @@ def generate_on_cluster(
         figures, over = Figures(), False
         if run is not None:
             check_format(settings.out, run)
-            wanted = resolve(asked, bundle, FormerEngine.of(asked, run), references, run)
+            wanted = _as_given(resolve(asked, bundle, FormerEngine.of(asked, run), references, run), settings)
             check_same(settings.out, wanted, run)
             run = run if wanted == run else write_run(store, wanted, new=False)
             over = _ledger(store, run, settings, cluster).over
@@ -101,9 +100,10 @@ def generate_on_cluster(
             painter = _Painting(store, asked, settings, cluster, report, lease.check, stop)
             run, figures, over = painter.work(run)
         painting = time.monotonic() - started
+        ledger = None if run is None else _ledger(store, run, settings, cluster)
         dataset = None
-        if run is not None and cluster.dataset:
-            dataset = collect(store, run, _ledger(store, run, settings, cluster), settings.out, report)
+        if run is not None and ledger is not None and cluster.dataset:
+            dataset = collect(store, run, ledger, settings.out, report)
     return ClusterSummary(
         dataset=dataset,
         painted=figures.painted,
@@ -112,6 +112,8 @@ def generate_on_cluster(
         lost=figures.lost,
         second=figures.second,
         interrupted=not over,
+        done=ledger.done if ledger else 0,
+        target=ledger.state.target if ledger else settings.count or settings.jobs or 0,
     )
 
 
@@ -173,9 +175,8 @@ class _Painting:
         if first is None or isinstance(pool, NoPool):
             return read_run_of(self._store)
         chunk = chunk_for(first, pool.room()) if self._asked.chunk is None else first.options.chunk
-        own = self._settings
-        options = replace(first.options, chunk=chunk, bundle=own.bundle, reference=own.reference)  # as they were given
-        return write_run(self._store, replace(first, options=options), new=True)
+        run = _as_given(replace(first, options=replace(first.options, chunk=chunk)), self._settings)
+        return write_run(self._store, run, new=True)
 
     def _place(self, run: RunSettings) -> str:
         who = "whoever comes" if self._cluster.cluster == OTHERS else f"the cluster {self._cluster.cluster}"
@@ -235,6 +236,11 @@ def chunk_for(run: RunSettings, workers: int) -> int:
     return min(run.options.chunk, max(slots, math.ceil(share / slots) * slots))
 
 
+def _as_given(run: RunSettings, settings: GenerateSettings) -> RunSettings:
+    """The run with its places as they were named: workers were told of absolute ones."""
+    return replace(run, options=replace(run.options, bundle=settings.bundle, reference=settings.reference))
+
+
 def _ledger(store: Store, run: RunSettings, settings: GenerateSettings, cluster: ClusterSettings) -> Ledger:
     """What is committed; a commit whose data is gone before it reached the folder does not count."""
     ledger = Ledger(run)
@@ -247,55 +253,3 @@ def _ledger(store: Store, run: RunSettings, settings: GenerateSettings, cluster:
             ledger = Ledger(run)
             ledger.read(store)
     return ledger
-
-
-@dataclass(frozen=True)
-class GatherSettings:
-    """What `gather` is asked for.
-
-    >>> GatherSettings("s3://bucket/run", out="runs/big").out.name
-    'big'
-    """
-
-    run: str  # address of a store, or a run's folder
-    out: AnyPath  # folder for the dataset: new, or the one that an earlier call was given
-
-    def __post_init__(self) -> None:
-        settle(self)
-
-
-def gather(settings: GatherSettings, *, report: Report | None = None) -> DatasetSummary:
-    """Write the folder of a run whose chunks are in a store: what one machine would have left.
-
-    Raises RunError for a run that is not finished, and for a folder that is another one's.
-
-    >>> gather(GatherSettings("nowhere", out="big"))
-    Traceback (most recent call last):
-    RunError: nowhere is not a run on many machines: ...
-    """
-    report, folder = report or silent, settings.out
-    store = open_store(settings.run)
-    run = require_run_of(store)
-    ledger = Ledger(run)
-    ledger.read(store)
-    if not ledger.over:
-        raise RunError(
-            f"{store.where} is not finished: {ledger.done} of {ledger.state.target} are there. Go on with it, then "
-            "gather it.",
-            field="runs",
-        )
-    check_folder(folder)
-    with locked(folder), run_errors(folder):
-        return collect(store, run, ledger, folder, report)
-
-
-def collect(store: Store, run: RunSettings, ledger: Ledger, folder: Path, report: Report) -> DatasetSummary:
-    """Write a run's locked folder from what is committed, and its dataset."""
-    start_run(folder, run, read_run(folder))
-    remove_dataset_files(folder)
-
-    def told(chunks: int) -> None:
-        report(Event(EventKind.PROGRESS, "collecting", done=chunks, total=ledger.whole))
-
-    assemble(store, folder, run, ledger.whole, told)
-    return finish_run(folder, run, read_rules(folder), ledger.state, report)

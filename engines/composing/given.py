@@ -29,7 +29,7 @@ class Origin:
     box: Corners  # there, in that image's own pixels
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Given:
     """Labels by construction."""
 

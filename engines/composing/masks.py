@@ -14,6 +14,7 @@ _FAR = 2.5  # deviations of the background from which a colour is not of it
 _SHARE = 0.3  # of the distance that the object's clearest pixels have
 _BULGE = 4.0  # exponent of the rounded box that a mask stays in: 2 is an ellipse, more comes nearer the corners
 _REACH = 1.04  # of that rounded box's half sides
+_ELLIPSE = 0.97  # of the half sides of a box: less of the background round an object comes with it
 _EMPTY, _FULL = 0.25, 0.97  # share of the ellipse in a box that a mask of an object covers
 _SAME = 0.75  # IoU of a mask's own box with the annotated one, below which it is the mask of something else
 _ENOUGH = 24  # pixels of a background that are believed
@@ -47,7 +48,7 @@ def mask_of(pixels: Pixels, box: Box, others: Box, ground: npt.NDArray[np.float6
 
     Where they do not, it is the ellipse in the box; None where not even that holds a pixel.
     """
-    rounded, ellipse = _radius(pixels.shape[:2], box, _BULGE), _radius(pixels.shape[:2], box, 2.0) <= 1.0
+    rounded, ellipse = _radius(pixels.shape[:2], box, _BULGE), _radius(pixels.shape[:2], box, 2.0) <= _ELLIPSE
     if not ellipse.any():
         return None
     allowed = (rounded <= _REACH) & (outside(pixels.shape[:2], others) | ellipse)

@@ -75,6 +75,12 @@ def instances_of(records: Iterable[Record]) -> list[Instances]:
     return [record.instances for record in records]
 
 
+def image_folder(records: Sequence[Record]) -> Path:
+    """The folder that the names of a dataset's records are relative to, absolute; there must be a record."""
+    first = records[0]
+    return first.file.absolute().parents[first.name.count("/")]
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """How a dataset is to be read; see `open_dataset`."""

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
+from engines.datasets.images import read_image
 from engines.labels.boxes import Instances
 from engines.runs.preview import class_colour
 
@@ -60,6 +61,29 @@ def curves(pairs: Sequence[tuple[str, npt.NDArray[np.int64]]], low: str, high: s
     return f'<svg viewBox="0 0 240 98" role="img" aria-label="{escape(said)}">{"".join(lines)}{axis}{ends}</svg>'
 
 
+def traces(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], said: str, most: float | None = None) -> str:
+    """Values over steps as lines, from 0 up to `most` or the largest; the first drawn full, the second dashed."""
+    points = [point for _, line in series for point in line]
+    wide = max([x for x, _ in points], default=1.0) or 1.0
+    high = most or max([y for _, y in points], default=1.0) or 1.0
+    lines = []
+    for place, (_, line) in enumerate(series):
+        drawn = " ".join(f"{240 * x / wide:.1f},{80 - 76 * min(1.0, y / high):.1f}" for x, y in _thinned(line))
+        style = 'class="first"' if not place else 'class="second" stroke-dasharray="5 4"'
+        lines.append(f'<polyline points="{drawn}" fill="none" stroke-width="1.5" {style}/>')
+    axis = '<path d="M0 80.5H240M0 4.5H240" stroke="currentColor" opacity=".3"/>'
+    ends = f'<text x="0" y="94">0</text><text x="240" y="94" text-anchor="end">step {wide:,.0f}</text>'
+    ends += f'<text x="240" y="1" text-anchor="end">{high:.3g}</text>'
+    return f'<svg viewBox="0 -8 240 106" role="img" aria-label="{escape(said)}">{axis}{"".join(lines)}{ends}</svg>'
+
+
+def _thinned(line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most 240 points, each the mean of as many neighbours."""
+    step = -(-len(line) // 240) or 1
+    parts = [line[first : first + step] for first in range(0, len(line), step)]
+    return [(part[-1][0], sum(y for _, y in part) / len(part)) for part in parts]
+
+
 def spread(
     values: Sequence[float], others: Sequence[float]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], float, float]:
@@ -82,15 +106,30 @@ def cells(counts: npt.NDArray[np.int64], said: str) -> str:
     return f'<svg class="cells" viewBox="0 0 {side} {side}" role="img" aria-label="{escape(said)}">{drawn}</svg>'
 
 
-def picture(file: Path, instances: Instances | None, alt: str) -> str:
-    """An image with its boxes, small, in the page itself."""
+def embedded(file: Path, alt: str, side: int = 1600) -> str:
+    """A picture in the page itself, at most `side` pixels wide and high."""
     with Image.open(file) as image:
-        small = image.convert("RGB")
-        small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-        width, height = image.size
+        return f'<img class="wide" alt="{escape(alt)}" src="{_jpeg(image, side)}">'
+
+
+def _jpeg(image: Image.Image, side: int) -> str:
+    """An image as data in a URL."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
-    data = base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def picture(file: Path, instances: Instances | None, alt: str, size: tuple[int, int] = (1, 1)) -> str:
+    """An image, small and upright, in the page itself, with its boxes, which are in pixels of an image of that size.
+
+    Raises OSError for a file that cannot be read.
+    """
+    with Image.open(file) as image:
+        image.draft("RGB", (2 * _SIDE, 2 * _SIDE))  # a large JPEG is decoded at a fraction of its size
+        deep = image.mode[0] in "IF"
+        data = _jpeg(Image.fromarray(read_image(file)) if deep else ImageOps.exif_transpose(image), _SIDE)
     boxes = ""
     if instances is not None:
         boxes = "".join(
@@ -98,5 +137,5 @@ def picture(file: Path, instances: Instances | None, alt: str) -> str:
             f'stroke="{hex_colour(int(label))}"/>'
             for x0, y0, x1, y1, _, label in instances.to_rows()
         )
-    marks = f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">{boxes}</svg>'
-    return f'<figure class="shot"><img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}">{marks}</figure>'
+    marks = f'<svg viewBox="0 0 {size[0]} {size[1]}" preserveAspectRatio="none" aria-hidden="true">{boxes}</svg>'
+    return f'<figure class="shot"><img alt="{escape(alt)}" src="{data}">{marks}</figure>'

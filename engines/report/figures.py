@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +30,8 @@ from engines.runs.journal import IMAGES, JOURNAL, Entry, find_image, read_entrie
 from engines.runs.likeness import like
 
 BINS, GRID = 40, 16
-_SAMPLE = 400  # images whose pixels are looked at
-_SHOWN, _UNSURE = 24, 12  # images in the report
+_SAMPLE = 100  # images whose pixels are looked at, and references: about a second in all
+SHOWN, UNSURE = 24, 12  # images in the report
 _SEED = 0
 
 Counts = npt.NDArray[np.int64]
@@ -86,6 +87,7 @@ class Picture:
 
     file: Path
     instances: Instances
+    size: tuple[int, int]  # width and height that the boxes are of
 
 
 @dataclass(eq=False)
@@ -108,12 +110,31 @@ class Figures:
     notes: list[str] = field(default_factory=list)
 
 
+class Draw:
+    """A few of very many things, each as likely as any other, taken while they pass (a reservoir)."""
+
+    def __init__(self, most: int) -> None:
+        self.taken: list[Any] = []
+        self._most, self._seen, self._random = most, 0, random.Random(_SEED)
+
+    def see(self, one: Any) -> None:
+        """Take this one, or not."""
+        self._seen += 1
+        place = self._random.randrange(self._seen)
+        if len(self.taken) < self._most:
+            self.taken.append(one)
+        elif place < self._most:
+            self.taken[place] = one
+
+    def some(self, most: int) -> list[Any]:
+        """So many of what was taken, in any order."""
+        return self._random.sample(self.taken, min(most, len(self.taken)))
+
+
 def gather(folder: Path, run: RunSettings, rules: Rules) -> Figures:
     """Count a run's journal, and look at a sample of its images and of its references."""
     found = Figures(run.class_names, scores=np.zeros((len(run.class_names), BINS), dtype=np.int64))
-    sample: list[Entry] = []
-    unsure: list[tuple[float, int, Entry]] = []
-    draw = random.Random(_SEED)
+    sample, unsure = Draw(_SAMPLE), list[tuple[float, int, Entry]]()
     decisions, written = read_decisions(folder), (folder / ANNOTATIONS).exists()
     for entry in read_entries(folder / JOURNAL):
         found.painted += 1
@@ -129,20 +150,16 @@ def gather(folder: Path, run: RunSettings, rules: Rules) -> Figures:
             found.dropped[dropped.text] += 1
             continue
         found.labels.add(instances.single, *run.frame)
-        place = draw.randrange(found.labels.images)  # a sample of all, drawn while they pass (reservoir)
-        if len(sample) < _SAMPLE:
-            sample.append(entry)
-        elif place < _SAMPLE:
-            sample[place] = entry
-        unsure = sorted([*unsure, (quality(entry.instances), entry.index, entry)])[:_UNSURE]
-    for entry in sample:
+        sample.see(entry)
+        if len(unsure) < UNSURE or quality(entry.instances) < unsure[-1][0]:
+            unsure = sorted([*unsure, (quality(entry.instances), entry.index, entry)])[:UNSURE]
+    for entry in sample.taken:
         file = find_image(folder, entry)
         found.look.add(file, _pixels(file))
-    draw.shuffle(sample)
-    for picked, into in ((sample[:_SHOWN], found.shown), ([one for *_, one in unsure], found.unsure)):
+    for picked, into in ((sample.some(SHOWN), found.shown), ([one for *_, one in unsure], found.unsure)):
         for entry in picked:
             instances = decisions.choose(entry, rules, entry.labels(rules), None)[0]
-            into.append(Picture(find_image(folder, entry), instances.single))
+            into.append(Picture(find_image(folder, entry), instances.single, run.frame))
     _compare(found, run)
     if found.look.seen:
         photographs = looks_of(found.look_references.seen) if found.look_references.seen else None

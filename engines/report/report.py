@@ -1,24 +1,29 @@
-"""`dengine report`: a run in one HTML file that needs no network.
+"""`dengine report`: what a verb left in a folder, in one HTML file that needs no network.
 
-Knows: where the run is and where the file goes. What is in it is `figures`' matter, how it looks `page`'s.
+Knows: whose folder it is, and where the file goes. What is in it is the matter of each kind's own file: `figures` and
+`page` of a run, `labels`, `training`, `comparison`. An audit has a page already.
 """
 
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from engines.adapter.info import INFO_FILE
 from engines.common.events import Report, note, silent
 from engines.common.files import write_atomic
 from engines.common.schema import AnyPath, settle
 from engines.common.spell import command
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import PaintOptions
+from engines.report.comparison import COMPARISON, comparison_page
 from engines.report.figures import gather
+from engines.report.labels import labelled_info, labels_page
 from engines.report.page import page
+from engines.report.training import adapter_page, base_page
 from engines.runs.rules_in_force import rules_in_force
-from engines.runs.run_folder import require_run, run_errors
+from engines.runs.run_folder import RUN, require_run, run_errors
 
-REPORT = "report.html"
+REPORT, AUDITED = "report.html", "audit.html"
 _NOT_ASKED = ("chunk", "slots", "rows", "threads", "short_side", "frequencies")  # what follows from the rest
 
 
@@ -30,8 +35,8 @@ class ReportSettings:
     True
     """
 
-    run: AnyPath  # the folder of a run
-    out: AnyPath | None = None  # the file; None: report.html in the run's folder
+    folder: AnyPath  # of a run, of labels, an adapter, a base model, a comparison or an audit
+    out: AnyPath | None = None  # the file; None: report.html in the folder
 
     def __post_init__(self) -> None:
         settle(self)
@@ -47,29 +52,50 @@ class ReportSummary:
     """
 
     file: Path
-    images: int  # in the dataset
+    images: int  # in the dataset; that were labelled, learned from, or measured on; 0: not known
     bytes: int  # of the file
 
 
 def report(settings: ReportSettings, *, report: Report | None = None) -> ReportSummary:
-    """Write a run's report. The same run gives the same file.
+    """Write the report of a folder: of a run, of labels, of what was trained, or of a comparison.
 
-    Raises RunError for a folder that is no run, or whose images are gone, DatasetError for one that cannot be read.
+    The same folder gives the same file. The page of an audit is written by `audit` alone, with what it found: that one
+    is named, or copied to `out`. Raises RunError for a folder that is none of these, or whose images are gone, and
+    other DengineErrors for one that cannot be read.
 
     >>> report(ReportSettings("run")).images
     2
     """
-    say, folder = report or silent, settings.run
+    say, folder = report or silent, settings.folder
+    say(note("reading the folder, and a sample of its images"))
+    with run_errors(folder):
+        if (folder / AUDITED).is_file() and not (folder / RUN).exists():
+            file = settings.out or folder / AUDITED
+            text, images = (folder / AUDITED).read_text("utf-8"), 0
+        else:
+            file = settings.out or folder / REPORT
+            text, images = _drawn(folder)
+        if file != folder / AUDITED:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, text.encode())
+    return ReportSummary(file, images, len(text.encode()))
+
+
+def _drawn(folder: Path) -> tuple[str, int]:
+    """The page of a folder, and how many images it is about."""
+    if not (folder / RUN).exists():
+        if (folder / INFO_FILE).is_file():
+            return adapter_page(folder)
+        if (folder / COMPARISON).is_file():
+            return comparison_page(folder)
+        if (folder / "model_index.json").is_file():
+            return base_page(folder)
+        if (info := labelled_info(folder)) is not None:
+            return labels_page(folder, info)
     run = require_run(folder)
     rules = rules_in_force(folder, run)
-    say(note("reading the journal, and a sample of the images"))
     found = gather(folder, run, rules)
-    text = page(folder.resolve().name, run, rules, found, _again(run))
-    file = settings.out or folder / REPORT
-    with run_errors(file.parent):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, text.encode())
-    return ReportSummary(file, found.labels.images, len(text.encode()))
+    return page(folder.resolve().name, run, rules, found, _again(run)), found.labels.images
 
 
 def _again(run: RunSettings) -> str:

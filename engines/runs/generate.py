@@ -25,7 +25,7 @@ from engines.painting.jobs import Job, JobSource, make_job
 from engines.painting.needs import generate_needs
 from engines.painting.networks import cores_for_graphs
 from engines.painting.painter import Painter
-from engines.painting.references import job_source, open_references
+from engines.painting.references import job_source, open_references, settled_labels
 from engines.painting.resolve import FormerEngine, resolve, wants_compiled
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
@@ -104,7 +104,7 @@ def generate_on(
     bundle = open_bundle(settings.bundle or default_bundle())
     if remark := bad_base(bundle.folder):
         report(note(remark))
-    references = _read_references(settings, report)
+    references = _read_references(settings, bundle, report)
     with locked(settings.out), run_errors(settings.out):
         stored = read_run(settings.out)
         check_format(settings.out, stored)
@@ -184,18 +184,21 @@ def run(
         images_per_second=state.painted / painting if state.painted else 0.0,
         first_image_seconds=None if state.first_image is None else state.first_image - started,
         ticks=state.ticks,
+        done=state.done,
+        target=state.target,
         interrupted=state.cut_short or state.done < state.target,
         backend=backend.description,
     )
 
 
-def _read_references(settings: GenerateSettings, report: Report) -> Dataset | None:
+def _read_references(settings: GenerateSettings, bundle: "Bundle", report: Report) -> Dataset | None:
     """The references, if there are to be any, and what is to be said of them."""
     if settings.reference is None:
         return None
     report(note("reading the references"))
     references = open_references(settings)
     references.tell(report)
+    settled_labels(settings, bundle, references)  # what can't be had is said before a backend is opened
     return references
 
 
@@ -229,6 +232,8 @@ def _complete(
         images_per_second=0.0,
         first_image_seconds=None,
         ticks=0,
+        done=state.done,
+        target=state.target,
         interrupted=False,
         backend=wanted.backend,
     )

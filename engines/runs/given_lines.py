@@ -16,6 +16,7 @@ from engines.common.quote import quote
 from engines.composing.given import Given, Origin
 from engines.labels.boxes import Instances
 from engines.painting.settings import LIMIT
+from engines.runs.lines import is_number, is_text
 
 _MOST = 10_000  # of an image
 
@@ -49,17 +50,17 @@ def given_of(value: Mapping[str, Any]) -> Given | None:
 
 
 def _is_row(row: object) -> bool:
-    if not isinstance(row, list) or len(row) not in (5, 6) or not all(map(_is_number, row)):
+    if not isinstance(row, list) or len(row) not in (5, 6) or not all(map(_is_bounded, row)):
         return False
     label = row[4]
     return 0 <= label <= LIMIT and label == int(label) and row[5:] in ([], [1])
 
 
 def _is_origin(row: object) -> bool:
-    if not isinstance(row, list) or len(row) != 6 or not isinstance(row[0], str) or type(row[1]) is not int:
+    if not isinstance(row, list) or len(row) != 6 or not is_text(row[0]) or type(row[1]) is not int:
         return False
-    return 0 <= row[1] <= LIMIT and all(map(_is_number, row[2:]))
+    return 0 <= row[1] <= LIMIT and all(map(_is_bounded, row[2:]))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -LIMIT <= value <= LIMIT
+def _is_bounded(value: Any) -> bool:
+    return is_number(value) and -LIMIT <= value <= LIMIT

@@ -64,12 +64,12 @@ def _checks(value: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
         sha256 = value.get("sha256")
         yield "sha256", "64 hex digits", isinstance(sha256, str) and _HASH.fullmatch(sha256) is not None
     else:
-        yield "reason", "a text", _is_text(value.get("reason"))
-        yield "drop", "a text", _is_text(value.get("drop", ""))
-    yield "prompt", "a text", _is_text(value.get("prompt"))
+        yield "reason", "a text", is_text(value.get("reason"))
+        yield "drop", "a text", is_text(value.get("drop", ""))
+    yield "prompt", "a text", is_text(value.get("prompt"))
     reference, strength = value.get("reference"), value.get("strength")
-    yield "reference", "a name, or null", "reference" in value and (reference is None or _is_text(reference))
-    fits = strength is None or (_is_number(strength) and 0.0 <= strength <= 1.0)
+    yield "reference", "a name, or null", "reference" in value and (reference is None or is_text(reference))
+    fits = strength is None or (is_number(strength) and 0.0 <= strength <= 1.0)
     yield "strength", "a number from 0 to 1, or null", "strength" in value and fits
     rows = value.get("boxes")
     yield "boxes", "a list", isinstance(rows, list) and len(rows) <= _MOST_BOXES
@@ -78,17 +78,18 @@ def _checks(value: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
 
 def _is_row(row: object) -> bool:
     """Whether these are four numbers, a score and a class."""
-    if not isinstance(row, list) or len(row) != 6 or not all(map(_is_number, row)):
+    if not isinstance(row, list) or len(row) != 6 or not all(map(is_number, row)):
         return False
     *corners, score, label = row
     bounded = all(-LIMIT <= number <= LIMIT for number in corners)  # NaN is not
     return bounded and 0.0 <= score <= 1.0 and 0 <= label <= LIMIT and label == int(label)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether this is a number, and no truth value; it may be NaN."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_text(value: object) -> bool:
+def is_text(value: object) -> bool:
     """Whether this is a text that a file can hold: without halves of letters."""
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)

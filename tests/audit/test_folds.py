@@ -11,7 +11,7 @@ from refusals import refused
 from toy import make_toy_base
 
 from engines.audit import folds
-from engines.audit.folds import FINDS, FOLDS, deal, out_of_fold
+from engines.audit.folds import FINDS, FOLDS, agreed, deal, out_of_fold
 from engines.common.events import Event, silent
 from engines.common.rng import generator
 from engines.datasets.dataset import Dataset, Record
@@ -95,3 +95,13 @@ def test_no_adapter_learns_from_an_image_that_it_judges_and_what_is_done_is_kept
     assert [one.to_rows() for one in again] == [one.to_rows() for one in found]
     with refused(RunError):
         out_of_fold(dataset, base, tmp_path / "out", 2, replace(OPTIONS, steps=3), silent)
+
+
+def test_rounds_agree_on_a_find_by_the_mean_of_their_scores() -> None:
+    first = Instances.of([(0, 0, 10, 10), (0, 0, 9, 10), (50, 50, 60, 60)], [1, 1, 0], [0.4, 0.2, 0.9])
+    last = Instances.of([(0, 0, 10, 9), (50, 50, 60, 60), (80, 80, 90, 90)], [1, 1, 0], [0.8, 0.6, 0.5])
+    both = agreed([first, last])
+    np.testing.assert_array_equal(both.boxes, last.boxes)
+    np.testing.assert_allclose(both.scores, [0.6, 0.3, 0.25])  # the second is of another class there
+    assert agreed([last]).scores.tolist() == last.scores.tolist()
+    assert agreed([Instances.of([], [], []), last]).scores.tolist() == pytest.approx([0.4, 0.3, 0.25])

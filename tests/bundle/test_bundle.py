@@ -55,7 +55,7 @@ def test_one_changed_byte_is_named(folder: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(BundleError, match=f"{WEIGHTS} was changed"):
+    with refused(BundleError, None, WEIGHTS):
         open_bundle(folder)
     open_bundle(folder, verify=False)
 
@@ -92,7 +92,7 @@ def test_links_that_leave_the_folder_are_refused(folder: Path) -> None:
     outside = folder.parent / "elsewhere"
     (folder / "vae").rename(outside)
     (folder / "vae").symlink_to(outside)
-    with pytest.raises(BundleError, match=r'"vae/config.json" leads outside'):
+    with refused(BundleError, None, '"vae/config.json"'):
         open_bundle(folder, verify=False)
 
 
@@ -108,28 +108,28 @@ def test_files_that_could_hold_code_are_refused_even_if_listed(folder: Path) -> 
 def test_graphs_may_read_weights_from_the_bundle_only(folder: Path, location: str, verify: bool) -> None:
     write_graph(folder / "vae_decoder.onnx", location)
     write_manifest(folder)
-    with pytest.raises(BundleError, match=f'vae_decoder.onnx reads weights from "{location}"'):
+    with refused(BundleError, None, "vae_decoder.onnx", f'"{location}"'):
         open_bundle(folder, verify=verify)
 
 
 def test_graphs_may_not_read_past_the_end_of_a_file(folder: Path) -> None:
     write_graph(folder / "vae_decoder.onnx", length=1 << 20)
     write_manifest(folder)
-    with pytest.raises(BundleError, match=f'"w" reaches past the end of {WEIGHTS}.*"inner" reaches past'):
+    with refused(BundleError, None, WEIGHTS, '"w"', '"inner"'):
         open_bundle(folder)
 
 
 def test_what_is_no_graph_is_said_so(folder: Path) -> None:
     (folder / "unet.onnx").write_bytes(b"\xff\xff\xff\xff")
     write_manifest(folder)
-    with pytest.raises(BundleError, match=r"unet\.onnx is not an ONNX graph"):
+    with refused(BundleError, None, "unet.onnx"):
         open_bundle(folder)
 
 
 def test_a_required_file_must_be_listed(folder: Path) -> None:
     (folder / "adapter.onnx").unlink()
     write_manifest(folder)
-    with pytest.raises(BundleError, match=r"the manifest does not list adapter\.onnx"):
+    with refused(BundleError, None, "adapter.onnx"):
         open_bundle(folder)
 
 
@@ -201,7 +201,7 @@ def test_what_is_no_bundle_is_said_so(folder: Path, damage: Callable[[Path], Pat
 
 def test_a_manifest_that_is_no_json_is_named(folder: Path) -> None:
     (folder / MANIFEST).write_text("{")
-    with pytest.raises(BundleError, match=r"manifest\.json is not readable as JSON"):
+    with refused(BundleError, None, "manifest.json"):
         open_bundle(folder)
 
 

@@ -20,7 +20,8 @@ from engines.cluster import lease as lease_module
 from engines.cluster import work as working
 from engines.cluster.commits import committed_from, write_chunk
 from engines.cluster.coordinate import TRIES, Coordinator, Lost, Opened, Painted
-from engines.cluster.generate import GatherSettings, chunk_for, gather, generate_on_cluster
+from engines.cluster.gather import GatherSettings, gather
+from engines.cluster.generate import chunk_for, generate_on_cluster
 from engines.cluster.lease import take_lease
 from engines.cluster.ledger import Ledger
 from engines.cluster.paint import paint_chunk

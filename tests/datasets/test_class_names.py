@@ -17,6 +17,7 @@ from made_datasets import (
     voc_xml,
     write_coco_file,
 )
+from refusals import refused
 
 from engines.datasets.dataset import open_dataset
 from engines.errors import DatasetError, UsageError
@@ -82,7 +83,7 @@ def test_names_that_prompts_cannot_tell_apart_are_refused_naming_both(
 
 
 def test_names_asked_for_that_are_alike_are_a_mistake_of_the_user(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match='"RBC" and "rbc"'):
+    with refused(UsageError, "class_names", '"RBC"', '"rbc"'):
         open_dataset(make_coco(tmp_path), class_names=["RBC", "rbc"])
 
 
@@ -120,14 +121,14 @@ def test_two_settings_files_that_name_different_classes_are_refused(tmp_path: Pa
 def test_two_lists_of_names_that_differ_are_refused(tmp_path: Path) -> None:
     make_yolo(tmp_path)
     text(tmp_path / "labels" / "classes.txt", "dog\ncat\n")
-    with pytest.raises(DatasetError, match="name different classes"):
+    with refused(DatasetError, "names", "classes.txt", "labels/classes.txt"):
         open_dataset(tmp_path)
 
 
 def test_an_empty_line_among_names_is_refused(tmp_path: Path) -> None:
     make_yolo(tmp_path)
     text(tmp_path / "classes.txt", "cat\n\ndog\n")
-    with pytest.raises(DatasetError, match=r"classes\.txt, line 2 is empty"):
+    with refused(DatasetError, "names", "classes.txt", "line 2"):
         open_dataset(tmp_path)
     text(tmp_path / "classes.txt", "cat\ndog\n\n\n")
     read_whole(tmp_path)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refused
 
 from engines.datasets.dataset import open_dataset
 from engines.errors import DatasetError
@@ -75,9 +76,9 @@ def test_a_split_is_a_word_in_the_name_of_the_file_or_its_folder(tmp_path: Path)
     _write(tmp_path, other, "annotations/instances_val2017.json", "val2017")
     assert len(open_dataset(tmp_path, split="train").records) == 2
     assert len(open_dataset(tmp_path, split="val2017", require_boxes=False).records) == 1
-    with pytest.raises(DatasetError, match=r"several COCO files .*instances_train2017.*; name one"):
+    with refused(DatasetError, "split", "instances_train2017", "instances_val2017"):
         open_dataset(tmp_path)
-    with pytest.raises(DatasetError, match='no COCO file for split "test"'):
+    with refused(DatasetError, "split", '"test"'):
         open_dataset(tmp_path, split="test")
 
 
@@ -221,7 +222,7 @@ def test_json_that_cannot_be_parsed_is_an_error_with_the_file(tmp_path: Path) ->
     _write(tmp_path, _content())
     text = (tmp_path / "annotations.json").read_text()
     (tmp_path / "annotations.json").write_text(text[:-9])
-    with pytest.raises(DatasetError, match=r"annotations\.json is not readable as JSON"):
+    with refused(DatasetError, None, "annotations.json"):
         open_dataset(tmp_path, skip_bad=True)
 
 
@@ -230,5 +231,5 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     root = _write(tmp_path / "data", content)
     (root / "images" / "b.png").rename(tmp_path / "b.png")
     (root / "images" / "b.png").symlink_to(tmp_path / "b.png")
-    with pytest.raises(DatasetError, match=r"images\[1\].file_name: .* leads outside"):
+    with refused(DatasetError, None, "images[1].file_name", "`follow_links`"):
         open_dataset(root)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refused
 
 from engines.datasets.dataset import Dataset, open_dataset
 from engines.errors import DatasetError, UsageError
@@ -107,7 +108,7 @@ def test_annotations_without_a_box_need_leave_too(tmp_path: Path) -> None:
 def test_a_broken_image_in_a_plain_folder_is_an_error_or_is_listed(tmp_path: Path) -> None:
     _picture(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no image")
-    with pytest.raises(DatasetError, match=r"b\.png"):
+    with refused(DatasetError, None, "b.png"):
         open_dataset(tmp_path, require_boxes=False)
     dataset = open_dataset(tmp_path, require_boxes=False, skip_bad=True)
     assert [record.name for record in dataset.records] == ["a.png"]
@@ -117,7 +118,7 @@ def test_a_broken_image_in_a_plain_folder_is_an_error_or_is_listed(tmp_path: Pat
 
 def test_a_dataset_of_bad_items_alone_is_an_error_even_when_they_may_be_skipped(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"no image")
-    with pytest.raises(DatasetError, match=r"All of it was bad, beginning with: b\.png"):
+    with refused(DatasetError, None, "b.png"):
         open_dataset(tmp_path, require_boxes=False, skip_bad=True)
 
 
@@ -151,7 +152,7 @@ def test_a_split_of_a_plain_folder_is_a_folder_in_it(tmp_path: Path) -> None:
     _picture(tmp_path / "train" / "a.png")
     _picture(tmp_path / "val" / "b.png")
     assert [r.name for r in open_dataset(tmp_path, split="train", require_boxes=False).records] == ["a.png"]
-    with pytest.raises(DatasetError, match='no split "test"'):
+    with refused(DatasetError, None, '"test"', "train, val"):
         open_dataset(tmp_path, split="test", require_boxes=False)
 
 
@@ -166,7 +167,7 @@ def test_given_class_names_set_the_indices(tmp_path: Path, make: Callable[[Path]
 @pytest.mark.parametrize("make", [_coco, _voc, _yolo])
 def test_a_class_that_was_not_given_is_a_bad_annotation(tmp_path: Path, make: Callable[[Path], object]) -> None:
     make(tmp_path)
-    with pytest.raises(DatasetError, match='class "cat" is not one of dog'):
+    with refused(DatasetError, None, '"cat"', "dog"):
         open_dataset(tmp_path, class_names=["dog"])
     dataset = open_dataset(tmp_path, class_names=["dog"], skip_bad=True, require_boxes=False)
     assert _only(dataset) == ([], [])
@@ -176,7 +177,7 @@ def test_a_class_that_was_not_given_is_a_bad_annotation(tmp_path: Path, make: Ca
 @pytest.mark.parametrize("names", [["cat", "cat"], ["cat", ""]])
 def test_class_names_that_clash_are_a_mistake_of_the_user(tmp_path: Path, names: list[str]) -> None:
     _coco(tmp_path)
-    with pytest.raises(UsageError, match="must differ"):
+    with refused(UsageError, "class_names"):
         open_dataset(tmp_path, class_names=names)
 
 

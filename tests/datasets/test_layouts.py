@@ -20,6 +20,7 @@ from made_datasets import (
     write_coco_file,
     yolo_lines,
 )
+from refusals import refused
 
 from engines.datasets.dataset import open_dataset
 from engines.errors import DatasetError
@@ -207,7 +208,7 @@ def test_several_datasets_below_are_named(tmp_path: Path) -> None:
     make_coco(tmp_path / "first")
     make_voc(tmp_path / "second")
     make_yolo(tmp_path / "third")
-    with pytest.raises(DatasetError, match=r"did you mean .*first or .*second or .*third\?"):
+    with refused(DatasetError, None, "first", "second", "third"):
         open_dataset(tmp_path, require_boxes=False)
 
 
@@ -220,7 +221,7 @@ def test_a_split_among_several_datasets_below_is_taken(tmp_path: Path) -> None:
 def test_images_beside_a_dataset_below_are_not_read_without_it(tmp_path: Path) -> None:
     make_coco(tmp_path / "set")
     picture(tmp_path / "other" / "c.png")
-    with pytest.raises(DatasetError, match=r"did you mean .*set\?"):
+    with refused(DatasetError, None, "/set"):
         open_dataset(tmp_path, require_boxes=False)
 
 
@@ -265,7 +266,7 @@ def test_cvat_subsets_are_splits_and_videos_are_refused(tmp_path: Path) -> None:
     )
     assert [record.name for record in open_dataset(tmp_path, split="train").records] == ["a.png"]
     text(tmp_path / "annotations.xml", "<annotations><track id='0' label='cat'/></annotations>")
-    with pytest.raises(DatasetError, match="tracks of a video"):
+    with refused(DatasetError, None, "annotations.xml"):
         open_dataset(tmp_path)
 
 

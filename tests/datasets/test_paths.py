@@ -20,6 +20,7 @@ from made_datasets import (
     voc_xml,
     write_coco_file,
 )
+from refusals import refused
 
 from engines.datasets.dataset import list_images, open_dataset, open_images
 from engines.datasets.paths import parts_of
@@ -73,7 +74,7 @@ def test_nothing_outside_the_folder_is_read_though_it_is_there(tmp_path: Path, n
     picture(tmp_path / "secret" / "a.png", size=(9, 9))
     root = make_coco(tmp_path / "data" / "set", coco_content({name.format(tmp_path): ONE}), {})
     picture(root / "images" / "b.png")
-    with pytest.raises(DatasetError, match=r"images\[0\]\.file_name: .* is missing"):
+    with refused(DatasetError, None, "images[0].file_name"):
         open_dataset(root)
 
 
@@ -146,7 +147,7 @@ def test_text_that_leads_elsewhere_is_no_link(tmp_path: Path) -> None:
     link = root / "images" / "a.png"
     link.unlink()
     link.write_text("../../../../secret.png")
-    with pytest.raises(DatasetError, match="not an image"):
+    with refused(DatasetError, None, "images[0]"):
         open_dataset(root)
 
 
@@ -184,7 +185,7 @@ def test_links_among_images_alone_are_named(tmp_path: Path) -> None:
         lambda: list_images(root),
     ]
     for read in reads:
-        with pytest.raises(DatasetError, match=r"a\.png.*leads outside"):
+        with refused(DatasetError, "follow_links", "a.png"):
             read()
     assert len(open_images(root, follow_links=True).records) == len(list_images(root, follow_links=True)) == 2
 

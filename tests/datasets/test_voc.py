@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import supervision as sv
 from PIL import Image
+from refusals import refused
 
 from engines.datasets.dataset import open_dataset
 from engines.errors import DatasetError
@@ -72,14 +73,14 @@ def test_a_split_lists_its_images_and_keeps_the_indices_of_the_whole(tmp_path: P
     assert [record.name for record in validation.records] == ["b.jpg"]
     assert validation.class_names == ("cat", "dog")
     assert len(open_dataset(tmp_path, split="cat_train").records) == 2
-    with pytest.raises(DatasetError, match='no split "test"; it has cat_train, train, val'):
+    with refused(DatasetError, "split", '"test"', "cat_train, train, val"):
         open_dataset(tmp_path, split="test")
 
 
 @pytest.mark.parametrize("line", ["c", "../Annotations/c", "/etc/passwd"])
 def test_a_bad_line_of_a_split_is_named(tmp_path: Path, line: str) -> None:
     _make(tmp_path, _TWO, {"train": f"a\n{line}\n"})
-    with pytest.raises(DatasetError, match=r"^ImageSets/Main/train\.txt, line 2: "):
+    with refused(DatasetError, None, "ImageSets/Main/train.txt, line 2"):
         open_dataset(tmp_path, split="train")
     dataset = open_dataset(tmp_path, split="train", skip_bad=True)
     assert (len(dataset.records), len(dataset.skipped)) == (1, 1)
@@ -87,7 +88,7 @@ def test_a_bad_line_of_a_split_is_named(tmp_path: Path, line: str) -> None:
 
 def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
     _make(tmp_path, _TWO, {"train": "\n"})
-    with pytest.raises(DatasetError, match=r"split train.* has no images"):
+    with refused(DatasetError, None, "split train"):
         open_dataset(tmp_path, split="train")
 
 

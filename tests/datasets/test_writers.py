@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import supervision as sv
 from PIL import Image
+from refusals import refused
 
 from engines.datasets.dataset import Dataset, open_dataset
 from engines.datasets.imagefolder_writer import write_imagefolder
@@ -273,9 +274,9 @@ def test_a_box_over_the_edge_by_rounding_is_clipped(tmp_path: Path) -> None:
 
 def test_yolo_refuses_images_whose_labels_would_clash_or_lie_elsewhere(tmp_path: Path) -> None:
     same = [_annotated(0, 1, file_name="a.png"), _annotated(1, 1, file_name="a.jpg")]
-    with pytest.raises(DatasetError, match=r"a\.jpg differs from another image by its suffix alone"):
+    with refused(DatasetError, None, "a.jpg"):
         write_yolo(tmp_path, same, CLASSES)
-    with pytest.raises(DatasetError, match="relative path"):
+    with refused(DatasetError, None, '"../a.txt"'):
         write_yolo(tmp_path, [_annotated(0, 1, file_name="../a.png")], CLASSES)
     assert list(tmp_path.iterdir()) == []
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import supervision as sv
 from PIL import Image
+from refusals import refused
 
 from engines.datasets.dataset import open_dataset
 from engines.errors import DatasetError
@@ -83,7 +84,7 @@ def test_splits_are_kept_apart_and_joined_without_one(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, split="val").records[0].file.parent.parent.name == "valid"
     joined = open_dataset(tmp_path)
     assert [record.name for record in joined.records] == ["train/images/a.png", "valid/images/a.png"]
-    with pytest.raises(DatasetError, match='no split "test"; it has train, valid'):
+    with refused(DatasetError, "split", '"test"', "train, valid"):
         open_dataset(tmp_path, split="test")
 
 
@@ -92,7 +93,7 @@ def test_a_split_may_be_a_list_of_images(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("./images/b.png\n\n")
     assert [record.name for record in open_dataset(tmp_path, split="train").records] == ["images/b.png"]
     (tmp_path / "train.txt").write_text("images/b.png\n/data/images/c.png\nimages/d.png\n")
-    with pytest.raises(DatasetError, match=r"^train\.txt, line 2: .*is missing"):
+    with refused(DatasetError, None, "train.txt, line 2"):
         open_dataset(tmp_path, split="train")
     assert len(open_dataset(tmp_path, split="train", skip_bad=True).skipped) == 2
 
@@ -156,11 +157,11 @@ def test_blank_lines_are_passed_over(tmp_path: Path) -> None:
 def test_a_label_without_its_image_and_an_image_that_is_broken_are_bad(tmp_path: Path) -> None:
     _simple(tmp_path)
     (tmp_path / "labels" / "c.txt").write_text(_LABELS)
-    with pytest.raises(DatasetError, match=r"^labels/c\.txt: its image is missing from"):
+    with refused(DatasetError, None, "labels/c.txt"):
         open_dataset(tmp_path)
     (tmp_path / "labels" / "c.txt").unlink()
     (tmp_path / "images" / "a.png").write_bytes(b"no image")
-    with pytest.raises(DatasetError, match=r"^images/a\.png: "):
+    with refused(DatasetError, None, "images/a.png"):
         open_dataset(tmp_path)
     (tmp_path / "labels" / "c.txt").write_text(_LABELS)
     dataset = open_dataset(tmp_path, skip_bad=True)
@@ -171,7 +172,7 @@ def test_a_label_without_its_image_and_an_image_that_is_broken_are_bad(tmp_path:
 def test_two_images_of_one_label_file_are_refused(tmp_path: Path) -> None:
     _simple(tmp_path)
     _add(tmp_path, "images/a.jpg")
-    with pytest.raises(DatasetError, match=r"^labels/a\.txt has two images"):
+    with refused(DatasetError, None, "labels/a.txt", "images/a.jpg", "images/a.png"):
         open_dataset(tmp_path)
 
 
@@ -199,5 +200,5 @@ def test_a_bad_data_yaml_is_an_error_with_its_field(tmp_path: Path, settings: st
 def test_a_label_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     _simple(tmp_path)
     (tmp_path / "labels" / "a.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DatasetError, match=r"a\.txt cannot be read as text"):
+    with refused(DatasetError, None, "a.txt"):
         open_dataset(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from ldm import ldm_layout
 from safetensors.torch import save_file
 
-from engines.diffusion.base_model import load_base
+from engines.diffusion.base_model import BaseModel, load_base
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +26,8 @@ def files(toy_bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     for kind, folder in toy_bases.items():
         save_file(ldm_layout(load_base(folder), open_clip=kind == "sd2"), root / f"{kind}.safetensors")
     return {kind: root / f"{kind}.safetensors" for kind in toy_bases}
+
+
+@pytest.fixture
+def sd1(toy_bases: dict[str, Path]) -> BaseModel:
+    return load_base(toy_bases["sd1"])

@@ -42,7 +42,7 @@ def test_encoding_takes_the_mode_and_decoding_undoes_the_scaling(toy_bases: dict
 def test_weights_that_can_run_code_are_refused(folder: Path) -> None:
     weights = next((folder / "unet").glob("*.safetensors"))
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(ModelError, match=r"unet holds no \.safetensors"):
+    with refused(ModelError, None, "/unet ", ".safetensors"):
         load_base(folder)
 
 
@@ -99,10 +99,10 @@ def test_a_missing_shard_and_one_cut_short_are_named(folder: Path, toy_bases: di
     save_again(load_base(toy_bases["sd1"]), folder, max_shard_size="30KB")
     shard = sorted((folder / "unet").glob("*.safetensors"))[1]
     shard.write_bytes(shard.read_bytes()[:-10])
-    with pytest.raises(ModelError, match=rf"{shard.name} is cut short"):
+    with refused(ModelError, None, f"unet/{shard.name}"):
         load_base(folder)
     shard.unlink()
-    with pytest.raises(ModelError, match=rf"unet lacks {shard.name}, which .*index\.json names"):
+    with refused(ModelError, None, "unet", shard.name, "index.json"):
         load_base(folder)
 
 
@@ -113,7 +113,7 @@ def test_an_index_that_leads_outside_is_refused(folder: Path, toy_bases: dict[st
     name = next(iter(listing["weight_map"]))
     listing["weight_map"][name] = "../vae/" + sorted((folder / "vae").glob("*.safetensors"))[0].name
     index.write_text(json.dumps(listing))
-    with pytest.raises(ModelError, match=r"unet lacks \.\./vae/"):
+    with refused(ModelError, None, "../vae/"):
         load_base(folder)
 
 
@@ -122,7 +122,7 @@ def test_several_variants_without_a_full_one_must_be_cleared_up(folder: Path) ->
     for variant in ("ema", "bf16"):
         shutil.copyfile(weights, weights.with_name(f"diffusion_pytorch_model.{variant}.safetensors"))
     weights.unlink()
-    with pytest.raises(ModelError, match=r"unet holds the variants bf16, ema"):
+    with refused(ModelError, None, "unet", "bf16, ema"):
         load_base(folder)
 
 
@@ -182,11 +182,11 @@ def test_zero_terminal_snr_is_refused_at_the_start(folder: Path) -> None:
     path = folder / "scheduler" / "scheduler_config.json"
     before = path.read_text()
     change(path, rescale_betas_zero_snr=True)
-    with pytest.raises(ModelError, match="rescale_betas_zero_snr is true; zero terminal SNR is not supported"):
+    with refused(ModelError, None, "rescale_betas_zero_snr"):
         load_base(folder)
     path.write_text(before)
     change(path, trained_betas=[0.1] * 200)
-    with pytest.raises(ModelError, match=r"the betas end at alphas_cumprod 7\.1e-10, that is zero terminal SNR"):
+    with refused(ModelError, None, "7.1e-10"):
         load_base(folder)
 
 
@@ -244,7 +244,7 @@ def test_another_family_on_the_hub_is_refused_before_its_weights_come(
 ) -> None:
     change(folder / "model_index.json", _class_name="FluxPipeline")
     Hub(folder, tmp_path / "snapshot").stand_in(monkeypatch)
-    with pytest.raises(ModelError, match="is Flux"):
+    with refused(ModelError, None, "Flux"):
         load_base("someone/model")
     assert not list((tmp_path / "snapshot").rglob("*.safetensors"))
 
@@ -253,36 +253,34 @@ def test_a_hub_that_cannot_be_reached_is_one_line(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Hub(folder, tmp_path / "none", online=False).stand_in(monkeypatch)
-    with pytest.raises(
-        ModelError, match=r'"someone/model" is no local folder, and the hub did not give it: .* not in the'
-    ):
+    with refused(ModelError, None, '"someone/model"'):
         load_base("someone/model")
 
 
 def test_a_missing_part_is_named(folder: Path) -> None:
     shutil.rmtree(folder / "vae")
-    with pytest.raises(ModelError, match="has no vae/"):
+    with refused(ModelError, None, " vae/;"):
         load_base(folder)
 
 
 def test_a_file_and_a_wrong_path_say_what_was_expected(folder: Path) -> None:
-    with pytest.raises(ModelError, match="is a file"):
+    with refused(ModelError, None, "model_index.json"):
         load_base(folder / "model_index.json")
-    with pytest.raises(ModelError, match="does not exist"):
+    with refused(ModelError, None, "no/such/folder"):
         load_base("./no/such/folder")
 
 
 def test_an_unknown_prediction_type_is_refused(folder: Path) -> None:
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "sample"}))
-    with pytest.raises(ModelError, match='"sample"'):
+    with refused(ModelError, None, '"sample"'):
         load_base(folder)
 
 
 def test_a_damaged_weight_file_is_a_model_error(folder: Path) -> None:
     weights = next((folder / "unet").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ModelError, match=r"unet/diffusion_pytorch_model\.safetensors is cut short"):
+    with refused(ModelError, None, "unet/diffusion_pytorch_model.safetensors"):
         load_base(folder)
 
 
@@ -304,5 +302,5 @@ def test_alphas_are_those_of_diffusers(schedule: str) -> None:
     config = {"beta_schedule": schedule, "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
     expected = DDIMScheduler(**config).alphas_cumprod
     assert torch.allclose(alphas_cumprod(config), expected.double(), rtol=1e-6)
-    with pytest.raises(ModelError, match="cosine"):
+    with refused(ModelError, None, '"cosine"'):
         alphas_cumprod({**config, "beta_schedule": "cosine"})

@@ -89,7 +89,7 @@ def test_a_failed_conversion_leaves_nothing_behind(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(ModelError, match=r"sd1\.safetensors cannot be converted: No space left on device in .*cache"):
+    with refused(ModelError, None, "sd1.safetensors", "XDG_CACHE_HOME"):
         checkpoint_folder(files["sd1"], configs=configs)
     assert list((cache_folder() / "checkpoints").iterdir()) == []
 
@@ -177,7 +177,7 @@ def test_a_file_that_lacks_a_weight_is_refused_before_it_is_read(
 def test_weights_in_eight_bits_are_refused(files: dict[str, Path], configs: Path, tmp_path: Path) -> None:
     name = "model.diffusion_model.input_blocks.0.0.weight"
     small = {name: load_file(files["sd1"])[name].to(torch.float8_e4m3fn)}
-    with pytest.raises(ModelError, match=r"holds F8_E4M3 weights .*; float32, float16 or bfloat16 was expected"):
+    with refused(ModelError, None, "F8_E4M3"):
         checkpoint_folder(changed(files["sd1"], tmp_path / "f8.safetensors", small), configs=configs)
 
 
@@ -222,10 +222,10 @@ def test_a_pickle_is_refused_with_a_command_that_converts_it(
 
 
 def test_missing_files_and_other_kinds_of_files_say_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no/model\.safetensors does not exist"):
+    with refused(ModelError, None, "no/model.safetensors"):
         local_folder("no/model.safetensors")
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(ModelError, match=r"notes\.txt is a file; .* a \.safetensors checkpoint"):
+    with refused(ModelError, None, "notes.txt"):
         local_folder(tmp_path / "notes.txt")
 
 

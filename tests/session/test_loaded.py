@@ -11,6 +11,7 @@ import pytest
 import torch
 from fakes import CLASS_NAMES, FRAME, FakeBackend, as_backend, make_bundle
 from made_data import make_data
+from made_objects import make_objects
 from painting import Generate, make_paint, make_references
 from PIL import Image
 from refusals import refused
@@ -22,6 +23,7 @@ from engines.labelling import label_images
 from engines.labels.boxes import Instances
 from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.journal import IMAGES, JOURNAL, read_entries
+from engines.runs.run_folder import require_run
 from engines.session.image import PaintedImage
 from engines.session.loaded import OF_IMAGES, LoadedBundle
 
@@ -50,6 +52,17 @@ def test_it_paints_what_generate_paints(paint: Generate, tmp_path: Path) -> None
         assert image.detections == entry.instances
         assert (image.prompt, image.reference, image.strength) == (entry.prompt, entry.reference, entry.strength)
         assert image.instances == image.detections.take(image.detections.scores >= 0.2)
+
+
+def test_labels_by_construction_are_those_of_a_run(paint: Generate, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"reference": make_objects(tmp_path / "data"), "compose": True, "slots": 3}
+    for strength in ((0.0, 0.0), (0.3, 0.3)):
+        folder = tmp_path / f"run {strength[0]}"
+        paint(folder, jobs=4, chunk=4, keep_empty=True, image_format="png", strength=strength, **options)
+        images = {one.index: one for one in opened(tmp_path).paint(4, strength=strength, **options)}
+        for entry in read_entries(folder / JOURNAL):
+            assert np.array_equal(images[entry.index].pixels, read_image(folder / IMAGES / str(entry.file)))
+            assert images[entry.index].instances == entry.labels(require_run(folder).rules)
 
 
 def test_labels_go_by_the_bundles_own_rules(tmp_path: Path) -> None:

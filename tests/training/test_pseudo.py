@@ -96,11 +96,11 @@ def test_so_are_images_that_are_nearly_labelled_ones(tmp_path: Path) -> None:
 
 def test_what_is_broken_is_refused_or_left_out_and_listed(tmp_path: Path) -> None:
     labelled = open_dataset(_folder(tmp_path / "labelled", [0, 1]))
-    with pytest.raises(DatasetError, match="nowhere"):
+    with refused(DatasetError, None, "nowhere"):
         open_pseudo(tmp_path / "nowhere", labelled)
     broken = _folder(tmp_path / "broken", [2, 3])
     (broken / "images" / "2.png").unlink()
-    with pytest.raises(DatasetError, match=r"2\.png"):
+    with refused(DatasetError, None, '"2.png"'):
         open_pseudo(broken, labelled)
     found, _ = open_pseudo(broken, labelled, skip_bad=True)
     assert _names(found.records) == ["3.png"]
@@ -116,7 +116,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
 
 def test_other_classes_and_folders_without_a_box_are_refused(tmp_path: Path) -> None:
     labelled = open_dataset(_folder(tmp_path / "labelled", [0, 1]))
-    with pytest.raises(DatasetError, match=r"has the classes bar, disc, but .* has square, bar"):
+    with refused(DatasetError, None, "bar, disc", "square, bar"):
         open_pseudo(_folder(tmp_path / "other", [2], names=("bar", "disc")), labelled)
     with pytest.raises(DatasetError, match="2 images, 2 of which nearly repeat labelled ones"):
         open_pseudo(_folder(tmp_path / "same", [0, 1]), labelled)

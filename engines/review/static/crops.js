@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { el, picture as showPicture, plural, say } from "./dom.js";
 import { inkOn, colour } from "./marks.js";
 import { corners, decide, isRun, on, state, tell } from "./store.js";
+import { makeCrop } from "./tiles.js";
 import { openViewer } from "./viewer.js";
 import { VirtualGrid } from "./virtual.js";
 
@@ -48,12 +49,7 @@ export function cropsView(parent) {
     if (item)
       openViewer({
         row: item.row, box: item.box,
-        step: async (by) => {
-          const place = grid.active + by;
-          if (place < 0 || place >= grid.total) return null;
-          grid.move(place, false);
-          return grid.current ? grid.current.row : null;
-        },
+        step: (by) => grid.step(by),
         closed: () => grid.node.focus({ preventScroll: true }),
       });
   }
@@ -96,15 +92,9 @@ export function cropsView(parent) {
 }
 
 function make(node) {
-  const picture = el("img", { alt: "", decoding: "async", draggable: "false" });
-  const edge = el("span", { class: "edge", "aria-hidden": "true" });
-  const stamp = el("span", { class: "stamp", "aria-hidden": "true" });
   const score = el("span", { class: "score" });
   const name = el("span", { class: "name" });
-  node.classList.add("crop");
-  node.append(el("div", { class: "frame" }, picture, edge, stamp), el("div", { class: "foot" }, score, name));
-  picture.addEventListener("load", () => picture.classList.add("there"));
-  return { picture, edge, stamp, score, name };
+  return { ...makeCrop(node, el("div", { class: "foot" }, score, name)), score, name };
 }
 
 function fill(tile, item, place, { moving }) {

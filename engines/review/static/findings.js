@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { el, number, picture as showPicture, plural, say } from "./dom.js";
 import { answerFinding, on, state, tell } from "./store.js";
+import { makeCrop } from "./tiles.js";
 import { openViewer } from "./viewer.js";
 import { VirtualGrid } from "./virtual.js";
 
@@ -65,12 +66,7 @@ export function findingsView(parent) {
     if (grid.current && grid.current.row !== null)
       openViewer({
         row: grid.current.row, box: grid.current.box || grid.current.given_box,
-        step: async (by) => {
-          const place = grid.active + by;
-          if (place < 0 || place >= grid.total) return null;
-          grid.move(place, false);
-          return grid.current ? grid.current.row : null;
-        },
+        step: (by) => grid.step(by),
         closed: () => {
           ask(true);
           grid.node.focus({ preventScroll: true });
@@ -96,16 +92,11 @@ export function findingsView(parent) {
 }
 
 function make(node) {
-  const picture = el("img", { alt: "", decoding: "async", draggable: "false" });
-  const edge = el("span", { class: "edge", "aria-hidden": "true" });
   const old = el("span", { class: "edge given", "aria-hidden": "true" });
-  const stamp = el("span", { class: "stamp", "aria-hidden": "true" });
   const what = el("span", { class: "what" });
   const why = el("span", { class: "name" });
-  node.classList.add("crop", "finding");
-  node.append(el("div", { class: "frame" }, picture, old, edge, stamp), el("div", { class: "foot two" }, what, why));
-  picture.addEventListener("load", () => picture.classList.add("there"));
-  return { picture, edge, old, stamp, what, why };
+  node.classList.add("finding");
+  return { ...makeCrop(node, el("div", { class: "foot two" }, what, why), old), old, what, why };
 }
 
 function fill(tile, one, place, { moving }) {

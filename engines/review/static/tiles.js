@@ -1,4 +1,5 @@
-// The tile of an image: its thumbnail, its labels, its name and what was decided. Knows nothing about grids.
+// The tile of an image: its thumbnail, its labels, its name and what was decided; and the tile of a crop. Knows nothing
+// about grids.
 
 import * as api from "./api.js";
 import { el, picture as showPicture, plural } from "./dom.js";
@@ -20,6 +21,17 @@ export function makeTile(node) {
   picture.addEventListener("load", () => picture.classList.add("there"));
   picture.addEventListener("error", () => (absent.textContent = "cannot be read"));
   return { picture, marks, stamp, absent, name, count };
+}
+
+// A crop with the edge of its box, a stamp of what was decided, and a foot; `beneath` lies under the edge.
+export function makeCrop(node, foot, ...beneath) {
+  const picture = el("img", { alt: "", decoding: "async", draggable: "false" });
+  const edge = el("span", { class: "edge", "aria-hidden": "true" });
+  const stamp = el("span", { class: "stamp", "aria-hidden": "true" });
+  node.classList.add("crop");
+  node.append(el("div", { class: "frame" }, picture, ...beneath, edge, stamp), foot);
+  picture.addEventListener("load", () => picture.classList.add("there"));
+  return { picture, edge, stamp };
 }
 
 export function fillTile(tile, item, place, { width, height, moving }) {

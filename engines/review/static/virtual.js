@@ -157,6 +157,14 @@ export class VirtualGrid {
     else if (y + step > this.above + room) this.place(y + step - room + pad);
   }
 
+  // The row of the item so many places on, which becomes the active one; null beyond an end. For the viewer.
+  async step(by) {
+    const place = this.active + by;
+    if (place < 0 || place >= this.total) return null;
+    this.move(place, false);
+    return this.current ? this.current.row : null;
+  }
+
   move(place, focus = true) {
     if (!this.total) return;
     this.active = Math.max(0, Math.min(place, this.total - 1));
