@@ -60,7 +60,9 @@ def command(
     formats: Annotated[
         str | None,
         typer.Option(
-            "--format", metavar="LIST", help="Of coco (always written), yolo, imagefolder.  [default: those there]"
+            "--format",
+            metavar="LIST",
+            help="Of coco (always written), yolo, imagefolder, parquet, webdataset.  [default: those there]",
         ),
     ] = None,
     val_fraction: Annotated[

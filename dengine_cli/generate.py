@@ -141,7 +141,10 @@ def command(
     threads: Threads = None,
     device: Device = None,
     formats: Annotated[
-        str, typer.Option("--format", metavar="LIST", help="Of coco (always written), yolo, imagefolder.")
+        str,
+        typer.Option(
+            "--format", metavar="LIST", help="Of coco (always written), yolo, imagefolder, parquet, webdataset."
+        ),
     ] = "coco",
     val_fraction: Annotated[
         float,

@@ -9,6 +9,7 @@ from typing import Any
 
 from engines.common.files import write_atomic
 from engines.datasets.writers import IMAGES, AnnotatedImage, bboxes, on_grid, one_line, replacing_text, scores
+from engines.labels.boxes import Instances
 
 METADATA, CARD = "metadata.jsonl", "README.md"
 _CONFIGS = ("---", "configs:", "- config_name: default", "  data_files:", "  - split: train", f"    path: {IMAGES}/**")
@@ -27,33 +28,40 @@ def write_imagefolder(folder: Path, images: Iterable[AnnotatedImage], class_name
     with replacing_text(folder / IMAGES / METADATA) as file:
         for image in images:
             found = on_grid(image, len(class_names))
-            boxes = bboxes(found)
-            objects: dict[str, list[Any]] = {
-                "id": list(range(annotations + 1, annotations + 1 + len(boxes))),
-                "bbox": boxes,
-                "category": found.labels.tolist(),
-                "category_name": [class_names[label] for label in found.labels.tolist()],
-                "area": [width * height for _, _, width, height in boxes],
-                "iscrowd": found.crowd.astype(int).tolist(),
-            }
-            annotations += len(boxes)
-            if image.scored:
-                objects["score"] = scores(found)
-            entry: dict[str, Any] = {
-                "file_name": image.file_name,
-                "width": image.width,
-                "height": image.height,
-            }
-            if image.prompt is not None:
-                entry["prompt"] = image.prompt
+            objects = objects_of(found, class_names, annotations + 1, image.scored)
+            annotations += len(objects["id"])
+            entry = {"file_name": image.file_name, **fields_of(image)}
             prompts, scored = prompts or image.prompt is not None, scored or image.scored
             file.write(one_line(entry | {"objects": objects}) + "\n")
     write_atomic(folder / CARD, _card(class_names, prompts, scored).encode())
 
 
-def write_plain_card(folder: Path) -> None:
-    """Write `README.md` for a folder without that file: `datasets.load_dataset(folder)` gives the images alone."""
-    write_atomic(folder / CARD, "\n".join([*_CONFIGS, "---", "", _SIGNED, ""]).encode())
+def objects_of(found: Instances, class_names: Sequence[str], first: int, scored: bool) -> dict[str, list[Any]]:
+    """The lists of an image's boxes, on the grid already; ids count from `first`."""
+    boxes = bboxes(found)
+    objects: dict[str, list[Any]] = {
+        "id": list(range(first, first + len(boxes))),
+        "bbox": boxes,
+        "category": found.labels.tolist(),
+        "category_name": [class_names[label] for label in found.labels.tolist()],
+        "area": [width * height for _, _, width, height in boxes],
+        "iscrowd": found.crowd.astype(int).tolist(),
+    }
+    if scored:
+        objects["score"] = scores(found)
+    return objects
+
+
+def fields_of(image: AnnotatedImage) -> dict[str, Any]:
+    """What is said of an image as a whole."""
+    size = {"width": image.width, "height": image.height}
+    return size if image.prompt is None else {**size, "prompt": image.prompt}
+
+
+def write_card(folder: Path, data: str = f"{IMAGES}/**") -> None:
+    """Write a `README.md` by which `datasets.load_dataset(folder)` reads `data`; the images alone, unless told."""
+    lines = [line.replace(f"{IMAGES}/**", data) for line in _CONFIGS]
+    write_atomic(folder / CARD, "\n".join([*lines, "---", "", _SIGNED, ""]).encode())
 
 
 def _card(class_names: Sequence[str], prompts: bool, scored: bool) -> str:

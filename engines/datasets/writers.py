@@ -2,7 +2,8 @@
 
 Knows: COCO's fields, what an image is to a writer, and how a file takes the place of an older one. Knows nothing about
 where the labels came from. Images are never copied: they stay in `folder/images/`, and every `file_name` is relative to
-it. YOLO is in `yolo_writer`, Hugging Face imagefolder in `imagefolder_writer`.
+it. YOLO is in `yolo_writer`, Hugging Face imagefolder in `imagefolder_writer`, large files in
+`shard_writers`.
 
 Each writer takes one pass over its images, holds one of them at a time, and ends with a rename, so that a
 writer that is stopped leaves the old files in place. Nothing depends on the clock.

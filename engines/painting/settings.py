@@ -22,7 +22,7 @@ from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, shown
 
 Sampler = Literal["ddim", "dpmpp"]
 SAMPLERS = ("ddim", "dpmpp")
-DATASET_FORMATS = ("coco", "yolo", "imagefolder")
+DATASET_FORMATS = ("coco", "yolo", "imagefolder", "parquet", "webdataset")
 IMAGE_SUFFIXES = {"jpeg": "jpg", "png": "png"}
 TEMPLATE_FIELDS = ("style", "classes", "caption")
 _NOT_MATCHED = "`score=matched` looks at all boxes at once: it is for `dengine label` and `dengine finalize`"

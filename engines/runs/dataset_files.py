@@ -1,4 +1,4 @@
-"""The dataset files of a run, made from its journal: COCO always, YOLO and imagefolder on request, and a preview.
+"""The dataset files of a run, made from its journal: COCO always, other formats on request, and a preview.
 
 Knows: which of the painted images are in the dataset (`labels.rules`, `near_duplicates`, a count), and how the files on
 disk come to say so, all at once, with the rules that they were made by. Knows nothing about networks: nothing is
@@ -17,8 +17,9 @@ from itertools import islice
 from pathlib import Path
 
 from engines.common.files import sync_folder
-from engines.datasets.imagefolder_writer import CARD, METADATA, is_ours, write_imagefolder, write_plain_card
+from engines.datasets.imagefolder_writer import CARD, METADATA, is_ours, write_card, write_imagefolder
 from engines.datasets.images import image_size
+from engines.datasets.shard_writers import PARQUET, WEBDATASET, write_parquet, write_webdataset
 from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.datasets.yolo_writer import DATA_YAML, LABELS, TRAIN_LIST, VAL_LIST, write_yolo
 from engines.errors import RunError
@@ -36,6 +37,7 @@ from engines.runs.run_folder import PREVIEW, RUN
 from engines.runs.summaries import DatasetSummary
 
 ANNOTATIONS = "annotations.json"
+_FOLDERS = (LABELS, PARQUET, WEBDATASET)  # of formats
 STAGE = f"{OWN}/dataset.tmp"  # where new dataset files are made
 _BEYOND = Drop(DropReason.BEYOND, "beyond the count")
 
@@ -184,7 +186,11 @@ def _write_files(
     if "imagefolder" in run.options.formats:
         write_imagefolder(stage, _annotated(choose(), run), run.class_names)
     else:
-        write_plain_card(stage)
+        write_card(stage)
+    if PARQUET in run.options.formats:
+        write_parquet(stage, _with_files(folder, choose(), run), run.class_names)
+    if WEBDATASET in run.options.formats:
+        write_webdataset(stage, _with_files(folder, choose(), run), run.class_names)
     info = {
         "description": "painted and labelled by dengine",
         "bundle_sha256": run.bundle_hash,
@@ -204,7 +210,7 @@ def _take_over(folder: Path, stage: Path, choose: Callable[[], Iterator[_Choice]
         (stage / RULES).rename(folder / RULES)
     else:
         (folder / RULES).unlink(missing_ok=True)
-    names = [PREVIEW, LABELS, TRAIN_LIST, VAL_LIST, DATA_YAML, f"{IMAGES}/{METADATA}"]
+    names = [PREVIEW, *_FOLDERS, TRAIN_LIST, VAL_LIST, DATA_YAML, f"{IMAGES}/{METADATA}"]
     for name in [*names, CARD] if is_ours(folder / CARD) else names:
         if (stage / name).exists():
             (stage / name).rename(folder / name)
@@ -233,6 +239,14 @@ def _move_images(folder: Path, choices: Iterator[_Choice]) -> None:
             spare.rmdir()
 
 
+def _with_files(folder: Path, choices: Iterator[_Choice], run: RunSettings) -> Iterator[tuple[AnnotatedImage, Path]]:
+    """The images of the dataset with their files, which are not yet in their places."""
+    for choice in choices:
+        if choice.drop is None:
+            (image,) = _annotated(iter((choice,)), run)
+            yield image, find_image(folder, choice.entry)
+
+
 def _annotated(choices: Iterator[_Choice], run: RunSettings) -> Iterator[AnnotatedImage]:
     width, height = run.frame
     for choice in choices:
@@ -252,8 +266,9 @@ def _remove_other_formats(folder: Path) -> None:
     names = [DATA_YAML, TRAIN_LIST, VAL_LIST, PREVIEW, f"{IMAGES}/{METADATA}"]
     for name in [*names, CARD] if is_ours(folder / CARD) else names:
         (folder / name).unlink(missing_ok=True)
-    if (folder / LABELS).exists():
-        shutil.rmtree(folder / LABELS)
+    for name in _FOLDERS:
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
 
 
 def _remove_leftovers(folder: Path) -> None:

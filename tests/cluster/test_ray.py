@@ -3,6 +3,7 @@
 `make test` paints a few images; DENGINE_CLUSTER_IMAGES=500 paints that many, with two workers a node.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import assert_fails, dengine
 from fakes import tree
 
 from engines.cluster.generate import generate_on_cluster
@@ -91,6 +93,55 @@ def test_a_cluster_without_such_workers_is_said_at_once(
     with pytest.raises(error) as refused:
         generate_on_cluster(settings, ClusterSettings(**cluster))
     assert refused.value.field == field
+
+
+def test_a_run_that_is_stopped_drains_and_goes_on_from_the_command_line(
+    two_nodes: Any, toy_bundle: Path, tmp_path: Path
+) -> None:
+    settings = GenerateSettings(
+        out=tmp_path / "run", bundle=toy_bundle, jobs=16, chunk=4, slots=2, steps=3, threads=1, engine="torch",
+        keep_empty=True,
+    )  # fmt: skip
+    seen: list[float] = []
+
+    def report(event: Event) -> None:
+        if event.kind is EventKind.PROGRESS and event.done:
+            seen.append(event.done)
+
+    first = generate_on_cluster(settings, ClusterSettings(), report=report, stop=lambda: bool(seen))
+    assert (first.interrupted, first.target) == (True, 16)
+    assert first.dataset is not None
+    assert first.dataset.images == first.done < 16
+    asked = (
+        "--jobs",
+        16,
+        "--chunk",
+        4,
+        "--slots",
+        2,
+        "--steps",
+        3,
+        "--threads",
+        1,
+        "--engine",
+        "torch",
+        "--keep-empty",
+    )
+    command = ("generate", "--bundle", toy_bundle, *asked, "--no-report")
+    done = dengine(*command, "--out", tmp_path / "run", "--cluster", "auto")
+    assert done.exit_code == 0, done.output
+    assert "16 images" in done.stdout
+    generate(replace(settings, out=tmp_path / "one"))
+    ours = without_chunks(tmp_path / "run")
+    ours.pop(".dengine/generate.yaml")
+    assert ours == tree(tmp_path / "one")
+    assert json.loads(dengine("status", tmp_path / "run", "--json").stdout)["done"] == 16
+
+
+def test_an_address_needs_a_cluster() -> None:
+    assert_fails(dengine("generate", "--count", 4, "--out", "s3://bucket/run"), 2, "--cluster")
+    assert_fails(dengine("status", "nowhere"), 1, "nowhere")
+    assert_fails(dengine("work", "ftp://host/run"), 1, "ftp://")
 
 
 def test_a_cluster_that_is_not_there_is_said() -> None:

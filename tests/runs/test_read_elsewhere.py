@@ -6,22 +6,26 @@ ultralytics is not installed (it needs torchvision): its rules for YOLO folders 
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from fakes import tree
 from made_runs import coco, run_settings
 from PIL import Image
 
+from engines.datasets import shard_writers
 from engines.labels.boxes import Instances
-from engines.runs import preview
+from engines.runs import dataset_files, preview
 from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.journal import IMAGES, JOURNAL, SPARE, Entry, Journal, image_name
 from engines.runs.run_folder import start_run
 
 ALL = ("coco", "yolo", "imagefolder")
+LARGE = ("coco", "imagefolder", "parquet", "webdataset")
 
 
 def make(folder: Path, images: int, formats: tuple[str, ...]) -> Path:
@@ -104,6 +108,28 @@ def ultralytics_rules(folder: Path, cache: Path) -> int:
     return len(every)
 
 
+def huggingface_parquet(folder: Path, cache: Path) -> int:
+    datasets = pytest.importorskip("datasets")
+    shutil.rmtree(cache, ignore_errors=True)
+    rows = datasets.load_dataset(str(folder), cache_dir=str(cache))["train"]
+    first, wanted = rows[0], coco(folder)["annotations"][0]
+    assert rows.features["objects"]["category"].feature.names == ["a", "b"]
+    assert (first["image"].size, first["prompt"]) == ((32, 24), "prompt 1")
+    assert first["objects"]["bbox"][0] == wanted["bbox"]
+    assert first["objects"]["category"][0] + 1 == wanted["category_id"]
+    return len(rows)
+
+
+def webdataset_tars(folder: Path, cache: Path) -> int:
+    webdataset: Any = pytest.importorskip("webdataset")
+    shards = sorted(map(str, (folder / "webdataset").glob("*.tar")))
+    rows = list(webdataset.WebDataset(shards, shardshuffle=False).decode("pil"))
+    assert [row["__key__"] for row in rows] == [Path(one["file_name"]).stem for one in coco(folder)["images"]]
+    assert rows[0]["jpg"].size == (32, 24)
+    assert sum(len(row["json"]["objects"]["id"]) for row in rows) == len(coco(folder)["annotations"])
+    return len(rows)
+
+
 READERS: dict[str, tuple[tuple[str, ...], Callable[[Path, Path], int]]] = {
     "datasets, COCO alone": (("coco",), huggingface),
     "datasets, COCO alone, as an imagefolder": (("coco",), huggingface_root),
@@ -113,13 +139,15 @@ READERS: dict[str, tuple[tuple[str, ...], Callable[[Path, Path], int]]] = {
     "supervision, COCO": (("coco",), supervision_coco),
     "supervision, YOLO": (ALL, supervision_yolo),
     "ultralytics' rules": (ALL, ultralytics_rules),
+    "datasets, Parquet": (LARGE, huggingface_parquet),
+    "webdataset": (LARGE, webdataset_tars),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("images", [1, 2, 9, 300])
 def test_every_format_has_a_row_for_each_image_wherever_it_is_read(tmp_path: Path, images: int) -> None:
-    for formats in (("coco",), ("coco", "imagefolder"), ALL):
+    for formats in (("coco",), ("coco", "imagefolder"), ALL, LARGE):
         folder = make(tmp_path / f"run-{len(formats)}", images, formats)
         assert len(coco(folder)["images"]) == images
         for name, (wanted, read) in READERS.items():
@@ -131,3 +159,21 @@ def test_rows_say_what_coco_says(tmp_path: Path) -> None:
     folder = make(tmp_path / "run", 3, ALL)
     lines = (folder / IMAGES / "metadata.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line)["file_name"] for line in lines] == [one["file_name"] for one in coco(folder)["images"]]
+
+
+def test_large_files_are_cut_repeat_and_go_with_their_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, limit in (("write_parquet", 2000), ("write_webdataset", 3000)):
+        monkeypatch.setattr(dataset_files, name, partial(getattr(dataset_files, name), limit=limit))
+    monkeypatch.setattr(shard_writers, "_GROUP", 2)
+    found = []
+    for run in ("one", "two"):
+        folder = make(tmp_path / run, 9, LARGE)
+        found.append(
+            {name: data for name, data in tree(folder).items() if name.startswith(("parquet/", "webdataset/"))}
+        )
+        assert huggingface_parquet(folder, tmp_path / "cache") == webdataset_tars(folder, tmp_path / "cache") == 9
+    assert found[0] == found[1]
+    assert len(found[0]) > 4
+    finalize(FinalizeSettings(tmp_path / "one", formats=("coco",)))
+    assert not (tmp_path / "one" / "parquet").exists()
+    assert not (tmp_path / "one" / "webdataset").exists()
