@@ -76,7 +76,7 @@ class Instances:
     @classmethod
     def from_rows(cls, rows: Iterable[Sequence[float]]) -> Self:
         """What `to_rows` gave; ValueError for rows that are not six numbers."""
-        table = np.array([[float(value) for value in row] for row in rows], dtype=np.float64)
+        table = np.array(list(rows), dtype=np.float64)
         if len(table) and (table.shape[1:] != (6,) or not np.isfinite(table).all()):
             raise ValueError("not rows of x0, y0, x1, y1, score, label")
         table = table.reshape(-1, 6)

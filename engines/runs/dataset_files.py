@@ -30,7 +30,17 @@ from engines.painting.jobs import JobSource
 from engines.painting.run_settings import RunSettings
 from engines.runs.dataset_rules import RULES, Applied, DatasetRules, was_painted, write_rules
 from engines.runs.decisions import Decisions, read_decisions
-from engines.runs.journal import IMAGES, JOURNAL, OWN, SPARE, Entry, find_image, read_entries, remove_images_from
+from engines.runs.journal import (
+    IMAGES,
+    JOURNAL,
+    OWN,
+    SPARE,
+    Entry,
+    find_image,
+    read_entries,
+    read_files,
+    remove_images_from,
+)
 from engines.runs.near_duplicates import Candidate, find_repeats, reference_source
 from engines.runs.preview import PREVIEW_IMAGES, Sample, write_preview
 from engines.runs.run_folder import PREVIEW, RUN
@@ -67,7 +77,7 @@ def write_dataset(
         _write_files(stage, folder, applied, choose, decisions.digest)
         write_rules(stage, asked)
         preview = (stage / PREVIEW).exists()
-        _take_over(folder, stage, choose)
+        _take_over(folder, stage, bytes(tally.used))
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
@@ -116,6 +126,7 @@ class _Tally:
     boxes: Counter[int] = field(default_factory=Counter)
     ignored: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    used: bytearray = field(default_factory=bytearray)  # of each line, whether its image is in the dataset
 
 
 def _choices(
@@ -156,6 +167,7 @@ def _count(folder: Path, choices: Iterator[_Choice], run: RunSettings) -> _Tally
     tally = _Tally()
     for choice in choices:
         tally.jobs += 1
+        tally.used.append(choice.drop is None)
         tally.next_index = choice.entry.index + 1
         if choice.drop is not None:
             tally.dropped[choice.drop.text] += 1
@@ -200,12 +212,12 @@ def _write_files(
     write_coco(stage / ANNOTATIONS, _annotated(choose(), run), run.class_names, info)
 
 
-def _take_over(folder: Path, stage: Path, choose: Callable[[], Iterator[_Choice]]) -> None:
+def _take_over(folder: Path, stage: Path, used: bytes) -> None:
     """Put the new dataset in the place of the old one, `annotations.json` last."""
     (folder / ANNOTATIONS).unlink(missing_ok=True)
     sync_folder(folder)
     _remove_other_formats(folder)
-    _move_images(folder, choose())
+    _move_images(folder, used)
     if (stage / RULES).exists():
         (stage / RULES).rename(folder / RULES)
     else:
@@ -221,16 +233,17 @@ def _take_over(folder: Path, stage: Path, choose: Callable[[], Iterator[_Choice]
     shutil.rmtree(stage)
 
 
-def _move_images(folder: Path, choices: Iterator[_Choice]) -> None:
-    """Bring the images of the dataset back, and put the others that were kept away."""
+def _move_images(folder: Path, used: bytes) -> None:
+    """Bring the images of the dataset back, and put the others that were kept away. `used`: of each line, whether its
+    image is in the dataset."""
     spare = folder / SPARE
-    for choice in choices:
-        if choice.entry.file is None:
+    for name, wanted in zip(read_files(folder / JOURNAL), used, strict=False):
+        if name is None:
             continue
-        home, away = folder / IMAGES / choice.entry.file, spare / choice.entry.file
-        if choice.drop is None and not home.exists():
+        home, away = folder / IMAGES / name, spare / name
+        if wanted and not home.exists():
             away.rename(home)
-        elif choice.drop is not None and home.exists():
+        elif not wanted and home.exists():
             spare.mkdir(parents=True, exist_ok=True)
             home.rename(away)
     if spare.is_dir():
