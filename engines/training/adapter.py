@@ -205,10 +205,15 @@ def fit_adapter(
         | threshold_figures(choices, options.precision_goal)
         | _origins(pseudo, names),
     )  # fmt: skip
+    _finish(out, model, info)
+    return info
+
+
+def _finish(out: Path, model: DetectionAdapter, info: AdapterInfo) -> None:
+    """Write the adapter, after the log of its training, and remove the checkpoints."""
     write_log(out, {"adapter": log_of(out / "training")})
     save_adapter(out, model, info)
     finished(out / "training")
-    return info
 
 
 def _remark_on_cut(base: BaseModel, style: str, dataset: Dataset, report: Report) -> None:
