@@ -11,7 +11,6 @@ An addition is right where it overlaps a clean box of its class by IoU 0.5, whic
 other addition took; recall is of those boxes.
 """
 
-import argparse
 import itertools
 import sys
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from engines.errors import DatasetError, UsageError
 from engines.labels.boxes import Instances, iou_matrix
 from engines.labels.findings import Finding, FindingKind
 from engines.labels.thresholds import MATCH_IOU, matched
-from engines.training.adapter import split_dev
+from engines.training.dev_split import split_by_names  # its figures are of trainings by that rule
 
 DEV = 0.3  # share of the images, by their names, on which a confidence may be chosen
 CONFIDENCES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -92,23 +91,11 @@ def figures(rows: Sequence[tuple[float, bool]], wanted: int, confidence: float) 
     return (sum(above) / len(above) if above else 0.0, sum(above) / wanted if wanted else 0.0, len(above))
 
 
-def asked() -> argparse.Namespace:
-    """The command line."""
-    options = parser(__doc__, "work", "out", required=("work",))
-    options.add_argument("--own", type=Path, required=True, help="dataset with the labels that are audited")
-    options.add_argument("--clean", type=Path, required=True, help="the same pictures with better labels")
-    options.add_argument("--model", default=None, help="base of the folds; without it the bundled model's")
-    options.add_argument("--folds", type=int, default=2, help="adapters, each judging what it did not see")
-    options.add_argument("--settings", type=Path, default=None, help="JSON with settings of their training")
-    options.add_argument("--confidence", type=float, default=0.4, help="from which a missing label is added")
-    return options.parse_args()
-
-
 def measured(
     findings: Sequence[Finding], own: Sequence[Record], clean: Dataset, confidence: float
 ) -> list[tuple[str, str, str, int, int, float, float]]:
     """Rows of the table: the dev split, the rest and all images, all classes at every confidence, each at the one."""
-    dev = {record.name for record in split_dev(own, DEV)[1]}
+    dev = {record.name for record in split_by_names(own, DEV)[1]}
     every = range(len(own))
     parts = {"dev": {i for i in every if own[i].name in dev}, "rest": {i for i in every if own[i].name not in dev}}
     classes: dict[str, int | None] = {"all": None} | {name: i for i, name in enumerate(clean.class_names)}
@@ -126,7 +113,14 @@ def measured(
 
 def main() -> None:
     """Pair, audit, and hold the additions against the clean labels."""
-    given = asked()
+    options = parser(__doc__, "work", "out", required=("work",))
+    options.add_argument("--own", type=Path, required=True, help="dataset with the labels that are audited")
+    options.add_argument("--clean", type=Path, required=True, help="the same pictures with better labels")
+    options.add_argument("--model", default=None, help="base of the folds; without it the bundled model's")
+    options.add_argument("--folds", type=int, default=2, help="adapters, each judging what it did not see")
+    options.add_argument("--settings", type=Path, default=None, help="JSON with settings of their training")
+    options.add_argument("--confidence", type=float, default=0.4, help="from which a missing label is added")
+    given = options.parse_args()
     clean = open_dataset(given.clean)
     pair(open_dataset(given.own), clean, given.work)
     training = read_json(given.settings, UsageError) if given.settings else {}

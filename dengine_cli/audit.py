@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from engines.audit.settings import AuditSummary
 
 EXAMPLE = "dengine audit my-dataset --model bases/mine --folds 3 --complete labels --out audited"
+SETTINGS = "engines.audit.settings:AuditSettings"
+WRITES = "out"  # the parameter with its folder
 FIELDS = {"base": "model", "training": "settings"}
-AFTER_INTERRUPT = "Run the same command again: finished folds are kept, and what was begun goes on."
+AFTER_INTERRUPT = "the same command goes on from there"
 
 
 def command(
@@ -76,7 +78,9 @@ def command(
 
     asked = settings_of(AuditSettings, parameters, FIELDS)
     with console.ProgressBars() as bars:
-        show_audit(audit(asked, report=console.reporter(bars)))
+        summary = audit(asked, report=console.reporter(bars))
+    show_audit(summary)
+    console.next_step("review", out)
 
 
 def show_audit(summary: "AuditSummary") -> None:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from engines.measure.compare import Comparison
 
 EXAMPLE = "dengine bench bundles/mine --references my-images --out bench.json"
+SETTINGS = "engines.measure.settings:BenchSettings"
 FIELDS = {"bundle": "model", "engines": "engine"}
-AFTER_INTERRUPT = "Nothing was kept; run the same command again."
+AFTER_INTERRUPT = "nothing was kept, and the same command begins anew"
 
 
 def command(

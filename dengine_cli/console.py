@@ -6,12 +6,12 @@ being counted. Progress goes to stderr, results to stdout.
 """
 
 import json
-import signal
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self, TextIO
 
 from dengine_cli.flags import with_flags
@@ -52,6 +52,17 @@ def note(text: str) -> None:
     print(_shown(text), file=sys.stderr, flush=True)  # noqa: T201  and the one that prints remarks
 
 
+def next_step(verb: str, *words: object) -> None:
+    """The command that comes next, ready to copy: the last line of a verb's result."""
+    line = shlex.join(["dengine", verb, *map(str, words)])
+    print(f"next: {line}", flush=True)  # noqa: T201  as in `echo`; it holds flags already
+
+
+def option(flag: str, value: object) -> tuple[object, ...]:
+    """A flag with its value, for `next_step`; nothing where there is none."""
+    return () if value is None else (flag, value)
+
+
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
     """Rows of text in aligned columns: the first to the left, the others, when all are numbers, to the right."""
     every = [list(header), *map(list, rows)] if header else [list(row) for row in rows]
@@ -69,25 +80,6 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
 
 def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).replace(",", "").removeprefix("-").removesuffix("%").isdigit()
-
-
-@contextmanager
-def stop_at_a_good_place(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """While this lasts, the first Ctrl-C (or SIGTERM) makes the yielded function true; the second one interrupts."""
-    asked: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        say("Finishing the images in work. Ctrl-C again stops at once; what is on the disk stays.")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def reporter(bars: "ProgressBars") -> Report:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from export.gpu.report import GpuReport
 
 EXAMPLE = "dengine doctor"
-AFTER_INTERRUPT = "TensorRT plans that were built stay in the cache; nothing else was changed."
+AFTER_INTERRUPT = "TensorRT plans that were built stay in the cache, and nothing else was changed"
 
 
 def command(

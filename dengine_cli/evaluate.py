@@ -9,12 +9,17 @@ from dengine_cli import console
 from dengine_cli.options import Boxes, FollowLinks
 from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
+from engines.common.files import OWN
 
 if TYPE_CHECKING:
     from engines.worth.evaluate import EvaluateSummary
 
 EXAMPLE = "dengine evaluate --real train-set --synthetic runs/first --val val-set --out worth"
-AFTER_INTERRUPT = "Run the same command with --resume to go on; finished trainings are not repeated."
+_SHOWN = 5  # lines on images that are known
+NO_KEYS = ("changes",)  # made of --steps, --batch and so on
+SETTINGS = "engines.worth.settings:EvaluateSettings"
+WRITES = "out"  # the parameter with its folder
+AFTER_INTERRUPT = "the same command with --resume goes on from there"
 
 
 def command(
@@ -88,8 +93,14 @@ def command(
     given = {name: value for name, value in changes.items() if value is not None}
     settings = settings_of(EvaluateSettings, parameters, synthetic=tuple(synthetic or ()), changes=given)
     with console.ProgressBars() as bars:
-        show_worth(evaluate(settings, report=console.reporter(bars)))
+        summary = evaluate(settings, report=console.reporter(bars))
+    show_worth(summary)
     draw_report(settings.out, no_report, "report   ")
+    if synthetic:
+        console.next_step("review", synthetic[0])
+    else:
+        file, short = out / OWN / "evaluate.yaml", ("--short-side", summary.data.short_side)
+        console.next_step("evaluate", "--config", file, *short, "--synthetic", "RUN", "--resume")
 
 
 def show_worth(summary: "EvaluateSummary") -> None:
@@ -99,6 +110,11 @@ def show_worth(summary: "EvaluateSummary") -> None:
     for one in summary.sets:
         for line in one.left_out:
             console.note(f"left out of the validation images: {line}")
+        if one.known:
+            lines = "; ".join(one.known[:_SHOWN]) + (
+                f"; and {len(one.known) - _SHOWN} more" * (len(one.known) > _SHOWN)
+            )
+            console.note(f"what painted the runs knew validation images of {one.name}, so they say too much: {lines}")
         header, rows = table(one.arms, summary.data.split_images)
         if len(summary.sets) > 1:
             console.echo(f"on {one.images} images of {one.name}")
@@ -112,9 +128,7 @@ def show_worth(summary: "EvaluateSummary") -> None:
         console.echo(f"{trained}; in brackets, the")
         console.echo(f"95% interval of the difference over draws of the {images} validation images.")
     else:
-        short_side = summary.data.short_side
         console.echo(f"{trained}; {images} validation images.")
-        console.echo(f"To compare: the same command with --short-side {short_side} --synthetic RUN --resume.")
     for one in summary.sets:
         where = f" on {one.name}" if len(summary.sets) > 1 else ""
         for line in gains(one.arms, summary.data.split_images):

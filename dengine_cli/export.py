@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from export.tensorrt.settings import BuildPlansSettings
 
 EXAMPLE = "dengine export --model bases/mine --adapter adapters/mine --out bundles/mine"
-AFTER_INTERRUPT = "Run the same command again; a bundle or a plan appears whole or not at all."
+SETTINGS = "export.settings:ExportSettings"
+AFTER_INTERRUPT = "the same command begins anew: a bundle or a plan appears whole or not at all"
 FIELDS = {"base": "model", "loras": "lora", "engines": "check_on", "generate": "defaults"}
 PLAN_FIELDS = {"batches": "batch", "sizes": "size"}
 FIELDS |= PLAN_FIELDS
 _MADE_AS = ("float16", "float32", 23, False)  # defaults of --weights-dtype, --graph-dtype, --opset and --int8
+_FEW = 32  # images to look at first
 _SHOWN_RANGES = 2  # blocks of each graph
 _SHOWN_ISLANDS = 4  # of each graph
 
@@ -110,6 +112,8 @@ def command(
                 "--bundle takes a bundle as it is: leave out --model, --adapter, --out and all that shapes a new one."
             )
         build(parameters, bundle, debug=debug)
+        if targets is None:
+            _then_generate(bundle)
         return
     if model is None or adapter is None or out is None:
         raise UsageError("--model, --adapter and --out are needed to make a bundle (--bundle for the plans of one).")
@@ -130,6 +134,11 @@ def command(
     show_export(summary)
     if engine is not None:
         build(parameters, summary.folder, debug=debug)
+    _then_generate(summary.folder)
+
+
+def _then_generate(bundle: Path) -> None:
+    console.next_step("generate", "--count", _FEW, "--bundle", bundle, "--out", Path("runs") / bundle.absolute().name)
 
 
 def build(parameters: Mapping[str, Any], bundle: Path, *, debug: bool) -> None:

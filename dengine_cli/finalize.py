@@ -11,7 +11,9 @@ from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine finalize runs/first --score 0.5 --format coco,yolo"
-AFTER_INTERRUPT = "Run the same command again; where annotations.json is missing, the dataset waits for it."
+SETTINGS = "engines.runs.finalize:FinalizeSettings"
+WRITES = "run"  # the parameter with its folder
+AFTER_INTERRUPT = "give the same command again: where annotations.json is missing, the dataset waits for it"
 
 
 def command(
@@ -84,3 +86,4 @@ def command(
     console.echo(f"labels score at least {shown(summary.score)}")
     show_dataset(summary)
     draw_report(summary.folder, no_report)
+    console.next_step("report", run)

@@ -13,7 +13,9 @@ from typing import Any
 
 _SETTING = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]+))?`")
 _CALL = re.compile(r"`([a-z][a-z0-9_]*\([^`]*\))`")
-_BETWEEN = {"size": "x", "frame": "x", "shard": "/", "formats": ","}  # the parts of a tuple; ":" for all others
+BETWEEN = {"size": "x", "frame": "x", "shard": "/"} | dict.fromkeys(
+    ("amounts", "check_on", "engines", "formats", "stages", "targets"), ","
+)  # the parts of a tuple; ":" for all others
 _WORDS = {("score", "{}"): "adapter", ("near_duplicates", "0"): "keep"}  # values that have a word of their own
 
 
@@ -89,17 +91,17 @@ def _value(name: str, text: str) -> str:
     except (ValueError, SyntaxError):  # a word without quotes, such as auto
         return text
     if isinstance(value, tuple):
-        return _spelt(value, _BETWEEN.get(name, ":"))
+        return spelt(value, BETWEEN.get(name, ":"))
     return _WORDS.get((name, text), text)
 
 
-def _spelt(value: Any, between: str) -> str:
+def spelt(value: Any, between: str) -> str:
     """A tuple as one word: sizes 256x192, ranges 0.4:0.8, ranges of sizes 256x192:512x512; 8 for a range 8:8:8."""
     if not isinstance(value, tuple):
         return str(value)
     if between == ":" and len(set(value)) == 1:
         value = value[:1]
-    return between.join(_spelt(part, "x") for part in value)
+    return between.join(spelt(part, "x") for part in value)
 
 
 def _command(call: str) -> str | None:
@@ -121,4 +123,4 @@ def _command(call: str) -> str | None:
 
 
 def _words(spelling: Spelling, given: list[tuple[str, Any]]) -> list[str]:
-    return [word for name, value in given for word in (spelling.flags[name], _spelt(value, ":"))]
+    return [word for name, value in given for word in (spelling.flags[name], spelt(value, ":"))]

@@ -10,14 +10,19 @@ from dengine_cli.options import Boxes, Device, FollowLinks, Precision, Slots, Th
 from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
 from engines.common.events import duration
+from engines.common.interrupts import held
 from engines.common.plurals import counted, plural
+from engines.errors import Interrupted
 
 if TYPE_CHECKING:
     from engines.runs.summaries import DatasetSummary, GenerateSummary
 
 EXAMPLE = "dengine generate --count 1000 --bundle bundles/mine --reference my-dataset --out runs/first"
+SETTINGS = "engines.painting.settings:GenerateSettings"
+WRITES = "out"  # the parameter with its folder
 _MANY = 1.5  # times as many labels as expected are worth a remark
-AFTER_INTERRUPT = "Run the same command again to go on; of what was finished, the chunk in work is painted again."
+AFTER_INTERRUPT = "the same command goes on"
+_FINISHING = "Finishing the images in work. Ctrl-C again stops at once; what is on the disk stays."
 
 
 def command(
@@ -151,12 +156,14 @@ def command(
     from engines.runs.generate import generate
 
     settings = settings_of(GenerateSettings, parameters)
-    with console.ProgressBars() as bars, console.stop_at_a_good_place(bars.line) as stop:
+    with console.ProgressBars() as bars, held(lambda: bars.line(_FINISHING)) as stop:
         summary = generate(settings, report=console.reporter(bars), stop=stop)
     show_run(summary)
-    if summary.interrupted:
-        raise KeyboardInterrupt
-    draw_report(summary.dataset.folder, no_report)
+    if not summary.interrupted:
+        draw_report(summary.dataset.folder, no_report)
+        console.next_step("review", out)
+    else:
+        raise Interrupted(f"stopped at {summary.done} of {summary.target}", kept=True)
 
 
 def show_run(summary: "GenerateSummary") -> None:
@@ -189,9 +196,8 @@ def show_dataset(summary: "DatasetSummary") -> None:
         console.echo(console.table([(name, str(n)) for name, n in summary.boxes_by_class.items()], ("class", "boxes")))
     if many := _more_than_expected(summary):
         console.note(
-            f"{', '.join(many)}: many more labels an image than annotations that the adapter learned from. Look at the "
-            "preview: if those annotations left nothing out, "
-            f"`dengine finalize {summary.folder} --score matched` keeps the surest labels"
+            f"{', '.join(many)}: many more labels an image than annotations that the adapter learned from. Either "
+            "those left objects out (dengine audit finds them), or these are too many (dengine review shows them)"
         )
     if summary.ignored:
         more = f"{counted(summary.ignored, 'more region')} {plural(summary.ignored, 'is')}"

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from engines.labelling import LabelSummary
 
 EXAMPLE = "dengine label my-images --bundle bundles/mine --out labels"
-AFTER_INTERRUPT = "Run the same command again; it begins anew."
+SETTINGS = "engines.labelling:LabelSettings"
+WRITES = "out"  # the parameter with its folder
+AFTER_INTERRUPT = "the same command begins anew"
 
 
 def command(
@@ -66,8 +68,14 @@ def command(
 
     settings = settings_of(LabelSettings, parameters)
     with console.ProgressBars() as bars:
-        show_labels(label(settings, report=console.reporter(bars)))
+        summary = label(settings, report=console.reporter(bars))
+    show_labels(summary)
     draw_report(settings.out, no_report)
+    if summary.score is not None:
+        console.next_step("review", out)
+    else:
+        more = (*console.option("--split", split), *console.option("--bundle", bundle))
+        console.next_step("label", images, *more, "--score", "adapter", "--out", f"{out}-chosen")
 
 
 def show_labels(summary: "LabelSummary") -> None:
@@ -82,12 +90,20 @@ def show_labels(summary: "LabelSummary") -> None:
     names = list(summary.boxes_by_class)
     header, rows = ["class", "boxes"], [[name, str(summary.boxes_by_class[name])] for name in names]
     if summary.annotated:
-        shown_figures = ["AP", "AP50"] + (["precision", "recall"] if summary.score is not None else [])
+        figures = {**summary.figures, **summary.own_figures}
+        labels = summary.score is not None or summary.own_figures
+        shown_figures = ["AP", "AP50"] + (["precision", "recall"] if labels else [])
         header += shown_figures
         for row, name in zip(rows, names, strict=True):
-            row += [_figure(summary.figures, f"{figure}/{name}") for figure in shown_figures]
+            row += [_figure(figures, f"{figure}/{name}") for figure in shown_figures]
         rows.append(["all", str(summary.boxes), *(_figure(summary.figures, figure) for figure in shown_figures)])
     console.echo(console.table(rows, header))
+    if summary.own_score is not None:
+        console.echo(
+            f"precision and recall: of boxes that generate would take for labels, at least {shown(summary.own_score)}"
+        )
+    if summary.score is None:
+        console.echo(f"{counted(summary.boxes, 'box')} are all that were found, however unsure; with --score, labels")
     if summary.score is not None:
         console.echo(f"labels score at least {shown(summary.score)}")
     if summary.ignored:
@@ -95,6 +111,11 @@ def show_labels(summary: "LabelSummary") -> None:
         console.echo(f"{more} to be ignored (iscrowd)")
     if summary.unknown_classes:
         console.note(f"annotated, but unknown to the adapter, and not counted: {', '.join(summary.unknown_classes)}")
+    if summary.seen:
+        console.note(
+            f"seen in training: {len(summary.seen)} of {counted(summary.images, 'image')}, {summary.seen[0]} first. "
+            "What is found on them says little about others"
+        )
     console.echo(f"annotations  {summary.annotations}")
 
 

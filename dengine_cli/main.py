@@ -8,53 +8,24 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from functools import cache, partial
 from importlib.metadata import version as installed_version
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
-from dengine_cli import (
-    audit,
-    bench,
-    console,
-    doctor,
-    evaluate,
-    export,
-    finalize,
-    generate,
-    label,
-    merge,
-    report,
-    review,
-    train_adapter,
-    train_base,
-)
-from dengine_cli.flags import renewed, with_flags
+from dengine_cli import console
+from dengine_cli.flags import with_flags
+from dengine_cli.verb import Verb, flags_of
+from dengine_cli.verbs import VERBS as VERBS
+from engines.common.interrupts import terminable
 from engines.common.quote import shorten
-from engines.errors import DengineError
+from engines.errors import DengineError, Interrupted
 
 _LONGEST = 300  # characters of what others say in an error
 EXIT_USAGE = 2
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
-
-VERBS = {
-    "train-base": train_base,
-    "train-adapter": train_adapter,
-    "export": export,
-    "generate": generate,
-    "label": label,
-    "finalize": finalize,
-    "merge": merge,
-    "audit": audit,
-    "review": review,
-    "report": report,
-    "evaluate": evaluate,
-    "bench": bench,
-    "doctor": doctor,
-}
 
 
 class Program(TyperGroup):
@@ -72,7 +43,8 @@ class Program(TyperGroup):
                 debug = debug or bool(context.params.get("debug"))
                 _quiet_libraries(debug)
                 try:
-                    self.invoke(context)
+                    with terminable():
+                        self.invoke(context)
                 finally:
                     verb = context.invoked_subcommand or ""
         except typer.Exit as done:
@@ -82,35 +54,18 @@ class Program(TyperGroup):
                 f"{shorten(mistake.format_message().rstrip('.'), _LONGEST)}. See: {f'dengine {verb}'.strip()} --help",
                 EXIT_USAGE,
             )
-        except KeyboardInterrupt:
-            return _fail(f"interrupted. {_how_to_go_on(verb)}", EXIT_INTERRUPTED)
+        except KeyboardInterrupt as stop:
+            return _stopped(stop, verb)
         except BrokenPipeError:
             return _reader_left()
         except Exception as error:
             if _was_interrupted(error):  # an import that Ctrl-C cut short raises errors of any kind
-                return _fail(f"interrupted. {_how_to_go_on(verb)}", EXIT_INTERRUPTED)
+                return _stopped(error, verb)
             if debug:
                 raise
-            text = with_flags(_in_one_line(error), _flags(verb))
+            text = with_flags(_in_one_line(error), flags_of(verb))
             return _fail(text, getattr(error, "exit_code", EXIT_ERROR))
         return 0
-
-
-class Verb(TyperCommand):
-    """A verb, whose texts show the settings of the library as its own flags."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the command line; a flag's old name counts as the new one, and is said."""
-        known = {name for parameter in self.params for name in getattr(parameter, "opts", ())}
-        args, renamed = renewed(args, known)
-        for old, new in renamed:
-            console.note(f"{old} is called {new} now; the old name goes with the next release")
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Do what the verb does."""
-        with console.speaking(partial(_flags, self.name or "")):
-            return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -148,26 +103,6 @@ def main() -> None:
     app()
 
 
-@cache
-def _flags(verb: str) -> dict[str, str]:
-    """The flag of each setting: of `verb` first, then of the other verbs, which its messages may advise.
-
-    What a verb's own arguments are called is shown as in its usage line, `IMAGES`.
-    """
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    flags: dict[str, str] = {}
-    for name in sorted(commands, key=lambda name: name == verb):
-        for parameter in commands[name].params:
-            if parameter.param_type_name == "option":
-                flags[str(parameter.name)] = max(parameter.opts, key=len)
-            elif name == verb:
-                flags[str(parameter.name)] = str(parameter.metavar)
-    for module in VERBS.values():
-        for field, option in getattr(module, "FIELDS", {}).items():
-            flags.setdefault(field, flags[option])
-    return flags | {field: flags[option] for field, option in getattr(VERBS.get(verb), "FIELDS", {}).items()}
-
-
 def _in_one_line(error: Exception) -> str:
     """What is said of an error: a message of ours as it is, the system's with the file and a way out."""
     text = " ".join(str(error).splitlines())
@@ -203,8 +138,13 @@ def _was_interrupted(error: BaseException | None) -> bool:
     return False
 
 
-def _how_to_go_on(verb: str) -> str:
-    return str(getattr(VERBS.get(verb), "AFTER_INTERRUPT", "Nothing was left half written."))
+def _stopped(stop: BaseException, verb: str) -> int:
+    """Say where Ctrl-C stopped a verb, and what goes on from there."""
+    after = str(getattr(VERBS.get(verb), "AFTER_INTERRUPT", "nothing was begun"))
+    if isinstance(stop, Interrupted) and not stop.kept:
+        after = "the same command begins anew"
+    console.note(f"{stop if isinstance(stop, Interrupted) else 'stopped'}; {after}")
+    return EXIT_INTERRUPTED
 
 
 def _fail(message: str, code: int) -> int:

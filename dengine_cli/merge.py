@@ -10,7 +10,9 @@ from dengine_cli.generate import show_dataset
 from dengine_cli.reporting import NoReport, draw_report
 
 EXAMPLE = "dengine merge runs/part1 runs/part2 --out runs/whole"
-AFTER_INTERRUPT = "Run the same command again; the new folder appears whole or not at all."
+SETTINGS = "engines.runs.merge:MergeSettings"
+WRITES = "out"  # the parameter with its folder
+AFTER_INTERRUPT = "the same command begins anew: the new folder appears whole or not at all"
 
 
 def command(
@@ -27,3 +29,4 @@ def command(
         summary = merge(MergeSettings(tuple(runs), out), report=console.reporter(bars))
     show_dataset(summary)
     draw_report(out, no_report)
+    console.next_step("review", out)

@@ -9,7 +9,8 @@ from dengine_cli import console
 from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine report runs/first"
-AFTER_INTERRUPT = "Run the same command again; a report is written whole or not at all."
+SETTINGS = "engines.report.report:ReportSettings"
+AFTER_INTERRUPT = "the same command begins anew: a report is written whole or not at all"
 
 
 def command(
@@ -27,8 +28,13 @@ def command(
     """
     parameters = locals()
     from engines.report.report import ReportSettings, report
+    from engines.runs.run_folder import RUN
 
     with console.ProgressBars() as bars:
         summary = report(settings_of(ReportSettings, parameters), report=console.reporter(bars))
     images = f"{summary.images} images, " if summary.images else ""
     console.echo(f"report       {summary.file} ({images}{summary.bytes / 1e6:.1f} MB)")
+    if (folder / RUN).exists():
+        console.next_step(
+            "evaluate", "--real", "TRAIN-SET", "--synthetic", folder, "--val", "VAL-SET", "--out", "worth"
+        )

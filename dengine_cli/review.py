@@ -10,8 +10,9 @@ from dengine_cli.options import Boxes, FollowLinks
 from dengine_cli.settings import settings_of
 
 EXAMPLE = "dengine review runs/first"
+SETTINGS = "engines.review.server:ReviewSettings"
 FIELDS = {"open": "show", "format": "kind"}  # settings whose parameters have another name here
-AFTER_INTERRUPT = "Every decision that the page showed as saved is on the disk."
+AFTER_INTERRUPT = "every decision that the page showed as saved is on the disk"
 
 
 def command(
@@ -47,6 +48,7 @@ def command(
     """
     parameters = locals()
     from engines.review.server import ReviewSettings, review
+    from engines.runs.run_folder import RUN
 
     with console.ProgressBars() as bars:
         summary = review(settings_of(ReviewSettings, parameters, FIELDS), report=console.reporter(bars))
@@ -55,3 +57,8 @@ def command(
     if summary.file is not None:
         console.echo(f"{summary.images} images in {summary.file}")
     console.echo(f"{summary.decisions} decisions in {summary.folder}")
+    if (summary.folder / RUN).exists():
+        console.next_step("finalize", summary.folder)
+    elif kind is None and summary.decisions:
+        reviewed = summary.folder.with_name(f"{summary.folder.name}-reviewed.json")
+        console.next_step("review", what, *console.option("--split", split), "--format", "coco", "--out", reviewed)

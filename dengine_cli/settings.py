@@ -6,7 +6,8 @@ the verb's signature.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,6 +43,20 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
+_of_file: Mapping[str, Any] = {}  # settings without a flag, of the verb at work
+
+
+@contextmanager
+def settings_of_file(given: Mapping[str, Any]) -> Iterator[None]:
+    """While this lasts, settings that no parameter stands for are what a file `given` says."""
+    global _of_file  # one process is one verb
+    before, _of_file = _of_file, given
+    try:
+        yield
+    finally:
+        _of_file = before
+
+
 def _as_it_is(value: Any) -> Any:
     return value
 
@@ -62,7 +77,7 @@ def values_of(
     a switch that is off. Raises UsageError for a text that cannot be read.
     """
     names = fields or {}
-    given: dict[str, Any] = {}
+    given = {item.name: _of_file[item.name] for item in dataclasses.fields(kind) if item.name in _of_file}
     for item in dataclasses.fields(kind):
         value = parameters.get(names.get(item.name, item.name))
         if value is not None and not (value is False and item.default is False):

@@ -26,5 +26,5 @@ def main() -> None:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     """End at once: half an import raises errors of any kind."""
-    os.write(sys.stderr.fileno(), b"error: interrupted. Nothing was begun.\n")
+    os.write(sys.stderr.fileno(), b"stopped; nothing was begun\n")
     os._exit(_EXIT_INTERRUPTED)

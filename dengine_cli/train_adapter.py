@@ -1,5 +1,6 @@
 """`dengine train-adapter`: train the Detection-Adapter on a labelled dataset."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,15 +11,18 @@ from dengine_cli.options import Boxes, FollowLinks, Loras, PredictionType, Vae
 from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import values_of
 from engines.common.files import read_json
+from engines.common.plurals import counted
 from engines.errors import UsageError
 
 if TYPE_CHECKING:
     from engines.adapter.info import AdapterInfo
 
 EXAMPLE = "dengine train-adapter my-dataset --split train --model bases/mine --out adapters/mine"
+SETTINGS = "engines.training.train_adapter:TrainAdapterSettings"
+WRITES = "out"  # the parameter with its folder
 FIELDS = {"base": "model", "loras": "lora"}
 NETWORK = ("head", "width", "queries", "encoder_layers", "decoder_layers", "extra_levels")  # of the adapter's own
-AFTER_INTERRUPT = "Run the same command with --resume to go on from the last checkpoint."
+AFTER_INTERRUPT = "the same command with --resume goes on from there"
 
 
 def command(
@@ -96,10 +100,31 @@ def command(
         names = [name for name in next(iter(tune.values())) if isinstance(name, str)]
         rows = [(kind, *(f"{figures[name]:.3f}" for name in names)) for kind, figures in tune.items()]
         console.echo(console.table(rows, ("prompt", *names)))
+        show_interval(info)
     if "thresholds" in info.figures:
         show_thresholds(info)
     console.echo(f"adapter  {out}")
     draw_report(out, no_report, "report   ")
+    kind = (*console.option("--prediction-type", prediction_type), *console.option("--vae", vae))
+    added = [word for one in lora or () for word in ("--lora", one)]
+    words = ("--model", asked.base, *added, *kind, "--adapter", out, "--out", Path("bundles") / out.absolute().name)
+    console.next_step("export", *words)
+
+
+def show_interval(info: "AdapterInfo") -> None:
+    """Print on what AP was measured, and how far the choice of these images moves it."""
+    from engines.training.dev_split import FEW
+
+    images = info.figures.get("tune_images", 0)
+    where = f"measured on {counted(images, 'image')} of the dev split"
+    if ends := info.figures.get("tune_interval", {}).get("AP"):
+        where += f": 95% interval of AP {ends[0]:.3f} to {ends[1]:.3f}"
+    console.echo(where)
+    if images < FEW:
+        console.note(
+            f"{counted(images, 'image')} say little: hold more out (--dev-fraction), or measure on others, with "
+            "dengine label on labelled images that it did not learn from"
+        )
 
 
 def show_thresholds(info: "AdapterInfo") -> None:
@@ -121,7 +146,11 @@ def show_thresholds(info: "AdapterInfo") -> None:
 
 def _together(file: Path | None, given: dict[str, Any], network: dict[str, Any]) -> dict[str, Any]:
     """The settings of a file, and over them the options that were given."""
+    from engines.common.schema import key_of
+    from engines.training.train_adapter import TrainAdapterSettings
+
     settings = {} if file is None else read_json(file, UsageError)
     if network and isinstance(settings.setdefault("network", {}), dict):
         settings["network"] |= network
-    return settings | given
+    keys = {item.name: key_of(item) for item in dataclasses.fields(TrainAdapterSettings)}
+    return {keys.get(name, name): value for name, value in (*settings.items(), *given.items())}

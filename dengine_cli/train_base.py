@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from engines.training.train_base import TrainBaseSummary
 
 EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"
+SETTINGS = "engines.training.train_base:TrainBaseSettings"
+WRITES = "out"  # the parameter with its folder
 FIELDS = {"base": "continue_from"}
-AFTER_INTERRUPT = "Run the same command with --resume to go on from the last checkpoint."
+AFTER_INTERRUPT = "the same command with --resume goes on from there"
 
 
 def command(
@@ -62,6 +64,8 @@ def command(
         summary = train_base(settings, report=console.reporter(bars))
     show_base(summary)
     draw_report(out, no_report, "report      ")
+    of = (data, *console.option("--split", split)) if summary.objects else ("LABELLED-DATASET",)
+    console.next_step("train-adapter", *of, "--model", out, "--out", Path("adapters") / out.absolute().name)
 
 
 def show_base(summary: "TrainBaseSummary") -> None:

@@ -34,6 +34,18 @@ class DengineError(Exception):
         self.field = field
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, with what became of the work.
+
+    >>> str(Interrupted("stopped at unet, step 120 of 3000", kept=True))
+    'stopped at unet, step 120 of 3000'
+    """
+
+    def __init__(self, message: str, *, kept: bool) -> None:
+        super().__init__(message)
+        self.kept = kept  # whether the same work can go on from here
+
+
 class UsageError(DengineError):
     """Options that contradict each other or lie outside their range. Exit code 2.
 

@@ -10,7 +10,7 @@ H/W pixels of a padded frame, h/w its latents, Z latent channels, N boxes.
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +24,9 @@ from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import write_json
 from engines.common.names import class_words
 from engines.common.schema import AnyPath, settle
+from engines.datasets.copies import seen_by
 from engines.datasets.dataset import Dataset, Record, open_dataset
+from engines.datasets.learned import LEARNED, read_learned
 from engines.datasets.records import image_folder
 from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.diffusion.prompts import MAX_LISTED, generic_prompt, listing_prompt
@@ -136,6 +138,11 @@ class LabelSummary:
     unknown_classes: tuple[str, ...]  # annotated, but not among the bundle's: counted nowhere
     seconds: float
     backend: str  # one line: engine, device, precision, threads
+    own_score: StoredScore | None = None  # what `generate` takes as the least score of a label, without another
+    own_figures: Mapping[str, float] = field(
+        default_factory=dict
+    )  # precision/<class> and recall/<class> of labels by it
+    seen: tuple[str, ...] = ()  # images that the adapter learned from, as its fingerprints say
 
 
 def label(settings: LabelSettings, *, report: Report | None = None) -> LabelSummary:
@@ -197,29 +204,28 @@ def label_images(
     `matched`, too, the rules' score is the least of every class, and `matched_score` finds the one taken. Where the
     dataset has boxes, `out/figures.json` holds AP of all boxes against them, and with `rules` precision and recall of
     the labels; classes are matched by name. An image's boxes depend on that image alone, and so do its labels, but
-    where scores are matched. `annotations.json` comes last: a folder without it is begun anew. Memory does not grow
-    with the number of images, figures aside.
-    Raises UsageError for "listing" without annotations and for "matched" without frequencies, RunError for an `out`
-    that has labels already, DatasetError for a broken image (unless `skip_bad`), NumericalError.
+    where scores are matched. `annotations.json` comes last: a folder without it is begun anew. Memory stays flat.
+    Raises UsageError for "listing" without annotations and "matched" without frequencies, RunError for an `out` with
+    labels, DatasetError for a broken image (unless `skip_bad`), NumericalError.
     """
     started, report = time.monotonic(), report or silent
+    _check_out(out)
     annotated = any(len(record.instances.single) for record in dataset.records)
     _check_prompt(prompt, annotated, dataset)
-    _check_out(out)
-    prompts = [_prompt(prompt, bundle.style, dataset, record) for record in dataset.records]
+    found = _Found()
     with run_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        found = _Found()
         try:
             with (out / _SPOOL).open("w+b") as spool:
-                skipped = found.skipped if skip_bad else None
-                for index, boxes in detect(bundle, backend, dataset.records, prompts, tta, skipped, report):
-                    found.keep(spool, index, boxes)
-                if rules is not None and matched:
-                    rules = found.matched(spool, rules, bundle.adapter_info.frequencies)
+                words = [_prompt(prompt, bundle.style, dataset, record) for record in dataset.records]
+                every = detect(
+                    bundle, backend, dataset.records, words, tta, found.skipped if skip_bad else None, report
+                )
+                rules = _spooled(spool, every, found, bundle, rules, matched)
                 figures, unknown = _figures(spool, found, dataset, bundle, rules, report) if annotated else ({}, ())
+                own = _own_rules(bundle) if figures and rules is None else None
+                by_own = {} if own is None else _figures(spool, found, dataset, bundle, own, silent)[0]
                 info = {"bundle_sha256": bundle.digest, "prompt": prompt, "label_views": tta}
-                info |= {"images": str(image_folder(dataset.records))}
                 _write(out, spool, found, dataset, bundle.class_names, rules, figures, info)
         finally:
             (out / _SPOOL).unlink(missing_ok=True)
@@ -237,7 +243,32 @@ def label_images(
         unknown_classes=unknown,
         seconds=time.monotonic() - started,
         backend=backend.description,
+        own_score=None if own is None else stored(own.thresholds),
+        own_figures={name: by_own[name] for name in by_own if name not in figures},
+        seen=_seen(bundle, dataset),
     )
+
+
+def _spooled(
+    spool: IO[bytes], every: Iterable[tuple[int, Instances]], found: "_Found", bundle: "Bundle", rules: Rules | None,
+    matched: bool,
+) -> Rules | None:  # fmt: skip
+    """Keep all boxes, and return the rules, whose score is then settled."""
+    for index, boxes in every:
+        found.keep(spool, index, boxes)
+    return found.matched(spool, rules, bundle.adapter_info.frequencies) if rules is not None and matched else rules
+
+
+def _own_rules(bundle: "Bundle") -> Rules:
+    """The rules by which `generate` takes a box for a label, where it is told nothing else."""
+    score = bundle.generate_defaults.get("score", {})
+    return label_rules(score, 0.0, 1.0, bundle.adapter_info.thresholds, bundle.class_names)
+
+
+def _seen(bundle: "Bundle", dataset: Dataset) -> tuple[str, ...]:
+    """Images that the bundle's adapter learned from, or that nearly repeat such; broken ones are passed over."""
+    learned = read_learned(bundle.folder / "adapter" / LEARNED)
+    return () if learned is None else seen_by(dataset.records, learned)
 
 
 def _write(
@@ -252,7 +283,7 @@ def _write(
 ) -> None:
     """The folder's files, the annotations last."""
     (out / FIGURES).unlink(missing_ok=True)  # of a start that was killed
-    info = {"description": DESCRIPTION, **info}
+    info = {"description": DESCRIPTION, **info, "images": str(image_folder(dataset.records))}
     if figures:
         write_json(out / FIGURES, {**info, "images": len(found.offsets), "figures": figures})
     if rules is not None:

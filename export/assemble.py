@@ -41,7 +41,7 @@ from export.progress import Steps
 from export.ranges import Measured, count_pictures, open_pictures
 from export.ranges import figures as range_figures
 from export.settings import ExportSettings
-from export.store import store_model
+from export.store import copy_learned, store_model
 from export.tensorrt.operators import OperatorCheck, inspect_operators
 from export.verify import GraphCheck, count_steps, figures, installed_engines, verify_bundle
 from export.write_graphs import Graphs, write_graphs
@@ -114,7 +114,7 @@ class _Models:
         self, base: Path | str, adapter: Path, loras: Sequence[tuple[Path, float]], frame: tuple[int, int] | None
     ) -> None:
         """See `ExportSettings`."""
-        self._base = load_base(base)
+        self._base, self._adapter = load_base(base), adapter
         self._network, self.info = load_adapter(adapter)
         names = fuse_loras(self._base, loras)
         origin = read_origin(self._base.folder)
@@ -126,6 +126,8 @@ class _Models:
     def store(self, folder: Path, weights_dtype: str) -> None:
         """Write their weights to a folder, and let go of them: the stored ones take their place."""
         store_model(self._base, self._network, self.info, folder, getattr(torch, weights_dtype))
+        copy_learned(self._base.folder, folder)
+        copy_learned(self._adapter, folder / "adapter")
         del self._base, self._network
 
 

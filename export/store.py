@@ -13,6 +13,7 @@ import torch
 from engines.adapter.info import WEIGHTS_FILE, AdapterInfo
 from engines.adapter.model import DetectionAdapter, save_adapter
 from engines.common.files import read_json, write_json
+from engines.datasets.learned import LEARNED
 from engines.diffusion.base_model import BASE_NOTES, BaseModel
 from engines.errors import ExportError, ModelError
 
@@ -57,6 +58,12 @@ def store_model(base: BaseModel, adapter: DetectionAdapter, info: AdapterInfo, w
     write_json(work / "model_index.json", _model_index(base))
     _check_finite(adapter.to(dtype), "adapter", dtype)
     save_adapter(work / "adapter", adapter, info)
+
+
+def copy_learned(source: Path, target: Path) -> None:
+    """Take along what a base or an adapter learned from, where its folder says so."""
+    if (source / LEARNED).is_file():
+        shutil.copyfile(source / LEARNED, target / LEARNED)
 
 
 def _check_finite(module: torch.nn.Module, part: str, dtype: torch.dtype) -> None:

@@ -36,7 +36,7 @@ MOST_LINES, LONG_FILES = 300, 5
 MOST_FUNCTION_LINES = 60
 MOST_BENCHMARK_LINES = 3000
 FLAG = re.compile(r"(?<![\w-])--[a-zA-Z{]")
-NOT_OURS = re.compile(r"pip install --\S+|--query-gpu=|--format=csv")  # flags of pip and nvidia-smi
+NOT_OURS = re.compile(r"pip install --\S+|--query-gpu=|--format=csv|var\(--")  # of pip, nvidia-smi and style sheets
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engines.adapter.info import INFO_FILE
 from engines.audit.complete import completed, write_completed
 from engines.audit.folds import agreed, out_of_fold
 from engines.audit.page import write_page
@@ -38,6 +39,7 @@ from engines.labels.gaps import looks_incomplete
 from engines.painting.needs import label_needs
 from engines.painting.reader import padded_size
 from engines.runs.run_folder import locked, run_errors
+from engines.training.stopping import told_what_is_kept
 
 if TYPE_CHECKING:
     from engines.bundle.bundle import Bundle
@@ -56,6 +58,11 @@ def audit(settings: AuditSettings, *, report: Report | None = None) -> AuditSumm
     <FindingKind.MISSING: 'missing'>
     """
     started, report = time.monotonic(), report or silent
+    with told_what_is_kept(settings.out, f"**/{INFO_FILE}"):
+        return _audit(settings, report, started)
+
+
+def _audit(settings: AuditSettings, report: Report, started: float) -> AuditSummary:
     out = settings.out
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file; give a folder for what is found.", field="out")

@@ -34,7 +34,7 @@ from engines.labels.thresholds import MATCH_IOU
 from engines.training.adapter import AdapterTrainOptions, fit_adapter, training_identity
 from engines.training.augment import FrameOptions
 from engines.training.pyramids import DevSplit, FrozenPyramid, SourceOptions
-from engines.training.trainer import differences
+from engines.training.stopping import differences
 
 FOLDS, FINDS = "folds", "finds.json"
 

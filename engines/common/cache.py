@@ -10,18 +10,41 @@ import hashlib
 import json
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 LIMIT_BYTES = 8 << 30  # the least recently used entries go when the folder outgrows this
 _DIGEST = hashlib.sha256().digest_size
 _SUFFIX = ".blob"
+COMPILED = "compiled models"
 
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/dengine`, or `~/.cache/dengine` where that variable is unset or relative."""
     root = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(root) if os.path.isabs(root) else Path.home() / ".cache") / "dengine"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One kind of what lies in the cache folder."""
+
+    name: str  # compiled models, or a folder's name
+    files: int
+    bytes: int
+
+
+def cached() -> tuple[Kept, ...]:
+    """What lies in the cache folder, by kind, the largest first; nothing where there is no such folder."""
+    found: dict[str, list[int]] = {}
+    for path in cache_folder().rglob("*"):
+        with contextlib.suppress(OSError):  # another process may prune meanwhile
+            if path.is_file():
+                inside = path.relative_to(cache_folder()).parts
+                found.setdefault(inside[0] if len(inside) > 1 else COMPILED, []).append(path.stat().st_size)
+    kinds = (Kept(name, len(sizes), sum(sizes)) for name, sizes in found.items())
+    return tuple(sorted(kinds, key=lambda one: (-one.bytes, one.name)))
 
 
 def cache_key(parts: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from engines.common.quote import quote
 from engines.errors import DengineError
 
+OWN = ".dengine"  # folder for what is no data, in a folder that a verb writes
 _LONGEST_NAME, _LONGEST_PATH = 255, 2048  # bytes of a file's name, characters of a path inside its folder
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-_BLOCK = 4  # pixels of the blocks whose means detail is counted from
+_BLOCK = 4  # pixels of the sides of the blocks that detail is measured on
 _SHARES = (0.1, 0.5, 0.9)  # quantiles
 
 Pixels = npt.NDArray[np.uint8]
@@ -24,36 +24,41 @@ class Look:
     """One image."""
 
     sharpness: float  # standard deviation of the Laplacian of its grey values: noise counts, too
-    detail: float  # standard deviation of its grey values about the means of blocks of 4 x 4 pixels
+    detail: float  # the same of the means of blocks of 4 x 4 pixels: outlines and no noise; 0 of an image below 12 x 12
     brightness: float  # mean, 0 to 255
     colour: float  # mean difference of the largest and smallest channel, 0 to 255: how far it is from grey
     chroma: float  # deviation of its colour differences (Cb and Cr of JPEG): how many colours it has; 0 of one tint
 
 
 def look_at(pixels: Pixels) -> Look:
-    """Look at an image, uint8 [H, W, 3], of at least 4 x 4 pixels.
+    """Look at an image, uint8 [H, W, 3].
 
     >>> look_at(np.full((8, 8, 3), 90, dtype=np.uint8))
     Look(sharpness=0.0, detail=0.0, brightness=90.0, colour=0.0, chroma=0.0)
     """
     values = pixels.astype(np.float32)
     grey = (values[..., 0] + values[..., 1] + values[..., 2]) / np.float32(3)  # faster than a mean over axis 2
-    inner = grey[1:-1, 1:-1]
-    edges = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
     rows, columns = (side // _BLOCK for side in grey.shape)
-    blocks = grey[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK)
-    fine = blocks - blocks.mean(axis=(1, 3), keepdims=True)
+    blocks = grey[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK).mean(axis=(1, 3))
     luma = values @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     blue, red = (values[..., 2] - luma) * 0.564, (values[..., 0] - luma) * 0.713
     channels = pixels[..., 0], pixels[..., 1], pixels[..., 2]
     spread = functools.reduce(np.maximum, channels) - functools.reduce(np.minimum, channels)
     return Look(
-        sharpness=float(edges.std()),
-        detail=float(fine.std()),
+        sharpness=_laplacian(grey),
+        detail=_laplacian(blocks),
         brightness=float(grey.mean()),
         colour=float(spread.mean()),
         chroma=round(float(np.sqrt(blue.var() + red.var())), 4),  # rounded, so that grey is 0 to the last bit
     )
+
+
+def _laplacian(grey: npt.NDArray[np.float32]) -> float:
+    """The deviation of the Laplacian of grey values [H, W]; 0 where there is none."""
+    if min(grey.shape) < 3:
+        return 0.0
+    edges = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
+    return float(edges.std())
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Looks:
     """Many images: how many, and of each number the first decile, the median and the last decile."""
 
     images: int
+    sharpness: tuple[float, float, float]
     detail: tuple[float, float, float]
     chroma: tuple[float, float, float]
     brightness: tuple[float, float, float]
@@ -75,6 +81,7 @@ def looks_of(found: Sequence[Look]) -> Looks:
 
     return Looks(
         images=len(found),
+        sharpness=deciles([one.sharpness for one in found]),
         detail=deciles([one.detail for one in found]),
         chroma=deciles([one.chroma for one in found]),
         brightness=deciles([one.brightness for one in found]),

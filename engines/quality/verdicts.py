@@ -16,9 +16,9 @@ from engines.quality.look import Looks
 GREY = 3.0  # chroma below which photographs count as grey, so that no colour can be lost
 LEAST_PSNR, GOOD_PSNR = 23.0, 27.0  # dB of the autoencoder
 LEAST_CHROMA_KEPT, GOOD_CHROMA_KEPT = 0.6, 0.8  # shares, of the autoencoder
-LEAST_DETAIL_KEPT, GOOD_DETAIL_KEPT = 0.35, 0.5
+LEAST_DETAIL_KEPT, GOOD_DETAIL_KEPT = 0.4, 0.6
 LEAST_PAINTED = 0.4  # share of the photographs' detail, and of their chroma, in what is painted
-MOST_PAINTED = 3.0  # times the photographs' detail or chroma: noise
+MOST_PAINTED = 3.0  # times the photographs' detail, chroma or sharpness: noise
 
 
 # "weak": things can be told apart, and more training would show; "bad": not good enough to learn from.
@@ -93,27 +93,30 @@ class Likeness:
     of: str  # what the photographs are: "the references", "the training images"
     detail: float  # median of the painted ones as a share of the photographs'
     chroma: float | None  # the same; None where the photographs are grey
+    sharpness: float  # the same; where it is much higher than detail, it is noise
     remark: str | None  # what is to be said; None where they look alike
 
     @property
     def figures(self) -> str:
         """The shares in words.
 
-        >>> one, two = (Looks(9, (1, x, 9), (4, y, 9), (0, 0, 0)) for x, y in ((1.3, 5.0), (10.0, 20.0)))
+        >>> one, two = (Looks(9, (1, 2, 3), (1, x, 9), (4, y, 9), (0, 0, 0)) for x, y in ((1.3, 5.0), (10.0, 20.0)))
         >>> compare(one, two, "the references").figures
         '13% of the detail and 25% of the colour of the references'
         """
         colour = "" if self.chroma is None else f" and {self.chroma:.0%} of the colour"
-        return f"{self.detail:.0%} of the detail{colour} of {self.of}"
+        noise = f", and {self.sharpness:.0f} times their grain" if self.sharpness > MOST_PAINTED else ""
+        return f"{self.detail:.0%} of the detail{colour} of {self.of}{noise}"
 
 
 def compare(painted: Looks, photographs: Looks, of: str) -> Likeness:
     """Hold painted images against photographs of the same scale."""
     detail = painted.detail[1] / max(photographs.detail[1], 1e-6)
     chroma = painted.chroma[1] / photographs.chroma[1] if photographs.chroma[1] >= GREY else None
-    found = Likeness(painted, photographs, of, detail, chroma, None)
-    strange = [share for share in (detail, chroma) if share is not None and not LEAST_PAINTED <= share <= MOST_PAINTED]
-    if not strange:
+    sharpness = painted.sharpness[1] / max(photographs.sharpness[1], 1e-6)
+    found = Likeness(painted, photographs, of, detail, chroma, sharpness, None)
+    shares = [share for share in (detail, chroma) if share is not None]
+    if sharpness <= MOST_PAINTED and all(LEAST_PAINTED <= share <= MOST_PAINTED for share in shares):
         return found
     text = (
         f"these do not look like your photographs: {counted(painted.images, 'painted image')} have {found.figures} "

@@ -185,6 +185,8 @@ def run(
         images_per_second=state.painted / painting if state.painted else 0.0,
         first_image_seconds=None if state.first_image is None else state.first_image - started,
         ticks=state.ticks,
+        done=state.done,
+        target=state.target,
         interrupted=state.cut_short or state.done < state.target,
         backend=backend.description,
     )
@@ -231,6 +233,8 @@ def _complete(
         images_per_second=0.0,
         first_image_seconds=None,
         ticks=0,
+        done=state.done,
+        target=state.target,
         interrupted=False,
         backend=wanted.backend,
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from engines.common.files import OWN as OWN
 from engines.common.files import sync_folder
 from engines.common.quote import shorten
 from engines.composing.given import Given
@@ -26,7 +27,6 @@ from engines.runs.lines import IMAGE_NAME, check_boxes, checked_line
 
 JOURNAL = "journal.jsonl"
 IMAGES = "images"
-OWN = ".dengine"  # the part of a run's folder that is not data
 SPARE = f"{OWN}/spare"  # images that were kept, but that the dataset does not use at present
 PARTIAL = f"{OWN}/partial"  # files while they are written
 OLD_SPARE = "spare"  # of an earlier dengine

@@ -48,6 +48,8 @@ class GenerateSummary:
     images_per_second: float  # painted by this start, from its first network call to its last image; 0 for none
     first_image_seconds: float | None  # from the start to the first image in place; None when there was none
     ticks: int  # network calls of the sampler
+    done: int  # of the target
+    target: int  # kept images or, where jobs were asked for, painted ones
     interrupted: bool  # stopped before its target; the same command goes on
     backend: str  # one line: engine, device, precision, threads
     likeness: Likeness | None = None  # how its images compare with photographs, where there are any to compare with

@@ -31,6 +31,7 @@ from engines.common.schema import KEY, from_object, settle, to_object
 from engines.common.tokenizer import cut_remark
 from engines.common.training_log import write_log
 from engines.datasets.dataset import Dataset, Record, instances_of
+from engines.datasets.learned import LEARNED, write_learned
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
 from engines.diffusion.lora import fuse_loras, fused_hash
@@ -41,9 +42,11 @@ from engines.labels.gaps import looks_incomplete
 from engines.labels.thresholds import choose_thresholds
 from engines.training.adapter_figures import looks, threshold_figures, training_figures
 from engines.training.augment import FrameOptions
+from engines.training.dev_split import split_by_names, split_dev
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid, SourceOptions
-from engines.training.trainer import FitOptions, finished, fit, log_of
+from engines.training.stopping import save_result
+from engines.training.trainer import FitOptions, fit, log_of, started_with
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
 _LONGEST_SIDE = 65_536  # pixels
@@ -168,7 +171,8 @@ def fit_adapter(
     """
     check_start(out, options)
     _check_boxes(dataset)
-    train, dev = split_dev(dataset.records, options.dev_fraction)
+    by_names = resume and "dev_split" not in started_with(out / "training", {"dev_split": ""})  # of before
+    train, dev = (split_by_names if by_names else split_dev)(dataset.records, options.dev_fraction)
     base = load_base(base_folder, device=options.device)
     names = fuse_loras(base, loras)
     model = _build(base, len(dataset.class_names), options)
@@ -186,8 +190,8 @@ def fit_adapter(
     best = fit(
         model, partial(_loss_at, model, source, options, precision),
         _fit_options(options, evaluate=bool(dev)), out / "training", stage="adapter",
-        identity=training_identity(dataset, pseudo, options, hashed), resume=resume, report=report,
-        evaluate=(lambda step: dev_split.evaluate(model)) if dev else None, score=options.score if dev else "",
+        identity=training_identity(dataset, pseudo, options, hashed, by_names=by_names), resume=resume, report=report,
+        evaluate=partial(_evaluate, dev_split, model, by_names) if dev else None, score=options.score if dev else "",
     )  # fmt: skip
     detected = dev_split.detect(model)
     _remark_on_gaps(dataset, dev, detected, report)
@@ -195,25 +199,27 @@ def fit_adapter(
     info = AdapterInfo(
         class_names=tuple(classes), timestep=options.timestep, short_side=short_side, frame=frame,
         size_multiple=size_multiple, style=style, prompts=_prompts(style, classes, options),
-        base_hash=hashed, config=model.config,
+        base_hash=hashed, config=model.config, photographs=looks(train, short_side),
         class_statistics=source.statistics(min(STATISTICS_IMAGES, len(train))),  # the labelled come first
-        labelled_images=len(dataset.records),
-        objects=dataset.objects(),
+        labelled_images=len(dataset.records), objects=dataset.objects(),
         thresholds={name: choice.score for name, choice in choices.items() if choice.score is not None},
-        photographs=looks(train, short_side),
-        figures=training_figures(model, dev_split, train, dev, options.steps, best)
+        figures=training_figures(model, dev_split, train, dev, classes, options.steps, best)
         | threshold_figures(choices, options.precision_goal)
         | _origins(pseudo, names),
     )  # fmt: skip
-    _finish(out, model, info)
+
+    def save() -> None:
+        write_log(out, {"adapter": log_of(out / "training")})
+        write_learned(out / LEARNED, (*dataset.records, *pseudo))
+        save_adapter(out, model, info)
+
+    save_result(save, (out / "training",), report)
     return info
 
 
-def _finish(out: Path, model: DetectionAdapter, info: AdapterInfo) -> None:
-    """Write the adapter, after the log of its training, and remove the checkpoints."""
-    write_log(out, {"adapter": log_of(out / "training")})
-    save_adapter(out, model, info)
-    finished(out / "training")
+def _evaluate(dev_split: DevSplit, model: DetectionAdapter, plain: bool, step: int) -> Mapping[str, float]:
+    """AP on the dev split, with how far it may be off unless `plain`: checkpoints are not chosen on noise."""
+    return dev_split.evaluate(model) if plain else dev_split.evaluate_with_noise(model)
 
 
 def _remark_on_cut(base: BaseModel, style: str, dataset: Dataset, report: Report) -> None:
@@ -266,25 +272,6 @@ def check_start(out: Path, options: AdapterTrainOptions) -> None:
     if (out / INFO_FILE).exists():
         raise TrainingError(f"{out} already holds a finished adapter; choose another folder, or remove it.")
     find_device(options.device)
-
-
-def split_dev(records: Sequence[Record], fraction: float) -> tuple[list[Record], list[Record]]:
-    """Training images and the dev split, by a rule that looks at nothing but the images' names.
-
-    An image belongs to the dev split when the SHA-256 of its name, as a number in 0..1, lies below `fraction`; where
-    none does, the lowest one alone. Raises TrainingError when nothing is left to train on.
-    """
-    if fraction == 0:
-        return list(records), []
-    places = [int(hashlib.sha256(record.name.encode()).hexdigest()[:16], 16) for record in records]
-    limit = max(int(fraction * 16**16), min(places) + 1)
-    train = [record for record, place in zip(records, places, strict=True) if place >= limit]
-    dev = [record for record, place in zip(records, places, strict=True) if place < limit]
-    if not train:
-        raise TrainingError(
-            f"All {len(records)} images fall into the dev split; give more images, or a dev fraction of 0."
-        )
-    return train, dev
 
 
 def _build(base: BaseModel, num_classes: int, options: AdapterTrainOptions) -> DetectionAdapter:
@@ -370,7 +357,7 @@ def _to(level: torch.Tensor, device: str, precision: str) -> torch.Tensor:
 
 
 def training_identity(
-    dataset: Dataset, pseudo: Sequence[Record], options: AdapterTrainOptions, hashed: str
+    dataset: Dataset, pseudo: Sequence[Record], options: AdapterTrainOptions, hashed: str, *, by_names: bool = False
 ) -> dict[str, Any]:
     """Everything that decides the weights, for the check when it is resumed."""
     free = ("checkpoint_minutes", "device", "cache_gb", "workers", "precision_goal")
@@ -387,4 +374,4 @@ def training_identity(
         "images": len(dataset.records),
         "pseudo_images": len(pseudo),
         "annotations": digest.hexdigest()[:16],
-    }
+    } | ({} if by_names else {"dev_split": "stratified"})

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engines.adapter.model import DetectionAdapter
-from engines.datasets.dataset import Record
+from engines.datasets.dataset import Record, instances_of
 from engines.diffusion import prompts
 from engines.labels.thresholds import Choice
 from engines.quality.look import Looks, look_at, looks_of, scaled
+from engines.training.dev_split import noise
 from engines.training.pyramids import DevSplit
 
 LOOKED_AT = 200  # images
@@ -21,6 +22,7 @@ def training_figures(
     dev_split: DevSplit,
     train: Sequence[Record],
     dev: Sequence[Record],
+    class_names: Sequence[str],
     steps: int,
     best: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -32,6 +34,7 @@ def training_figures(
         "best_step": int(best.get("step", steps)),
     }
     if dev:
+        figures["tune_interval"] = dict(noise(instances_of(dev), dev_split.detect(model), class_names))
         kinds: tuple[prompts.PromptKind, ...] = ("generic", "listing", "empty")
         figures["tune"] = {
             kind: {name: round(value, 4) for name, value in dev_split.evaluate(model, kind).items()} for kind in kinds

@@ -9,6 +9,7 @@ B batch, Z latent channels, h/w latents.
 
 import contextlib
 import hashlib
+import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,6 +31,7 @@ from engines.common.schema import KEY, to_object
 from engines.common.tokenizer import cut_remark, tokenize
 from engines.common.training_log import write_log
 from engines.datasets.dataset import Dataset, Record
+from engines.datasets.learned import LEARNED, write_learned
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, encode_pixels, load_base, local_folder
 from engines.diffusion.base_notes import QUALITY
@@ -41,8 +43,9 @@ from engines.labels.boxes import Instances
 from engines.quality.verdicts import BaseQuality
 from engines.training.assess import MOST, SHEET, Networks, assess_base, hold_back
 from engines.training.presets import BasePreset, Phase, base_preset
+from engines.training.stopping import save_result
 from engines.training.tokenizer import write_tokenizer
-from engines.training.trainer import FitOptions, autocast, finished, fit, log_of
+from engines.training.trainer import FitOptions, autocast, fit, log_of
 from engines.training.vae import train_vae
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
@@ -138,11 +141,14 @@ def fit_base(
         _train_unet(networks, store, dataset.class_names, preset, options, work / "unet", identity, resume, report)
     report(note(f"looking at what it makes of {counted(len(held) or min(MOST, len(records)), 'image')}"))
     quality, sheet = _assessed(networks, records, held, dataset.class_names, preset, options)
-    write_atomic(out / SHEET, sheet)
-    write_log(out, {stage: log_of(work / stage) for stage in ("vae", "unet") if stage in options.stages})
-    _save(networks, out, options, dataset.class_names, preset, quality)
-    for stage in ("vae", "unet"):
-        finished(work / stage)
+
+    def save() -> None:
+        write_atomic(out / SHEET, sheet)
+        write_log(out, {stage: log_of(work / stage) for stage in ("vae", "unet") if stage in options.stages})
+        write_learned(out / LEARNED, records)
+        _save(networks, out, options, dataset.class_names, preset, quality)
+
+    save_result(save, (work / "vae", work / "unet"), report)
     with contextlib.suppress(OSError):
         work.rmdir()
     return out
@@ -199,14 +205,17 @@ def _train_unet(
     prediction_type = str(networks.scheduler_config.get("prediction_type", "epsilon"))
     both = nn.ModuleDict({"unet": networks.unet, "text_encoder": networks.text_encoder}).requires_grad_(True)
 
-    def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
-        number = next(i for i in range(len(phases)) if step < sum(p.steps for p in phases[: i + 1]))
-        if number not in encoded:
+    def phase_of(step: int) -> int:
+        return next(i for i in range(len(phases)) if step < sum(p.steps for p in phases[: i + 1]))
+
+    def prepare(step: int) -> None:
+        if (number := phase_of(step)) not in encoded:
             encoded.clear()
-            with torch.no_grad():
-                encoded[number] = _encode_views(
-                    networks.vae, store, class_names, phases[number], number, preset, options
-                )
+            phase = phases[number]
+            encoded[number] = _encode_views(networks.vae, store, class_names, phase, number, preset, options)
+
+    def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
+        number = phase_of(step)
         latents, counts = encoded[number]
         rng = generator(options.seed, Stream.UNET_STEP, step)
         chosen = rng.integers(len(counts), size=phases[number].batch)
@@ -227,7 +236,10 @@ def _train_unet(
         return loss, {}
 
     fit_options = _fit_options(options, sum(p.steps for p in phases), preset.unet_lr)
-    fit(both, loss_at, fit_options, folder, stage="unet", identity=identity, resume=resume, report=report)
+    fit(
+        both, loss_at, fit_options, folder,
+        stage="unet", identity=identity, resume=resume, report=report, prepare=prepare,
+    )  # fmt: skip
 
 
 def scale_latents(vae: Any, store: ImageStore, preset: BasePreset, options: BaseTrainOptions) -> None:
@@ -236,11 +248,11 @@ def scale_latents(vae: Any, store: ImageStore, preset: BasePreset, options: Base
         return
     phase = replace(preset.phases[0], views=256)
     vae.register_to_config(scaling_factor=1.0)
-    with torch.no_grad():
-        latents, _ = _encode_views(vae, store, (), phase, len(preset.phases), preset, options)
+    latents, _ = _encode_views(vae, store, (), phase, len(preset.phases), preset, options)
     vae.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 5))
 
 
+@torch.no_grad()
 def _encode_views(
     vae: Any,
     store: ImageStore,
@@ -288,7 +300,8 @@ def _build(
         torch.manual_seed(options.seed)
         words = [*prompts.WORDS, *options.style.split()]
         words += [word for name in class_names for word in class_words(name).split()]
-        tokenizer = write_tokenizer(out / "tokenizer", words, preset.text_length)
+        with tempfile.TemporaryDirectory() as folder:  # OUT stays as it is until a training is sure to begin
+            tokenizer = write_tokenizer(Path(folder) / "tokenizer", words, preset.text_length)
         text = CLIPTextConfig(
             vocab_size=len(tokenizer),
             max_position_embeddings=preset.text_length,

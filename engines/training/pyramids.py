@@ -29,6 +29,7 @@ from engines.diffusion.noise import alphas_cumprod
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.training.augment import FrameOptions, draw_frame
+from engines.training.dev_split import noise
 from engines.training.trainer import autocast
 from engines.training.views import ImageStore, View
 
@@ -200,6 +201,13 @@ class DevSplit:
     def evaluate(self, model: DetectionAdapter, kind: prompts.PromptKind = "generic") -> dict[str, float]:
         """`mean_average_precision` with prompts of that kind."""
         return mean_average_precision(instances_of(self._records), self.detect(model, kind), self._class_names)
+
+    def evaluate_with_noise(self, model: DetectionAdapter) -> dict[str, float]:
+        """The same with generic prompts, and as "noise AP50" and so on how far each may be off: half its interval."""
+        found = self.detect(model)
+        ends = noise(instances_of(self._records), found, self._class_names)
+        measured = mean_average_precision(instances_of(self._records), found, self._class_names)
+        return measured | {f"noise {name}": (high - low) / 2 for name, (low, high) in ends.items()}
 
     @torch.no_grad()
     def detect(self, model: DetectionAdapter, kind: prompts.PromptKind = "generic") -> list[Instances]:

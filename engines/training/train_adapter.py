@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.adapter.info import AdapterInfo
+from engines.adapter.info import INFO_FILE, AdapterInfo
 from engines.common.events import Report, note, silent
 from engines.common.schema import AnyPath, part_of
 from engines.datasets.dataset import Record, open_dataset
@@ -17,6 +17,7 @@ from engines.diffusion.base_model import local_folder
 from engines.diffusion.base_notes import bad_base
 from engines.training.adapter import AdapterTrainOptions, check_start, fit_adapter
 from engines.training.pseudo import open_pseudo
+from engines.training.stopping import told_what_is_kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,11 @@ def train_adapter(settings: TrainAdapterSettings, *, report: Report | None = Non
     {'rbc': 0.41, 'wbc': 0.55}
     """
     report, started = report or silent, time.monotonic()
+    with told_what_is_kept(settings.out, INFO_FILE):
+        return _train(settings, report, started)
+
+
+def _train(settings: TrainAdapterSettings, report: Report, started: float) -> TrainAdapterSummary:
     options = part_of(AdapterTrainOptions, settings)
     check_start(settings.out, options)
     dataset = open_dataset(

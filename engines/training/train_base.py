@@ -18,6 +18,7 @@ from engines.errors import UsageError, refuse
 from engines.quality.verdicts import BaseQuality
 from engines.training.assess import SHEET
 from engines.training.base_model import BaseTrainOptions, check_base_start, fit_base
+from engines.training.stopping import told_what_is_kept
 
 NO_LABELS, ALL_LABELS = "none", "all"
 
@@ -55,12 +56,13 @@ class TrainBaseSummary:
     """What `train_base` made.
 
     >>> from pathlib import Path
-    >>> TrainBaseSummary(Path("bases/mine"), images=64, dropped=(), skipped=(), seconds=600.0).folder.name
+    >>> TrainBaseSummary(Path("bases/mine"), images=64, objects=0, dropped=(), skipped=(), seconds=600.0).folder.name
     'mine'
     """
 
     folder: Path  # the base model
     images: int  # that it learned from, or was measured on
+    objects: int  # boxes that these images have, whether it was shown them or not
     dropped: tuple[str, ...]  # degenerate boxes of the dataset
     skipped: tuple[str, ...]  # bad items that were left out
     seconds: float
@@ -77,6 +79,11 @@ def train_base(settings: TrainBaseSettings, *, report: Report | None = None) -> 
     64
     """
     report, started = report or silent, time.monotonic()
+    with told_what_is_kept(settings.out, "model_index.json"):
+        return _train(settings, report, started)
+
+
+def _train(settings: TrainBaseSettings, report: Report, started: float) -> TrainBaseSummary:
     options = part_of(BaseTrainOptions, settings)
     check_base_start(settings.out, options)
     dataset = open_dataset(
@@ -98,6 +105,7 @@ def train_base(settings: TrainBaseSettings, *, report: Report | None = None) -> 
     return TrainBaseSummary(
         folder=settings.out,
         images=len(dataset.records),
+        objects=sum(len(record.instances.single) for record in dataset.records),
         dropped=tuple(dataset.dropped),
         skipped=tuple(dataset.skipped),
         seconds=time.monotonic() - started,

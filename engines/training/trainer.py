@@ -19,13 +19,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engines.common.devices import resolve_precision
-from engines.common.events import Event, EventKind, Report
+from engines.common.events import Event, EventKind, Report, note
 from engines.common.files import read_json, replacing, write_json
+from engines.common.interrupts import held
 from engines.common.training_log import Row
 from engines.errors import TrainingError
+from engines.training.stopping import BEST, INDEX, differences
 
-_INDEX = "checkpoint.json"
-_BEST = "best.safetensors"
+_HIGHEST = "highest"  # of the figure that picks, over all evaluations
+_FINISHING = "Finishing the step in work, then a checkpoint is written. Ctrl-C again stops at once."
 _FREE = ("device", "checkpoint_minutes")  # options that may change at a resume
 
 
@@ -78,51 +80,52 @@ def fit(
     report: Report,
     evaluate: Evaluate | None = None,
     score: str = "",
+    prepare: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Train `module` in place and leave it with its averaged weights (the best by `score`, where one is named).
 
     `loss_at(step)` draws the batch of that step and returns the loss and its parts. `evaluate(step)` is called with the
     averaged weights in place; of its figures, the one named `score` picks the weights that are kept. `identity` holds
-    everything that decides the result (options are added to it): a checkpoint of another identity is refused.
+    everything that decides the result (options are added to it): a checkpoint of another identity is refused, and
+    nothing is written then. `prepare(step)` brings what a step needs, where that may take minutes.
+    Ctrl-C and SIGTERM let the step in work end, then a checkpoint is written and KeyboardInterrupt raised; a second
+    one, or one while a step is prepared, is raised at once.
     `report` is told every ten steps: the mean loss since, its parts, and the figures of an evaluation.
     Returns the figures of the kept evaluation, empty without one. Raises TrainingError when the loss is not finite.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    state = _State(module, named, options)
+    state = _State(module, named, options, stage)
     precision = resolve_precision(options.precision, options.device)
-    decisive = {name: value for name, value in asdict(options).items() if name not in _FREE}
-    full_identity = {**identity, "options": decisive | {"precision": precision}}
+    full_identity = {**identity, "options": decisive(options) | {"precision": precision}}
     if resume:
         state.load(folder, full_identity)
-    elif (folder / _INDEX).exists():
+    elif (folder / INDEX).exists():
         raise TrainingError(
             f"{folder} holds an unfinished training; continue it with `resume=True`, or remove it.", field="resume"
         )
-    started, first_step, saved = time.monotonic(), state.step, time.monotonic()
-    losses = state.losses
-    while state.step < options.steps:
-        loss, parts = _train_step(module, named, state, loss_at, options, precision)
-        losses.append(loss)
-        measured: Mapping[str, float] = {}
-        last = state.step == options.steps
-        if options.evaluate_every and evaluate and (state.step % options.evaluate_every == 0 or last):
-            with state.averaged_weights():
-                module.eval()
-                measured = dict(evaluate(state.step))
-                module.train()
-            state.keep_best(folder, dict(measured), score)
-            parts = {**parts, **measured}
-        if state.step % 10 == 0 or last:
-            left = (time.monotonic() - started) / (state.step - first_step) * (options.steps - state.step)
-            figures = {"loss": sum(losses) / len(losses)} | {name: float(value) for name, value in parts.items()}
-            report(Event(EventKind.PROGRESS, stage, "", state.step, options.steps, left, figures))
-            logged = {"loss": figures["loss"]} | {name: float(value) for name, value in measured.items()}
-            state.log.append({"step": state.step} | {name: round(value, 6) for name, value in logged.items()})
-            losses.clear()
-        if time.monotonic() - saved > options.checkpoint_minutes * 60 or last:
+    folder.mkdir(parents=True, exist_ok=True)
+    started, first_step, saved = time.monotonic(), state.step, (time.monotonic(), state.step)
+    try:
+        while state.step < options.steps:
+            if prepare:
+                prepare(state.step)
+            with held(lambda: report(note(_FINISHING))) as stop:
+                state.whole = False
+                parts = _train_step(module, named, state, loss_at, options, precision)
+                measured = _evaluation(module, state, options, folder, evaluate, score)
+                if state.step % 10 == 0 or state.step == options.steps:
+                    seconds = (time.monotonic() - started) / (state.step - first_step)
+                    report(_progress(state, parts, measured, seconds))
+                state.whole = True
+                if time.monotonic() - saved[0] > options.checkpoint_minutes * 60 or state.step == options.steps:
+                    state.save(folder, full_identity)
+                    saved = time.monotonic(), state.step
+            if stop():
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        if state.whole and state.step > saved[1]:
             state.save(folder, full_identity)
-            saved = time.monotonic()
+        raise
     state.install_result(folder)
     module.eval()
     return state.best
@@ -130,16 +133,43 @@ def fit(
 
 def log_of(folder: Path) -> list[Row]:
     """How the training in a folder went, by its last checkpoint."""
-    rows: list[Row] = read_json(folder / _INDEX, TrainingError).get("log", [])
+    rows: list[Row] = read_json(folder / INDEX, TrainingError).get("log", [])
     return rows
 
 
-def finished(folder: Path) -> None:
-    """Remove the checkpoints of a training whose result has been saved elsewhere."""
-    for path in (*folder.glob("checkpoint-*.safetensors"), *folder.glob(".*.tmp"), folder / _INDEX, folder / _BEST):
-        path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+def started_with(folder: Path, default: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The identity of the unfinished training in `folder`; `default` where there is none. Raises TrainingError."""
+    path = folder / INDEX
+    return dict(read_json(path, TrainingError)["identity"]) if path.exists() else default
+
+
+def _progress(
+    state: "_State", parts: Mapping[str, float | torch.Tensor], measured: Mapping[str, float], seconds: float
+) -> Event:
+    """How far a training is, at so many seconds a step, and its figures, which the log gets, too."""
+    steps, figures = state.options.steps, state.figures({**parts, **measured})
+    state.note(figures["loss"], measured)
+    return Event(EventKind.PROGRESS, state.stage, "", state.step, steps, seconds * (steps - state.step), figures)
+
+
+def decisive(options: FitOptions) -> dict[str, Any]:
+    """The options that decide the weights."""
+    return {name: value for name, value in asdict(options).items() if name not in _FREE}
+
+
+def _evaluation(
+    module: nn.Module, state: "_State", options: FitOptions, folder: Path, evaluate: Evaluate | None, score: str
+) -> dict[str, float]:
+    """The figures of an evaluation, where one is due; the best weights are kept."""
+    due = state.step % options.evaluate_every == 0 or state.step == options.steps if options.evaluate_every else False
+    if not evaluate or not due:
+        return {}
+    with state.averaged_weights():
+        module.eval()
+        measured = dict(evaluate(state.step))
+        module.train()
+    state.keep_best(folder, measured, score)
+    return measured
 
 
 def _train_step(
@@ -149,7 +179,8 @@ def _train_step(
     loss_at: LossAt,
     options: FitOptions,
     precision: str,
-) -> tuple[float, Mapping[str, float | torch.Tensor]]:
+) -> dict[str, float | torch.Tensor]:
+    """Take the step that `state` is at; the parts of its loss."""
     # Libraries that draw from torch's own generator (denoising queries, dropout) repeat, too.
     torch.manual_seed((options.seed << 32) + state.step)
     module.train()
@@ -166,18 +197,20 @@ def _train_step(
     state.optimizer.step()
     state.step += 1
     state.update_average()
-    return value, parts
+    state.losses.append(value)
+    return dict(parts)
 
 
 class _State:
     """Everything that a checkpoint holds: the step, the weights, their average, the optimiser's moments."""
 
-    def __init__(self, module: nn.Module, named: Mapping[str, nn.Parameter], options: FitOptions) -> None:
-        self.module, self.named, self.options = module, named, options
+    def __init__(self, module: nn.Module, named: Mapping[str, nn.Parameter], options: FitOptions, stage: str) -> None:
+        self.module, self.named, self.options, self.stage = module, named, options, stage
         self.step = 0
+        self.whole = True  # no step is half taken
+        self.losses: list[float] = []  # since they were last told
         self.best: dict[str, float] = {}
         self.log: list[Row] = []
-        self.losses: list[float] = []  # of the steps since the last row of the log
         self.average = {name: parameter.detach().clone() for name, parameter in named.items()}
         decayed = [parameter for parameter in named.values() if parameter.ndim >= 2]
         plain = [parameter for parameter in named.values() if parameter.ndim < 2]
@@ -192,6 +225,12 @@ class _State:
         averages, weights = list(self.average.values()), [p.detach() for p in self.named.values()]
         torch._foreach_lerp_(averages, weights, 1 - decay)
 
+    def figures(self, parts: Mapping[str, float | torch.Tensor]) -> dict[str, float]:
+        """The mean loss since the last call, and `parts` as numbers."""
+        loss = sum(self.losses) / len(self.losses)
+        self.losses.clear()
+        return {"loss": loss} | {name: float(value) for name, value in parts.items()}
+
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Put the averaged weights into the module, and the trained ones back afterwards."""
@@ -202,16 +241,26 @@ class _State:
         finally:
             self._install(trained)
 
+    def note(self, loss: float, measured: Mapping[str, float]) -> None:
+        """Add a row to the log: the mean loss since the last one, and what was measured."""
+        row = {"loss": loss} | {name: float(value) for name, value in measured.items()}
+        self.log.append({"step": self.step} | {name: round(value, 6) for name, value in row.items()})
+
     def keep_best(self, folder: Path, figures: dict[str, float], score: str) -> None:
-        """Store the averaged weights (in place now) when `score` is the highest so far."""
-        if score and figures[score] >= self.best.get(score, -math.inf):
+        """Store the averaged weights (in place now) when `score` is the highest so far, or, where `figures` say how
+        far it may be off ("noise AP50" of AP50), no further below the highest: what can't be told apart, more training
+        decides."""
+        highest = self.best.get(_HIGHEST, self.best.get(score, -math.inf))
+        if score and figures[score] >= highest - figures.get(f"noise {score}", 0.0):
             self.best = {**figures, "step": float(self.step)}
-            _save_tensors(folder / _BEST, self._with_buffers(self.average))
+            if f"noise {score}" in figures:
+                self.best[_HIGHEST] = max(highest, figures[score])
+            _save_tensors(folder / BEST, self._with_buffers(self.average))
 
     def install_result(self, folder: Path) -> None:
         """Leave the module with the best weights, or with the averaged ones where none were evaluated."""
         if self.best:
-            stored = load_file(folder / _BEST)
+            stored = load_file(folder / BEST)
             self._install({name: stored[f"weight.{name}"] for name in self.named})
             self._install_buffers(stored)
         else:
@@ -226,23 +275,23 @@ class _State:
                 tensors[f"adam.{key}.{name}"] = value
         file = f"checkpoint-{self.step}.safetensors"
         _save_tensors(folder / file, tensors)
-        index = {"file": file, "step": self.step, "best": self.best, "log": self.log, "losses": self.losses}
-        write_json(folder / _INDEX, index | {"identity": dict(identity)})
+        index = {"file": file, "stage": self.stage, "step": self.step, "best": self.best, "losses": self.losses}
+        write_json(folder / INDEX, index | {"log": self.log, "identity": dict(identity)})
         for old in folder.glob("checkpoint-*.safetensors"):
             if old.name != file:
                 old.unlink()
 
     def load(self, folder: Path, identity: Mapping[str, Any]) -> None:
         """Take a checkpoint up again, if there is one; another identity is a TrainingError showing the difference."""
-        if not (folder / _INDEX).exists():
+        if not (folder / INDEX).exists():
             return
-        index = read_json(folder / _INDEX, TrainingError)
+        index = read_json(folder / INDEX, TrainingError)
         changed = differences(index["identity"], identity)
         if changed:
             raise TrainingError(f"{folder} was started with other settings: {'; '.join(changed)}.")
         tensors = load_file(folder / Path(index["file"]).name, device=self.options.device)
-        self.step, self.best = int(index["step"]), dict(index["best"])
-        self.log, self.losses[:] = list(index.get("log", [])), index.get("losses", [])
+        self.step, self.best, self.losses = int(index["step"]), dict(index["best"]), list(index.get("losses", ()))
+        self.log = list(index.get("log", ()))
         self._install({name: tensors[f"weight.{name}"] for name in self.named})
         self._install_buffers(tensors)
         for name, parameter in self.named.items():
@@ -272,20 +321,3 @@ class _State:
 def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     with replacing(path) as temporary:
         save_file({name: value.contiguous().clone() for name, value in tensors.items()}, temporary)
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two JSON-like objects, a line a key: "options.lr was 0.001, is 0.002"."""
-    found = []
-    for key in sorted({*old, *new}):
-        before, now = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            found += differences(before, now, f"{prefix}{key}.")
-        elif _plain(before) != _plain(now):
-            found.append(f"{prefix}{key} was {before}, is {now}")
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, as JSON gives them back."""
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -16,14 +16,16 @@ from typing import Any
 
 from engines.common.events import Report, note
 from engines.common.files import read_json
+from engines.datasets.copies import known_from
 from engines.datasets.dataset import Dataset, Record, open_dataset
-from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, near_pairs
+from engines.datasets.duplicates import Fingerprints, fingerprints
 from engines.errors import DatasetError, RunError, UsageError
 from engines.runs.dataset_files import ANNOTATIONS
 from engines.runs.rules_in_force import check_obeyed, rules_in_force
 from engines.runs.run_folder import RUN, require_run
 from engines.worth.detectors.batches import Sample
 from engines.worth.detectors.train import annotations_digest
+from engines.worth.leaks import known_images
 from engines.worth.settings import Amount, EvaluateSettings, Times
 
 
@@ -33,7 +35,8 @@ class ValSet:
 
     name: str  # its folder, and its part where it has one
     records: list[Record]  # without those that nearly repeat a training image
-    left_out: tuple[str, ...]  # which these are, and what they repeat
+    left_out: tuple[str, ...]  # which these are, and what they repeat, or are a part of
+    known: tuple[str, ...]  # of those that measure, what is known to what painted the runs: a line each
     hashes: tuple[str, ...]  # `pixel_hash` of every image, those left out, too
 
     def digest(self) -> str:
@@ -87,10 +90,9 @@ def open_data(settings: EvaluateSettings, most: int, report: Report) -> WorthDat
     arms = _arms(settings.amounts, len(real.records), len(generated))
     generated = generated[: arms[-1]]
     report(note("looking for copies among training and validation images"))
-    training = [(real.records, fingerprints(real.records))]
     painted = [sample.record for sample in generated]
-    training.append((painted, fingerprints(painted)))
-    val = tuple(_val_set(*one, training) for one in zip(measured, settings.val_sets, strict=True))
+    training = [(records, fingerprints(records)) for records in (real.records, painted)]
+    val = tuple(_val_set(*one, training, settings.synthetic) for one in zip(measured, settings.val_sets, strict=True))
     return WorthData(
         class_names=names,
         real=[Sample(record, short_side) for record in chosen],
@@ -209,40 +211,33 @@ def _arms(amounts: Sequence[Amount], real: int, generated: int) -> tuple[int, ..
 
 
 def _val_set(
-    dataset: Dataset, place: tuple[Path, str | None], training: Sequence[tuple[Sequence[Record], Fingerprints]]
+    dataset: Dataset,
+    place: tuple[Path, str | None],
+    training: Sequence[tuple[Sequence[Record], Fingerprints]],
+    synthetic: Sequence[Path],
 ) -> ValSet:
-    """A validation dataset, held against the images to train on; DatasetError where nothing of it may measure."""
+    """A validation dataset, held against the real and the painted images to train on, and against what painted these;
+    DatasetError where nothing of it may measure."""
     folder, split = place
-    prints = fingerprints(dataset.records)
-    left_out = _near_copies(dataset.records, prints, training)
-    kept = [record for index, record in enumerate(dataset.records) if index not in left_out]
+    records, prints = dataset.records, fingerprints(dataset.records)
+    repeats: dict[int, str] = {}
+    for number, (others, known) in enumerate(training):  # parts of real images alone: painted ones are no cut-outs
+        for row, words in known_from(records, prints, others, known, crops=number == 0).items():
+            repeats.setdefault(row, f"{records[row].name} {words}")
+    rows = [row for row in range(len(records)) if row not in repeats]
+    kept = [records[row] for row in rows]
+    left_out = tuple(repeats[row] for row in sorted(repeats))
     if not _has_boxes(kept):
-        raise DatasetError(f"{dataset.root}: no validation image with boxes is left that repeats no training image.")
+        first = f", {left_out[0]} first" if left_out else ""
+        raise DatasetError(
+            f"{dataset.root}: no validation image with boxes is left beside {len(left_out)} copies of training images"
+            f"{first}: what was trained on cannot measure. Name other splits, or other images."
+        )
+    rest = Fingerprints([prints.hashes[row] for row in rows], prints.thumbnails[rows])
     return ValSet(
         name=f"{folder} ({split})" if split else str(folder),
         records=kept,
-        left_out=tuple(left_out[index] for index in sorted(left_out)),
+        left_out=left_out,
+        known=known_images(kept, rest, synthetic),
         hashes=tuple(prints.hashes),
     )
-
-
-def _near_copies(
-    val: Sequence[Record], prints: Fingerprints, training: Sequence[tuple[Sequence[Record], Fingerprints]]
-) -> dict[int, str]:
-    """Validation images that nearly repeat a training image, and which; DatasetError for exact copies."""
-    owner: dict[str, Record] = {}
-    for records, part in training:
-        owner |= dict(zip(part.hashes, records, strict=True))
-    copies = [(record, owner[own]) for record, own in zip(val, prints.hashes, strict=True) if own in owner]
-    if copies:
-        record, other = copies[0]
-        raise DatasetError(
-            f"{len(copies)} validation images are copies of training images, {record.file} of {other.file} first: "
-            "what was trained on cannot measure. Name other splits, or take the copies out."
-        )
-    found: dict[int, str] = {}
-    for records, part in training:
-        for pair in near_pairs(prints.thumbnails, part.thumbnails, NEAR):
-            name = records[pair.second].name
-            found.setdefault(pair.first, f"{val[pair.first].name} nearly repeats {name} ({pair.correlation:.3f})")
-    return found

@@ -32,7 +32,7 @@ from engines.labels.boxes import Instances
 from engines.labels.findings import Picture
 from engines.labels.gaps import looks_incomplete
 from engines.runs.run_folder import holds_more, locked, run_errors
-from engines.training.trainer import differences
+from engines.training.stopping import differences, told_what_is_kept
 from engines.worth.data import ValSet, WorthData, open_data
 from engines.worth.detectors.batches import mix_value
 from engines.worth.detectors.config import INFO_FILE, DetectorOptions, fewest_cells, preset
@@ -60,6 +60,7 @@ class SetFigures:
     images: int  # that were measured on
     left_out: tuple[str, ...]  # images that nearly repeat a training image
     arms: tuple[Arm, ...]  # the real images alone first
+    known: tuple[str, ...] = ()  # images that what painted the runs knew already: their figures say too much
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,11 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
     100
     """
     started, report = time.monotonic(), report or silent
+    with told_what_is_kept(settings.out, f"{TRAININGS}/*/{INFO_FILE}"):
+        return _evaluate(settings, report, started)
+
+
+def _evaluate(settings: EvaluateSettings, report: Report, started: float) -> EvaluateSummary:
     options, seeds = _options(settings)
     _check_out(settings)
     check_library(options.network.kind)
@@ -125,7 +131,7 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
             found = [one[number] for one in results]
             _remark_on_gaps(val, found[0].detections, data.class_names, report)
             arms = compare(found, instances_of(val.records), data.class_names, resamples=settings.resamples)
-            sets.append(SetFigures(val.name, len(val.records), val.left_out, tuple(arms)))
+            sets.append(SetFigures(val.name, len(val.records), val.left_out, tuple(arms), val.known))
         write_json(settings.out / COMPARISON, _comparison(sets, data, options, settings, chosen))
         drawn = plot(settings.out / PLOT, {one.name: one.arms for one in sets}, data.split_images)
     return EvaluateSummary(

@@ -18,7 +18,7 @@ import numpy as np
 from engines.common.rng import Stream, generator
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
-from engines.worth.matching import average_precision, figures, match
+from engines.labels.matching import average_precision, figures, match
 
 _LOW, _HIGH = 0.025, 0.975
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.common.events import Event, EventKind, Report
+from engines.common.interrupts import SIGNALS
 
 _LOOK_SECONDS = 0.1  # between two looks at `stop`
 
@@ -146,14 +147,15 @@ def run_cancellable(work: Callable[[threading.Event], Any], stop: Callable[[], b
 
 @contextmanager
 def _ctrl_c_sets(cancel: threading.Event) -> Iterator[None]:
-    """While this lasts, Ctrl-C sets `cancel` and interrupts nothing. Outside the first thread, where none arrives, it
-    does nothing.
+    """While this lasts, Ctrl-C (or SIGTERM) sets `cancel` and interrupts nothing. Outside the first thread, where none
+    arrives, it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, lambda number, frame: cancel.set())
+    before = {number: signal.signal(number, lambda number, frame: cancel.set()) for number in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,7 +2,6 @@
 
 import ast
 import doctest
-import functools
 import inspect
 import subprocess
 import sys
@@ -100,7 +99,6 @@ def test_every_public_name_has_a_docstring_with_an_example_that_is_true(
 @pytest.mark.slow
 def test_the_examples_that_paint_are_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dengine, "load", functools.cache(dengine.load), raising=False)  # many examples open the same
     for name in PAINTING:
         assert examples(name)
         run(name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import assert_fails, dengine
+from command_line import assert_fails, dengine, next_command
 from PIL import Image
 from typer.testing import Result
 
@@ -77,6 +77,7 @@ def test_generate_again_paints_nothing_and_says_the_same(run: tuple[Path, Result
     assert again.exit_code == 0
     assert "painted" not in again.stdout
     assert first.stdout.endswith(again.stdout)
+    assert next_command(again) == ["review", str(out)]
 
 
 def test_generate_repaints_the_named_part_of_the_references_alone(
@@ -107,9 +108,18 @@ def test_ctrl_c_finishes_and_says_how_to_go_on(
 
     monkeypatch.setattr(painter.Painter, "paint_chunks", interrupted)
     command = painting(toy_bundle, tmp_path / "run", "--count", 2)
-    assert_fails(dengine(*command), 130, "interrupted", "same command")
+    stopped = dengine(*command)
+    assert stopped.exit_code == 130, stopped.output
+    assert stopped.stderr.splitlines()[-1] == "stopped at 0 of 2; the same command goes on"
     assert dengine(*command).exit_code == 0
     assert len(list((tmp_path / "run" / "images").iterdir())) == 2
+
+
+def test_a_run_leaves_the_file_that_repeats_it(run: tuple[Path, Result], tmp_path: Path) -> None:
+    result = dengine("generate", "--config", run[0] / ".dengine" / "generate.yaml", "--out", tmp_path / "again")
+    assert result.exit_code == 0, result.output
+    for file in (*run[0].glob("images/*"), run[0] / "annotations.json", run[0] / "journal.jsonl"):
+        assert (tmp_path / "again" / file.relative_to(run[0])).read_bytes() == file.read_bytes()
 
 
 def test_finalize_writes_other_formats_of_the_same_run(run: tuple[Path, Result], tmp_path: Path) -> None:
@@ -160,7 +170,7 @@ def test_train_base_hands_on_what_was_asked(toy_bases: dict[str, Path], monkeypa
     def remember(settings: TrainBaseSettings, *, report: Report) -> TrainBaseSummary:
         asked.append(settings)
         report(note("2 images"))
-        return TrainBaseSummary(settings.out, 2, (), (), 1.0)
+        return TrainBaseSummary(settings.out, 2, 0, (), (), 1.0)
 
     monkeypatch.setattr(module, "train_base", remember)
     options = ("--style", "blood", "--labels", "list.txt", "--stages", "unet", "--rotate", "--split", "train")
@@ -174,7 +184,8 @@ def test_train_base_hands_on_what_was_asked(toy_bases: dict[str, Path], monkeypa
         )
     ]  # fmt: skip
     assert "2 images" in result.stderr
-    assert result.stdout == "base model  base\n"
+    assert result.stdout.startswith("base model  base\n")
+    assert next_command(result)[:2] == ["train-adapter", "LABELLED-DATASET"]
 
 
 def test_train_adapter_lets_options_go_before_a_settings_file(

@@ -8,6 +8,7 @@ import pytest
 
 from dengine_cli import console
 from engines.common.events import Event, EventKind, ImageNews, note
+from engines.common.interrupts import held
 
 
 def test_a_table_aligns_numbers_to_the_right_and_words_to_the_left() -> None:
@@ -81,7 +82,7 @@ def test_labels_of_kept_images_and_dropped_images_are_counted() -> None:
 def test_the_first_interrupt_asks_for_a_stop_and_the_second_one_stops() -> None:
     before = signal.getsignal(signal.SIGINT)
     said: list[str] = []
-    with console.stop_at_a_good_place(said.append) as stop:
+    with held(lambda: said.append("stop")) as stop:
         assert not stop()
         os.kill(os.getpid(), signal.SIGINT)
         assert stop()
@@ -92,7 +93,7 @@ def test_the_first_interrupt_asks_for_a_stop_and_the_second_one_stops() -> None:
 
 
 def test_a_request_to_terminate_asks_for_a_stop_too() -> None:
-    with console.stop_at_a_good_place(lambda text: None) as stop:
+    with held(lambda: None) as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import assert_fails, dengine
+from command_line import assert_fails, dengine, next_command
 from made_worth import TINY, make_arms, make_dataset, make_run
 
 from engines.worth import evaluate as worth
@@ -126,7 +126,7 @@ def test_without_generated_images_the_real_ones_are_measured(
     assert result.exit_code == 0, result.output
     assert result.stdout.split()[:2] == ["figure", "real"]
     assert "real + " not in result.stdout
-    assert "To compare: the same command with --short-side 192 --synthetic RUN --resume." in result.stdout
+    assert next_command(result)[-5:] == ["--short-side", "192", "--synthetic", "RUN", "--resume"]
 
 
 def _with(settings: EvaluateSettings, **changes: Any) -> EvaluateSettings:

@@ -104,13 +104,22 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "runs/x"), 1, ["a file stands", "runs/x"]),
         (OSError(errno.EIO, "Input/output error", "disk"), 1, ["Input/output error", "disk"]),
         (ZeroDivisionError("division by zero"), 1, ["ZeroDivisionError", "--debug"]),
-        (KeyboardInterrupt(), 130, ["interrupted"]),
     ],
 )
 def test_trouble_is_one_line_and_an_exit_code(
     error: BaseException, code: int, words: list[str], failing_doctor: Callable[[BaseException], Result]
 ) -> None:
     assert_fails(failing_doctor(error), code, *words)
+
+
+def test_ctrl_c_is_no_error(failing_doctor: Callable[[BaseException], Result]) -> None:
+    for stop, said in (
+        (KeyboardInterrupt(), f"stopped; {program.VERBS['doctor'].AFTER_INTERRUPT}"),
+        (errors.Interrupted("stopped at 3 of 4", kept=False), "stopped at 3 of 4; the same command begins anew"),
+    ):
+        result = failing_doctor(stop)
+        assert result.exit_code == 130
+        assert result.stderr.splitlines()[-1] == said
 
 
 def test_debug_shows_the_traceback(

@@ -30,5 +30,5 @@ def test_ctrl_c_while_a_library_is_imported_ends_in_one_line(tmp_path: Path, lib
         out, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
-    assert said.startswith("error: ")
+    assert said.startswith("stopped")
     assert said.count("\n") == 1

@@ -1,5 +1,8 @@
 """Runs a command line in the test's own process."""
 
+import shlex
+
+import typer
 from typer.testing import CliRunner, Result
 
 from dengine_cli import main as program
@@ -18,3 +21,13 @@ def assert_fails(result: Result, code: int, *words: str) -> None:
     assert "Traceback" not in result.output
     for word in words:
         assert word in lines[0]
+
+
+def next_command(result: Result) -> list[str]:
+    """The command in a result's last line, which its verb takes."""
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith("next: dengine "), result.stdout
+    words = shlex.split(last.removeprefix("next: dengine "))
+    commands = typer.main.get_command(program.app).commands  # type: ignore[attr-defined]
+    commands[words[0]].make_context(words[0], words[1:])
+    return words

@@ -71,8 +71,8 @@ def givens(work: Path, bundle: Path, count: int, chunk: int) -> list[list[str]]:
     """Writes what scenes read, and returns the commands that paint the runs that they read."""
     given = work / "given"
     given.mkdir(parents=True, exist_ok=True)
-    _write_pictures(given / "pictures", 16, labels=False)
-    _write_pictures(given / "labelled", 6, labels=True)
+    write_pictures(given / "pictures", 16, labels=False)
+    write_pictures(given / "labelled", 6, labels=True)
     training = {"steps": 12, "batch": 2, "checkpoint_minutes": 1e-5, "workers": 0}
     (given / "training.json").write_text(json.dumps(training), "utf-8")
     paint = ["generate", "--bundle", str(bundle), *_PAINT, "--chunk", str(chunk), "--jobs", str(count)]
@@ -138,7 +138,8 @@ def _nothing(folder: Path) -> None:
     return None
 
 
-def _write_pictures(folder: Path, number: int, *, labels: bool) -> None:
+def write_pictures(folder: Path, number: int, *, labels: bool) -> None:
+    """So many small pictures of nothing, with COCO labels where wanted."""
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(number)
     for index in range(number):

@@ -153,4 +153,5 @@ def test_a_run_with_far_more_labels_than_annotations_says_how_to_have_fewer(
         run = make_run(tmp_path / str(number), frequencies={"a": frequency}, balance=balance)
         show_dataset(finalize(FinalizeSettings(run)))  # three labels of a on five images
         remark = capsys.readouterr().err
-        assert ("a: many more labels" in remark) == ("--score matched" in remark) == said
+        assert ("a: many more labels" in remark) == ("dengine audit" in remark) == said
+        assert "matched" not in remark, "it would leave out what the annotations left out"

@@ -19,11 +19,13 @@ from engines.common.rng import generator
 from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.diffusion.base_model import base_hash, load_base
 from engines.errors import ModelError, TrainingError, UsageError
+from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.labels.thresholds import Choice
 from engines.training import pyramids
-from engines.training.adapter import AdapterTrainOptions, fit_adapter, split_dev
+from engines.training.adapter import AdapterTrainOptions, fit_adapter
 from engines.training.augment import FrameOptions
+from engines.training.dev_split import noise, split_by_names, split_dev
 from engines.training.pyramids import BatchSource, FrozenPyramid
 
 NAMES = ("square", "bar")
@@ -255,13 +257,35 @@ def test_the_loss_falls(shapes: Dataset, toy_bases: dict[str, Path], tmp_path: P
 def test_the_dev_split_follows_from_names_alone(shapes: Dataset) -> None:
     train, dev = split_dev(shapes.records, 0.25)
     assert {record.name for record in train} | {record.name for record in dev} == {r.name for r in shapes.records}
-    assert len(train) + len(dev) == 12
+    assert (len(train), len(dev)) == (9, 3)
     backwards = split_dev(list(reversed(shapes.records)), 0.25)[1]
     assert {record.name for record in backwards} == {record.name for record in dev}
     assert split_dev(shapes.records, 0.0) == (list(shapes.records), [])
     assert len(split_dev(shapes.records[:6], 1e-9)[1]) == 1, "never empty where one was asked for"
     with pytest.raises(TrainingError, match="All 1 images fall into the dev split"):
         split_dev(shapes.records[:1], 0.1)
+
+
+def test_every_class_gives_its_share_to_the_dev_split(shapes: Dataset) -> None:
+    box = [[2.0, 2.0, 20.0, 20.0]]
+    records = [
+        replace(shapes.records[0], name=f"{i}.png", instances=Instances.of(box, [int(i % 10 == 0)])) for i in range(200)
+    ]
+    train, dev = split_dev(records, 0.1)
+    assert (len(train), len(dev)) == (180, 20)
+    assert sum(int(one.instances.labels[0]) for one in dev) == 2
+    assert {one.name for one in split_by_names(records, 0.1)[1]} != {one.name for one in dev}
+
+
+def test_few_images_make_a_wide_interval() -> None:
+    truth = [Instances.of([[0.0, 0.0, 20.0, 20.0]], [0]) for _ in range(40)]
+    found = [Instances.of([[0.0, 0.0, 20.0 + 20 * (i % 3), 20.0]], [0], [0.9 - 0.01 * i]) for i in range(40)]
+    widths = []
+    for number in (6, 40):
+        low, high = noise(truth[:number], found[:number], ("square",))["AP"]
+        assert low <= mean_average_precision(truth[:number], found[:number], ("square",))["AP"] <= high
+        widths.append(high - low)
+    assert widths[0] > 1.5 * widths[1]
 
 
 def test_options_go_to_json_and_back() -> None:

@@ -1,5 +1,7 @@
 """The training loop: exact resume, the average, the best weights, refusals."""
 
+import os
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +13,11 @@ from refusals import refused
 from torch import nn
 
 from engines.common.devices import resolve_precision
-from engines.common.events import Event
+from engines.common.events import Event, silent
 from engines.common.rng import generator
-from engines.errors import TrainingError, UsageError
-from engines.training.trainer import FitOptions, LossAt, finished, fit, learning_rate
+from engines.errors import Interrupted, TrainingError, UsageError
+from engines.training.stopping import finished, told_what_is_kept
+from engines.training.trainer import FitOptions, LossAt, fit, learning_rate
 
 OPTIONS = FitOptions(steps=12, lr=1e-2, warmup=3, precision="f32", checkpoint_minutes=0.0)
 
@@ -60,6 +63,55 @@ def test_an_interrupted_training_resumes_to_the_same_bits(tmp_path: Path) -> Non
         _fit(broken, tmp_path / "broken", stop_at=7)
     _fit(resumed, tmp_path / "broken", resume=True)
     assert _weights(resumed) == _weights(straight)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_is_asked_to_stop_ends_its_step_and_goes_on_behind_it(tmp_path: Path, number: int) -> None:
+    def stopping(step: int) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
+        if step == 6:
+            os.kill(os.getpid(), number)
+        taken.append(step)
+        return _loss_at(module)(step)
+
+    straight, module, taken = _module(), _module(), list[int]()
+    told = _fit(straight, tmp_path / "straight")
+    rare = replace(OPTIONS, checkpoint_minutes=60.0)
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="toy, step 7 of 12") as stop, told_what_is_kept(tmp_path / "asked", "none"):
+        fit(
+            module, stopping, rare, tmp_path / "asked", stage="toy", identity={"data": "a"}, resume=False, report=silent
+        )  # fmt: skip
+    assert stop.value.kept
+    assert (taken[-1], signal.getsignal(number)) == (6, before)
+    resumed = _module()
+    again = _fit(resumed, tmp_path / "asked", resume=True)
+    assert _weights(resumed) == _weights(straight)
+    assert [event.figures for event in again] == [event.figures for event in told], "the mean loss, too"
+
+
+def test_a_training_that_is_stopped_while_a_step_is_prepared_stops_at_once(tmp_path: Path) -> None:
+    def prepare(step: int) -> None:
+        if step == stop_at:
+            raise KeyboardInterrupt
+
+    for stop_at, said in ((0, "before anything was saved"), (5, "toy, step 5 of 12")):
+        module = _module()
+        with pytest.raises(Interrupted, match=said) as stop, told_what_is_kept(tmp_path, "none"):
+            fit(
+                module, _loss_at(module), replace(OPTIONS, checkpoint_minutes=60.0), tmp_path / "asked",
+                stage="toy", identity={}, resume=False, report=silent, prepare=prepare,
+            )  # fmt: skip
+        assert stop.value.kept == (stop_at > 0)
+
+
+def test_a_resume_that_is_refused_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _fit(_module(), tmp_path, stop_at=7)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    module = _module()
+    with pytest.raises(TrainingError):
+        fit(module, _loss_at(module), OPTIONS, tmp_path, stage="toy", identity={}, resume=True, report=silent)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_training_lowers_the_loss_and_reports_the_last_step(tmp_path: Path) -> None:

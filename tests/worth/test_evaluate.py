@@ -137,12 +137,14 @@ def test_validation_images_without_boxes_are_refused(settings: EvaluateSettings,
     is_refused(replace(settings, val=bare), DatasetError, None, bare)
 
 
-def test_copies_of_training_images_among_the_validation_images_are_refused(
+def test_copies_of_training_images_are_left_out_and_where_none_is_left_it_is_refused(
     settings: EvaluateSettings, tmp_path: Path
 ) -> None:
     is_refused(replace(settings, val=settings.real), DatasetError, None, 4, "0.png")
     painted = make_dataset(tmp_path / "painted", [20, 12])
-    is_refused(replace(settings, val=painted), DatasetError, None, 1, "12.png")
+    (found,) = opened(replace(settings, val=painted)).val
+    assert [record.name for record in found.records] == ["20.png"]
+    assert found.left_out == ("12.png is 12.png",)
 
 
 @pytest.mark.parametrize(

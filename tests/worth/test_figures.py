@@ -11,8 +11,8 @@ from PIL import Image
 from engines.common.rng import generator
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
+from engines.labels.matching import average_precision, figures, match
 from engines.worth.figures import Arm, Difference, Result, arm_name, compare, gains, table
-from engines.worth.matching import average_precision, figures, match
 from engines.worth.plot import plot
 
 NAMES = ("a", "b")

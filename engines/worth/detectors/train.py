@@ -19,7 +19,8 @@ from engines.errors import TrainingError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.training.augment import FrameOptions
-from engines.training.trainer import FitOptions, finished, fit
+from engines.training.stopping import save_result
+from engines.training.trainer import FitOptions, fit
 from engines.worth.detectors.batches import MixedBatches, Sample, frame_size, mix_value
 from engines.worth.detectors.config import INFO_FILE, DetectorOptions
 from engines.worth.detectors.model import Detector, new_detector, save_detector, start_from
@@ -112,8 +113,7 @@ def train_detector(
     )
     renew()
     detector.info = replace(detector.info, training=training)
-    save_detector(folder, detector)
-    finished(folder / _TRAINING)
+    save_result(lambda: save_detector(folder, detector), (folder / _TRAINING,), report)
     return detector
 
 

@@ -1,8 +1,8 @@
 """Average precision of many resamples of the same images, from one matching of boxes.
 
 Knows: COCO's greedy matching of detections to annotations, and AP when each image counts a given number of times.
-`detection.mean_average_precision` is the measure; this is the same one in a form that is cheap to repeat (a test
-holds them against each other). Knows nothing about models, files or intervals.
+`average_precision.mean_average_precision` is the measure; this is the same one in a form that is cheap to repeat (a
+test holds them against each other). Knows nothing about models, files or intervals.
 
 I images, K classes, T IoU thresholds, D detections of one class on all images, N boxes of one image.
 Source: pycocotools' COCOeval (evaluateImg and accumulate).

@@ -1,0 +1,111 @@
+"""What all verbs have: options that are shared, a file of options, settings shown as flags.
+
+Knows: how a verb's command line is read, and what is left in the folder that it wrote. Knows nothing about what a verb
+does.
+"""
+
+from collections.abc import Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from dengine_cli import config_file, console
+from dengine_cli.flags import renewed
+from dengine_cli.settings import settings_of_file
+from dengine_cli.verbs import VERBS
+from engines.common.files import OWN, write_atomic
+from engines.errors import Interrupted
+
+_CONFIG = "YAML file with any of these options; flags go first. dengine config prints one."
+_SETTINGS = "dengine settings"  # in a context's `meta`: what its file says beside options
+
+
+def _of_all(
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help=_CONFIG)] = None,
+) -> None:
+    """Options of every verb that has settings."""
+
+
+class Verb(TyperCommand):
+    """A verb, whose texts show the settings of the library as its own flags."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.own_params = list(self.params)
+        self.module = VERBS[self.name or ""]
+        if hasattr(self.module, "SETTINGS"):
+            self.params = [*self.own_params, *_shared_options()]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line, and the file that it names; a flag's old name counts as the new one, and is said."""
+        known = {name for parameter in self.params for name in getattr(parameter, "opts", ())}
+        args, renamed = renewed(args, known)
+        for old, new in renamed:
+            console.note(f"{old} is called {new} now; the old name goes with the next release")
+        if config_file.OPTION not in known:
+            return super().parse_args(ctx, args)
+        file, args = config_file.taken(args)
+        given = config_file.Given() if file is None else config_file.read(file, self.module, self.own_params)
+        ctx.default_map, ctx.meta[_SETTINGS] = given.options, given.settings
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as mistake:
+            if getattr(mistake.param, "name", None) in given.options:
+                mistake.message += f" (if it is of {file}, mend it there)"
+            raise
+
+    def invoke(self, ctx: Any) -> Any:
+        """Do what the verb does, and leave the file that repeats it in the folder that it wrote."""
+        more = ctx.meta.get(_SETTINGS, {})
+        with console.speaking(partial(flags_of, self.name or "")), settings_of_file(more):
+            try:
+                result = super().invoke(ctx)
+            except Interrupted as stop:
+                if stop.kept:
+                    self._leave_file(ctx, more)
+                raise
+            self._leave_file(ctx, more)
+            return result
+
+    def _leave_file(self, ctx: Any, more: Mapping[str, Any]) -> None:
+        folder = ctx.params.get(getattr(self.module, "WRITES", ""))
+        if folder is not None and Path(folder).is_dir():
+            (Path(folder) / OWN).mkdir(exist_ok=True)
+            text = config_file.repeated(self.name or "", self.module, ctx, more)
+            write_atomic(Path(folder) / OWN / f"{self.name}.yaml", text.encode())
+
+
+@cache
+def _shared_options() -> tuple[Any, ...]:
+    """The options of `_of_all`, which no verb sees."""
+    options = typer.Typer(add_completion=False)
+    options.command()(_of_all)
+    found = tuple(one for one in typer.main.get_command(options).params if one.name != "help")
+    for one in found:
+        one.expose_value = False
+    return found
+
+
+@cache
+def flags_of(verb: str) -> dict[str, str]:
+    """The flag of each setting: of `verb` first, then of the other verbs, which its messages may advise.
+
+    What a verb's own arguments are called is shown as in its usage line, `IMAGES`.
+    """
+    from dengine_cli.main import app
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    flags: dict[str, str] = {}
+    for name in sorted(commands, key=lambda name: name == verb):
+        for parameter in commands[name].params:
+            if parameter.param_type_name == "option":
+                flags[str(parameter.name)] = max(parameter.opts, key=len)
+            elif name == verb:
+                flags[str(parameter.name)] = str(parameter.metavar)
+    for module in VERBS.values():
+        for field, option in getattr(module, "FIELDS", {}).items():
+            flags.setdefault(field, flags[option])
+    return flags | {field: flags[option] for field, option in getattr(VERBS.get(verb), "FIELDS", {}).items()}

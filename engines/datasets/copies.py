@@ -1,0 +1,74 @@
+"""Which images of one set are known from another: the same, nearly the same, or a part of it.
+
+Knows: the ways in which an image is known, and their words. Knows nothing about what the sets are for.
+N images looked at, M images known.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.datasets.crops import cut_from
+from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, near_pairs
+from engines.datasets.learned import Learned, short_hash
+from engines.datasets.records import Record
+from engines.errors import DatasetError
+
+
+def known_from(
+    records: Sequence[Record], prints: Fingerprints, others: Sequence[Record], known: Fingerprints, *, crops: bool
+) -> dict[int, str]:
+    """The images of `records` that `others` hold, nearly hold, or, with `crops`, hold a part of or are a part of:
+    index -> in words. `prints` and `known` are theirs. Raises DatasetError for an image that cannot be read.
+    """
+    owner = dict(zip(known.hashes, others, strict=True))
+    found = {row: f"is {owner[own].name}" for row, own in enumerate(prints.hashes) if own in owner}
+    for pair in near_pairs(prints.thumbnails, known.thumbnails, NEAR):
+        found.setdefault(pair.first, f"nearly repeats {others[pair.second].name} ({pair.correlation:.3f})")
+    if crops:
+        for row in _rest(records, found):
+            for place in cut_from(records[row].pixels(), known.thumbnails, aspects_of(others)):
+                found.setdefault(row, f"has the part that is {others[place].name}")
+        left = _rest(records, found)
+        for other in others if left else ():
+            cuts = cut_from(other.pixels(), prints.thumbnails[left], aspects_of([records[row] for row in left]))
+            for place in cuts:
+                found.setdefault(left[place], f"is a part of {other.name}")
+    return found
+
+
+def known_to(records: Sequence[Record], prints: Fingerprints, learned: Learned, *, crops: bool) -> dict[int, str]:
+    """The images of `records` that a model learned from, the same way: index -> in words. A part of an image that it
+    learned from is not seen: for that its thumbnail is too small.
+    """
+    found = {row: "was learned from" for row, own in enumerate(prints.hashes) if short_hash(own) in learned.hashes}
+    for pair in near_pairs(prints.thumbnails, learned.thumbnails, NEAR):
+        found.setdefault(pair.first, f"nearly repeats an image that was learned from ({pair.correlation:.3f})")
+    if crops:
+        for row in _rest(records, found):
+            if cut_from(records[row].pixels(), learned.thumbnails, learned.aspects):
+                found[row] = "has a part that was learned from"
+    return found
+
+
+def seen_by(records: Sequence[Record], learned: Learned) -> tuple[str, ...]:
+    """The names of the images that a model learned from, or that nearly repeat such; broken ones are passed over."""
+    seen = []
+    for record in records:
+        try:
+            prints = fingerprints([record])
+        except DatasetError:
+            continue
+        if known_to([record], prints, learned, crops=False):
+            seen.append(record.name)
+    return tuple(seen)
+
+
+def aspects_of(records: Sequence[Record]) -> npt.NDArray[np.float64]:
+    """Width / height of each."""
+    return np.array([record.width / record.height for record in records], dtype=np.float64)
+
+
+def _rest(records: Sequence[Record], found: dict[int, str]) -> list[int]:
+    return [row for row in range(len(records)) if row not in found]

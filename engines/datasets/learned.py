@@ -1,0 +1,73 @@
+"""What a model learned from, small enough to go along with it: a hash, a thumbnail and the size of every image.
+
+Knows: the file of it, both ways. What makes two images nearly one is `duplicates`' matter.
+
+With it, an image that a model is to be measured on can be told from those that it knows. It holds no photographs, but
+grey pictures of 24 x 24 pixels: who must not pass these on removes the file before the export. N images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.common.files import write_atomic
+from engines.datasets.duplicates import SIDE, Thumbnails, pixel_hash, thumbnail
+from engines.datasets.records import Record
+from engines.errors import ModelError
+
+LEARNED = "learned.safetensors"  # in the folder of a base or an adapter
+_HASH = 16  # bytes of an image's `pixel_hash` that are kept
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """N images that a model learned from."""
+
+    hashes: frozenset[bytes]  # the first 16 bytes of each `pixel_hash`
+    thumbnails: Thumbnails  # [N, D], to one part in 127 of the largest value
+    aspects: npt.NDArray[np.float64]  # [N], width / height
+
+
+def short_hash(digest: str) -> bytes:
+    """What is kept of a `pixel_hash`."""
+    return bytes.fromhex(digest)[:_HASH]
+
+
+def write_learned(path: Path, records: Sequence[Record]) -> None:
+    """Write what a model that learned from `records` is known by. Raises DatasetError for a broken image."""
+    from safetensors.numpy import save
+
+    hashes = np.zeros((len(records), _HASH), dtype=np.uint8)
+    thumbnails = np.zeros((len(records), SIDE * SIDE), dtype=np.int8)
+    sizes = np.zeros((len(records), 2), dtype=np.int32)
+    for row, record in enumerate(records):
+        pixels = record.pixels()
+        hashes[row] = np.frombuffer(short_hash(pixel_hash(pixels)), dtype=np.uint8)
+        values = thumbnail(pixels)
+        thumbnails[row] = np.rint(values * (127 / max(float(np.abs(values).max()), 1e-12)))
+        sizes[row] = pixels.shape[1], pixels.shape[0]
+    write_atomic(path, save({"hashes": hashes, "thumbnails": thumbnails, "sizes": sizes}))
+
+
+def read_learned(path: Path) -> Learned | None:
+    """Read what `write_learned` wrote; None where there is no such file. Raises ModelError for any other content."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    if not path.exists():
+        return None
+    try:
+        found = load(path.read_bytes())
+        hashes, small, sizes = found["hashes"], found["thumbnails"], found["sizes"]
+    except (OSError, KeyError, ValueError, SafetensorError) as cause:
+        raise ModelError(f"{path} cannot be read as fingerprints of images ({cause}): remove it.") from cause
+    shapes = ((hashes, np.uint8, _HASH), (small, np.int8, SIDE * SIDE), (sizes, np.int32, 2))
+    if any(array.dtype != kind or array.shape != (len(hashes), wide) for array, kind, wide in shapes):
+        raise ModelError(f"{path} does not hold fingerprints of images as dengine writes them: remove it.")
+    values = small.astype(np.float32)
+    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    aspects = sizes[:, 0] / np.maximum(sizes[:, 1], 1)
+    return Learned(frozenset(row.tobytes() for row in hashes), values, np.maximum(aspects, 1e-3))
