@@ -231,22 +231,20 @@ def label_images(
             (out / _SPOOL).unlink(missing_ok=True)
     return LabelSummary(
         annotations=out / ANNOTATIONS,
-        images=len(found.offsets),
-        boxes=found.boxes.total(),
+        images=len(found.offsets), boxes=found.boxes.total(),
         boxes_by_class={name: found.boxes[label] for label, name in enumerate(bundle.class_names)},
         ignored=found.ignored,
         skipped=(*dataset.skipped, *found.skipped),
         unreadable=tuple(found.skipped),
         score=None if rules is None else stored(rules.thresholds),
         annotated=any(len(record.instances) for record in dataset.records),
-        figures=figures,
-        unknown_classes=unknown,
+        figures=figures, unknown_classes=unknown,
         seconds=time.monotonic() - started,
         backend=backend.description,
         own_score=None if own is None else stored(own.thresholds),
         own_figures={name: by_own[name] for name in by_own if name not in figures},
         seen=_seen(bundle, dataset),
-    )
+    )  # fmt: skip
 
 
 def _spooled(

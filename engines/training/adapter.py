@@ -204,17 +204,16 @@ def fit_adapter(
         labelled_images=len(dataset.records), objects=dataset.objects(),
         thresholds={name: choice.score for name, choice in choices.items() if choice.score is not None},
         figures=training_figures(model, dev_split, train, dev, classes, options.steps, best)
-        | threshold_figures(choices, options.precision_goal)
-        | _origins(pseudo, names),
+        | threshold_figures(choices, options.precision_goal) | _origins(pseudo, names),
     )  # fmt: skip
-
-    def save() -> None:
-        write_log(out, {"adapter": log_of(out / "training")})
-        write_learned(out / LEARNED, (*dataset.records, *pseudo))
-        save_adapter(out, model, info)
-
-    save_result(save, (out / "training",), report)
+    save_result(lambda: _save(out, model, info, (*dataset.records, *pseudo)), (out / "training",), report)
     return info
+
+
+def _save(out: Path, model: DetectionAdapter, info: AdapterInfo, learned: Sequence[Record]) -> None:
+    write_log(out, {"adapter": log_of(out / "training")})
+    write_learned(out / LEARNED, learned)
+    save_adapter(out, model, info)
 
 
 def _evaluate(dev_split: DevSplit, model: DetectionAdapter, plain: bool, step: int) -> Mapping[str, float]:

@@ -114,8 +114,7 @@ def fit(
                 parts = _train_step(module, named, state, loss_at, options, precision)
                 measured = _evaluation(module, state, options, folder, evaluate, score)
                 if state.step % 10 == 0 or state.step == options.steps:
-                    seconds = (time.monotonic() - started) / (state.step - first_step)
-                    report(_progress(state, parts, measured, seconds))
+                    report(_progress(state, parts, measured, (time.monotonic() - started) / (state.step - first_step)))
                 state.whole = True
                 if time.monotonic() - saved[0] > options.checkpoint_minutes * 60 or state.step == options.steps:
                     state.save(folder, full_identity)
