@@ -30,8 +30,9 @@ def find_mistakes(folder: Path, jobs: int) -> list[str]:
 
 
 def read_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a folder, by its path in it."""
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in folder.rglob("*") if path.is_file()}
+    """SHA-256 of every file of a folder but its report, which names the folder, by its path in it."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "report.html")
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
 
 
 def different_files(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:

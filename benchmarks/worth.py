@@ -314,7 +314,12 @@ def _against(
 def report(making: Making) -> None:
     """Write the table of everything that is finished."""
     parts, value = ["# What generated images are worth, on clean labels"], {**here(), "settings": {}}
-    parts.append(measured_on(value))
+    parts += [
+        measured_on(value),
+        "2,400 steps, images with a short side of 192 pixels, half of the draws real; in brackets 95% intervals over val "
+        "images; with one seed the luck of a training is not measured. Bases have seen the photographs of their sets with "
+        "prompts that name classes and rough counts, where labels are scarce, too.",
+    ]
     for kind in ("rt_detr", "retinanet"):
         for name, setting in SETTINGS.items():
             if lines := list(rows(making, name, kind)):

@@ -32,27 +32,7 @@ _WORDS = {
     FindingKind.OUTSIDE: "leaves the picture",
 }
 
-_STYLE = """
-main { max-width: 1500px; }
-.key-line { position: sticky; top: 0; padding: .5rem 0; background: var(--paper); z-index: 1; }
-.key-line label { margin-right: 1.2rem; display: inline-block; }
-.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); gap: 1.4rem; }
-figure { margin: 0; min-width: 0; }
-figure div { position: relative; line-height: 0; }
-figure img, figure svg { width: 100%; height: auto; }
-figure svg { position: absolute; inset: 0; height: 100%; }
-rect { fill: none; stroke-width: 2; vector-effect: non-scaling-stroke; }
-rect:hover { fill: #ffffff55; }
-.given { stroke: #009ef0; }
-.found { stroke: #00be78; stroke-dasharray: 5 3; }
-.suspect { stroke: #f08200; stroke-width: 2.5; }
-.wrong { stroke: #dc3c96; stroke-width: 2.5; }
-figcaption { padding-top: .35rem; overflow-wrap: anywhere; }
-figcaption ul { margin: .2rem 0 0; padding-left: 1.1rem; color: var(--quiet); }
-i { display: inline-block; width: 1.1em; height: .75em; border: 2px solid; margin-right: .35em; }
-body:has(#given:not(:checked)) .given, body:has(#found:not(:checked)) .found,
-body:has(#suspect:not(:checked)) .suspect, body:has(#wrong:not(:checked)) .wrong { display: none; }
-"""
+STYLE = Path(__file__).with_name("page.css")
 _KEY = (
     ("given", "labels", "solid"),
     ("found", "finds with a label", "dashed"),
@@ -102,7 +82,7 @@ def _document(counted: str, shown: str, figures: Sequence[str], images: int, con
         f'<div class="key-line">{key}</div>', f'<section><p>{shown}</p>\n<div class="images">\n{"".join(figures)}</div>'
         "</section>",
     )  # fmt: skip
-    return document("dengine audit", parts, _STYLE)
+    return document("dengine audit", parts, STYLE.read_text("utf-8"))
 
 
 def _counted(by_image: dict[int, list[Finding]], judgement: Judgement, class_names: Sequence[str]) -> str:

@@ -186,6 +186,14 @@ def _elsewhere(found: Instances, given: Instances) -> Mask:
     return new
 
 
+def without_doubles(found: Instances, most: float) -> Mask:
+    """Which boxes no surer one of their class overlaps (IoU) by more than `most`, [N], whatever the threshold.
+
+    Of labels these are the same, since the surer box of two is a label wherever the other one is.
+    """
+    return _without_doubles(found, ~found.crowd, most) | found.crowd
+
+
 def _exact(found: Instances, rows: Mask | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Corners in float64, so that an overlap is the same for boxes from a network and from a file."""
     return found.boxes[rows].astype(np.float64)

@@ -15,6 +15,7 @@ from engines.common.files import read_json, safe_join
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
 from engines.labels.rules import quality
+from engines.labels.scores import FALLBACK
 from engines.report.figures import BINS, SHOWN, UNSURE, Boxes, Draw, Picture
 from engines.report.html import document, facts, section, table, top
 from engines.report.parts import pictures, score_cards, shapes
@@ -44,7 +45,8 @@ def labels_page(folder: Path, info: Mapping[str, Any]) -> tuple[str, int]:
         crowds += len(boxes) - len(single)
         found.add(single, *size)
         np.add.at(scores, (single.labels, np.minimum((single.scores * BINS).astype(int), BINS - 1)), 1)
-        one = Picture(safe_join(root, file, DatasetError, str(folder / ANNOTATIONS)), single, size)
+        drawn = single if "score" in info else single.take(single.scores >= FALLBACK)
+        one = Picture(safe_join(root, file, DatasetError, str(folder / ANNOTATIONS)), drawn, size)
         sample.see(one)
         if len(single) and (len(unsure) < UNSURE or quality(single) < unsure[-1][0]):
             unsure = sorted([*unsure, (quality(single), found.images, one)], key=lambda row: row[:2])[:UNSURE]
@@ -53,12 +55,13 @@ def labels_page(folder: Path, info: Mapping[str, Any]) -> tuple[str, int]:
     least = info.get("score")
     thresholds = [least.get(name) if isinstance(least, dict) else least for name in names]
     shown, doubtful = _there(sample.some(SHOWN)), _there([one for *_, one in unsure])
+    told = [] if "score" in info else [f"Drawn are boxes that score {FALLBACK:g} or more."]
     notes = [] if shown else [f"The images are not shown: they are no longer in {root}."]
     parts = (
         top(folder.resolve().name, numbers + ([("regions to ignore", crowds)] if crowds else []), *notes),
         _classes(folder, names, found), score_cards(scores, names, thresholds, f"Scores of all {word}"),
-        shapes(found, "found", None), pictures("Some of the images, drawn at random", shown),
-        pictures("Those it is least sure of", doubtful), _asked(info),
+        shapes(found, "found", None), pictures("Some of the images, drawn at random", shown, *told),
+        pictures("Those it is least sure of", doubtful, *told), _asked(info),
     )  # fmt: skip
     return document(f"{folder.resolve().name} · dengine report", parts), found.images
 

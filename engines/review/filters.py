@@ -58,8 +58,8 @@ class Overlay:
 
 
 def labels_mask(view: View, thresholds: Sequence[float]) -> Mask:
-    """Which boxes score enough [B]."""
-    return np.asarray(view.scores >= np.array(thresholds, dtype=np.float32)[view.labels])
+    """Which boxes score enough, and are no doubles [B]."""
+    return np.asarray((view.scores >= np.array(thresholds, dtype=np.float32)[view.labels]) & ~view.doubles)
 
 
 def histogram(view: View, classes: int) -> list[list[int]]:

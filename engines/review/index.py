@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.labels.boxes import Instances
+from engines.labels.rules import without_doubles
 
 Array = npt.NDArray[Any]
 KEPT = 0  # the outcome of an image that has a picture; others are 1 + the place of their DropReason
@@ -66,6 +67,7 @@ class View:
     scores: npt.NDArray[np.float32]  # [B]
     labels: npt.NDArray[np.uint16]  # [B]
     sides: npt.NDArray[np.float16]  # [B] root of the area, pixels
+    doubles: npt.NDArray[np.bool_]  # [B] which are no labels, since a surer box of their class covers them
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -91,6 +93,7 @@ class View:
 class Index:
     """The arrays, filled by one thread and read by others."""
 
+    max_overlap: float = 1.0  # of the rules that labels are counted by
     total: int = 0  # bytes, or images, to read in all
     read: int = 0  # of them
     complete: bool = False
@@ -102,7 +105,7 @@ class Index:
     def __post_init__(self) -> None:
         kinds = {
             "numbers": np.int64, "places": np.int64, "outcomes": np.uint8, "strengths": np.float32, "starts": np.int64,
-            "scores": np.float32, "labels": np.uint16, "sides": np.float16,
+            "scores": np.float32, "labels": np.uint16, "sides": np.float16, "doubles": np.bool_,
         }  # fmt: skip
         self._columns = {name: Column(kind) for name, kind in kinds.items()}
         self._columns["starts"].extend([0])
@@ -115,18 +118,27 @@ class Index:
         added = {
             "numbers": part.numbers, "places": part.places, "outcomes": part.outcomes, "strengths": part.strengths,
             "starts": before + np.cumsum(part.counts), "scores": table[:, 4], "labels": table[:, 5], "sides": sides,
+            "doubles": self._doubles(part),
         }  # fmt: skip
         with self._guard:
             for name, values in added.items():
                 self._columns[name].extend(values)
             self._view = None
 
+    def _doubles(self, part: Part) -> npt.NDArray[np.bool_]:
+        """Which boxes of the part are doubles, [B]."""
+        found = np.zeros(len(part.rows), dtype=np.bool_)
+        ends = np.cumsum(part.counts).tolist()
+        for start, end in zip([0, *ends], ends, strict=False) if self.max_overlap < 1.0 else ():
+            found[start:end] = ~without_doubles(Instances.from_rows(part.rows[start:end]), self.max_overlap)
+        return found
+
     def view(self) -> View:
         """All that is known now."""
         with self._guard:
             if self._view is None:
                 n, boxes = self._columns["numbers"].size, self._columns["scores"].size
-                sizes = {"starts": n + 1, "scores": boxes, "labels": boxes, "sides": boxes}
+                sizes = {"starts": n + 1, "scores": boxes, "labels": boxes, "sides": boxes, "doubles": boxes}
                 self._view = View(**{name: one.view(sizes.get(name, n)) for name, one in self._columns.items()})
             return self._view
 

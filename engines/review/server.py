@@ -150,8 +150,9 @@ def _begun(settings: ReviewSettings) -> Iterator[tuple[Session, tuple[Finding, .
     """Open what is reviewed: decisions are read, the index fills in a thread."""
     source, audit = open_source(settings)
     with contextlib.closing(source), ReviewLog(source.folder) as log:
-        index = Index()
-        session = Session(source, index, log, rules_in_force(source))
+        rules = rules_in_force(source)
+        index = Index(max_overlap=rules.max_overlap)
+        session = Session(source, index, log, rules)
         threading.Thread(target=source.fill, args=(index,), daemon=True).start()
         findings, notes = _found(source, audit)
         yield session, findings, notes

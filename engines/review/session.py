@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from engines.errors import UsageError
 from engines.labels.boxes import Instances
-from engines.labels.rules import Rules
+from engines.labels.rules import Rules, without_doubles
 from engines.review import filters
 from engines.review.filters import KEEP, REJECT, UNDECIDED, Filter, Overlay
 from engines.review.index import Index, View
@@ -231,7 +231,9 @@ class Session:
         changed = dict(overlay.edited)
         changed.pop(row, None)
         if about.edits:
-            changed[row] = self.look(row).instances
+            found = self.look(row)
+            labels = found.sure | without_doubles(found.instances, self.rules.max_overlap)
+            changed[row] = found.instances if self.rules.max_overlap >= 1.0 else found.instances.take(labels)
         if changed.keys() != overlay.edited.keys() or about.edits:
             overlay.edited = changed
 

@@ -18,6 +18,7 @@ from engines.labels.matching import average_precision, figures, match
 
 FEW = 30  # images of a dev split from which on its figures are believed without a remark
 RESAMPLES = 200  # draws of the images
+SEED = 0  # of the draws
 
 
 def split_dev(records: Sequence[Record], fraction: float) -> tuple[list[Record], list[Record]]:
@@ -66,7 +67,7 @@ def noise(
     matches, count = match(annotations, found, len(class_names)), len(annotations)
     drawn: dict[str, list[float]] = {"AP": [], "AP50": [], "AP75": []}
     for number in range(RESAMPLES):
-        chosen = generator(0, Stream.BOOTSTRAP, number + 1).integers(count, size=count)
+        chosen = generator(SEED, Stream.BOOTSTRAP, number + 1).integers(count, size=count)
         values = figures(average_precision(matches, np.bincount(chosen, minlength=count)), class_names)
         for name, kept in drawn.items():
             kept.append(values.get(name, np.nan))

@@ -148,8 +148,8 @@ def test_label_prints_figures_where_the_images_have_annotations(
     out = tmp_path / "labels"
     result = dengine("label", labelled, "--bundle", toy_bundle, "--out", out, "--engine", "torch", "--threads", 1)
     assert result.exit_code == 0, result.output
-    assert re.search(r"^class +boxes +AP +AP50$", result.stdout, re.MULTILINE)
-    assert re.search(r"^rbc +\d+ +\d\.\d{3} +\d\.\d{3}$", result.stdout, re.MULTILINE)
+    assert re.search(r"^class +boxes +AP +AP50 +precision +recall$", result.stdout, re.MULTILINE)
+    assert re.search(r"^rbc +\d+( +\d\.\d{3}){2} +(-|\d\.\d{3}) +\d\.\d{3}$", result.stdout, re.MULTILINE)
     assert len(json.loads((out / "annotations.json").read_text("utf-8"))["images"]) == 2
 
 

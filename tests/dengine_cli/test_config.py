@@ -31,7 +31,7 @@ SAME = [
     ("merge A B --out OUT", {"runs": ["A", "B"], "out": "OUT"}),
     ("audit DATA --out OUT --folds 3 --model M", {"data": "DATA", "out": "OUT", "folds": 3, "base": "M"}),
     ("review RUN --no-open --port 8000", {"what": "RUN", "open": False, "port": 8000}),
-    ("report RUN --out FILE", {"run": "RUN", "out": "FILE"}),
+    ("report RUN --out FILE", {"folder": "RUN", "out": "FILE"}),
     ("evaluate --real R --val V --val W --out OUT --mix 0.6:0 --amounts 0,1x,20",
      {"real": "R", "val": ["V", "W"], "out": "OUT", "mix": [0.6, 0], "amounts": [0, "1x", 20]}),
     ("bench M --engine torch --engine openvino --no-baseline",

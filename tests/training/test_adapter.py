@@ -17,6 +17,7 @@ from engines.adapter.model import load_adapter
 from engines.common.events import Event
 from engines.common.rng import generator
 from engines.datasets.dataset import Dataset, Record, instances_of
+from engines.datasets.learned import LEARNED
 from engines.diffusion.base_model import base_hash, load_base
 from engines.errors import ModelError, TrainingError, UsageError
 from engines.labels.average_precision import mean_average_precision
@@ -92,7 +93,9 @@ def test_a_training_ends_in_an_adapter_folder_and_leaves_the_base_alone(
     seen = _train(shapes, toy_bases["sd1"], tmp_path / "adapter")
     model, info = load_adapter(tmp_path / "adapter")
     assert base_hash(toy_bases["sd1"]) == before == info.base_hash
-    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [INFO_FILE, WEIGHTS_FILE]
+    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
+        INFO_FILE, WEIGHTS_FILE, LEARNED, "training.json",
+    ]  # fmt: skip
     assert info.class_names == NAMES
     assert (info.timestep, info.short_side, info.frame, info.size_multiple) == (1, 48, (64, 48), 16)
     assert model.config.channels == (96, 160)
