@@ -316,9 +316,9 @@ def report(making: Making) -> None:
     parts, value = ["# What generated images are worth, on clean labels"], {**here(), "settings": {}}
     parts += [
         measured_on(value),
-        "2,400 steps, images with a short side of 192 pixels, half of the draws real; in brackets 95% intervals over val "
-        "images; with one seed the luck of a training is not measured. Bases have seen the photographs of their sets with "
-        "prompts that name classes and rough counts, where labels are scarce, too.",
+        "2,400 steps, images with a short side of 192 pixels, half of the draws real; in brackets 95% intervals over "
+        "val images; with one seed the luck of a training is not measured. Bases saw the photographs of their sets, "
+        "with prompts that name classes and rough counts, where labels are few, too.",
     ]
     for kind in ("rt_detr", "retinanet"):
         for name, setting in SETTINGS.items():
