@@ -49,7 +49,8 @@ def painted(alone: list[dict[str, Any]], tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_the_run_its_shards_and_finalize_give_one_dataset(alone: list[dict[str, Any]], tmp_path: Path) -> None:
     result = large.measure(tmp_path, tmp_path / "bundle", IMAGES, SHARDS)
-    assert [asked["shard"] for asked in alone] == [None, (1, SHARDS), (2, SHARDS)]
+    assert alone[0]["shard"] is None
+    assert sorted(asked["shard"] for asked in alone[1:]) == [(1, SHARDS), (2, SHARDS)]  # which run side by side
     assert [part["images"] for part in result["parts"]] == list(range(2, IMAGES + 1, 2))
     assert all(part["images_per_second"] > 0 and part["rss_mb"] > 10 for part in result["parts"])
     assert result["counted"] == {"mistakes": 0, "changed": 0, "different": 0}
