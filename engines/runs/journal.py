@@ -1,8 +1,7 @@
 """The journal: what is done, on disk, one JSON line an image, in index order.
 
 Knows: the line of an image, how lines are appended so that a line on disk always has its image beside it, and how a
-journal that a kill cut short is read back to its last whole chunk.
-Knows nothing about how images are painted or which dataset files are made from the lines.
+journal that a kill cut short is read back. Knows nothing about how images are painted, or what is made of the lines.
 """
 
 import json
@@ -172,8 +171,7 @@ def read_entries(path: Path, run: RunSettings | None = None) -> Iterator[Entry]:
 def read_files(path: Path) -> Iterator[str | None]:
     """The image's file of each line that `read_entries` has read already: nothing is checked once more."""
     with path.open("rb") as file:
-        for line in file:
-            yield json.loads(line).get("file") if line.endswith(b"\n") else None
+        yield from (json.loads(line).get("file") if line.endswith(b"\n") else None for line in file)
 
 
 class Journal:

@@ -99,7 +99,7 @@ def test_a_run_that_is_stopped_drains_and_goes_on_from_the_command_line(
     two_nodes: Any, toy_bundle: Path, tmp_path: Path
 ) -> None:
     settings = GenerateSettings(
-        out=tmp_path / "run", bundle=toy_bundle, jobs=16, chunk=4, slots=2, steps=3, threads=1, engine="torch",
+        out=tmp_path / "run", bundle=toy_bundle, jobs=64, chunk=4, slots=2, steps=3, threads=1, engine="torch",
         keep_empty=True,
     )  # fmt: skip
     seen: list[float] = []
@@ -109,12 +109,12 @@ def test_a_run_that_is_stopped_drains_and_goes_on_from_the_command_line(
             seen.append(event.done)
 
     first = generate_on_cluster(settings, ClusterSettings(), report=report, stop=lambda: bool(seen))
-    assert (first.interrupted, first.target) == (True, 16)
+    assert (first.interrupted, first.target) == (True, 64)
     assert first.dataset is not None
-    assert first.dataset.images == first.done < 16
+    assert first.dataset.images == first.done < 64
     asked = (
         "--jobs",
-        16,
+        64,
         "--chunk",
         4,
         "--slots",
@@ -130,12 +130,12 @@ def test_a_run_that_is_stopped_drains_and_goes_on_from_the_command_line(
     command = ("generate", "--bundle", toy_bundle, *asked, "--no-report")
     done = dengine(*command, "--out", tmp_path / "run", "--cluster", "auto")
     assert done.exit_code == 0, done.output
-    assert "16 images" in done.stdout
+    assert "64 images" in done.stdout
     generate(replace(settings, out=tmp_path / "one"))
     ours = without_chunks(tmp_path / "run")
     ours.pop(".dengine/generate.yaml")
     assert ours == tree(tmp_path / "one")
-    assert json.loads(dengine("status", tmp_path / "run", "--json").stdout)["done"] == 16
+    assert json.loads(dengine("status", tmp_path / "run", "--json").stdout)["done"] == 64
 
 
 def test_an_address_needs_a_cluster() -> None:
