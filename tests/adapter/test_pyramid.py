@@ -93,6 +93,7 @@ def test_what_is_cast_or_hooked_on_the_unet_later_holds_for_the_taps(toy_bases: 
     assert network._taps is not twin._taps
 
 
+@pytest.mark.slow
 def test_torch_compile_takes_the_whole_of_it_and_the_values_are_equal(toy_bases: dict[str, Path]) -> None:
     unet = _unet(toy_bases["sd2"])
     network = PyramidUNet(unet)

@@ -86,6 +86,7 @@ def test_other_upsamplings_stay_as_they_are(options: dict[str, Any]) -> None:
 # --- pairs of rows -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sd1", "sd2"])
 def test_pairs_compute_once_what_comes_before_the_first_text(kind: str, toy_bases: dict[str, Path]) -> None:
     unet: Any = load_base(toy_bases[kind]).unet

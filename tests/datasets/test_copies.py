@@ -46,6 +46,7 @@ def _others() -> dict[str, Image.Image]:
     return {f"other-{n:02}.png": Image.fromarray(photograph(100 + n, (240, 180))) for n in range(NUMBER)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["copy", "pressed", "part"])
 def test_every_photograph_that_is_known_is_found_and_no_other(tmp_path: Path, val: list[Record], way: str) -> None:
     images: dict[str, Image.Image] = {}
@@ -66,6 +67,7 @@ def test_every_photograph_that_is_known_is_found_and_no_other(tmp_path: Path, va
         assert all(others[row].name in words for row, words in found.items())
 
 
+@pytest.mark.slow
 def test_photographs_that_are_parts_of_known_ones_are_found(tmp_path: Path, val: list[Record]) -> None:
     parts = _save(
         tmp_path / "parts", {f"{n:02}.png": _part(Image.fromarray(one.pixels()), n) for n, one in enumerate(val)}

@@ -89,6 +89,7 @@ def some_pictures() -> Thumbnails:
     return np.asarray(images / np.maximum(np.linalg.norm(images, axis=1, keepdims=True), 1e-12), dtype=np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mirror", [True, False])
 @pytest.mark.parametrize("threshold", [0.05, 0.5, 0.9, 0.95, 0.99])
 @pytest.mark.parametrize(("block", "many"), [(1024, 0.05), (32, 0.0), (32, 1.0)])

@@ -38,6 +38,7 @@ def refused(folder: Path, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "changes", "said"),
     [

@@ -108,6 +108,7 @@ def wide(width: int, name: str = "lora_unet_down_blocks_0_attentions_0_transform
     return {f"{name}.lora_down.weight": torch.zeros(2, width), f"{name}.lora_up.weight": torch.zeros(32, 2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensors", "said"),
     [

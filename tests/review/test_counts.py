@@ -3,11 +3,13 @@
 import time
 from pathlib import Path
 
+import pytest
 from reviewing import make_review_run, served
 
 from engines.runs.finalize import FinalizeSettings, finalize
 
 
+@pytest.mark.slow
 def test_counts_without_doubles_are_those_of_the_dataset(tmp_path: Path) -> None:
     run = make_review_run(tmp_path / "run", 60)
     plain = finalize(FinalizeSettings(run))

@@ -110,6 +110,7 @@ def _discs(name: str) -> Sequence[Disc]:
     return USUAL[int(name.partition(".")[0])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [(0.0, 0.0), (0.3, 0.3)])
 def test_a_composed_run_is_the_same_in_parts_and_after_a_stop(
     paint: Generate, tmp_path: Path, data: Path, strength: tuple[float, float]

@@ -218,6 +218,7 @@ def holds(folder: Path, rules: DatasetRules) -> None:
     assert (folder / "labels").exists() == ("yolo" in (rules.formats or ()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_the_last_rules_hold_whatever_the_order_of_the_verbs(paint: Generate, tmp_path: Path, seed: int) -> None:
     sequence(paint, tmp_path, seed)

@@ -72,6 +72,7 @@ WAYS: dict[str, Callable[[Path, list[Record]], Path]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_every_known_photograph_is_named(tmp_path: Path, val: list[Record], way: str) -> None:
     (tmp_path / "run").mkdir()
