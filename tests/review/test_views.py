@@ -201,8 +201,8 @@ def test_balance_says_what_is_missing_and_how_to_paint_it(look: Look, tmp_path: 
     run = make_review_run(tmp_path / "run")
     page = look(run, "balance")
     page.wait_for_selector("table")
-    rows = page.locator("tbody tr").all_inner_texts()
-    assert [row.split()[0] for row in rows] == list(CLASSES)
+    first = page.locator("tbody tr > :first-child").all_text_contents()
+    assert [name.strip() for name in first] == list(CLASSES)
     command = page.locator(".reading .command code").inner_text()
     assert command.startswith("dengine generate --count ")
     assert "--balance" in command
