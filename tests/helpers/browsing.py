@@ -68,3 +68,10 @@ def violations(page: Any) -> list[str]:
         for one in found.response["violations"]
         for node in one["nodes"]
     ]
+
+
+def expect(locator: Any) -> Any:
+    """Playwright's assertions, which wait until what they say is so."""
+    from playwright.sync_api import expect as assertions
+
+    return assertions(locator)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import page_of, violations
+from browsing import expect, page_of, violations
 from command_line import assert_fails, dengine
 from made_datasets import picture
 from review_speed import make_journal
@@ -80,6 +80,6 @@ def test_a_report_opens_from_disk_without_a_network(browser: Any, tmp_path: Path
     with page_of(browser, file.as_uri(), width=width, scheme=scheme, offline=True) as page:
         assert page.evaluate("() => document.documentElement.scrollWidth") == width
         assert page.evaluate("() => [...document.images].every(one => one.naturalWidth > 0)")
-        assert page.locator("h2").count() == 8
+        expect(page.locator("h2")).to_have_count(8)
         assert violations(page) == []
         assert all(name in page.locator("main").inner_text() for name in CLASSES)

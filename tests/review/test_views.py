@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import Look, violations
+from browsing import Look, expect, violations
 from made_audit import write_audit
 from made_datasets import PICTURES, coco_content, picture, write_coco_file
 from reviewing import CLASSES, decisions_in, make_review_run
@@ -146,14 +146,14 @@ def test_crops_of_a_class_are_confirmed_and_deleted_by_keys(look: Look, tmp_path
     boxes = sorted(float(one) for score, label in scores for one in score[(label == 1) & (score >= 0.3)])
     page.wait_for_function("n => document.querySelector('.shown')?.textContent === n + ' boxes'", arg=str(len(boxes)))
     page.wait_for_selector(".tile[data-place='0']:not(.empty)")
-    assert page.locator(".tile[data-place='0'] .score").inner_text() == f"{boxes[0]:.2f}"
+    expect(page.locator(".tile[data-place='0'] .score")).to_have_text(f"{boxes[0]:.2f}")
     page.locator(".grid").focus()
     page.keyboard.press("k")
     saved(page, 1)
     page.keyboard.press("x")
     saved(page, 2)
     assert [one["do"] for one in decisions_in(run)] == ["confirm", "delete"]
-    assert page.locator(".tile.rejected").count() == 1
+    expect(page.locator(".tile.rejected")).to_have_count(1)
     page.keyboard.press("u")
     saved(page, 1)
     page.wait_for_function("() => !document.querySelector('.tile.rejected')")
