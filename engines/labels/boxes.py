@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SCORE_FLOOR = 0.05  # detections below this are never kept
 LEAST_COUNTED = 10  # objects of a class that a statement about its frequency is believed from
+_MOST_CLASSES = 10**9
 _BLOCK = 200  # boxes that are compared at once
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -75,12 +76,15 @@ class Instances:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Sequence[float]]) -> Self:
-        """What `to_rows` gave; ValueError for rows that are not six numbers."""
+        """What `to_rows` gave; ValueError for rows that are not six numbers, the last a class."""
         table = np.array(list(rows), dtype=np.float64)
         if len(table) and (table.shape[1:] != (6,) or not np.isfinite(table).all()):
             raise ValueError("not rows of x0, y0, x1, y1, score, label")
         table = table.reshape(-1, 6)
-        return cls.of(table[:, :4], table[:, 5].astype(np.int64), table[:, 4])
+        labels = table[:, 5]
+        if ((labels < 0) | (labels > _MOST_CLASSES)).any():
+            raise ValueError("not rows of x0, y0, x1, y1, score, label")
+        return cls.of(table[:, :4], labels.astype(np.int64), table[:, 4])
 
     def to_rows(self) -> list[list[float]]:
         """[x0, y0, x1, y1, score, label] of each box, as JSON holds them; crowds and masks are not in them."""

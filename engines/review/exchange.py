@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from engines.common.files import read_json, write_atomic
+from engines.common.schema import walked
 from engines.datasets.writers import AnnotatedImage, bboxes, on_grid, write_coco
 from engines.errors import DatasetError, UsageError
 from engines.labels.boxes import Instances, iou_matrix
@@ -166,15 +167,13 @@ def _images_in(file: Path, names: Sequence[str]) -> Iterator[tuple[str, Instance
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as cause:
         raise DatasetError(f"{file} is not readable as JSON: {cause}.") from cause
-    try:
+    with walked(DatasetError, f"{file}: not as its format has it."):
         if isinstance(content, list):
             yield from (_from_task(one, names, f"{file}, task {place}") for place, one in enumerate(content))
         elif isinstance(content, Mapping) and "images" in content and "annotations" in content:
             yield from _from_coco(content, names, str(file))
         else:
             raise DatasetError(f"{file}: a COCO file, or the JSON of Label Studio, was expected.")
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as cause:
-        raise DatasetError(f"{file}: not as its format has it ({cause!r:.100}).") from cause
 
 
 def _from_task(task: Mapping[str, Any], names: Sequence[str], where: str) -> tuple[str, Instances]:
