@@ -4,7 +4,8 @@
 
 SMEARS holds bccd-, pbc- and raabin-train and -val (labels of TXL-PBC, arXiv 2407.13214), BCCD the same photographs with
 BCCD's own. Every step is a `dengine` verb, whose folder under WORK is kept: a second start goes on behind what is
-there, and two starts with different `--only` may run side by side. The report tells of every arm that is finished.
+there, and two starts with different `--only` may run side by side. What finished detectors found is kept beside the
+report, under `results/worth`; the report tells of every arm that has such records, and keeps its other rows.
 
 An arm's detector begins at the same weights, learns for as many steps and sees real images half of the time. Each val
 part is measured once, at the end of a training; nothing is chosen by it. Intervals: the paired bootstrap over val
@@ -12,18 +13,22 @@ images of `engines.worth.figures`.
 """
 
 import argparse
+import gzip
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.records import here, measured_on, parser, say, table, write_report
+from engines.bundle.bundle import default_bundle
 from engines.common.files import read_json, write_json
 from engines.datasets.dataset import instances_of, open_dataset
 from engines.errors import DengineError
@@ -34,6 +39,7 @@ from engines.worth.measured import detections_of
 DETECTOR = ("--preset", "quick", "--steps", "2400", "--short-side", "192")
 FEW = 30  # labelled images where labels are scarce
 SHOWN = 100.0  # AP is told in points
+RECORDS = Path(__file__).parent / "results/worth"
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Setting:
     val: tuple[str, ...]
     arms: Mapping[str, Arm]
     controls: tuple[str, ...]  # arms that others are held against: the first is "real"
+    judged: tuple[str, ...] = ("Platelets", "RBC", "WBC")
 
 
 PASTED = ("--compose", "--labels", "reference", "--strength", "0:0")
@@ -70,7 +77,11 @@ REPAINTED = ("--labels", "reference", "--strength", "0.1:0.3", "--steps", "6")
 GENERATED = ("--labels", "adapter", "--strength", "0.3:0.6")
 
 # What is made, by name. A dataset that isn't here is a folder of SMEARS.
-BASES = {"smears": ("bccd-train", "pbc-train", "raabin-train"), "others": ("bccd-train", "raabin-train")}
+PARTS = {  # name: (folder of SMEARS, which of its images, whether with their labels)
+    "pbc-few": ("pbc-train", slice(FEW), True), "pbc-photographs": ("pbc-train", slice(FEW, None), False),
+    "raabin-photographs": ("raabin-train", slice(None), False),
+}  # fmt: skip
+BASES = {"others": ("bccd-train", "raabin-train")}  # and "smears": the bundled model's, which saw all three
 BUNDLES = {  # name: (base, what its adapter learned from; where labels are the reference's, it is not asked)
     "pbc": ("smears", "pbc-train"), "few": ("smears", "pbc-few"), "few-others": ("others", "pbc-few"),
     "source": ("smears", "bccd-train"),
@@ -86,6 +97,7 @@ RUNS = {
     "sparse-generated": Run("few-others", "pbc-few", 300, GENERATED),
     "sparse-composed": Run("few-others", "pbc-few", 300, COMPOSED),
     "cross-repainted": Run("source", "raabin-photographs", 600, GENERATED),
+    "cross-composed": Run("source", "cross-pseudo", 600, COMPOSED),
     "completed-composed": Run("few", "completed", 372, COMPOSED),
 }  # fmt: skip
 PSEUDO = {"few-pseudo": ("few", "pbc-photographs"), "cross-pseudo": ("source", "raabin-photographs")}
@@ -120,8 +132,10 @@ SETTINGS = {
     "cross": Setting(
         "labels of BCCD, photographs of Raabin", ("raabin-val",),
         {"real": Arm("bccd-train"), "pseudo": Arm("bccd-train", ("cross-pseudo",)),
-         "repainted": Arm("bccd-train", ("cross-repainted",)), "oracle": Arm("raabin-train")},
-        ("real", "pseudo"),
+         "repainted": Arm("bccd-train", ("cross-repainted",)),
+         "pseudo, repainted": Arm("bccd-train", ("cross-pseudo", "cross-repainted")),
+         "pseudo, composed": Arm("bccd-train", ("cross-pseudo", "cross-composed")), "oracle": Arm("raabin-train")},
+        ("real", "pseudo"), judged=("RBC", "WBC"),
     ),
 }  # fmt: skip
 
@@ -136,12 +150,8 @@ class Making:
     def dataset(self, name: str) -> Path:
         """The folder of a labelled dataset, or of photographs."""
         folder = self.work / "datasets" / name
-        if name == "pbc-few":
-            self._part("pbc-train", folder, lambda place: place < FEW, labels=True)
-        elif name == "pbc-photographs":
-            self._part("pbc-train", folder, lambda place: place >= FEW, labels=False)
-        elif name == "raabin-photographs":
-            self._part("raabin-train", folder, lambda place: True, labels=False)
+        if name in PARTS:
+            self._part(folder, *PARTS[name])
         elif name in ("own", "completed"):
             return self._audited(name)
         elif name in PSEUDO:
@@ -152,12 +162,12 @@ class Making:
             return Path(self.given.smears / name)
         return folder
 
-    def _part(self, whole: str, folder: Path, chosen: Callable[[int], bool], *, labels: bool) -> None:
+    def _part(self, folder: Path, whole: str, chosen: slice, labels: bool) -> None:
         """Images of a dataset by their place in the file, as a dataset of its own."""
         if folder.exists():
             return
         value = read_json(self.given.smears / whole / "annotations.json", DengineError)
-        value["images"] = [one for place, one in enumerate(value["images"]) if chosen(place)]
+        value["images"] = value["images"][chosen]
         ids = {one["id"] for one in value["images"]}
         value["annotations"] = [one for one in value["annotations"] if one["image_id"] in ids]
         (folder / "images" if labels else folder).mkdir(parents=True)
@@ -170,13 +180,14 @@ class Making:
     def _audited(self, name: str) -> Path:
         place: Path = {"own": self.work / "audit/own", "completed": self.work / "audit/audit/completed"}[name]
         if not place.exists():
-            script = Path(__file__).with_name("audit_bar.py")
-            clean, base = self.given.smears / "bccd-train", self._base("smears")
-            self._do("audit", [script, "--own", self.given.bccd, "--clean", clean, "--work", self.work / "audit",
-                               "--model", base])  # fmt: skip
+            clean = self.given.smears / "bccd-train"
+            audited = [Path(__file__).with_name("audit_bar.py"), "--own", self.given.bccd, "--clean", clean]
+            subprocess.run([sys.executable, *audited, "--work", self.work / "audit"], check=True)
         return place
 
     def _base(self, name: str) -> Path:
+        if name not in BASES:
+            return default_bundle()
         folder = self.work / "bases" / name
         if not (folder / "model_index.json").exists():
             photographs = self.work / "photographs" / name
@@ -229,10 +240,15 @@ class Making:
         real = self.dataset(asked.arms[arm].real)
         self._verb(f"{kind}-{setting}-{out.name}", "evaluate", "--real", real, *more, *val, *DETECTOR,
                    "--detector", kind, "--seeds", seeds, "--out", out, "--resume")  # fmt: skip
+        for path in sorted(out.glob(f"trainings/{'generated*' if more else 'real'}-seed*/measured-*.json")):
+            part = Path(read_json(path, DengineError)["val"]).name
+            kept = RECORDS / named(setting, arm, kind) / f"{part}-seed{path.parent.name.rpartition('seed')[2]}.json.gz"
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
 
     def detectors(self, setting: str, arm: str, kind: str) -> Path:
         """The folder of an arm's comparison."""
-        return Path(self.work / "detectors" / kind / setting / arm.replace(", ", "-").replace(" ", "-"))
+        return self.work / "detectors" / named(setting, arm, kind)
 
     def _share_real(self, setting: str, arm: str, kind: str, seeds: int) -> None:
         """Give an arm the detectors of its real images alone, which `evaluate` would else train again."""
@@ -243,11 +259,8 @@ class Making:
             if not (folder / name).is_symlink():
                 (folder / name).symlink_to(alone.resolve() / name)
 
-    def _verb(self, log: str, *words: object) -> None:
-        self._do(log, ["-m", "dengine", *words])
-
-    def _do(self, log: str, given: Sequence[object]) -> None:
-        words = [str(word) for word in given]
+    def _verb(self, log: str, *given: object) -> None:
+        words = ["-m", "dengine", *map(str, given)]
         say(" ".join(words))
         path = self.work / "logs" / f"{log}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -270,23 +283,25 @@ def _alone(setting: str, arm: str) -> str:
     return next(name for name, one in arms.items() if one.real == arms[arm].real and not one.more)
 
 
-def measured(folder: Path, arm: Arm, val: Path) -> Iterator[Result]:
-    """The finished detectors of an arm, as they were measured on a val part."""
-    for training in sorted((folder / "trainings").glob("generated*-seed*" if arm.more else "real-seed*")):
-        for path in training.glob("measured-*.json"):
-            stored = json.loads(path.read_text("utf-8"))
-            if Path(stored["val"]) == val:
-                yield Result(0, int(training.name.rpartition("seed")[2]), detections_of(stored))
+def named(setting: str, arm: str, kind: str) -> Path:
+    """Where an arm lies among all: its trainings below WORK, their records (PART-seedN.json.gz) below RECORDS."""
+    return Path(kind, setting, arm.replace(", ", "-").replace(" ", "-"))
+
+
+def measured(folder: Path, part: str) -> list[Result]:
+    """What an arm's detectors found on a val part, from their records."""
+    found = ((path, json.loads(gzip.decompress(path.read_bytes()))) for path in sorted(folder.glob(f"{part}-seed*.gz")))
+    return [Result(0, int(path.name.partition("seed")[2].partition(".")[0]), detections_of(one)) for path, one in found]
 
 
 def rows(making: Making, name: str, kind: str) -> Iterator[tuple[str, ...]]:
     """What is known of a setting: a row for each val part and arm."""
     setting = SETTINGS[name]
     for part in setting.val:
-        val = making.dataset(part)
-        dataset = open_dataset(val)
-        truth = instances_of(dataset.records)
-        found = {arm: list(measured(making.detectors(name, arm, kind), one, val)) for arm, one in setting.arms.items()}
+        dataset = open_dataset(making.dataset(part))
+        judged = [dataset.class_names.index(one) for one in setting.judged]
+        truth = [one.take(np.isin(one.labels, judged)) for one in instances_of(dataset.records)]
+        found = {arm: measured(RECORDS / named(name, arm, kind), part) for arm in setting.arms}
         for arm, results in ((arm, results) for arm, results in found.items() if results):
             figures = compare(results, truth, dataset.class_names, resamples=1)[0].figures
             spread = figures["AP"]
@@ -314,25 +329,22 @@ def _against(
 def report(making: Making) -> None:
     """Write the table of everything that is finished."""
     parts, value = ["# What generated images are worth, on clean labels"], {**here(), "settings": {}}
+    out = making.given.out and making.given.out.with_suffix(".json")
+    known = read_json(out, DengineError)["settings"] if out and out.exists() else {}
     parts += [
         measured_on(value),
         "2,400 steps, images with a short side of 192 pixels, half of the draws real; in brackets 95% intervals over "
-        "val images; with one seed the luck of a training is not measured. Bases saw the photographs of their sets, "
-        "with prompts that name classes and rough counts, where labels are few, too.",
+        "val images; with one seed the luck of a training is not measured. Bases have seen the photographs of their "
+        "sets with prompts that name classes and rough counts, where labels are scarce, too.",
     ]
     for kind in ("rt_detr", "retinanet"):
         for name, setting in SETTINGS.items():
-            if lines := list(rows(making, name, kind)):
+            lines = [list(line) for line in rows(making, name, kind)]
+            told = {tuple(line[:2]) for line in lines}
+            if lines := [*(one for one in known.get(f"{kind}/{name}", ()) if tuple(one[:2]) not in told), *lines]:
                 value["settings"][f"{kind}/{name}"] = lines
-                header = (
-                    "val part",
-                    "arm",
-                    "seeds",
-                    "AP",
-                    "AP50",
-                    *(f"over {one}" for one in setting.controls),
-                    "classes",
-                )
+                over = [f"over {one}" for one in setting.controls]
+                header = ("val part", "arm", "seeds", "AP", "AP50", *over, "classes")
                 parts += [f"## {name}, {kind}: {setting.asks}", table(header, lines)]
     write_report(parts, value, making.given.out)
 
@@ -342,9 +354,7 @@ def main() -> None:
     options = parser(__doc__, "work", "out", required=("work",))
     options.add_argument("--smears", type=Path, required=True, help="folder with the smear sets")
     options.add_argument("--bccd", type=Path, required=True, help="BCCD with its own labels")
-    options.add_argument(
-        "--only", action="append", default=[], metavar="SETTING/ARM", help="may be repeated; default all"
-    )
+    options.add_argument("--only", action="append", default=[], metavar="SETTING/ARM", help="may be repeated")
     options.add_argument("--detector", default="rt_detr", help="rt_detr or retinanet")
     options.add_argument("--seeds", type=int, default=3, help="trainings of each arm; 0: report alone")
     given = options.parse_args()
