@@ -22,6 +22,7 @@ from engines.painting.run_settings import RunSettings
 from engines.review.index import KEPT, Index, Part, part_of_instances
 from engines.runs.given_lines import given_of
 from engines.runs.journal import JOURNAL, Entry, find_image, image_name
+from engines.runs.rules_in_force import rules_in_force
 
 _FIRST_BLOCK, _BLOCK = 32, 500  # images read into the index at once: the first soon, for somebody waits
 _BREATH = 0.005  # seconds between two blocks, in which who looks already is answered
@@ -52,7 +53,7 @@ class Source(Protocol):
     class_names: tuple[str, ...]
 
     def rules(self) -> Rules:
-        """What it takes as labels, by itself."""
+        """What it takes as labels: of a dataset, everything that is there."""
 
     def fill(self, index: Index) -> None:
         """Read everything into the index. Errors are noted there."""
@@ -81,8 +82,8 @@ class RunSource:
         self._journal = (folder / JOURNAL).open("rb")  # kept open: a place in it is a file's bytes, whatever happens
 
     def rules(self) -> Rules:
-        """The run's own."""
-        return self.run.rules
+        """What the run's next dataset goes by."""
+        return rules_in_force(self.folder, self.run)
 
     def fill(self, index: Index) -> None:
         """Read the journal's whole lines."""
@@ -90,7 +91,7 @@ class RunSource:
         index.total = path.stat().st_size
         try:
             with path.open("rb") as file:
-                for part, read in _parts(path, file, self.run.rules):
+                for part, read in _parts(path, file, self.rules()):
                     index.add(part)
                     index.read = read
                     time.sleep(_BREATH)
@@ -105,7 +106,7 @@ class RunSource:
         width, height = self.run.frame
         return Item(
             entry.file or image_name(entry.index, self.run.suffix), file, width, height,
-            candidates(entry.instances, self.run.rules, entry.known),
+            candidates(entry.instances, self.rules(), entry.known),
             entry.prompt, entry.reference, entry.strength, None if entry.drop is None else entry.drop.text,
         )  # fmt: skip
 
@@ -210,13 +211,15 @@ def _parts(path: Path, file: Any, rules: Rules) -> Iterator[tuple[Part, int]]:
 
 
 def _new_part() -> Part:
-    return Part([], [], [], [], [], [])
+    return Part([], [], [], [], [], [], [])
 
 
 def _note(part: Part, value: dict[str, Any], place: int, rules: Rules) -> None:
     rows, strength = value["boxes"], value["strength"]
+    crowds = [False] * len(rows)
     if rules.labels != "adapter" and (given := given_of(value)) is not None:
-        rows = candidates(Instances.from_rows(rows), rules, given.instances).to_rows()
+        found = candidates(Instances.from_rows(rows), rules, given.instances)
+        rows, crowds = found.to_rows(), found.crowd.tolist()
     if any(len(row) != 6 or not 0 <= row[5] < len(rules.thresholds) for row in rows):
         raise ValueError("a box of no class")
     kept = value["outcome"] == "kept"
@@ -227,6 +230,7 @@ def _note(part: Part, value: dict[str, Any], place: int, rules: Rules) -> None:
     part.strengths.append(float("nan") if strength is None else float(strength))
     part.counts.append(len(rows))
     part.rows.extend(rows)
+    part.crowds.extend(crowds)
 
 
 def _line_at(descriptor: int, place: int) -> bytes:
