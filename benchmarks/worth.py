@@ -173,7 +173,7 @@ class Making:
         (folder / "images" if labels else folder).mkdir(parents=True)
         for one in value["images"]:
             source = self.given.smears / whole / "images" / Path(one["file_name"]).name
-            _place(source, folder / "images" / source.name if labels else folder / source.name)
+            shutil.copyfile(source, folder / "images" / source.name if labels else folder / source.name)
         if labels:
             write_json(folder / "annotations.json", value)
 
@@ -194,7 +194,7 @@ class Making:
             photographs.mkdir(parents=True, exist_ok=True)
             for part in BASES[name]:
                 for file in sorted((self.given.smears / part / "images").iterdir()):
-                    _place(file, photographs / f"{part}-{file.name}")
+                    shutil.copyfile(file, photographs / f"{part}-{file.name}")
             self._verb(f"base-{name}", "train-base", photographs, "--style", "microscope photo", "--rotate",
                        "--out", folder, "--resume")  # fmt: skip
         return folder
@@ -226,7 +226,7 @@ class Making:
                        "--threads", 1, "--out", labels)  # fmt: skip
             folder.mkdir(parents=True, exist_ok=True)
             for file in source.iterdir():
-                _place(file, folder / file.name)
+                shutil.copyfile(file, folder / file.name)
             write_json(folder / "annotations.json", read_json(labels / "annotations.json", DengineError))
 
     def detector(self, setting: str, arm: str, kind: str, seeds: int) -> None:
@@ -241,10 +241,12 @@ class Making:
         self._verb(f"{kind}-{setting}-{out.name}", "evaluate", "--real", real, *more, *val, *DETECTOR,
                    "--detector", kind, "--seeds", seeds, "--out", out, "--resume")  # fmt: skip
         for path in sorted(out.glob(f"trainings/{'generated*' if more else 'real'}-seed*/measured-*.json")):
-            part = Path(read_json(path, DengineError)["val"]).name
-            kept = RECORDS / named(setting, arm, kind) / f"{part}-seed{path.parent.name.rpartition('seed')[2]}.json.gz"
+            stored = read_json(path, DengineError)
+            found = [[np.round(b, 1).tolist(), np.round(s, 4).tolist(), n] for b, s, n in stored["detections"]]
+            name = f"{Path(stored['val']).name}-seed{path.parent.name[-1]}.json.gz"
+            kept = RECORDS / named(setting, arm, kind) / name
             kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+            kept.write_bytes(gzip.compress(json.dumps({"detections": found}).encode(), mtime=0))
 
     def detectors(self, setting: str, arm: str, kind: str) -> Path:
         """The folder of an arm's comparison."""
@@ -269,12 +271,6 @@ class Making:
             done = subprocess.run([sys.executable, *words], env=environment, stdout=file, stderr=file, check=False)
         if done.returncode:
             raise DengineError(f"{log} ended with {done.returncode}: {path} tells why.")
-
-
-def _place(source: Path, target: Path) -> None:
-    """Have `target` hold a copy of a file."""
-    if not target.exists():
-        shutil.copyfile(source, target)
 
 
 def _alone(setting: str, arm: str) -> str:
