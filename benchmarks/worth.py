@@ -73,6 +73,7 @@ class Setting:
 
 PASTED = ("--compose", "--labels", "reference", "--strength", "0:0")
 COMPOSED = ("--compose", "--labels", "reference", "--strength", "0.1:0.3", "--steps", "6")
+RENEWED = ("--compose", "--repaint", "pasted", "--strength", "0.2:0.35", "--steps", "8")
 REPAINTED = ("--labels", "reference", "--strength", "0.1:0.3", "--steps", "6")
 GENERATED = ("--labels", "adapter", "--strength", "0.3:0.6")
 
@@ -93,6 +94,7 @@ RUNS = {
     "all-generated": Run("pbc", "pbc-train", 900, GENERATED),
     "few-pasted": Run("few", "pbc-few", 300, PASTED),
     "few-composed": Run("few", "pbc-few", 300, COMPOSED),
+    "few-renewed": Run("few", "pbc-few", 300, RENEWED),
     "few-generated": Run("few", "pbc-photographs", 600, GENERATED),
     "sparse-generated": Run("few-others", "pbc-few", 300, GENERATED),
     "sparse-composed": Run("few-others", "pbc-few", 300, COMPOSED),
@@ -119,7 +121,7 @@ SETTINGS = {
         f"{FEW} labels of PBC, 270 photographs without", ("pbc-val",),
         {"real": Arm("pbc-few"), "copy-paste": Arm("pbc-few", ("few-pasted",)),
          "pseudo": Arm("pbc-few", ("few-pseudo",)), "composed": Arm("pbc-few", ("few-composed",)),
-         "generated": Arm("pbc-few", ("few-generated",)),
+         "renewed": Arm("pbc-few", ("few-renewed",)), "generated": Arm("pbc-few", ("few-generated",)),
          "pseudo, composed": Arm("pbc-few", ("few-pseudo", "few-composed"))},
         ("real", "pseudo", "copy-paste"),
     ),
