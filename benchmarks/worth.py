@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.records import here, measured_on, parser, say, table, write_report
 from engines.bundle.bundle import default_bundle
-from engines.common.files import read_json, write_json
+from engines.common.files import read_json, write_atomic, write_json
 from engines.datasets.dataset import instances_of, open_dataset
 from engines.errors import DengineError
 from engines.labels.boxes import Instances
@@ -160,9 +160,7 @@ class Making:
             self._pseudo(name, folder)
         elif name in RUNS:
             return self._run(name)
-        else:
-            return Path(self.given.smears / name)
-        return folder
+        return folder if folder.exists() else Path(self.given.smears / name)
 
     def _part(self, folder: Path, whole: str, chosen: slice, labels: bool) -> None:
         """Images of a dataset by their place in the file, as a dataset of its own."""
@@ -233,31 +231,26 @@ class Making:
 
     def detector(self, setting: str, arm: str, kind: str, seeds: int) -> None:
         """Train an arm's detectors, and measure them on the setting's val parts."""
-        asked, out = SETTINGS[setting], self.detectors(setting, arm, kind)
+        asked, out = SETTINGS[setting], self.work / "detectors" / named(setting, arm, kind)
         more = [part for name in asked.arms[arm].more for part in ("--synthetic", self.dataset(name))]
         if more:
             self.detector(setting, _alone(setting, arm), kind, seeds)
             self._share_real(setting, arm, kind, seeds)
         val = [part for name in asked.val for part in ("--val", self.dataset(name))]
-        real = self.dataset(asked.arms[arm].real)
-        self._verb(f"{kind}-{setting}-{out.name}", "evaluate", "--real", real, *more, *val, *DETECTOR,
-                   "--detector", kind, "--seeds", seeds, "--out", out, "--resume")  # fmt: skip
+        self._verb(f"{kind}-{setting}-{out.name}", "evaluate", "--real", self.dataset(asked.arms[arm].real), *more,
+                   *val, *DETECTOR, "--detector", kind, "--seeds", seeds, "--out", out, "--resume")  # fmt: skip
         for path in sorted(out.glob(f"trainings/{'generated*' if more else 'real'}-seed*/measured-*.json")):
             stored = read_json(path, DengineError)
             found = [[np.round(b, 1).tolist(), np.round(s, 4).tolist(), n] for b, s, n in stored["detections"]]
             name = f"{Path(stored['val']).name}-seed{path.parent.name[-1]}.json.gz"
-            kept = RECORDS / named(setting, arm, kind) / name
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(gzip.compress(json.dumps({"detections": found}).encode(), mtime=0))
-
-    def detectors(self, setting: str, arm: str, kind: str) -> Path:
-        """The folder of an arm's comparison."""
-        return self.work / "detectors" / named(setting, arm, kind)
+            record = gzip.compress(json.dumps([stored["images"], found]).encode(), mtime=0)
+            (RECORDS / named(setting, arm, kind)).mkdir(parents=True, exist_ok=True)
+            write_atomic(RECORDS / named(setting, arm, kind) / name, record)
 
     def _share_real(self, setting: str, arm: str, kind: str, seeds: int) -> None:
         """Give an arm the detectors of its real images alone, which `evaluate` would else train again."""
-        alone = self.detectors(setting, _alone(setting, arm), kind) / "trainings"
-        folder = self.detectors(setting, arm, kind) / "trainings"
+        alone = self.work / "detectors" / named(setting, _alone(setting, arm), kind) / "trainings"
+        folder = self.work / "detectors" / named(setting, arm, kind) / "trainings"
         folder.mkdir(parents=True, exist_ok=True)
         for name in (f"real-seed{seed}" for seed in range(seeds)):
             if not (folder / name).is_symlink():
@@ -286,10 +279,13 @@ def named(setting: str, arm: str, kind: str) -> Path:
     return Path(kind, setting, arm.replace(", ", "-").replace(" ", "-"))
 
 
-def measured(folder: Path, part: str) -> list[Result]:
-    """What an arm's detectors found on a val part, from their records."""
-    found = ((path, json.loads(gzip.decompress(path.read_bytes()))) for path in sorted(folder.glob(f"{part}-seed*.gz")))
-    return [Result(0, int(path.name.partition("seed")[2].partition(".")[0]), detections_of(one)) for path, one in found]
+def measured(folder: Path, part: str) -> dict[int, dict[str, Instances]]:
+    """What an arm's detectors found on a val part, by seed and by image, from their records."""
+    found = {}
+    for path in sorted(folder.glob(f"{part}-seed?.json.gz")):
+        images, detections = json.loads(gzip.decompress(path.read_bytes()))
+        found[int(path.name[-9])] = dict(zip(images, detections_of({"detections": detections}), strict=True))
+    return found
 
 
 def rows(making: Making, name: str, kind: str) -> Iterator[tuple[str, ...]]:
@@ -298,8 +294,12 @@ def rows(making: Making, name: str, kind: str) -> Iterator[tuple[str, ...]]:
     for part in setting.val:
         dataset = open_dataset(making.dataset(part))
         judged = [dataset.class_names.index(one) for one in setting.judged]
-        truth = [one.take(np.isin(one.labels, judged)) for one in instances_of(dataset.records)]
-        found = {arm: measured(RECORDS / named(name, arm, kind), part) for arm in setting.arms}
+        stored = {arm: measured(RECORDS / named(name, arm, kind), part) for arm in setting.arms}
+        every = [one for seeds in stored.values() for one in seeds.values()]  # copies of training images are in none
+        records = [record for record in dataset.records if all(record.name in one for one in every)]
+        truth = [one.take(np.isin(one.labels, judged)) for one in instances_of(records)]
+        found = {arm: [Result(0, seed, [one[record.name] for record in records]) for seed, one in seeds.items()]
+                 for arm, seeds in stored.items()}  # fmt: skip
         for arm, results in ((arm, results) for arm, results in found.items() if results):
             figures = compare(results, truth, dataset.class_names, resamples=1)[0].figures
             spread = figures["AP"]
