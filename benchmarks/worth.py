@@ -83,9 +83,11 @@ PARTS = {  # name: (folder of SMEARS, which of its images, whether with their la
     "raabin-photographs": ("raabin-train", slice(None), False),
 }  # fmt: skip
 BASES = {"others": ("bccd-train", "raabin-train")}  # and "smears": the bundled model's, which saw all three
-BUNDLES = {  # name: (base, what its adapter learned from; where labels are the reference's, it is not asked)
-    "pbc": ("smears", "pbc-train"), "few": ("smears", "pbc-few"), "few-others": ("others", "pbc-few"),
-    "source": ("smears", "bccd-train"),
+FEW_VIEWS = {"steps": 1500, "cache_views": 20}
+BUNDLES = {  # name: (base, what its adapter learned from, and how)
+    "pbc": ("smears", "pbc-train", {}), "few": ("smears", "pbc-few", FEW_VIEWS),
+    "few-others": ("others", "pbc-few", FEW_VIEWS),
+    "source": ("smears", "bccd-train", {"steps": 2000, "cache_views": 12, "colour": 3.0, "scale": [0.6, 2.0]}),
 }  # fmt: skip
 RUNS = {
     "all-pasted": Run("few", "pbc-train", 900, PASTED),
@@ -202,10 +204,11 @@ class Making:
     def _bundle(self, name: str) -> Path:
         folder = self.work / "bundles" / name
         if not (folder / "manifest.json").exists():
-            (base, data), adapter = BUNDLES[name], self.work / "adapters" / name
+            (base, data, how), adapter = BUNDLES[name], self.work / "adapters" / name
             if not (adapter / "adapter.json").exists():
+                write_json(settings := self.work / f"{name}.json", how)
                 self._verb(f"adapter-{name}", "train-adapter", self.dataset(data), "--model", self._base(base),
-                           "--rotate", "--out", adapter, "--resume")  # fmt: skip
+                           "--rotate", "--settings", settings, "--out", adapter, "--resume")  # fmt: skip
             self._verb(f"bundle-{name}", "export", "--model", self._base(base), "--adapter", adapter, "--out", folder)
         return folder
 
