@@ -101,7 +101,7 @@ RUNS = {
     "sparse-generated": Run("few-others", "pbc-few", 300, GENERATED),
     "sparse-composed": Run("few-others", "pbc-few", 300, COMPOSED),
     "cross-repainted": Run("source", "raabin-photographs", 600, GENERATED),
-    "cross-composed": Run("source", "cross-pseudo", 600, COMPOSED),
+    "cross-renewed": Run("source", "cross-pseudo", 600, RENEWED),
     "completed-composed": Run("few", "completed", 372, COMPOSED),
 }  # fmt: skip
 PSEUDO = {"few-pseudo": ("few", "pbc-photographs"), "cross-pseudo": ("source", "raabin-photographs")}
@@ -138,7 +138,7 @@ SETTINGS = {
         {"real": Arm("bccd-train"), "pseudo": Arm("bccd-train", ("cross-pseudo",)),
          "repainted": Arm("bccd-train", ("cross-repainted",)),
          "pseudo, repainted": Arm("bccd-train", ("cross-pseudo", "cross-repainted")),
-         "pseudo, composed": Arm("bccd-train", ("cross-pseudo", "cross-composed")), "oracle": Arm("raabin-train")},
+         "pseudo, renewed": Arm("bccd-train", ("cross-pseudo", "cross-renewed")), "oracle": Arm("raabin-train")},
         ("real", "pseudo"), judged=("RBC", "WBC"),
     ),
 }  # fmt: skip
