@@ -249,7 +249,9 @@ def _template_mistakes(template: str | None) -> list[Mistake]:
     try:
         fields = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(template)]
     except ValueError as cause:
-        text = f'`prompt_template` is "{template:.60}", which is not readable ({cause}); known fields are {known}'
+        text = (
+            f'`prompt_template` is "{template:.60}", which is not readable ({shorten(cause)}); known fields are {known}'
+        )
         return [("prompt_template", text)]
     wrong = [f"{{{name}}}" for name, _, _ in fields if name is not None and name not in TEMPLATE_FIELDS]
     wrong += [f"{{{name}}}" for name, spec, conversion in fields if name in TEMPLATE_FIELDS and (spec or conversion)]
