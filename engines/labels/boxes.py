@@ -79,7 +79,11 @@ class Instances:
         table = np.array(list(rows), dtype=np.float64)
         if len(table) and (table.shape[1:] != (6,) or not np.isfinite(table).all()):
             raise ValueError("not rows of x0, y0, x1, y1, score, label")
-        table = table.reshape(-1, 6)
+        return cls.from_table(table.reshape(-1, 6))
+
+    @classmethod
+    def from_table(cls, table: npt.NDArray[np.float64]) -> Self:
+        """Of rows x0, y0, x1, y1, score, label, [N, 6], all of them finite."""
         return cls.of(table[:, :4], table[:, 5].astype(np.int64), table[:, 4])
 
     def to_rows(self) -> list[list[float]]:
