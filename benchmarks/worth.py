@@ -3,9 +3,8 @@
     python benchmarks/worth.py --smears SMEARS --bccd BCCD --work WORK [--only all/composed --seeds 1] --out OUT.md
 
 SMEARS holds bccd-, pbc- and raabin-train and -val (labels of TXL-PBC, arXiv 2407.13214), BCCD the same photographs with
-BCCD's own. Every step is a `dengine` verb, whose folder under WORK is kept: a second start goes on behind what is
-there, and two starts with different `--only` may run side by side. What finished detectors found is kept beside the
-report, under `results/worth`; the report tells of every arm that has such records, and keeps its other rows.
+BCCD's own. Every step is a `dengine` verb, whose folder under WORK is kept: a second start goes on from there.
+What detectors found is kept under `results/worth`: the report tells of all that is there, and keeps its other rows.
 
 An arm's detector begins at the same weights, learns for as many steps and sees real images half of the time. Each val
 part is measured once, at the end of a training; nothing is chosen by it. Intervals: the paired bootstrap over val
@@ -68,7 +67,7 @@ class Setting:
     val: tuple[str, ...]
     arms: Mapping[str, Arm]
     controls: tuple[str, ...]  # arms that others are held against: the first is "real"
-    judged: tuple[str, ...] = ("Platelets", "RBC", "WBC")
+    judged: tuple[str, ...] = ()  # classes that AP is of; (): all
 
 
 PASTED = ("--compose", "--labels", "reference", "--strength", "0:0")
@@ -150,6 +149,7 @@ class Making:
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
         self.work: Path = given.work
+        self.work.mkdir(parents=True, exist_ok=True)
 
     def dataset(self, name: str) -> Path:
         """The folder of a labelled dataset, or of photographs."""
@@ -296,7 +296,8 @@ def rows(making: Making, name: str, kind: str) -> Iterator[tuple[str, ...]]:
     setting = SETTINGS[name]
     for part in setting.val:
         dataset = open_dataset(making.dataset(part))
-        judged = [dataset.class_names.index(one) for one in setting.judged]
+        names = dataset.class_names
+        judged = [place for place, one in enumerate(names) if one in (setting.judged or names)]
         stored = {arm: measured(RECORDS / named(name, arm, kind), part) for arm in setting.arms}
         every = [one for seeds in stored.values() for one in seeds.values()]  # copies of training images are in none
         records = [record for record in dataset.records if all(record.name in one for one in every)]
@@ -304,12 +305,11 @@ def rows(making: Making, name: str, kind: str) -> Iterator[tuple[str, ...]]:
         found = {arm: [Result(0, seed, [one[record.name] for record in records]) for seed, one in seeds.items()]
                  for arm, seeds in stored.items()}  # fmt: skip
         for arm, results in ((arm, results) for arm, results in found.items() if results):
-            figures = compare(results, truth, dataset.class_names, resamples=1)[0].figures
-            spread = figures["AP"]
+            spread = (figures := compare(results, truth, names, resamples=1)[0].figures)["AP"]
             told = f"{SHOWN * spread.mean:.1f}" + (f" ± {SHOWN * spread.sd:.1f}" if spread.sd is not None else "")
-            classes = ", ".join(f"{one} {SHOWN * figures[f'AP/{one}'].mean:.1f}" for one in dataset.class_names
+            classes = ", ".join(f"{one} {SHOWN * figures[f'AP/{one}'].mean:.1f}" for one in names
                                 if f"AP/{one}" in figures)  # fmt: skip
-            against = [_against(found.get(control, []), results, truth, dataset.class_names) if control != arm else ""
+            against = [_against(found.get(control, []), results, truth, names) if control != arm else ""
                        for control in setting.controls]  # fmt: skip
             yield (part, arm, str(len(results)), told, f"{SHOWN * figures['AP50'].mean:.1f}", *against, classes)
 

@@ -80,11 +80,14 @@ class Instances:
         table = np.array(list(rows), dtype=np.float64)
         if len(table) and (table.shape[1:] != (6,) or not np.isfinite(table).all()):
             raise ValueError("not rows of x0, y0, x1, y1, score, label")
-        table = table.reshape(-1, 6)
-        labels = table[:, 5]
-        if ((labels < 0) | (labels > _MOST_CLASSES)).any():
+        return cls.from_table(table.reshape(-1, 6))
+
+    @classmethod
+    def from_table(cls, table: npt.NDArray[np.float64]) -> Self:
+        """Of rows x0, y0, x1, y1, score, label, [N, 6], all of them finite; ValueError for a label that none can be."""
+        if ((table[:, 5] < 0) | (table[:, 5] > _MOST_CLASSES)).any():
             raise ValueError("not rows of x0, y0, x1, y1, score, label")
-        return cls.of(table[:, :4], labels.astype(np.int64), table[:, 4])
+        return cls.of(table[:, :4], table[:, 5].astype(np.int64), table[:, 4])
 
     def to_rows(self) -> list[list[float]]:
         """[x0, y0, x1, y1, score, label] of each box, as JSON holds them; crowds and masks are not in them."""

@@ -61,7 +61,7 @@ class Entry:
     @classmethod
     def from_line(cls, line: bytes | str) -> "Entry":
         """Read what `to_line` wrote; ValueError that says what is wrong with anything else."""
-        value = checked_line(line)
+        value, table = checked_line(line)
         kept = value["outcome"] == "kept"
         return cls(
             index=value["index"],
@@ -71,7 +71,7 @@ class Entry:
             drop=None if kept else _drop(value),
             file=value["file"] if kept else None,
             sha256=value["sha256"] if kept else None,
-            instances=Instances.from_rows(value["boxes"]),
+            instances=Instances.from_table(table),
             given=given_of(value),
         )
 
