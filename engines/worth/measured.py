@@ -49,9 +49,9 @@ def read_measured(path: Path, identity: Mapping[str, Any], val: ValSet, classes:
     stored = read_json(path, RunError)
     check_same(path.parent, stored.get("identity"), identity, RunError)
     try:
-        rows = [one.to_rows() for one in detections_of(stored)]
+        rows = [[[*box, score, label] for box, score, label in zip(*one, strict=True)] for one in stored["detections"]]
         found = finds_of(rows, [(record.width, record.height) for record in val.records], classes)
-    except (KeyError, TypeError, ValueError, OverflowError) as cause:
+    except (KeyError, TypeError, ValueError) as cause:
         said = shorten(cause, 200) if isinstance(cause, ValueError) else "it has no detections"
         raise RunError(f"{path}: {said}. Remove it, and the detector is measured again.") from None
     return [replace(one, boxes=one.boxes.astype(np.float32), scores=one.scores.astype(np.float32)) for one in found]

@@ -19,7 +19,6 @@ from typing import Any
 
 from engines.backends.tensorrt.flavours import CLASSIC
 from engines.bundle.graphs import GRAPH_NAMES
-from engines.common.quote import shorten
 from engines.errors import ExportError
 
 LIST = Path(__file__).with_name("tensorrt_operators.json")
@@ -139,9 +138,7 @@ def _load(path: Path) -> Any:
     try:
         return onnx.load(str(path), load_external_data=False)
     except (OSError, DecodeError) as cause:
-        raise ExportError(
-            f"{path} cannot be read as an ONNX graph: {shorten(cause, 200)}. Export the bundle again."
-        ) from cause
+        raise ExportError(f"{path} cannot be read as an ONNX graph: {cause}. Export the bundle again.") from cause
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from fuzz_models import header_target, lora_targets, model_targets
 
 from engines.errors import ModelError
 
-COUNT = int(os.environ.get("DENGINE_FUZZ", "150"))  # mutations of each file; thousands by hand
+COUNT = int(os.environ.get("DENGINE_FUZZ", "60"))  # mutations of each file; thousands by hand
 SEED = int(os.environ.get("DENGINE_FUZZ_SEED", "0"))
 
 

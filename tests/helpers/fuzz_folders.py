@@ -3,7 +3,8 @@
 Knows: a small folder of every kind, which of its files are spoilt, and who reads them. Journals and datasets are
 spoilt in `fuzz_runs` and `fuzz_datasets`, models in `fuzz_models`. Knows nothing about how anything is read.
 
-`python tests/helpers/fuzz_folders.py 20000 7 [KIND...]` tries so many mutations of each kind of folder.
+`python tests/helpers/fuzz_folders.py 20000 7 [KIND...]` tries so many mutations, as many of each kind of
+folder as of the others.
 """
 
 import json
@@ -59,8 +60,10 @@ from engines.runs import preview
 from engines.runs.decisions import REVIEW
 from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.saved_score import THRESHOLDS, save_score
+from engines.training import train_base
 from engines.training.stopping import reached
 from engines.training.trainer import FitOptions, fit, log_of, started_with
+from engines.worth import data as data_of_worth
 from engines.worth.data import ValSet
 from engines.worth.detectors.config import DetectorOptions, NetworkConfig
 from engines.worth.detectors.model import load_detector, new_detector, save_detector, start_from
@@ -227,6 +230,7 @@ _FOUND = [Instances.from_rows([[*_CORNERS, 0.5, number]]) for number in range(2)
 
 def _make_worth(root: Path) -> None:
     make_coco(root / "data")
+    text(root / "names.txt", "a.png\nb\n")
     save_detector(root / "detector", new_detector(("cat", "dog"), _DETECTOR, 64, 0))
     write_measured(root / "measured.json", _val(root), {"seed": 0}, _FOUND, ("cat", "dog"))
     rows = [one.to_rows() for one in _FOUND]
@@ -243,6 +247,9 @@ def _read_worth(root: Path) -> None:
         start_from(root / "detector", ("cat", "dog"), _DETECTOR, 64, 0)
     elif newest.name == "bench.json":
         compare(read_report(newest), made_reports.bench())
+    elif newest.suffix == ".txt":
+        train_base._labelled(newest, ["a.png", "b.png"])
+        data_of_worth._chosen(open_dataset(data), newest)
     elif newest.name == LEARNED:
         learned, records = read_learned(newest), _val(root).records
         assert learned is None or known_to(records, fingerprints(records), learned, crops=True) is not None
@@ -310,7 +317,7 @@ KINDS: dict[str, Kind] = {
     "corrected": Kind(_make_corrected, _read_corrected, ("*.json", "data/audit.json", f"data/{REVIEW}")),
     "reports": Kind(_make_reports, _read_report, ("*/*.json",)),
     "training": Kind(_make_training, _read_training, ("training/*",)),
-    "worth": Kind(_make_worth, _read_worth, ("*.json", LEARNED, "detector/*")),
+    "worth": Kind(_make_worth, _read_worth, ("*.json", "*.txt", LEARNED, "detector/*")),
     "options": Kind(_make_options, _read_options, ("*",)),
 }  # fmt: skip
 
@@ -337,7 +344,7 @@ def fuzz_kind(name: str, folder: Path, count: int, seed: int = 0) -> Report:
 def _mutated(file: Path, rng: random.Random) -> bytes:
     if file.suffix == ".jsonl":
         return mutated_lines(file.read_bytes(), rng)
-    return (mutated_text if file.suffix == ".yaml" else mutated_file)(file.read_bytes(), rng)
+    return (mutated_text if file.suffix in (".yaml", ".txt") else mutated_file)(file.read_bytes(), rng)
 
 
 @contextmanager
@@ -363,7 +370,7 @@ def main(count: int, seed: int, names: Any) -> int:
     problems = 0
     for name in names or KINDS:
         with tempfile.TemporaryDirectory() as place:
-            found = fuzz_kind(name, Path(place), count, seed)
+            found = fuzz_kind(name, Path(place), count // len(names or KINDS), seed)
         sys.stdout.write(f"{name}: {found}\n")
         sys.stdout.flush()
         problems += len(found.problems)
