@@ -82,10 +82,9 @@ PARTS = {  # name: (folder of SMEARS, which of its images, whether with their la
     "raabin-photographs": ("raabin-train", slice(None), False),
 }  # fmt: skip
 BASES = {"others": ("bccd-train", "raabin-train")}  # and "smears": the bundled model's, which saw all three
-FEW_VIEWS = {"steps": 1500, "cache_views": 20}
+LESS = {"steps": 1500, "cache_views": 20}
 BUNDLES = {  # name: (base, what its adapter learned from, and how)
-    "pbc": ("smears", "pbc-train", {}), "few": ("smears", "pbc-few", FEW_VIEWS),
-    "few-others": ("others", "pbc-few", FEW_VIEWS),
+    "pbc": ("smears", "pbc-train", {}), "few": ("smears", "pbc-few", LESS), "few-others": ("others", "pbc-few", LESS),
     "source": ("smears", "bccd-train", {"steps": 2000, "cache_views": 12, "colour": 3.0, "scale": [0.6, 2.0]}),
 }  # fmt: skip
 RUNS = {
@@ -100,6 +99,7 @@ RUNS = {
     "sparse-generated": Run("few-others", "pbc-few", 300, GENERATED),
     "sparse-composed": Run("few-others", "pbc-few", 300, COMPOSED),
     "cross-repainted": Run("source", "raabin-photographs", 600, GENERATED),
+    "cross-pasted": Run("source", "cross-pseudo", 600, PASTED),
     "cross-renewed": Run("source", "cross-pseudo", 600, RENEWED),
     "completed-composed": Run("few", "completed", 372, COMPOSED),
 }  # fmt: skip
@@ -136,9 +136,9 @@ SETTINGS = {
         "labels of BCCD, photographs of Raabin", ("raabin-val",),
         {"real": Arm("bccd-train"), "pseudo": Arm("bccd-train", ("cross-pseudo",)),
          "repainted": Arm("bccd-train", ("cross-repainted",)),
-         "pseudo, repainted": Arm("bccd-train", ("cross-pseudo", "cross-repainted")),
+         "pseudo, copy-paste": Arm("bccd-train", ("cross-pseudo", "cross-pasted")),
          "pseudo, renewed": Arm("bccd-train", ("cross-pseudo", "cross-renewed")), "oracle": Arm("raabin-train")},
-        ("real", "pseudo"), judged=("RBC", "WBC"),
+        ("real", "pseudo", "pseudo, copy-paste"), judged=("RBC", "WBC"),
     ),
 }  # fmt: skip
 
