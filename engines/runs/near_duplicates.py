@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.datasets.dataset import Record
-from engines.datasets.duplicates import NEAR, Sketches, Thumbnails, near_sketches, sketch, thumbnail
+from engines.datasets.duplicates import NEAR, Sketches, Thumbnails, join_sketches, near_sketches, sketch, thumbnail
 from engines.datasets.images import read_image
 from engines.errors import DatasetError, RunError
 from engines.painting.jobs import JobSource, make_job
@@ -31,6 +31,7 @@ REPEATS_REFERENCE = "nearly repeats a reference"
 REPEATS_TRAINING = "nearly repeats a training image"
 REPEATS = (REPEATS_IMAGE, REPEATS_REFERENCE, REPEATS_TRAINING)
 _BLOCK = 256  # images looked at together
+_PART = 4096  # kept images that a block is compared with at once
 _THREADS = 4  # that read images; Pillow decodes outside Python's lock
 
 
@@ -73,8 +74,7 @@ def find_repeats(
                 found.setdefault(block[pair.first].index, REPEATS_TRAINING)
             if threshold:
                 _drop_repeats(block, thumbs, kept, threshold, found)
-            new = [row for row, one in enumerate(block) if one.index not in found]
-            kept.append(thumbs.part(new))
+            _keep(kept, thumbs.part([row for row, one in enumerate(block) if one.index not in found]))
             if run.options.count is not None and sum(map(len, kept)) >= run.options.count:
                 break
     return found
@@ -119,6 +119,14 @@ def reference_source(run: RunSettings) -> JobSource | None:
         flip=asked.flip,
         balance=asked.balance,
     )
+
+
+def _keep(kept: list[Sketches], new: Sketches) -> None:
+    """Put sketches behind those that are there, in parts that are worth a comparison each."""
+    if kept and len(kept[-1]) + len(new) <= _PART:
+        kept[-1] = join_sketches([kept[-1], new])
+    else:
+        kept.append(new)
 
 
 def _drop_repeats(

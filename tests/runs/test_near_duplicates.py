@@ -50,9 +50,12 @@ def settings(**changes: Any) -> RunSettings:
     return run_settings(**{"reference": None, "near_duplicates": 0.95} | asked | changes)
 
 
-@pytest.mark.parametrize("block", [1, 2, 256])
-def test_later_repeats_go_whatever_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+@pytest.mark.parametrize(("block", "part"), [(1, 1), (1, 2), (2, 4), (256, 4096)])
+def test_later_repeats_go_whatever_the_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, part: int
+) -> None:
     monkeypatch.setattr(repeats_module, "_BLOCK", block)
+    monkeypatch.setattr(repeats_module, "_PART", part)
     found = find_repeats(candidates(tmp_path / "run", [1, 2, 1, 3, -2, 1]), settings(), None)
     assert found == {20: REPEATS_IMAGE, 40: REPEATS_IMAGE, 50: REPEATS_IMAGE}
 
