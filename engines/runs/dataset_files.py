@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
+from engines.common.events import Report, silent
 from engines.common.files import sync_folder
 from engines.datasets.imagefolder_writer import CARD, METADATA, is_ours, write_card, write_imagefolder
 from engines.datasets.images import image_size
@@ -42,6 +43,7 @@ from engines.runs.journal import (
     remove_images_from,
 )
 from engines.runs.near_duplicates import Candidate, find_repeats, reference_source
+from engines.runs.passes import Passes
 from engines.runs.preview import PREVIEW_IMAGES, Sample, write_preview
 from engines.runs.run_folder import PREVIEW, RUN
 from engines.runs.summaries import DatasetSummary
@@ -53,7 +55,7 @@ _BEYOND = Drop(DropReason.BEYOND, "beyond the count")
 
 
 def write_dataset(
-    folder: Path, applied: Applied, asked: DatasetRules, source: JobSource | None = None
+    folder: Path, applied: Applied, asked: DatasetRules, source: JobSource | None = None, report: Report = silent
 ) -> DatasetSummary:
     """Make the dataset files of a run whose folder is locked, by rules that the run keeps.
 
@@ -67,8 +69,10 @@ def write_dataset(
     run, rules, decisions = applied.run, applied.rules, read_decisions(folder)
     repeats = _repeats(folder, applied, source)
 
+    passes = Passes(report, 2 + len({*run.options.formats, "coco"}))  # to count, and for the preview
+
     def choose() -> Iterator[_Choice]:
-        return _choices(folder / JOURNAL, run, rules, repeats, decisions)
+        return passes.through(_choices(folder / JOURNAL, run, rules, repeats, decisions))
 
     tally = _count(folder, choose(), run)
     remove_images_from(folder, tally.next_index)

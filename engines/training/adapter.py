@@ -27,6 +27,7 @@ from engines.adapter.pyramid import pyramid_channels
 from engines.common.devices import find_device, resolve_precision
 from engines.common.events import Report, note
 from engines.common.files import read_json
+from engines.common.forecast import Forecast
 from engines.common.schema import KEY, from_object, settle, to_object
 from engines.common.tokenizer import cut_remark
 from engines.common.training_log import write_log
@@ -39,13 +40,14 @@ from engines.errors import ModelError, TrainingError, UsageError, refuse, wrong_
 from engines.labels.boxes import Instances
 from engines.labels.findings import Picture
 from engines.labels.gaps import looks_incomplete
-from engines.labels.thresholds import choose_thresholds
+from engines.labels.thresholds import Choice, choose_thresholds
 from engines.training.adapter_figures import looks, threshold_figures, training_figures
+from engines.training.adapter_rehearsal import foreseen, timed_pyramids
 from engines.training.augment import FrameOptions
 from engines.training.dev_split import split_by_names, split_dev
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid, SourceOptions
-from engines.training.stopping import save_result
+from engines.training.stopping import save_result, steps_done
 from engines.training.trainer import FitOptions, fit, log_of, started_with
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
@@ -169,8 +171,7 @@ def fit_adapter(
     these LoRAs. Checkpoints lie in `out`/training until it is done. Returns what was written to adapter.json; its
     figures hold AP on the dev split by kind of prompt. Raises TrainingError, UsageError, ModelError.
     """
-    check_start(out, options)
-    _check_boxes(dataset)
+    check_start(out, options, dataset)
     by_names = resume and "dev_split" not in started_with(out / "training", {"dev_split": ""})  # of before
     train, dev = (split_by_names if by_names else split_dev)(dataset.records, options.dev_fraction)
     base = load_base(base_folder, device=options.device)
@@ -184,18 +185,22 @@ def fit_adapter(
     precision = resolve_precision(options.precision, options.device)
     frozen, classes = FrozenPyramid(base, options.timestep, precision, options.device), dataset.class_names
     source = BatchSource(blend(train, pseudo, options.pseudo_share), classes, frozen, source_options)
-    dev_split = DevSplit(dev, classes, frozen, source_options, size_multiple)
-    model.calibrate([source.at(step).pyramid for step in range(CALIBRATION_BATCHES)])
+    dev_split = DevSplit(dev, classes, frozen, source_options, size_multiple, report := Forecast.of(report))
+    seconds, pyramids = timed_pyramids(source, CALIBRATION_BATCHES)
+    model.calibrate(pyramids)
+    loss_at, fit_options = (
+        partial(_loss_at, model, source, options, precision),
+        _fit_options(options, evaluate=bool(dev)),
+    )
+    done = steps_done(out / "training") if resume else 0
+    report.plan(foreseen(model, source, dev_split, loss_at, fit_options, seconds, done), {"adapter": done})
     hashed = fused_hash(base_hash(base.folder), names)
     best = fit(
-        model, partial(_loss_at, model, source, options, precision),
-        _fit_options(options, evaluate=bool(dev)), out / "training", stage="adapter",
+        model, loss_at, fit_options, out / "training", stage="adapter",
         identity=training_identity(dataset, pseudo, options, hashed, by_names=by_names), resume=resume, report=report,
         evaluate=partial(_evaluate, dev_split, model, by_names) if dev else None, score=options.score if dev else "",
     )  # fmt: skip
-    detected = dev_split.detect(model)
-    _remark_on_gaps(dataset, dev, detected, report)
-    choices = choose_thresholds(instances_of(dev), detected, dataset.class_names, options.precision_goal)
+    choices = _thresholds(model, dataset, dev, dev_split, options, report)
     info = AdapterInfo(
         class_names=tuple(classes), timestep=options.timestep, short_side=short_side, frame=frame,
         size_multiple=size_multiple, style=style, prompts=_prompts(style, classes, options),
@@ -227,6 +232,20 @@ def _remark_on_cut(base: BaseModel, style: str, dataset: Dataset, report: Report
         report(note(remark))
 
 
+def _thresholds(
+    model: DetectionAdapter,
+    dataset: Dataset,
+    dev: Sequence[Record],
+    dev_split: DevSplit,
+    options: AdapterTrainOptions,
+    report: Report,
+) -> dict[str, Choice]:
+    """Each class's score threshold by what is found on the dev split."""
+    detected = dev_split.detect(model)
+    _remark_on_gaps(dataset, dev, detected, report)
+    return choose_thresholds(instances_of(dev), detected, dataset.class_names, options.precision_goal)
+
+
 def _remark_on_gaps(dataset: Dataset, dev: Sequence[Record], detected: Sequence[Instances], report: Report) -> None:
     """Say where the labels of the dev split look incomplete, by what was found there."""
     pairs = zip(dev, detected, strict=True)
@@ -239,11 +258,6 @@ def _origins(pseudo: Sequence[Record], loras: Sequence[str]) -> dict[str, Any]:
     """What else it learned from, and with, where anything."""
     more = {"pseudo_images": len(pseudo)} if pseudo else {}
     return more | ({"loras": list(loras)} if loras else {})
-
-
-def _check_boxes(dataset: Dataset) -> None:
-    if not any(len(record.instances) for record in dataset.records):
-        raise TrainingError(f"{dataset.root} has no boxes to learn from.")
 
 
 def _loss_at(
@@ -266,11 +280,13 @@ def _prompts(style: str, class_names: Sequence[str], options: AdapterTrainOption
     }
 
 
-def check_start(out: Path, options: AdapterTrainOptions) -> None:
-    """TrainingError where `out` has an adapter already, UsageError for a device that is not there."""
+def check_start(out: Path, options: AdapterTrainOptions, dataset: Dataset | None = None) -> None:
+    """TrainingError where `out` has an adapter, or the dataset no box, UsageError for a device that is not there."""
     if (out / INFO_FILE).exists():
         raise TrainingError(f"{out} already holds a finished adapter; choose another folder, or remove it.")
     find_device(options.device)
+    if dataset is not None and not any(len(record.instances) for record in dataset.records):
+        raise TrainingError(f"{dataset.root} has no boxes to learn from.")
 
 
 def _build(base: BaseModel, num_classes: int, options: AdapterTrainOptions) -> DetectionAdapter:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engines.adapter.info import INFO_FILE, AdapterInfo
 from engines.common.events import Report, note, silent
+from engines.common.forecast import Forecast
 from engines.common.schema import AnyPath, part_of
 from engines.datasets.dataset import Record, open_dataset
 from engines.diffusion.base_model import local_folder
@@ -71,7 +72,7 @@ def train_adapter(settings: TrainAdapterSettings, *, report: Report | None = Non
     >>> train_adapter(asked, report=print).info.thresholds  # doctest: +SKIP
     {'rbc': 0.41, 'wbc': 0.55}
     """
-    report, started = report or silent, time.monotonic()
+    report, started = Forecast(report or silent), time.monotonic()
     with told_what_is_kept(settings.out, INFO_FILE):
         return _train(settings, report, started)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from engines.common.events import Report, note, silent
+from engines.common.forecast import Forecast
 from engines.common.schema import AnyPath, part_of, settle
 from engines.datasets.dataset import open_dataset
 from engines.diffusion.base_model import local_folder
@@ -78,7 +79,7 @@ def train_base(settings: TrainBaseSettings, *, report: Report | None = None) -> 
     >>> train_base(TrainBaseSettings(data="my-images", out="bases/mine"), report=print).images  # doctest: +SKIP
     64
     """
-    report, started = report or silent, time.monotonic()
+    report, started = Forecast(report or silent), time.monotonic()
     with told_what_is_kept(settings.out, "model_index.json"):
         return _train(settings, report, started)
 

@@ -25,6 +25,7 @@ from typing import Any
 from engines.common.devices import find_device, resolve_precision
 from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import read_json, write_json
+from engines.common.forecast import Forecast, Part
 from engines.common.schema import from_object, key_of, to_object
 from engines.datasets.dataset import instances_of
 from engines.errors import RunError, UsageError
@@ -34,12 +35,11 @@ from engines.labels.gaps import looks_incomplete
 from engines.runs.run_folder import holds_more, locked, run_errors
 from engines.training.stopping import differences, told_what_is_kept
 from engines.worth.data import ValSet, WorthData, open_data
-from engines.worth.detectors.batches import mix_value
 from engines.worth.detectors.config import INFO_FILE, DetectorOptions, fewest_cells, preset
 from engines.worth.detectors.model import Detector, check_library, load_detector
-from engines.worth.detectors.train import TrainingSet, detect, train_detector, weights_digest
+from engines.worth.detectors.train import MEASURING, TrainingSet, detect, train_detector, try_detector, weights_digest
 from engines.worth.figures import Arm, Result, compare
-from engines.worth.measured import FORMAT, detections_of, write_measured
+from engines.worth.measured import comparison_of, detections_of, write_measured
 from engines.worth.plot import plot
 from engines.worth.settings import EvaluateSettings
 
@@ -99,12 +99,12 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
     >>> evaluate(asked, report=print).sets[0].arms[-1].generated  # doctest: +SKIP
     100
     """
-    started, report = time.monotonic(), report or silent
+    started, report = time.monotonic(), Forecast(report or silent)
     with told_what_is_kept(settings.out, f"{TRAININGS}/*/{INFO_FILE}"):
         return _evaluate(settings, report, started)
 
 
-def _evaluate(settings: EvaluateSettings, report: Report, started: float) -> EvaluateSummary:
+def _evaluate(settings: EvaluateSettings, report: Forecast, started: float) -> EvaluateSummary:
     options, seeds = _options(settings)
     _check_out(settings)
     check_library(options.network.kind)
@@ -121,6 +121,7 @@ def _evaluate(settings: EvaluateSettings, report: Report, started: float) -> Eva
     # Seed by seed, so that a comparison that is stopped early has whole pairs.
     trainings = [_Training(generated, seed) for seed in chosen for generated in data.arms]
     with locked(settings.out), run_errors(settings.out):
+        _plan(trainings, data, options, settings, report)
         results: list[list[Result]] = []
         for number, training in enumerate(trainings):
             reached = _totals(report, number * options.steps, len(trainings) * options.steps)
@@ -132,7 +133,10 @@ def _evaluate(settings: EvaluateSettings, report: Report, started: float) -> Eva
             _remark_on_gaps(val, found[0].detections, data.class_names, report)
             arms = compare(found, instances_of(val.records), data.class_names, resamples=settings.resamples)
             sets.append(SetFigures(val.name, len(val.records), val.left_out, tuple(arms), val.known))
-        write_json(settings.out / COMPARISON, _comparison(sets, data, options, settings, chosen))
+        write_json(
+            settings.out / COMPARISON,
+            comparison_of([dataclasses.asdict(one) for one in sets], data, options, settings, chosen),
+        )
         drawn = plot(settings.out / PLOT, {one.name: one.arms for one in sets}, data.split_images)
     return EvaluateSummary(
         sets=tuple(sets),
@@ -142,6 +146,25 @@ def _evaluate(settings: EvaluateSettings, report: Report, started: float) -> Eva
         picture=settings.out / PLOT if drawn else None,
         seconds=time.monotonic() - started,
     )
+
+
+def _plan(
+    trainings: Sequence[_Training],
+    data: WorthData,
+    options: DetectorOptions,
+    settings: EvaluateSettings,
+    report: Forecast,
+) -> None:
+    """Try out how long a step takes, and say how long all of it does; nothing where all of it is there."""
+    over = [training for training in trainings if (settings.out / TRAININGS / training.name / INFO_FILE).exists()]
+    if len(over) == len(trainings):
+        return
+    report(note("trying out how long a step takes"))
+    known = TrainingSet(data.class_names, data.real, data.generated, settings.mix)
+    step, image = try_detector(known, options, data.short_side, settings.seed, settings.weights)
+    images = sum(len(val.records) for val in data.val) * (len(trainings) - len(over))
+    steps = Part(ALL, len(trainings) * options.steps, step)
+    report.plan([steps, Part(MEASURING, images, image)], {ALL: len(over) * options.steps})
 
 
 def _remark_on_gaps(val: ValSet, detections: Sequence[Instances], names: Sequence[str], report: Report) -> None:
@@ -183,7 +206,8 @@ def _totals(report: Report, before: int, total: int) -> Report:
 
     def both(event: Event) -> None:
         report(event)
-        report(Event(EventKind.PROGRESS, ALL, done=before + (event.done or 0), total=total))
+        if event.stage != MEASURING and event.done is not None:
+            report(Event(EventKind.PROGRESS, ALL, done=before + event.done, total=total))
 
     return both
 
@@ -216,7 +240,7 @@ def _results(
             found = detections_of(stored)
         else:
             detector = detector or _detector(known, options, folder, identity, settings, report)
-            found = detect(detector, val.records)
+            found = detect(detector, val.records, report)
             write_measured(path, val, identity, found, data.class_names)
         results.append(Result(training.generated, training.seed, found))
     return results
@@ -255,31 +279,3 @@ def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any])
         raise RunError(
             f"{folder} was made with other settings: {'; '.join(changed)}. Give these again, or another folder."
         )
-
-
-def _comparison(
-    sets: Sequence[SetFigures],
-    data: WorthData,
-    options: DetectorOptions,
-    settings: EvaluateSettings,
-    seeds: Sequence[int],
-) -> dict[str, Any]:
-    """The content of `comparison.json`."""
-    return {
-        "format": FORMAT,
-        "detector": to_object(options),
-        "weights": str(settings.weights) if settings.weights else None,
-        "mix": mix_value(settings.mix),
-        "seeds": list(seeds),
-        "resamples": settings.resamples,
-        "data": {
-            "real": str(settings.real),
-            "real_images": len(data.real),
-            "synthetic": [str(folder) for folder in settings.synthetic],
-            "generated_images": len(data.generated),
-            "class_names": list(data.class_names),
-            "short_side": data.short_side,
-            "notes": list(data.notes),
-        },
-        "sets": [dataclasses.asdict(one) for one in sets],
-    }

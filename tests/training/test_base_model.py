@@ -19,12 +19,13 @@ from engines.diffusion.base_model import load_base
 from engines.diffusion.base_notes import bad_base, read_quality
 from engines.errors import TrainingError, UsageError
 from engines.labels.boxes import Instances
-from engines.training import base_model as base_training
 from engines.training import presets
+from engines.training import unet as unet_training
 from engines.training.assess import FEWEST, LEAST, SHEET, hold_back
-from engines.training.base_model import BaseTrainOptions, diffusion_loss, fit_base
+from engines.training.base_model import BaseTrainOptions, fit_base
 from engines.training.presets import Phase
 from engines.training.tokenizer import write_tokenizer
+from engines.training.unet import diffusion_loss
 from engines.training.vae import psnr
 
 # Small boxes all over the image: every view sees some of them.
@@ -153,7 +154,7 @@ def test_labels_are_read_only_where_the_list_allows(
         prompts.update(texts)
         return tokenize(tokenizer, texts)
 
-    monkeypatch.setattr(base_training, "tokenize", spy)
+    monkeypatch.setattr(unet_training, "tokenize", spy)
     options = replace(OPTIONS, steps_scale=6.0)
     _train(dataset, tmp_path / "one", options, labelled={"1.png"})
     assert any("dog" in text for text in prompts)
