@@ -106,6 +106,11 @@ class Forecast:
                 measured.seconds += seconds
                 return
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was made."""
+        return self._clock() - self._begun
+
     def left(self) -> float:
         """Seconds that all that is not done yet will take."""
         every = [measured for parts in self._parts.values() for measured in parts]
@@ -131,3 +136,17 @@ class Forecast:
                 moved.append((measured, done - measured.done))
                 measured.done = done
         return moved
+
+
+def longest(seconds: float, parts_of: Callable[[int], Sequence[Part]], most: int) -> int:
+    """The largest number, from 1 to `most`, whose parts take no longer than so many seconds; 1 where none does.
+
+    >>> longest(60, lambda steps: [Part("unet", steps, 0.5)], 1000)
+    120
+    """
+    low, high = 1, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = sum(part.units * part.seconds for part in parts_of(middle)) <= seconds
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low

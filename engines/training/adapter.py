@@ -13,7 +13,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -24,10 +24,10 @@ from engines.adapter.inference import resized_size
 from engines.adapter.info import INFO_FILE, AdapterConfig, AdapterInfo
 from engines.adapter.model import DetectionAdapter, save_adapter
 from engines.adapter.pyramid import pyramid_channels
-from engines.common.devices import find_device, resolve_precision
+from engines.common.devices import AUTO, device_name, find_device, resolve_precision
 from engines.common.events import Report, note
 from engines.common.files import read_json
-from engines.common.forecast import Forecast
+from engines.common.forecast import Forecast, Part, longest
 from engines.common.schema import KEY, from_object, settle, to_object
 from engines.common.tokenizer import cut_remark
 from engines.common.training_log import write_log
@@ -42,7 +42,7 @@ from engines.labels.findings import Picture
 from engines.labels.gaps import looks_incomplete
 from engines.labels.thresholds import Choice, choose_thresholds
 from engines.training.adapter_figures import looks, threshold_figures, training_figures
-from engines.training.adapter_rehearsal import foreseen, timed_pyramids
+from engines.training.adapter_rehearsal import adapter_parts, timed_pyramids, try_adapter
 from engines.training.augment import FrameOptions
 from engines.training.dev_split import split_by_names, split_dev
 from engines.training.pseudo import blend
@@ -78,6 +78,7 @@ class AdapterTrainOptions:
     timestep: int = 1  # t of the label pass
     # How it is learned
     steps: int = 3000  # optimiser steps
+    minutes: float | None = None  # about how long it takes here, in place of `steps`
     batch: int = 4  # frames a step
     lr: float = 4e-4  # peak learning rate
     weight_decay: float = 1e-4  # AdamW's
@@ -95,7 +96,7 @@ class AdapterTrainOptions:
     precision_goal: float = 0.9  # of the labels: on the dev split, each class's score threshold is chosen to reach it
     network: dict[str, Any] = field(default_factory=dict)  # AdapterConfig fields, but for channels and num_classes
     # Where and how fast
-    device: str = "cpu"  # cpu, cuda or cuda:N
+    device: str = AUTO  # cpu, cuda or cuda:N; auto: a GPU where there is one
     precision: str = "auto"  # f32, bf16 or auto
     checkpoint_minutes: float = 3.0  # wall time between checkpoints
     cache_views: int = 0  # keep the pyramids of this many views of each image and use them again; 0: never
@@ -122,6 +123,7 @@ class AdapterTrainOptions:
             ("prompt_probabilities", _KINDS_EXPECTED, _are_probabilities(self.prompt_probabilities)),
             ("timestep", "between 0 and 999", 0 <= self.timestep < 1000),
             ("steps", "positive", self.steps > 0),
+            ("minutes", "positive", self.minutes is None or 0 < self.minutes <= 1e6),
             ("batch", "positive", self.batch > 0),
             ("lr", "positive", self.lr > 0),
             ("grad_clip", "positive", self.grad_clip > 0),
@@ -172,6 +174,7 @@ def fit_adapter(
     figures hold AP on the dev split by kind of prompt. Raises TrainingError, UsageError, ModelError.
     """
     check_start(out, options, dataset)
+    options = replace(options, device=device_name(options.device))
     by_names = resume and "dev_split" not in started_with(out / "training", {"dev_split": ""})  # of before
     train, dev = (split_by_names if by_names else split_dev)(dataset.records, options.dev_fraction)
     base = load_base(base_folder, device=options.device)
@@ -188,15 +191,10 @@ def fit_adapter(
     dev_split = DevSplit(dev, classes, frozen, source_options, size_multiple, report := Forecast.of(report))
     seconds, pyramids = timed_pyramids(source, CALIBRATION_BATCHES)
     model.calibrate(pyramids)
-    loss_at, fit_options = (
-        partial(_loss_at, model, source, options, precision),
-        _fit_options(options, evaluate=bool(dev)),
-    )
-    done = steps_done(out / "training") if resume else 0
-    report.plan(foreseen(model, source, dev_split, loss_at, fit_options, seconds, done), {"adapter": done})
+    options, fit_options = _planned(model, source, dev_split, seconds, options, out / "training", resume, report)
     hashed = fused_hash(base_hash(base.folder), names)
     best = fit(
-        model, loss_at, fit_options, out / "training", stage="adapter",
+        model, partial(_loss_at, model, source, options, precision), fit_options, out / "training", stage="adapter",
         identity=training_identity(dataset, pseudo, options, hashed, by_names=by_names), resume=resume, report=report,
         evaluate=partial(_evaluate, dev_split, model, by_names) if dev else None, score=options.score if dev else "",
     )  # fmt: skip
@@ -213,6 +211,36 @@ def fit_adapter(
     )  # fmt: skip
     save_result(lambda: _save(out, model, info, (*dataset.records, *pseudo)), (out / "training",), report)
     return info
+
+
+def _planned(
+    model: DetectionAdapter,
+    source: BatchSource,
+    dev: DevSplit,
+    seconds: float,
+    options: AdapterTrainOptions,
+    work: Path,
+    resume: bool,
+    report: Forecast,
+) -> tuple[AdapterTrainOptions, FitOptions]:
+    """The options with as many steps as fit into their minutes, where these are given, and what the loop needs of them;
+    what it all takes is tried out and said. `seconds`: that the pyramids of a batch take."""
+    precision, evaluate = resolve_precision(options.precision, options.device), len(dev) > 0
+    loss_at = partial(_loss_at, model, source, options, precision)
+    speeds = try_adapter(model, source, dev, loss_at, _fit_options(options, evaluate=evaluate), seconds)
+    done = steps_done(work) if resume else 0
+
+    def parts(steps: int) -> list[Part]:
+        wanted = replace(_fit_options(options, evaluate=evaluate), steps=steps)
+        return adapter_parts(speeds, wanted, source.fresh(steps - done), len(dev), done)
+
+    if options.minutes is not None:
+        begun = started_with(work, {}) if resume else {}
+        steps = begun["settings"]["steps"] if begun else longest(60 * options.minutes - report.elapsed, parts, 10**6)
+        options = replace(options, minutes=None, steps=int(steps))
+        report(note(f"trains for {steps} steps: `steps={steps}` repeats it"))
+    report.plan(parts(options.steps), {"adapter": done})
+    return options, _fit_options(options, evaluate=evaluate)
 
 
 def _save(out: Path, model: DetectionAdapter, info: AdapterInfo, learned: Sequence[Record]) -> None:
@@ -375,7 +403,7 @@ def training_identity(
     dataset: Dataset, pseudo: Sequence[Record], options: AdapterTrainOptions, hashed: str, *, by_names: bool = False
 ) -> dict[str, Any]:
     """Everything that decides the weights, for the check when it is resumed."""
-    free = ("checkpoint_minutes", "device", "cache_gb", "workers", "precision_goal")
+    free = ("minutes", "checkpoint_minutes", "device", "cache_gb", "workers", "precision_goal")
     digest = hashlib.sha256()
     for record in (*dataset.records, *pseudo):
         digest.update(f"{record.name}\0{record.width}\0{record.height}\0".encode())

@@ -39,22 +39,15 @@ def timed_pyramids(source: BatchSource, batches: int) -> tuple[float, list[tuple
     return seconds, found
 
 
-def foreseen(
-    model: DetectionAdapter,
-    source: BatchSource,
-    dev: DevSplit,
-    loss_at: LossAt,
-    options: FitOptions,
-    pyramid: float,
-    done: int,
-) -> list[Part]:
-    """What is to be done behind step `done`, tried out here, which changes nothing; `pyramid`: seconds of a batch's."""
+def try_adapter(
+    model: DetectionAdapter, source: BatchSource, dev: DevSplit, loss_at: LossAt, options: FitOptions, pyramid: float
+) -> AdapterSpeeds:
+    """Time a step, and detecting on an image; nothing is changed by it. `pyramid`: seconds of those of a batch."""
     network: nn.Module = model
     step = step_seconds(network, loss_at, options.precision, options.device)
     fresh, kept = (pyramid + step, step) if source.keeps else (step, step)
     first, again = dev.seconds(model) if options.evaluate_every else (0.0, 0.0)
-    speeds = AdapterSpeeds(fresh, kept, first, again)
-    return adapter_parts(speeds, options, source.fresh(options.steps - done), len(dev), done)
+    return AdapterSpeeds(fresh, kept, first, again)
 
 
 def adapter_parts(speeds: AdapterSpeeds, options: FitOptions, fresh: int, images: int, done: int) -> list[Part]:

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from engines.common.devices import find_device, resolve_precision
+from engines.common.devices import AUTO, device_name, find_device, resolve_precision
 from engines.common.events import Report, note
 from engines.common.files import sha256_file, sync_tree, write_atomic, write_json
-from engines.common.forecast import Forecast
+from engines.common.forecast import Forecast, Part, longest
 from engines.common.names import class_words
 from engines.common.schema import KEY, to_object
 from engines.common.tokenizer import cut_remark
@@ -33,7 +33,7 @@ from engines.labels.boxes import Instances
 from engines.quality.verdicts import BaseQuality
 from engines.training.assess import MOST, SHEET, Networks, assess_base, hold_back
 from engines.training.presets import BasePreset, Lengths, base_preset, lengths_of
-from engines.training.rehearsal import parts_of, try_out
+from engines.training.rehearsal import Speeds, parts_of, try_out
 from engines.training.stopping import INDEX, save_result, steps_done
 from engines.training.tokenizer import write_tokenizer
 from engines.training.trainer import FitOptions, log_of, started_with
@@ -62,11 +62,12 @@ class BaseTrainOptions:
     preset: str = "small"  # a name of engines.training.presets
     style: str = "photo"  # what kind of pictures these are; prompts begin "a <style>"
     seed: int = 0  # decides every draw
-    device: str = "cpu"  # cpu, cuda or cuda:N
+    device: str = AUTO  # cpu, cuda or cuda:N; auto: a GPU where there is one
     precision: str = "auto"  # f32, bf16 or auto
     # Right-angle turns are as likely as not (microscopes, satellites).
     rotate: bool = field(default=False, metadata={KEY: "turns"})
     steps_scale: float = 1.0  # factor on every number of steps of the preset
+    minutes: float | None = None  # about how long it takes here, in place of `steps_scale`
     checkpoint_minutes: float = 3.0  # wall time between checkpoints
     stages: tuple[str, ...] = ("vae", "unet")  # what is trained; the rest is taken from continue_from
 
@@ -76,6 +77,10 @@ class BaseTrainOptions:
             ("seed", 0 <= self.seed < 2**31, f"`seed` is {self.seed}; a whole number from 0 to 2^31 - 1 was expected"),
             ("steps_scale", 0 < self.steps_scale <= 1000,
              f"`steps_scale` is {self.steps_scale}; a factor above 0 and up to 1000 was expected"),
+            ("minutes", self.minutes is None or 0 < self.minutes <= 1e6,
+             f"`minutes` is {self.minutes}; a number above 0 was expected"),
+            ("minutes", self.minutes is None or self.steps_scale == 1,
+             "`minutes` and `steps_scale` both say how long it trains: give one of them"),
             ("stages", bool(self.stages) and set(self.stages) <= {"vae", "unet"},
              f"`stages` is {stages:.60}; vae, unet, or both were expected"),
         )  # fmt: skip
@@ -100,6 +105,7 @@ def fit_base(
     """
     preset = base_preset(options.preset)
     check_base_start(out, options)
+    options = replace(options, device=device_name(options.device))
     if len(options.stages) < 2 and continue_from is None and not resume:
         raise UsageError("A base model from scratch needs both `stages`, vae and unet.", field="stages")
     if not dataset.records:
@@ -119,10 +125,12 @@ def fit_base(
         report(note(remark))
     report(note("trying out how long a step takes"))
     speeds = try_out(networks, source, preset, options.style, options.stages)
+    looked_at, report = len(held) or min(MOST, len(records)), Forecast.of(report)
+    if options.minutes is not None:
+        options = _in_minutes(options, preset, speeds, len(records), looked_at, work if resume else None, report)
     lengths = lengths_of(preset, options.steps_scale, len(records), all_views=resume and _began_with_all_views(work))
     done = {stage: steps_done(work / stage) if resume else 0 for stage in options.stages}
-    report = Forecast.of(report)
-    report.plan(parts_of(lengths, speeds, options.stages, len(held) or min(MOST, len(records)), done), done)
+    report.plan(parts_of(lengths, speeds, options.stages, looked_at, done), done)
     identity = _identity(records, digests, preset, options, continue_from)
     if (views := [phase.views for phase in lengths.phases]) != [phase.views for phase in preset.phases]:
         identity["views"] = views
@@ -147,6 +155,30 @@ def check_base_start(out: Path, options: BaseTrainOptions) -> None:
     find_device(options.device)
     if (out / "model_index.json").exists():
         raise TrainingError(f"{out} already holds a finished base model; choose another folder, or remove it.")
+
+
+def _in_minutes(
+    options: BaseTrainOptions,
+    preset: BasePreset,
+    speeds: Speeds,
+    images: int,
+    looked_at: int,
+    begun: Path | None,
+    report: Forecast,
+) -> BaseTrainOptions:
+    """The options with the length that takes about so many minutes here; one that has begun goes on with its own."""
+    assert options.minutes is not None
+    stages = [begun / stage for stage in ("vae", "unet") if (begun / stage / INDEX).exists()] if begun else []
+    if stages:
+        scale = float(started_with(stages[0], {})["settings"]["steps_scale"])
+    else:
+
+        def parts(thousandths: int) -> list[Part]:
+            return parts_of(lengths_of(preset, thousandths / 1000, images), speeds, options.stages, looked_at, {})
+
+        scale = longest(60 * options.minutes - report.elapsed, parts, 1_000_000) / 1000
+    report(note(f"trains for {scale:g} of the preset's steps: `steps_scale={scale:g}` repeats it"))
+    return replace(options, minutes=None, steps_scale=scale)
 
 
 def _train(
@@ -291,7 +323,7 @@ def _identity(
     continue_from: Path | str | None,
 ) -> dict[str, Any]:
     """Everything that decides the weights, for the check when it is resumed."""
-    decisive = {k: v for k, v in to_object(options).items() if k not in ("checkpoint_minutes", "device")}
+    decisive = {k: v for k, v in to_object(options).items() if k not in ("checkpoint_minutes", "device", "minutes")}
     images = {record.name: digests[record.name][:16] for record in records}
     labels = hashlib.sha256()
     for record in records:

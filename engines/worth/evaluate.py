@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.common.devices import find_device, resolve_precision
+from engines.common.devices import AUTO, device_name, resolve_precision
 from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import read_json, write_json
 from engines.common.forecast import Forecast, Part
@@ -179,9 +179,11 @@ def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
     """The preset's training with the changes that were asked for, its precision resolved, and the number of seeds."""
     options, seeds = preset(settings.preset, settings.detector)
     keys = {item.name: key_of(item) for item in dataclasses.fields(options)}
-    value = to_object(options) | {keys.get(name, name): new for name, new in settings.changes.items()}
+    value = (
+        to_object(options) | {"device": AUTO} | {keys.get(name, name): new for name, new in settings.changes.items()}
+    )
     options = from_object(DetectorOptions, value, UsageError, "options")
-    find_device(options.device)
+    options = dataclasses.replace(options, device=device_name(options.device))
     # Resolved here, so that a comparison that goes on on another machine never mixes two arithmetics.
     precision = resolve_precision(options.precision, options.device)
     return dataclasses.replace(options, precision=precision), settings.seeds or seeds
