@@ -19,8 +19,23 @@ from engines.common.events import Event, EventKind, Report, duration
 from engines.common.plurals import counted
 
 PLAIN_SECONDS = 10.0  # between plain lines of one stage, where there is no terminal
-_BAR, _SHORT_BAR, _WIDE = 24, 10, 100  # columns of a bar, and of a terminal from which on it is long
+_BARS = ((120, 24), (100, 10))  # columns of a terminal from which on a bar has so many; narrower ones have none
 _flags: Callable[[], Mapping[str, str]] = dict  # of the verb at work
+
+
+_quiet = _verbose = False  # as the verb at work was asked to be
+
+
+def be_quiet(asked: bool) -> None:
+    """Show no progress from now on, or show it again: results, remarks beside them and errors are left."""
+    global _quiet
+    _quiet = asked
+
+
+def be_verbose(asked: bool) -> None:
+    """Show everything that is reported as a line with its time from now on, in place of bars, or no longer."""
+    global _verbose
+    _verbose = asked
 
 
 @contextmanager
@@ -86,10 +101,14 @@ def _is_number(text: str) -> bool:
 def reporter(bars: "ProgressBars") -> Report:
     """What shows a verb's events: lines, a bar a stage, and a line for every evaluation of a training."""
     labels = dropped = 0
+    begun = time.monotonic()
 
     def show(event: Event) -> None:
         nonlocal labels, dropped
         text = event.text
+        if _verbose:
+            bars.line(f"{time.monotonic() - begun:8.1f} s  {event}")
+            return
         if event.kind is EventKind.NOTE:
             bars.line(text)
             return
@@ -135,7 +154,7 @@ class ProgressBars:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._live = self._stream.isatty()
+        self._live = self._stream.isatty() and not _quiet and not _verbose
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
         self._started: dict[str, tuple[float, float]] = {}  # stage -> (when first seen, how much was done then)
@@ -221,6 +240,8 @@ class ProgressBars:
         return True
 
     def _write(self, text: str) -> None:
+        if _quiet:
+            return
         self._stream.write(text + "\n")
         self._stream.flush()
 
@@ -228,6 +249,7 @@ class ProgressBars:
 def _rich_bars(stream: TextIO) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Left(ProgressColumn):
@@ -240,5 +262,7 @@ def _rich_bars(stream: TextIO) -> Any:
     console = Console(file=stream)
     columns = ("{task.description}", "{task.fields[count]}", "{task.fields[text]}")
     name, count, text = (TextColumn(column, markup=False) for column in columns)
-    width = _BAR if console.width >= _WIDE else _SHORT_BAR
-    return Progress(name, BarColumn(bar_width=width), count, text, TimeElapsedColumn(), Left(), console=console)
+    left = Left(table_column=Column(no_wrap=True))
+    if (bar := next((bar for width, bar in _BARS if console.width >= width), None)) is None:
+        return Progress(name, count, text, left, console=console)
+    return Progress(name, BarColumn(bar_width=bar), count, text, TimeElapsedColumn(), left, console=console)
