@@ -19,7 +19,23 @@ from engines.common.events import Event, EventKind, Report, duration
 from engines.common.plurals import counted
 
 PLAIN_SECONDS = 10.0  # between plain lines of one stage, where there is no terminal
+_BARS = ((120, 24), (100, 10))  # columns of a terminal from which on a bar has so many; narrower ones have none
 _flags: Callable[[], Mapping[str, str]] = dict  # of the verb at work
+
+
+_quiet = _verbose = False  # as the verb at work was asked to be
+
+
+def be_quiet(asked: bool) -> None:
+    """Show no progress from now on, or show it again: results, remarks beside them and errors are left."""
+    global _quiet
+    _quiet = asked
+
+
+def be_verbose(asked: bool) -> None:
+    """Show everything that is reported as a line with its time from now on, in place of bars, or no longer."""
+    global _verbose
+    _verbose = asked
 
 
 @contextmanager
@@ -85,15 +101,19 @@ def _is_number(text: str) -> bool:
 def reporter(bars: "ProgressBars") -> Report:
     """What shows a verb's events: lines, a bar a stage, and a line for every evaluation of a training."""
     labels = dropped = 0
+    begun = time.monotonic()
 
     def show(event: Event) -> None:
         nonlocal labels, dropped
         text = event.text
+        if _verbose:
+            bars.line(f"{time.monotonic() - begun:8.1f} s  {event}")
+            return
         if event.kind is EventKind.NOTE:
             bars.line(text)
             return
         if event.kind is EventKind.STEP:
-            bars.step(event.stage, int(event.done or 0), int(event.total or 0), text)
+            bars.step(event.stage, int(event.done or 0), int(event.total or 0), text, event.seconds_left)
             return
         if event.kind is EventKind.STARTED:
             bars.line(text)
@@ -107,10 +127,23 @@ def reporter(bars: "ProgressBars") -> Report:
             text = f"loss {event.figures['loss']:.4f}"
             if measured := [f"{name} {value:.3f}" for name, value in event.figures.items() if name.startswith("AP")]:
                 bars.line(f"step {event.done}: {', '.join(measured)}")
+        if event.speed:
+            text = ", ".join(part for part in (text, pace(event.speed)) if part)
         done = event.done or 0
-        bars.update(event.stage, min(done, event.total or done), event.total, text, event.seconds_left)
+        bars.update(
+            event.stage, min(done, event.total or done), event.total, text, event.seconds_left, reached=event.reached
+        )
 
     return show
+
+
+def pace(speed: float) -> str:
+    """Images a second in words, where they are few as seconds an image.
+
+    >>> pace(2.345), pace(0.05)
+    ('2.35 images/s', '20 s/image')
+    """
+    return f"{speed:.2f} images/s" if speed >= 0.1 else f"{1 / speed:.0f} s/image"
 
 
 class ProgressBars:
@@ -121,23 +154,33 @@ class ProgressBars:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._live = self._stream.isatty()
+        self._live = self._stream.isatty() and not _quiet and not _verbose
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
         self._started: dict[str, tuple[float, float]] = {}  # stage -> (when first seen, how much was done then)
         self._printed: dict[str, float] = {}
+        self._done: dict[str, float] = {}
+        self._waiting: Any = None  # the bar that says that something is being prepared
 
     def __enter__(self) -> Self:
         if self._live:
             self._bars = _rich_bars(self._stream)
             self._bars.start()
+            self._waiting = self._bars.add_task("preparing", total=None, count="", text="", until=None)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bars is not None:
+            self._ready()
             self._bars.stop()
+
+    def _ready(self) -> None:
+        """Nothing is being prepared any more."""
+        if self._waiting is not None:
+            self._bars.remove_task(self._waiting)
+            self._waiting = None
 
     def line(self, text: str) -> None:
         """A line that stays, above the bars."""
@@ -148,29 +191,46 @@ class ProgressBars:
             self._write(text)
 
     def update(
-        self, stage: str, done: float, total: float | None, text: str = "", seconds_left: float | None = None
+        self,
+        stage: str,
+        done: float,
+        total: float | None,
+        text: str = "",
+        seconds_left: float | None = None,
+        *,
+        reached: float | None = None,
     ) -> None:
-        """Say how far `stage` is; without `seconds_left` the time left follows from the speed so far."""
+        """Say how far `stage` is; without `seconds_left` the time left follows from the speed so far.
+
+        `reached`: how long the bar is, where that is known more finely than `done`."""
         text = _shown(text)
         now = time.monotonic()
+        if done < self._done.get(stage, done):  # it comes again
+            self._started.pop(stage, None)
+            self._printed.pop(stage, None)
+        self._done[stage] = done
         first, done_then = self._started.setdefault(stage, (now, done))
         if seconds_left is None and total and done > done_then:
             seconds_left = (now - first) / (done - done_then) * (total - done)
-        left = f"{duration(seconds_left)} left" if seconds_left and total and done < total else ""
+        count = f"{done:g}" if total is None else f"{done:g}/{total:g}"
         if self._bars is not None:
+            self._ready()
             if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=total, text="", left="")
-            self._bars.update(self._tasks[stage], completed=done, total=total, text=text, left=left)
+                self._tasks[stage] = self._bars.add_task(stage, total=total, count="", text="", until=None)
+            until = now + seconds_left if seconds_left and total and done < total else None
+            position = done if reached is None else reached
+            self._bars.update(self._tasks[stage], completed=position, total=total, count=count, text=text, until=until)
         elif self._is_due(stage, now, ended=total is not None and done >= total):
-            count = f"{done:g}" if total is None else f"{done:g}/{total:g}"
+            left = f"{duration(seconds_left)} left" if seconds_left and total and done < total else ""
             self._write(", ".join(part for part in (f"{stage}: {count}", text, left) if part))
 
-    def step(self, stage: str, done: int, total: int, text: str) -> None:
+    def step(self, stage: str, done: int, total: int, text: str, seconds_left: float | None = None) -> None:
         """Say which of a few long steps begins: a line each where there is no terminal."""
         if self._bars is None:
-            self._write(f"{stage}: {done + 1}/{total}, {_shown(text)}")
+            left = f", {duration(seconds_left)} left" if seconds_left else ""
+            self._write(f"{stage}: {done + 1}/{total}, {_shown(text)}{left}")
         else:
-            self.update(stage, done, total, text)
+            self.update(stage, done, total, text, seconds_left)
 
     def _is_due(self, stage: str, now: float, ended: bool) -> bool:
         last = self._printed.get(stage)
@@ -180,14 +240,29 @@ class ProgressBars:
         return True
 
     def _write(self, text: str) -> None:
+        if _quiet:
+            return
         self._stream.write(text + "\n")
         self._stream.flush()
 
 
 def _rich_bars(stream: TextIO) -> Any:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+    from rich.table import Column
+    from rich.text import Text
 
-    columns = ("{task.description}", "{task.fields[text]}", "{task.fields[left]}")
-    name, text, left = (TextColumn(column, markup=False) for column in columns)
-    return Progress(name, BarColumn(bar_width=24), MofNCompleteColumn(), text, left, console=Console(file=stream))
+    class Left(ProgressColumn):
+        """The time left, which falls between two events, too."""
+
+        def render(self, task: Task) -> Text:
+            until = task.fields["until"]
+            return Text("" if until is None else f"{duration(max(0.0, until - time.monotonic()))} left")
+
+    console = Console(file=stream)
+    columns = ("{task.description}", "{task.fields[count]}", "{task.fields[text]}")
+    name, count, text = (TextColumn(column, markup=False) for column in columns)
+    left = Left(table_column=Column(no_wrap=True))
+    if (bar := next((bar for width, bar in _BARS if console.width >= width), None)) is None:
+        return Progress(name, count, text, left, console=console)
+    return Progress(name, BarColumn(bar_width=bar), count, text, TimeElapsedColumn(), left, console=console)

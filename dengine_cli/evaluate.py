@@ -70,7 +70,7 @@ def command(
     batch: Annotated[int | None, typer.Option(help="Images a step.  [default: the preset's]")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.  [default: the preset's]")] = None,
     rotate: Annotated[bool, typer.Option("--rotate", help="Turned images are as likely as upright ones.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: cpu]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N, or auto.  [default: auto]")] = None,
     precision: Annotated[str | None, typer.Option(help="f32, bf16 or auto.  [default: auto]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what OUT holds.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and boxes out; list them.")] = False,

@@ -23,6 +23,7 @@ from engines.common.quote import shorten
 from engines.errors import DengineError, Interrupted
 
 _LONGEST = 300  # characters of what others say in an error
+COMPLETE = "_DENGINE_COMPLETE"  # set by the shell: what it wants
 EXIT_USAGE = 2
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -32,7 +33,12 @@ class Program(TyperGroup):
     """The verbs as one command that reports its errors itself, for the shell and for the tests alike."""
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> NoReturn:
-        """Run the command line `args` and exit with its code."""
+        """Run the command line `args` and exit with its code; or answer a shell that completes one."""
+        if COMPLETE in os.environ:
+            from typer._completion_classes import completion_init
+
+            completion_init()
+            self._main_shell_completion({}, "dengine", COMPLETE)
         sys.exit(self._run(list(sys.argv[1:] if args is None else args)))
 
     def _run(self, args: list[str]) -> int:

@@ -40,6 +40,9 @@ def command(
     decoder_layers: Annotated[int | None, typer.Option(help="Layers that refine boxes.  [default: 3]")] = None,
     extra_levels: Annotated[int | None, typer.Option(help="Levels below the pyramid's.  [default: 0]")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.  [default: 3000]")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="About how long it takes on this machine, in place of --steps.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Images a step.  [default: 4]")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.  [default: 0.0004]")] = None,
     short_side: Annotated[
@@ -72,7 +75,7 @@ def command(
         Path | None, typer.Option(help="JSON file with any of the training's settings; options go first.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random draw.  [default: 0]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: cpu]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N, or auto.  [default: auto]")] = None,
     precision: Annotated[str | None, typer.Option(help="f32, bf16 or auto.  [default: auto]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and boxes out; list them.")] = False,
@@ -90,6 +93,8 @@ def command(
 
     if pseudo is None and pseudo_share is not None:
         raise UsageError("--pseudo-share is the share of images that an adapter labelled: give them with --pseudo.")
+    if minutes is not None and steps is not None:
+        raise UsageError("--minutes and --steps both say how long it trains: give one of them.", field="minutes")
     given = values_of(TrainAdapterSettings, parameters, FIELDS)
     network = {name: parameters[name] for name in NETWORK if parameters[name] is not None}
     asked = TrainAdapterSettings.from_json(_together(settings, given, network), str(settings or "options"))

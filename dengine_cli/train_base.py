@@ -41,8 +41,11 @@ def command(
     stages: Annotated[str, typer.Option(help="What is trained: vae, unet (with the text encoder).")] = "vae,unet",
     rotate: Annotated[bool, typer.Option("--rotate", help="Turned images are as likely as upright ones.")] = False,
     steps_scale: Annotated[float, typer.Option(help="Factor on the preset's training length.")] = 1.0,
+    minutes: Annotated[
+        float | None, typer.Option(help="About how long it takes on this machine, in place of --steps-scale.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; auto: a GPU where there is one.")] = "auto",
     precision: Annotated[str, typer.Option(help="f32, bf16, or auto: bf16 where the machine has it.")] = "auto",
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,

@@ -25,6 +25,12 @@ _SETTINGS = "dengine settings"  # in a context's `meta`: what its file says besi
 
 def _of_all(
     config: Annotated[Path | None, typer.Option(metavar="FILE", help=_CONFIG)] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", callback=console.be_quiet, help="Show results, and no progress.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", callback=console.be_verbose, help="Show all that is done, with times.")
+    ] = False,
 ) -> None:
     """Options of every verb that has settings."""
 

@@ -33,6 +33,7 @@ from engines.diffusion.base_model import BaseModel, load_base, local_folder
 from engines.diffusion.base_notes import bad_base
 from engines.diffusion.lora import fuse_loras
 from engines.errors import ExportError, UsageError
+from export import progress
 from export.activations import measure_activations
 from export.agreement import Agreement, check_agreement, compare_engines, gate_size, variants
 from export.agreement import figures as agreement_figures
@@ -88,7 +89,7 @@ def export(settings: ExportSettings, *, report: Report | None = None) -> ExportS
     asked = Graphs(
         settings.graph_dtype, settings.weights_dtype, settings.opset, pictures, settings.generate, settings.int8
     )
-    steps = Steps(_count_steps(asked, gates), report)
+    steps = Steps(_foreseen(asked, gates), report)
     steps("reading the models")
     base = local_folder(settings.base, settings.prediction_type, lambda text: report(note(text)), vae=settings.vae)
     if remark := bad_base(base):
@@ -158,9 +159,13 @@ def _make(work: Path, out: Path, models: _Models, asked: Graphs, gates: _Gates, 
     )
 
 
-def _count_steps(asked: Graphs, gates: _Gates) -> int:
+def _foreseen(asked: Graphs, gates: _Gates) -> list[float]:
+    """Seconds that each step is thought to take."""
     pictures = count_pictures(asked.pictures) if asked.dtype == "float16" else 0
-    return 3 + asked.int8 + pictures + len(GRAPH_NAMES) + count_steps(gates.engines) + len(gates.loops)
+    made = [progress.READING, progress.STORING, *[progress.MEASURING] * pictures, *progress.EXPORTING.values()]
+    checked = [progress.LOADING, *[progress.RUNNING] * len(GRAPH_NAMES)]
+    checked += [progress.CHECKING] * (count_steps(gates.engines) - len(checked))
+    return [*made, *[progress.PAINTING] * asked.int8, *checked, *[progress.PAINTING] * (1 + len(gates.loops))]
 
 
 @contextmanager

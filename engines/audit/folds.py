@@ -22,7 +22,7 @@ import numpy as np
 
 from engines.adapter.info import INFO_FILE
 from engines.adapter.model import load_adapter
-from engines.common.devices import resolve_precision
+from engines.common.devices import device_name, resolve_precision
 from engines.common.events import Event, EventKind, Report
 from engines.common.files import read_json, write_atomic
 from engines.datasets.dataset import Dataset, Record
@@ -74,6 +74,7 @@ def out_of_fold(
     settings, and what `fit_adapter` raises.
     """
     fold, hashed = deal(dataset.records, folds), base_hash(base)
+    options = replace(options, device=device_name(options.device))
     found: dict[int, Instances] = {}
     for number in range(folds):
         folder = out / FOLDS / f"{number + 1}-of-{folds}"

@@ -43,7 +43,7 @@ class AuditSettings:
     engine: str = "auto"  # of the bundle: a backend's name
     precision: str = "auto"  # of the arithmetic
     threads: int | None = None  # of the engine, on a CPU; None: its own choice
-    device: str | None = None  # cpu, cuda or cuda:N; None: what the engine is fastest on; of folds, the CPU
+    device: str | None = None  # cpu, cuda or cuda:N; None: what the engine is fastest on; of folds, a GPU if any
     skip_bad: bool = False  # leave bad images and boxes out, instead of stopping
     follow_links: bool = False  # follow links that lead outside the dataset
     boxes: str = "auto"  # what the numbers of its boxes mean, see `open_dataset`

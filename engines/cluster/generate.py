@@ -28,7 +28,7 @@ from engines.errors import RunError
 from engines.painting.resolve import FormerEngine, resolve
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import GenerateSettings
-from engines.runs.generate import STAGE
+from engines.runs.pace import STAGE
 from engines.runs.run_folder import check_folder, check_format, check_same, locked, read_run, run_errors
 from engines.runs.summaries import DatasetSummary
 

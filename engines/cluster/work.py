@@ -25,7 +25,7 @@ from engines.cluster.worker import Worker, worker_name
 from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.schema import settle
 from engines.errors import RunError
-from engines.runs.generate import STAGE
+from engines.runs.pace import STAGE
 
 _LOOKED_AT = 256  # chunks that are looked at for one that nobody has
 _REST = 1.0  # seconds between two looks, while others have all

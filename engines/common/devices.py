@@ -11,6 +11,8 @@ import torch
 
 from engines.errors import BackendError, UsageError
 
+AUTO = "auto"  # the device of trainings that nothing is said of
+
 
 def cpu_has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 itself (AMX or AVX-512), which is when bf16 is faster than f32."""
@@ -50,12 +52,17 @@ def resolve_precision(precision: str, device: str) -> str:
     return "bf16" if has_bf16 else "f32"
 
 
+def device_name(name: str) -> str:
+    """The name of the device that `find_device` takes."""
+    return str(find_device(name))
+
+
 def find_device(name: str | None, *, check: bool = True) -> torch.device:
-    """The device `cpu`, `cuda` or `cuda:N`; for None a GPU where PyTorch has one, else the CPU.
+    """The device `cpu`, `cuda` or `cuda:N`; for None and `auto` a GPU where PyTorch has one, else the CPU.
 
     Raises UsageError for another name, and with `check` BackendError for a GPU that PyTorch has not got here.
     """
-    if name is None:
+    if name in (None, AUTO):
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)

@@ -54,12 +54,14 @@ class Event:
     text: str = ""  # for people: what begins, or what was found
     done: float | None = None  # of `total`, at most all of it
     total: float | None = None
-    seconds_left: float | None = None  # of the stage, where the verb knows better than its speed so far
+    seconds_left: float | None = None  # of the verb, where it knows; else of the stage, better than its speed so far
     figures: Mapping[str, float] = field(
         default_factory=dict
     )  # of a training: loss and its parts, AP of an evaluation; of
     # a run that goes on: boxes and dropped, of what earlier starts painted
     image: ImageNews | None = None  # of kind IMAGE
+    reached: float | None = None  # of `total`, where that is known more finely: what is in work counts in part
+    speed: float | None = None  # of `done` a second, where the verb says so itself
 
     def __str__(self) -> str:
         if self.kind is EventKind.NOTE:

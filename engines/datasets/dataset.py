@@ -14,13 +14,21 @@ from engines.datasets.evidence import check_boxes
 from engines.datasets.formats import FORMATS, detect
 from engines.datasets.plain import images_alone, read_plain
 from engines.datasets.records import Dataset, Findings, ReadOptions, Record, instances_of
-from engines.datasets.splits import is_split
+from engines.datasets.splits import is_split, mixed_splits
 from engines.datasets.tree import Tree, list_images
 from engines.errors import DatasetError
 
-__all__ = ["Dataset", "Record", "instances_of", "list_images", "open_dataset", "open_images"]
+__all__ = ["Dataset", "Record", "instances_of", "list_images", "open_dataset", "open_images", "remark_on_splits"]
 
 _DEEPEST = 2  # folders below the one given, in which a dataset is looked for
+
+
+def remark_on_splits(dataset: "Dataset", split: str | None) -> str | None:
+    """What is to be said where a dataset has splits, and all of it is learned from."""
+    found = () if split else mixed_splits(dataset.root, (record.file for record in dataset.records))
+    if not found:
+        return None
+    return f"{dataset.root} has the parts {', '.join(found)}, and all are learned from: `split={found[0]}` takes one"
 
 
 def open_dataset(

@@ -4,8 +4,8 @@ Knows: the names that a split goes by, and how to choose among annotation files.
 """
 
 import re
-from collections.abc import Collection, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
 from engines.common.quote import shorten
 from engines.datasets.fields import listed
@@ -13,13 +13,14 @@ from engines.datasets.tree import Tree, fold
 from engines.errors import DatasetError
 
 _VALIDATION = ("val", "valid", "validation")
-SPLITS = ("train", "training", *_VALIDATION, "test", "testing")
+_FAMILIES = (("train", "training"), _VALIDATION, ("test", "testing"))
+SPLITS = tuple(name for family in _FAMILIES for name in family)
 _DARKNET = re.compile(r"obj_(.+)_data")  # CVAT's folders: obj_train_data
 
 
 def split_names(split: str) -> set[str]:
     """The names that a split goes by: `val` is also `valid` and `validation`."""
-    for names in (_VALIDATION, ("train", "training"), ("test", "testing")):
+    for names in _FAMILIES:
         if split in names:
             return set(names)
     return {split}
@@ -39,6 +40,14 @@ def is_split(folder: str, split: str | None = None) -> bool:
         name = match[1]
     name = name.rstrip("0123456789")
     return name in (SPLITS if split is None else {fold(one) for one in split_names(split)})
+
+
+def mixed_splits(root: Path, files: Iterable[Path]) -> tuple[str, ...]:
+    """The splits that the folders of `files` are named for, and the lists of ImageSets; none where it is but one."""
+    folders = {folder for file in files if root in file.parents for folder in file.relative_to(root).parent.parts}
+    names = folders | {path.stem for path in root.glob("ImageSets/**/*.txt")}
+    found = tuple(family[0] for family in _FAMILIES if any(is_split(name, family[0]) for name in names))
+    return found if len(found) > 1 else ()
 
 
 def split_folders(tree: Tree, split: str) -> list[str]:

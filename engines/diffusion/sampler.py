@@ -23,7 +23,7 @@ from engines.common.streams import send
 from engines.diffusion.capture import Record, Recorded, capture
 from engines.diffusion.latents import initial_noise, step_noise
 from engines.diffusion.schedule import Schedule, step_rows
-from engines.diffusion.tick import Move, Tick, lay_out
+from engines.diffusion.tick import Move, Tick, lay_out, take_fitting
 from engines.errors import NumericalError, UsageError
 
 
@@ -160,7 +160,8 @@ class SlotSampler:
                     waiting.append(slot)
             if not busy:
                 return
-            chosen = self._choose(busy, waiting)
+            costs = [busy[slot].cost if slot in busy else 0 for slot in range(self._slots)]
+            chosen = take_fitting(waiting, costs, self._rows)
             self._tick(busy, chosen)
             finished: list[int] = []
             for slot in chosen:
@@ -212,20 +213,6 @@ class SlotSampler:
         ):
             if tensor is not None and tuple(tensor.shape) != shape:
                 raise UsageError(f"image {task.index}: {name} has shape {tuple(tensor.shape)}, not {shape}.")
-
-    def _choose(self, busy: Mapping[int, _Slot], waiting: deque[int]) -> list[int]:
-        """Take the slots of this tick out of the queue: longest waiting first, each that still fits."""
-        chosen, passed, free = [], [], self._rows
-        while waiting and free:
-            slot = waiting.popleft()
-            cost = busy[slot].cost
-            if cost <= free:
-                chosen.append(slot)
-                free -= cost
-            else:
-                passed.append(slot)
-        waiting.extendleft(reversed(passed))
-        return chosen
 
     @torch.no_grad()
     def _tick(self, busy: Mapping[int, _Slot], chosen: Sequence[int]) -> None:

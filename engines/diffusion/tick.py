@@ -6,7 +6,8 @@ who decides which slots move (`engines.diffusion.sampler`), nor about devices.
 S slots, R rows of a network call, T steps of the longest schedule.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -58,3 +59,40 @@ def lay_out(moves: Sequence[Move], slots: int, rows: int, steps: int) -> torch.T
     first = taken[: moves[0].rows]
     taken += (first * rows)[: rows - len(taken)]
     return torch.tensor([*chain(*zip(*taken, strict=True)), *cond_row, *uncond_row, *table_row, *active])
+
+
+def take_fitting(waiting: deque[int], costs: Sequence[int], rows: int) -> list[int]:
+    """Take slots out of the queue, longest waiting first, each that still fits into `rows`; `costs` by slot."""
+    chosen, passed = [], []
+    while waiting and rows:
+        slot = waiting.popleft()
+        if costs[slot] <= rows:
+            chosen.append(slot)
+            rows -= costs[slot]
+        else:
+            passed.append(slot)
+    waiting.extendleft(reversed(passed))
+    return chosen
+
+
+def count_ticks(jobs: Iterable[Sequence[int]], slots: int, rows: int) -> int:
+    """How many ticks jobs take together, each given as the rows of its steps, in the order in which they begin.
+
+    >>> count_ticks([[2, 2, 1], [2, 2, 1]], slots=2, rows=2)
+    5
+    """
+    source, ticks = iter(jobs), 0
+    left: list[list[int]] = [[] for _ in range(slots)]  # rows of the steps to come, the last first
+    waiting: deque[int] = deque()
+    while True:
+        for slot in range(slots):
+            if not left[slot] and (job := next(source, None)) is not None:
+                left[slot] = list(reversed(job))
+                waiting.append(slot)
+        if not waiting:
+            return ticks
+        ticks += 1
+        for slot in take_fitting(waiting, [steps[-1] if steps else 0 for steps in left], rows):
+            left[slot].pop()
+            if left[slot]:
+                waiting.append(slot)

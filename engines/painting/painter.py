@@ -22,7 +22,8 @@ from engines.composing.given import Given
 from engines.diffusion.capture import Record, capture
 from engines.diffusion.latents import to_pixels
 from engines.diffusion.sampler import SlotSampler, Task, always_guided
-from engines.diffusion.schedule import Schedules
+from engines.diffusion.schedule import Schedules, step_rows
+from engines.diffusion.tick import count_ticks
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
 from engines.painting.crops import read_job, without_folder
@@ -54,15 +55,16 @@ class Painter:
         *,
         stage: Callable[[str], None],
         tick: Callable[[], None],
+        handed: Callable[[int], None] = lambda images: None,
         record: Record = capture,
         floored: bool = False,
     ) -> None:
         """Prepare every graph for `options`, as `resolve` gave them.
 
-        `stage` is told what is being prepared, and of prompts that are too long; `tick` of every network call of the
-        sampler. `record` makes the recordings on a GPU. `floored` is what a strength means, see `Schedules`.
+        `stage` hears what is prepared, and of long prompts; `tick` of every network call of the sampler, `handed` of
+        images given to the finisher. `record` makes recordings on a GPU; `floored`: see `Schedules`.
         """
-        self._options, self._source = options, source
+        self._options, self._source, self._told_handed = options, source, handed
         w, h = (side // bundle.vae_stride for side in options.size)
         batch = self._batch = min(options.slots, LARGEST_BATCH)
 
@@ -89,9 +91,8 @@ class Painter:
         # On a GPU a batch more than was asked for is being read, and its prompts encoded, meanwhile: it would wait for
         # the host. On a CPU the cores are at work anyway, and it gains nothing (`benchmarks/results/tried.md`).
         self._advance = batch if self.on_gpu else 0
-        self._schedules = Schedules(
-            bundle.scheduler_config, options.sampler, options.steps, options.eta, floored=floored
-        )
+        config = bundle.scheduler_config
+        self._schedules = Schedules(config, options.sampler, options.steps, options.eta, floored=floored)
         self._sampler = SlotSampler(
             sampler_call(),
             self._schedules.whole,
@@ -113,6 +114,17 @@ class Painter:
     def prompt_read(self, job: Job) -> str:
         """What of a job's prompt the network reads."""
         return self._text.read(job.prompt)
+
+    def ticks_of(self, jobs: Iterable[Job]) -> int:
+        """Network calls of the sampler that a chunk of jobs takes."""
+        interval = self._options.guidance_interval or (0.0, 1.0)
+
+        def rows(job: Job) -> list[int]:
+            schedule, first = self._schedules.of(job.strength)
+            return [int(number) for number in step_rows(schedule, self._options.guidance, interval)[first:]]
+
+        ordered = longest_first(jobs, self._steps)
+        return count_ticks(map(rows, ordered), self._options.slots, self._options.rows)
 
     def paint(self, jobs: Iterable[Job], stop: Callable[[], bool]) -> Iterator[Outcome]:
         """The outcome of every job, as they finish; once `stop` says so, only of those already begun.
@@ -160,12 +172,14 @@ class Painter:
             batch.append(Finished(job, task, latents, given))
             if len(batch) == self._finisher.batch:
                 yield from self._finisher.submit(batch)
+                self._told_handed(len(batch))
                 batch = []
             yield from self._finisher.ready()
             while bad:
                 yield bad.pop()
         if batch:
             yield from self._finisher.submit(batch)
+            self._told_handed(len(batch))
         yield from bad
 
     def _steps(self, job: Job) -> int:

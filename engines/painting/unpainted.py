@@ -44,13 +44,16 @@ def open_painter(
     *,
     stage: Callable[[str], None],
     tick: Callable[[], None],
+    handed: Callable[[int], None] = lambda images: None,
     record: Record = capture,
     floored: bool = False,
 ) -> "Painter | Unpainted":
     """What carries out the jobs of a run: see `Painter`; `Unpainted` where the strength is 0."""
     if options.strength == (0.0, 0.0):
         return Unpainted(bundle, backend, options, source, stage=stage, record=record)
-    return Painter(bundle, backend, options, source, stage=stage, tick=tick, record=record, floored=floored)
+    return Painter(
+        bundle, backend, options, source, stage=stage, tick=tick, handed=handed, record=record, floored=floored
+    )
 
 
 class Unpainted:
@@ -81,6 +84,10 @@ class Unpainted:
     def prompt_read(self, job: Job) -> str:
         """What of a job's prompt a network reads: all of it, where none does."""
         return self._text.read(job.prompt) if self._reads else job.prompt
+
+    def ticks_of(self, jobs: Iterable[Job]) -> int:
+        """See `Painter.ticks_of`: none."""
+        return 0
 
     def paint(self, jobs: Iterable[Job], stop: Callable[[], bool]) -> Iterator[Outcome]:
         """See `Painter.paint`."""

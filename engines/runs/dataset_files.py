@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from engines.common.events import Report, silent
 from engines.common.files import sync_folder
 from engines.datasets.imagefolder_writer import CARD, METADATA, is_ours, write_card, writing_imagefolder
 from engines.datasets.images import image_size
@@ -39,6 +40,7 @@ from engines.runs.journal import (
     remove_images_from,
 )
 from engines.runs.near_duplicates import Candidate, find_repeats, reference_source
+from engines.runs.passes import Passes
 from engines.runs.preview import PREVIEW_IMAGES, Sample, write_preview
 from engines.runs.run_folder import PREVIEW, RUN
 from engines.runs.summaries import DatasetSummary
@@ -49,7 +51,7 @@ STAGE = f"{OWN}/dataset.tmp"  # where new dataset files are made
 
 
 def write_dataset(
-    folder: Path, applied: Applied, asked: DatasetRules, source: JobSource | None = None
+    folder: Path, applied: Applied, asked: DatasetRules, source: JobSource | None = None, report: Report = silent
 ) -> DatasetSummary:
     """Make the dataset files of a run whose folder is locked, by rules that the run keeps.
 
@@ -63,8 +65,10 @@ def write_dataset(
     run, rules, decisions = applied.run, applied.rules, read_decisions(folder)
     repeats = _repeats(folder, applied, source)
 
+    passes = Passes(report, 1 + len({PARQUET, WEBDATASET}.intersection(run.options.formats)), _lines(folder / JOURNAL))
+
     def choose() -> Iterator[Choice]:
-        return choices_of(folder / JOURNAL, run, rules, repeats, decisions)
+        return passes.through(choices_of(folder / JOURNAL, run, rules, repeats, decisions))
 
     stage = folder / STAGE
     try:
@@ -89,6 +93,12 @@ def write_dataset(
         score=stored(rules.thresholds),
         frequencies=_expected(run, rules),
     )
+
+
+def _lines(path: Path) -> int:
+    """How many lines a file has."""
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def _expected(run: RunSettings, rules: Rules) -> dict[str, float]:

@@ -53,7 +53,7 @@ def finalize(settings: FinalizeSettings, *, report: Report | None = None) -> Dat
         asked = without_own(keep_files(part_of(DatasetRules, settings, score=score), read_rules(folder)), run)
         applied = apply_rules(folder, run, asked)
         report(note("writing the dataset files"))
-        summary = write_dataset(folder, applied, asked)
+        summary = write_dataset(folder, applied, asked, report=report)
         if settings.score is not None:
             forget_score(folder)
         return summary

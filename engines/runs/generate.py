@@ -46,6 +46,7 @@ from engines.runs.journal import (
 from engines.runs.likeness import likeness
 from engines.runs.near_duplicates import REPEATS
 from engines.runs.outcomes import entry_of
+from engines.runs.pace import STAGE, Pace, Teller
 from engines.runs.run_folder import (
     bring_up_to_date,
     check_folder,
@@ -138,8 +139,7 @@ def generate_on(
         return _compared(found, settings.out, wanted, references)
 
 
-STAGE = "painting"  # in events
-_PROMPTS_READ = 512  # before painting: the largest chunk that dengine takes by itself
+_PROMPTS_READ = 512  # jobs looked at before painting: the largest chunk that dengine takes by itself
 
 
 def run(
@@ -162,18 +162,19 @@ def run(
     remove_dataset_files(folder)
     with Journal(folder, progress.size) as journal, cores_for_graphs(backend):
         remove_images_from(folder, progress.next_index)  # after the files and lines that name them
+        teller = Teller(state, report)
         painter = open_painter(
-            bundle, backend, wanted.options, source,
-            stage=lambda text: report(note(text)), tick=state.count_tick, record=record, floored=wanted.floored,
+            bundle, backend, wanted.options, source, stage=lambda text: report(note(text)),
+            tick=teller.tick, handed=teller.handed, record=record, floored=wanted.floored,
         )  # fmt: skip
         if source.composer is not None and source.composer.remark is not None:
             report(note(source.composer.remark))
         _say_what_is_cut(painter, source, wanted, progress.chunks)
-        begun = time.monotonic()
         report(_started(backend.description, state, progress))
+        teller.pace = _pace(painter, source, wanted, state, progress.chunks)
         chunks = itertools.islice(chunks_of(wanted), progress.chunks, None)
-        _paint_chunks(folder, chunks, wanted, source, painter, journal, state, report, stop)
-        painting = time.monotonic() - begun
+        _paint_chunks(folder, chunks, wanted, source, painter, journal, state, teller, stop)
+        painting = teller.pace.seconds
         if source.composer is not None and source.composer.cut_remark is not None:
             report(note(source.composer.cut_remark))
     dataset = finish_run(folder, wanted, read_rules(folder), state, report, source)
@@ -253,7 +254,7 @@ def finish_run(
             note(f"the dataset is made as last finalized; `finalize(FinalizeSettings({str(folder)!r}))` undoes that")
         )
     report(note("writing the dataset files"))
-    dataset = write_dataset(folder, kept_rules(folder, wanted, kept), kept, source)
+    dataset = write_dataset(folder, kept_rules(folder, wanted, kept), kept, source, report)
     if state.gave_up:
         raise _given_up(folder, state, dataset)
     return dataset
@@ -277,7 +278,7 @@ def _paint_chunks(
     painter: Painter | Unpainted,
     journal: Journal,
     state: RunState,
-    report: Report,
+    teller: Teller,
     stop: Callable[[], bool],
 ) -> None:
     """Paint chunk by chunk until the run is over, and see them on the disk. Where one ends early, images that are in
@@ -304,7 +305,7 @@ def _paint_chunks(
         ) as writer:
             for outcome in painter.paint_chunks(begun(), stop, work.another_is_sure):
                 read = painter.prompt_read(outcome.job)
-                work.took(outcome.job.index, _take(outcome, read, wanted, source, writer, journal, state, report))
+                work.took(outcome.job.index, _take(outcome, read, wanted, source, writer, journal, state, teller))
                 _note_written(writer.finished(), journal, state)
             _note_written(writer.drain(), journal, state)
     except BaseException:
@@ -333,7 +334,7 @@ def _take(
     writer: ImageWriter,
     journal: Journal,
     state: RunState,
-    report: Report,
+    teller: Teller,
 ) -> bool:
     """Decide whether an image is kept, and say so; have it written, or its line, with what was read of its prompt."""
     job, entry = outcome.job, entry_of(outcome, prompt, wanted, source)
@@ -349,8 +350,16 @@ def _take(
     state.kept += dropped is None
     labels = len(entry.labels(state.rules).single)
     news = ImageNews(job.index, labels, None if dropped is None else dropped.text)
-    report(Event(EventKind.IMAGE, STAGE, done=state.done, total=state.target, image=news))
+    teller.image(news)
     return dropped is None
+
+
+def _pace(painter: Painter | Unpainted, source: JobSource, wanted: RunSettings, state: RunState, chunk: int) -> Pace:
+    """The pace of a start that begins with chunk `chunk`, whose jobs stand for those of others."""
+    first = itertools.islice(next(itertools.islice(chunks_of(wanted), chunk, None), range(0)), _PROMPTS_READ)
+    jobs = [make_job(source, wanted.options.seed, index) for index in first]
+    ticks = painter.ticks_of(jobs) / max(1, len(jobs))
+    return Pace(state, ticks_of_job=ticks, rows=wanted.options.rows, chunk=wanted.options.chunk)
 
 
 def _note_written(written: Iterator[Written], journal: Journal, state: RunState) -> None:

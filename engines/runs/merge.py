@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engines.common.events import Report, note, silent
+from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import sync_folder, write_atomic, write_json
 from engines.common.schema import AnyPath, settle
 from engines.errors import RunError, UsageError, refuse
@@ -23,6 +23,8 @@ from engines.runs.journal import IMAGES, JOURNAL, OWN, Entry, Journal, find_imag
 from engines.runs.rules_in_force import wanted_rules
 from engines.runs.run_folder import LOCK, PREVIEW, RUN, locked, require_run, run_errors
 from engines.runs.summaries import DatasetSummary
+
+_TOLD = 500  # lines between words about joining
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ def merge(settings: MergeSettings, *, report: Report | None = None) -> DatasetSu
                 (part / IMAGES).mkdir()
                 write_json(part / RUN, run.to_json(), part / OWN)
                 report(note("joining the shards"))
-                _join(list(shards), run, part)
+                _join(list(shards), run, part, report)
                 _join_reviews(list(shards), part)
-                summary = write_dataset(part, kept_rules(part, run, asked), asked)
+                summary = write_dataset(part, kept_rules(part, run, asked), asked, report=report)
                 part.replace(out)
             except BaseException:
                 _empty(part)
@@ -124,7 +126,7 @@ def _check_same_run(folder: Path, run: RunSettings, first: Path, expected: RunSe
     refuse(wrong, RunError, f"{folder} is not of the same run as {first}: ")
 
 
-def _join(shards: Sequence[Path], settings: RunSettings, part: Path) -> None:
+def _join(shards: Sequence[Path], settings: RunSettings, part: Path, report: Report) -> None:
     """Deal the shards' chunks back into one journal, with their images."""
     sources: list[Iterator[Entry]] = [read_entries(folder / JOURNAL) for folder in shards]
     with Journal(part, 0) as journal:
@@ -136,6 +138,8 @@ def _join(shards: Sequence[Path], settings: RunSettings, part: Path) -> None:
                 if entry.file is not None:
                     _link(find_image(folder, entry), part / IMAGES)
                 journal.add(entry)
+            if chunk.stop % _TOLD < len(chunk):
+                report(Event(EventKind.PROGRESS, "joining", done=chunk.stop, total=settings.options.jobs))
         journal.flush()
 
 

@@ -13,7 +13,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -24,9 +24,10 @@ from engines.adapter.inference import resized_size
 from engines.adapter.info import INFO_FILE, AdapterConfig, AdapterInfo
 from engines.adapter.model import DetectionAdapter, save_adapter
 from engines.adapter.pyramid import pyramid_channels
-from engines.common.devices import find_device, resolve_precision
+from engines.common.devices import AUTO, device_name, find_device, resolve_precision
 from engines.common.events import Report, note
 from engines.common.files import read_json
+from engines.common.forecast import Forecast, Part, longest
 from engines.common.schema import KEY, from_object, settle, to_object
 from engines.common.tokenizer import cut_remark
 from engines.common.training_log import write_log
@@ -39,13 +40,14 @@ from engines.errors import ModelError, TrainingError, UsageError, refuse, wrong_
 from engines.labels.boxes import Instances
 from engines.labels.findings import Picture
 from engines.labels.gaps import looks_incomplete
-from engines.labels.thresholds import choose_thresholds
+from engines.labels.thresholds import Choice, choose_thresholds
 from engines.training.adapter_figures import looks, threshold_figures, training_figures
+from engines.training.adapter_rehearsal import adapter_parts, timed_pyramids, try_adapter
 from engines.training.augment import FrameOptions
 from engines.training.dev_split import split_by_names, split_dev
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid, SourceOptions
-from engines.training.stopping import save_result
+from engines.training.stopping import save_result, steps_done
 from engines.training.trainer import FitOptions, fit, log_of, started_with
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
@@ -76,6 +78,7 @@ class AdapterTrainOptions:
     timestep: int = 1  # t of the label pass
     # How it is learned
     steps: int = 3000  # optimiser steps
+    minutes: float | None = None  # about how long it takes here, in place of `steps`
     batch: int = 4  # frames a step
     lr: float = 4e-4  # peak learning rate
     weight_decay: float = 1e-4  # AdamW's
@@ -93,7 +96,7 @@ class AdapterTrainOptions:
     precision_goal: float = 0.9  # of the labels: on the dev split, each class's score threshold is chosen to reach it
     network: dict[str, Any] = field(default_factory=dict)  # AdapterConfig fields, but for channels and num_classes
     # Where and how fast
-    device: str = "cpu"  # cpu, cuda or cuda:N
+    device: str = AUTO  # cpu, cuda or cuda:N; auto: a GPU where there is one
     precision: str = "auto"  # f32, bf16 or auto
     checkpoint_minutes: float = 3.0  # wall time between checkpoints
     cache_views: int = 0  # keep the pyramids of this many views of each image and use them again; 0: never
@@ -120,6 +123,7 @@ class AdapterTrainOptions:
             ("prompt_probabilities", _KINDS_EXPECTED, _are_probabilities(self.prompt_probabilities)),
             ("timestep", "between 0 and 999", 0 <= self.timestep < 1000),
             ("steps", "positive", self.steps > 0),
+            ("minutes", "positive", self.minutes is None or 0 < self.minutes <= 1e6),
             ("batch", "positive", self.batch > 0),
             ("lr", "positive", self.lr > 0),
             ("grad_clip", "positive", self.grad_clip > 0),
@@ -169,8 +173,8 @@ def fit_adapter(
     these LoRAs. Checkpoints lie in `out`/training until it is done. Returns what was written to adapter.json; its
     figures hold AP on the dev split by kind of prompt. Raises TrainingError, UsageError, ModelError.
     """
-    check_start(out, options)
-    _check_boxes(dataset)
+    check_start(out, options, dataset)
+    options = replace(options, device=device_name(options.device))
     by_names = resume and "dev_split" not in started_with(out / "training", {"dev_split": ""})  # of before
     train, dev = (split_by_names if by_names else split_dev)(dataset.records, options.dev_fraction)
     base = load_base(base_folder, device=options.device)
@@ -184,18 +188,17 @@ def fit_adapter(
     precision = resolve_precision(options.precision, options.device)
     frozen, classes = FrozenPyramid(base, options.timestep, precision, options.device), dataset.class_names
     source = BatchSource(blend(train, pseudo, options.pseudo_share), classes, frozen, source_options)
-    dev_split = DevSplit(dev, classes, frozen, source_options, size_multiple)
-    model.calibrate([source.at(step).pyramid for step in range(CALIBRATION_BATCHES)])
+    dev_split = DevSplit(dev, classes, frozen, source_options, size_multiple, report := Forecast.of(report))
+    seconds, pyramids = timed_pyramids(source, CALIBRATION_BATCHES)
+    model.calibrate(pyramids)
+    options, fit_options = _planned(model, source, dev_split, seconds, options, out / "training", resume, report)
     hashed = fused_hash(base_hash(base.folder), names)
     best = fit(
-        model, partial(_loss_at, model, source, options, precision),
-        _fit_options(options, evaluate=bool(dev)), out / "training", stage="adapter",
+        model, partial(_loss_at, model, source, options, precision), fit_options, out / "training", stage="adapter",
         identity=training_identity(dataset, pseudo, options, hashed, by_names=by_names), resume=resume, report=report,
         evaluate=partial(_evaluate, dev_split, model, by_names) if dev else None, score=options.score if dev else "",
     )  # fmt: skip
-    detected = dev_split.detect(model)
-    _remark_on_gaps(dataset, dev, detected, report)
-    choices = choose_thresholds(instances_of(dev), detected, dataset.class_names, options.precision_goal)
+    choices = _thresholds(model, dataset, dev, dev_split, options, report)
     info = AdapterInfo(
         class_names=tuple(classes), timestep=options.timestep, short_side=short_side, frame=frame,
         size_multiple=size_multiple, style=style, prompts=_prompts(style, classes, options),
@@ -208,6 +211,36 @@ def fit_adapter(
     )  # fmt: skip
     save_result(lambda: _save(out, model, info, (*dataset.records, *pseudo)), (out / "training",), report)
     return info
+
+
+def _planned(
+    model: DetectionAdapter,
+    source: BatchSource,
+    dev: DevSplit,
+    seconds: float,
+    options: AdapterTrainOptions,
+    work: Path,
+    resume: bool,
+    report: Forecast,
+) -> tuple[AdapterTrainOptions, FitOptions]:
+    """The options with as many steps as fit into their minutes, where these are given, and what the loop needs of them;
+    what it all takes is tried out and said. `seconds`: that the pyramids of a batch take."""
+    precision, evaluate = resolve_precision(options.precision, options.device), len(dev) > 0
+    loss_at = partial(_loss_at, model, source, options, precision)
+    speeds = try_adapter(model, source, dev, loss_at, _fit_options(options, evaluate=evaluate), seconds)
+    done = steps_done(work) if resume else 0
+
+    def parts(steps: int) -> list[Part]:
+        wanted = replace(_fit_options(options, evaluate=evaluate), steps=steps)
+        return adapter_parts(speeds, wanted, source.fresh(steps - done), len(dev), done)
+
+    if options.minutes is not None:
+        begun = started_with(work, {}) if resume else {}
+        steps = begun["settings"]["steps"] if begun else longest(60 * options.minutes - report.elapsed, parts, 10**6)
+        options = replace(options, minutes=None, steps=int(steps))
+        report(note(f"trains for {steps} steps: `steps={steps}` repeats it"))
+    report.plan(parts(options.steps), {"adapter": done})
+    return options, _fit_options(options, evaluate=evaluate)
 
 
 def _save(out: Path, model: DetectionAdapter, info: AdapterInfo, learned: Sequence[Record]) -> None:
@@ -227,6 +260,20 @@ def _remark_on_cut(base: BaseModel, style: str, dataset: Dataset, report: Report
         report(note(remark))
 
 
+def _thresholds(
+    model: DetectionAdapter,
+    dataset: Dataset,
+    dev: Sequence[Record],
+    dev_split: DevSplit,
+    options: AdapterTrainOptions,
+    report: Report,
+) -> dict[str, Choice]:
+    """Each class's score threshold by what is found on the dev split."""
+    detected = dev_split.detect(model)
+    _remark_on_gaps(dataset, dev, detected, report)
+    return choose_thresholds(instances_of(dev), detected, dataset.class_names, options.precision_goal)
+
+
 def _remark_on_gaps(dataset: Dataset, dev: Sequence[Record], detected: Sequence[Instances], report: Report) -> None:
     """Say where the labels of the dev split look incomplete, by what was found there."""
     pairs = zip(dev, detected, strict=True)
@@ -239,11 +286,6 @@ def _origins(pseudo: Sequence[Record], loras: Sequence[str]) -> dict[str, Any]:
     """What else it learned from, and with, where anything."""
     more = {"pseudo_images": len(pseudo)} if pseudo else {}
     return more | ({"loras": list(loras)} if loras else {})
-
-
-def _check_boxes(dataset: Dataset) -> None:
-    if not any(len(record.instances) for record in dataset.records):
-        raise TrainingError(f"{dataset.root} has no boxes to learn from.")
 
 
 def _loss_at(
@@ -266,11 +308,13 @@ def _prompts(style: str, class_names: Sequence[str], options: AdapterTrainOption
     }
 
 
-def check_start(out: Path, options: AdapterTrainOptions) -> None:
-    """TrainingError where `out` has an adapter already, UsageError for a device that is not there."""
+def check_start(out: Path, options: AdapterTrainOptions, dataset: Dataset | None = None) -> None:
+    """TrainingError where `out` has an adapter, or the dataset no box, UsageError for a device that is not there."""
     if (out / INFO_FILE).exists():
         raise TrainingError(f"{out} already holds a finished adapter; choose another folder, or remove it.")
     find_device(options.device)
+    if dataset is not None and not any(len(record.instances) for record in dataset.records):
+        raise TrainingError(f"{dataset.root} has no boxes to learn from.")
 
 
 def _build(base: BaseModel, num_classes: int, options: AdapterTrainOptions) -> DetectionAdapter:
@@ -359,7 +403,7 @@ def training_identity(
     dataset: Dataset, pseudo: Sequence[Record], options: AdapterTrainOptions, hashed: str, *, by_names: bool = False
 ) -> dict[str, Any]:
     """Everything that decides the weights, for the check when it is resumed."""
-    free = ("checkpoint_minutes", "device", "cache_gb", "workers", "precision_goal")
+    free = ("minutes", "checkpoint_minutes", "device", "cache_gb", "workers", "precision_goal")
     digest = hashlib.sha256()
     for record in (*dataset.records, *pseudo):
         digest.update(f"{record.name}\0{record.width}\0{record.height}\0".encode())

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from engines.common.events import Event, EventKind, Report, silent
 from engines.common.rng import Stream, generator, normal
 from engines.common.tokenizer import tokenize
 from engines.datasets.dataset import Record
@@ -32,6 +33,7 @@ SHARE, LEAST, MOST = 0.05, 4, 32  # of the images that are held back
 FEWEST = 20  # images from which some are held back; of fewer, all are learned from
 PAINTED, SHOWN = 4, 4  # images painted from text, and columns of the sheet
 STEPS, GUIDANCE = 20, 3.0  # of the painting
+LOOKING = "looking"  # in events
 SHEET = "samples.png"  # in the base's folder
 
 Pixels = npt.NDArray[np.uint8]
@@ -71,17 +73,23 @@ def assess_base(
     seed: int,
     device: str,
     precision: str,
+    report: Report = silent,
 ) -> tuple[BaseQuality, bytes]:
     """What a base model makes of the photographs `records`, with a verdict, and a PNG that shows it."""
     store = ImageStore(records)
     drawn = [draw_view(store, i, views, generator(seed, Stream.ASSESS_VIEWS, i)) for i in range(len(records))]
     photographs = [view.pixels for view in drawn]
     with torch.no_grad(), autocast(precision, device):
-        rebuilt = [_rebuilt(networks.vae, pixels, device) for pixels in photographs]
+        rebuilt: list[Pixels] = []
+        for pixels in photographs:
+            report(Event(EventKind.PROGRESS, LOOKING, done=len(rebuilt), total=len(photographs) + PAINTED))
+            rebuilt.append(_rebuilt(networks.vae, pixels, device))
+        report(Event(EventKind.PROGRESS, LOOKING, done=len(rebuilt), total=len(photographs) + PAINTED))
         counts = [Counter(view.instances.labels.tolist()) for view in drawn[:PAINTED]]
         named = [{name: found[i] for i, name in enumerate(class_names) if found[i]} for found in counts]
         texts = [prompts.listing_prompt(style, one) for one in np.resize(np.array(named, dtype=object), PAINTED)]
         painted = _paint(networks, texts, (views.height, views.width), seed, device)
+        report(Event(EventKind.PROGRESS, LOOKING, done=len(rebuilt) + PAINTED, total=len(rebuilt) + PAINTED))
     before, after = ([look_at(pixels) for pixels in images] for images in (photographs, rebuilt))
     colour = [(one.chroma, two.chroma) for one, two in zip(before, after, strict=True) if one.chroma >= GREY]
     whole, made = looks_of(before), looks_of([look_at(pixels) for pixels in painted])

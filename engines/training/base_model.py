@@ -1,56 +1,46 @@
 """Making a base model: what `train_base` does once its images are open.
 
-Knows: the order (autoencoder, then UNet and text encoder together), how latents are encoded beforehand, the diffusion
-loss, and the diffusers folder that comes out. Knows nothing about boxes beyond the counts that prompts name.
-
-The loss is Min-SNR-5 weighted (Hang et al. 2023, arXiv 2303.09556) on epsilon or v.
-B batch, Z latent channels, h/w latents.
+Knows: the order (autoencoder, then UNet and text encoder together), what is said of it beforehand, and the diffusers
+folder that comes out. Knows nothing about losses, or about boxes beyond the counts that prompts name.
 """
 
 import contextlib
 import hashlib
 import tempfile
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional
 
-from engines.common.devices import find_device, resolve_precision
+from engines.common.devices import AUTO, device_name, find_device, resolve_precision
 from engines.common.events import Report, note
 from engines.common.files import sha256_file, sync_tree, write_atomic, write_json
+from engines.common.forecast import Forecast, Part, longest
 from engines.common.names import class_words
-from engines.common.plurals import counted
-from engines.common.rng import Stream, generator
 from engines.common.schema import KEY, to_object
-from engines.common.tokenizer import cut_remark, tokenize
+from engines.common.tokenizer import cut_remark
 from engines.common.training_log import write_log
 from engines.datasets.dataset import Dataset, Record
 from engines.datasets.learned import LEARNED, write_learned
 from engines.diffusion import prompts
-from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, encode_pixels, load_base, local_folder
+from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, load_base, local_folder
 from engines.diffusion.base_notes import QUALITY
-from engines.diffusion.latents import add_noise, to_pixels, velocity
 from engines.diffusion.libraries import silence_libraries
-from engines.diffusion.noise import alphas_cumprod
 from engines.errors import TrainingError, UsageError, refuse
 from engines.labels.boxes import Instances
 from engines.quality.verdicts import BaseQuality
 from engines.training.assess import MOST, SHEET, Networks, assess_base, hold_back
-from engines.training.presets import BasePreset, Phase, base_preset
-from engines.training.stopping import save_result
+from engines.training.presets import BasePreset, Lengths, base_preset, lengths_of
+from engines.training.rehearsal import Speeds, parts_of, try_out
+from engines.training.stopping import INDEX, save_result, steps_done
 from engines.training.tokenizer import write_tokenizer
-from engines.training.trainer import FitOptions, autocast, fit, log_of
-from engines.training.vae import train_vae
-from engines.training.views import ImageStore, ViewOptions, draw_view
+from engines.training.trainer import FitOptions, log_of, started_with
+from engines.training.unet import ViewSource, scale_latents, train_unet
+from engines.training.vae import train_vae, vae_views
+from engines.training.views import ImageStore, ViewOptions
 
-MIN_SNR = 5.0
-PROMPT_KINDS: dict[prompts.PromptKind, float] = {"listing": 0.75, "generic": 0.15, "empty": 0.10}
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "num_train_timesteps": 1000,
@@ -72,11 +62,12 @@ class BaseTrainOptions:
     preset: str = "small"  # a name of engines.training.presets
     style: str = "photo"  # what kind of pictures these are; prompts begin "a <style>"
     seed: int = 0  # decides every draw
-    device: str = "cpu"  # cpu, cuda or cuda:N
+    device: str = AUTO  # cpu, cuda or cuda:N; auto: a GPU where there is one
     precision: str = "auto"  # f32, bf16 or auto
     # Right-angle turns are as likely as not (microscopes, satellites).
     rotate: bool = field(default=False, metadata={KEY: "turns"})
     steps_scale: float = 1.0  # factor on every number of steps of the preset
+    minutes: float | None = None  # about how long it takes here, in place of `steps_scale`
     checkpoint_minutes: float = 3.0  # wall time between checkpoints
     stages: tuple[str, ...] = ("vae", "unet")  # what is trained; the rest is taken from continue_from
 
@@ -86,6 +77,10 @@ class BaseTrainOptions:
             ("seed", 0 <= self.seed < 2**31, f"`seed` is {self.seed}; a whole number from 0 to 2^31 - 1 was expected"),
             ("steps_scale", 0 < self.steps_scale <= 1000,
              f"`steps_scale` is {self.steps_scale}; a factor above 0 and up to 1000 was expected"),
+            ("minutes", self.minutes is None or 0 < self.minutes <= 1e6,
+             f"`minutes` is {self.minutes}; a number above 0 was expected"),
+            ("minutes", self.minutes is None or self.steps_scale == 1,
+             "`minutes` and `steps_scale` both say how long it trains: give one of them"),
             ("stages", bool(self.stages) and set(self.stages) <= {"vae", "unet"},
              f"`stages` is {stages:.60}; vae, unet, or both were expected"),
         )  # fmt: skip
@@ -110,6 +105,7 @@ def fit_base(
     """
     preset = base_preset(options.preset)
     check_base_start(out, options)
+    options = replace(options, device=device_name(options.device))
     if len(options.stages) < 2 and continue_from is None and not resume:
         raise UsageError("A base model from scratch needs both `stages`, vae and unet.", field="stages")
     if not dataset.records:
@@ -118,29 +114,28 @@ def fit_base(
     digests = {record.name: sha256_file(record.file) for record in records}
     records, held = hold_back(records, digests)
     networks = _build(out, dataset.class_names, preset, options, continue_from)
-    identity = _identity(records, digests, preset, options, continue_from)
-    store = ImageStore(records)
     work = out / "training"
-    if "vae" in options.stages:
-        fit_options = _fit_options(options, _scaled(preset.vae_steps, options), preset.vae_lr)
-        views = ViewOptions(preset.vae_size, preset.vae_size, preset.short_side, (0.8, 1.25), rotate=options.rotate)
-        train_vae(
-            networks.vae,
-            store,
-            views,
-            preset.vae_batch,
-            fit_options,
-            work / "vae",
-            identity=identity,
-            resume=resume,
-            report=report,
-        )
-    if "unet" in options.stages:
-        if remark := cut_remark(networks.tokenizer, prompts.longest_listing(options.style, dataset.class_names)):
-            report(note(remark))
-        _train_unet(networks, store, dataset.class_names, preset, options, work / "unet", identity, resume, report)
-    report(note(f"looking at what it makes of {counted(len(held) or min(MOST, len(records)), 'image')}"))
-    quality, sheet = _assessed(networks, records, held, dataset.class_names, preset, options)
+    source = ViewSource(
+        ImageStore(records), dataset.class_names, preset.short_side, options.rotate, options.seed, options.precision,
+        options.device,
+    )  # fmt: skip
+    if "unet" in options.stages and (
+        remark := cut_remark(networks.tokenizer, prompts.longest_listing(options.style, dataset.class_names))
+    ):
+        report(note(remark))
+    report(note("trying out how long a step takes"))
+    speeds = try_out(networks, source, preset, options.style, options.stages)
+    looked_at, report = len(held) or min(MOST, len(records)), Forecast.of(report)
+    if options.minutes is not None:
+        options = _in_minutes(options, preset, speeds, len(records), looked_at, work if resume else None, report)
+    lengths = lengths_of(preset, options.steps_scale, len(records), all_views=resume and _began_with_all_views(work))
+    done = {stage: steps_done(work / stage) if resume else 0 for stage in options.stages}
+    report.plan(parts_of(lengths, speeds, options.stages, looked_at, done), done)
+    identity = _identity(records, digests, preset, options, continue_from)
+    if (views := [phase.views for phase in lengths.phases]) != [phase.views for phase in preset.phases]:
+        identity["views"] = views
+    _train(networks, source, preset, lengths, options, work, identity, resume, report)
+    quality, sheet = _assessed(networks, records, held, dataset.class_names, preset, options, report)
 
     def save() -> None:
         write_atomic(out / SHEET, sheet)
@@ -162,122 +157,58 @@ def check_base_start(out: Path, options: BaseTrainOptions) -> None:
         raise TrainingError(f"{out} already holds a finished base model; choose another folder, or remove it.")
 
 
-def diffusion_loss(
-    unet: Any,
-    latents: torch.Tensor,
-    noise: torch.Tensor,
-    timesteps: torch.Tensor,
-    states: torch.Tensor,
-    alphas: torch.Tensor,
-    prediction_type: str,
-) -> torch.Tensor:
-    """The Min-SNR weighted loss of one batch.
-
-    `latents`, `noise` [B, Z, h, w]; `timesteps` int64 [B]; `states` [B, L, D]; `alphas` cumulative products [T].
-    """
-    alpha = alphas[timesteps].to(latents.dtype)
-    output = unet(add_noise(latents, noise, alphas, timesteps), timesteps, states).sample.float()
-    ratio = alpha / (1 - alpha)
-    if prediction_type == "v_prediction":
-        target = velocity(latents, noise, alphas, timesteps)
-        weight = ratio.clamp(max=MIN_SNR) / (ratio + 1)
-    else:
-        target, weight = noise, ratio.clamp(max=MIN_SNR) / ratio
-    return (functional.mse_loss(output, target, reduction="none").mean(dim=(1, 2, 3)) * weight).mean()
-
-
-def _train_unet(
-    networks: Networks,
-    store: ImageStore,
-    class_names: Sequence[str],
-    preset: BasePreset,
+def _in_minutes(
     options: BaseTrainOptions,
-    folder: Path,
+    preset: BasePreset,
+    speeds: Speeds,
+    images: int,
+    looked_at: int,
+    begun: Path | None,
+    report: Forecast,
+) -> BaseTrainOptions:
+    """The options with the length that takes about so many minutes here; one that has begun goes on with its own."""
+    assert options.minutes is not None
+    stages = [begun / stage for stage in ("vae", "unet") if (begun / stage / INDEX).exists()] if begun else []
+    if stages:
+        scale = float(started_with(stages[0], {})["settings"]["steps_scale"])
+    else:
+
+        def parts(thousandths: int) -> list[Part]:
+            return parts_of(lengths_of(preset, thousandths / 1000, images), speeds, options.stages, looked_at, {})
+
+        scale = longest(60 * options.minutes - report.elapsed, parts, 1_000_000) / 1000
+    report(note(f"trains for {scale:g} of the preset's steps: `steps_scale={scale:g}` repeats it"))
+    return replace(options, minutes=None, steps_scale=scale)
+
+
+def _train(
+    networks: Networks,
+    source: ViewSource,
+    preset: BasePreset,
+    lengths: Lengths,
+    options: BaseTrainOptions,
+    work: Path,
     identity: dict[str, Any],
     resume: bool,
     report: Report,
 ) -> None:
-    networks.vae.requires_grad_(False).eval()
-    phases = [replace(p, steps=_scaled(p.steps, options)) for p in preset.phases]
-    encoded: dict[int, tuple[torch.Tensor, list[dict[str, int]]]] = {}
-    scale_latents(networks.vae, store, preset, options)
-    alphas = alphas_cumprod(networks.scheduler_config).float().to(options.device)
-    prediction_type = str(networks.scheduler_config.get("prediction_type", "epsilon"))
-    both = nn.ModuleDict({"unet": networks.unet, "text_encoder": networks.text_encoder}).requires_grad_(True)
-
-    def phase_of(step: int) -> int:
-        return next(i for i in range(len(phases)) if step < sum(p.steps for p in phases[: i + 1]))
-
-    def prepare(step: int) -> None:
-        if (number := phase_of(step)) not in encoded:
-            encoded.clear()
-            phase = phases[number]
-            encoded[number] = _encode_views(networks.vae, store, class_names, phase, number, preset, options)
-
-    def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
-        number = phase_of(step)
-        latents, counts = encoded[number]
-        rng = generator(options.seed, Stream.UNET_STEP, step)
-        chosen = rng.integers(len(counts), size=phases[number].batch)
-        texts = [prompts.training_prompt(rng, options.style, counts[i], class_names, PROMPT_KINDS, 0.0) for i in chosen]
-        timesteps = torch.from_numpy(rng.integers(len(alphas), size=len(chosen))).to(options.device)
-        batch = latents[chosen].to(options.device)
-        noise = generator(options.seed, Stream.UNET_NOISE, step).standard_normal(batch.shape, dtype=np.float32)
-        states = networks.text_encoder(tokenize(networks.tokenizer, texts).to(options.device))[0]
-        loss = diffusion_loss(
-            networks.unet,
-            batch,
-            torch.from_numpy(noise).to(options.device),
-            timesteps,
-            states,
-            alphas,
-            prediction_type,
-        )
-        return loss, {}
-
-    fit_options = _fit_options(options, sum(p.steps for p in phases), preset.unet_lr)
-    fit(
-        both, loss_at, fit_options, folder,
-        stage="unet", identity=identity, resume=resume, report=report, prepare=prepare,
-    )  # fmt: skip
-
-
-def scale_latents(vae: Any, store: ImageStore, preset: BasePreset, options: BaseTrainOptions) -> None:
-    """Set the VAE's scaling factor so that latents have unit variance, unless the VAE came with one of its own."""
-    if "vae" not in options.stages:
+    """The autoencoder, then UNet and text encoder."""
+    if "vae" in options.stages:
+        train_vae(
+            networks.vae, source.store, vae_views(preset, options.rotate), preset.vae_batch,
+            _fit_options(options, lengths.vae_steps, preset.vae_lr), work / "vae",
+            identity=identity, resume=resume, report=report,
+        )  # fmt: skip
+    if "unet" not in options.stages:
         return
-    phase = replace(preset.phases[0], views=256)
-    vae.register_to_config(scaling_factor=1.0)
-    latents, _ = _encode_views(vae, store, (), phase, len(preset.phases), preset, options)
-    vae.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 5))
-
-
-@torch.no_grad()
-def _encode_views(
-    vae: Any,
-    store: ImageStore,
-    class_names: Sequence[str],
-    phase: Phase,
-    number: int,
-    preset: BasePreset,
-    options: BaseTrainOptions,
-) -> tuple[torch.Tensor, list[dict[str, int]]]:
-    """Latents float32 [views, Z, h, w] of a phase's views, and the class counts of each."""
-    views = ViewOptions(phase.width, phase.height, preset.short_side, rotate=options.rotate)
-    latents, counts = [], []
-    batch = 16
-    for first in range(0, phase.views, batch):
-        pixels = []
-        for k in range(first, min(first + batch, phase.views)):
-            rng = generator(options.seed, Stream.UNET_VIEWS, number, k)
-            view = draw_view(store, k % len(store.records), views, rng)
-            pixels.append(to_pixels(view.pixels))
-            found = Counter(view.instances.labels.tolist())
-            counts.append({name: found[i] for i, name in enumerate(class_names) if found[i]})
-        with autocast(resolve_precision(options.precision, options.device), options.device):
-            encoded = encode_pixels(vae, torch.stack(pixels).to(options.device))
-        latents.append(encoded.float().cpu())
-    return torch.cat(latents), counts
+    networks.vae.requires_grad_(False).eval()
+    if "vae" in options.stages:  # another one came with a factor of its own
+        scale_latents(networks.vae, source, lengths.phases, report)
+    train_unet(
+        networks, source, lengths.phases, options.style,
+        _fit_options(options, lengths.unet_steps, preset.unet_lr), work / "unet",
+        identity=identity, resume=resume, report=report,
+    )  # fmt: skip
 
 
 def _build(
@@ -330,6 +261,7 @@ def _assessed(
     class_names: Sequence[str],
     preset: BasePreset,
     options: BaseTrainOptions,
+    report: Report,
 ) -> tuple[BaseQuality, bytes]:
     """How good the base is, on the images held back, or on the first that it learned from; and the sheet."""
     frame = preset.phases[-1]
@@ -339,7 +271,7 @@ def _assessed(
     return assess_base(
         networks, held or records[:MOST], class_names, options.style, views,
         held_back=bool(held), seed=options.seed, device=options.device,
-        precision=resolve_precision(options.precision, options.device),
+        precision=resolve_precision(options.precision, options.device), report=report,
     )  # fmt: skip
 
 
@@ -391,7 +323,7 @@ def _identity(
     continue_from: Path | str | None,
 ) -> dict[str, Any]:
     """Everything that decides the weights, for the check when it is resumed."""
-    decisive = {k: v for k, v in to_object(options).items() if k not in ("checkpoint_minutes", "device")}
+    decisive = {k: v for k, v in to_object(options).items() if k not in ("checkpoint_minutes", "device", "minutes")}
     images = {record.name: digests[record.name][:16] for record in records}
     labels = hashlib.sha256()
     for record in records:
@@ -410,8 +342,10 @@ def _without_labels(record: Record) -> Record:
     return replace(record, instances=Instances.none())
 
 
-def _scaled(steps: int, options: BaseTrainOptions) -> int:
-    return max(1, round(steps * options.steps_scale))
+def _began_with_all_views(work: Path) -> bool:
+    """Whether the training that was begun encodes as many views as the preset says, however short it is."""
+    begun = [work / stage for stage in ("vae", "unet") if (work / stage / INDEX).exists()]
+    return bool(begun) and "views" not in started_with(begun[0], {})
 
 
 def _fit_options(options: BaseTrainOptions, steps: int, lr: float) -> FitOptions:

@@ -4,7 +4,7 @@ Knows: network shapes and training lengths by name. Knows nothing about how they
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engines.errors import UsageError
@@ -113,3 +113,35 @@ def base_preset(name: str) -> BasePreset:
             f'`preset` is "{name}", which does not exist; one of {", ".join(PRESETS)} was expected.', field="preset"
         )
     return PRESETS[name]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long the trainings of a base model are."""
+
+    vae_steps: int  # optimiser steps
+    phases: tuple[Phase, ...]  # of the UNet's training
+
+    @property
+    def unet_steps(self) -> int:
+        """Optimiser steps of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+
+def lengths_of(preset: BasePreset, scale: float, images: int, *, all_views: bool = False) -> Lengths:
+    """A preset's training times `scale`.
+
+    A shorter one encodes as much fewer views, but one of each of the `images` where it has the steps to show them;
+    with `all_views` as many as the preset says.
+    """
+
+    def scaled(phase: Phase) -> Phase:
+        steps = _scaled(phase.steps, scale)
+        views = max(_scaled(phase.views, scale), min(images, steps * phase.batch))
+        return replace(phase, steps=steps, views=phase.views if all_views else min(phase.views, views))
+
+    return Lengths(_scaled(preset.vae_steps, scale), tuple(scaled(phase) for phase in preset.phases))
+
+
+def _scaled(number: int, scale: float) -> int:
+    return max(1, round(number * scale))

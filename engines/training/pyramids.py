@@ -7,6 +7,7 @@ Every batch is a pure function of (seed, step): a resumed training sees the same
 B batch, N boxes, H/W pixels.
 """
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +21,7 @@ from engines.adapter.inference import detections, prepare_frame
 from engines.adapter.losses import xyxy_to_cxcywh
 from engines.adapter.model import DetectionAdapter
 from engines.adapter.pyramid import PyramidUNet, label_pass
+from engines.common.events import Event, EventKind, Report, silent
 from engines.common.rng import Stream, generator, normal
 from engines.datasets.dataset import Record, instances_of
 from engines.diffusion import prompts
@@ -32,6 +34,8 @@ from engines.training.augment import FrameOptions, draw_frame
 from engines.training.dev_split import noise
 from engines.training.trainer import autocast
 from engines.training.views import ImageStore, View
+
+MEASURING = "measuring"  # in events
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,20 @@ class BatchSource:
         self._start(self._key(step + 1))
         return batch
 
+    @property
+    def keeps(self) -> bool:
+        """Whether pyramids are kept."""
+        return self._options.cache_views > 0
+
+    def fresh(self, steps: int) -> int:
+        """About how many of the next steps take pyramids that are not kept yet."""
+        keys = self._groups * self._options.cache_views
+        if not keys or steps <= keys:
+            return steps
+        size = max((batch.nbytes() for batch in self._kept.values()), default=0)
+        fits = min(keys, len(self._kept) + self._room // size) if size else 0
+        return keys + round((steps - keys) * (1 - fits / keys))
+
     def statistics(self, images: int) -> tuple[dict[str, int], ...]:
         """Objects by class in one random frame of each of the first `images` images that hold any."""
         found = []
@@ -191,12 +209,16 @@ class DevSplit:
         frozen: FrozenPyramid,
         options: SourceOptions,
         size_multiple: int,
+        report: Report = silent,
     ) -> None:
         self._records, self._class_names, self._frozen, self._options = records, class_names, frozen, options
-        self._multiple = size_multiple
+        self._multiple, self._report = size_multiple, report
         self._store = ImageStore(records)
         self._kept: dict[int, tuple[Tensor, ...]] = {}
         self._room = int(options.cache_gb * 2**30)
+
+    def __len__(self) -> int:
+        return len(self._records)
 
     def evaluate(self, model: DetectionAdapter, kind: prompts.PromptKind = "generic") -> dict[str, float]:
         """`mean_average_precision` with prompts of that kind."""
@@ -212,21 +234,37 @@ class DevSplit:
     @torch.no_grad()
     def detect(self, model: DetectionAdapter, kind: prompts.PromptKind = "generic") -> list[Instances]:
         """The detections on every image, with prompts of that kind; a listing names what the annotations hold."""
-        device = next(model.parameters()).device
         found = []
-        for index, record in enumerate(self._records):
-            pixels, scale, padded = prepare_frame(self._store[index], self._options.frame.short_side, self._multiple)
-            pyramid = self._kept.get(index) if kind == "generic" else None
-            if pyramid is None:
-                noise = self._frozen.noise(padded[1], padded[0], self._options.seed, Stream.ADAPTER_DEV, index)
-                pyramid = self._frozen(torch.from_numpy(pixels)[None], noise[None], [self._prompt(record, kind)])
-                if kind == "generic":
-                    self._keep(index, pyramid)
-            logits, boxes, _, _ = model(*(level.to(device).float() for level in pyramid))
-            size = (record.width, record.height)
-            answer = (logits[0].float().cpu().numpy(), boxes[0].float().cpu().numpy())
-            found.append(detections(*answer, padded, scale, size))
+        for index in range(len(self._records)):
+            self._report(Event(EventKind.PROGRESS, MEASURING, done=index, total=len(self._records)))
+            found.append(self._found(index, model, kind))
+        if found:
+            self._report(Event(EventKind.PROGRESS, MEASURING, done=len(found), total=len(found)))
         return found
+
+    @torch.no_grad()
+    def seconds(self, model: DetectionAdapter) -> tuple[float, float]:
+        """What detecting on an image takes with the base, and where what the base gives is kept."""
+        model.eval()
+        started = time.monotonic()
+        self._found(0, model, "generic")
+        between = time.monotonic()
+        self._found(0, model, "generic")
+        return between - started, time.monotonic() - between
+
+    def _found(self, index: int, model: DetectionAdapter, kind: prompts.PromptKind) -> Instances:
+        """The detections on an image."""
+        record, device = self._records[index], next(model.parameters()).device
+        pixels, scale, padded = prepare_frame(self._store[index], self._options.frame.short_side, self._multiple)
+        pyramid = self._kept.get(index) if kind == "generic" else None
+        if pyramid is None:
+            noise = self._frozen.noise(padded[1], padded[0], self._options.seed, Stream.ADAPTER_DEV, index)
+            pyramid = self._frozen(torch.from_numpy(pixels)[None], noise[None], [self._prompt(record, kind)])
+            if kind == "generic":
+                self._keep(index, pyramid)
+        logits, boxes, _, _ = model(*(level.to(device).float() for level in pyramid))
+        answer = (logits[0].float().cpu().numpy(), boxes[0].float().cpu().numpy())
+        return detections(*answer, padded, scale, (record.width, record.height))
 
     def _keep(self, index: int, pyramid: tuple[Tensor, ...]) -> None:
         size = sum(level.nbytes for level in pyramid)

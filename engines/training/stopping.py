@@ -80,6 +80,11 @@ def reached(folder: Path) -> Reached | None:
     return Reached(index.stage, index.step, index.steps)
 
 
+def steps_done(folder: Path) -> int:
+    """Steps behind the checkpoint of the training in `folder`; 0 where there is none."""
+    return int(json.loads((folder / INDEX).read_text("utf-8"))["step"]) if (folder / INDEX).exists() else 0
+
+
 @contextmanager
 def told_what_is_kept(folder: Path, finished: str) -> Iterator[None]:
     """Turn a Ctrl-C inside the block into an `Interrupted` that says what is kept below `folder`, as the disk has it.

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from engines.adapter.info import INFO_FILE, AdapterInfo
 from engines.common.events import Report, note, silent
+from engines.common.forecast import Forecast
 from engines.common.schema import AnyPath, part_of
-from engines.datasets.dataset import Record, open_dataset
+from engines.datasets.dataset import Record, open_dataset, remark_on_splits
 from engines.diffusion.base_model import local_folder
 from engines.diffusion.base_notes import bad_base
 from engines.training.adapter import AdapterTrainOptions, check_start, fit_adapter
@@ -71,7 +72,7 @@ def train_adapter(settings: TrainAdapterSettings, *, report: Report | None = Non
     >>> train_adapter(asked, report=print).info.thresholds  # doctest: +SKIP
     {'rbc': 0.41, 'wbc': 0.55}
     """
-    report, started = report or silent, time.monotonic()
+    report, started = Forecast(report or silent), time.monotonic()
     with told_what_is_kept(settings.out, INFO_FILE):
         return _train(settings, report, started)
 
@@ -84,6 +85,8 @@ def _train(settings: TrainAdapterSettings, report: Report, started: float) -> Tr
         follow_links=settings.follow_links, boxes=settings.boxes,
     )  # fmt: skip
     dataset.tell(report)
+    if remark := remark_on_splits(dataset, settings.split):
+        report(note(remark))
     names = ", ".join(dataset.class_names)
     report(note(f"{len(dataset.records)} images from {settings.data}, classes {names}"))
     more: list[Record] = []

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from engines.common.events import Report, note, silent
+from engines.common.forecast import Forecast
 from engines.common.schema import AnyPath, part_of, settle
-from engines.datasets.dataset import open_dataset
+from engines.datasets.dataset import open_dataset, remark_on_splits
 from engines.diffusion.base_model import local_folder
 from engines.diffusion.base_notes import read_quality
 from engines.errors import UsageError, refuse
@@ -78,7 +79,7 @@ def train_base(settings: TrainBaseSettings, *, report: Report | None = None) -> 
     >>> train_base(TrainBaseSettings(data="my-images", out="bases/mine"), report=print).images  # doctest: +SKIP
     64
     """
-    report, started = report or silent, time.monotonic()
+    report, started = Forecast(report or silent), time.monotonic()
     with told_what_is_kept(settings.out, "model_index.json"):
         return _train(settings, report, started)
 
@@ -91,6 +92,8 @@ def _train(settings: TrainBaseSettings, report: Report, started: float) -> Train
         follow_links=settings.follow_links, boxes=settings.boxes,
     )  # fmt: skip
     dataset.tell(report)
+    if remark := remark_on_splits(dataset, settings.split):
+        report(note(remark))
     labelled = _labelled(settings.labels, [record.name for record in dataset.records])
     report(note(f"{len(dataset.records)} images from {settings.data}"))
     base = None

@@ -92,9 +92,8 @@ def fit(
     averaged weights in place; of its figures, the one named `score` picks the weights that are kept. `identity` holds
     everything that decides the result (options are added to it): a checkpoint of another identity is refused, and
     nothing is written then. `prepare(step)` brings what a step needs, where that may take minutes.
-    Ctrl-C and SIGTERM let the step in work end, then a checkpoint is written and KeyboardInterrupt raised; a second
-    one, or one while a step is prepared, is raised at once.
-    `report` is told every ten steps: the mean loss since, its parts, and the figures of an evaluation.
+    Ctrl-C and SIGTERM let the step in work end, write a checkpoint and raise KeyboardInterrupt; a second one, or one
+    while a step is prepared, is raised at once. `report` hears every ten steps the mean loss since, and figures.
     Returns the figures of the kept evaluation, empty without one. Raises TrainingError when the loss is not finite.
     """
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
@@ -110,6 +109,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     started, first_step, saved = time.monotonic(), state.step, (time.monotonic(), state.step)
     try:
+        report(Event(EventKind.PROGRESS, stage, done=state.step, total=options.steps))
         while state.step < options.steps:
             if prepare:
                 prepare(state.step)

@@ -15,7 +15,8 @@ from torch.nn import functional
 from engines.common.events import Report
 from engines.common.rng import Stream, generator
 from engines.diffusion.latents import to_pixels
-from engines.training.trainer import FitOptions, fit
+from engines.training.presets import BasePreset
+from engines.training.trainer import FitOptions, LossAt, fit
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
 KL_WEIGHT = 2e-4
@@ -34,17 +35,26 @@ def train_vae(
     report: Report,
 ) -> None:
     """Fit `vae` (AutoencoderKL) in place to random views of the images in `store`."""
+    loss_at = vae_loss(vae, store, views, batch, options.seed, options.device)
+    fit(vae, loss_at, options, folder, stage="vae", identity=identity, resume=resume, report=report)
+
+
+def vae_views(preset: BasePreset, rotate: bool) -> ViewOptions:
+    """How the autoencoder's crops are cut."""
+    return ViewOptions(preset.vae_size, preset.vae_size, preset.short_side, (0.8, 1.25), rotate=rotate)
+
+
+def vae_loss(vae: Any, store: ImageStore, views: ViewOptions, batch: int, seed: int, device: str) -> LossAt:
+    """The loss of a step, on crops that the seed draws."""
 
     def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
-        rng = generator(options.seed, Stream.VAE_VIEWS, step)
+        rng = generator(seed, Stream.VAE_VIEWS, step)
         chosen = rng.integers(len(store.records), size=batch)
         pixels = torch.stack([to_pixels(draw_view(store, int(i), views, rng).pixels) for i in chosen])
-        pixels = pixels.to(options.device)
+        pixels = pixels.to(device)
         posterior = vae.encode(pixels).latent_dist
-        noise = generator(options.seed, Stream.VAE_LATENTS, step).standard_normal(
-            posterior.mean.shape, dtype=np.float32
-        )
-        latents = posterior.mean + posterior.std * torch.from_numpy(noise).to(options.device)
+        noise = generator(seed, Stream.VAE_LATENTS, step).standard_normal(posterior.mean.shape, dtype=np.float32)
+        latents = posterior.mean + posterior.std * torch.from_numpy(noise).to(device)
         rebuilt = vae.decode(latents).sample.float()
         rebuilding = reconstruction_loss(rebuilt, pixels)
         divergence = posterior.kl().float().mean() / latents[0].numel()
@@ -53,7 +63,7 @@ def train_vae(
             "kl": divergence.detach(),
         }
 
-    fit(vae, loss_at, options, folder, stage="vae", identity=identity, resume=resume, report=report)
+    return loss_at
 
 
 def reconstruction_loss(rebuilt: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.common.devices import find_device, resolve_precision
+from engines.common.devices import AUTO, device_name, resolve_precision
 from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import write_json
+from engines.common.forecast import Forecast, Part
 from engines.common.schema import from_object, key_of, to_object
 from engines.datasets.dataset import instances_of
 from engines.errors import RunError, UsageError
@@ -33,12 +34,11 @@ from engines.labels.gaps import looks_incomplete
 from engines.runs.run_folder import holds_more, locked, run_errors
 from engines.training.stopping import check_same, told_what_is_kept
 from engines.worth.data import ValSet, WorthData, open_data
-from engines.worth.detectors.batches import mix_value
 from engines.worth.detectors.config import INFO_FILE, DetectorOptions, fewest_cells, preset
 from engines.worth.detectors.model import Detector, check_library, load_detector
-from engines.worth.detectors.train import TrainingSet, detect, train_detector, weights_digest
+from engines.worth.detectors.train import MEASURING, TrainingSet, detect, train_detector, try_detector, weights_digest
 from engines.worth.figures import Arm, Result, compare
-from engines.worth.measured import FORMAT, read_measured, write_measured
+from engines.worth.measured import comparison_of, read_measured, write_measured
 from engines.worth.plot import plot
 from engines.worth.settings import EvaluateSettings
 
@@ -98,12 +98,12 @@ def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> Eva
     >>> evaluate(asked, report=print).sets[0].arms[-1].generated  # doctest: +SKIP
     100
     """
-    started, report = time.monotonic(), report or silent
+    started, report = time.monotonic(), Forecast(report or silent)
     with told_what_is_kept(settings.out, f"{TRAININGS}/*/{INFO_FILE}"):
         return _evaluate(settings, report, started)
 
 
-def _evaluate(settings: EvaluateSettings, report: Report, started: float) -> EvaluateSummary:
+def _evaluate(settings: EvaluateSettings, report: Forecast, started: float) -> EvaluateSummary:
     options, seeds = _options(settings)
     _check_out(settings)
     check_library(options.network.kind)
@@ -120,6 +120,7 @@ def _evaluate(settings: EvaluateSettings, report: Report, started: float) -> Eva
     # Seed by seed, so that a comparison that is stopped early has whole pairs.
     trainings = [_Training(generated, seed) for seed in chosen for generated in data.arms]
     with locked(settings.out), run_errors(settings.out):
+        _plan(trainings, data, options, settings, report)
         results: list[list[Result]] = []
         for number, training in enumerate(trainings):
             reached = _totals(report, number * options.steps, len(trainings) * options.steps)
@@ -131,7 +132,10 @@ def _evaluate(settings: EvaluateSettings, report: Report, started: float) -> Eva
             _remark_on_gaps(val, found[0].detections, data.class_names, report)
             arms = compare(found, instances_of(val.records), data.class_names, resamples=settings.resamples)
             sets.append(SetFigures(val.name, len(val.records), val.left_out, tuple(arms), val.known))
-        write_json(settings.out / COMPARISON, _comparison(sets, data, options, settings, chosen))
+        write_json(
+            settings.out / COMPARISON,
+            comparison_of([dataclasses.asdict(one) for one in sets], data, options, settings, chosen),
+        )
         drawn = plot(settings.out / PLOT, {one.name: one.arms for one in sets}, data.split_images)
     return EvaluateSummary(
         sets=tuple(sets),
@@ -141,6 +145,25 @@ def _evaluate(settings: EvaluateSettings, report: Report, started: float) -> Eva
         picture=settings.out / PLOT if drawn else None,
         seconds=time.monotonic() - started,
     )
+
+
+def _plan(
+    trainings: Sequence[_Training],
+    data: WorthData,
+    options: DetectorOptions,
+    settings: EvaluateSettings,
+    report: Forecast,
+) -> None:
+    """Try out how long a step takes, and say how long all of it does; nothing where all of it is there."""
+    over = [training for training in trainings if (settings.out / TRAININGS / training.name / INFO_FILE).exists()]
+    if len(over) == len(trainings):
+        return
+    report(note("trying out how long a step takes"))
+    known = TrainingSet(data.class_names, data.real, data.generated, settings.mix)
+    step, image = try_detector(known, options, data.short_side, settings.seed, settings.weights)
+    images = sum(len(val.records) for val in data.val) * (len(trainings) - len(over))
+    steps = Part(ALL, len(trainings) * options.steps, step)
+    report.plan([steps, Part(MEASURING, images, image)], {ALL: len(over) * options.steps})
 
 
 def _remark_on_gaps(val: ValSet, detections: Sequence[Instances], names: Sequence[str], report: Report) -> None:
@@ -155,9 +178,11 @@ def _options(settings: EvaluateSettings) -> tuple[DetectorOptions, int]:
     """The preset's training with the changes that were asked for, its precision resolved, and the number of seeds."""
     options, seeds = preset(settings.preset, settings.detector)
     keys = {item.name: key_of(item) for item in dataclasses.fields(options)}
-    value = to_object(options) | {keys.get(name, name): new for name, new in settings.changes.items()}
+    value = (
+        to_object(options) | {"device": AUTO} | {keys.get(name, name): new for name, new in settings.changes.items()}
+    )
     options = from_object(DetectorOptions, value, UsageError, "options")
-    find_device(options.device)
+    options = dataclasses.replace(options, device=device_name(options.device))
     # Resolved here, so that a comparison that goes on on another machine never mixes two arithmetics.
     precision = resolve_precision(options.precision, options.device)
     return dataclasses.replace(options, precision=precision), settings.seeds or seeds
@@ -182,7 +207,8 @@ def _totals(report: Report, before: int, total: int) -> Report:
 
     def both(event: Event) -> None:
         report(event)
-        report(Event(EventKind.PROGRESS, ALL, done=before + (event.done or 0), total=total))
+        if event.stage != MEASURING and event.done is not None:
+            report(Event(EventKind.PROGRESS, ALL, done=before + event.done, total=total))
 
     return both
 
@@ -212,7 +238,7 @@ def _results(
         found = read_measured(path, identity, val, len(data.class_names))
         if found is None:
             detector = detector or _detector(known, options, folder, identity, settings, report)
-            found = detect(detector, val.records)
+            found = detect(detector, val.records, report)
             write_measured(path, val, identity, found, data.class_names)
         results.append(Result(training.generated, training.seed, found))
     return results
@@ -244,31 +270,3 @@ def _detector(
         weights=settings.weights,
         pixels=identity["pixels"],
     )
-
-
-def _comparison(
-    sets: Sequence[SetFigures],
-    data: WorthData,
-    options: DetectorOptions,
-    settings: EvaluateSettings,
-    seeds: Sequence[int],
-) -> dict[str, Any]:
-    """The content of `comparison.json`."""
-    return {
-        "format": FORMAT,
-        "detector": to_object(options),
-        "weights": str(settings.weights) if settings.weights else None,
-        "mix": mix_value(settings.mix),
-        "seeds": list(seeds),
-        "resamples": settings.resamples,
-        "data": {
-            "real": str(settings.real),
-            "real_images": len(data.real),
-            "synthetic": [str(folder) for folder in settings.synthetic],
-            "generated_images": len(data.generated),
-            "class_names": list(data.class_names),
-            "short_side": data.short_side,
-            "notes": list(data.notes),
-        },
-        "sets": [dataclasses.asdict(one) for one in sets],
-    }

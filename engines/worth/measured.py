@@ -1,6 +1,6 @@
-"""What a training found on a validation set: the file of it, both ways.
+"""What a training found on a validation set, and what all of them say together: the files of both.
 
-Knows: its fields. Knows nothing about trainings.
+Knows: their fields. Knows nothing about trainings.
 """
 
 import json
@@ -13,13 +13,17 @@ import numpy as np
 
 from engines.common.files import read_json, write_atomic
 from engines.common.quote import shorten
+from engines.common.schema import to_object
 from engines.datasets.dataset import instances_of
 from engines.errors import RunError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.labels.finds import finds_of
 from engines.training.stopping import check_same
-from engines.worth.data import ValSet
+from engines.worth.data import ValSet, WorthData
+from engines.worth.detectors.batches import mix_value
+from engines.worth.detectors.config import DetectorOptions
+from engines.worth.settings import EvaluateSettings
 
 FORMAT = 2  # 1: one validation set alone
 
@@ -69,3 +73,31 @@ def _to_lists(found: Instances) -> list[Any]:
 def _from_lists(value: Sequence[Any]) -> Instances:
     boxes, scores, labels = value
     return Instances.of(np.array(boxes, dtype=np.float32), labels, np.array(scores, dtype=np.float32))
+
+
+def comparison_of(
+    sets: Sequence[dict[str, Any]],
+    data: WorthData,
+    options: DetectorOptions,
+    settings: EvaluateSettings,
+    seeds: Sequence[int],
+) -> dict[str, Any]:
+    """The content of `comparison.json`."""
+    return {
+        "format": FORMAT,
+        "detector": to_object(options),
+        "weights": str(settings.weights) if settings.weights else None,
+        "mix": mix_value(settings.mix),
+        "seeds": list(seeds),
+        "resamples": settings.resamples,
+        "data": {
+            "real": str(settings.real),
+            "real_images": len(data.real),
+            "synthetic": [str(folder) for folder in settings.synthetic],
+            "generated_images": len(data.generated),
+            "class_names": list(data.class_names),
+            "short_side": data.short_side,
+            "notes": list(data.notes),
+        },
+        "sets": list(sets),
+    }

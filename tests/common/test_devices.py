@@ -25,14 +25,20 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 def test_a_gpu_is_named_with_its_number_and_is_what_no_name_means() -> None:
-    assert find_device(None) == find_device("cuda") == find_device("cuda:0") == torch.device("cuda", 0)
+    assert (
+        find_device(None)
+        == find_device("auto")
+        == find_device("cuda")
+        == find_device("cuda:0")
+        == torch.device("cuda", 0)
+    )
     assert find_device("cuda:1") == torch.device("cuda", 1)
     assert find_device("cpu") == find_device("cpu:0") == CPU
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_without_a_gpu_no_name_means_the_cpu() -> None:
-    assert find_device(None) == find_device("cpu") == CPU
+    assert find_device(None) == find_device("auto") == find_device("cpu") == CPU
 
 
 @pytest.mark.usefixtures("two_gpus")

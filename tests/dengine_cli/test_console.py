@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 
 import pytest
@@ -51,6 +52,26 @@ def test_on_a_terminal_progress_is_a_bar_with_the_time_left() -> None:
         assert part in stream.getvalue()
 
 
+@pytest.mark.parametrize("columns", [80, 100, 120])
+def test_no_line_of_a_bar_wraps_or_is_cut(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = Terminal()
+    with console.ProgressBars(stream) as bars:
+        text = "12353 boxes, 123 dropped, 0.83 images/s"
+        bars.update("painting", 1235, 10000, text, seconds_left=12_000.0, reached=1235.5)
+    drawn = next(line for line in reversed(stream.getvalue().splitlines()) if "painting" in line)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn).rstrip()
+    assert len(shown) <= columns
+    for part in ("1235/10000", text, "left"):
+        assert part in shown
+    assert "…" not in shown
+
+
 def test_an_evaluation_in_training_gets_a_line_of_its_own() -> None:
     stream = io.StringIO()
     with console.ProgressBars(stream) as bars:
@@ -60,6 +81,26 @@ def test_an_evaluation_in_training_gets_a_line_of_its_own() -> None:
         "step 500: AP50 0.500",
         "adapter: 500/3000, loss 1.2500, 60 s left",
     ]
+
+
+def test_quiet_verbs_show_no_progress_and_verbose_ones_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [note("opening"), *(Event(EventKind.PROGRESS, "unet", done=done, total=3) for done in range(4))]
+
+    def shown() -> list[str]:
+        stream = io.StringIO()
+        with console.ProgressBars(stream) as bars:
+            report = console.reporter(bars)
+            for event in events:
+                report(event)
+        return stream.getvalue().splitlines()
+
+    assert shown() == ["opening", "unet: 0/3", "unet: 3/3"]
+    monkeypatch.setattr(console, "_quiet", True)
+    assert shown() == []
+    monkeypatch.setattr(console, "_quiet", False)
+    monkeypatch.setattr(console, "_verbose", True)
+    lines = shown()
+    assert [line.split(" s  ")[1] for line in lines] == [str(event) for event in events]
 
 
 def test_labels_of_kept_images_and_dropped_images_are_counted() -> None:

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from engines.diffusion.latents import initial_noise, step_noise
 from engines.diffusion.sampler import SlotSampler, Task, always_guided, check_latents
-from engines.diffusion.schedule import Schedule, make_schedule, schedule_from
+from engines.diffusion.schedule import Schedule, make_schedule, schedule_from, step_rows
+from engines.diffusion.tick import count_ticks
 from engines.errors import NumericalError, UsageError
 
 CONFIG = {
@@ -386,3 +387,14 @@ def test_what_a_tick_records_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: pytest.fail(f"{name} waits for the device"))
     monkeypatch.setattr(call, "seen", [])
     recorded[0]()
+
+
+@pytest.mark.parametrize(("slots", "rows", "jobs"), [(2, 4, 5), (4, 4, 6), (3, 5, 7), (1, 2, 3)])
+def test_how_many_ticks_jobs_take_is_known_before(slots: int, rows: int, jobs: int) -> None:
+    schedule = make_schedule(CONFIG, "ddim", 6)
+    interval = (0.3, 0.7)
+    loop = SlotSampler(FakeCall(rows), schedule, slots=slots, rows=rows, guidance_scale=2.0, guidance_interval=interval)
+    starts = [index % 3 for index in range(jobs)]
+    painted(loop, [task(index, start) for index, start in enumerate(starts)])
+    taken = step_rows(schedule, 2.0, interval).tolist()
+    assert loop.ticks == count_ticks([taken[start:] for start in starts], slots, rows)

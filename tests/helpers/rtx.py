@@ -53,7 +53,7 @@ def export_unchecked(base: Path, adapter: Path, out: Path, dtype: str, opset: in
     out.mkdir(parents=True)
     store_model(source, network, info, out, torch.float16)
     asked = write_graphs.Graphs(dtype, "float16", opset, None, {})
-    frame, steps = _resolve_frame(None, source, info), Steps(_STEPS, lambda _: None)
+    frame, steps = _resolve_frame(None, source, info), Steps([1.0] * _STEPS, lambda _: None)
     with mock.patch.object(write_graphs, "export_graph", wanted):
         manifest, _ = write_graphs.write_graphs(out, info, frame, asked, steps)
     write_json(out / MANIFEST, manifest.to_json())

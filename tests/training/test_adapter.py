@@ -107,10 +107,39 @@ def test_a_training_ends_in_an_adapter_folder_and_leaves_the_base_alone(
     assert info.thresholds == {}, "three images of the dev split hold too few boxes"
     assert info.figures["thresholds"]["goal"] == 0.9
     assert sum(info.figures["thresholds"][name]["tune_boxes"] for name in NAMES) > 0
-    assert seen[-1].done == 6
-    assert "AP50" in seen[-1].figures
+    assert [event.done for event in seen if event.stage == "adapter"][-1] == 6
+    assert "AP50" in [event for event in seen if event.stage == "adapter"][-1].figures
+    measured = [event for event in seen if event.stage == "measuring"]
+    assert {event.total for event in measured} == {3}
+    assert all(event.seconds_left is not None for event in seen if event.total), "all parts have one time left"
     with pytest.raises(TrainingError, match="already holds a finished adapter"):
         _train(shapes, toy_bases["sd1"], tmp_path / "adapter")
+
+
+@pytest.mark.slow
+def test_minutes_become_steps_which_a_resume_keeps(
+    shapes: Dataset, toy_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def longest(seconds: float, parts: Any, most: int) -> int:
+        asked.append(seconds)
+        return 4 if parts(4)[0].units == 4 else 0
+
+    monkeypatch.setattr("engines.training.adapter.longest", longest)
+    wanted = replace(OPTIONS, minutes=5.0, checkpoint_minutes=0.0)
+
+    def stop(event: Event) -> None:
+        if event.stage == "measuring":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_adapter(shapes, toy_bases["sd1"], tmp_path / "adapter", wanted, resume=False, report=stop)
+    monkeypatch.setattr("engines.training.adapter.longest", lambda *_: 1000)
+    seen = _train(shapes, toy_bases["sd1"], tmp_path / "adapter", wanted, resume=True)
+    assert 0 < asked[0] < 300, "preparation counts"
+    assert {event.total for event in seen if event.stage == "adapter"} == {4}
+    assert load_adapter(tmp_path / "adapter")[1].figures["steps"] == 4
 
 
 def test_prompts_that_are_too_long_are_remarked_on_before_the_training(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +22,12 @@ from engines.errors import TrainingError, UsageError
 from engines.labels.boxes import Instances
 from engines.training import base_model as base_training
 from engines.training import presets
+from engines.training import unet as unet_training
 from engines.training.assess import FEWEST, LEAST, SHEET, hold_back
-from engines.training.base_model import BaseTrainOptions, diffusion_loss, fit_base
-from engines.training.presets import Phase
+from engines.training.base_model import BaseTrainOptions, fit_base
+from engines.training.presets import Phase, lengths_of
 from engines.training.tokenizer import write_tokenizer
+from engines.training.unet import diffusion_loss
 from engines.training.vae import psnr
 
 # Small boxes all over the image: every view sees some of them.
@@ -153,7 +156,7 @@ def test_labels_are_read_only_where_the_list_allows(
         prompts.update(texts)
         return tokenize(tokenizer, texts)
 
-    monkeypatch.setattr(base_training, "tokenize", spy)
+    monkeypatch.setattr(unet_training, "tokenize", spy)
     options = replace(OPTIONS, steps_scale=6.0)
     _train(dataset, tmp_path / "one", options, labelled={"1.png"})
     assert any("dog" in text for text in prompts)
@@ -240,3 +243,36 @@ def test_the_small_tokenizer_keeps_its_words_whole_and_spells_the_rest(tmp_path:
 def test_psnr_of_a_known_error() -> None:
     zeros = torch.zeros(1, 3, 8, 8)
     assert psnr(zeros + 0.2, zeros) == pytest.approx(20.0, abs=1e-3)
+
+
+def test_minutes_become_a_share_of_the_presets_steps(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def longest(seconds: float, parts: Any, most: int) -> int:
+        whole, half = (next(one for one in parts(number) if one.stage == "vae").units for number in (1000, 500))
+        assert (whole, half) == (4, 2)
+        return 500
+
+    monkeypatch.setattr(base_training, "longest", longest)
+    seen: list[Event] = []
+    asked = replace(OPTIONS, minutes=1.0)
+    fit_base(dataset, tmp_path / "out", asked, labelled=None, continue_from=None, resume=False, report=seen.append)
+    assert {event.total for event in seen if event.stage == "vae"} == {2}
+    assert {event.total for event in seen if event.stage == "unet"} == {3}, "rounded, of two phases of 3 and 2 steps"
+    assert any("steps_scale=0.5" in event.text for event in seen)
+
+
+def test_minutes_and_a_share_of_the_steps_contradict_each_other() -> None:
+    with refused(UsageError, "minutes"):
+        BaseTrainOptions(minutes=3, steps_scale=0.5)
+
+
+def test_a_shorter_training_encodes_fewer_views_but_one_of_each_image() -> None:
+    preset = replace(presets.PRESETS["tiny"], phases=(Phase(32, 32, 8, 100, 1000),))
+    assert lengths_of(preset, 1.0, 40).phases[0].views == 1000
+    assert lengths_of(preset, 4.0, 40).phases[0].views == 1000
+    assert lengths_of(preset, 0.1, 40).phases[0].views == 100
+    assert lengths_of(preset, 0.01, 40).phases[0].views == 10, "one step of eight shows no more"
+    assert lengths_of(preset, 0.02, 16).phases[0].views == 20
+    assert lengths_of(preset, 0.1, 300).phases[0].views == 100
+    assert lengths_of(preset, 0.1, 40, all_views=True).phases[0].views == 1000

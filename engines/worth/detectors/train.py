@@ -5,28 +5,33 @@ come from `detectors`, the loop from `trainer`. Knows nothing about datasets on 
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from engines.common.events import Report
+from engines.common.events import Event, EventKind, Report, silent
 from engines.common.files import sha256_file
 from engines.datasets.dataset import Record, instances_of
 from engines.errors import TrainingError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.training.augment import FrameOptions
+from engines.training.rehearsal import step_seconds
 from engines.training.stopping import save_result
-from engines.training.trainer import FitOptions, fit
+from engines.training.trainer import FitOptions, LossAt, fit
 from engines.worth.detectors.batches import MixedBatches, Sample, frame_size, mix_value
 from engines.worth.detectors.config import INFO_FILE, DetectorOptions
 from engines.worth.detectors.model import Detector, new_detector, save_detector, start_from
 from engines.worth.detectors.parts import renew_statistics
 
 _TRAINING = "training"  # folder of the checkpoints
+MEASURING = "measuring"  # in events
+_FORWARD = 3  # a step of a training takes so many calls of the network
 _RENEWAL = 32  # batches that batch norm's last statistics are measured on
 
 
@@ -83,12 +88,7 @@ def train_detector(
     BackendError where the detector's library is missing.
     """
     detector = _new(data, options, folder, short_side, seed, weights)
-    batches = _batches(data, options, short_side, seed)
-
-    def loss_at(step: int) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
-        pixels, targets = batches.at(step)
-        moved = [{name: value.to(options.device) for name, value in target.items()} for target in targets]
-        return detector.detection.loss(pixels.to(options.device), moved)
+    loss_at = _loss(detector, _batches(data, options, short_side, seed), options)
 
     def renew() -> None:
         torch.manual_seed(seed)
@@ -144,9 +144,40 @@ def _batches(data: TrainingSet, options: DetectorOptions, short_side: int, seed:
     )
 
 
-def detect(detector: Detector, records: Sequence[Record]) -> list[Instances]:
+def detect(detector: Detector, records: Sequence[Record], report: Report = silent) -> list[Instances]:
     """What a detector finds on the images of `records`."""
-    return detector.predict(record.pixels() for record in records)
+
+    def pixels() -> Iterator[npt.NDArray[np.uint8]]:
+        for number, record in enumerate(records):
+            report(Event(EventKind.PROGRESS, MEASURING, done=number, total=len(records)))
+            yield record.pixels()
+
+    found = detector.predict(pixels())
+    report(Event(EventKind.PROGRESS, MEASURING, done=len(records), total=len(records)))
+    return found
+
+
+def try_detector(
+    data: TrainingSet, options: DetectorOptions, short_side: int, seed: int, weights: Path | None
+) -> tuple[float, float]:
+    """Seconds that a step of a training takes here, and its last batches, tried out; and an image when it is asked."""
+    detector = start_from(weights, data.class_names, options, short_side, seed) if weights else None
+    detector = detector or new_detector(data.class_names, options, short_side, seed)
+    loss_at = _loss(detector, _batches(data, options, short_side, seed), options)
+    step = step_seconds(detector.network, loss_at, options.precision, options.device)
+    forward = step / _FORWARD
+    return step + forward * min(_RENEWAL, options.steps) / options.steps, forward / options.batch
+
+
+def _loss(detector: Detector, batches: MixedBatches, options: DetectorOptions) -> LossAt:
+    """The loss of a step."""
+
+    def loss_at(step: int) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
+        pixels, targets = batches.at(step)
+        moved = [{name: value.to(options.device) for name, value in target.items()} for target in targets]
+        return detector.detection.loss(pixels.to(options.device), moved)
+
+    return loss_at
 
 
 def measure(detector: Detector, records: Sequence[Record]) -> dict[str, float]:
