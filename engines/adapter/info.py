@@ -157,8 +157,12 @@ class AdapterInfo:
 
 
 def are_names(names: Sequence[str]) -> bool:
-    """Whether these can be names of classes: some, all different, none empty, every character one that prints."""
-    return len(names) > 0 and len(set(names)) == len(names) and all(name and name.isprintable() for name in names)
+    """Whether these can be names of classes: some, different, of characters that print, and no idle space."""
+    return len(names) > 0 and len(set(names)) == len(names) and all(map(_is_name, names))
+
+
+def _is_name(name: str) -> bool:
+    return bool(name) and name.isprintable() and name == " ".join(name.split())
 
 
 def read_info(folder: Path) -> AdapterInfo:

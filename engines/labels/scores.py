@@ -10,11 +10,14 @@ from enum import StrEnum
 from typing import Literal
 
 from engines.common.names import class_words
+from engines.common.quote import shorten
 from engines.errors import UsageError
 from engines.labels.boxes import SCORE_FLOOR
 
 FALLBACK = 0.3  # DiffusionEngine's, for classes that nobody has a threshold for
 EXPECTED_SCORE = f"a number from {SCORE_FLOOR} to 1, or one for each class,"  # in messages
+
+_LISTED = 200  # characters of the classes' names
 
 Thresholds = dict[str, float]  # the lowest score of a label, of every class in the order of its labels
 StoredScore = Thresholds | float  # as files hold them: one number where all classes have the same
@@ -80,11 +83,10 @@ class ScorePolicy:
         known = {class_words(name): name for name in class_names} | {name: name for name in class_names}
         meant = {name: known.get(name) or known.get(class_words(name)) for name in self.by_class}
         if unknown := [name for name, known_as in meant.items() if known_as is None]:
-            raise UsageError(
-                f"`score` names {', '.join(unknown)}; the classes are {', '.join(class_names)}.", field="score"
-            )
+            names = shorten(", ".join(class_names), _LISTED)
+            raise UsageError(f"`score` names {shorten(', '.join(unknown))}; the classes are {names}.", field="score")
         if twice := [name for name, known_as in meant.items() if list(meant.values()).count(known_as) > 1]:
-            raise UsageError(f"`score` has several numbers for one class: {', '.join(twice)}.", field="score")
+            raise UsageError(f"`score` has several numbers for one class: {shorten(', '.join(twice))}.", field="score")
         given = {meant[name]: number for name, number in self.by_class.items()}
         return {name: given.get(name, own.get(name, FALLBACK)) for name in class_names}
 
@@ -108,7 +110,7 @@ def check_ignore_score(ignore_score: float, thresholds: Thresholds) -> None:
     if ignore_score and not SCORE_FLOOR <= ignore_score < max(thresholds.values()):
         raise UsageError(
             f"`ignore_score` is {ignore_score:g}; 0 (off), or a number from {SCORE_FLOOR} to below `score` "
-            f"({shown(stored(thresholds))}) was expected.",
+            f"({shorten(shown(stored(thresholds)))}) was expected.",
             field="ignore_score",
         )
 
@@ -121,4 +123,4 @@ def shown(score: StoredScore) -> str:
 
 
 def _unexpected(what: str) -> UsageError:
-    return UsageError(f"`score` is {what}; {EXPECTED_SCORE} was expected.", field="score")
+    return UsageError(f"`score` is {shorten(what)}; {EXPECTED_SCORE} was expected.", field="score")

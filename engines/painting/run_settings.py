@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engines.adapter.info import are_names
-from engines.common.quote import quote
+from engines.common.quote import quote, shorten
 from engines.common.schema import FLAT, from_object, key_of, to_object
 from engines.errors import Mistake, RunError, refuse
 from engines.labels.rules import Rules
@@ -75,7 +75,9 @@ class RunSettings:
         score = settings.options.score
         if isinstance(score, str) or (isinstance(score, Mapping) and tuple(score) != settings.class_names):
             named = score if isinstance(score, str) else ", ".join(score)
-            raise RunError(f"{where}: score names {named:.60}; the run's own classes were expected.", field="score")
+            raise RunError(
+                f"{where}: score names {shorten(named)}; the run's own classes were expected.", field="score"
+            )
         return settings
 
     def _mistakes(self) -> Iterator[Mistake]:

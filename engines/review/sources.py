@@ -220,7 +220,10 @@ def _parts(path: Path, file: Any, run: RunSettings, rules: Rules) -> Iterator[tu
 def _checked(part: Part, run: RunSettings, where: str) -> Part:
     """The part, if its boxes can be of the run: all at once, since a run may have millions. RunError if not."""
     try:
-        check_boxes(Instances.from_rows(part.rows), run.frame, len(run.class_names))
+        found = Instances.from_rows(part.rows)
+        check_boxes(found, run.frame, len(run.class_names))
+        if len(found) and not 0.0 <= found.scores.min() <= found.scores.max() <= 1.0:
+            raise ValueError("a score is none from 0 to 1")
     except (ValueError, TypeError, OverflowError) as cause:
         raise RunError(f"{where}, is not a journal: {shorten(cause, 200)}.") from cause
     return part
@@ -241,6 +244,8 @@ def _note(part: Part, value: dict[str, Any], place: int, rules: Rules) -> None:
         raise ValueError("an index out of order")
     kept = value["outcome"] == "kept"
     reason = KEPT if kept else 1 + _REASONS.index(DropReason(value.get("drop", "unreadable")))
+    if strength is not None and not 0.0 <= strength <= 1.0:
+        raise ValueError("a strength is none from 0 to 1")
     part.numbers.append(index)
     part.outcomes.append(reason)
     part.places.append(place)

@@ -45,7 +45,8 @@ _STRINGS = (
 _INSERTED = (b"\n", b"\x00", b"\xff", b"\xef\xbb\xbf", b'"', b"}", b"[" * 5000, b"9" * 6000)
 _WHOLE = (b"", b"null", b"[]", b"{}", b"0", b'""', b"[" * 100_000, b"\xff\xfe")
 _LIBRARIES = (  # where Python and the system read at any time
-    *{sys.prefix, sys.base_prefix, str(Path(__file__).parents[2])}, "/proc", "/sys", "/dev", "/usr", "/lib", "/etc/ssl",
+    sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]), *map(os.path.realpath, filter(None, sys.path)),
+    "/proc", "/sys", "/dev", "/usr", "/lib", "/etc/ssl",
 )  # fmt: skip
 _READS, _WRITES = ("os.listdir", "os.scandir"), ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link")
 
@@ -247,7 +248,7 @@ def _outside(touched: set[tuple[str, bool]], inside: Path) -> Iterator[str]:
     """What was changed, or is there and was read, neither below `inside` nor of a library."""
     for path, writes in touched:
         whole = Path(os.path.realpath(path))
-        allowed = [inside.resolve()] if writes else [inside.resolve(), *map(Path, _LIBRARIES)]
+        allowed = [inside.resolve(), Path("/dev/null")] if writes else [inside.resolve(), *map(Path, _LIBRARIES)]
         if not any(whole.is_relative_to(one) for one in allowed) and (writes or whole.exists()):
             yield f"{'changed' if writes else 'read'} {path!r:.80}"
 
