@@ -9,5 +9,5 @@ RUN pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} 
 
 # What dengine compiles and converts: mount a volume here to keep it between containers.
 ENV XDG_CACHE_HOME=/cache
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["dengine"]

@@ -11,5 +11,5 @@ COPY . /src
 RUN pip install --no-cache-dir -c /src/constraints.txt "/src${EXTRAS}" && rm -rf /src
 
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility XDG_CACHE_HOME=/cache
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["dengine"]
