@@ -54,19 +54,14 @@ class Shape:
 
 
 _UNET = {
-    "block_out_channels": (320, 640, 1280, 1280),
+    "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2,
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
     "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    "layers_per_block": 2,
-}
+}  # fmt: skip
 _VAE = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "scaling_factor": 0.18215,
-}
+    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4, "scaling_factor": 0.18215,
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+}  # fmt: skip
 _ADAPTER = {
     "head": "deformable_detr", "width": 256, "extra_levels": 1, "encoder_layers": 6, "decoder_layers": 6,
     "queries": 900, "denoising": 100, "heads": 8, "ffn_width": 2048, "points": 4,
@@ -74,8 +69,7 @@ _ADAPTER = {
 
 SHAPES = {
     "sd15": Shape(
-        seed=15,
-        frame=(512, 512),
+        seed=15, frame=(512, 512),
         unet=_UNET | {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
         vae=_VAE | {"sample_size": 512},
         text_encoder={
@@ -89,8 +83,7 @@ SHAPES = {
         adapter=_ADAPTER,
     ),
     "sd21": Shape(
-        seed=21,
-        frame=(768, 768),
+        seed=21, frame=(768, 768),
         unet=_UNET | {
             "sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20),
             "use_linear_projection": True, "upcast_attention": True,
@@ -109,20 +102,17 @@ SHAPES = {
 }  # fmt: skip
 
 SD2_BASE = dataclasses.replace(  # stable-diffusion-2-base: as 2.1, for 512 pixels, predicting the noise
-    SHAPES["sd21"],
-    seed=20,
-    frame=(512, 512),
+    SHAPES["sd21"], seed=20, frame=(512, 512),
     unet=dict(SHAPES["sd21"].unet) | {"sample_size": 64, "upcast_attention": False},
     vae=dict(SHAPES["sd21"].vae) | {"sample_size": 512},
     scheduler=dict(SHAPES["sd21"].scheduler) | {"prediction_type": "epsilon"},
-)
+)  # fmt: skip
 
 
 def reduced(shape: Shape) -> Shape:
     """The same kind of model with tiny networks: two UNet levels, attention in one block, one layer a block."""
     return dataclasses.replace(
-        shape,
-        frame=(128, 128),
+        shape, frame=(128, 128),
         unet=dict(shape.unet) | {
             "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8, "sample_size": 16,
             "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D",) * 2,

@@ -69,6 +69,14 @@ def command(
     rotate: Annotated[
         bool, typer.Option("--rotate", help="Turn pasted objects by a random right angle, as for images without an up.")
     ] = False,
+    repaint: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="What of a composed image is painted: all, or only what was pasted and the seams round it; the rest "
+            "keeps its own pixels.",
+        ),
+    ] = "all",
     flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror half of the references.")] = True,
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Pixels of an image, such as 320x256.  [default: the bundle's]")

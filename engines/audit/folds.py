@@ -13,7 +13,7 @@ Source: out-of-sample predictions for finding label errors are confident learnin
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,12 @@ from engines.datasets.duplicates import fingerprints, near_pairs
 from engines.diffusion.base_model import base_hash, load_base
 from engines.errors import RunError, UsageError
 from engines.labels.boxes import Instances, iou_matrix
+from engines.labels.finds import finds_of
 from engines.labels.thresholds import MATCH_IOU
 from engines.training.adapter import AdapterTrainOptions, fit_adapter, training_identity
 from engines.training.augment import FrameOptions
 from engines.training.pyramids import DevSplit, FrozenPyramid, SourceOptions
-from engines.training.stopping import differences
+from engines.training.stopping import check_same
 
 FOLDS, FINDS = "folds", "finds.json"
 
@@ -82,12 +83,13 @@ def out_of_fold(
         report(Event(EventKind.STEP, "folds", f"{len(own)} images judged by {len(others)} others", number, folds))
         learned = replace(dataset, records=others)
         identity = training_identity(learned, (), options, hashed) | {"fold": number, "folds": folds}
-        finds = _stored(folder, identity)
+        judged = [dataset.records[index] for index in own]
+        finds = read_finds(folder, identity, judged, len(dataset.class_names))
         if finds is None:
             if not (folder / INFO_FILE).exists():
                 told = _as_stage(report, f"fold {number + 1} of {folds}")
                 fit_adapter(learned, base, folder, options, resume=(folder / "training").exists(), report=told)
-            finds = detect(folder, base, [dataset.records[index] for index in own], options)
+            finds = detect(folder, base, judged, options)
             rows = [one.to_rows() for one in finds]
             text = json.dumps({"identity": identity, "finds": rows}, allow_nan=False)
             write_atomic(folder / FINDS, (text + "\n").encode())
@@ -123,17 +125,22 @@ def _place(record: Record) -> str:
     return hashlib.sha256(record.name.encode()).hexdigest()
 
 
-def _stored(folder: Path, identity: dict[str, Any]) -> list[Instances] | None:
-    """The finds of a fold that is done; None for one that is not."""
+def read_finds(
+    folder: Path, identity: Mapping[str, Any], records: Sequence[Record], classes: int
+) -> list[Instances] | None:
+    """The finds of a fold on its `records` of so many classes; None for one that is not done.
+
+    Raises RunError for a fold of another identity, and for finds that are none.
+    """
     path = folder / FINDS
     if not path.exists():
         return None
     stored = read_json(path, RunError)
-    if changed := differences(stored.get("identity", {}), json.loads(json.dumps(identity))):
-        raise RunError(
-            f"{folder} was made with other settings: {'; '.join(changed)}. Give these again, or another folder."
-        )
-    return [Instances.from_rows(rows) for rows in stored["finds"]]
+    check_same(folder, stored.get("identity"), identity, RunError)
+    try:
+        return finds_of(stored.get("finds"), [(one.width, one.height) for one in records], classes)
+    except ValueError as cause:
+        raise RunError(f"{path}: {cause}. Remove it, and the fold is judged again.") from None
 
 
 def _as_stage(report: Report, stage: str) -> Report:

@@ -43,6 +43,7 @@ from engines.backends.rows import is_full_size
 from engines.bundle.bundle import Bundle
 from engines.common.devices import cpu_name, resolve_threads
 from engines.common.plurals import counted
+from engines.common.quote import shorten
 from engines.errors import BackendError, UsageError
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
@@ -174,7 +175,7 @@ class OrtBackend:
         try:
             session = self._ort.InferenceSession(str(path), options, providers=providers)
         except Exception as cause:  # ONNX Runtime's errors share no base class of their own
-            raise BackendError(f"onnxruntime does not load {path}: {cause}") from cause
+            raise BackendError(f"onnxruntime does not load {path}: {shorten(cause, 300)}") from cause
         if self.device.type == "cuda" and session.get_providers()[0] != CUDA_PROVIDER:
             raise BackendError(
                 "onnxruntime could not start its CUDA provider. Use `device=cpu`, or another `engine`.", field="device"

@@ -14,21 +14,34 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from engines.cluster.commits import HEX
 from engines.cluster.store import Store
 from engines.common.cache import cache_folder
 from engines.common.files import safe_join, sha256_file
 from engines.common.quote import shorten
+from engines.common.schema import from_object, hold
 from engines.errors import BundleError, DatasetError, RunError
 from engines.painting.settings import GenerateSettings
+from engines.runs.run_folder import run_errors
 
 if TYPE_CHECKING:
     from engines.bundle.bundle import Bundle
     from engines.datasets.dataset import Dataset
 
 ASSETS, BUNDLE, REFERENCES = "assets", "bundle", "references"
+_AGAIN = "Give the `dengine generate` command again"
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The files of a folder."""
+
+    root: str  # the folder, or the only file
+    files: tuple[tuple[str, str], ...]  # name, SHA-256
 
 
 def leave_assets(store: Store, asked: GenerateSettings, bundle: "Bundle", say: Callable[[str], None]) -> None:
@@ -100,28 +113,28 @@ def _fetch(store: Store, name: str) -> Path | None:
     place = cache_folder() / ASSETS / hashlib.sha256(listing).hexdigest()
     where = f"{store.where}, {ASSETS}/{name}.json"
     try:
-        value: Any = json.loads(listing)
-        root, rows = str(value["root"]), [(str(file), str(sha256)) for file, sha256 in value["files"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as cause:
-        raise RunError(
-            f"{where} is not readable: {shorten(cause)}. Give the `dengine generate` command again."
-        ) from None
+        found = from_object(_Listing, json.loads(listing), RunError, where)
+    except (ValueError, TypeError, RecursionError) as cause:
+        raise RunError(f"{where} is not readable: {shorten(cause)}. {_AGAIN}.") from None
+    hashes = all(len(sha256) == 64 and set(sha256) <= HEX for _, sha256 in found.files)
+    hold(found, [("files", "names with 64 hex digits each", hashes)], RunError, where, f"{_AGAIN}.")
     if not place.is_dir():
         part = place.with_name(f"{place.name}.{os.getpid()}.tmp")
         try:
-            for file, sha256 in rows:
-                _write(store, safe_join(part, file, RunError, where), sha256)
+            with run_errors(part):
+                for file, sha256 in found.files:
+                    _write(store, safe_join(part, file, RunError, where), sha256)
             with contextlib.suppress(OSError):  # another worker of this machine was faster
                 part.rename(place)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-    return safe_join(place, root, RunError, where) if root != "." else place
+    return safe_join(place, found.root, RunError, where) if found.root != "." else place
 
 
 def _write(store: Store, path: Path, sha256: str) -> None:
     data = store.get(_file(sha256))
     if data is None or hashlib.sha256(data).hexdigest() != sha256:
-        raise RunError(f"{store.where}, {_file(sha256)} is gone or changed: give the `dengine generate` command again.")
+        raise RunError(f"{store.where}, {_file(sha256)} is gone or changed. {_AGAIN}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 

@@ -21,12 +21,13 @@ from engines.cluster.store import Store
 from engines.common.quote import shorten
 from engines.common.schema import from_object, hold
 from engines.errors import RunError
+from engines.painting.settings import LIMIT
 from engines.runs.journal import JOURNAL
 from engines.runs.lines import IMAGE_NAME
 
 CHUNKS, COMMIT, INDEX = "chunks", "commit.json", "index"
 BLOCK = 1000  # chunks of an index object
-_HEX = frozenset("0123456789abcdef")
+HEX = frozenset("0123456789abcdef")
 _AGAIN = "Remove its folder, and the chunk is painted again"
 _TAR_BLOCK = 512
 
@@ -73,15 +74,15 @@ class Commit:
         except (ValueError, RecursionError) as cause:
             raise RunError(f"{where} is not readable as JSON: {shorten(cause)}. {_AGAIN}.") from None
         one = from_object(cls, value, RunError, where)
-        hashes = all(len(text) == 64 and set(text) <= _HEX for text in (one.sha256, one.journal_sha256))
+        hashes = all(len(text) == 64 and set(text) <= HEX for text in (one.sha256, one.journal_sha256))
         checks = (
             ("chunk", f"{number}, as its folder says", one.chunk == number),
-            ("jobs", "a number from 1 on", one.jobs >= 1),
+            ("jobs", f"1 to {LIMIT}", 1 <= one.jobs <= LIMIT),
             ("kept", "at most its jobs", 0 <= one.kept <= one.jobs),
             ("unkept", "the jobs behind the last kept one", 0 <= one.unkept <= one.jobs - one.kept),
             ("sha256", "64 hex digits, as the others are", hashes),
             ("data", "named by its content", one.data == _data_name(number, one.sha256)),
-            ("journal_bytes", "a number from 1 on", one.journal_bytes >= 1),
+            ("journal_bytes", "a number from 1 on", 1 <= one.journal_bytes < 2**63),
         )
         hold(one, checks, RunError, where, f"{_AGAIN}.")
         return one
@@ -239,4 +240,5 @@ def write_block(store: Store, block: int, rows: Sequence[Sequence[int]]) -> None
 
 
 def _is_row(row: object) -> bool:
-    return isinstance(row, list) and len(row) == 3 and all(type(number) is int and number >= 0 for number in row)
+    numbers = row if isinstance(row, list) else ()
+    return len(numbers) == 3 and all(type(number) is int and 0 <= number <= LIMIT for number in numbers)

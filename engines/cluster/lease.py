@@ -140,13 +140,13 @@ def _holder(store: Store, epoch: int) -> dict[str, object]:
 def _has_died(holder: dict[str, object]) -> bool:
     """Whether the holder was a process of this machine, since it was started, and is none any more."""
     pid = holder.get("pid")
-    if holder.get("host") != socket.gethostname() or holder.get("boot") != _boot() or not isinstance(pid, int):
+    if holder.get("host") != socket.gethostname() or holder.get("boot") != _boot() or type(pid) is not int:
         return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return True
-    except OSError:
+        return pid > 0
+    except (OSError, OverflowError):
         return False
     return False
 

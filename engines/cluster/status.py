@@ -4,12 +4,16 @@ Knows: that the commits say what is there, and `progress.json` what the driver l
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from engines.cluster.ledger import Ledger
 from engines.cluster.records import read_progress_of, require_run_of
 from engines.cluster.store import open_store
 from engines.common.events import Report, note
-from engines.common.schema import settle
+from engines.common.schema import in_range, settle
+from engines.painting.settings import LIMIT
+
+_TOLD = {"workers": int, "images_per_second": float, "lost": int, "second_tries": int}  # of the driver's numbers
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,10 @@ def status(settings: StatusSettings, *, report: Report | None = None) -> Status:
     ledger = Ledger(require_run_of(store))
     ledger.read(store)
     told = read_progress_of(store) or {}
-    numbers = {
+    numbers: dict[str, Any] = {
         name: kind(value)
-        for name, kind in (("workers", int), ("images_per_second", float), ("lost", int), ("second_tries", int))
-        if isinstance(value := told.get(name), int | float)
+        for name, kind in _TOLD.items()
+        if isinstance(value := told.get(name), int | float) and in_range(value, 0, LIMIT)
     }
     return Status(
         run=store.where,
@@ -71,5 +75,5 @@ def status(settings: StatusSettings, *, report: Report | None = None) -> Status:
         chunks=ledger.found,
         whole=ledger.whole,
         over=ledger.over,
-        **numbers,  # type: ignore[arg-type]  # each as its field says
+        **numbers,
     )

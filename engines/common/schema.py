@@ -11,6 +11,7 @@ import os
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -40,6 +41,15 @@ def from_object(cls: type[T], value: Mapping[str, Any], error: type[DengineError
     if wrong:
         raise error(f"{where}: {list_mistakes([_said(one, chr(34)) for one in wrong])}.")
     return typing.cast(T, result)
+
+
+@contextmanager
+def walked(error: type[DengineError], message: str) -> Iterator[None]:
+    """Turn what Python raises where a JSON value is not built as its reader expects into one `error`."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as cause:
+        raise error(message) from cause
 
 
 def hold(

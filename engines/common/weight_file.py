@@ -54,6 +54,8 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """The header of a safetensors file, checked against the file's size. Raises ModelError for a damaged file."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -73,7 +75,11 @@ def read_header(path: Path) -> Header:
     if size != expected:
         kind = "is cut short" if size < expected else "is damaged"
         raise ModelError(f"{path} {kind}: its header speaks of {expected} bytes, it has {size}. Download it again.")
-    return Header(tensors, metadata)
+    try:
+        with safe_open(path, "np"):  # which is stricter about types than `_parse`
+            return Header(tensors, metadata)
+    except (OSError, SafetensorError) as cause:
+        raise ModelError(f"{path} is damaged: {shorten(cause, 150)}. Download it again.") from cause
 
 
 def check_no_quantisation(path: Path, tensors: Mapping[str, TensorInfo]) -> None:

@@ -32,14 +32,16 @@ class Composer:
         *,
         flip: bool,
         rotate: bool,
+        keep: bool = False,
     ) -> None:
         """Look at the annotations; pictures are read as objects are needed. DatasetError where nothing can be cut.
 
-        frame: (width, height) of a painted image. short_side: pixels that a whole reference's would have.
+        frame: (width, height) of a painted image. short_side: pixels that a whole reference's would have. keep: see
+        `paste.compose`.
         """
         self._records, self._class_names = records, tuple(class_names)
         self._frame, self._short_side = frame, short_side
-        self._flip, self._rotate = flip, rotate
+        self._flip, self._rotate, self._keep = flip, rotate, keep
         self._stock = take_stock(records, len(class_names), frame, short_side)
         self._cutter = Cutter(records)
         if not len(self._stock.places):
@@ -86,7 +88,7 @@ class Composer:
     ) -> tuple[Pixels, Given]:
         """Paste objects into a picture of the frame's size; see `paste.compose`. Raises DatasetError for a picture that
         cannot be read."""
-        return compose(canvas, own.instances, pastes, self._records, self._cutter, labels)
+        return compose(canvas, own.instances, pastes, self._records, self._cutter, labels, keep=self._keep)
 
 
 def label_map(class_names: Sequence[str], known: Sequence[str], used: Sequence[int]) -> tuple[int, ...]:

@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from engines.labels.boxes import Instances
 
 LEAST_VISIBLE = 0.3  # share of a box's area inside the frame, below which it is a region to ignore, and no label
 _LEAST_SIDE = 1.0  # pixels; less of an object is nothing
+_HARDLY = 0.02  # share of the painting below which a pixel is the picture's own
+_ROUND = 24.0  # deviation in pixels of the blur that says how the painting's colours are off
 
 Crop = tuple[float, float, float, float]  # x0, y0, x1, y1 in the reference's own pixels
 Corners = tuple[float, float, float, float]
@@ -29,12 +32,34 @@ class Origin:
     box: Corners  # there, in that image's own pixels
 
 
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """A composed picture of which a part alone is to be painted."""
+
+    pixels: npt.NDArray[np.uint8]  # [H, W, 3]
+    painted: npt.NDArray[np.float32]  # [H, W], how much of the painting is seen at each pixel, 0 to 1
+
+    def under(self, painting: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """The painting [H, W, 3] where it is wanted, in the colours of what is round it; the own pixels elsewhere."""
+        from scipy import ndimage
+
+        share = self.painted[..., None].astype(np.float64)
+        away = (self.painted < _HARDLY).astype(np.float64)
+        cast = (self.pixels.astype(np.float64) - painting) * away[..., None]
+        near = ndimage.gaussian_filter(away, _ROUND)[..., None]
+        cast = ndimage.gaussian_filter(cast, (_ROUND, _ROUND, 0)) / np.maximum(near, 1e-6)
+        mixed = np.round(share * (painting + cast) + (1.0 - share) * self.pixels)
+        seen: npt.NDArray[np.uint8] = np.clip(mixed, 0, 255).astype(np.uint8)
+        return seen
+
+
 @dataclass(frozen=True)
 class Given:
     """Labels by construction."""
 
     instances: Instances  # scores 1; crowds among them; float64, rounded to hundredths of a pixel
     pasted: tuple[Origin, ...] = ()  # of the last boxes of `instances`, in their order
+    canvas: Canvas | None = None  # until the image is painted, where a part of it alone is
 
     @property
     def origins(self) -> list[tuple[int, Origin]]:

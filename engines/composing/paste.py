@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from engines.composing.given import Given, Origin
+from engines.composing.given import Canvas, Given, Origin
 from engines.composing.masks import Box, Pixels, background, mask_of, outside
 from engines.composing.plan import Paste
 from engines.datasets.records import Record
@@ -29,6 +29,7 @@ _SEEN = 0.5  # of a soft mask: an object that is nowhere so solid can't be seen
 _FEATHER = 0.8  # deviation in painted pixels of the blur that makes a mask soft
 _RING = 0.3  # of an object's longer side: how far round its place the background is looked at
 _MOST_SHIFT = 60.0  # of 255, of a colour
+_SEAM = 4  # pixels round a pasted object that are painted, too
 _CUTS_KEPT = 256  # objects
 _BYTES_KEPT = 64 << 20
 
@@ -124,29 +125,45 @@ def compose(
     records: Sequence[Record],
     cutter: Cutter,
     labels: Sequence[int],
+    *,
+    keep: bool = False,
 ) -> tuple[Pixels, Given]:
     """Paste objects into a picture [H, W, 3] whose boxes are `own`; the new picture, and the labels of all.
 
     labels: the class of the run for each of the dataset's. An object whose mask comes out empty is left out.
+    keep: have the labels bring what is to stay of the picture once it is painted: all but pasted objects and seams.
     """
     picture, found, origins = canvas.copy(), [own], []
+    touched = np.zeros(picture.shape[:2], dtype=np.float32)
     for paste in pastes:
         piece = cutter(paste.record, paste.place)
         if piece is None:
             continue
         there = join(found)
-        box = _put(picture, piece, paste, there.boxes.astype(np.float64))
+        box = _put(picture, touched, piece, paste, there.boxes.astype(np.float64))
         if box is None:
             continue
         corners, scores = np.round(box, 2)[None], np.ones(1, dtype=np.float64)
         found.append(Instances.of(corners, [labels[paste.label]], scores))
         x0, y0, x1, y1 = (round(float(side), 2) for side in records[paste.record].instances.boxes[paste.place])
         origins.append(Origin(records[paste.record].name, paste.place, (x0, y0, x1, y1)))
-    return picture, Given(join(found), tuple(origins))
+    return picture, Given(join(found), tuple(origins), Canvas(picture, _with_seams(touched)) if keep else None)
 
 
-def _put(picture: Pixels, piece: Cut, paste: Paste, taken: Box) -> Box | None:
-    """Paste an object into a picture, in place; the box of what is seen of it, or None where nothing is."""
+def _with_seams(touched: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """What pasted objects cover [H, W], and a soft edge round it."""
+    from scipy import ndimage
+
+    wide = ndimage.maximum_filter(touched, size=2 * _SEAM + 1)
+    soft: npt.NDArray[np.float32] = ndimage.gaussian_filter(wide, _SEAM / 2)
+    return np.clip(soft, 0.0, 1.0)
+
+
+def _put(picture: Pixels, touched: npt.NDArray[np.float32], piece: Cut, paste: Paste, taken: Box) -> Box | None:
+    """Paste an object into a picture, in place; the box of what is seen of it, or None where nothing is.
+
+    `touched` [H, W] comes to hold how much of each pixel is an object's.
+    """
     pixels, alpha, box = _transformed(piece, paste)
     if alpha.max() < _SEEN:
         return None
@@ -164,6 +181,8 @@ def _put(picture: Pixels, piece: Cut, paste: Paste, taken: Box) -> Box | None:
         shift = np.clip(ground - piece.ground, -_MOST_SHIFT, _MOST_SHIFT)
     mixed = alpha * (pixels + shift) + (1.0 - alpha) * here
     here[...] = np.clip(np.round(mixed), 0, 255).astype(np.uint8)
+    over = touched[y + top : y + bottom, x + left : x + right]
+    np.maximum(over, alpha[..., 0], out=over)
     seen = np.clip(box + np.array([x, y, x, y]), 0.0, [width, height, width, height])
     return seen if (seen[2:] - seen[:2] >= 1.0).all() else None
 

@@ -24,6 +24,7 @@ _ENOUGH = 0.9  # share of the boxes that lie in their images from which a file i
 _NEARLY_ALL = 0.95  # share of them from which it is otherwise
 _FEWEST = 3  # boxes that another form is believed from
 _MANY = 20  # boxes that keep to a part of their images from which that is no chance
+_PERCENT = 100
 _ASTRAY = 0.25  # share of the boxes mostly outside from which they are of other images
 _SLACK_PIXELS, _SLACK_SHARE = 2.0, 0.01  # by how much a box may leave its image
 _CLOSE = 0.005  # share of a side by which sizes that mean the same may differ
@@ -88,6 +89,13 @@ def choose_reading(pictures: Sequence[Picture], own: Reading, boxes: str, findin
                 field="boxes",
             )
         chosen = others[0] if others else unit
+    if boxes == "auto" and _are_percents(chosen.corners(rows, (1, 1)), frames):
+        raise DatasetError(
+            f"{pictures[0].draft.where}: none of {len(rows)} boxes leaves the first {_PERCENT} pixels of images of "
+            f"{frames.min()} and more, so they are percents of their images. Write them in pixels, or say that they "
+            "are: `boxes=written`.",
+            field="boxes",
+        )
     if chosen.fractions != own.fractions and boxes != "fractions":
         findings.remark(
             f"The {len(rows)} boxes are read as {chosen}, since no number is above {np.abs(rows).max():.6g} "
@@ -99,6 +107,17 @@ def choose_reading(pictures: Sequence[Picture], own: Reading, boxes: str, findin
             f"as {own}, which the format has (`boxes=written` takes them so)."
         )
     return chosen
+
+
+def _are_percents(corners: Boxes, frames: npt.NDArray[np.int64]) -> bool:
+    """Whether boxes [N, 4] fill a square of PERCENT pixels in images at least twice as large."""
+    far = corners[:, 2:].max(axis=0)
+    return (
+        len(corners) >= _MANY
+        and int(frames.min()) >= 2 * _PERCENT
+        and bool((far <= _PERCENT + 1e-3).all() and (far >= 0.8 * _PERCENT).all())
+        and bool((corners % 1.0 != 0.0).any())
+    )
 
 
 def _unit(rows: Boxes, frames: npt.NDArray[np.int64], own: Reading, boxes: str) -> Reading:

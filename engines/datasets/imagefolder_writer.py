@@ -3,12 +3,13 @@
 Knows: the fields of both. Knows nothing about where the labels came from.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from engines.common.files import write_atomic
-from engines.datasets.writers import IMAGES, AnnotatedImage, bboxes, on_grid, one_line, replacing_text, scores
+from engines.datasets.writers import IMAGES, Add, AnnotatedImage, bboxes, on_grid, one_line, replacing_text, scores
 from engines.labels.boxes import Instances
 
 METADATA, CARD = "metadata.jsonl", "README.md"
@@ -17,22 +18,33 @@ _SIGNED = "Images with the boxes of their objects, written by dengine."
 
 
 def write_imagefolder(folder: Path, images: Iterable[AnnotatedImage], class_names: Sequence[str]) -> None:
-    """Write `images/metadata.jsonl` and `README.md`, for `datasets.load_dataset(folder)`.
+    """Write `images/metadata.jsonl` and `README.md`: see `writing_imagefolder`."""
+    with writing_imagefolder(folder, class_names) as add:
+        for image in images:
+            add(image)
+
+
+@contextmanager
+def writing_imagefolder(folder: Path, class_names: Sequence[str]) -> Iterator[Add]:
+    """`images/metadata.jsonl` and `README.md`, for `datasets.load_dataset(folder)`, to which each image is added.
 
     A line has `file_name`, `width`, `height`, `prompt` where there is one, and `objects` with the lists `id` (of the
-    annotations in order, from 1, as in `write_coco`), `bbox` ([x, y, width, height]), `category` (index into the class
-    names, which the card makes a ClassLabel), `category_name`, `area`, `iscrowd`, and `score` where images have scores.
-    `load_dataset("imagefolder", data_dir=folder/images)` reads the same, but for the ClassLabel.
+    annotations in order, from 1, as in `writing_coco`), `bbox` ([x, y, width, height]), `category` (index into the
+    class names, which the card makes a ClassLabel), `category_name`, `area`, `iscrowd`, and `score` where images have
+    scores. `load_dataset("imagefolder", data_dir=folder/images)` reads the same, but for the ClassLabel.
     """
     annotations, prompts, scored = 0, False, False
     with replacing_text(folder / IMAGES / METADATA) as file:
-        for image in images:
-            found = on_grid(image, len(class_names))
-            objects = objects_of(found, class_names, annotations + 1, image.scored)
+
+        def add(image: AnnotatedImage) -> None:
+            nonlocal annotations, prompts, scored
+            objects = objects_of(on_grid(image, len(class_names)), class_names, annotations + 1, image.scored)
             annotations += len(objects["id"])
             entry = {"file_name": image.file_name, **fields_of(image)}
             prompts, scored = prompts or image.prompt is not None, scored or image.scored
             file.write(one_line(entry | {"objects": objects}) + "\n")
+
+        yield add
     write_atomic(folder / CARD, _card(class_names, prompts, scored).encode())
 
 

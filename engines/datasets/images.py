@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from engines.common.quote import shorten
 from engines.errors import DatasetError
 
 IMAGE_SUFFIXES = frozenset(
@@ -155,7 +156,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except MemoryError:
         raise DatasetError(f"{path} does not fit in memory; make it smaller first.") from None
     except Exception as cause:  # Pillow's decoders raise many kinds: OSError, SyntaxError, struct.error, ...
-        raise DatasetError(f"{path} is a broken image ({cause}); replace or remove it.") from cause
+        raise DatasetError(f"{path} is a broken image ({shorten(cause, 200)}); replace or remove it.") from cause
 
 
 def _orientation(image: Image.Image) -> int:

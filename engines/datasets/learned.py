@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.common.files import write_atomic
+from engines.common.quote import shorten
 from engines.datasets.duplicates import SIDE, Thumbnails, pixel_hash, thumbnail
 from engines.datasets.records import Record
 from engines.errors import ModelError
@@ -63,7 +64,9 @@ def read_learned(path: Path) -> Learned | None:
         found = load(path.read_bytes())
         hashes, small, sizes = found["hashes"], found["thumbnails"], found["sizes"]
     except (OSError, KeyError, ValueError, SafetensorError) as cause:
-        raise ModelError(f"{path} cannot be read as fingerprints of images ({cause}): remove it.") from cause
+        raise ModelError(
+            f"{path} cannot be read as fingerprints of images ({shorten(cause, 200)}): remove it."
+        ) from cause
     shapes = ((hashes, np.uint8, _HASH), (small, np.int8, SIDE * SIDE), (sizes, np.int32, 2))
     if any(array.dtype != kind or array.shape != (len(hashes), wide) for array, kind, wide in shapes):
         raise ModelError(f"{path} does not hold fingerprints of images as dengine writes them: remove it.")

@@ -76,7 +76,7 @@ def _nearest(tree: Tree) -> str:
     for name in tree.with_suffix(".csv")[:1]:
         with tree.path(name).open("rb") as file:
             head = file.readline(200).decode("utf-8", "replace")
-        return f" Nearest is {shorten(name)}, whose columns are {shorten(head)}; Open Images' are read."
+        return f" Nearest is {shorten(name)}, whose columns are {shorten(head.strip())}; Open Images' are read."
     stems = {image.rpartition(".")[0] for image in tree.images}
     texts = [name for name in tree.with_suffix(".txt") if name.rpartition(".")[0] in stems]
     return f" Nearest is {shorten(texts[0])}, whose lines are not YOLO's." if texts else ""

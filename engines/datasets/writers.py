@@ -5,8 +5,8 @@ where the labels came from. Images are never copied: they stay in `folder/images
 it. YOLO is in `yolo_writer`, Hugging Face imagefolder in `imagefolder_writer`, large files in
 `shard_writers`.
 
-Each writer takes one pass over its images, holds one of them at a time, and ends with a rename, so that a
-writer that is stopped leaves the old files in place. Nothing depends on the clock.
+Each writer takes its images one at a time, holds one of them, and ends with a rename, so that a writer that is stopped
+leaves the old files in place. Several may be given the same images in one pass. Nothing depends on the clock.
 
 Boxes: xyxy in pixels, N an image. They are written on a grid of 1/1024 pixel, which JSON numbers and float32
 hold exactly (up to 16384 pixels), so that x + width is exact and never leaves the image.
@@ -14,9 +14,10 @@ hold exactly (up to 16384 pixels), so that x + width is exact and never leaves t
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +28,7 @@ from engines.errors import DatasetError
 from engines.labels.boxes import Instances
 
 IMAGES = "images"
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # to make one for each line takes as long as the line
 _GRID = 1024  # parts of a pixel
 _SLACK = 0.5  # by how many pixels a box may leave its image before it is a mistake; within, it is clipped
 
@@ -45,10 +47,21 @@ class AnnotatedImage:
     group: str | None = None  # images of one group are of one photograph, and stay together in a split
 
 
+Add = Callable[[AnnotatedImage], None]  # what a writer is given its images by, one after another
+
+
 def write_coco(
     path: Path, images: Iterable[AnnotatedImage], class_names: Sequence[str], info: Mapping[str, Any]
 ) -> None:
-    """Write one COCO JSON file.
+    """Write one COCO JSON file: see `writing_coco`."""
+    with writing_coco(path, class_names, info) as add:
+        for image in images:
+            add(image)
+
+
+@contextmanager
+def writing_coco(path: Path, class_names: Sequence[str], info: Mapping[str, Any]) -> Iterator[Add]:
+    """A COCO JSON file, to which each image is added.
 
     Image and annotation ids count from 1 in the order given, category ids in the order of `class_names`.
     An annotation has `bbox` [x, y, width, height], `area`, `iscrowd`, `score` where the image has scores, and the
@@ -57,19 +70,22 @@ def write_coco(
     """
     categories = [{"id": index, "name": name} for index, name in enumerate(class_names, start=1)]
     head = {"info": dict(info), "licenses": [], "categories": categories}
-    annotation_count = 0
+    images, written = count(1), count(1)
     with replacing_text(path) as file, _spool(path) as annotations:
         file.write(one_line(head)[:-1] + ',\n"images": [')
-        for image_count, image in enumerate(images, start=1):
-            entry = {"id": image_count, "file_name": image.file_name}
-            entry |= {"width": image.width, "height": image.height}
+
+        def add(image: AnnotatedImage) -> None:
+            number = next(images)
+            entry = {"id": number, "file_name": image.file_name, "width": image.width, "height": image.height}
             if image.prompt is not None:
                 entry["prompt"] = image.prompt
-            file.write((",\n" if image_count > 1 else "\n") + one_line(entry))
+            file.write((",\n" if number > 1 else "\n") + one_line(entry))
             for annotation in _coco_annotations(image, len(class_names)):
-                annotation_count += 1
-                text = one_line({"id": annotation_count, "image_id": image_count, **annotation})
-                annotations.write((",\n" if annotation_count > 1 else "\n") + text)
+                place = next(written)
+                text = one_line({"id": place, "image_id": number, **annotation})
+                annotations.write((",\n" if place > 1 else "\n") + text)
+
+        yield add
         file.write('\n],\n"annotations": [')
         annotations.seek(0)
         shutil.copyfileobj(annotations, file)
@@ -121,7 +137,7 @@ def _coco_annotations(image: AnnotatedImage, classes: int) -> Iterator[dict[str,
 
 def one_line(value: Any) -> str:
     """JSON, with every letter as it is."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 @contextmanager

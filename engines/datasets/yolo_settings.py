@@ -197,7 +197,8 @@ def _listed(tree: Tree, file: str) -> list[str]:
 def _from_notes(tree: Tree, file: str) -> list[str] | None:
     content = read_json(tree.path(file))
     entries = content.get("categories") if isinstance(content, Mapping) else None
-    pairs = [(one.get("id"), one.get("name")) for one in entries or [] if isinstance(one, Mapping)]
+    listed = entries if isinstance(entries, list) else []
+    pairs = [(one.get("id"), one.get("name")) for one in listed if isinstance(one, Mapping)]
     if pairs and sorted(key for key, _ in pairs if isinstance(key, int)) == list(range(len(pairs))):
         return [str(name) for _, name in sorted(pairs)]
     return None

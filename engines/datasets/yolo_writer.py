@@ -9,13 +9,14 @@ Label files take the place of older ones by two renames: killed between them, a 
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from engines.common.files import safe_join, sync_folder, write_atomic
-from engines.datasets.writers import IMAGES, AnnotatedImage, bboxes, on_grid, one_line, replacing_text
+from engines.datasets.writers import IMAGES, Add, AnnotatedImage, bboxes, on_grid, one_line, replacing_text
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
 
@@ -26,21 +27,32 @@ VAL_FRACTION = 0.1  # about what share of the images is for validation, where no
 def write_yolo(
     folder: Path, images: Iterable[AnnotatedImage], class_names: Sequence[str], val_fraction: float = VAL_FRACTION
 ) -> None:
-    """Write `labels/*.txt`, `data.yaml`, `train.txt` and `val.txt` beside `images/`.
+    """Write `labels/*.txt`, `data.yaml`, `train.txt` and `val.txt` beside `images/`: see `writing_yolo`."""
+    with writing_yolo(folder, class_names, val_fraction) as add:
+        for image in images:
+            add(image)
+
+
+@contextmanager
+def writing_yolo(folder: Path, class_names: Sequence[str], val_fraction: float = VAL_FRACTION) -> Iterator[Add]:
+    """`labels/*.txt`, `data.yaml`, `train.txt` and `val.txt` beside `images/`, to which each image is added.
 
     A line is `class x_centre y_centre width height` in fractions of the image. YOLO has no scores and
     no crowds: the first are not written, boxes of the second left out. An image without boxes has an empty
     file. Groups of images (an image without one is its own) go to `val.txt` with a probability of `val_fraction`; one
-    does at least, and one to `train.txt`, where there are two. Raises DatasetError as `write_coco`, and for two images
-    whose label files would be the same.
+    does at least, and one to `train.txt`, where there are two. Raises DatasetError as `writing_coco`, and for two
+    images whose label files would be the same.
     """
     temporary = _emptied(folder / f".{LABELS}.tmp")
     try:
         with replacing_text(folder / TRAIN_LIST) as train, replacing_text(folder / VAL_LIST) as val:
             split = _Split(_Side(train), _Side(val), val_fraction)
-            for image in images:
+
+            def add(image: AnnotatedImage) -> None:
                 _write_labels(temporary, image, len(class_names))
                 split.add(image)
+
+            yield add
             split.end()
         os.sync()  # one flush for all label files, in place of one for each
         _swap(temporary, folder / LABELS)

@@ -6,7 +6,6 @@ tensors. Knows nothing about weights.
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import nn
 
 from engines.common.files import read_json
 from engines.common.quote import quote, shorten
+from engines.common.schema import in_range
 from engines.common.weight_file import Header
 from engines.diffusion.base_model import BaseModel
 from engines.diffusion.families import TEXT_PREFIXES
@@ -154,6 +154,6 @@ def noted_alpha(settings: Mapping[str, Any], name: str, rank: int, path: Path) -
         if layer == wanted or (not pattern.startswith("^") and layer.endswith(f".{wanted}")):
             found = alpha
             break
-    if type(found) not in (int, float) or not math.isfinite(found) or abs(found) > _MOST_ALPHA:
+    if type(found) not in (int, float) or not in_range(found, -_MOST_ALPHA, _MOST_ALPHA):
         raise ModelError(f"{path}: an alpha is {quote(found)}; a number was expected.")
     return float(found)

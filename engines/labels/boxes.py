@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SCORE_FLOOR = 0.05  # detections below this are never kept
 LEAST_COUNTED = 10  # objects of a class that a statement about its frequency is believed from
+_MOST_CLASSES = 10**9
 _BLOCK = 200  # boxes that are compared at once
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -75,11 +76,17 @@ class Instances:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Sequence[float]]) -> Self:
-        """What `to_rows` gave; ValueError for rows that are not six numbers."""
+        """What `to_rows` gave; ValueError for rows that are not six numbers, the last a class."""
         table = np.array(list(rows), dtype=np.float64)
         if len(table) and (table.shape[1:] != (6,) or not np.isfinite(table).all()):
             raise ValueError("not rows of x0, y0, x1, y1, score, label")
-        table = table.reshape(-1, 6)
+        return cls.from_table(table.reshape(-1, 6))
+
+    @classmethod
+    def from_table(cls, table: npt.NDArray[np.float64]) -> Self:
+        """Of rows x0, y0, x1, y1, score, label, [N, 6], all of them finite; ValueError for a label that none can be."""
+        if ((table[:, 5] < 0) | (table[:, 5] > _MOST_CLASSES)).any():
+            raise ValueError("not rows of x0, y0, x1, y1, score, label")
         return cls.of(table[:, :4], table[:, 5].astype(np.int64), table[:, 4])
 
     def to_rows(self) -> list[list[float]]:

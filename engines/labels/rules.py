@@ -145,7 +145,10 @@ def chosen(found: Instances, rules: Rules | None, given: Instances | None = None
     if rules is None:
         return found
     found = candidates(found, rules, given)
-    labels, ignored = found.take(is_label(found, rules)), found.take(is_ignored(found, rules))
+    labels = found.take(is_label(found, rules))
+    if not rules.ignore_score:
+        return replace(labels, masks=None)
+    ignored = found.take(is_ignored(found, rules))
     return join([labels, replace(ignored, crowd=np.ones(len(ignored), dtype=np.bool_))])
 
 

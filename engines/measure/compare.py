@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.common.files import read_json
+from engines.common.schema import walked
 from engines.errors import UsageError
 from engines.measure.settings import FORMAT
 
@@ -42,6 +43,8 @@ def read_report(path: Path) -> dict[str, Any]:
     report = read_json(path, UsageError)
     if report.get("format") != FORMAT or not isinstance(report.get("engines"), list):
         raise UsageError(f"{path} is no report of this version's `dengine bench`.")
+    with walked(UsageError, f"{path} is not as `dengine bench` wrote it: measure again."):
+        compare(report, report)
     return report
 
 

@@ -15,7 +15,8 @@ B batch, Z/h/w latents, L tokens, D text width, H/W pixels, Q queries, K classes
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -27,7 +28,7 @@ from engines.adapter.inference import view_detections
 from engines.common.streams import Lane, Mark, begin_fetch
 from engines.composing.given import Given
 from engines.diffusion.capture import Record, Recorded, capture
-from engines.diffusion.latents import quantise
+from engines.diffusion.latents import quantise, to_pixels
 from engines.diffusion.sampler import Task, check_latents
 from engines.errors import NumericalError
 from engines.labels.boxes import Instances
@@ -86,13 +87,19 @@ class Finisher:
         frame: tuple[int, int],
         views: int = 1,
         record: Record = capture,
+        *,
+        over: bool = False,
     ) -> None:
-        """Prepare the graphs for images of `frame`, (width, height) in pixels; boxes are read from `views` looks."""
+        """Prepare the graphs for images of `frame`, (width, height) in pixels; boxes are read from `views` looks.
+
+        over: paintings come onto the canvas of their job, and boxes are read from what is seen then.
+        """
         w, h = (side // bundle.vae_stride for side in frame)
         self._frame = frame
         self._labeller = Labeller(bundle, backend, batch, h, w, views, record)
         self._decoder = prepare(bundle, backend, "vae_decoder", {"B": batch, "h": h, "w": w})
         self._decode = Recorded(self._decoder.run, [self._decoder], backend.device, record)
+        self._encoder = prepare(bundle, backend, "vae_encoder", {"B": batch, "h": h, "w": w}) if over else None
         self._lane = Lane(backend.device)
         self._networks_beside = backend.device.type == "cuda"
         self._most = _AHEAD + self._networks_beside
@@ -144,6 +151,13 @@ class Finisher:
             fill(self._decoder.inputs["latents"], latents)
             self._decode()
             pictures = self._pictures(self._decoder.outputs["pixels"][: len(batch)])
+            if self._encoder is not None:
+                made, checked = pictures()
+                seen = [_on_canvas(one, pixels) for one, pixels in zip(batch, made.numpy(), strict=True)]
+                pictures = partial(tuple, (torch.from_numpy(np.stack(seen)), checked))
+                fill(self._encoder.inputs["pixels"], [to_pixels(pixels) for pixels in seen])
+                self._encoder.run()
+                latents = list(self._encoder.outputs["latents"][: len(batch)].float().clone())
             keys = [(one.job.seed, one.job.index) for one in batch]
             labels = self._labeller.begin(latents, [one.task.cond for one in batch], keys)
         return _Numbers(pictures, finite, labels)
@@ -171,8 +185,15 @@ class Finisher:
                     f"graph vae_decoder: image {one.job.index} came out black. {ADVICE}", field="precision"
                 )
             found = rounded_boxes(logits[:, i], boxes[:, i], self._frame)
-            outcomes.append(Outcome(one.job, pictures[i], found, given=one.given))
+            given = None if one.given is None else replace(one.given, canvas=None)
+            outcomes.append(Outcome(one.job, pictures[i], found, given=given))
         return outcomes
+
+
+def _on_canvas(one: Finished, painting: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A painting [H, W, 3] as its job shows it."""
+    canvas = None if one.given is None else one.given.canvas
+    return painting if canvas is None else canvas.under(painting)
 
 
 def rounded_boxes(logits: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32], frame: tuple[int, int]) -> Instances:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -79,10 +80,9 @@ class Painter:
             )
 
         with Preparing(backend, stage) as preparing:  # what takes longest first
-            finisher = preparing(
-                "label pass, adapter, vae_decoder",
-                lambda: Finisher(bundle, backend, batch, options.size, options.tta, record),
-            )
+            looks, over = options.tta, options.repaint == "pasted"
+            finish = partial(Finisher, bundle, backend, batch, options.size, looks, record, over=over)
+            finisher = preparing("label pass, adapter, vae_decoder", finish)
             sampler_call = preparing("unet", unet)
             encoder_call = preparing("vae_encoder", encoder)
             text = preparing("text_encoder", lambda: TextEncoder(bundle, backend, stage))

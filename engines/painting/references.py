@@ -41,6 +41,7 @@ def job_source(options: PaintOptions, bundle: "Bundle", references: Dataset | No
         composer = Composer(
             references.records, references.class_names, options.size, bundle.short_side,
             flip=options.flip, rotate=options.rotate,
+            keep=options.repaint == "pasted" and options.strength != (0.0, 0.0),
         )  # fmt: skip
     return JobSource(
         frame=options.size,

@@ -23,6 +23,7 @@ from engines.labels.scores import ScoreKind, ScoreLike, ScorePolicy, shown
 Sampler = Literal["ddim", "dpmpp"]
 SAMPLERS = ("ddim", "dpmpp")
 DATASET_FORMATS = ("coco", "yolo", "imagefolder", "parquet", "webdataset")
+REPAINTS = ("all", "pasted")
 IMAGE_SUFFIXES = {"jpeg": "jpg", "png": "png"}
 TEMPLATE_FIELDS = ("style", "classes", "caption")
 _NOT_MATCHED = "`score=matched` looks at all boxes at once: it is for `dengine label` and `dengine finalize`"
@@ -107,6 +108,7 @@ class PaintOptions:
     labels: str = field(default=OPEN, metadata={OLDER: "adapter", "unsaid": True})
     compose: bool = _new(False)  # paste objects of annotated references into them
     rotate: bool = _new(False)  # turn pasted objects by a random right angle
+    repaint: str = _new("all")  # of REPAINTS: of a composed image all, or what was pasted and the seams round it
     val_fraction: float = _new(VAL_FRACTION)  # about what share of the images YOLO's files call validation
 
 
@@ -176,6 +178,7 @@ def range_mistakes(s: PaintOptions) -> list[Mistake]:
          s.strength is None or s.strength == (0.0, 0.0) or 0.0 < s.strength[0] <= s.strength[1] <= 1.0,
          "0 (paint nothing), or a range low:high above 0 and up to 1,"),
         (s.labels, "labels", s.labels is None or s.labels in LABEL_SOURCES, ", ".join(LABEL_SOURCES)),
+        (s.repaint, "repaint", s.repaint in REPAINTS, " or ".join(REPAINTS)),
         (s.guidance_interval, "guidance_interval",
          s.guidance_interval is None or 0.0 <= s.guidance_interval[0] < s.guidance_interval[1] <= 1.0,
          "a range low:high from 0 to 1"),
@@ -228,6 +231,8 @@ def _contradictions(s: GenerateSettings) -> list[Mistake]:
             ("compose", s.compose and s.reference is None,
              "`compose` without `reference`: its objects are pasted into its images"),
             ("rotate", s.rotate and not s.compose, "`rotate` without `compose`: pasted objects are turned"),
+            ("repaint", s.repaint == "pasted" and not s.compose,
+             "`repaint=pasted` without `compose`: nothing is pasted"),
             ("near_duplicates", s.strength == (0.0, 0.0) and bool(s.near_duplicates),
              "`near_duplicates` at strength 0, where every image repeats its reference: leave it out"),
             ("jpeg_quality", s.jpeg_quality is not None and s.image_format != "jpeg",
@@ -244,7 +249,9 @@ def _template_mistakes(template: str | None) -> list[Mistake]:
     try:
         fields = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(template)]
     except ValueError as cause:
-        text = f'`prompt_template` is "{template:.60}", which is not readable ({cause}); known fields are {known}'
+        text = (
+            f'`prompt_template` is "{template:.60}", which is not readable ({shorten(cause)}); known fields are {known}'
+        )
         return [("prompt_template", text)]
     wrong = [f"{{{name}}}" for name, _, _ in fields if name is not None and name not in TEMPLATE_FIELDS]
     wrong += [f"{{{name}}}" for name, spec, conversion in fields if name in TEMPLATE_FIELDS and (spec or conversion)]

@@ -4,8 +4,8 @@ Knows: from when on a base model, or what was painted, is not good enough, and h
 how figures were measured.
 
 The limits are a judgement, taken from a few bases: a small one of 150 photographs of raccoons (20.6 dB, 0.13 of the
-photographs' detail in what it painted) is beyond them, the bundled model (0.54 of the detail) within. No set of sheets
-that eyes had sorted is part of this repository.
+photographs' detail in what it painted) is beyond them, the bundled model (0.54 of the detail) within. No set of
+sheets that eyes had sorted is part of this repository.
 """
 
 from dataclasses import dataclass

@@ -17,30 +17,25 @@ COMPARISON, PLOT = "comparison.json", "comparison.png"
 
 
 def comparison_page(folder: Path) -> tuple[str, int]:
-    """The whole page, and how many images were measured on. Raises RunError for a file that is not as it should be."""
+    """The whole page, and how many images were measured on."""
     found = read_json(folder / COMPARISON, RunError)
-    try:
-        data, sets, seeds = found["data"], found["sets"], len(found["seeds"])
-        numbers = [("real images", data["real_images"]), ("generated images", data["generated_images"])]
-        numbers += [("trainings of each arm", seeds), ("validation images", sum(one["images"] for one in sets))]
-        asked = {
-            "real": data["real"], "generated": ", ".join(data["synthetic"]) or None,
-            "detector": found["detector"]["network"]["kind"], "steps": found["detector"]["steps"],
-            "short side": data["short_side"], "mix": found["mix"], "weights": found["weights"],
-        }  # fmt: skip
-        plot = folder / PLOT
-        drawn = (
-            section("At a glance", f'<div class="paper">{embedded(plot, "AP of each arm")}</div>')
-            if plot.is_file()
-            else ""
-        )
-        parts = (
-            top(folder.resolve().name, numbers, *data["notes"]), *(_set(one, seeds) for one in sets), drawn,
-            section("What was asked", facts(asked.items())),
-        )  # fmt: skip
-        return document(f"{folder.resolve().name} · dengine report", parts), sum(one["images"] for one in sets)
-    except (KeyError, TypeError, ValueError, AttributeError) as cause:
-        raise RunError(f"{folder / COMPARISON} is no comparison of this dengine: evaluate again.") from cause
+    data, sets, seeds = found["data"], found["sets"], len(found["seeds"])
+    numbers = [("real images", data["real_images"]), ("generated images", data["generated_images"])]
+    numbers += [("trainings of each arm", seeds), ("validation images", sum(one["images"] for one in sets))]
+    asked = {
+        "real": data["real"], "generated": ", ".join(data["synthetic"]) or None,
+        "detector": found["detector"]["network"]["kind"], "steps": found["detector"]["steps"],
+        "short side": data["short_side"], "mix": found["mix"], "weights": found["weights"],
+    }  # fmt: skip
+    plot = folder / PLOT
+    drawn = (
+        section("At a glance", f'<div class="paper">{embedded(plot, "AP of each arm")}</div>') if plot.is_file() else ""
+    )
+    parts = (
+        top(folder.resolve().name, numbers, *data["notes"]), *(_set(one, seeds) for one in sets), drawn,
+        section("What was asked", facts(asked.items())),
+    )  # fmt: skip
+    return document(f"{folder.resolve().name} · dengine report", parts), sum(one["images"] for one in sets)
 
 
 def _set(found: Mapping[str, Any], seeds: int) -> str:

@@ -102,24 +102,21 @@ def _asked(info: Mapping[str, Any]) -> str:
 
 def _images(path: Path, classes: int) -> Iterator[tuple[str, tuple[int, int], Instances]]:
     """Each image's name, size and boxes, in the file's order, which is that of both of its lists."""
-    try:
-        boxes = _lines(path, '"annotations": [')
-        row = next(boxes, None)
-        for image in _lines(path, '"images": ['):
-            own = []
-            while row is not None and row["image_id"] == image["id"]:
-                own.append(row)
-                row = next(boxes, None)
-            corners = [[x, y, x + w, y + h] for x, y, w, h in (one["bbox"] for one in own)]
-            found = Instances.of(
-                corners, [one["category_id"] - 1 for one in own], [one.get("score", 1.0) for one in own],
-                [bool(one["iscrowd"]) for one in own],
-            )  # fmt: skip
-            if not all(0 <= label < classes for label in found.labels):
-                raise ValueError("a box of no class")
-            yield image["file_name"], (image["width"], image["height"]), found
-    except (ValueError, KeyError, TypeError) as cause:
-        raise DatasetError(f"{path} is not as label wrote it: label the images again.") from cause
+    boxes = _lines(path, '"annotations": [')
+    row = next(boxes, None)
+    for image in _lines(path, '"images": ['):
+        own = []
+        while row is not None and row["image_id"] == image["id"]:
+            own.append(row)
+            row = next(boxes, None)
+        corners = [[x, y, x + w, y + h] for x, y, w, h in (one["bbox"] for one in own)]
+        found = Instances.of(
+            corners, [one["category_id"] - 1 for one in own], [one.get("score", 1.0) for one in own],
+            [bool(one["iscrowd"]) for one in own],
+        )  # fmt: skip
+        if not all(0 <= label < classes for label in found.labels):
+            raise ValueError("a box of no class")
+        yield image["file_name"], (image["width"], image["height"]), found
 
 
 def _lines(path: Path, head: str) -> Iterator[dict[str, Any]]:

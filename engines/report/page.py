@@ -87,5 +87,7 @@ def _memory(found: Figures) -> str:
 
 def _asked(run: RunSettings, rules: Rules, command: str) -> str:
     values = {name.replace("_", " "): getattr(run.options, name) for name in _ASKED}
+    values["size"] = "x".join(map(str, run.frame))
     values |= {"score": shown_score(stored(rules.thresholds)), "backend": run.backend, "bundle": run.bundle_hash[:12]}
-    return section("What was asked", f"{facts(values.items())}<p>The same again:</p><code>{escape(command)}</code>")
+    words = " ".join(f"<span>{escape(word)}</span>" for word in command.split(" "))  # none breaks behind its hyphens
+    return section("What was asked", f"{facts(values.items())}<p>The same again:</p><code>{words}</code>")

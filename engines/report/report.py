@@ -11,8 +11,9 @@ from typing import Any
 from engines.adapter.info import INFO_FILE
 from engines.common.events import Report, note, silent
 from engines.common.files import write_atomic
-from engines.common.schema import AnyPath, settle
+from engines.common.schema import AnyPath, settle, walked
 from engines.common.spell import command
+from engines.errors import DatasetError, RunError
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import PaintOptions
 from engines.report.comparison import COMPARISON, comparison_page
@@ -24,6 +25,7 @@ from engines.runs.rules_in_force import rules_in_force
 from engines.runs.run_folder import RUN, require_run, run_errors
 
 REPORT, AUDITED = "report.html", "audit.html"
+_PAGES = {INFO_FILE: adapter_page, COMPARISON: comparison_page, "model_index.json": base_page}  # by a file of theirs
 _NOT_ASKED = ("chunk", "slots", "rows", "threads", "short_side", "frequencies")  # what follows from the rest
 
 
@@ -84,14 +86,15 @@ def report(settings: ReportSettings, *, report: Report | None = None) -> ReportS
 def _drawn(folder: Path) -> tuple[str, int]:
     """The page of a folder, and how many images it is about."""
     if not (folder / RUN).exists():
-        if (folder / INFO_FILE).is_file():
-            return adapter_page(folder)
-        if (folder / COMPARISON).is_file():
-            return comparison_page(folder)
-        if (folder / "model_index.json").is_file():
-            return base_page(folder)
+        for file, draw in _PAGES.items():
+            if (folder / file).is_file():
+                with walked(
+                    RunError, f"{folder / file}, or a file beside it, is not as dengine wrote it: make it anew."
+                ):
+                    return draw(folder)
         if (info := labelled_info(folder)) is not None:
-            return labels_page(folder, info)
+            with walked(DatasetError, f"{folder} is not as label left it: label the images again."):
+                return labels_page(folder, info)
     run = require_run(folder)
     rules = rules_in_force(folder, run)
     found = gather(folder, run, rules)

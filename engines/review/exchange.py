@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 
 from engines.common.files import read_json, write_atomic
+from engines.common.quote import quote
+from engines.common.schema import walked
 from engines.datasets.writers import AnnotatedImage, bboxes, on_grid, write_coco
 from engines.errors import DatasetError, UsageError
 from engines.labels.boxes import Instances, iou_matrix
 from engines.review.filters import REJECT
 from engines.review.session import Session
-from engines.runs.decision import Corners, Decision, Do, Was
+from engines.runs.decision import FARTHEST, Corners, Decision, Do, Was
 from engines.runs.decisions import labels_of
 
 FORMATS = ("coco", "cvat", "labelstudio")
@@ -166,15 +168,13 @@ def _images_in(file: Path, names: Sequence[str]) -> Iterator[tuple[str, Instance
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as cause:
         raise DatasetError(f"{file} is not readable as JSON: {cause}.") from cause
-    try:
+    with walked(DatasetError, f"{file}: not as its format has it."):
         if isinstance(content, list):
             yield from (_from_task(one, names, f"{file}, task {place}") for place, one in enumerate(content))
         elif isinstance(content, Mapping) and "images" in content and "annotations" in content:
             yield from _from_coco(content, names, str(file))
         else:
             raise DatasetError(f"{file}: a COCO file, or the JSON of Label Studio, was expected.")
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as cause:
-        raise DatasetError(f"{file}: not as its format has it ({cause!r:.100}).") from cause
 
 
 def _from_task(task: Mapping[str, Any], names: Sequence[str], where: str) -> tuple[str, Instances]:
@@ -191,7 +191,7 @@ def _from_task(task: Mapping[str, Any], names: Sequence[str], where: str) -> tup
         x0, y0 = value["x"] / 100 * width, value["y"] / 100 * height
         rows.append([x0, y0, x0 + value["width"] / 100 * width, y0 + value["height"] / 100 * height])
         labels.append(_label(value["rectanglelabels"][0], names, where))
-    return name, _instances(rows, labels)
+    return name, _instances(rows, labels, where)
 
 
 def _from_coco(content: Mapping[str, Any], names: Sequence[str], where: str) -> Iterator[tuple[str, Instances]]:
@@ -207,7 +207,8 @@ def _from_coco(content: Mapping[str, Any], names: Sequence[str], where: str) -> 
             x, y, width, height = map(float, one["bbox"])
             rows.append([x, y, x + width, y + height])
             labels.append(_label(classes[one["category_id"]], names, where))
-        yield str(image["file_name"]), _instances(rows, labels)
+        name = str(image["file_name"])
+        yield name, _instances(rows, labels, f"{where}, {quote(name)}")
 
 
 def _label(name: str, names: Sequence[str], where: str) -> int:
@@ -216,5 +217,11 @@ def _label(name: str, names: Sequence[str], where: str) -> int:
     return list(names).index(name)
 
 
-def _instances(rows: list[list[float]], labels: list[int]) -> Instances:
-    return Instances.of(np.array(rows, dtype=np.float64).reshape(-1, 4), labels)
+def _instances(rows: list[list[float]], labels: list[int], where: str) -> Instances:
+    """The boxes; DatasetError for one that no decision could be about."""
+    boxes = np.array(rows, dtype=np.float64).reshape(-1, 4)
+    good = (np.abs(boxes) < FARTHEST).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    if not good.all():
+        wrong = boxes[int(np.flatnonzero(~good)[0])].tolist()
+        raise DatasetError(f"{where}: {quote(wrong)} is no box x0, y0, x1, y1 with an area.")
+    return Instances.of(boxes, labels)

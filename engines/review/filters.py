@@ -58,8 +58,13 @@ class Overlay:
 
 
 def labels_mask(view: View, thresholds: Sequence[float]) -> Mask:
-    """Which boxes score enough, and are no doubles [B]."""
-    return np.asarray((view.scores >= np.array(thresholds, dtype=np.float32)[view.labels]) & ~view.doubles)
+    """Which boxes score enough, and can be labels [B]."""
+    return np.asarray((view.scores >= np.array(thresholds, dtype=np.float32)[view.labels]) & ~view.never)
+
+
+def _own_labels(found: Instances, thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
+    """The classes of the labels of an image that was edited."""
+    return found.labels[(found.scores >= np.array(thresholds)[found.labels]) & ~found.crowd]
 
 
 def histogram(view: View, classes: int) -> list[list[int]]:
@@ -80,8 +85,7 @@ def count(view: View, overlay: Overlay, thresholds: Sequence[float], inside: Mas
     boxes = np.bincount(view.labels[mask], minlength=len(thresholds))
     for row, found in overlay.edited.items():
         if inside[row]:
-            own = found.labels[found.scores >= np.array(thresholds)[found.labels]]
-            boxes += np.bincount(own, minlength=len(thresholds))
+            boxes += np.bincount(_own_labels(found, thresholds), minlength=len(thresholds))
     counts: list[int] = boxes.tolist()
     return counts
 
@@ -94,7 +98,7 @@ def select(view: View, overlay: Overlay, thresholds: Sequence[float], asked: Fil
     if asked.label is not None or asked.least is not None or asked.most is not None:
         numbers = view.per_image(of_class)
         for row, found in overlay.edited.items():
-            own = found.labels[found.scores >= np.array(thresholds)[found.labels]]
+            own = _own_labels(found, thresholds)
             numbers[row] = len(own) if asked.label is None else int((own == asked.label).sum())
         least = asked.least if asked.least is not None else int(asked.label is not None and asked.most is None)
         shown &= numbers >= least

@@ -7,7 +7,7 @@ N images, B boxes of all of them.
 """
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class Part:
     strengths: list[float]  # NaN where there is none
     counts: list[int]  # boxes of each
     rows: list[list[float]]  # x0, y0, x1, y1, score, label of all
+    crowds: list[bool]  # which of them are regions to ignore
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class View:
     scores: npt.NDArray[np.float32]  # [B]
     labels: npt.NDArray[np.uint16]  # [B]
     sides: npt.NDArray[np.float16]  # [B] root of the area, pixels
-    doubles: npt.NDArray[np.bool_]  # [B] which are no labels, since a surer box of their class covers them
+    never: npt.NDArray[np.bool_]  # [B] no labels at any threshold: regions to ignore, and what a surer box covers
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -105,7 +106,7 @@ class Index:
     def __post_init__(self) -> None:
         kinds = {
             "numbers": np.int64, "places": np.int64, "outcomes": np.uint8, "strengths": np.float32, "starts": np.int64,
-            "scores": np.float32, "labels": np.uint16, "sides": np.float16, "doubles": np.bool_,
+            "scores": np.float32, "labels": np.uint16, "sides": np.float16, "never": np.bool_,
         }  # fmt: skip
         self._columns = {name: Column(kind) for name, kind in kinds.items()}
         self._columns["starts"].extend([0])
@@ -118,27 +119,28 @@ class Index:
         added = {
             "numbers": part.numbers, "places": part.places, "outcomes": part.outcomes, "strengths": part.strengths,
             "starts": before + np.cumsum(part.counts), "scores": table[:, 4], "labels": table[:, 5], "sides": sides,
-            "doubles": self._doubles(part),
+            "never": self._never(part),
         }  # fmt: skip
         with self._guard:
             for name, values in added.items():
                 self._columns[name].extend(values)
             self._view = None
 
-    def _doubles(self, part: Part) -> npt.NDArray[np.bool_]:
-        """Which boxes of the part are doubles, [B]."""
-        found = np.zeros(len(part.rows), dtype=np.bool_)
+    def _never(self, part: Part) -> npt.NDArray[np.bool_]:
+        """Which boxes of the part are labels at no threshold, [B]."""
+        never = np.array(part.crowds, dtype=np.bool_)
         ends = np.cumsum(part.counts).tolist()
         for start, end in zip([0, *ends], ends, strict=False) if self.max_overlap < 1.0 else ():
-            found[start:end] = ~without_doubles(Instances.from_rows(part.rows[start:end]), self.max_overlap)
-        return found
+            found = replace(Instances.from_rows(part.rows[start:end]), crowd=never[start:end])
+            never[start:end] |= ~without_doubles(found, self.max_overlap)
+        return never
 
     def view(self) -> View:
         """All that is known now."""
         with self._guard:
             if self._view is None:
                 n, boxes = self._columns["numbers"].size, self._columns["scores"].size
-                sizes = {"starts": n + 1, "scores": boxes, "labels": boxes, "sides": boxes, "doubles": boxes}
+                sizes = {"starts": n + 1, "scores": boxes, "labels": boxes, "sides": boxes, "never": boxes}
                 self._view = View(**{name: one.view(sizes.get(name, n)) for name, one in self._columns.items()})
             return self._view
 
@@ -150,4 +152,5 @@ def part_of_instances(found: list[Instances], first: int) -> Part:
         numbers=list(range(first, first + count)), places=[0] * count, outcomes=[KEPT] * count,
         strengths=[float("nan")] * count, counts=[len(one) for one in found],
         rows=[row for one in found for row in one.to_rows()],
+        crowds=[crowd for one in found for crowd in one.crowd.tolist()],
     )  # fmt: skip

@@ -26,7 +26,6 @@ from engines.review.index import Index
 from engines.review.log import ReviewLog
 from engines.review.session import Session
 from engines.review.sources import DatasetSource, RunSource, Source
-from engines.review.thresholds import rules_in_force
 from engines.runs.run_folder import RUN, require_run
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ def _begun(settings: ReviewSettings) -> Iterator[tuple[Session, tuple[Finding, .
     """Open what is reviewed: decisions are read, the index fills in a thread."""
     source, audit = open_source(settings)
     with contextlib.closing(source), ReviewLog(source.folder) as log:
-        rules = rules_in_force(source)
+        rules = source.rules()
         index = Index(max_overlap=rules.max_overlap)
         session = Session(source, index, log, rules)
         threading.Thread(target=source.fill, args=(index,), daemon=True).start()

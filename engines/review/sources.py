@@ -13,15 +13,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from engines.common.quote import shorten
 from engines.datasets.dataset import Dataset
 from engines.errors import DatasetError, DengineError, RunError
 from engines.labels.boxes import Instances
 from engines.labels.rules import DropReason, Rules, candidates
 from engines.painting.references import open_references
 from engines.painting.run_settings import RunSettings
+from engines.painting.settings import LIMIT
 from engines.review.index import KEPT, Index, Part, part_of_instances
 from engines.runs.given_lines import given_of
-from engines.runs.journal import JOURNAL, Entry, find_image, image_name
+from engines.runs.journal import JOURNAL, Entry, find_image, image_name, read_line
+from engines.runs.lines import check_boxes
+from engines.runs.rules_in_force import rules_in_force
 
 _FIRST_BLOCK, _BLOCK = 32, 500  # images read into the index at once: the first soon, for somebody waits
 _BREATH = 0.005  # seconds between two blocks, in which who looks already is answered
@@ -52,7 +56,7 @@ class Source(Protocol):
     class_names: tuple[str, ...]
 
     def rules(self) -> Rules:
-        """What it takes as labels, by itself."""
+        """What it takes as labels: of a dataset, everything that is there."""
 
     def fill(self, index: Index) -> None:
         """Read everything into the index. Errors are noted there."""
@@ -81,8 +85,8 @@ class RunSource:
         self._journal = (folder / JOURNAL).open("rb")  # kept open: a place in it is a file's bytes, whatever happens
 
     def rules(self) -> Rules:
-        """The run's own."""
-        return self.run.rules
+        """What the run's next dataset goes by."""
+        return rules_in_force(self.folder, self.run)
 
     def fill(self, index: Index) -> None:
         """Read the journal's whole lines."""
@@ -90,22 +94,26 @@ class RunSource:
         index.total = path.stat().st_size
         try:
             with path.open("rb") as file:
-                for part, read in _parts(path, file, self.run.rules):
+                for part, read in _parts(path, file, self.run, self.rules()):
                     index.add(part)
                     index.read = read
                     time.sleep(_BREATH)
         except (OSError, DengineError) as cause:
             index.trouble = str(cause)
-        index.complete = True
+        finally:
+            index.complete = True
 
     def item(self, number: int, place: int) -> Item:
-        """Read one line of the journal again."""
-        entry = Entry.from_line(_line_at(self._journal.fileno(), place))
+        """Read one line of the journal again. Raises RunError for one that is none."""
+        try:
+            entry = read_line(_line_at(self._journal.fileno(), place), self.run)
+        except ValueError as cause:
+            raise RunError(f"{self.folder / JOURNAL}, image {number}: {shorten(cause, 200)}.") from None
         file = self._file(entry) if entry.file else None
         width, height = self.run.frame
         return Item(
             entry.file or image_name(entry.index, self.run.suffix), file, width, height,
-            candidates(entry.instances, self.run.rules, entry.known),
+            candidates(entry.instances, self.rules(), entry.known),
             entry.prompt, entry.reference, entry.strength, None if entry.drop is None else entry.drop.text,
         )  # fmt: skip
 
@@ -190,7 +198,7 @@ def with_thresholds(rules: Rules, thresholds: Sequence[float]) -> Rules:
     return replace(rules, thresholds=dict(zip(rules.thresholds, map(float, thresholds), strict=True)))
 
 
-def _parts(path: Path, file: Any, rules: Rules) -> Iterator[tuple[Part, int]]:
+def _parts(path: Path, file: Any, run: RunSettings, rules: Rules) -> Iterator[tuple[Part, int]]:
     """The journal's lines in blocks, and the bytes read so far; a last line that a kill cut short is passed over."""
     place, part, size = 0, _new_part(), _FIRST_BLOCK
     for number, line in enumerate(file, start=1):
@@ -198,35 +206,48 @@ def _parts(path: Path, file: Any, rules: Rules) -> Iterator[tuple[Part, int]]:
             break
         try:
             _note(part, json.loads(line), place, rules)
-        except (ValueError, KeyError, TypeError, IndexError) as cause:
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as cause:
             raise RunError(
                 f"{path}, line {number}, is not a journal line: what comes after it is not shown."
             ) from cause
         place += len(line)
         if len(part.numbers) >= size:
-            yield part, place
+            yield _checked(part, run, f"{path}, up to line {number}"), place
             part, size = _new_part(), _BLOCK
-    yield part, place
+    yield _checked(part, run, f"{path}, up to its end"), place
+
+
+def _checked(part: Part, run: RunSettings, where: str) -> Part:
+    """The part, if its boxes can be of the run: all at once, since a run may have millions. RunError if not."""
+    try:
+        check_boxes(Instances.from_rows(part.rows), run.frame, len(run.class_names))
+    except (ValueError, TypeError, OverflowError) as cause:
+        raise RunError(f"{where}, is not a journal: {shorten(cause, 200)}.") from cause
+    return part
 
 
 def _new_part() -> Part:
-    return Part([], [], [], [], [], [])
+    return Part([], [], [], [], [], [], [])
 
 
 def _note(part: Part, value: dict[str, Any], place: int, rules: Rules) -> None:
     rows, strength = value["boxes"], value["strength"]
+    crowds = [False] * len(rows)
     if rules.labels != "adapter" and (given := given_of(value)) is not None:
-        rows = candidates(Instances.from_rows(rows), rules, given.instances).to_rows()
-    if any(len(row) != 6 or not 0 <= row[5] < len(rules.thresholds) for row in rows):
-        raise ValueError("a box of no class")
+        found = candidates(Instances.from_rows(rows), rules, given.instances)
+        rows, crowds = found.to_rows(), found.crowd.tolist()
+    index, last = value["index"], part.numbers[-1] if part.numbers else -1
+    if type(index) is not int or not last < index <= LIMIT:
+        raise ValueError("an index out of order")
     kept = value["outcome"] == "kept"
     reason = KEPT if kept else 1 + _REASONS.index(DropReason(value.get("drop", "unreadable")))
-    part.numbers.append(int(value["index"]))
+    part.numbers.append(index)
     part.outcomes.append(reason)
     part.places.append(place)
     part.strengths.append(float("nan") if strength is None else float(strength))
     part.counts.append(len(rows))
     part.rows.extend(rows)
+    part.crowds.extend(crowds)
 
 
 def _line_at(descriptor: int, place: int) -> bytes:

@@ -10,35 +10,32 @@ brings it back: so no image is without its label, and no label without its image
 
 import contextlib
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from engines.common.events import Report, silent
 from engines.common.files import sync_folder
-from engines.datasets.imagefolder_writer import CARD, METADATA, is_ours, write_card, write_imagefolder
+from engines.datasets.imagefolder_writer import CARD, METADATA, is_ours, write_card, writing_imagefolder
 from engines.datasets.images import image_size
 from engines.datasets.shard_writers import PARQUET, WEBDATASET, write_parquet, write_webdataset
-from engines.datasets.writers import AnnotatedImage, write_coco
-from engines.datasets.yolo_writer import DATA_YAML, LABELS, TRAIN_LIST, VAL_LIST, write_yolo
+from engines.datasets.writers import Add, AnnotatedImage, writing_coco
+from engines.datasets.yolo_writer import DATA_YAML, LABELS, TRAIN_LIST, VAL_LIST, writing_yolo
 from engines.errors import RunError
-from engines.labels.boxes import Instances
-from engines.labels.rules import Drop, DropReason, Rules, drop
+from engines.labels.rules import Rules
 from engines.labels.scores import stored
 from engines.painting.jobs import JobSource
 from engines.painting.run_settings import RunSettings
-from engines.runs.dataset_rules import RULES, Applied, DatasetRules, was_painted, write_rules
+from engines.runs.choices import Choice, Tally, annotated, choices_of
+from engines.runs.dataset_rules import RULES, Applied, DatasetRules, write_rules
 from engines.runs.decisions import Decisions, read_decisions
 from engines.runs.journal import (
     IMAGES,
     JOURNAL,
     OWN,
     SPARE,
-    Entry,
     find_image,
-    read_entries,
     read_files,
     remove_images_from,
 )
@@ -51,7 +48,6 @@ from engines.runs.summaries import DatasetSummary
 ANNOTATIONS = "annotations.json"
 _FOLDERS = (LABELS, PARQUET, WEBDATASET)  # of formats
 STAGE = f"{OWN}/dataset.tmp"  # where new dataset files are made
-_BEYOND = Drop(DropReason.BEYOND, "beyond the count")
 
 
 def write_dataset(
@@ -69,17 +65,16 @@ def write_dataset(
     run, rules, decisions = applied.run, applied.rules, read_decisions(folder)
     repeats = _repeats(folder, applied, source)
 
-    passes = Passes(report, 2 + len({*run.options.formats, "coco"}))  # to count, and for the preview
+    passes = Passes(report, 1 + len({PARQUET, WEBDATASET} & set(run.options.formats)))
 
-    def choose() -> Iterator[_Choice]:
-        return passes.through(_choices(folder / JOURNAL, run, rules, repeats, decisions))
+    def choose() -> Iterator[Choice]:
+        return passes.through(choices_of(folder / JOURNAL, run, rules, repeats, decisions))
 
-    tally = _count(folder, choose(), run)
-    remove_images_from(folder, tally.next_index)
     stage = folder / STAGE
     try:
-        _write_files(stage, folder, applied, choose, decisions.digest)
+        tally = _write_files(stage, folder, applied, choose, decisions.digest)
         write_rules(stage, asked)
+        remove_images_from(folder, tally.next_index)
         preview = (stage / PREVIEW).exists()
         _take_over(folder, stage, bytes(tally.used))
     except BaseException:
@@ -113,51 +108,13 @@ def remove_dataset_files(folder: Path) -> None:
     _remove_leftovers(folder)
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """A journal line, and what the dataset makes of it."""
-
-    entry: Entry
-    instances: Instances  # its labels, and as crowds the regions to ignore
-    drop: Drop | None  # why the image is not in the dataset; None when it is
-
-
-@dataclass
-class _Tally:
-    images: int = 0
-    jobs: int = 0
-    next_index: int = 0  # after the last line
-    boxes: Counter[int] = field(default_factory=Counter)
-    ignored: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    used: bytearray = field(default_factory=bytearray)  # of each line, whether its image is in the dataset
-
-
-def _choices(
-    journal: Path, run: RunSettings, rules: Rules, repeats: Mapping[int, str], decisions: Decisions
-) -> Iterator[_Choice]:
-    """What the dataset makes of every line: images with a label, and no more of them than were asked for; last of all,
-    what was decided in review, which frees no place for other images.
-    """
-    images = 0
-    for entry in read_entries(journal, run):
-        by_rule = drop(entry.instances, rules, entry.known) if was_painted(entry) else None
-        dropped = by_rule or entry.drop
-        if dropped is None and entry.index in repeats:
-            dropped = Drop(DropReason.REPEAT, repeats[entry.index])
-        if dropped is None and run.options.count is not None and images == run.options.count:
-            dropped = _BEYOND
-        images += dropped is None
-        yield _Choice(entry, *decisions.choose(entry, rules, entry.labels(rules), dropped))
-
-
 def _repeats(folder: Path, applied: Applied, source: JobSource | None) -> Mapping[int, str]:
     """The images that the dataset would have, but for what they repeat."""
     run, rules = applied.run, applied.rules
     if not run.options.near_duplicates and not applied.training:
         return {}
     uncut = replace(run, options=replace(run.options, count=None))
-    everything = _choices(folder / JOURNAL, uncut, rules, {}, Decisions())
+    everything = choices_of(folder / JOURNAL, uncut, rules, {}, Decisions())
     candidates = (
         Candidate(choice.entry.index, find_image(folder, choice.entry)) for choice in everything if choice.drop is None
     )
@@ -166,54 +123,62 @@ def _repeats(folder: Path, applied: Applied, source: JobSource | None) -> Mappin
     return find_repeats(candidates, run, source if source and source.references else None, applied.training)
 
 
-def _count(folder: Path, choices: Iterator[_Choice], run: RunSettings) -> _Tally:
-    """See that every image of the dataset is there, the first of the run's size, and count."""
-    tally = _Tally()
-    for choice in choices:
-        tally.jobs += 1
-        tally.used.append(choice.drop is None)
-        tally.next_index = choice.entry.index + 1
-        if choice.drop is not None:
-            tally.dropped[choice.drop.text] += 1
-            continue
-        file = find_image(folder, choice.entry)
-        if not tally.images and (size := image_size(file)) != run.frame:
-            sizes = ["x".join(map(str, sides)) for sides in (size, run.frame)]
-            raise RunError(f"{file} has {sizes[0]} pixels, but {folder / RUN} says {sizes[1]}: put the right one back.")
-        tally.images += 1
-        tally.boxes.update(choice.instances.single.labels.tolist())
-        tally.ignored += int(choice.instances.crowd.sum())
-    return tally
-
-
 def _write_files(
-    stage: Path, folder: Path, applied: Applied, choose: Callable[[], Iterator[_Choice]], review: str | None
-) -> None:
-    """Make all dataset files in the new folder `stage`."""
-    run = applied.run
+    stage: Path, folder: Path, applied: Applied, choose: Callable[[], Iterator[Choice]], review: str | None
+) -> Tally:
+    """Make all dataset files in the new folder `stage`, and count: in one pass, but for the formats that hold images.
+
+    Raises RunError unless every image of the dataset is there, the first of the run's size.
+    """
+    run, tally, samples = applied.run, Tally(), list[Sample]()
     for part in (IMAGES, OWN):
         (stage / part).mkdir(parents=True)
-    kept = islice((choice for choice in choose() if choice.drop is None), PREVIEW_IMAGES)
-    samples = [Sample(find_image(folder, choice.entry), choice.instances.single) for choice in kept]
+    with ExitStack() as stack:
+        writers = [stack.enter_context(one) for one in _writing(stage, applied, review)]
+        for choice in choose():
+            tally.add(choice)
+            if choice.drop is not None:
+                continue
+            file = find_image(folder, choice.entry)
+            if tally.images == 1:
+                _check_size(file, folder, run)
+            if len(samples) < PREVIEW_IMAGES:
+                samples.append(Sample(file, choice.instances.single))
+            image = annotated(choice, run)
+            for add in writers:
+                add(image)
     if samples:
         write_preview(stage / PREVIEW, samples, run.class_names)
-    if "yolo" in run.options.formats:
-        write_yolo(stage, _annotated(choose(), run), run.class_names, run.options.val_fraction)
-    if "imagefolder" in run.options.formats:
-        write_imagefolder(stage, _annotated(choose(), run), run.class_names)
-    else:
+    if "imagefolder" not in run.options.formats:
         write_card(stage)
     if PARQUET in run.options.formats:
         write_parquet(stage, _with_files(folder, choose(), run), run.class_names)
     if WEBDATASET in run.options.formats:
         write_webdataset(stage, _with_files(folder, choose(), run), run.class_names)
+    return tally
+
+
+def _writing(stage: Path, applied: Applied, review: str | None) -> Iterator[AbstractContextManager[Add]]:
+    """The writers of all files that hold labels alone."""
+    run = applied.run
     info = {
         "description": "painted and labelled by dengine",
         "bundle_sha256": run.bundle_hash,
         "seed": run.options.seed,
         "score": stored(applied.rules.thresholds),
     } | ({} if review is None else {"review": review})
-    write_coco(stage / ANNOTATIONS, _annotated(choose(), run), run.class_names, info)
+    yield writing_coco(stage / ANNOTATIONS, run.class_names, info)
+    if "yolo" in run.options.formats:
+        yield writing_yolo(stage, run.class_names, run.options.val_fraction)
+    if "imagefolder" in run.options.formats:
+        yield writing_imagefolder(stage, run.class_names)
+
+
+def _check_size(file: Path, folder: Path, run: RunSettings) -> None:
+    """Raise RunError for an image that has not the run's size."""
+    if (size := image_size(file)) != run.frame:
+        sizes = ["x".join(map(str, sides)) for sides in (size, run.frame)]
+        raise RunError(f"{file} has {sizes[0]} pixels, but {folder / RUN} says {sizes[1]}: put the right one back.")
 
 
 def _take_over(folder: Path, stage: Path, used: bytes) -> None:
@@ -256,26 +221,11 @@ def _move_images(folder: Path, used: bytes) -> None:
             spare.rmdir()
 
 
-def _with_files(folder: Path, choices: Iterator[_Choice], run: RunSettings) -> Iterator[tuple[AnnotatedImage, Path]]:
+def _with_files(folder: Path, choices: Iterator[Choice], run: RunSettings) -> Iterator[tuple[AnnotatedImage, Path]]:
     """The images of the dataset with their files, which are not yet in their places."""
     for choice in choices:
         if choice.drop is None:
-            (image,) = _annotated(iter((choice,)), run)
-            yield image, find_image(folder, choice.entry)
-
-
-def _annotated(choices: Iterator[_Choice], run: RunSettings) -> Iterator[AnnotatedImage]:
-    width, height = run.frame
-    for choice in choices:
-        if choice.drop is None:
-            yield AnnotatedImage(
-                file_name=str(choice.entry.file),
-                width=width,
-                height=height,
-                instances=choice.instances,
-                prompt=choice.entry.prompt,
-                group=choice.entry.reference,
-            )
+            yield annotated(choice, run), find_image(folder, choice.entry)
 
 
 def _remove_other_formats(folder: Path) -> None:

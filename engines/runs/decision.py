@@ -14,6 +14,7 @@ from engines.common.quote import quote
 
 _ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _LONGEST_NAME = 2048
+FARTHEST = 1e7  # pixels that a corner may be off the origin
 
 Corners = tuple[float, float, float, float]
 
@@ -127,7 +128,7 @@ def _names(value: object) -> tuple[str, ...]:
 def _corners(value: Mapping[str, Any], name: str) -> Corners:
     box = value.get(name.rpartition(".")[2])
     numbers = box if isinstance(box, list | tuple) else ()
-    if len(numbers) != 4 or not all(isinstance(one, int | float) and abs(one) < 1e7 for one in numbers):
+    if len(numbers) != 4 or not all(isinstance(one, int | float) and abs(one) < FARTHEST for one in numbers):
         raise ValueError(f'"{name}" is {quote(box)}; four numbers, x0, y0, x1, y1, were expected')
     x0, y0, x1, y1 = map(float, numbers)
     if not (x0 < x1 and y0 < y1):

@@ -8,6 +8,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -60,7 +61,7 @@ class Entry:
     @classmethod
     def from_line(cls, line: bytes | str) -> "Entry":
         """Read what `to_line` wrote; ValueError that says what is wrong with anything else."""
-        value = checked_line(line)
+        value, table = checked_line(line)
         kept = value["outcome"] == "kept"
         return cls(
             index=value["index"],
@@ -70,7 +71,7 @@ class Entry:
             drop=None if kept else _drop(value),
             file=value["file"] if kept else None,
             sha256=value["sha256"] if kept else None,
-            instances=Instances.from_rows(value["boxes"]),
+            instances=Instances.from_table(table),
             given=given_of(value),
         )
 
@@ -154,7 +155,7 @@ def read_entries(path: Path, run: RunSettings | None = None) -> Iterator[Entry]:
                 if not line.endswith(b"\n"):
                     return
                 try:
-                    entry = _read_line(line, run)
+                    entry = read_line(line, run)
                     if entry.index <= last:
                         raise ValueError(f'"index" is {entry.index}, after {last}')
                 except ValueError as cause:
@@ -282,7 +283,8 @@ def _drop(value: dict[str, Any]) -> Drop:
     )
 
 
-def _read_line(line: bytes, run: RunSettings | None) -> Entry:
+def read_line(line: bytes, run: RunSettings | None) -> Entry:
+    """The entry of a line; of `run`, where that is given. ValueError that says what is wrong with anything else."""
     entry = Entry.from_line(line)
     if run is not None:
         check_boxes(entry.instances, run.frame, len(run.class_names))
@@ -292,9 +294,6 @@ def _read_line(line: bytes, run: RunSettings | None) -> Entry:
 
 
 def _whole_line(line: bytes, run: RunSettings | None) -> Entry | None:
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        return _read_line(line, run)
-    except ValueError:
-        return None
+    with suppress(ValueError):
+        return read_line(line, run) if line.endswith(b"\n") else None
+    return None

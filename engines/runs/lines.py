@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from engines.common.quote import quote
 from engines.labels.boxes import Instances
@@ -19,22 +20,25 @@ IMAGE_NAME = re.compile(r"\d{8,10}\.(jpg|png)")  # nothing that could lead out o
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MOST_BOXES = 10_000  # of an image
 _LEAST_SIDE = 2.0**-10  # pixels, more than which every side has, so that it has some on the grid of the writers, too
+Table = npt.NDArray[np.float64]  # [N, 6]: four corners, score, label
 _OUTCOMES = {"kept": True, "dropped": False}
 
 
-def checked_line(line: bytes | str) -> dict[str, Any]:
-    """The object of a line; ValueError that says what is wrong with it."""
+def checked_line(line: bytes | str) -> tuple[dict[str, Any], Table]:
+    """The object of a line, and its boxes as a table; ValueError that says what is wrong with it."""
     try:
         value = json.loads(line)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     if not isinstance(value, Mapping) or value.get("outcome") not in ("kept", "dropped"):
         raise ValueError("it is not a journal line")
-    for name, expected, fits in _checks(value):
+    table = _table(value.get("boxes"))
+    for name, expected, fits in _checks(value, table):
         if not fits:
             found = quote(value[name]) if name in value else "missing"
             raise ValueError(f'"{name}" is {found}; {expected} was expected')
-    return dict(value)
+    assert table is not None
+    return dict(value), table
 
 
 def check_boxes(found: Instances, frame: tuple[int, int], classes: int) -> None:
@@ -54,7 +58,7 @@ def check_boxes(found: Instances, frame: tuple[int, int], classes: int) -> None:
         raise ValueError(f"box {number} is of class {quote(int(found.labels[number]))}; there are {classes}, from 0 on")
 
 
-def _checks(value: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+def _checks(value: Mapping[str, Any], table: Table | None) -> Iterator[tuple[str, str, bool]]:
     """(key, what was expected, whether it is so)."""
     index, file = value.get("index"), value.get("file")
     yield "index", "a whole number from 0 on", type(index) is int and 0 <= index <= LIMIT
@@ -74,23 +78,24 @@ def _checks(value: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
     yield "strength", "a number from 0 to 1, or null", "strength" in value and fits
     rows = value.get("boxes")
     yield "boxes", "a list", isinstance(rows, list) and len(rows) <= _MOST_BOXES
-    yield "boxes", "rows of x0, y0, x1, y1, score, label", _are_rows(rows) if isinstance(rows, list) else not rows
+    yield "boxes", "rows of x0, y0, x1, y1, score, label", table is not None
 
 
-def _are_rows(rows: list[Any]) -> bool:
-    """Whether these are rows of four numbers, a score and a class: all at once, since a run may have millions."""
-    if not all(type(row) is list and len(row) == 6 for row in rows):
-        return False
+def _table(rows: object) -> Table | None:
+    """Rows of four numbers, a score and a class, all at once, since a run may have millions; None for anything else."""
+    if not isinstance(rows, list) or not all(type(row) is list and len(row) == 6 for row in rows):
+        return None
     if not set(map(type, chain.from_iterable(rows))) <= {int, float}:
-        return False
+        return None
     try:
         table = np.array(rows, dtype=np.float64).reshape(-1, 6)
     except OverflowError:
-        return False
+        return None
     bounded = bool((np.abs(table[:, :4]) <= LIMIT).all())  # NaN is not
     scores, labels = table[:, 4], table[:, 5]
     scored = bool(((scores >= 0.0) & (scores <= 1.0)).all())
-    return bounded and scored and bool(((labels >= 0) & (labels <= LIMIT) & (labels == np.floor(labels))).all())
+    classes = bool(((labels >= 0) & (labels <= LIMIT) & (labels == np.floor(labels))).all())
+    return table if bounded and scored and classes else None
 
 
 def is_number(value: object) -> bool:

@@ -3,11 +3,11 @@
 Knows: their file, both ways. Knows nothing about what is done by them.
 """
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from engines.common.files import read_json, write_json
+from engines.common.schema import from_object
 from engines.errors import RunError, UsageError
 from engines.labels.scores import ScorePolicy, StoredScore, Thresholds, stored
 from engines.runs.journal import OWN
@@ -16,21 +16,28 @@ THRESHOLDS = f"{OWN}/thresholds.json"
 _FORMAT = 1
 
 
+@dataclass(frozen=True)
+class _Saved:
+    """The file."""
+
+    format: int
+    score: float | dict[str, float]
+
+
 def saved_score(folder: Path) -> StoredScore | None:
     """The score that was chosen last; None where none was. Raises RunError that names the file."""
     path = folder / THRESHOLDS
     if not path.exists():
         return None
     content = read_json(path, RunError)
-    score: Any = content.get("score")
-    numbers = list(score.values()) if isinstance(score, Mapping) else [score]
-    if content.get("format") != _FORMAT or not all(isinstance(one, int | float) for one in numbers):
-        raise RunError(f"{path}: format {_FORMAT} and a score, one number or one for each class, were expected.")
+    if content.get("format") != _FORMAT:
+        raise RunError(f"{path}: format {_FORMAT} was expected. Remove it, or choose thresholds in a review again.")
+    score = from_object(_Saved, content, RunError, str(path)).score
     try:
         ScorePolicy.of(score)
     except UsageError as cause:
         raise RunError(f"{path}: {cause}") from cause
-    return dict(score) if isinstance(score, Mapping) else float(numbers[0])
+    return score
 
 
 def save_score(folder: Path, thresholds: Thresholds) -> None:

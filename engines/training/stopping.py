@@ -5,6 +5,7 @@ Knows: the files of a checkpoint, and its index. Knows nothing about weights, or
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from engines.common.events import Report, note
+from engines.common.files import read_json
 from engines.common.interrupts import held
 from engines.common.plurals import counted
-from engines.errors import Interrupted
+from engines.common.quote import list_mistakes, quote, shorten
+from engines.common.schema import from_object, hold, in_range
+from engines.common.training_log import Row
+from engines.errors import DengineError, Interrupted, TrainingError
 
 INDEX, BEST = "checkpoint.json", "best.safetensors"
 _SAVING = "The training is over and is being saved. Ctrl-C again stops at once."
@@ -32,13 +37,47 @@ class Reached:
         return f"{self.stage}, step {self.step} of {self.steps}"
 
 
+@dataclass(frozen=True)
+class CheckpointIndex:
+    """What the index says of the checkpoint beside it."""
+
+    file: str  # name of the weights' file
+    stage: str  # as events name it
+    step: int  # optimiser steps that are done
+    best: dict[str, float]  # figures of the best evaluation; {} without one
+    identity: dict[str, Any]  # all that decides the result, the options among it
+    losses: tuple[float, ...] = ()  # since they were last told
+    log: tuple[Row, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        options = self.identity.get("options")
+        found = options.get("steps") if isinstance(options, Mapping) else None
+        return found if type(found) is int else 0
+
+
+def read_index(folder: Path) -> CheckpointIndex:
+    """The index of the checkpoint in `folder`. Raises TrainingError that says what is wrong with it."""
+    where, mend = str(folder / INDEX), "Remove the folder, and train from the start."
+    found = from_object(CheckpointIndex, read_json(folder / INDEX, TrainingError), TrainingError, where)
+    checks = (
+        ("file", "the file of a checkpoint", re.fullmatch(r"checkpoint-\d+\.safetensors", found.file) is not None),
+        ("step", f"1 to {found.steps}, the steps of its options", 1 <= found.step <= found.steps),
+        ("losses", "numbers that can be added up", in_range(found.losses, -1e30, 1e30)),
+        ("log", "rows with a step and a loss", all({"step", "loss"} <= row.keys() for row in found.log)),
+    )
+    hold(found, checks, TrainingError, where, mend)
+    return found
+
+
 def reached(folder: Path) -> Reached | None:
     """The newest checkpoint below a folder; None where none is."""
     indices = sorted(folder.rglob(INDEX), key=lambda path: path.stat().st_mtime_ns)
     if not indices:
         return None
-    index = json.loads(indices[-1].read_text("utf-8"))
-    return Reached(str(index["stage"]), int(index["step"]), int(index["identity"]["options"]["steps"]))
+    index = read_index(indices[-1].parent)
+    return Reached(index.stage, index.step, index.steps)
 
 
 def steps_done(folder: Path) -> int:
@@ -77,18 +116,20 @@ def finished(folder: Path) -> None:
         folder.rmdir()
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two JSON-like objects, a line a key: "options.lr was 0.001, is 0.002"."""
-    found = []
+def check_same(folder: Path, before: object, now: Mapping[str, Any], error: type[DengineError]) -> None:
+    """Raise `error` that shows what differs where `before`, read from a file of `folder`, is not all that decides its
+    content `now`."""
+    if found := list(_differences(before if isinstance(before, Mapping) else {}, json.loads(json.dumps(now)))):
+        raise error(
+            f"{folder} was made with other settings: {list_mistakes(found)}. Give these again, or another folder."
+        )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """What differs between two JSON objects, a line a key: "options.lr was 0.001, is 0.002"."""
     for key in sorted({*old, *new}):
         before, now = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(now, Mapping):
-            found += differences(before, now, f"{prefix}{key}.")
-        elif _plain(before) != _plain(now):
-            found.append(f"{prefix}{key} was {before}, is {now}")
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, as JSON gives them back."""
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+            yield from _differences(before, now, f"{prefix}{key}.")
+        elif before != now:
+            yield f"{prefix}{shorten(key)} was {quote(before)}, is {quote(now)}"

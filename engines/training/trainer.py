@@ -15,19 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engines.common.devices import resolve_precision
 from engines.common.events import Event, EventKind, Report, note
-from engines.common.files import read_json, replacing, write_json
+from engines.common.files import replacing, write_json
 from engines.common.interrupts import held
+from engines.common.quote import shorten
 from engines.common.training_log import Row
-from engines.errors import TrainingError
-from engines.training.stopping import BEST, INDEX, differences
+from engines.common.weight_file import check_described, check_finite, read_header
+from engines.errors import ModelError, TrainingError
+from engines.training.stopping import BEST, INDEX, check_same, read_index
 
 _HIGHEST = "highest"  # of the figure that picks, over all evaluations
 _FINISHING = "Finishing the step in work, then a checkpoint is written. Ctrl-C again stops at once."
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 _FREE = ("device", "checkpoint_minutes")  # options that may change at a resume
 
 
@@ -132,14 +136,12 @@ def fit(
 
 def log_of(folder: Path) -> list[Row]:
     """How the training in a folder went, by its last checkpoint."""
-    rows: list[Row] = read_json(folder / INDEX, TrainingError).get("log", [])
-    return rows
+    return list(read_index(folder).log)
 
 
 def started_with(folder: Path, default: Mapping[str, Any]) -> Mapping[str, Any]:
     """The identity of the unfinished training in `folder`; `default` where there is none. Raises TrainingError."""
-    path = folder / INDEX
-    return dict(read_json(path, TrainingError)["identity"]) if path.exists() else default
+    return read_index(folder).identity if (folder / INDEX).exists() else default
 
 
 def _progress(
@@ -259,7 +261,7 @@ class _State:
     def install_result(self, folder: Path) -> None:
         """Leave the module with the best weights, or with the averaged ones where none were evaluated."""
         if self.best:
-            stored = load_file(folder / BEST)
+            stored = _load_tensors(folder / BEST, self._with_buffers(self.average), {}, "cpu")
             self._install({name: stored[f"weight.{name}"] for name in self.named})
             self._install_buffers(stored)
         else:
@@ -267,8 +269,7 @@ class _State:
 
     def save(self, folder: Path, identity: Mapping[str, Any]) -> None:
         """Write a checkpoint; the one before it is removed once the new one is whole."""
-        tensors = self._with_buffers({name: parameter.detach() for name, parameter in self.named.items()})
-        tensors |= {f"average.{name}": value for name, value in self.average.items()}
+        tensors = self._held()
         for name, parameter in self.named.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{key}.{name}"] = value
@@ -284,23 +285,24 @@ class _State:
         """Take a checkpoint up again, if there is one; another identity is a TrainingError showing the difference."""
         if not (folder / INDEX).exists():
             return
-        index = read_json(folder / INDEX, TrainingError)
-        changed = differences(index["identity"], identity)
-        if changed:
-            raise TrainingError(f"{folder} was started with other settings: {'; '.join(changed)}.")
-        tensors = load_file(folder / Path(index["file"]).name, device=self.options.device)
-        self.step, self.best, self.losses = int(index["step"]), dict(index["best"]), list(index.get("losses", ()))
-        self.log = list(index.get("log", ()))
+        index = read_index(folder)
+        check_same(folder, index.identity, identity, TrainingError)
+        tensors = _load_tensors(folder / index.file, self._held(), self.named, self.options.device)
+        self.step, self.best, self.losses, self.log = index.step, dict(index.best), list(index.losses), list(index.log)
         self._install({name: tensors[f"weight.{name}"] for name in self.named})
         self._install_buffers(tensors)
         for name, parameter in self.named.items():
             self.average[name].copy_(tensors[f"average.{name}"])
-            keys = ("step", "exp_avg", "exp_avg_sq")
             if f"adam.step.{name}" in tensors:
                 self.optimizer.state[parameter] = {
                     key: tensors[f"adam.{key}.{name}"].cpu() if key == "step" else tensors[f"adam.{key}.{name}"]
-                    for key in keys
+                    for key in _MOMENTS
                 }
+
+    def _held(self) -> dict[str, torch.Tensor]:
+        """Weights, buffers and averages, by their names in a checkpoint."""
+        tensors = self._with_buffers({name: parameter.detach() for name, parameter in self.named.items()})
+        return tensors | {f"average.{name}": value for name, value in self.average.items()}
 
     def _with_buffers(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         tensors = {f"weight.{name}": value for name, value in weights.items()}
@@ -315,6 +317,26 @@ class _State:
     def _install_buffers(self, tensors: Mapping[str, torch.Tensor]) -> None:
         for name, buffer in self.module.named_buffers():
             buffer.copy_(tensors[f"buffer.{name}"])
+
+
+def _load_tensors(
+    path: Path, expected: Mapping[str, torch.Tensor], named: Mapping[str, torch.Tensor], device: str
+) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint's file: those `expected`, and the moments of those `named` that have any.
+
+    Raises TrainingError for a file that lacks one, or has it in another shape, or a number that is not finite.
+    """
+    try:
+        stored = read_header(path).tensors
+        moving = {name: value for name, value in named.items() if f"adam.step.{name}" in stored}
+        described = {f"adam.{key}.{name}": value for name, value in moving.items() for key in _MOMENTS[1:]}
+        described |= {f"adam.step.{name}": torch.empty(()) for name in moving}
+        check_described(path, stored, {**expected, **described}, "the training", spare=True)
+        found: dict[str, torch.Tensor] = load_file(path, device=device)
+        check_finite(path, found)
+    except (ModelError, OSError, SafetensorError) as cause:
+        raise TrainingError(f"{shorten(cause, 300)} Remove {path.parent}, and train from the start.") from cause
+    return found
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

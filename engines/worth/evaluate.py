@@ -15,7 +15,6 @@ there.
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import Any
 
 from engines.common.devices import AUTO, device_name, resolve_precision
 from engines.common.events import Event, EventKind, Report, note, silent
-from engines.common.files import read_json, write_json
+from engines.common.files import write_json
 from engines.common.forecast import Forecast, Part
 from engines.common.schema import from_object, key_of, to_object
 from engines.datasets.dataset import instances_of
@@ -33,13 +32,13 @@ from engines.labels.boxes import Instances
 from engines.labels.findings import Picture
 from engines.labels.gaps import looks_incomplete
 from engines.runs.run_folder import holds_more, locked, run_errors
-from engines.training.stopping import differences, told_what_is_kept
+from engines.training.stopping import check_same, told_what_is_kept
 from engines.worth.data import ValSet, WorthData, open_data
 from engines.worth.detectors.config import INFO_FILE, DetectorOptions, fewest_cells, preset
 from engines.worth.detectors.model import Detector, check_library, load_detector
 from engines.worth.detectors.train import MEASURING, TrainingSet, detect, train_detector, try_detector, weights_digest
 from engines.worth.figures import Arm, Result, compare
-from engines.worth.measured import comparison_of, detections_of, write_measured
+from engines.worth.measured import comparison_of, read_measured, write_measured
 from engines.worth.plot import plot
 from engines.worth.settings import EvaluateSettings
 
@@ -236,11 +235,8 @@ def _results(
     results = []
     for val in data.val:
         path = folder / f"{MEASURED}-{val.digest()}.json"
-        if path.exists():
-            stored = read_json(path, RunError)
-            _check_same(folder, stored.get("identity", {}), identity)
-            found = detections_of(stored)
-        else:
+        found = read_measured(path, identity, val, len(data.class_names))
+        if found is None:
             detector = detector or _detector(known, options, folder, identity, settings, report)
             found = detect(detector, val.records, report)
             write_measured(path, val, identity, found, data.class_names)
@@ -260,7 +256,7 @@ def _detector(
     if (folder / INFO_FILE).exists():
         detector = load_detector(folder, options.device)
         trained = {key: value for key, value in identity.items() if key in detector.info.training}
-        _check_same(folder, detector.info.training, trained)
+        check_same(folder, detector.info.training, trained, RunError)
         return detector
     return train_detector(
         known,
@@ -274,10 +270,3 @@ def _detector(
         weights=settings.weights,
         pixels=identity["pixels"],
     )
-
-
-def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if changed := differences(before, json.loads(json.dumps(now))):
-        raise RunError(
-            f"{folder} was made with other settings: {'; '.join(changed)}. Give these again, or another folder."
-        )

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -28,14 +27,14 @@ def commands(making: Making, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
     """The verbs that are called, each of which but leaves the file by which it is known to be done."""
     every: list[list[str]] = []
 
-    def do(log: str, words: Sequence[object]) -> None:
-        every.append([str(word) for word in words[1:]])
+    def do(log: str, *words: object) -> None:
+        every.append([str(word) for word in words])
         done = {"train-base": "model_index.json", "train-adapter": "adapter.json", "export": "manifest.json"}
-        path = Path(every[-1][every[-1].index("--out") + 1], done.get(every[-1][1], "annotations.json"))
+        path = Path(every[-1][every[-1].index("--out") + 1], done.get(every[-1][0], "annotations.json"))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
 
-    monkeypatch.setattr(making, "_do", do)
+    monkeypatch.setattr(making, "_verb", do)
     return every
 
 
@@ -55,38 +54,37 @@ def test_every_name_of_the_plan_leads_somewhere() -> None:
 def test_an_arm_is_made_from_the_base_on_and_its_real_detector_is_shared(
     making: Making, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worth, "FEW", 3)
+    monkeypatch.setitem(worth.PARTS, "pbc-few", ("pbc-train", slice(3), True))
+    monkeypatch.setitem(worth.PARTS, "pbc-photographs", ("pbc-train", slice(3, None), False))
     making.detector("all", "copy-paste", "rt_detr", 1)
-    assert [words[1] for words in commands] == [
-        "train-base",
-        "train-adapter",
-        "export",
-        "generate",
-        "evaluate",
-        "evaluate",
-    ]
-    pasted = commands[3]
+    assert [words[0] for words in commands] == ["train-adapter", "export", "generate", "evaluate", "evaluate"]
+    pasted = commands[2]
     assert "--compose" in pasted
     assert pasted[pasted.index("--strength") + 1] == "0:0"
-    alone, arm = making.detectors("all", "real", "rt_detr"), making.detectors("all", "copy-paste", "rt_detr")
+    alone, arm = (making.work / "detectors/rt_detr/all" / name for name in ("real", "copy-paste"))
     assert (arm / "trainings" / "real-seed0").resolve() == alone / "trainings" / "real-seed0"
     few = open_dataset(making.dataset("pbc-few"))
     assert [record.name for record in few.records] == ["0.png", "1.png", "2.png"]
     assert sorted(path.name for path in making.dataset("pbc-photographs").iterdir()) == ["3.png", "4.png"]
     making.detector("all", "copy-paste", "rt_detr", 1)
-    assert [words[1] for words in commands[6:]] == ["evaluate", "evaluate"]  # which go on from what they hold
+    assert [words[0] for words in commands[5:]] == ["evaluate", "evaluate"]  # which go on from what they hold
 
 
-def test_the_table_holds_each_arm_against_its_controls(making: Making) -> None:
+def test_the_table_holds_each_arm_against_its_controls_on_the_images_of_both(
+    making: Making, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(worth, "RECORDS", tmp_path / "records")
     val = open_dataset(making.dataset("pbc-val"))
     truth = instances_of(val.records)
     nothing = [Instances.of([], [], []) for _ in truth]
-    for arm, training, found in (("real", "real", nothing), ("composed", "generated5", truth)):
-        folder = making.detectors("all", arm, "rt_detr") / "trainings" / f"{training}-seed0"
+    for arm, training, found, skipped in (("real", "real", nothing, 0), ("composed", "generated5", truth, 1)):
+        folder = making.work / "detectors/rt_detr/all" / arm / "trainings" / f"{training}-seed0"
         folder.mkdir(parents=True)
-        lists = [[one.boxes.tolist(), [0.9] * len(one), one.labels.tolist()] for one in found]
-        stored = {"val": str(making.dataset("pbc-val")), "detections": lists}
+        lists = [[one.boxes.tolist(), [0.9] * len(one), one.labels.tolist()] for one in found[skipped:]]
+        names = [record.name for record in val.records[skipped:]]
+        stored = {"val": str(making.dataset("pbc-val")), "images": names, "detections": lists}
         (folder / "measured-0.json").write_text(json.dumps(stored))
+        making.detector("all", arm, "rt_detr", 1)
     real, composed = rows(making, "all", "rt_detr")
     assert real[:4] == ("pbc-val", "real", "1", "0.0")
     assert composed[:4] == ("pbc-val", "composed", "1", "100.0")

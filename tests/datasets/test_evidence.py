@@ -66,6 +66,31 @@ def test_boxes_of_the_image_are_kept_where_they_leave_the_stated_size(tmp_path: 
     assert "fit the image alone" in read_whole(tmp_path).remarks[0]
 
 
+def in_corner(count: int, far: float) -> dict[str, list[tuple[str, Box]]]:
+    """So many boxes that fill a square in the corner of one image."""
+    steps = [3.25 + (far - 3.25) * place / (count - 1) for place in range(count)]
+    return {"a.png": [("cat", (side - 3.0, side / 2, side, side)) for side in steps]}
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "far", "right"),
+    [(24, (320, 240), 99.5, False), (8, (320, 240), 99.5, True), (24, (160, 120), 99.5, True),
+     (24, (320, 240), 140.0, True), (24, (320, 240), 60.0, True)],
+)  # fmt: skip
+def test_boxes_in_percents_are_refused_and_others_are_not(
+    tmp_path: Path, count: int, size: tuple[int, int], far: float, right: bool
+) -> None:
+    pictures = in_corner(count, far)
+    picture(tmp_path / "images" / "a.png", size=size)
+    write_coco_file(tmp_path / "annotations" / "all.json", coco_content(pictures, size=size))
+    if right:
+        read_whole(tmp_path, pictures)
+        return
+    with refused(DatasetError, "boxes", "all.json", "percents"):
+        open_dataset(tmp_path)
+    read_whole(tmp_path, pictures, boxes="written")
+
+
 @pytest.mark.parametrize("form", ["coco", "voc"])
 @pytest.mark.parametrize("by", [0.5, 2.0])
 def test_boxes_that_fit_both_sizes_are_refused_naming_both_readings(tmp_path: Path, form: str, by: float) -> None:

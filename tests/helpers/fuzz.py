@@ -2,17 +2,20 @@
 
 Knows: how a JSON value or a file's bytes are spoilt (types, huge and negative numbers, NaN and infinity, long strings,
 deep nesting, missing and extra keys; cut, repeated and flipped bytes), and what reading a spoilt file may do: give a
-result, or raise an error of the kind that users meet, soon, in a short message, and without asking for memory.
-Knows nothing about what the files mean.
+result, or raise an error of the kind that users meet, soon, in a short message, without asking for memory, and
+without touching a file of another place. Knows nothing about what the files mean.
 
 Every mutation is a function of the seed, the file's name and its number: what a report names can be made again.
 """
 
 import copy
 import json
+import os
 import random
 import resource
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +27,8 @@ from typing import Any
 from engines.errors import DengineError
 
 LONGEST_MESSAGE, MOST_LINES = 500, 3
-HANG = 10.0  # seconds
+HANG = 10.0  # seconds of processor time; of any time, so many times as much, since others may be at work here
+_PATIENCE = 6
 BALLOON = 1 << 30  # bytes that one reading may add to the most that the process ever took
 _LIMIT = 6 << 30  # bytes of addresses beyond those in use: what asks for more gets a MemoryError and not the machine
 
@@ -40,6 +44,10 @@ _STRINGS = (
 )  # fmt: skip
 _INSERTED = (b"\n", b"\x00", b"\xff", b"\xef\xbb\xbf", b'"', b"}", b"[" * 5000, b"9" * 6000)
 _WHOLE = (b"", b"null", b"[]", b"{}", b"0", b'""', b"[" * 100_000, b"\xff\xfe")
+_LIBRARIES = (  # where Python and the system read at any time
+    *{sys.prefix, sys.base_prefix, str(Path(__file__).parents[2])}, "/proc", "/sys", "/dev", "/usr", "/lib", "/etc/ssl",
+)  # fmt: skip
+_READS, _WRITES = ("os.listdir", "os.scandir"), ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link")
 
 
 @dataclass
@@ -82,11 +90,14 @@ def fuzz_file(path: Path, read: Callable[[], object], count: int, seed: int = 0)
     return report
 
 
-def judge(read: Callable[[], object], name: str, report: Report) -> None:
-    """Call `read` once, and note in `report` what came of it."""
+def judge(read: Callable[[], object], name: str, report: Report, inside: Path | None = None) -> None:
+    """Call `read` once, and note in `report` what came of it; `inside`: where it may read, and write."""
     started, began, peak = time.monotonic(), time.process_time(), _peak()
+    touched: set[tuple[str, bool]] = set()
+    in_threads: list[str] = []
+    hook, threading.excepthook = threading.excepthook, lambda told: in_threads.append(repr(told.exc_value))
     try:
-        with _limits():
+        with _limits(), _watched(touched):
             read()
         report.read += 1
     except DengineError as error:
@@ -100,6 +111,10 @@ def judge(read: Callable[[], object], name: str, report: Report) -> None:
         report.problems.append(f"{name}: more than {HANG:g} s")
     except Exception as error:
         report.problems.append(f"{name}: {type(error).__name__}: {str(error)[:200]!r}")
+    threading.excepthook = hook
+    report.problems += [f"{name}: in a thread, {error[:200]}" for error in in_threads]
+    if inside is not None and (out := sorted(_outside(touched, inside))):
+        report.problems.append(f"{name}: {'; '.join(out)[:200]}")
     if (grown := _peak() - peak) > BALLOON:
         report.problems.append(f"{name}: {grown >> 20} MiB more memory")
     report.slowest = max(report.slowest, time.monotonic() - started)
@@ -107,7 +122,12 @@ def judge(read: Callable[[], object], name: str, report: Report) -> None:
 
 
 def mutated_file(data: bytes, rng: random.Random) -> bytes:
-    """A spoilt copy of a file: mostly of what its JSON says, where it is JSON, else of its bytes."""
+    """A spoilt copy of a file: mostly of what its JSON says, where it is JSON, or has a header as safetensors have it,
+    else of its bytes."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    if data[8:9] == b"{" and end <= len(data) and rng.random() < 0.7:
+        header = mutated_file(data[8:end], rng)
+        return len(header).to_bytes(8, "little") + header + data[end:]
     try:
         value = json.loads(data)
     except ValueError:
@@ -196,6 +216,42 @@ def _nested(depth: int, rng: random.Random) -> Any:
     return value
 
 
+_watching: list[set[tuple[str, bool]]] = []
+
+
+def _note(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook, which stays: note the paths that are opened, listed or changed, and whether that is a change."""
+    if not _watching or event not in ("open", *_READS, *_WRITES):
+        return
+    if event in _WRITES and arguments[-1] >= 0:
+        return  # by its name in a folder that was opened, and noted, before
+    paths = arguments[: 2 if event in ("os.rename", "os.link") else 1]
+    flags = (arguments[2] or 0) if event == "open" else 0
+    writes = event in _WRITES or bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    _watching[-1].update((os.fsdecode(one), writes) for one in paths if isinstance(one, str | bytes | os.PathLike))
+
+
+sys.addaudithook(_note)
+
+
+@contextmanager
+def _watched(touched: set[tuple[str, bool]]) -> Iterator[None]:
+    _watching.append(touched)
+    try:
+        yield
+    finally:
+        _watching.pop()
+
+
+def _outside(touched: set[tuple[str, bool]], inside: Path) -> Iterator[str]:
+    """What was changed, or is there and was read, neither below `inside` nor of a library."""
+    for path, writes in touched:
+        whole = Path(os.path.realpath(path))
+        allowed = [inside.resolve()] if writes else [inside.resolve(), *map(Path, _LIBRARIES)]
+        if not any(whole.is_relative_to(one) for one in allowed) and (writes or whole.exists()):
+            yield f"{'changed' if writes else 'read'} {path!r:.80}"
+
+
 def _peak() -> int:
     """The most memory that this process ever took, in bytes (Linux; macOS counts otherwise)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -209,14 +265,18 @@ def _limits() -> Iterator[None]:
         raise _HangError
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, HANG)
+    timers = {signal.SIGALRM: (signal.ITIMER_REAL, HANG * _PATIENCE), signal.SIGPROF: (signal.ITIMER_PROF, HANG)}
+    before = {number: signal.signal(number, ring) for number in timers}
+    for timer, seconds in timers.values():
+        signal.setitimer(timer, seconds)
     try:
         resource.setrlimit(resource.RLIMIT_AS, (_addresses() + _LIMIT, hard))
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for timer, _ in timers.values():
+            signal.setitimer(timer, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 

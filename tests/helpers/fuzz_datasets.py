@@ -87,6 +87,19 @@ def _coco(root: Path) -> None:
     make_coco(root, content)
 
 
+def _captions(root: Path) -> None:
+    make_coco(root)
+    told = [{"image_id": 1, "id": 1, "caption": "two cats and a dog"}, {"image_id": 2, "id": 2, "caption": "a dog"}]
+    (root / "annotations" / "instances.json").rename(root / "annotations" / "instances_x.json")
+    write_coco_file(root / "annotations" / "captions_x.json", {"images": [], "annotations": told})
+
+
+def _labelstudio(root: Path) -> None:
+    make_yolo(root, names=None)
+    names = [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]
+    write_coco_file(root / "notes.json", {"categories": names, "info": {"year": 2020}})
+
+
 def _tables(root: Path) -> None:
     rows = [
         "ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf",
@@ -131,8 +144,8 @@ def _pictures(root: Path) -> None:
 
 
 MAKERS: dict[str, Callable[[Path], None]] = {
-    "coco": _coco, "voc": _voc, "yolo": _yolo, "darknet": _darknet, "csv": _tables, "cvat": _cvat, "labelme": _labelme,
-    "pictures": _pictures,
+    "coco": _coco, "captions": _captions, "labelstudio": _labelstudio, "voc": _voc, "yolo": _yolo, "darknet": _darknet,
+    "csv": _tables, "cvat": _cvat, "labelme": _labelme, "pictures": _pictures,
 }  # fmt: skip
 
 
@@ -177,7 +190,7 @@ def fuzz_datasets(folder: Path, count: int, seed: int = 0) -> Report:
         is_text = file.suffix not in (".png", ".jpg", ".gif", ".tif", ".webp", ".bmp", ".json")
         file.write_bytes(mutated_text(before, rng) if is_text else mutated_file(before, rng))
         split = "train" if rng.random() < 0.3 else None
-        judge(partial(read, root, rng.random() < 0.5, split), name, report)
+        judge(partial(read, root, rng.random() < 0.5, split), name, report, root)
         file.write_bytes(before)
         number += 1
     return report

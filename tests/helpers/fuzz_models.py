@@ -5,24 +5,33 @@ Knows: which files these are, and what reads each. By hand, with the repository 
 and prints what came of it.
 """
 
+import copy
+import json
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import fuzz
 import torch
+from lora_files import kohya, peft, peft_saved, some_changes
+from safetensors.torch import save_file
 from small_bundle import make_small_bundle
 from toy import make_toy_adapter, make_toy_base
 
 from engines.adapter.model import load_adapter
 from engines.bundle.bundle import open_bundle
 from engines.common.tokenizer import load_tokenizer, tokenize
+from engines.diffusion.base_model import load_base
 from engines.diffusion.checkpoints import checkpoint_folder
 from engines.diffusion.families import check_folder_family
 from engines.diffusion.loading import describe
+from engines.diffusion.lora import fuse_loras
 from engines.diffusion.noise import read_scheduler
 from engines.diffusion.schedule import make_schedule
+from engines.painting.resolve import resolve_options
+from engines.painting.settings import GenerateSettings
 
 
 def model_targets(root: Path, base: Path, adapter: Path) -> dict[Path, Callable[[], object]]:
@@ -30,6 +39,11 @@ def model_targets(root: Path, base: Path, adapter: Path) -> dict[Path, Callable[
     base = Path(shutil.copytree(base, root / "base"))
     adapter = Path(shutil.copytree(adapter, root / "adapter"))
     bundle = make_small_bundle(root / "bundle")
+
+    def opened() -> None:
+        found = open_bundle(bundle, verify=False)
+        asked = GenerateSettings(out="out", count=1)
+        resolve_options(asked, found.generate_defaults, found.adapter_info.thresholds, found.class_names)
 
     def network(part: str) -> Callable[[], object]:
         def read() -> None:
@@ -56,8 +70,32 @@ def model_targets(root: Path, base: Path, adapter: Path) -> dict[Path, Callable[
         base / "tokenizer" / "tokenizer_config.json": words,
         base / "tokenizer" / "vocab.json": words,
         base / "tokenizer" / "merges.txt": words,
-        bundle / "manifest.json": lambda: open_bundle(bundle, verify=False),
+        bundle / "manifest.json": opened,
+        bundle / "adapter" / "adapter.json": opened,
+        bundle / "scheduler" / "scheduler_config.json": opened,
+        bundle / "unet.onnx": opened,
     }
+
+
+def lora_targets(root: Path, base_folder: Path) -> dict[Path, Callable[[], object]]:
+    """LoRA files, with what is noted in them and beside them."""
+    base = load_base(base_folder)
+    changes = dict(list(some_changes(base, attention_only=True).items())[:3])
+    noted = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 6, "unet.alpha_pattern": {"to_q": 1.5}})}
+    files = {"kohya": kohya(changes), "noted": peft(changes), "adapter_model": peft_saved(changes)}
+    for name, tensors in files.items():
+        save_file(tensors, root / f"{name}.safetensors", metadata=noted if name == "noted" else None)
+    beside = root / "adapter_config.json"
+    beside.write_text(json.dumps({"lora_alpha": 6, "alpha_pattern": {"to_q": 1.5}, "use_rslora": False}))
+
+    before = copy.deepcopy(base.unet.state_dict())
+
+    def fuse(name: str) -> None:
+        base.unet.load_state_dict(before)
+        fuse_loras(base, [(root / f"{name}.safetensors", 0.5)])
+
+    targets: dict[Path, Callable[[], object]] = {root / f"{name}.safetensors": partial(fuse, name) for name in files}
+    return targets | {beside: partial(fuse, "adapter_model")}
 
 
 def header_target(root: Path) -> dict[Path, Callable[[], object]]:
@@ -74,7 +112,7 @@ def main(root: Path, count: int, seed: int) -> int:
     """Spoil everything, print what came of it, and return how many problems there were."""
     base = make_toy_base(root / "made" / "base")
     adapter = make_toy_adapter(root / "made" / "adapter", base)
-    targets = model_targets(root, base, adapter) | header_target(root)
+    targets = model_targets(root, base, adapter) | lora_targets(root, base) | header_target(root)
     reports = fuzz.fuzz_files(targets, count, seed, lambda line: sys.stdout.write(f"{line}\n"))
     problems = [problem for report in reports.values() for problem in report.problems]
     sys.stdout.write("".join(f"  {problem}\n" for problem in problems))

@@ -70,17 +70,20 @@ def _never(text: str) -> None:
 def fuzz_runs(folder: Path, count: int, seed: int = 0) -> Report:
     """Spoil the files of a run in `count` ways, one at a time, and judge what finalizing it does."""
     report = Report()
-    whole = make_run(folder / "whole", keep_empty=True, reference=None, strength=None, reference_hash=None)
-    write_rules(whole, DatasetRules(score=0.4, min_quality=0.1, formats=("coco", "yolo", "imagefolder")))
+    plain = make_run(folder / "whole", keep_empty=True, reference=None, strength=None, reference_hash=None)
+    given = make_run(folder / "given", keep_empty=True, compose=True, labels="both")
+    for whole in (plain, given):
+        write_rules(whole, DatasetRules(score=0.4, min_quality=0.1, formats=("coco", "yolo", "imagefolder")))
     cell, preview._CELL = preview._CELL, 16
     try:
         for number in range(count):
             rng = random.Random(f"{seed}/{number}")
             name = _FILES[number % len(_FILES)]
+            whole = given if number % len(_FILES) == 1 else plain
             before = (whole / name).read_bytes()
             work = _linked(whole, folder / "work")
             (work / name).write_bytes(mutated_lines(before, rng) if name == JOURNAL else mutated_file(before, rng))
-            judge(partial(read, work), f"{name} number {number} of seed {seed}", report)
+            judge(partial(read, work), f"{name} number {number} of seed {seed}", report, work)
     finally:
         preview._CELL = cell
     return report

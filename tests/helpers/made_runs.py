@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from engines.composing.given import Given, Origin
 from engines.labels.boxes import Instances
 from engines.labels.rules import Drop, DropReason
 from engines.painting.run_settings import FORMAT, RunSettings
@@ -43,8 +44,14 @@ def make_run(folder: Path, **changes: Any) -> Path:
             if name:
                 Image.fromarray(np.full((24, 32, 3), 20 * index, np.uint8)).save(folder / IMAGES / name)
             found = Instances.from_rows([[1.5, 2.0, 30.25, 20.0, score, index % 2], [0.0, 0.0, 4.0, 4.0, 0.05, 0]])
+            given = None
+            if settings.gives:
+                labels = Instances.of([[2.0, 2.0, 9.5, 8.0], [3.0, 9.0, 30.0, 20.0]], [0, 1], crowd=[index == 3, False])
+                given = Given(labels, (Origin("a.png", index, (1.0, 2.0, 8.5, 8.0)),))
             drop = None if kept else Drop(DropReason.NO_BOX, f"no box scores {settings.score}")
-            journal.add(Entry(index, f"prompt {index}", None, None, drop, name, "0" * 64 if kept else None, found))
+            journal.add(
+                Entry(index, f"prompt {index}", None, None, drop, name, "0" * 64 if kept else None, found, given)
+            )
         journal.flush()
     return folder
 

@@ -70,14 +70,14 @@ _SLIDE = """async value => {
 }"""
 
 
-def make_journal(folder: Path, images: int, boxes: int = 12) -> Path:
-    """A finished run of very many images."""
+def make_journal(folder: Path, images: int, boxes: int = 12, picture: tuple[int, int] = (512, 384)) -> Path:
+    """A finished run of very many images; `picture`: width and height of the files, which a page shows."""
     folder.mkdir(parents=True)
     start_run(folder, RunSettings.from_json(_SETTINGS | {"jobs": images}, "synthetic run"), None)
     rng = np.random.default_rng(0)
     first = folder / IMAGES / image_name(0, "jpg")
     noise = rng.integers(60, 220, (FRAME[1], FRAME[0], 3), dtype=np.uint8)
-    Image.fromarray(noise).resize((512, 384)).save(first, quality=85)
+    Image.fromarray(noise).resize(picture).save(first, quality=85)
     with (folder / JOURNAL).open("w", encoding="utf-8") as file:
         for index in range(images):
             corners = rng.uniform(0, 100, (boxes, 2))

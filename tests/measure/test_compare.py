@@ -2,34 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from made_reports import bench as report
 
 from engines.errors import UsageError
 from engines.measure.compare import Change, compare, figures_of, read_report
-
-
-def report(**changes: Any) -> dict[str, Any]:
-    """A report of one engine and one baseline row."""
-    engine = {
-        "engine": "openvino",
-        "backend": "openvino 1",
-        "slots": 4,
-        "images_per_second": 2.0,
-        "outside_share": None,
-        "graphs": {"unet": {"batch": 8, "seconds": {"median": 0.5, "calls": 20}}},
-    }
-    value: dict[str, Any] = {
-        "format": 1,
-        "machine": {"processor": "one", "cores": 2},
-        "versions": {"torch": "2.13"},
-        "settings": {"precision": "auto"},
-        "engines": [engine | changes.pop("engine", {})],
-        "baseline": [{"role": "batch 1", "batch": 1, "compiled": False, "images_per_second": 0.5}],
-        "roofline": {"cpu": {"best": {"f32": {"flops_per_second": 1e11, "size": 2048}}}},
-    }
-    return value | changes
 
 
 def test_figures_are_the_numbers_that_were_measured() -> None:

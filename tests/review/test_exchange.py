@@ -107,6 +107,16 @@ def test_an_unknown_class_is_refused_by_name(data: Path) -> None:
         review(ReviewSettings(data, corrections=file))
 
 
+@pytest.mark.parametrize("bbox", [[4, 4, 0, 9], [9, 9, -4, 3], [1e8, 4, 5, 5]])
+def test_a_box_that_no_decision_could_be_about_is_refused_with_its_image(data: Path, bbox: list[float]) -> None:
+    content = coco_content()
+    content["annotations"][0]["bbox"] = bbox
+    file = write_coco_file(data.parent / "back.json", content)
+    with refused(DatasetError, None, "a.png"):
+        review(ReviewSettings(data, corrections=file))
+    assert decisions_in(data) == []
+
+
 def test_a_format_needs_a_file_and_must_be_known() -> None:
     for wrong in ({"format": "coco"}, {"out": "x"}, {"format": "burn", "out": "x"}, {"port": 70000}):
         with pytest.raises(UsageError):

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fakes import tree
 from made_runs import coco, make_run
 from PIL import Image
 from refusals import refused
+from review_speed import FRAME, make_journal
 from typer.testing import CliRunner
 
 from dengine_cli import main as program
@@ -224,7 +226,7 @@ def test_a_full_disk_leaves_the_old_dataset(tmp_path: Path, monkeypatch: pytest.
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as disk:
-        disk.setattr("engines.runs.dataset_files.write_yolo", full)
+        disk.setattr("engines.runs.dataset_files.writing_yolo", full)
         with refused(RunError, None, run):
             finalize(FinalizeSettings(run, score=0.5, formats=("yolo",)))
     assert tree(run) == before
@@ -364,3 +366,16 @@ def test_a_run_without_any_image_in_the_dataset_has_no_preview(tmp_path: Path) -
     assert (summary.images, summary.preview) == (0, None)
     assert not (run / PREVIEW).exists()
     assert coco(run)["images"] == []
+
+
+def test_memory_does_not_grow_with_the_journal(tmp_path: Path) -> None:
+    formats = ("coco", "yolo", "imagefolder")
+    peaks: list[int] = []
+    for images_of_run in (50, 50, 500):  # the first imports what is imported once
+        run = make_journal(tmp_path / str(len(peaks)), images_of_run, boxes=4, picture=FRAME)
+        tracemalloc.start()
+        summary = finalize(FinalizeSettings(run, score=0.35, formats=formats))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert 0 < summary.images <= images_of_run == summary.jobs
+    assert peaks[2] < peaks[1] + 200_000

@@ -106,6 +106,32 @@ def test_composed_objects_are_labels_and_can_be_traced(paint: Generate, tmp_path
     assert pasted > 5
 
 
+def test_only_what_was_pasted_is_painted_where_that_is_asked_for(paint: Generate, tmp_path: Path, data: Path) -> None:
+    options: dict[str, Any] = {"jobs": 6, "reference": data, "compose": True, "image_format": "png", "keep_empty": True}
+    paint(tmp_path / "pasted", strength=(0.0, 0.0), labels="reference", **options)
+    paint(tmp_path / "all", strength=(0.9, 0.9), labels="reference", **options)
+    paint(tmp_path / "some", strength=(0.9, 0.9), labels="reference", repaint="pasted", **options)
+    objects = 0
+    for entry in read_entries(tmp_path / "some" / JOURNAL):
+        before, whole, some = (
+            np.asarray(Image.open(tmp_path / name / IMAGES / str(entry.file)), dtype=np.float64)
+            for name in ("pasted", "all", "some")
+        )
+        assert entry.given is not None
+        away = np.ones(before.shape[:2], dtype=np.bool_)
+        for place, _ in entry.given.origins:
+            x0, y0, x1, y1 = entry.given.instances.boxes[place].round().astype(int).tolist()
+            away[max(y0 - 12, 0) : y1 + 12, max(x0 - 12, 0) : x1 + 12] = False
+            middle = slice((y0 + y1) // 2 - 1, (y0 + y1) // 2 + 1), slice((x0 + x1) // 2 - 1, (x0 + x1) // 2 + 1)
+            assert np.ptp(some[middle] - whole[middle], axis=(0, 1)).max() <= 4  # the same but for a cast of colour
+            objects += 1
+        assert (some[away] == before[away]).all()
+        assert away.all() or (some != before).any()
+    assert objects
+    with refused(UsageError, "repaint"):
+        paint(tmp_path / "new", jobs=1, reference=data, repaint="pasted")
+
+
 def _discs(name: str) -> Sequence[Disc]:
     return USUAL[int(name.partition(".")[0])]
 

@@ -1,5 +1,6 @@
 """The training loop: exact resume, the average, the best weights, refusals."""
 
+import json
 import os
 import signal
 from collections.abc import Mapping
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from refusals import refused
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engines.common.devices import resolve_precision
 from engines.common.events import Event, silent
 from engines.common.rng import generator
 from engines.errors import Interrupted, TrainingError, UsageError
-from engines.training.stopping import finished, told_what_is_kept
+from engines.training.stopping import INDEX, finished, told_what_is_kept
 from engines.training.trainer import FitOptions, LossAt, fit, learning_rate
 
 OPTIONS = FitOptions(steps=12, lr=1e-2, warmup=3, precision="f32", checkpoint_minutes=0.0)
@@ -112,6 +114,25 @@ def test_a_resume_that_is_refused_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(TrainingError):
         fit(module, _loss_at(module), OPTIONS, tmp_path, stage="toy", identity={}, resume=True, report=silent)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "other shape", "nan", "no step", "a step too many"])
+def test_a_damaged_checkpoint_is_refused_by_its_file(tmp_path: Path, damage: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _fit(_module(), tmp_path, stop_at=7)
+    index, (weights,) = tmp_path / INDEX, tmp_path.glob("checkpoint-*.safetensors")
+    tensors, said = load_file(weights), json.loads(index.read_text("utf-8"))
+    if damage == "gone":
+        weights.unlink()
+    elif damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-8])
+    elif damage in ("other shape", "nan"):
+        tensors["average.0.bias"] = torch.zeros(9) if damage == "other shape" else torch.full((8,), torch.nan)
+        save_file(tensors, weights)
+    else:
+        index.write_text(json.dumps({**said, "step": None if damage == "no step" else 13}), "utf-8")
+    with refused(TrainingError, None, index.name if "step" in damage else weights.name):
+        _fit(_module(), tmp_path, resume=True)
 
 
 def test_training_lowers_the_loss_and_reports_the_last_step(tmp_path: Path) -> None:

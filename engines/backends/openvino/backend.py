@@ -37,7 +37,7 @@ from engines.backends.openvino.upsampling import fold_upsampling
 from engines.backends.probe import Probe, tiny_input, tiny_onnx, try_device
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GraphSpec, TensorSpec
-from engines.common import cache
+from engines.common import cache, quote
 from engines.common.devices import cpu_has_bf16, cpu_has_int8, cpu_name, resolve_threads
 from engines.common.plurals import counted
 from engines.errors import BackendError
@@ -120,8 +120,8 @@ class OpenVinoBackend:
             try:
                 compiled = self._compile(spec, shapes, wanted, config, ranges, varies)
             except RuntimeError as cause:
-                path = self._bundle.graph_path(graph)
-                raise BackendError(f"openvino does not compile {path} at {dict(shapes)}: {cause}") from cause
+                path, said = self._bundle.graph_path(graph), quote.shorten(cause, 300)
+                raise BackendError(f"openvino does not compile {path} at {dict(shapes)}: {said}") from cause
         if fresh and self._keep:
             exported = compiled.export_model()
             cache.store(key, exported.getvalue() if isinstance(exported, io.BytesIO) else exported)

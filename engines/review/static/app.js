@@ -118,8 +118,19 @@ function key(event) {
     openPanel(true);
     document.querySelector(".filters select").focus();
   } else if (name === "?") openHelp();
-  else return;
+  else if (!passOn(event, name)) return;
   event.preventDefault();
+}
+
+// What the pictures are asked by keys, they hear from everywhere: letters always, others where nothing else would take them.
+function passOn(event, name) {
+  const main = find("main"), grid = main.querySelector(".grid");
+  const free = event.target === document.body || event.target === main;
+  if (!grid || grid.contains(event.target) || !(free || /^[a-z]$/.test(name))) return false;
+  const { key, code, shiftKey } = event;
+  if (grid.dispatchEvent(new KeyboardEvent("keydown", { key, code, shiftKey, cancelable: true }))) return false;
+  if (!document.querySelector("dialog[open]")) grid.focus({ preventScroll: true });
+  return true;
 }
 
 function openPanel(open) {

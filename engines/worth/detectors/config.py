@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from engines.adapter.info import are_names
 from engines.common.files import read_json
-from engines.common.schema import KEY, from_object, to_object
+from engines.common.quote import quote, shorten
+from engines.common.schema import KEY, from_object, hold, in_range, to_object
 from engines.errors import ModelError, UsageError, refuse, wrong_values
 
 FORMAT = 1
@@ -21,6 +23,22 @@ MAX_DETECTIONS = 100  # of one image: COCO's own limit
 
 Kind = Literal["rt_detr", "retinanet", "faster_rcnn"]
 KINDS: tuple[str, ...] = get_args(Kind)
+
+
+# Lowest and highest value of each number, checked before anything is built from it.
+_RANGES = (
+    ("backbone_width", 1, 1024),
+    ("width", 32, 4096),
+    ("heads", 1, 128),
+    ("decoder_layers", 2, 24),
+    ("queries", 1, 10_000),
+    ("denoising", 0, 10_000),
+    ("expansion", 0.01, 8),
+    ("anchor_cells", 0.01, 1000),
+    ("depths", 1, 64),
+)
+_MOST_PARTS = 64  # layers, levels and points of a network that a library's settings describe
+_MOST = 1_000_000  # every other number there
 
 
 @dataclass(frozen=True)
@@ -40,12 +58,8 @@ class NetworkConfig:
     anchor_cells: float = 2.0  # side of a level's smallest anchors, in cells of that level (retinanet, faster_rcnn)
 
     def __post_init__(self) -> None:
-        numbers = ("backbone_width", "width", "heads", "decoder_layers", "queries", "expansion", "anchor_cells")
-        checks = [(name, "positive", getattr(self, name) > 0) for name in numbers]
-        checks += [
-            ("depths", "positive", min(self.depths) > 0),
-            ("decoder_layers", "2 or more", self.decoder_layers != 1),
-            ("denoising", "0 or more", self.denoising >= 0),
+        checks = [
+            (name, f"{low:g} to {high:g}", in_range(getattr(self, name), low, high)) for name, low, high in _RANGES
         ]
         if all(fits for _, _, fits in checks):
             divides = not (self.width % 32 or self.width % (4 * self.heads))
@@ -124,10 +138,28 @@ class DetectorInfo:
         path = folder / INFO_FILE
         value = read_json(path, ModelError)
         if value.get("format") != FORMAT:
-            raise ModelError(
-                f"{path}: detector format {value.get('format')!r} was found; this version reads format {FORMAT}."
-            )
-        return from_object(cls, value, ModelError, str(path))
+            found = quote(value.get("format"))
+            raise ModelError(f"{path}: detector format {found} was found; this version reads format {FORMAT}.")
+        info = from_object(cls, value, ModelError, str(path))
+        checks = (
+            ("class_names", "different names without line breaks", are_names(info.class_names)),
+            ("short_side", f"{MULTIPLE} to 65536", in_range(info.short_side, MULTIPLE, 65_536)),
+        )
+        hold(info, checks, ModelError, str(path))
+        check_library_settings(info.library, str(path))
+        return info
+
+
+def check_library_settings(settings: Mapping[str, Any], where: str) -> None:
+    """Raise ModelError for a library's settings with a number that no network of ours has, however deep it lies."""
+    for key, value in settings.items():
+        named = any(word in key for word in ("layers", "levels", "depths", "points"))
+        numbers = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int | float)]
+        most = _MOST_PARTS if named else _MOST
+        if not in_range(numbers, -most, most):
+            raise ModelError(f'{where}: "{shorten(key)}" is {quote(value)}; at most {most} was expected.')
+        if isinstance(value, Mapping):
+            check_library_settings(value, where)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ H, W pixels; N boxes.
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from engines.adapter.inference import prepare_frame
 from engines.common.files import replacing, write_json
-from engines.errors import ModelError
+from engines.common.quote import shorten
+from engines.common.weight_file import check_described, check_finite, check_no_quantisation, read_header
+from engines.errors import DengineError, ModelError
 from engines.labels.boxes import Instances
 from engines.worth.detectors.config import (
     INFO_FILE,
@@ -94,11 +96,12 @@ def start_from(
         stored = DetectorInfo.read(folder)
         if stored.network.kind != kind:
             raise ModelError(f'{folder} holds a "{stored.network.kind}"; a "{kind}" was asked for.')
+        _check_stored(stored, folder)
         info = DetectorInfo(class_names, short_side, stored.network, stored.library)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = _rebuild(info)
-        _install(network, folder, same_classes=len(stored.class_names) == len(class_names))
+        _install(network, folder)
         return Detector(network.to(options.device), info)
     if kind != "rt_detr" or not (folder / "config.json").exists():
         raise ModelError(f"{folder} holds no {INFO_FILE} of a {kind}; give the folder of a trained detector.")
@@ -123,9 +126,10 @@ def save_detector(folder: Path, detector: Detector) -> None:
 def load_detector(folder: Path | str, device: str = "cpu") -> Detector:
     """Read what `save_detector` wrote, in evaluation mode. Raises ModelError for a folder that is not that."""
     info = DetectorInfo.read(Path(folder))
+    _check_stored(info, Path(folder))
     with torch.random.fork_rng(devices=[]):
         network = _rebuild(info)
-    _install(network, Path(folder), same_classes=True)
+    _install(network, Path(folder))
     return Detector(network.to(device).eval(), info)
 
 
@@ -154,22 +158,33 @@ def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @torch.no_grad()
-def _install(network: nn.Module, folder: Path, *, same_classes: bool) -> None:
+def _install(network: nn.Module, folder: Path) -> None:
+    """Give a network the weights of a folder, but those of layers whose shape follows from other classes."""
     path = folder / WEIGHTS_FILE
     try:
         stored: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as cause:
-        raise ModelError(f"{path} cannot be read: {cause}.") from cause
-    own: dict[str, Any] = dict(_tensors(network))
-    if stored.keys() != own.keys():
-        odd = sorted(stored.keys() ^ own.keys())
-        raise ModelError(f"{path} does not fit {INFO_FILE}: {len(odd)} tensors differ, {odd[0]} first.")
-    for name, value in own.items():
+        raise ModelError(f"{path} cannot be read: {shorten(cause, 200)}.") from cause
+    check_finite(path, stored)
+    for name, value in _tensors(network):
         if value.shape == stored[name].shape:
             value.copy_(stored[name])
-        elif same_classes:
-            found, expected = tuple(stored[name].shape), tuple(value.shape)
-            raise ModelError(f"{path}: {name} has the shape {found}; {expected} was expected.")
+
+
+def _check_stored(info: DetectorInfo, folder: Path) -> None:
+    """Raise ModelError unless the header of the folder's weights holds the network that `info`, its own, describes:
+    before memory is taken for either."""
+    path = folder / WEIGHTS_FILE
+    stored = read_header(path).tensors
+    check_no_quantisation(path, stored)
+    try:
+        with torch.device("meta"):
+            described = dict(_tensors(_rebuild(info)))
+    except DengineError:
+        raise
+    except Exception as cause:  # the libraries validate with errors of their own
+        raise ModelError(f"{folder / INFO_FILE} describes no network: {shorten(cause, 200)}.") from cause
+    check_described(path, stored, described, INFO_FILE)
 
 
 def _same_size(

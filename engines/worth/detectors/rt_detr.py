@@ -18,13 +18,15 @@ from transformers import RTDetrV2Config, RTDetrV2ForObjectDetection
 
 from engines.adapter.losses import cxcywh_to_xyxy, ignore_crowds, sums_by_kind, xyxy_to_cxcywh
 from engines.common.files import read_json
+from engines.common.quote import quote, shorten
 from engines.errors import ModelError
-from engines.worth.detectors.config import MAX_DETECTIONS, NetworkConfig
+from engines.worth.detectors.config import MAX_DETECTIONS, NetworkConfig, check_library_settings
 from engines.worth.detectors.parts import Autocast, Found, Target, resnet_config, start_fresh
 
 _PRIOR = 0.01  # share of queries that hold an object, before anything is learned
 _LIBRARY_START = ("sampling_offsets", "attention_weights")  # layers whose first weights have a meaning
 _LAST_OF_BOX_HEAD = "layers.2"
+_SPARE = 1 << 24  # parameters, of class heads, that a checkpoint for fewer classes need not have
 _IN_BF16 = ("model.backbone", "model.encoder")  # convolutions, most of the work
 
 
@@ -109,7 +111,7 @@ def from_settings(settings: Mapping[str, Any], num_classes: int) -> RtDetr:
         config = RTDetrV2Config(**known | {"num_labels": num_classes, "attn_implementation": "eager"})
         return RtDetr(RTDetrV2ForObjectDetection(config))
     except Exception as cause:  # transformers raises many kinds for settings that do not fit
-        raise ModelError(f"The detector's settings cannot be used: {cause}.") from cause
+        raise ModelError(f"The detector's settings cannot be used: {shorten(cause, 200)}.") from cause
 
 
 def build(network: NetworkConfig, num_classes: int) -> RtDetr:
@@ -132,10 +134,17 @@ def load_checkpoint(folder: Path, num_classes: int) -> RtDetr:
 
     Nothing is fetched and no code is read from it. Raises ModelError for a folder that holds something else.
     """
-    kind = read_json(folder / "config.json", ModelError).get("model_type")
-    if kind != "rt_detr_v2":
-        raise ModelError(f'{folder} holds a "{kind}"; a "rt_detr_v2" was expected.')
+    settings = read_json(folder / "config.json", ModelError)
+    if settings.get("model_type") != "rt_detr_v2":
+        found = quote(settings.get("model_type"))
+        raise ModelError(f'{folder} holds a {found}; a "rt_detr_v2" was expected.')
+    check_library_settings(settings, str(folder / "config.json"))
     try:
+        with torch.device("meta"):
+            described = RTDetrV2ForObjectDetection(RTDetrV2Config(**settings))
+        weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        if sum(value.numel() for value in described.parameters()) > weights + _SPARE:
+            raise ModelError("its settings describe a larger network than its weights are")
         model = RTDetrV2ForObjectDetection.from_pretrained(
             folder,
             num_labels=num_classes,
@@ -145,7 +154,7 @@ def load_checkpoint(folder: Path, num_classes: int) -> RtDetr:
             attn_implementation="eager",
         )
     except Exception as cause:  # transformers raises many kinds for a folder that does not fit
-        raise ModelError(f"{folder} is no RT-DETRv2 checkpoint that can be read: {cause}.") from cause
+        raise ModelError(f"{folder} is no RT-DETRv2 checkpoint that can be read: {shorten(cause, 200)}.") from cause
     return RtDetr(model)
 
 
