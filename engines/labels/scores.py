@@ -58,7 +58,7 @@ class ScorePolicy:
             return cls(ScoreKind(asked))
         numbers = asked if isinstance(asked, Mapping) else {"": asked}
         if not all(SCORE_FLOOR <= number <= 1.0 for number in numbers.values()):
-            raise _unexpected(shown(dict(asked) if isinstance(asked, Mapping) else asked))
+            raise _unexpected(shorten(shown(dict(asked) if isinstance(asked, Mapping) else asked)))
         if isinstance(asked, Mapping):
             return cls(ScoreKind.PER_CLASS, by_class=dict(asked)) if asked else cls(ScoreKind.ADAPTER)
         return cls(ScoreKind.FIXED, float(asked))
@@ -123,4 +123,4 @@ def shown(score: StoredScore) -> str:
 
 
 def _unexpected(what: str) -> UsageError:
-    return UsageError(f"`score` is {shorten(what)}; {EXPECTED_SCORE} was expected.", field="score")
+    return UsageError(f"`score` is {what}; {EXPECTED_SCORE} was expected.", field="score")

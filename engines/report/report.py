@@ -77,10 +77,11 @@ def report(settings: ReportSettings, *, report: Report | None = None) -> ReportS
         else:
             file = settings.out or folder / REPORT
             text, images = _drawn(folder)
+        data = text.encode("utf-8", "replace")  # halves of letters, which files hold as they like
         if file != folder / AUDITED:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(file, text.encode())
-    return ReportSummary(file, images, len(text.encode()))
+            write_atomic(file, data)
+    return ReportSummary(file, images, len(data))
 
 
 def _drawn(folder: Path) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from engines.common.files import read_json
+from engines.common.quote import quote
 from engines.common.schema import from_object
 from engines.errors import DatasetError
 from engines.runs.decision import Corners, Decision, Do, Was
@@ -68,7 +69,7 @@ def read_audit(path: Path) -> Audit:
     """Read an audit. Raises DatasetError that names what is wrong with it."""
     content = read_json(path, DatasetError)
     if content.get("format") != FORMAT:
-        raise DatasetError(f"{path}: audit format {content.get('format')!r:.60} was found; {FORMAT} was expected.")
+        raise DatasetError(f"{path}: audit format {quote(content.get('format'))} was found; {FORMAT} was expected.")
     classes, images = content.get("classes"), content.get("images")
     lines = content.get("findings")
     if not isinstance(classes, list) or not isinstance(images, list) or not isinstance(lines, list):
@@ -104,7 +105,7 @@ def _finding(value: object, classes: list[str], images: list[str], where: str) -
     known = {item.name for item in fields(_Line)}  # whatever else an audit says of a finding is for other readers
     line = from_object(_Line, {name: one for name, one in value.items() if name in known}, DatasetError, where)
     if line.kind not in KINDS or not 0 <= line.image < len(images):
-        raise DatasetError(f"{where}: kind {line.kind!r:.40} of image {line.image} is none that is known.")
+        raise DatasetError(f"{where}: kind {quote(line.kind)} of image {quote(line.image)} is none that is known.")
     labels = [None if one is None else _class(one, classes, where) for one in (line.label, line.given_label)]
     boxes = [_box(one, where) for one in (line.box, line.given_box)]
     if (line.kind == "missing" and (boxes[0] is None or labels[0] is None)) or (
@@ -118,13 +119,13 @@ def _finding(value: object, classes: list[str], images: list[str], where: str) -
 
 def _class(label: int, classes: list[str], where: str) -> str:
     if not 0 <= label < len(classes):
-        raise DatasetError(f"{where}: label {label} is not one of 0 to {len(classes) - 1}.")
+        raise DatasetError(f"{where}: label {quote(label)} is not one of 0 to {len(classes) - 1}.")
     return classes[label]
 
 
 def _box(box: Corners | None, where: str) -> Corners | None:
     if box is not None and not (box[0] < box[2] and box[1] < box[3]):
-        raise DatasetError(f"{where}: {box!r:.60} is no box x0, y0, x1, y1 with an area.")
+        raise DatasetError(f"{where}: {quote(box)} is no box x0, y0, x1, y1 with an area.")
     return box
 
 
