@@ -173,7 +173,7 @@ def label(settings: LabelSettings, *, report: Report | None = None) -> LabelSumm
         follow_links=settings.follow_links, boxes=settings.boxes,
     )  # fmt: skip
     dataset.tell(report)
-    sizes = {padded_size(record.width, record.height, bundle) for record in dataset.records}
+    sizes = {padded_size(record.width, record.height, bundle, record.name) for record in dataset.records}
     backend = open_backend(
         bundle, settings.engine, precision=settings.precision, threads=settings.threads, device=settings.device,
         needs=label_needs(bundle, sizes), told=lambda line: report(note(line)),

@@ -164,7 +164,7 @@ def _bundle_finds(
     known = [label in places for label in range(len(dataset.class_names))]
     unknown = tuple(name for name, one in zip(dataset.class_names, known, strict=True) if not one)
     check_known(unknown, dataset.class_names, bundle.class_names)
-    sizes = {padded_size(record.width, record.height, bundle) for record in dataset.records}
+    sizes = {padded_size(record.width, record.height, bundle, record.name) for record in dataset.records}
     backend = open_backend(
         bundle, settings.engine, precision=settings.precision, threads=settings.threads, device=settings.device,
         needs=label_needs(bundle, sizes), told=lambda line: report(note(line)),

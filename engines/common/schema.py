@@ -242,11 +242,16 @@ def _convert_union(options: tuple[Any, ...], value: Any, path: str, wrong: list[
     return _convert(named[-1], value, path, wrong)
 
 
+_SEVERAL = {(int, int): "two whole numbers", (float, float): "two numbers"}
+
+
 def _kind_name(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return " or ".join(str(argument) for argument in arguments)
     if origin is tuple:
+        if arguments in _SEVERAL:
+            return _SEVERAL[arguments]
         kinds = arguments[:1] if arguments[-1] is Ellipsis else arguments
         return f"a tuple of {' and '.join(dict.fromkeys(_kind_name(kind) for kind in kinds))}"
     if dataclasses.is_dataclass(hint) or (isinstance(origin, type) and issubclass(dict, origin)):

@@ -7,6 +7,7 @@ Knows nothing about boxes or images.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from numbers import Real
 from typing import Literal
 
 from engines.common.names import class_words
@@ -57,6 +58,8 @@ class ScorePolicy:
                 raise _unexpected(f'"{asked:.60}"')
             return cls(ScoreKind(asked))
         numbers = asked if isinstance(asked, Mapping) else {"": asked}
+        if not all(type(number) is not bool and isinstance(number, Real) for number in numbers.values()):
+            raise _unexpected(shorten(repr(asked)))
         if not all(SCORE_FLOOR <= number <= 1.0 for number in numbers.values()):
             raise _unexpected(shorten(shown(dict(asked) if isinstance(asked, Mapping) else asked)))
         if isinstance(asked, Mapping):

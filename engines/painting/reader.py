@@ -17,6 +17,7 @@ import torch
 
 from engines.adapter.inference import prepare_frame, resized_size, view_detections
 from engines.backends.registry import backend_info
+from engines.errors import DatasetError
 from engines.labels.boxes import Instances
 from engines.painting.networks import LARGEST_BATCH, Labeller, check_finite, fill, prepare
 
@@ -24,10 +25,17 @@ if TYPE_CHECKING:
     from engines.backends.base import Backend, Call
     from engines.bundle.bundle import Bundle
 
+_LONGEST = 16  # of a picture's short side
 
-def padded_size(width: int, height: int, bundle: "Bundle") -> tuple[int, int]:
-    """(width, height) of the frame that `prepare_frame` makes of an image."""
+
+def padded_size(width: int, height: int, bundle: "Bundle", name: str = "the picture") -> tuple[int, int]:
+    """(width, height) of the frame that `prepare_frame` makes of an image. DatasetError for a strip of one."""
     multiple = bundle.size_multiple
+    if max(width, height) > _LONGEST * min(width, height):
+        raise DatasetError(
+            f"{name} has {width}x{height} pixels: more than {_LONGEST} times as long as wide, it would be scaled to a "
+            f"short side of {bundle.short_side}. Cut it into parts."
+        )
     width, height, _ = resized_size(width, height, bundle.short_side)
     return math.ceil(width / multiple) * multiple, math.ceil(height / multiple) * multiple
 

@@ -6,6 +6,7 @@ H/W pixels.
 """
 
 import io
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,8 +43,14 @@ class PaintedImage:
         return drawn(Image.fromarray(self.pixels), self.instances.single)
 
     def show(self) -> None:
-        """Open `to_pil` in the system's viewer of pictures."""
-        self.to_pil().show()
+        """Show `to_pil`: in a notebook where it is called, else in the system's viewer of pictures."""
+        notebook = sys.modules.get("ipykernel")
+        if notebook is None:
+            self.to_pil().show()
+        else:
+            from IPython.display import display
+
+            display(self)  # type: ignore[no-untyped-call]
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows."""

@@ -158,6 +158,8 @@ class LoadedBundle:
             raise UsageError("`precision=int8` is for painting: load the bundle with another one.", field="precision")
         if tta not in TTA_LOOKS:
             raise UsageError(f"`tta` is {tta!r:.60}; 1 or 2 was expected.", field="tta")
+        if not isinstance(name, str | None):
+            raise UsageError(f"`name` is {name!r:.60}; a text was expected.", field="name")
         pixels, own = _pixels(picture)
         key = own if name is None else name
         size = padded_size(pixels.shape[1], pixels.shape[0], self._bundle)

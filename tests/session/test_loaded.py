@@ -202,6 +202,10 @@ def test_references_that_are_none_are_refused_at_once(tmp_path: Path) -> None:
         (np.zeros((0, 8, 3), np.uint8), {}, "picture"),
         (3, {}, "picture"),
         (np.zeros((8, 8, 3), np.uint8), {"score": 0.01}, "score"),
+        (np.zeros((8, 8, 3), np.uint8), {"score": True}, "score"),
+        (np.zeros((8, 8, 3), np.uint8), {"score": [0.5, 0.5]}, "score"),
+        (np.zeros((8, 8, 3), np.uint8), {"score": {"RBC": "0.5"}}, "score"),
+        (np.zeros((8, 8, 3), np.uint8), {"name": 5}, "name"),
         (np.zeros((8, 8, 3), np.uint8), {"score": "matched"}, "score"),
         (np.zeros((8, 8, 3), np.uint8), {"score": {"cat": 0.5}}, "score"),
         (np.zeros((8, 8, 3), np.uint8), {"tta": 3}, "tta"),
@@ -210,6 +214,11 @@ def test_references_that_are_none_are_refused_at_once(tmp_path: Path) -> None:
 def test_what_cannot_be_labelled_is_refused(tmp_path: Path, picture: Any, options: dict[str, Any], field: str) -> None:
     with refused(UsageError, field):
         opened(tmp_path).label(picture, **options)
+
+
+def test_a_strip_is_refused_before_it_is_scaled_to_a_huge_picture(tmp_path: Path) -> None:
+    with refused(DatasetError):
+        opened(tmp_path).label(np.zeros((3, 360, 3), np.uint8))
 
 
 def test_a_file_that_is_no_image_and_int8_are_refused(tmp_path: Path) -> None:
