@@ -244,7 +244,7 @@ class Making:
                    *val, *DETECTOR, "--detector", kind, "--seeds", seeds, "--out", out, "--resume")  # fmt: skip
         for path in sorted(out.glob(f"trainings/{'generated*' if more else 'real'}-seed*/measured-*.json")):
             stored = read_json(path, DengineError)
-            found = [[np.round(b, 1).tolist(), np.round(s, 4).tolist(), n] for b, s, n in stored["detections"]]
+            found = [[np.round(b, 2).tolist(), np.round(s, 4).tolist(), n] for b, s, n in stored["detections"]]
             name = f"{Path(stored['val']).name}-seed{path.parent.name[-1]}.json.gz"
             record = gzip.compress(json.dumps([stored["images"], found]).encode(), mtime=0)
             (RECORDS / named(setting, arm, kind)).mkdir(parents=True, exist_ok=True)
