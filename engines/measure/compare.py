@@ -15,6 +15,8 @@ from engines.common.schema import walked
 from engines.errors import UsageError
 from engines.measure.settings import FORMAT
 
+_PARTS = ("machine", "versions", "settings")  # of a report, each an object
+
 
 @dataclass(frozen=True)
 class Change:
@@ -41,7 +43,8 @@ class Comparison:
 def read_report(path: Path) -> dict[str, Any]:
     """A report that `dengine bench` wrote. Raises UsageError for any other file."""
     report = read_json(path, UsageError)
-    if report.get("format") != FORMAT or not isinstance(report.get("engines"), list):
+    parts = all(isinstance(report.get(part, {}), Mapping) for part in _PARTS)
+    if report.get("format") != FORMAT or not isinstance(report.get("engines"), list) or not parts:
         raise UsageError(f"{path} is no report of this version's `dengine bench`.")
     with walked(UsageError, f"{path} is not as `dengine bench` wrote it: measure again."):
         compare(report, report)
@@ -52,7 +55,7 @@ def compare(after: Mapping[str, Any], before: Mapping[str, Any]) -> Comparison:
     """How `after` differs from `before`."""
     new, old = figures_of(after), figures_of(before)
     changes = tuple(Change(name, old[name], value) for name, value in new.items() if name in old)
-    remarks = [line for part in ("machine", "versions", "settings") for line in _differences(part, after, before)]
+    remarks = [line for part in _PARTS for line in _differences(part, after, before)]
     backends = [{row["engine"]: row.get("backend") for row in report["engines"]} for report in (after, before)]
     remarks += [
         f"{engine} was {backends[1][engine]}, and is {found}"
