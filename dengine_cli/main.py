@@ -7,7 +7,7 @@ Nothing heavy is imported here or at the top of a verb's file, so that `dengine 
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version as installed_version
 from typing import Annotated, Any, NoReturn
 
@@ -44,12 +44,13 @@ class Program(TyperGroup):
     def _run(self, args: list[str]) -> int:
         debug = os.environ.get("DENGINE_DEBUG", "0") not in ("", "0")
         verb = ""
+        told: Callable[[], bool] = bool  # False, until the verb runs
         try:
             with self.make_context("dengine", args) as context:
                 debug = debug or bool(context.params.get("debug"))
                 _quiet_libraries(debug)
                 try:
-                    with terminable():
+                    with terminable() as told:
                         self.invoke(context)
                 finally:
                     verb = context.invoked_subcommand or ""
@@ -65,7 +66,7 @@ class Program(TyperGroup):
         except BrokenPipeError:
             return _reader_left()
         except Exception as error:
-            if _was_interrupted(error):  # an import that Ctrl-C cut short raises errors of any kind
+            if told() or _was_interrupted(error):  # what Ctrl-C cut short raises errors of any kind
                 return _stopped(error, verb)
             if debug:
                 raise

@@ -39,13 +39,27 @@ def held(told: Callable[[], None]) -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
-    """While this lasts, SIGTERM interrupts as Ctrl-C does, so that what is open is closed as well."""
+def terminable() -> Iterator[Callable[[], bool]]:
+    """While this lasts, SIGTERM interrupts as Ctrl-C does, so that what is open is closed as well.
+
+    The yielded function says whether either came: a library may swallow the KeyboardInterrupt, and end in an error of
+    its own (torch.asarray does, while safetensors reads).
+    """
+    told: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        raise KeyboardInterrupt
+
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: False
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    usual = {signal.default_int_handler, signal.SIG_DFL}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        yield
+        for number in (number for number, handler in before.items() if handler in usual):
+            signal.signal(number, handle)
+        yield lambda: bool(told)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
