@@ -194,6 +194,7 @@ def test_yolo_leaves_crowds_out_and_replaces_older_labels(tmp_path: Path, images
     assert len((tmp_path / "labels" / "000000.txt").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_datasets_loads_the_imagefolder(tmp_path: Path, images: list[AnnotatedImage]) -> None:
     from datasets import ClassLabel, load_dataset
 

@@ -368,6 +368,7 @@ def test_a_run_without_any_image_in_the_dataset_has_no_preview(tmp_path: Path) -
     assert coco(run)["images"] == []
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_journal(tmp_path: Path) -> None:
     formats = ("coco", "yolo", "imagefolder")
     peaks: list[int] = []

@@ -127,6 +127,7 @@ def test_a_black_picture_is_named_with_the_decoder(paint: Generate, tmp_path: Pa
     assert list((tmp_path / "run" / IMAGES).iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_afterwards(
     paint: Generate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -245,6 +245,7 @@ def test_psnr_of_a_known_error() -> None:
     assert psnr(zeros + 0.2, zeros) == pytest.approx(20.0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_minutes_become_a_share_of_the_presets_steps(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
