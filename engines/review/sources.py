@@ -81,12 +81,13 @@ class RunSource:
 
     def __init__(self, folder: Path, run: RunSettings) -> None:
         self.folder, self.run = folder, run
+        self._rules = rules_in_force(folder, run)
         self.title, self.class_names = folder.resolve().name, run.class_names
         self._journal = (folder / JOURNAL).open("rb")  # kept open: a place in it is a file's bytes, whatever happens
 
     def rules(self) -> Rules:
-        """What the run's next dataset goes by."""
-        return rules_in_force(self.folder, self.run)
+        """What the run's next dataset goes by, as it was when the review began."""
+        return self._rules
 
     def fill(self, index: Index) -> None:
         """Read the journal's whole lines."""
@@ -113,7 +114,7 @@ class RunSource:
         width, height = self.run.frame
         return Item(
             entry.file or image_name(entry.index, self.run.suffix), file, width, height,
-            candidates(entry.instances, self.rules(), entry.known),
+            candidates(entry.instances, self._rules, entry.known),
             entry.prompt, entry.reference, entry.strength, None if entry.drop is None else entry.drop.text,
         )  # fmt: skip
 
