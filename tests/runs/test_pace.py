@@ -1,5 +1,7 @@
 """How far painting is, by the work done: before the first image is there, and with the speed that the summary says."""
 
+import itertools
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from painting import Generate, make_paint
 
 from engines.common.events import Event, EventKind
 from engines.labels.rules import Rules
+from engines.runs import generate as generate_module
 from engines.runs import pace as pace_module
 from engines.runs.pace import Pace
 from engines.runs.state import RunState
@@ -94,6 +97,8 @@ def test_a_run_says_its_pace_with_every_tick_and_the_summary_says_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pace_module, "_EVERY", 0.0)
+    steps = itertools.count()
+    monkeypatch.setattr(generate_module, "Pace", partial(Pace, clock=lambda: float(next(steps))))
     painted: Generate = make_paint(tmp_path, monkeypatch)
     events: list[Event] = []
     summary = painted(tmp_path / "run", jobs=9, chunk=9, backend=FakeBackend(), events=events)
@@ -102,4 +107,4 @@ def test_a_run_says_its_pace_with_every_tick_and_the_summary_says_the_same(
     assert any(0 < (event.reached or 0) < 1 for event in told[:first]), "ticks are told before an image is there"
     reached = [event.reached or 0 for event in told]
     assert reached[-1] == 9
-    assert told[-1].speed == pytest.approx(summary.images_per_second, rel=0.5)
+    assert told[-1].speed == pytest.approx(summary.images_per_second, rel=0.1)
