@@ -24,6 +24,7 @@ from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import write_json
 from engines.common.names import class_words
 from engines.common.schema import AnyPath, settle
+from engines.common.verbs import verb
 from engines.datasets.copies import seen_by
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.learned import LEARNED, read_learned
@@ -145,6 +146,7 @@ class LabelSummary:
     seen: tuple[str, ...] = ()  # images that the adapter learned from, as its fingerprints say
 
 
+@verb
 def label(settings: LabelSettings, *, report: Report | None = None) -> LabelSummary:
     """Open the bundle and the images, and label them; see `label_images`. Raises DengineError of every kind.
 

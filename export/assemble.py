@@ -28,6 +28,7 @@ from engines.bundle.files import MANIFEST
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.common.events import Report, note, silent
 from engines.common.files import sync_folder, write_json
+from engines.common.verbs import verb
 from engines.datasets.dataset import Record
 from engines.diffusion.base_model import BaseModel, load_base, local_folder
 from engines.diffusion.base_notes import bad_base
@@ -67,6 +68,7 @@ class ExportSummary:
     operators: OperatorCheck | None = None  # whether TensorRT's parser has all operators of the graphs
 
 
+@verb
 def export(settings: ExportSettings, *, report: Report | None = None) -> ExportSummary:
     """Write a verified bundle to `settings.out`.
 

@@ -28,6 +28,7 @@ from engines.audit.settings import AuditSettings, AuditSummary, check_known
 from engines.common.events import Report, note, silent
 from engines.common.files import write_json
 from engines.common.names import class_words
+from engines.common.verbs import verb
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.diffusion.base_model import local_folder
 from engines.diffusion.prompts import generic_prompt
@@ -48,6 +49,7 @@ FORMAT = 1
 REPORT, PAGE, COMPLETED = "audit.json", "audit.html", "completed"
 
 
+@verb
 def audit(settings: AuditSettings, *, report: Report | None = None) -> AuditSummary:
     """Judge a dataset's labels by what an adapter finds on its images, and write it down in `settings.out`.
 

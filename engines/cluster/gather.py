@@ -12,6 +12,7 @@ from engines.cluster.records import require_run_of
 from engines.cluster.store import Store, open_store
 from engines.common.events import Event, EventKind, Report, silent
 from engines.common.schema import AnyPath, settle
+from engines.common.verbs import verb
 from engines.errors import RunError
 from engines.painting.run_settings import RunSettings
 from engines.runs.dataset_files import remove_dataset_files
@@ -36,6 +37,7 @@ class GatherSettings:
         settle(self)
 
 
+@verb
 def gather(settings: GatherSettings, *, report: Report | None = None) -> DatasetSummary:
     """Write the folder of a run whose chunks are in a store: what one machine would have left.
 

@@ -24,6 +24,7 @@ from engines.cluster.settings import OTHERS, ClusterSettings
 from engines.cluster.store import Store, open_store
 from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.plurals import counted
+from engines.common.verbs import verb
 from engines.errors import RunError
 from engines.painting.resolve import FormerEngine, resolve
 from engines.painting.run_settings import RunSettings
@@ -56,6 +57,7 @@ class ClusterSummary:
     target: int = 0
 
 
+@verb
 def generate_on_cluster(
     settings: GenerateSettings,
     cluster: ClusterSettings,

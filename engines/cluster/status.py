@@ -11,6 +11,7 @@ from engines.cluster.records import read_progress_of, require_run_of
 from engines.cluster.store import open_store
 from engines.common.events import Report, note
 from engines.common.schema import in_range, settle
+from engines.common.verbs import verb
 from engines.painting.settings import LIMIT
 
 _TOLD = {"workers": int, "images_per_second": float, "lost": int, "second_tries": int}  # of the driver's numbers
@@ -50,6 +51,7 @@ class Status:
     second_tries: int | None = None
 
 
+@verb
 def status(settings: StatusSettings, *, report: Report | None = None) -> Status:
     """How far a run is. Raises RunError where there is none.
 

@@ -24,6 +24,7 @@ from engines.cluster.store import Store, open_store
 from engines.cluster.worker import Worker, worker_name
 from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.schema import settle
+from engines.common.verbs import verb
 from engines.errors import RunError
 from engines.runs.pace import STAGE
 
@@ -61,6 +62,7 @@ class WorkSummary:
     over: bool  # whether the run has all it was to have
 
 
+@verb
 def work(
     settings: WorkSettings, *, report: Report | None = None, stop: Callable[[], bool] = lambda: False
 ) -> WorkSummary:

@@ -15,6 +15,7 @@ from typing import Any
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.common.devices import find_device
 from engines.common.events import Event, EventKind, Report, silent
+from engines.common.verbs import verb
 from engines.errors import DengineError
 from engines.measure.alone import run_alone
 from engines.measure.baseline import BATCHES, GPU_BATCHES, BaselineSettings, best_batch
@@ -24,6 +25,7 @@ from engines.measure.settings import MEASURED, BenchSettings, BenchSummary, Figu
 from engines.measure.workload import Workload, jobs_of
 
 
+@verb
 def bench(settings: BenchSettings, *, report: Report | None = None) -> BenchSummary:
     """Measure.
 

@@ -13,6 +13,7 @@ from engines.common.events import Report, note, silent
 from engines.common.files import write_atomic
 from engines.common.schema import AnyPath, settle, walked
 from engines.common.spell import command
+from engines.common.verbs import verb
 from engines.errors import DatasetError, RunError
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import PaintOptions
@@ -58,6 +59,7 @@ class ReportSummary:
     bytes: int  # of the file
 
 
+@verb
 def report(settings: ReportSettings, *, report: Report | None = None) -> ReportSummary:
     """Write the report of a folder: of a run, of labels, of what was trained, or of a comparison.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from engines.common.events import Report, note, silent
 from engines.common.schema import AnyPath, settle
+from engines.common.verbs import verb
 from engines.datasets.dataset import open_dataset
 from engines.errors import DatasetError, RunError, refuse
 from engines.review.answers import Pages
@@ -157,6 +158,7 @@ def _begun(settings: ReviewSettings) -> Iterator[tuple[Session, tuple[Finding, .
         yield session, findings, notes
 
 
+@verb
 def review(settings: ReviewSettings, *, report: Report | None = None) -> ReviewSummary:
     """Serve the page of a run or a dataset until Ctrl-C, and give what was decided by then.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from engines.common.events import Report, note, silent
 from engines.common.schema import AnyPath, part_of
+from engines.common.verbs import verb
 from engines.labels.scores import ScoreKind, ScorePolicy
 from engines.runs.dataset_files import write_dataset
 from engines.runs.dataset_rules import DatasetRules, apply_rules, keep_files, read_rules, without_own
@@ -29,6 +30,7 @@ class FinalizeSettings(DatasetRules):
     run: AnyPath  # the folder of a run
 
 
+@verb
 def finalize(settings: FinalizeSettings, *, report: Report | None = None) -> DatasetSummary:
     """Write the dataset files of a run again. Nothing is painted.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from engines.common.events import Event, EventKind, ImageNews, Report, note, silent
 from engines.common.files import sync_folder
 from engines.common.malloc import keep_few_heaps
+from engines.common.verbs import verb
 from engines.datasets.dataset import Dataset
 from engines.diffusion.base_notes import bad_base
 from engines.diffusion.capture import Record, capture
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from engines.bundle.bundle import Bundle
 
 
+@verb
 def generate(
     settings: GenerateSettings, *, report: Report | None = None, stop: Callable[[], bool] = lambda: False
 ) -> GenerateSummary:

@@ -13,6 +13,7 @@ from pathlib import Path
 from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import sync_folder, write_atomic, write_json
 from engines.common.schema import AnyPath, settle
+from engines.common.verbs import verb
 from engines.errors import RunError, UsageError, refuse
 from engines.painting.jobs import chunk_ranges
 from engines.painting.run_settings import RunSettings, differences
@@ -44,6 +45,7 @@ class MergeSettings:
             raise UsageError("No shards given: name the folders of all shards of a run.", field="runs")
 
 
+@verb
 def merge(settings: MergeSettings, *, report: Report | None = None) -> DatasetSummary:
     """Join all shards of a run into a new folder, by the rules that they were last finalized with.
 

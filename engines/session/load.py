@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from engines.backends.registry import open_backend
 from engines.bundle.bundle import default_bundle, open_bundle
 from engines.common.schema import AnyPath, settle
+from engines.common.verbs import setting
 from engines.painting.needs import generate_needs
 from engines.painting.settings import GenerateSettings
 from engines.session.loaded import LoadedBundle
@@ -52,7 +53,8 @@ def load(
     <LoadedBundle blood-cells on torch ...>
     """
     asked = _Asked(bundle, engine, precision, device, threads)
-    opened = open_bundle(default_bundle() if asked.bundle is None else asked.bundle)
+    with setting("bundle"):
+        opened = open_bundle(default_bundle() if asked.bundle is None else asked.bundle)
     needs = generate_needs(GenerateSettings(out="unused", jobs=1), opened, None)
     backend = open_backend(
         opened, asked.engine, precision=asked.precision, threads=asked.threads, device=asked.device, needs=needs

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from engines.adapter.inference import TTA_LOOKS
+from engines.common.verbs import setting
 from engines.datasets.images import pixels_of, read_image
 from engines.diffusion.prompts import generic_prompt
 from engines.errors import UsageError
@@ -129,7 +130,8 @@ class LoadedBundle:
         asked = GenerateSettings(out="unused", jobs=count, **given)
         references = None
         if asked.reference is not None:
-            references = open_references(asked)
+            with setting("reference"):
+                references = open_references(asked)
         run = resolve(asked, self._bundle, self._backend, references, None)
         return self._painted(count, run, job_source(run.options, self._bundle, references))
 
@@ -249,7 +251,8 @@ class _KeptCalls:
 def _pixels(picture: object) -> tuple[npt.NDArray[np.uint8], str]:
     """The pixels of a picture, uint8 [H, W, 3], and what keys its noise unless the caller says."""
     if isinstance(picture, str | os.PathLike):
-        return read_image(Path(picture)), Path(picture).name
+        with setting("picture"):
+            return read_image(Path(picture)), Path(picture).name
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,)):
             raise UsageError(

@@ -13,6 +13,7 @@ from engines.adapter.info import INFO_FILE, AdapterInfo
 from engines.common.events import Report, note, silent
 from engines.common.forecast import Forecast
 from engines.common.schema import AnyPath, part_of
+from engines.common.verbs import verb
 from engines.datasets.dataset import Record, open_dataset, remark_on_splits
 from engines.diffusion.base_model import local_folder
 from engines.diffusion.base_notes import bad_base
@@ -62,6 +63,7 @@ class TrainAdapterSummary:
     seconds: float
 
 
+@verb
 def train_adapter(settings: TrainAdapterSettings, *, report: Report | None = None) -> TrainAdapterSummary:
     """Train the adapter, which reads boxes off a frozen base model, on a labelled dataset.
 

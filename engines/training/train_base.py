@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from engines.common.events import Report, note, silent
 from engines.common.forecast import Forecast
 from engines.common.schema import AnyPath, part_of, settle
+from engines.common.verbs import verb
 from engines.datasets.dataset import open_dataset, remark_on_splits
 from engines.diffusion.base_model import local_folder
 from engines.diffusion.base_notes import read_quality
@@ -71,6 +72,7 @@ class TrainBaseSummary:
     samples: Path | None = None  # a picture of it: photographs, these through the autoencoder, painted ones
 
 
+@verb
 def train_base(settings: TrainBaseSettings, *, report: Report | None = None) -> TrainBaseSummary:
     """Fit a base model to a folder of images; labels are not needed.
 

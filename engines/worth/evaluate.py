@@ -26,6 +26,7 @@ from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import write_json
 from engines.common.forecast import Forecast, Part
 from engines.common.schema import from_object, key_of, to_object
+from engines.common.verbs import verb
 from engines.datasets.dataset import instances_of
 from engines.errors import RunError, UsageError
 from engines.labels.boxes import Instances
@@ -88,6 +89,7 @@ class _Training:
         return f"{f'generated{self.generated}' if self.generated else 'real'}-seed{self.seed}"
 
 
+@verb
 def evaluate(settings: EvaluateSettings, *, report: Report | None = None) -> EvaluateSummary:
     """Train every arm with every seed, compare, and write it down in `settings.out`.
 

@@ -37,6 +37,7 @@ from engines.bundle.bundle import open_bundle
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.common.events import Event, EventKind, Report, silent
 from engines.common.files import sync_folder
+from engines.common.verbs import verb
 from engines.errors import BackendError, DengineError, ExportError
 from export.tensorrt.builder import PlanBuilder
 from export.tensorrt.check_plans import PlanCheck
@@ -103,6 +104,7 @@ def check_ready(opset: int | None = None, workspace: float | None = None, target
         )
 
 
+@verb
 def build_plans(
     settings: BuildPlansSettings, *, report: Report | None = None, stop: Callable[[], bool] = lambda: False
 ) -> BuildPlansSummary:

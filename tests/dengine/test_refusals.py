@@ -75,10 +75,60 @@ def test_paths_may_be_text() -> None:
                 )
 
 
+VERBS = (
+    "train_base", "train_adapter", "export", "build_plans", "generate", "label", "finalize", "merge", "audit",
+    "evaluate", "bench", "review", "report", "work", "status", "gather", "generate_on_cluster",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_what_are_no_settings_is_refused_by_every_verb(name: str) -> None:
+    more = (dengine.ClusterSettings(cluster="local"),) if name == "generate_on_cluster" else ()
+    with refused(UsageError, "settings"):
+        getattr(dengine, name)("run", *more)
+
+
+@pytest.mark.parametrize("field", ["report", "stop"])
+def test_what_cannot_be_called_is_refused_before_anything_is_written(tmp_path: Path, field: str) -> None:
+    given: dict[str, Any] = {field: True}
+    with refused(UsageError, field):
+        dengine.generate(dengine.GenerateSettings(out=tmp_path / "run", count=1), **given)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("verb", "settings", "field"),
+    [
+        ("train_base", dengine.TrainBaseSettings(data="nowhere", out="out"), "data"),
+        ("train_adapter", dengine.TrainAdapterSettings(data="nowhere", base="base", out="out"), "data"),
+        ("export", dengine.ExportSettings(base="nowhere", adapter="adapter", out="out"), "base"),
+        ("build_plans", dengine.BuildPlansSettings(bundle="nowhere"), "bundle"),
+        ("generate", dengine.GenerateSettings(out="out", count=1, reference="nowhere"), "reference"),
+        ("generate", dengine.GenerateSettings(out="out", count=1, bundle="nowhere"), "bundle"),
+        ("label", dengine.LabelSettings("nowhere", out="out"), "images"),
+        ("finalize", dengine.FinalizeSettings("nowhere"), "run"),
+        ("merge", dengine.MergeSettings(["nowhere", "else"], out="out"), "runs"),
+        ("audit", dengine.AuditSettings(data="nowhere", out="out"), "data"),
+        ("evaluate", dengine.EvaluateSettings("nowhere", synthetic=["run"], val="val", out="out"), "real"),
+        ("bench", dengine.BenchSettings(bundle="nowhere"), "bundle"),
+        ("review", dengine.ReviewSettings("nowhere"), "what"),
+        ("report", dengine.ReportSettings("nowhere"), "folder"),
+        ("status", dengine.StatusSettings("nowhere"), "run"),
+    ],
+)
+def test_a_folder_that_is_not_there_is_refused_with_its_setting(
+    verb: str, settings: Any, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(dengine.DengineError) as caught:
+        getattr(dengine, verb)(settings)
+    assert caught.value.field == field
+
+
 @pytest.mark.parametrize(
     ("given", "kind", "field"),
     [
-        ({"bundle": "nowhere"}, dengine.BundleError, None),
+        ({"bundle": "nowhere"}, dengine.BundleError, "bundle"),
         ({"bundle": 3}, UsageError, "bundle"),
         ({"engine": "steam"}, UsageError, "engine"),
         ({"precision": "f8"}, UsageError, "precision"),
