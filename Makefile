@@ -10,6 +10,9 @@ NEEDED := 3.11
 # A Python to prefer: make demo PYTHON=/path/to/python3.12
 PYTHON ?=
 
+# Tests start many processes, each of which would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What the tests need of TensorRT, one version a folder: the vendor's Python bindings of TensorRT, which our calls are
 # checked against, without their libraries; and TensorRT for RTX, whole, which builds plans without a GPU. One that is not
 # there for this machine or Python leaves its tests skipped.

@@ -83,16 +83,18 @@ def command(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Evaluations from the noise level to a clean image; from text alone 25.  [default: 15]"),
+        typer.Option(
+            help="Evaluations from the noise level to a clean image.  [default: 8, from text alone 12; ddim 15 and 25]"
+        ),
     ] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddim or dpmpp.  [default: ddim]")] = None,
+    sampler: Annotated[str | None, typer.Option(help="dpmpp or ddim.  [default: dpmpp]")] = None,
     eta: Annotated[float | None, typer.Option(help="Noise that ddim adds on the way, 0 to 1.  [default: 0]")] = None,
     guidance: Annotated[
         float | None, typer.Option(help="How strongly the prompt leads; 1 is off.  [default: 4]")
     ] = None,
     guidance_interval: Annotated[
         str | None,
-        typer.Option(metavar="LOW:HIGH", help="Part of the schedule where guidance acts, in t/T.  [default: 0:1]"),
+        typer.Option(metavar="LOW:HIGH", help="Part of the schedule where guidance acts, in t/T.  [default: 0.4:1]"),
     ] = None,
     prompt_template: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Wording of prompts, with {style}, {classes}, {caption}.")

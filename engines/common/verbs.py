@@ -65,7 +65,7 @@ def _mistakes(function: Callable[..., object], given: dict[str, object]) -> Iter
 
 
 def _named_by(message: str, settings: object) -> str | None:
-    """The setting with the path or name that a message begins with, or with one below it; of several the longest."""
+    """The setting with the path or name that a message begins with; of several the longest."""
     paths = [
         (str(path), item.name)
         for item in fields(cast(Any, settings))
@@ -73,5 +73,5 @@ def _named_by(message: str, settings: object) -> str | None:
         for path in (value if isinstance(value, tuple) else [value])
         if isinstance(path, Path | str)
     ]
-    found = [one for one in paths if re.match(rf"{re.escape(one[0])}(/|:? )", message)]
+    found = [one for one in paths if re.match(rf"{re.escape(one[0])}:? ", message)]
     return max(found, key=lambda one: len(one[0]))[1] if found else None

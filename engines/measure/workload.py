@@ -13,7 +13,7 @@ from engines.datasets.dataset import open_dataset
 from engines.diffusion.schedule import Schedules
 from engines.errors import UsageError
 from engines.painting.jobs import Job, JobSource, make_job
-from engines.painting.resolve import painting_options
+from engines.painting.options import painting_options
 from engines.painting.settings import GenerateSettings
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class WorkloadJobs:
 
     source: JobSource  # what the jobs have in common
     jobs: tuple[Job, ...]  # in order, exactly those of `generate`
-    options: dict[str, Any]  # as `settings.resolve_options` gives them: guidance, negative prompt, score ...
+    options: dict[str, Any]  # as `resolve_options` gives them: guidance, negative prompt, score ...
     schedules: Schedules
 
     def steps(self, job: Job) -> int:

@@ -7,12 +7,12 @@ B batch, R rows, h/w latents.
 """
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.backends.tensorrt.plans import Needs
 from engines.painting.networks import LARGEST_BATCH
-from engines.painting.resolve import GPU_SLOTS, needed_rows, painting_options, slots_and_rows
+from engines.painting.options import painting_options
+from engines.painting.resolve import GPU_SLOTS, default_rows, slots_and_rows
 from engines.painting.run_settings import RunSettings
 from engines.painting.settings import OPEN, GenerateSettings
 
@@ -29,7 +29,7 @@ def generate_needs(asked: GenerateSettings, bundle: "Bundle", stored: RunSetting
     if any(side % bundle.size_multiple for side in frame):
         return Needs(())
     options, schedules = painting_options(asked, bundle, stored)
-    slots, rows = slots_and_rows(asked, stored, GPU_SLOTS, schedules, options)
+    slots, rows = slots_and_rows(asked, stored, GPU_SLOTS, schedules, options, bundle)
     build: dict[str, Any] = {}
     if rows != default_rows(bundle, slots):
         build["batches"] = (1, slots, max(slots, rows))
@@ -67,9 +67,3 @@ def painted_graphs(
     sampler: Graphs = (("unet", {"B": rows, "h": h, "w": w}),) if paints else ()
     decoder: Graphs = (("vae_decoder", batch),) if paints else ()
     return (("text_encoder", {"B": 1}), *encoder, *sampler, ("unet", batch), ("adapter", batch), *decoder)
-
-
-def default_rows(bundle: "Bundle", slots: int) -> int:
-    """R of a `generate` with this many slots and the bundle's own settings."""
-    options, schedules = painting_options(GenerateSettings(out=Path(), count=1), bundle)
-    return needed_rows(schedules, slots, options)

@@ -7,7 +7,7 @@ reference dataset the jobs depend on. Knows nothing about what happens then.
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,14 +15,19 @@ import numpy as np
 
 from engines.backends.registry import backend_info
 from engines.backends.rows import FULL_SIZE, unet_parameters
-from engines.common.schema import key_of, part_of
+from engines.common.schema import part_of
 from engines.datasets.dataset import Dataset
 from engines.diffusion.schedule import Schedules, guided_steps
-from engines.errors import BundleError, UsageError
-from engines.labels.scores import ScorePolicy, check_ignore_score, stored
+from engines.errors import UsageError
+from engines.painting.options import painting_options
 from engines.painting.references import settled_labels
 from engines.painting.run_settings import FORMAT, RunSettings
-from engines.painting.settings import DEFAULTS, FROM_NOISE, JPEG_QUALITY, OPEN, GenerateSettings, PaintOptions
+from engines.painting.settings import (
+    JPEG_QUALITY,
+    OPEN,
+    GenerateSettings,
+    PaintOptions,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -93,28 +98,14 @@ def resolve(
     """
     options, schedules = painting_options(asked, bundle, stored)
     schedules.steps(options["strength"] and options["strength"][0])
-    frame = bundle.frame if asked.size is OPEN else asked.size
-    multiple = bundle.size_multiple
-    if any(side % multiple for side in frame):
-        nearest = tuple(max(multiple, round(side / multiple) * multiple) for side in frame)
-        raise UsageError(
-            f"`size={frame}`: both must be multiples of {multiple} for this bundle; `size={nearest}` would do.",
-            field="size",
-        )
-    config = bundle.adapter_info.config
-    cells = config.cells(frame[1] // bundle.vae_stride, frame[0] // bundle.vae_stride)
-    if cells < config.queries:
-        raise UsageError(
-            f"`size={frame}` has {cells} cells for the adapter's {config.queries} queries; "
-            f"give a larger one, such as `size={bundle.frame}`.",
-            field="size",
-        )
+    frame = _frame(asked, bundle)
     target = asked.count or asked.jobs or 1
     on_gpu = backend.device.type == "cuda"
     usual = min(gpu_slots(bundle, frame, target) if on_gpu else CPU_SLOTS, target)
-    if backend_info(backend.name).built_ahead:
+    ahead = backend_info(backend.name).built_ahead
+    if ahead:
         usual = GPU_SLOTS  # whatever the target: this is what its plans are built for
-    slots, rows = slots_and_rows(asked, stored, usual, schedules, options)
+    slots, rows = slots_and_rows(asked, stored, usual, schedules, options, bundle if ahead else None)
     return RunSettings(
         options=part_of(
             PaintOptions,
@@ -141,6 +132,27 @@ def resolve(
     )
 
 
+def _frame(asked: GenerateSettings, bundle: "Bundle") -> tuple[int, int]:
+    """(width, height) of the images, which the networks can divide and the adapter can look at."""
+    frame = bundle.frame if asked.size is OPEN else asked.size
+    multiple = bundle.size_multiple
+    if any(side % multiple for side in frame):
+        nearest = tuple(max(multiple, round(side / multiple) * multiple) for side in frame)
+        raise UsageError(
+            f"`size={frame}`: both must be multiples of {multiple} for this bundle; `size={nearest}` would do.",
+            field="size",
+        )
+    config = bundle.adapter_info.config
+    cells = config.cells(frame[1] // bundle.vae_stride, frame[0] // bundle.vae_stride)
+    if cells < config.queries:
+        raise UsageError(
+            f"`size={frame}` has {cells} cells for the adapter's {config.queries} queries; "
+            f"give a larger one, such as `size={bundle.frame}`.",
+            field="size",
+        )
+    return frame
+
+
 def wants_compiled(asked: GenerateSettings, stored: RunSettings | None) -> bool | None:
     """Whether networks are to be compiled: as asked, else as in the stored run; else None, which leaves it to the
     engine, for a run of LONG_RUN images or more, and False for a shorter one."""
@@ -149,61 +161,6 @@ def wants_compiled(asked: GenerateSettings, stored: RunSettings | None) -> bool 
     if stored is not None:
         return ", compiled" in stored.backend
     return None if (asked.count or asked.jobs or 0) >= LONG_RUN else False
-
-
-def resolve_options(
-    asked: GenerateSettings,
-    bundle_defaults: Mapping[str, Any],
-    thresholds: Mapping[str, float],
-    class_names: Sequence[str],
-    *,
-    floored: bool = False,
-) -> dict[str, Any]:
-    """The painting options of DEFAULTS' keys with all that is open filled in: from the bundle, then from DEFAULTS.
-
-    Steps are FROM_NOISE without a reference, and where they are counted from noise all the same (`floored`). A score
-    has its stored form, and classes left out take the adapter's `thresholds`.
-    Raises BundleError for a bundle whose defaults are unknown or out of range, UsageError where an option that was
-    given contradicts one that was filled in.
-    """
-    names = {key_of(item): item.name for item in dataclasses.fields(PaintOptions) if item.name in DEFAULTS}
-    unknown = sorted(set(bundle_defaults) - set(names))
-    if unknown:
-        raise BundleError(
-            f'manifest.json: "generate" holds {", ".join(unknown)}; known are {", ".join(names)}. Export it again.'
-        )
-    of_bundle = {names[key]: value for key, value in bundle_defaults.items()}
-    try:
-        own = GenerateSettings(out=asked.out, count=1, reference=Path(), **of_bundle)
-    except UsageError as cause:
-        raise BundleError(f'manifest.json: "generate" cannot be used: {cause}', field=cause.field) from cause
-    given = {key: getattr(asked, key) for key in DEFAULTS if getattr(asked, key) is not OPEN}
-    from_noise = {"steps": FROM_NOISE} if asked.reference is None or floored else {}
-    options = dict(DEFAULTS) | from_noise | {key: getattr(own, key) for key in of_bundle} | given
-    wanted = ScorePolicy.of(options["score"]).thresholds(thresholds, class_names)
-    options["score"] = stored(wanted)
-    if "ignore_score" in given:
-        check_ignore_score(asked.ignore_score, wanted)
-    elif options["ignore_score"] >= max(wanted.values()):
-        options["ignore_score"] = 0.0
-    if options["sampler"] != "ddim" and "eta" not in given:
-        options["eta"] = 0.0
-    if options["guidance"] <= 1.0:
-        options |= {key: DEFAULTS[key] for key in ("guidance_interval", "negative_prompt") if key not in given}
-    if asked.reference is None:
-        options["strength"] = None
-    dataclasses.replace(asked, **options)  # raises UsageError where they contradict each other
-    return options
-
-
-def painting_options(
-    asked: GenerateSettings, bundle: "Bundle", stored: RunSettings | None = None
-) -> tuple[dict[str, Any], Schedules]:
-    """The options of `resolve_options`, and the schedules they make: for a `stored` run, as it was begun."""
-    thresholds, floored = bundle.adapter_info.thresholds, stored is not None and stored.floored
-    options = resolve_options(asked, bundle.generate_defaults, thresholds, bundle.class_names, floored=floored)
-    sampler, steps, eta = options["sampler"], options["steps"], options["eta"]
-    return options, Schedules(bundle.scheduler_config, sampler, steps, eta, floored=floored)
 
 
 def dataset_hash(dataset: Dataset) -> str:
@@ -230,13 +187,29 @@ def default_chunk(target: int, slots: int) -> int:
 
 
 def slots_and_rows(
-    asked: GenerateSettings, stored: RunSettings | None, usual: int, schedules: Schedules, options: Mapping[str, Any]
+    asked: GenerateSettings,
+    stored: RunSettings | None,
+    usual: int,
+    schedules: Schedules,
+    options: Mapping[str, Any],
+    ahead: "Bundle | None",
 ) -> tuple[int, int]:
-    """Images in work at once and rows of a network call: as asked, else as in the stored run, else `usual`."""
+    """Images in work at once and rows of a network call: as asked, else as in the stored run, else `usual`, and what
+    they need; of an engine whose plans are built `ahead`, for this bundle, what its own settings need, so that the same
+    plans do for every run.
+    """
     slots = asked.slots or (stored.options.slots if stored else usual)
-    same = stored is not None and stored.options.slots == slots
-    rows = asked.rows or (stored.options.rows if stored and same else needed_rows(schedules, slots, options))
-    return slots, rows
+    if asked.rows:
+        return slots, asked.rows
+    if stored is not None and stored.options.slots == slots:
+        return slots, stored.options.rows
+    return slots, default_rows(ahead, slots) if ahead else needed_rows(schedules, slots, options)
+
+
+def default_rows(bundle: "Bundle", slots: int) -> int:
+    """Rows of a network call of a `generate` with this many slots and the bundle's own settings."""
+    options, schedules = painting_options(GenerateSettings(out=Path(), count=1), bundle)
+    return needed_rows(schedules, slots, options)
 
 
 def gpu_slots(bundle: "Bundle", frame: tuple[int, int], target: int) -> int:

@@ -29,7 +29,6 @@ TEMPLATE_FIELDS = ("style", "classes", "caption")
 _NOT_MATCHED = "`score=matched` looks at all boxes at once: it is for `dengine label` and `dengine finalize`"
 LIMIT = 10**9  # no count, seed aside, is larger
 JPEG_QUALITY = 95
-FROM_NOISE = 25  # `steps` of images painted from text alone, where nobody says
 MOST_GUIDANCE = 1000.0
 LARGEST_SIDE = 65_536  # pixels
 
@@ -74,11 +73,14 @@ class PaintOptions:
     strength: tuple[float, float] | None = _bundle((0.4, 0.8))
     flip: bool = True  # mirror references left to right, half of the time
     size: tuple[int, int] = field(default=OPEN, metadata={KEY: "frame"})  # (width, height) in pixels; the bundle's
-    steps: int = _bundle(15)  # network evaluations from the noise level to none, 1 to 1000; FROM_NOISE of text alone
-    sampler: Sampler = _bundle("ddim")  # noqa: RUF009  a field; one of SAMPLERS
+    # Network evaluations from the noise level to none, 1 to 1000; None: STEPS of a reference, FROM_NOISE of text alone.
+    steps: int = _bundle(OPEN)
+    sampler: Sampler = _bundle("dpmpp")  # noqa: RUF009  a field; one of SAMPLERS
     eta: float = _bundle(0.0)  # share of DDPM's noise in 0..1, ddim only
     guidance: float = _bundle(4.0)  # classifier-free guidance; 1 is off
-    guidance_interval: tuple[float, float] | None = _bundle(None)  # of t / T, where guidance acts; None: everywhere
+    guidance_interval: tuple[float, float] | None = _bundle(
+        (0.4, 1.0)
+    )  # of t / T, where guidance acts; None: everywhere
     prompt_template: str | None = _bundle(None)  # with {style}, {classes}, {caption}; None: the wording of training
     negative_prompt: str = _bundle("")  # what guidance leads away from
     score: ScoreLike = _bundle("adapter")  # noqa: RUF009  a field; a box below is no label
@@ -121,6 +123,10 @@ UNSAID: Mapping[str, Any] = {
 DEFAULTS: Mapping[str, Any] = {
     item.name: item.metadata["otherwise"] for item in fields(PaintOptions) if "otherwise" in item.metadata
 }
+# The same of runs that were begun before format 4.
+EARLIER: Mapping[str, Any] = {"sampler": "ddim", "guidance_interval": None}
+STEPS: Mapping[str, int] = {"dpmpp": 8, "ddim": 15}  # by sampler: `steps` of a reference, where nobody says
+FROM_NOISE: Mapping[str, int] = {"dpmpp": 12, "ddim": 25}  # and of images painted from text alone
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from itertools import pairwise
 from engines.backends.tensorrt.plans import Bounds
 from engines.bundle.bundle import Bundle
 from engines.errors import UsageError
-from engines.painting.needs import Size, default_rows, painted_graphs
-from engines.painting.resolve import GPU_SLOTS
+from engines.painting.needs import Size, painted_graphs
+from engines.painting.resolve import GPU_SLOTS, default_rows
 
 Batches = tuple[int, int, int]  # smallest, usual, largest number of images in work at once
 Frames = tuple[Size, Size, Size]  # smallest, usual, largest (width, height) in pixels

@@ -37,6 +37,7 @@ def test_a_mutation_is_a_function_of_its_seed() -> None:
     assert len(set(made)) > 100
 
 
+@pytest.mark.slow
 def test_what_must_not_happen_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def judged(read: object) -> list[str]:
         report = fuzz.Report()

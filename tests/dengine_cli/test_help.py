@@ -145,11 +145,14 @@ def option_defaults(verb: str) -> dict[str, str]:
 
 def test_help_of_generate_writes_the_defaults_that_are_used() -> None:
     from engines.labels.scores import FALLBACK
-    from engines.painting.settings import DEFAULTS, JPEG_QUALITY
+    from engines.painting.settings import DEFAULTS, FROM_NOISE, JPEG_QUALITY, STEPS
 
     shown = option_defaults("generate")
-    for name in ("steps", "sampler", "eta", "guidance"):
+    for name in ("sampler", "eta", "guidance"):
         assert type(DEFAULTS[name])(shown[name]) == DEFAULTS[name]
+    usual = f"{STEPS['dpmpp']}, from text alone {FROM_NOISE['dpmpp']}"
+    assert shown["steps"] == f"{usual}; ddim {STEPS['ddim']} and {FROM_NOISE['ddim']}"
+    assert shown["guidance_interval"] == "{:g}:{:g}".format(*DEFAULTS["guidance_interval"])
     assert shown["score"] == f"the adapter's own, else {FALLBACK}"
     assert float(shown["min_quality"]) == DEFAULTS["min_quality"]
     assert shown["strength"] == ":".join(map(str, DEFAULTS["strength"]))

@@ -30,7 +30,7 @@ from engines.diffusion.loading import describe
 from engines.diffusion.lora import fuse_loras
 from engines.diffusion.noise import read_scheduler
 from engines.diffusion.schedule import make_schedule
-from engines.painting.resolve import resolve_options
+from engines.painting.options import resolve_options
 from engines.painting.settings import GenerateSettings
 
 

@@ -15,8 +15,8 @@ from engines.backends.tensorrt.plans import Needs
 from engines.diffusion.schedule import Schedules
 from engines.errors import UsageError
 from engines.labelling import LabelSettings, label
-from engines.painting.needs import default_rows, generate_needs, label_needs
-from engines.painting.resolve import needed_rows
+from engines.painting.needs import generate_needs, label_needs
+from engines.painting.resolve import default_rows, needed_rows
 from engines.painting.settings import GenerateSettings
 from engines.runs.generate import generate
 from export.tensorrt.profiles import wanted_profiles

@@ -32,7 +32,8 @@ def make_painter(
     for i in range(3):
         Image.fromarray(np.full((40, 60, 3), 80 * i, dtype=np.uint8)).save(data / f"{i}.png")
     bundle, references = make_bundle(folder), open_dataset(data, require_boxes=False)
-    choices: dict[str, Any] = {"jobs": 40, "steps": STEPS, "reference": data, "strength": (0.2, 0.9)} | options
+    choices: dict[str, Any] = {"jobs": 40, "steps": STEPS, "reference": data, "strength": (0.2, 0.9)}
+    choices |= {"sampler": "ddim"} | options
     asked = GenerateSettings(out=folder / "run", **choices)
     wanted = resolve(asked, bundle, as_backend(backend), references, None).options
     source = job_source(wanted, bundle, references)
@@ -63,7 +64,7 @@ def test_a_chunk_of_any_size_is_taken_up_512_jobs_at_a_time() -> None:
 
 def test_every_job_takes_all_steps_and_strength_sets_where_they_begin(tmp_path: Path) -> None:
     backend = FakeBackend()
-    painter, source = make_painter(tmp_path, backend, slots=4)
+    painter, source = make_painter(tmp_path, backend, slots=4, guidance_interval=(0.0, 1.0))
     jobs = [make_job(source, 0, index) for index in range(8)]
     assert len({job.strength for job in jobs}) == 8
     assert len(list(painter.paint(jobs, lambda: False))) == 8
@@ -72,7 +73,7 @@ def test_every_job_takes_all_steps_and_strength_sets_where_they_begin(tmp_path: 
 
 def test_the_slots_of_a_chunk_of_an_older_run_empty_nearly_together(tmp_path: Path) -> None:
     backend = FakeBackend()
-    painter, source = make_painter(tmp_path, backend, floored=True, slots=4)
+    painter, source = make_painter(tmp_path, backend, floored=True, slots=4, guidance_interval=(0.0, 1.0))
     jobs = [make_job(source, 0, index) for index in range(32)]
     outcomes = list(painter.paint(jobs, lambda: False))
     assert sorted(outcome.job.index for outcome in outcomes) == list(range(32))
@@ -84,8 +85,9 @@ def test_the_slots_of_a_chunk_of_an_older_run_empty_nearly_together(tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "varies"),
     [
-        ({}, "encoder_hidden_states"),
-        ({"rows": 5}, None),
+        ({"guidance_interval": (0.0, 1.0)}, "encoder_hidden_states"),
+        ({}, None),
+        ({"guidance_interval": (0.0, 1.0), "rows": 5}, None),
         ({"guidance": 1.0}, None),
         ({"guidance_interval": (0.0, 0.5)}, None),
     ],

@@ -11,7 +11,8 @@ from refusals import refused
 
 from engines.errors import BundleError, RunError, UsageError
 from engines.painting import resolve as resolve_module
-from engines.painting.resolve import default_chunk, gpu_slots, resolve_options, wants_compiled
+from engines.painting.options import resolve_options
+from engines.painting.resolve import default_chunk, gpu_slots, wants_compiled
 from engines.painting.run_settings import RunSettings, differences
 from engines.painting.settings import GenerateSettings
 from engines.runs.run_folder import check_format
@@ -96,17 +97,18 @@ def test_a_changed_run_json_is_refused_with_every_mistake() -> None:
     del value["chunk"]
     with refused(RunError, None, "run.json", '"seed"', '"colour"', '"chunk"'):
         RunSettings.from_json(value, "run.json")
-    with refused(RunError, None, "run.json", 3):
-        RunSettings.from_json(value | {"format": 4}, "run.json")
+    with refused(RunError, None, "run.json", 4):
+        RunSettings.from_json(value | {"format": 5}, "run.json")
 
 
 def test_a_run_of_an_older_version_is_read_but_not_gone_on_with() -> None:
     older = RunSettings.from_json(run_settings().to_json() | {"format": 1}, "run.json")
-    assert differences(older, run_settings()) == [("format", "`format` is 1 in the run, 3 was asked for")]
+    assert differences(older, run_settings()) == [("format", "`format` is 1 in the run, 4 was asked for")]
     with refused(RunError, None, OUT):
         check_format(OUT, older)
     check_format(OUT, run_settings())
     check_format(OUT, run_settings(format=2))
+    check_format(OUT, run_settings(format=3))
     check_format(OUT, None)
 
 

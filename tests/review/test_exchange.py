@@ -94,7 +94,7 @@ def test_a_run_goes_out_with_its_labels_alone(tmp_path: Path) -> None:
 def test_a_file_that_is_none_of_them_is_refused(data: Path, text: str) -> None:
     file = data.parent / "back.json"
     file.write_text(text, "utf-8")
-    with refused(DatasetError, None, "back.json"):
+    with refused(DatasetError, "corrections", "back.json"):
         review(ReviewSettings(data, corrections=file))
     assert decisions_in(data) == []
 
@@ -103,7 +103,7 @@ def test_an_unknown_class_is_refused_by_name(data: Path) -> None:
     content = coco_content()
     content["categories"][0]["name"] = "horse"
     file = write_coco_file(data.parent / "back.json", content)
-    with refused(DatasetError, None, '"horse"'):
+    with refused(DatasetError, "corrections", '"horse"'):
         review(ReviewSettings(data, corrections=file))
 
 

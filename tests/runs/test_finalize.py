@@ -347,15 +347,15 @@ def test_options_out_of_range_are_refused(tmp_path: Path, field: str, value: Any
 
 
 def test_a_folder_that_is_no_run_or_is_in_use_is_refused(tmp_path: Path) -> None:
-    with refused(RunError, None, tmp_path / "nowhere"):
+    with refused(RunError, "run", tmp_path / "nowhere"):
         finalize(FinalizeSettings(tmp_path / "nowhere"))
     (tmp_path / "file").touch()
-    with refused(RunError, None, tmp_path / "file"):
+    with refused(RunError, "run", tmp_path / "file"):
         finalize(FinalizeSettings(tmp_path / "file"))
-    with refused(RunError, None, tmp_path):
+    with refused(RunError, "run", tmp_path):
         finalize(FinalizeSettings(tmp_path))
     run = make_run(tmp_path / "run")
-    with locked(run), refused(RunError, None, run):
+    with locked(run), refused(RunError, "run", run):
         finalize(FinalizeSettings(run))
 
 

@@ -166,9 +166,11 @@ def test_ctrl_c_finishes_the_slots_and_leaves_a_valid_dataset(paint: Generate, t
     assert tree(tmp_path / "run") == tree(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_ctrl_c_loses_no_finished_image_though_short_jobs_come_last(paint: Generate, tmp_path: Path) -> None:
     options: dict[str, Any] = {
-        "jobs": 24, "chunk": 24, "steps": 10, "strength": (0.2, 0.9), "keep_empty": True,
+        "jobs": 24, "chunk": 24, "steps": 10, "strength": (0.2, 0.9), "keep_empty": True, "sampler": "ddim",
+        "guidance_interval": (0.0, 1.0),
         "reference": make_references(tmp_path / "data", 3),
     }  # fmt: skip
     for name in ("whole", "run"):  # begun by a dengine whose steps followed the strength: jobs are of different lengths
@@ -236,6 +238,7 @@ def test_more_jobs_redo_the_last_short_chunk(paint: Generate, tmp_path: Path) ->
     assert tree(tmp_path / "run") == tree(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_what_was_left_to_dengine_stays_at_a_resume(paint: Generate, tmp_path: Path) -> None:
     paint(tmp_path / "run", count=9, chunk=None, slots=None)
     before = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))

@@ -152,7 +152,7 @@ def test_a_folder_in_use_is_refused(paint: Generate, tmp_path: Path) -> None:
     paint(tmp_path / "run", count=2)
     with (tmp_path / "run" / LOCK).open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with refused(RunError, None, tmp_path / "run"):
+        with refused(RunError, "out", tmp_path / "run"):
             paint(tmp_path / "run", count=20)
     assert paint(tmp_path / "run", count=20).dataset.images == 20
 

@@ -112,12 +112,19 @@ def test_changed_references_are_refused(paint: Generate, tmp_path: Path) -> None
 def test_a_run_of_format_2_goes_on_as_it_was_begun(paint: Generate, tmp_path: Path) -> None:
     """A strength was a share of the steps, and of 25 of them where nobody said."""
     references = make_references(tmp_path / "data", 3)
-    options: dict[str, Any] = {"reference": references, "strength": (0.2, 0.6), "keep_empty": True, "eta": 0.2}
+    options: dict[str, Any] = {
+        "reference": references,
+        "strength": (0.2, 0.6),
+        "keep_empty": True,
+        "sampler": "ddim",
+        "eta": 0.2,
+    }
+    options["guidance_interval"] = (0.0, 1.0)
     options["changes"] = {"generate_defaults": {}}
     begun = tmp_path / "begun"
     paint(begun, jobs=6, **options)
     value = json.loads((begun / RUN).read_text("utf-8"))
-    assert (value["format"], value["steps"]) == (3, 15)
+    assert (value["format"], value["steps"]) == (4, 15)
     (begun / RUN).write_text(json.dumps(value | {"format": 2, "steps": 25}), "utf-8")
     backend = FakeBackend()
     paint(begun, jobs=12, backend=backend, **options)

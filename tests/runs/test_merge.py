@@ -89,7 +89,7 @@ def test_what_is_not_all_the_shards_of_one_finished_run_is_refused(paint: Paint,
     out = tmp_path / "merged"
     for folders, field, said in (
         ([first], "runs", "2/2"),
-        ([first, second, tmp_path / "no"], None, tmp_path / "no"),
+        ([first, second, tmp_path / "no"], "runs", tmp_path / "no"),
         ([first, whole], "runs", whole),
         ([first, other], "seed", other),
         ([first, third], "shard", third),

@@ -139,7 +139,7 @@ def test_rules_that_cannot_be_are_refused_by_name(
 def test_a_run_of_an_earlier_dengine_goes_on_with_what_is_no_data_put_away(paint: Generate, tmp_path: Path) -> None:
     new = paint_into(paint, tmp_path / "new", count=9)
     for more in (9, 15):
-        run = paint_into(paint, tmp_path / f"run-{more}", count=5)
+        run = paint_into(paint, tmp_path / f"run-{more}", count=4)
         assert (run / SPARE).is_dir(), "or the test shows nothing"
         (run / SPARE).rename(run / "spare")
         (run / ".dengine" / "preview.png").rename(run / "preview.png")

@@ -190,7 +190,7 @@ def test_what_cannot_be_painted_is_refused_at_once(tmp_path: Path, given: dict[s
 
 
 def test_references_that_are_none_are_refused_at_once(tmp_path: Path) -> None:
-    with refused(DatasetError, None, "nowhere"):
+    with refused(DatasetError, "reference", "nowhere"):
         opened(tmp_path).paint(1, reference=tmp_path / "nowhere")
 
 
@@ -223,7 +223,7 @@ def test_a_strip_is_refused_before_it_is_scaled_to_a_huge_picture(tmp_path: Path
 
 def test_a_file_that_is_no_image_and_int8_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("text")
-    with refused(DatasetError, None, "text.png"):
+    with refused(DatasetError, "picture", "text.png"):
         opened(tmp_path).label(tmp_path / "text.png")
     with refused(UsageError, "precision"):
         opened(tmp_path, FakeBackend(precision="int8")).label(np.zeros((8, 8, 3), np.uint8))

@@ -238,6 +238,7 @@ def test_a_stopped_and_resumed_training_gives_the_same_detector(
     assert_same(detect(whole, shapes[:3]), detect(parts, shapes[:3]))
 
 
+@pytest.mark.slow
 def test_a_saved_detector_finds_the_same_things(shapes: list[Record], tmp_path: Path) -> None:
     trained, _ = train(shapes, tmp_path / "detector")
     loaded = load_detector(tmp_path / "detector")

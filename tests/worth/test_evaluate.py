@@ -110,37 +110,37 @@ def test_wrong_options_are_listed_together(settings: EvaluateSettings) -> None:
 
 def test_different_class_lists_are_refused(settings: EvaluateSettings, tmp_path: Path) -> None:
     other = make_run(tmp_path / "other", range(60, 62), ("a", "c"))
-    is_refused(replace(settings, synthetic=(other,)), DatasetError, None, "a, c", "a, b")
+    is_refused(replace(settings, synthetic=(other,)), DatasetError, "synthetic", "a, c", "a, b")
     wrong = make_dataset(tmp_path / "wrong", range(70, 72), names=("a", "z"))
     is_refused(replace(settings, val=wrong), DatasetError, None, '"z"')
 
 
 def test_runs_without_anything_to_learn_from_are_refused(settings: EvaluateSettings, tmp_path: Path) -> None:
     empty = make_run(tmp_path / "empty", [])
-    is_refused(replace(settings, synthetic=(empty,)), RunError, None, tmp_path / "empty")
+    is_refused(replace(settings, synthetic=(empty,)), RunError, "synthetic", tmp_path / "empty")
     bare = make_dataset(make_run(tmp_path / "bare", []), range(2), boxes=0)
-    is_refused(replace(settings, synthetic=(bare,)), RunError, None, bare)
+    is_refused(replace(settings, synthetic=(bare,)), RunError, "synthetic", bare)
     crowds = make_run(tmp_path / "crowds", range(80, 82))
     content = json.loads((crowds / ANNOTATIONS).read_text())
     for found in content["annotations"]:
         found["iscrowd"] = 1
     (crowds / ANNOTATIONS).write_text(json.dumps(content))
-    is_refused(replace(settings, synthetic=(crowds,)), RunError, None, crowds)
+    is_refused(replace(settings, synthetic=(crowds,)), RunError, "synthetic", crowds)
     unfinished = make_run(tmp_path / "unfinished", range(60, 62))
     (unfinished / ANNOTATIONS).unlink()
-    is_refused(replace(settings, synthetic=(unfinished,)), RunError, None, "`dengine finalize`")
-    is_refused(replace(settings, synthetic=(tmp_path / "nowhere",)), RunError, None, tmp_path / "nowhere")
+    is_refused(replace(settings, synthetic=(unfinished,)), RunError, "synthetic", "`dengine finalize`")
+    is_refused(replace(settings, synthetic=(tmp_path / "nowhere",)), RunError, "synthetic", tmp_path / "nowhere")
 
 
 def test_validation_images_without_boxes_are_refused(settings: EvaluateSettings, tmp_path: Path) -> None:
     bare = make_dataset(tmp_path / "bare", range(70, 72), boxes=0)
-    is_refused(replace(settings, val=bare), DatasetError, None, bare)
+    is_refused(replace(settings, val=bare), DatasetError, "val", bare)
 
 
 def test_copies_of_training_images_are_left_out_and_where_none_is_left_it_is_refused(
     settings: EvaluateSettings, tmp_path: Path
 ) -> None:
-    is_refused(replace(settings, val=settings.real), DatasetError, None, 4, "0.png")
+    is_refused(replace(settings, val=settings.real), DatasetError, "real", 4, "0.png")
     painted = make_dataset(tmp_path / "painted", [20, 12])
     (found,) = opened(replace(settings, val=painted)).val
     assert [record.name for record in found.records] == ["20.png"]
@@ -181,7 +181,7 @@ def test_near_copies_are_named_and_left_out(settings: EvaluateSettings, tmp_path
     assert [record.name for record in found.records] == ["20.png", "21.png"]
     assert len(found.left_out) == 1
     assert found.left_out[0].startswith("2.png nearly repeats 2.png (0.9")
-    is_refused(replace(settings, val=make_dataset(tmp_path / "all", [2])), DatasetError, None, tmp_path / "all")
+    is_refused(replace(settings, val=make_dataset(tmp_path / "all", [2])), DatasetError, "val", tmp_path / "all")
 
 
 @pytest.mark.slow
