@@ -1,7 +1,7 @@
 """The committed workload on optimum's pipelines: OpenVINO and ONNX Runtime, each at its own best batch and precision;
 OpenVINO once more in int8, as optimum quantizes a pipeline, since int8 changes what is painted.
 
-    python benchmarks/peers.py --work WORK --references FOLDER --out peers.md
+    python benchmarks/speed.py --work WORK --out ... --rows peers
 
 Each peer gets a virtual environment under WORK, the same jobs as ours (crops as PNG, prompts, strengths, steps), the
 same weights and the same processor, and `peer_runner.py` paints them there. A peer that cannot run is listed with its
@@ -22,14 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks import peer_runner
-from benchmarks.records import Record, Tell, here, measured_on, parser, table, write_report
+from benchmarks.records import Record, Tell, table
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.common.files import write_json
 from engines.errors import UsageError
-from engines.measure.workload import WORKLOAD, Workload, jobs_of
+from engines.measure.workload import Workload, jobs_of
 
 RUNNER = Path(peer_runner.__file__).resolve()
 JOBS, MODEL, CROPS, ASKED = "jobs.json", "model", "crops", "asked.json"
@@ -235,18 +233,3 @@ def peers_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
     bundle = None if arguments["bundle"] is None else Path(arguments["bundle"])
     workload = Workload.from_json(arguments["workload"])
     return measure(Path(arguments["work"]), workload, Path(arguments["references"]), bundle)
-
-
-def main() -> None:
-    """Measure, print, and write the report."""
-    options = parser(__doc__, "work", "out", "bundle", required=("work",))
-    options.add_argument("--references", type=Path, required=True, help="images to repaint, as speed.py paints them")
-    options.add_argument("--jobs", type=int, default=WORKLOAD.jobs)
-    given = options.parse_args()
-    workload = dataclasses.replace(WORKLOAD, jobs=given.jobs)
-    value = here() | measure(given.work.resolve(), workload, given.references, given.bundle)
-    write_report(("# Peers", measured_on(value), *report(value["peers"])), value, given.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
-"""How good a bundle is: reconstruction of its VAE on real images, and how far engines and precisions agree.
+"""How good a bundle's autoencoder is: its reconstruction of real images.
 
-    python benchmarks/quality.py --data DATA --split val --jobs 64
+    python benchmarks/quality.py --data DATA --split val
 
 Prints a report, and one JSON line last.
 """
@@ -13,14 +13,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.records import Record, here, measured_on, parser, say, table, write_report
+from benchmarks.records import Record, here, measured_on, parser, write_report
 from engines.adapter.inference import prepare_frame
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.datasets.dataset import open_dataset
 from engines.diffusion.base_model import load_base
 from engines.training.vae import psnr
-from export.agreement import compare_engines, variants
-from export.verify import installed_engines
 
 
 def reconstruction(bundle: Bundle, data: Path, split: str | None) -> tuple[int, float, float]:
@@ -38,28 +36,15 @@ def reconstruction(bundle: Bundle, data: Path, split: str | None) -> tuple[int, 
 def main() -> None:
     """Measure, and print."""
     options = parser(__doc__, "bundle", "out")
-    options.add_argument("--data", type=Path, default=None, help="dataset to rebuild with the VAE")
+    options.add_argument("--data", type=Path, required=True, help="dataset to rebuild with the VAE")
     options.add_argument("--split", default=None, help="part of the dataset")
-    options.add_argument("--jobs", type=int, default=64, help="images to paint on every engine; 0 for none")
     given = options.parse_args()
     bundle = open_bundle(given.bundle or default_bundle())
     value: Record = here()
-    parts = ["# Quality of a bundle", measured_on(value)]
-    if given.data is not None:
-        count, mean, lowest = reconstruction(bundle, given.data, given.split)
-        parts.append(f"VAE, encode and decode of {count} images: PSNR {mean:.2f} dB, {lowest:.2f} dB at the lowest.")
-        value["vae_psnr"] = {"images": count, "mean": round(mean, 2), "lowest": round(lowest, 2)}
-    if given.jobs:
-        found = compare_engines(
-            bundle, variants(installed_engines(), bundle.manifest.graph_dtype), say, jobs=given.jobs, steps=None
-        )
-        rows = [
-            (row.engine, row.precision, row.jobs, f"{row.psnr:.1f}", "-" if row.ap50 is None else f"{row.ap50:.3f}")
-            for row in found
-        ]
-        parts.append(table(("against torch f32", "precision", "jobs", "PSNR, dB", "AP50 of the labels"), rows))
-        value["agreement"] = [vars(row) for row in found]
-    write_report(parts, value, given.out)
+    count, mean, lowest = reconstruction(bundle, given.data, given.split)
+    told = f"VAE, encode and decode of {count} images: PSNR {mean:.2f} dB, {lowest:.2f} dB at the lowest."
+    value["vae_psnr"] = {"images": count, "mean": round(mean, 2), "lowest": round(lowest, 2)}
+    write_report(("# Quality of a bundle", measured_on(value), told), value, given.out)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Every speed figure of dengine on this machine, in one run: ours, diffusers, the peers, and the machine's limit.
 
-    python benchmarks/speed.py --work WORK --out benchmarks/results/speed.md
+    python benchmarks/speed.py --work WORK --detector WORTH/trainings/real-seed0 --out benchmarks/results/speed.md
     python benchmarks/speed.py --work WORK --out ... --rows peers inside     these rows again
 
 The workload is `engines.measure.workload`: img2img on references that the bundled model painted beforehand. Every
 measurement has a process of its own, one after the other; let nothing else run. What is done is kept in WORK, and the
-same command goes on after an interruption.
+same command goes on after an interruption. The detector, which `dengine evaluate` trained on photographs alone, tells
+how right labels are where other settings paint other images.
 
 Knows: what is measured, in which order. How: `speed_tasks`, `peers` and `engines.measure`; how it is shown:
 `speed_report`; what it has to reach: `speed_bars`.
@@ -29,12 +30,21 @@ from engines.bundle.bundle import default_bundle, open_bundle
 from engines.measure.alone import run_alone
 from engines.measure.baseline import BATCHES, BaselineSettings, best_batch
 from engines.measure.workload import WORKLOAD, Workload
+from engines.painting.settings import DEFAULTS, STEPS
 
 REFERENCES, REFERENCE_SEED = 64, 1000  # images that are repainted, and the seed that they were painted with
 LABEL_JOBS = 96  # images of the float32 reference that labels are compared with
 FINALS = 3  # measurements of the settings that are reported; the middle one counts
-FIRST_IMAGES = 3  # processes of which the median counts
 SLOTS = (None, 8, 16)  # of ours; None is what `generate` takes by itself
+# What `generate` does where nobody says.
+USUAL = {"steps": STEPS[DEFAULTS["sampler"]]} | {key: DEFAULTS[key] for key in ("sampler", "guidance_interval")}
+SETTINGS: Mapping[str, Record] = {  # by name: what differs from the workload's
+    "usual": USUAL,
+    "usual-int8": USUAL | {"precision": "int8", "slots": 16},
+    "fast-4": USUAL | {"precision": "int8", "slots": 16, "steps": 4},
+    "fast-3": USUAL | {"precision": "int8", "slots": 16, "steps": 3},
+}
+SLOW = "ours-f32"  # the run of the workload's own settings whose labels are nearest to diffusers'
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Speed:
     work: Path
     workload: Workload = WORKLOAD
     bundle: Path | None = None  # None: the bundled model
+    detector: Path | None = None  # that judges labels; None: nothing does
 
     def asked(self, workload: Workload | None = None, **more: Any) -> Record:
         """The arguments that most tasks take."""
@@ -71,9 +82,7 @@ class Speed:
 
 
 def paint(speed: Speed, name: str, workload: Workload | None = None, *, times: int = 1, **options: Any) -> Record:
-    """The middle one of runs of ours into the folder `name`, after a small one that fills the cache of compiled
-    models.
-    """
+    """The middle one of runs of ours into the folder `name`, after a small one, which fills the model cache."""
     asked = speed.asked(workload, options={"engine": "auto"} | options)
     task, arguments = "benchmarks.speed_tasks:paint_task", asked | {"out": str(speed.run(name))}
     run_alone(task, arguments | {"warm_up": True}, say)
@@ -88,27 +97,18 @@ def middle(measure: Callable[[], Record], times: int) -> Record:
 
 
 def measure_baseline(speed: Speed, steps: Steps) -> None:
-    """The diffusers pipeline at batch 1 and at its best batch, eager and compiled."""
+    """The diffusers pipeline at batch 1 and at its best batch."""
+    references = speed.work / "references"
+    settings = BaselineSettings(speed.work, workload=speed.workload, bundle=speed.bundle, references=references)
 
-    def asked(name: str, batch: int = 1, compiled: bool = False) -> Record:
-        settings = BaselineSettings(
-            out=speed.run(name), workload=speed.workload, bundle=speed.bundle, references=speed.work / "references",
-            batch=batch, compiled=compiled,
-        )  # fmt: skip
-        return settings.to_json()
+    def measure(name: str, task: str, **more: Any) -> Record:
+        asked = settings.to_json() | {"out": str(speed.run(name))} | more
+        return steps.do(name, lambda: run_alone(f"engines.measure.baseline:{task}", asked, say))
 
-    def row(name: str, batch: int, compiled: bool) -> None:
-        arguments = asked(name, batch, compiled)
-        steps.do(name, lambda: run_alone("engines.measure.baseline:baseline_task", arguments, say))
-
-    row("baseline-1", 1, False)
-    sizes = asked("baseline-sizes") | {"batches": [size for size in BATCHES if size <= speed.workload.jobs]}
-    rates = steps.do("baseline-sizes", lambda: run_alone("engines.measure.baseline:batches_task", sizes, say))
-    best = 1 if "error" in rates else best_batch(rates)
-    row("baseline-compiled-1", 1, True)
-    if best > 1:
-        row("baseline-best", best, False)
-        row("baseline-compiled", best, True)
+    measure("baseline-1", "baseline_task")
+    rates = measure("baseline-sizes", "batches_task", batches=[size for size in BATCHES if size <= speed.workload.jobs])
+    if "error" not in rates and (best := best_batch(rates)) > 1:
+        measure("baseline-best", "baseline_task", batch=best)
 
 
 def measure_ours(speed: Speed, steps: Steps) -> None:
@@ -130,6 +130,15 @@ def measure_ours(speed: Speed, steps: Steps) -> None:
             steps.do(f"labels-{precision}", partial(run_alone, task, asked, say))
 
 
+def measure_settings(speed: Speed, steps: Steps) -> None:
+    """Other settings of the same jobs, and how right the labels of each are, beside those of the workload's own."""
+    for name, options in SETTINGS.items():
+        steps.do(f"settings-{name}", partial(paint, speed, name, times=FINALS, **options))
+    for name in (SLOW, *SETTINGS) if speed.detector else ():
+        asked = {"run": str(speed.run(name)), "detector": str(speed.detector)}
+        steps.do(f"judged-{name}", partial(run_alone, "benchmarks.speed_tasks:judged_task", asked, say))
+
+
 def measure_inside(speed: Speed, steps: Steps) -> None:
     """One run of ours seen from inside: what every graph takes, and what is outside them."""
     for precision in OURS[:2]:
@@ -139,27 +148,19 @@ def measure_inside(speed: Speed, steps: Steps) -> None:
 
 
 def measure_peers(speed: Speed, steps: Steps) -> None:
-    """optimum's pipelines."""
-    asked = speed.asked(work=str(speed.work / "peers"))
+    """optimum's pipelines, in as many steps as `generate` takes where nobody says."""
+    asked = speed.asked(dataclasses.replace(speed.workload, steps=USUAL["steps"]), work=str(speed.work / "peers"))
     steps.do("peers", lambda: run_alone("benchmarks.peers:peers_task", asked, say))
 
 
-def measure_first_image(speed: Speed, steps: Steps) -> None:
-    """From load to one finished image, the cache of compiled models warm."""
-    one = dataclasses.replace(speed.workload, jobs=1)  # one job takes one slot: the choice for latency
-    asked = speed.asked(one, engine="auto", options={"precision": "auto"})
-    for number in range(FIRST_IMAGES + 1):
-        steps.do(f"first-image-{number}", lambda: run_alone("benchmarks.speed_tasks:first_image_task", asked, say))
-
-
 # What the results of a group decide, and what is measured again with it.
-DECIDED_BY: Mapping[str, tuple[str, ...]] = {"ours": ("final-", "labels-", "inside-")}
+DECIDED_BY: Mapping[str, tuple[str, ...]] = {"ours": ("final-", "labels-", "inside-"), "settings": ("judged-",)}
 GROUPS: Mapping[str, Callable[[Speed, Steps], None]] = {
     "baseline": measure_baseline,
     "ours": measure_ours,
+    "settings": measure_settings,
     "inside": measure_inside,
     "peers": measure_peers,
-    "first-image": measure_first_image,
 }
 
 
@@ -167,12 +168,13 @@ def main() -> None:
     """Measure what is missing, and write the report."""
     options = parser(__doc__, "work", "out", "bundle", required=("work",))
     options.add_argument("--jobs", type=int, default=WORKLOAD.jobs, help="images of the workload")
+    options.add_argument("--detector", type=Path, help="folder of a training of `dengine evaluate`, real images alone")
     options.add_argument("--rows", nargs="+", choices=list(GROUPS), help="measure only these, and again")
     given = options.parse_args()
     if given.jobs < 1:
         options.error("--jobs must be at least 1")
-    work = given.work.resolve()
-    speed = Speed(work, dataclasses.replace(WORKLOAD, jobs=given.jobs), given.bundle and given.bundle.resolve())
+    work, *paths = (path and path.resolve() for path in (given.work, given.bundle, given.detector))
+    speed = Speed(work, dataclasses.replace(WORKLOAD, jobs=given.jobs), *paths)
     steps = Steps(work / "steps", speed.identity())
     references = speed.asked(out=str(work / "references"), jobs=min(REFERENCES, given.jobs), seed=REFERENCE_SEED)
     steps.do("references", lambda: run_alone("benchmarks.speed_tasks:references_task", references, say), needed=True)

@@ -12,9 +12,10 @@ from benchmarks.records import Bar
 
 Steps = Mapping[str, Mapping[str, Any]]
 OURS = ("auto", "int8", "f32")  # precisions; one that this version or machine lacks is listed with its error
-EAGER, COMPILED = ("baseline-1", "baseline-best"), ("baseline-compiled-1", "baseline-compiled")
-RATES = {"1": 4.0, "best": 3.0, "peer": 1.3}
-OUTSIDE, FIRST_IMAGE = 0.05, 3.0
+EAGER = ("baseline-1", "baseline-best")
+RATES = {"1": 4.0, "best": 3.0, "peer": 1.6, "fast": 10.0}
+AS_RIGHT = 0.02  # AP50 that the labels of faster settings may lose
+OUTSIDE = 0.05
 
 
 def bars(steps: Steps) -> Iterator[Bar]:
@@ -29,16 +30,16 @@ def bars(steps: Steps) -> Iterator[Bar]:
         one = _best_rate(steps, EAGER[:1])
         yield _times(f"{name}, against eager diffusers at batch 1", rate, one, RATES["1"])
         yield _times(f"{name}, against eager diffusers at its best batch", rate, best, RATES["best"])
-        compiled = _best_rate(steps, COMPILED)
-        yield _times(f"{name}, against diffusers with torch.compile at its faster batch", rate, compiled, None)
-        yield _against_peers(name, rate, ours.get("precision") == "int8", steps)
         share = steps.get(f"inside-{precision}", {}).get("outside_share")
         reached = None if share is None else share <= OUTSIDE
         yield f"{name}, time outside the graphs", f"<= {OUTSIDE:.0%} of wall", percent(share), reached
-    first = first_image_seconds(steps)
-    found = "not measured" if first is None else f"{first:.2f} s"
-    reached = None if first is None else first <= FIRST_IMAGE
-    yield "load to one finished image", f"<= {FIRST_IMAGE:g} s", found, reached
+    for name in ("usual", "usual-int8"):
+        if "images_per_second" in (ours := steps.get(f"settings-{name}", {})):
+            told = f"`generate` where nobody says, {ours['precision']}"
+            yield _against_peers(told, ours["images_per_second"], ours["precision"] == "int8", steps)
+    if fast := fastest_as_right(steps):
+        told = f"settings whose labels are as right ({setting_of(fast)}), against eager diffusers at its best batch"
+        yield _times(told, fast["images_per_second"], best, RATES["fast"])
 
 
 def best_ours(steps: Steps, *precisions: str) -> Mapping[str, Any] | None:
@@ -48,11 +49,12 @@ def best_ours(steps: Steps, *precisions: str) -> Mapping[str, Any] | None:
     return max(runs, key=lambda step: float(step["images_per_second"]), default=None)
 
 
-def first_image_seconds(steps: Steps) -> float | None:
-    """The median of the starts that found the cache of compiled models warm, which are all but the first."""
-    starts = [step for name, step in steps.items() if name.startswith("first-image-") and name != "first-image-0"]
-    seconds = sorted(found for step in starts if (found := step.get("first_image_seconds")) is not None)
-    return float(seconds[len(seconds) // 2]) if seconds else None
+def fastest_as_right(steps: Steps) -> Mapping[str, Any] | None:
+    """The fastest of the other settings whose labels an independent detector finds as right as the slow run's."""
+    slow = steps.get("judged-ours-f32", {}).get("ap50", 2.0)
+    held = [step for name, step in steps.items() if name.startswith("settings-") and "error" not in step
+            and steps.get(name.replace("settings-", "judged-"), {}).get("ap50", 0.0) >= slow - AS_RIGHT]  # fmt: skip
+    return max(held, key=lambda step: float(step["images_per_second"]), default=None)
 
 
 def setting_of(step: Mapping[str, Any]) -> str:

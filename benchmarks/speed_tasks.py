@@ -1,13 +1,12 @@
 """What `speed.py` has done in processes of their own, beside the tasks of `engines.measure` and `peers`.
 
-Knows: how a run of ours is timed, how its labels compare with the float32 reference's, and the time from load to a
-first image. Each function takes and returns a JSON object (`engines.measure.alone`). Does not know in which order, or
-what a figure has to reach.
+Knows: how a run of ours is timed, and how its labels are judged. Each function takes and returns a JSON object
+(`engines.measure.alone`). Does not know in which order, or what a figure has to reach.
 """
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from engines.runs.run_folder import require_run
 from export.agreement import psnr
 
 SHOWN = ("precision", "slots", "rows", "steps")  # of a run's options
+SURE, DRAWS = 0.5, 200
 WARM_JOBS = 16  # images of the run that fills the cache of compiled models
 
 
@@ -102,10 +102,23 @@ def same_labels_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
     return {"images": len(pairs), "ap50": figures["AP50"], "psnr": float(np.mean(ratios))}
 
 
-def first_image_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
-    """Load and first image, as `engines.measure.run:engine_task` has it, once everything is imported."""
-    import engines.backends.openvino.backend
-    import engines.painting.painter  # noqa: F401  so that the load is no import of these
-    from engines.measure.run import engine_task
+def judged_task(arguments: Mapping[str, Any], tell: Tell) -> Record:
+    """AP50 of a run's labels against what `detector` finds on its images with a score of SURE or more, and `low` and
+    `high`, between which nineteen of twenty draws of as many images have it; UNet `rows` an image.
+    """
+    from engines.worth.detectors.model import load_detector
 
-    return engine_task({**arguments, "first_image": True}, tell)
+    tell("asking the detector")
+    run, detector = Path(arguments["run"]), load_detector(Path(arguments["detector"]), "cpu")
+    entries, labels = read_labels(run)
+    found = detector.predict(read_image(find_image(run, entry)) for entry in entries)
+    truth = [one.take(one.scores >= SURE) for one in found]
+    names, rng = require_run(run).class_names, np.random.default_rng(0)
+
+    def ap50(chosen: Sequence[int]) -> float:
+        return mean_average_precision([truth[i] for i in chosen], [labels[i] for i in chosen], names)["AP50"]
+
+    drawn = [ap50(rng.integers(0, len(entries), len(entries)).tolist()) for _ in range(DRAWS)]
+    low, high = np.percentile(drawn, (2.5, 97.5)).tolist()
+    count = float(np.mean([len(one) for one in labels]))
+    return {"images": len(entries), "ap50": ap50(range(len(entries))), "low": low, "high": high, "labels": count}
