@@ -1,8 +1,6 @@
 """The committed workload on optimum's pipelines: OpenVINO and ONNX Runtime, each at its own best batch and precision;
 OpenVINO once more in int8, as optimum quantizes a pipeline, since int8 changes what is painted.
 
-    python benchmarks/speed.py --work WORK --out ... --rows peers
-
 Each peer gets a virtual environment under WORK, the same jobs as ours (crops as PNG, prompts, strengths, steps), the
 same weights and the same processor, and `peer_runner.py` paints them there. A peer that cannot run is listed with its
 error and the versions tried. In the peers' favour: export and loading are not timed, crops are cut beforehand, and

@@ -7,9 +7,6 @@ The workload is `engines.measure.workload`: img2img on references that the bundl
 measurement has a process of its own, one after the other; let nothing else run. What is done is kept in WORK, and the
 same command goes on after an interruption. The detector, which `dengine evaluate` trained on photographs alone, tells
 how right labels are where other settings paint other images.
-
-Knows: what is measured, in which order. How: `speed_tasks`, `peers` and `engines.measure`; how it is shown:
-`speed_report`; what it has to reach: `speed_bars`.
 """
 
 import dataclasses

@@ -75,6 +75,8 @@ COMPOSED = ("--compose", "--labels", "reference", "--strength", "0.1:0.3", "--st
 RENEWED = ("--compose", "--repaint", "pasted", "--strength", "0.2:0.35", "--steps", "8")
 REPAINTED = ("--labels", "reference", "--strength", "0.1:0.3", "--steps", "6")
 GENERATED = ("--labels", "adapter", "--strength", "0.3:0.6")
+DDIM = ("--sampler", "ddim", "--guidance-interval", "0:1")  # of runs that say nothing else: the default of then
+DPM = ("--sampler", "dpmpp", "--guidance-interval", "0.4:1")
 
 # What is made, by name. A dataset that isn't here is a folder of SMEARS.
 PARTS = {  # name: (folder of SMEARS, which of its images, whether with their labels)
@@ -96,6 +98,8 @@ RUNS = {
     "few-composed": Run("few", "pbc-few", 300, COMPOSED),
     "few-renewed": Run("few", "pbc-few", 300, RENEWED),
     "few-generated": Run("few", "pbc-photographs", 600, GENERATED),
+    "few-generated-8": Run("few", "pbc-photographs", 600, (*GENERATED, *DPM, "--steps", "8")),
+    "few-generated-4": Run("few", "pbc-photographs", 600, (*GENERATED, *DPM, "--steps", "4")),
     "sparse-generated": Run("few-others", "pbc-few", 300, GENERATED),
     "sparse-composed": Run("few-others", "pbc-few", 300, COMPOSED),
     "cross-repainted": Run("source", "raabin-photographs", 600, GENERATED),
@@ -123,6 +127,7 @@ SETTINGS = {
         {"real": Arm("pbc-few"), "copy-paste": Arm("pbc-few", ("few-pasted",)),
          "pseudo": Arm("pbc-few", ("few-pseudo",)), "composed": Arm("pbc-few", ("few-composed",)),
          "renewed": Arm("pbc-few", ("few-renewed",)), "generated": Arm("pbc-few", ("few-generated",)),
+         **{f"generated, {n} steps": Arm("pbc-few", (f"few-generated-{n}",)) for n in (8, 4)},
          "pseudo, composed": Arm("pbc-few", ("few-pseudo", "few-composed"))},
         ("real", "pseudo", "copy-paste"),
     ),
@@ -216,8 +221,8 @@ class Making:
         folder, asked = self.work / "runs" / name, RUNS[name]
         if not (folder / "annotations.json").exists():
             self._verb(f"run-{name}", "generate", "--bundle", self._bundle(asked.bundle), "--reference",
-                       self.dataset(asked.references), "--count", asked.count, "--threads", 1, *asked.arguments,
-                       "--out", folder)  # fmt: skip
+                       self.dataset(asked.references), "--count", asked.count, "--threads", 1, *DDIM,
+                       *asked.arguments, "--out", folder)  # fmt: skip
         return folder
 
     def _pseudo(self, name: str, folder: Path) -> None:
