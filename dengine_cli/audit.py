@@ -50,6 +50,13 @@ def command(
             help="Write a copy of the dataset with the missing labels added, as labels or as COCO crowds.",
         ),
     ] = None,
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine",
+            help="With --complete: put each box in the middle between the label's and what was found there.",
+        ),
+    ] = False,
     confidence: Annotated[
         float, typer.Option(help="From here on a finding counts, and a missing label is added.")
     ] = 0.5,
@@ -100,6 +107,7 @@ def show_audit(summary: "AuditSummary") -> None:
     if summary.unknown_classes:
         console.note(f"unknown to the adapter, and not judged: {', '.join(summary.unknown_classes)}")
     if summary.completed is not None:
-        console.echo(f"completed  {summary.completed} ({summary.added} labels added)")
+        moved = f", {summary.moved} boxes moved" if summary.moved else ""
+        console.echo(f"completed  {summary.completed} ({summary.added} labels added{moved})")
     console.echo(f"findings   {summary.report}")
     console.echo(f"page       {summary.page}")

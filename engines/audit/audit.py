@@ -35,7 +35,7 @@ from engines.diffusion.prompts import generic_prompt
 from engines.errors import RunError
 from engines.labelling import detect
 from engines.labels.boxes import Instances
-from engines.labels.findings import Finding, FindingKind, Judgement, Picture, judge
+from engines.labels.findings import Finding, FindingKind, Judgement, Picture, judge, refined
 from engines.labels.gaps import looks_incomplete
 from engines.painting.needs import label_needs
 from engines.painting.reader import padded_size
@@ -84,10 +84,12 @@ def _audit(settings: AuditSettings, report: Report, started: float) -> AuditSumm
         sure = [one for one in judgement.findings if one.confidence >= settings.confidence]
         write_json(out / REPORT, _content(dataset, records, judgement))
         write_page(out / PAGE, records, pictures, judgement, names, settings.worst, settings.confidence)
-        added = 0
+        added = moved = 0
         if settings.complete is not None:
             missing = _missing(judgement, settings.confidence)
-            write_completed(out / COMPLETED, records, missing, names, crowds=settings.complete == "crowds")
+            boxes = [refined(picture) for picture in pictures] if settings.refine else None
+            crowds = settings.complete == "crowds"
+            moved = write_completed(out / COMPLETED, records, missing, names, crowds=crowds, moved=boxes)
             added = len(missing)
     return AuditSummary(
         images=len(records),
@@ -96,6 +98,7 @@ def _audit(settings: AuditSettings, report: Report, started: float) -> AuditSumm
         judgement=judgement,
         counts=_counts(sure, names),
         added=added,
+        moved=moved,
         remark=looks_incomplete(pictures, names, settings.data),
         report=out / REPORT,
         page=out / PAGE,

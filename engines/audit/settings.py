@@ -36,6 +36,7 @@ class AuditSettings:
     steps_scale: float = 1.0  # of a fold's training: its steps, as a multiple of the usual ones
     training: Mapping[str, Any] = field(default_factory=dict)  # AdapterTrainOptions fields of the folds
     complete: str | None = None  # one of COMPLETIONS: write the dataset with what is missing, as that; None: don't
+    refine: bool = False  # in that dataset, boxes lie in the middle between the label's and the find's
     confidence: float = CONFIDENT  # from which a finding counts, and a missing label is added
     worst: int = 30  # images on the page, at most
     split: str | None = None  # part of the dataset, such as train
@@ -69,6 +70,8 @@ class AuditSettings:
             )
             if given and not self.folds
         ]
+        if self.refine and self.complete is None:
+            alone.append(("refine", "`refine` moves boxes of the dataset that `complete` writes: give that, too"))
         both = [("base", "`base` and `bundle` both name a base: give one")] if self.base and self.bundle else []
         refuse([*wrong_values(self, checks), *alone, *both])
         self.fold_options()  # its mistakes are ours
@@ -98,6 +101,7 @@ class AuditSummary:
     judgement: Judgement  # every finding, the surest first, and how complete each class's labels are
     counts: Mapping[str, Mapping[str, int]]  # kind -> class -> findings at least as sure as was asked for
     added: int  # missing labels that the completed dataset has
+    moved: int  # boxes of it that lie elsewhere than their labels'
     remark: str | None  # where the labels look incomplete, that in a line
     report: Path  # audit.json
     page: Path  # audit.html

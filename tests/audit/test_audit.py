@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import made_data
 import numpy as np
 import pytest
 from fakes import CLASS_NAMES, FakeBackend, FakeCall, as_backend, make_bundle
@@ -95,6 +96,22 @@ def test_the_completed_dataset_has_the_old_labels_and_the_missing_ones_marked(tm
 
 
 @pytest.mark.usefixtures("looking")
+def test_refined_boxes_lie_between_label_and_find_and_keep_their_own_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(made_data, "BOX", (0.65, 0.15, 0.9, 0.6))
+    data = make_data(tmp_path / "data", label_of_boxes=1)
+    plain, summary = (run(tmp_path, complete="labels", refine=refine) for refine in (False, True))
+    assert (plain.moved, summary.moved) == (0, 5)
+    assert summary.completed is not None
+    rows = json.loads((summary.completed / "annotations.json").read_text("utf-8"))["annotations"]
+    for row, before in zip(rows, data.records, strict=True):
+        x, y, right, bottom = before.instances.boxes[0].tolist()
+        np.testing.assert_allclose(row["given_bbox"], [x, y, right - x, bottom - y], atol=0.01)
+        assert row["bbox"][1] == pytest.approx(0.125 * before.height, abs=0.5)  # finds begin at 0.1
+
+
+@pytest.mark.usefixtures("looking")
 def test_the_page_stands_alone_and_has_no_names_of_others_in_it(tmp_path: Path) -> None:
     make_data(tmp_path / "data", ("<b>rbc</b>", "wbc"))
     page = run(tmp_path, worst=3).page.read_text("utf-8")
@@ -181,6 +198,8 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     for field, other in (("base", "base"), ("training", {"steps": 5}), ("steps_scale", 0.5)):
         with refused(UsageError, field, "folds"):
             AuditSettings(**(good | {field: other}))
+    with refused(UsageError, "refine", "complete"):
+        AuditSettings(**good, refine=True)
     with refused(UsageError, "base"):
         AuditSettings(**good, folds=2, base="base", bundle="bundle")
     with refused(UsageError, None, "stepz"):

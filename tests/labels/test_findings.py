@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from engines.labels.boxes import Instances
-from engines.labels.findings import Finding, FindingKind, Judgement, Picture, judge
+from engines.labels.findings import Finding, FindingKind, Judgement, Picture, judge, refined
 from engines.labels.gaps import looks_incomplete
 
 SQUARE = [20.0, 20.0, 40.0, 40.0]
@@ -106,6 +106,14 @@ def test_the_surest_come_first_and_completeness_is_believed() -> None:
     assert confidences == sorted(confidences, reverse=True)
     assert len(found.confident(FindingKind.MISSING)) == 40
     assert found.completeness[0] == pytest.approx(40 / 72.3, abs=0.02)
+
+
+def test_a_refined_box_lies_in_the_middle_between_label_and_find() -> None:
+    own = [((10, 10, 30, 30), 0), ((50, 50, 70, 70), 0), ((10, 60, 30, 80), 0)]
+    # The second find is unsure, the third of another class.
+    finds = [((12, 10, 34, 30), 0, 0.9), ((50, 54, 70, 74), 0, 0.2), ((11, 60, 31, 80), 1, 0.9)]
+    boxes = refined(picture(own, finds))
+    assert boxes.tolist() == [[11, 10, 32, 30], [50, 50, 70, 70], [10, 60, 30, 80]]
 
 
 def test_a_dataset_that_looks_incomplete_is_said_in_a_line() -> None:
