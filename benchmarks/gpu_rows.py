@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -42,6 +42,7 @@ from engines.painting.settings import GenerateSettings
 # Of a row, after what warms it up: images, and batches, at least; fewer batches where one takes many seconds.
 LEAST_IMAGES, BATCHES, FEWER, MANY = 6, 3, 2, 32
 GUIDANCE = 7.5  # DiffusionEngine's
+AS_THEIRS: Mapping[str, Any] = {"sampler": "ddim", "guidance_interval": (0.0, 1.0)}  # what diffusers' rows do
 MODE = "reduce-overhead"  # of diffusers' torch.compile; it has CUDA graphs of its own
 
 
@@ -61,7 +62,7 @@ class Size:
     small_jobs: int  # their images
 
 
-FULL = Size(models.SD2_BASE, 50, 25, (8, 1, 16, 4, 2, 32, 64), 8, (4096, 8192), 0.3, (16, 8, 32, 64), (8, 32, 128), 512)
+FULL = Size(models.SD2_BASE, 50, 12, (8, 1, 16, 4, 2, 32, 64), 8, (4096, 8192), 0.3, (16, 8, 32, 64), (8, 32, 128), 512)
 TOY = Size(models.reduced(models.SD2_BASE), 4, 2, (2, 1), 2, (64,), 0.0, (2,), (1,), 1)
 
 _PARTS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "scheduler": "DDIMScheduler",
@@ -109,14 +110,14 @@ def rows_of(stage: str, work: Path, size: Size, device: torch.device) -> Iterato
         return
     ours = cache(lambda: TorchBackend(bundle, precision="auto", threads=None, device=device, compiled=compiled))
     name = "dengine, compiled" if compiled else "dengine"
-    own = ((slots, size.own_steps) for slots in ((equal,) if compiled else size.slots))
-    for slots, steps in ((equal, size.steps), *own):
-        yield f"{name}, {steps} steps, batch {slots}", partial(dengine_row, bundle, ours, slots, steps)
+    own = ((slots, {"steps": size.own_steps}) for slots in ((equal,) if compiled else size.slots))
+    for slots, how in ((equal, {**AS_THEIRS, "steps": size.steps}), *own):
+        yield f"{name}, {how['steps']} steps, batch {slots}", partial(dengine_row, bundle, ours, slots, how)
 
 
-def dengine_row(bundle: Bundle, opened: Callable[[], TorchBackend], slots: int, steps: int) -> Record:
-    """Paint with `slots` images at once, and time the UNet call of these rows alone."""
-    asked = GenerateSettings(out=Path(), jobs=1, slots=slots, steps=steps, guidance=GUIDANCE, keep_empty=True)
+def dengine_row(bundle: Bundle, opened: Callable[[], TorchBackend], slots: int, how: Mapping[str, Any]) -> Record:
+    """Paint with `slots` images at once, and time the UNet call of these rows alone; `how`: settings."""
+    asked = GenerateSettings(out=Path(), jobs=1, slots=slots, guidance=GUIDANCE, keep_empty=True, **how)
     backend = opened()
     begin_row(backend.device)
     timed = TimedBackend(backend)
