@@ -31,8 +31,8 @@ def report(value: Mapping[str, Any]) -> Iterator[str]:
     yield "## Images a second"
     yield table(("what", "setting", "images/s", "seconds", "labels", "images"), _rates(steps))
     yield (
-        "Labels: AP50 (0 to 100) of a run's boxes against the labels of PyTorch in float32 on the same jobs; images: PSNR "
-        "against its images, in dB. The fastest slots were measured again; the first table has the middle of these."
+        "Labels: AP50 (0 to 100) of a run's boxes against the labels of PyTorch in float32 on the same jobs; images: "
+        "PSNR against its images, dB. The fastest slots were measured again; the first table has the middle of these."
     )
     sizes = {size: rate for size, rate in steps.get("baseline-sizes", {}).items() if size != "error"}
     if sizes:
