@@ -34,12 +34,12 @@ LABEL_JOBS = 96  # images of the float32 reference that labels are compared with
 FINALS = 3  # measurements of the settings that are reported; the middle one counts
 SLOTS = (None, 8, 16)  # of ours; None is what `generate` takes by itself
 # What `generate` does where nobody says.
-USUAL = {"steps": STEPS[DEFAULTS["sampler"]]} | {key: DEFAULTS[key] for key in ("sampler", "guidance_interval")}
+USUAL = {"steps": STEPS[DEFAULTS["sampler"]], "sampler": DEFAULTS["sampler"]}
 SETTINGS: Mapping[str, Record] = {  # by name: what differs from the workload's
     "usual": USUAL,
     "usual-int8": USUAL | {"precision": "int8", "slots": 16},
-    "fast-4": USUAL | {"precision": "int8", "slots": 16, "steps": 4},
-    "fast-3": USUAL | {"precision": "int8", "slots": 16, "steps": 3},
+    "fast-4": USUAL | {"precision": "int8", "slots": 16, "steps": 4, "guidance_interval": (0.4, 1.0)},
+    "fast-3": USUAL | {"precision": "int8", "slots": 16, "steps": 3, "guidance_interval": (0.4, 1.0)},
 }
 SLOW = "ours-f32"  # the run of the workload's own settings whose labels are nearest to diffusers'
 

@@ -40,9 +40,9 @@ def report(value: Mapping[str, Any]) -> Iterator[str]:
         yield f"One full batch of diffusers, images/s by batch: {told}."
     yield "## Other settings of the same jobs"
     yield (
-        "DPM++ 2M, guided where t/T is 0.4 or more. They paint other images: labels are judged by a detector that "
-        "learned from photographs alone, AP50 (0 to 100) against what it finds with a score of 0.5 or more; in "
-        "brackets, where nineteen of twenty draws of as many images have it."
+        "DPM++ 2M, the fast ones guided where t/T is 0.4 or more. They paint other images: labels are judged by a "
+        "detector that learned from photographs alone, AP50 (0 to 100) against what it finds with a score of 0.5 or "
+        "more; in brackets, where nineteen of twenty draws of as many images have it."
     )
     yield table(("what", "setting", "images/s", "AP50 of the labels", "labels an image"), _judged(steps))
     yield "## Peers"

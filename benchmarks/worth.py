@@ -76,7 +76,7 @@ RENEWED = ("--compose", "--repaint", "pasted", "--strength", "0.2:0.35", "--step
 REPAINTED = ("--labels", "reference", "--strength", "0.1:0.3", "--steps", "6")
 GENERATED = ("--labels", "adapter", "--strength", "0.3:0.6")
 DDIM = ("--sampler", "ddim", "--guidance-interval", "0:1")  # of runs that say nothing else: the default of then
-DPM = ("--sampler", "dpmpp", "--guidance-interval", "0.4:1")
+DPM = ("--sampler", "dpmpp", "--guidance-interval", "0:1")
 
 # What is made, by name. A dataset that isn't here is a folder of SMEARS.
 PARTS = {  # name: (folder of SMEARS, which of its images, whether with their labels)

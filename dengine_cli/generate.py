@@ -94,7 +94,7 @@ def command(
     ] = None,
     guidance_interval: Annotated[
         str | None,
-        typer.Option(metavar="LOW:HIGH", help="Part of the schedule where guidance acts, in t/T.  [default: 0.4:1]"),
+        typer.Option(metavar="LOW:HIGH", help="Part of the schedule where guidance acts, in t/T.  [default: 0:1]"),
     ] = None,
     prompt_template: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Wording of prompts, with {style}, {classes}, {caption}.")

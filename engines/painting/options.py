@@ -19,8 +19,6 @@ from engines.painting.settings import DEFAULTS, EARLIER, FROM_NOISE, OPEN, STEPS
 if TYPE_CHECKING:
     from engines.bundle.bundle import Bundle
 
-_UNGUIDED = {"guidance_interval": None, "negative_prompt": ""}  # what goes with guidance that is off
-
 
 def resolve_options(
     asked: GenerateSettings,
@@ -62,7 +60,7 @@ def resolve_options(
     if options["sampler"] != "ddim" and "eta" not in given:
         options["eta"] = 0.0
     if options["guidance"] <= 1.0:
-        options |= {key: value for key, value in _UNGUIDED.items() if key not in given}
+        options |= {key: DEFAULTS[key] for key in ("guidance_interval", "negative_prompt") if key not in given}
     if asked.reference is None:
         options["strength"] = None
     dataclasses.replace(asked, **options)  # raises UsageError where they contradict each other

@@ -27,7 +27,7 @@ from engines.painting.settings import (
 
 # Version of run.json. 2: another order in which a chunk's jobs are painted. 3: `strength` is a noise level, and `steps`
 # lie between it and none; before, the last floor(steps x strength) of the steps from noise were run. 4: where nobody
-# says, DPM++ paints in fewer steps, guided in the first of them; before, it was DDIM, guided in all.
+# says, DPM++ paints in fewer steps; before, it was DDIM.
 FORMAT = 4
 GOES_ON = (2, 3, 4)  # formats of runs that can be gone on with, each as it was begun
 FORMATS = (1, *GOES_ON)  # of runs that can be read

@@ -78,9 +78,7 @@ class PaintOptions:
     sampler: Sampler = _bundle("dpmpp")  # noqa: RUF009  a field; one of SAMPLERS
     eta: float = _bundle(0.0)  # share of DDPM's noise in 0..1, ddim only
     guidance: float = _bundle(4.0)  # classifier-free guidance; 1 is off
-    guidance_interval: tuple[float, float] | None = _bundle(
-        (0.4, 1.0)
-    )  # of t / T, where guidance acts; None: everywhere
+    guidance_interval: tuple[float, float] | None = _bundle(None)  # of t / T, where guidance acts; None: everywhere
     prompt_template: str | None = _bundle(None)  # with {style}, {classes}, {caption}; None: the wording of training
     negative_prompt: str = _bundle("")  # what guidance leads away from
     score: ScoreLike = _bundle("adapter")  # noqa: RUF009  a field; a box below is no label
@@ -124,7 +122,7 @@ DEFAULTS: Mapping[str, Any] = {
     item.name: item.metadata["otherwise"] for item in fields(PaintOptions) if "otherwise" in item.metadata
 }
 # The same of runs that were begun before format 4.
-EARLIER: Mapping[str, Any] = {"sampler": "ddim", "guidance_interval": None}
+EARLIER: Mapping[str, Any] = {"sampler": "ddim"}
 STEPS: Mapping[str, int] = {"dpmpp": 8, "ddim": 15}  # by sampler: `steps` of a reference, where nobody says
 FROM_NOISE: Mapping[str, int] = {"dpmpp": 12, "ddim": 25}  # and of images painted from text alone
 

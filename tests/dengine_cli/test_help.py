@@ -152,7 +152,6 @@ def test_help_of_generate_writes_the_defaults_that_are_used() -> None:
         assert type(DEFAULTS[name])(shown[name]) == DEFAULTS[name]
     usual = f"{STEPS['dpmpp']}, from text alone {FROM_NOISE['dpmpp']}"
     assert shown["steps"] == f"{usual}; ddim {STEPS['ddim']} and {FROM_NOISE['ddim']}"
-    assert shown["guidance_interval"] == "{:g}:{:g}".format(*DEFAULTS["guidance_interval"])
     assert shown["score"] == f"the adapter's own, else {FALLBACK}"
     assert float(shown["min_quality"]) == DEFAULTS["min_quality"]
     assert shown["strength"] == ":".join(map(str, DEFAULTS["strength"]))

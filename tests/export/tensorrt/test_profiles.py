@@ -29,15 +29,15 @@ def test_profiles_are_static_and_the_unet_has_one_for_each_of_its_batches(bundle
     assert shapes(bundle, profiles, "text_encoder", "input_ids") == [((1, 8),) * 3]
     assert shapes(bundle, profiles, "vae_decoder", "latents") == [((8, 4, 8, 12),) * 3]
     assert shapes(bundle, profiles, "vae_encoder", "pixels") == [((8, 3, 32, 48),) * 3]
-    # Guided steps, two of three, take two rows of the network for each image; then comes the label pass.
-    assert shapes(bundle, profiles, "unet", "sample") == [((14, 4, 8, 12),) * 3, ((8, 4, 8, 12),) * 3]
-    assert shapes(bundle, profiles, "unet", "timesteps")[0] == ((14,),) * 3
-    assert shapes(bundle, profiles, "unet", "encoder_hidden_states")[0] == ((14, 8, 6),) * 3
+    # Guidance takes two rows of the network for each image; then comes the label pass.
+    assert shapes(bundle, profiles, "unet", "sample") == [((16, 4, 8, 12),) * 3, ((8, 4, 8, 12),) * 3]
+    assert shapes(bundle, profiles, "unet", "timesteps")[0] == ((16,),) * 3
+    assert shapes(bundle, profiles, "unet", "encoder_hidden_states")[0] == ((16, 8, 6),) * 3
 
 
 def test_ranges_become_one_profile_that_covers_them(bundle: Bundle) -> None:
     profiles = wanted_profiles(bundle, (1, 4, 12), ((32, 32), (48, 32), (64, 64)))
-    assert shapes(bundle, profiles, "unet", "sample") == [((1, 4, 8, 8), (8, 4, 8, 12), (20, 4, 16, 16))]
+    assert shapes(bundle, profiles, "unet", "sample") == [((1, 4, 8, 8), (8, 4, 8, 12), (24, 4, 16, 16))]
     assert shapes(bundle, profiles, "vae_decoder", "latents") == [((1, 4, 8, 8), (4, 4, 8, 12), (8, 4, 16, 16))]
     assert shapes(bundle, profiles, "adapter", "div2") == [((1, 8, 4, 4), (4, 8, 4, 6), (8, 8, 8, 8))]
 
