@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from engines.measure.bench import bench
     from engines.measure.settings import BenchSettings, BenchSummary
     from engines.painting.settings import GenerateSettings
+    from engines.push.push import push
+    from engines.push.settings import PushSettings, PushSummary
     from engines.report.report import ReportSettings, ReportSummary, report
     from engines.review.server import ReviewSettings, ReviewSummary, review
     from engines.runs.finalize import FinalizeSettings, finalize
@@ -81,6 +83,8 @@ _MODULES = {
     "engines.measure.bench": ("bench",),
     "engines.measure.settings": ("BenchSettings", "BenchSummary"),
     "engines.painting.settings": ("GenerateSettings",),
+    "engines.push.push": ("push",),
+    "engines.push.settings": ("PushSettings", "PushSummary"),
     "engines.report.report": ("ReportSettings", "ReportSummary", "report"),
     "engines.review.server": ("ReviewSettings", "ReviewSummary", "review"),
     "engines.runs.finalize": ("FinalizeSettings", "finalize"),
@@ -136,6 +140,8 @@ __all__ = [
     "ModelError",
     "NumericalError",
     "PaintedImage",
+    "PushSettings",
+    "PushSummary",
     "ReportSettings",
     "ReportSummary",
     "ReviewSettings",
@@ -165,6 +171,7 @@ __all__ = [
     "label",
     "load",
     "merge",
+    "push",
     "report",
     "review",
     "status",

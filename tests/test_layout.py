@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "engines.labelling", "engines.session", "engines.measure", "engines.doctor", "engines.review", "engines.report",
         "engines.cluster",
     ),
-    ("export",),
+    ("export", "engines.push"),
     ("engines.training",),
     ("engines.audit", "engines.worth"),
     ("dengine",),

@@ -11,6 +11,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from engines.runs.journal import OWN
 INSIDE = f"{OWN}/cluster"  # of a run's own folder, where that is the store
 _URL = re.compile(r"^([a-z][a-z0-9+.-]*)://")
 _PATIENT: Any = {"max_retries": 6, "retry_timeout": timedelta(seconds=30)}  # with a service that does not answer
-_SCHEMES = ("file", "s3", "s3a", "gs", "az", "abfs", "abfss", "azure", "adl")
+SCHEMES = ("file", "s3", "s3a", "gs", "az", "abfs", "abfss", "azure", "adl")
 
 
 def is_url(text: object) -> bool:
@@ -32,6 +33,15 @@ def is_url(text: object) -> bool:
     (True, False)
     """
     return _URL.match(str(text)) is not None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object that is there."""
+
+    name: str
+    size: int  # bytes
+    tag: str | None  # the service's own word for its content (ETag)
 
 
 class Store:
@@ -75,6 +85,13 @@ class Store:
         with self._errors(name):
             obstore.put(self._inner, name, data)
 
+    def send(self, name: str, source: Path | bytes, part: int) -> None:
+        """Write an object of a file or bytes, in parts of `part` bytes where it has more than one."""
+        import obstore
+
+        with self._errors(name):
+            obstore.put(self._inner, name, source, chunk_size=part, max_concurrency=4)
+
     def delete(self, name: str) -> None:
         """Remove an object; nothing where it is gone."""
         import obstore
@@ -84,17 +101,21 @@ class Store:
 
     def names(self, prefix: str, after: str | None = None) -> Iterator[str]:
         """The names below the folder `prefix`, those behind `after` where that is given; a thousand at a time."""
+        yield from (found.name for found in self.objects(prefix, after))
+
+    def objects(self, prefix: str = "", after: str | None = None) -> Iterator[Stored]:
+        """The same with what the store says of each."""
         import obstore
 
         if self.folder is not None and not (self.folder / prefix).is_dir():
             return
-        pages = iter(obstore.list(self._inner, prefix=prefix, offset=after, chunk_size=1000))
+        pages = iter(obstore.list(self._inner, prefix=prefix or None, offset=after, chunk_size=1000))
         while True:
             with self._errors(prefix):
                 page = next(pages, None)
             if page is None:
                 return
-            yield from (str(item["path"]) for item in page)
+            yield from (Stored(str(item["path"]), item["size"], item["e_tag"]) for item in page)
 
     def folders(self, prefix: str) -> Iterator[str]:
         """The names of the folders in `prefix`, of a store that lies on a disk; whatever is in them."""
@@ -150,8 +171,8 @@ def open_store(run: str | os.PathLike[str], *, make: bool = False) -> Store:
         raise RunError('obstore is not installed. Install it with "pip install dengine[cluster]".') from cause
     text = os.fspath(run)
     found = _URL.match(text)
-    if found is not None and found[1] not in _SCHEMES:
-        raise RunError(f"{shorten(text, 60)}: {found[1]}:// is unknown; {', '.join(_SCHEMES)} are known.", field="out")
+    if found is not None and found[1] not in SCHEMES:
+        raise RunError(f"{shorten(text, 60)}: {found[1]}:// is unknown; {', '.join(SCHEMES)} are known.", field="out")
     if found is not None and found[1] != "file":
         try:
             inner = obstore.store.from_url(text, client_options=_client(text), retry_config=_PATIENT)

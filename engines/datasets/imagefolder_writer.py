@@ -14,7 +14,7 @@ from engines.labels.boxes import Instances
 
 METADATA, CARD = "metadata.jsonl", "README.md"
 _CONFIGS = ("---", "configs:", "- config_name: default", "  data_files:", "  - split: train", f"    path: {IMAGES}/**")
-_SIGNED = "Images with the boxes of their objects, written by dengine."
+SIGNED = "Images with the boxes of their objects, written by dengine."
 
 
 def write_imagefolder(folder: Path, images: Iterable[AnnotatedImage], class_names: Sequence[str]) -> None:
@@ -73,7 +73,7 @@ def fields_of(image: AnnotatedImage) -> dict[str, Any]:
 def write_card(folder: Path, data: str = f"{IMAGES}/**") -> None:
     """Write a `README.md` by which `datasets.load_dataset(folder)` reads `data`; the images alone, unless told."""
     lines = [line.replace(f"{IMAGES}/**", data) for line in _CONFIGS]
-    write_atomic(folder / CARD, "\n".join([*lines, "---", "", _SIGNED, ""]).encode())
+    write_atomic(folder / CARD, "\n".join([*lines, "---", "", SIGNED, ""]).encode())
 
 
 def _card(class_names: Sequence[str], prompts: bool, scored: bool) -> str:
@@ -88,9 +88,9 @@ def _card(class_names: Sequence[str], prompts: bool, scored: bool) -> str:
     lists = [("category_name", "string"), ("area", "float64"), ("iscrowd", "int64")]
     lists += [("score", "float64")] if scored else []
     lines += [line for name, kind in lists for line in (f"    - name: {name}", f"      list: {kind}")]
-    return "\n".join([*lines, "---", "", _SIGNED, ""])
+    return "\n".join([*lines, "---", "", SIGNED, ""])
 
 
 def is_ours(card: Path) -> bool:
     """Whether a card is one of `write_imagefolder`'s (or missing), which may be replaced, and not somebody's own."""
-    return not card.exists() or _SIGNED in card.read_text(encoding="utf-8", errors="replace")
+    return not card.exists() or SIGNED in card.read_text(encoding="utf-8", errors="replace")

@@ -4,30 +4,26 @@ Knows: whose folder it is, and where the file goes. What is in it is the matter 
 `page` of a run, `labels`, `training`, `comparison`. An audit has a page already.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from engines.adapter.info import INFO_FILE
 from engines.common.events import Report, note, silent
 from engines.common.files import write_atomic
 from engines.common.schema import AnyPath, settle, walked
-from engines.common.spell import command
 from engines.common.verbs import verb
 from engines.errors import DatasetError, RunError
-from engines.painting.run_settings import RunSettings
-from engines.painting.settings import PaintOptions
 from engines.report.comparison import COMPARISON, comparison_page
 from engines.report.figures import gather
 from engines.report.labels import labelled_info, labels_page
 from engines.report.page import page
 from engines.report.training import adapter_page, base_page
+from engines.runs.again import generate_command
 from engines.runs.rules_in_force import rules_in_force
 from engines.runs.run_folder import RUN, require_run, run_errors
 
 REPORT, AUDITED = "report.html", "audit.html"
 _PAGES = {INFO_FILE: adapter_page, COMPARISON: comparison_page, "model_index.json": base_page}  # by a file of theirs
-_NOT_ASKED = ("chunk", "slots", "rows", "threads", "short_side", "frequencies")  # what follows from the rest
 
 
 @dataclass(frozen=True)
@@ -101,15 +97,4 @@ def _drawn(folder: Path) -> tuple[str, int]:
     run = require_run(folder)
     rules = rules_in_force(folder, run)
     found = gather(folder, run, rules)
-    return page(folder.resolve().name, run, rules, found, _again(run)), found.labels.images
-
-
-def _again(run: RunSettings) -> str:
-    """The command that repeats the run: what differs from the defaults."""
-    plain = {item.name: item.default for item in fields(PaintOptions)}
-    asked: dict[str, Any] = {}
-    for name, value in vars(run.options).items():
-        if value is None or value == plain[name] or name in _NOT_ASKED or value is False:
-            continue
-        asked[name] = value
-    return command("generate", asked | {"out": "again"})
+    return page(folder.resolve().name, run, rules, found, generate_command(run)), found.labels.images

@@ -167,17 +167,22 @@ def _write_files(
 def _writing(stage: Path, applied: Applied, review: str | None) -> Iterator[AbstractContextManager[Add]]:
     """The writers of all files that hold labels alone."""
     run = applied.run
-    info = {
-        "description": "painted and labelled by dengine",
-        "bundle_sha256": run.bundle_hash,
-        "seed": run.options.seed,
-        "score": stored(applied.rules.thresholds),
-    } | ({} if review is None else {"review": review})
-    yield writing_coco(stage / ANNOTATIONS, run.class_names, info)
+    yield writing_annotations(stage / ANNOTATIONS, applied, review)
     if "yolo" in run.options.formats:
         yield writing_yolo(stage, run.class_names, run.options.val_fraction)
     if "imagefolder" in run.options.formats:
         yield writing_imagefolder(stage, run.class_names)
+
+
+def writing_annotations(path: Path, applied: Applied, review: str | None) -> AbstractContextManager[Add]:
+    """The COCO file of a run. `review`: SHA-256 of the decisions that it obeys; None where there are none."""
+    info = {
+        "description": "painted and labelled by dengine",
+        "bundle_sha256": applied.run.bundle_hash,
+        "seed": applied.run.options.seed,
+        "score": stored(applied.rules.thresholds),
+    } | ({} if review is None else {"review": review})
+    return writing_coco(path, applied.run.class_names, info)
 
 
 def _check_size(file: Path, folder: Path, run: RunSettings) -> None:

@@ -16,13 +16,13 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "openvino", "numpy", "scipy", "PIL", "typer")
 # Whose examples paint, in an order in which one finds what another left.
 PAINTING = (
-    "generate", "finalize", "GenerateSummary", "label", "LabelSummary", "merge", "review", "report",
+    "generate", "finalize", "GenerateSummary", "label", "LabelSummary", "merge", "review", "report", "push",
     "load", "LoadedBundle", "PaintedImage",
     "DatasetError", "RunError", "BundleError", "examine", "Diagnosis",
 )  # fmt: skip
 VERBS = (
     "train_base", "train_adapter", "export", "build_plans", "generate", "label", "finalize", "merge", "audit",
-    "evaluate", "bench", "review", "report", "work", "status", "gather",
+    "evaluate", "bench", "review", "report", "work", "status", "gather", "push",
 )  # fmt: skip
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
 

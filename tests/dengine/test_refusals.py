@@ -20,6 +20,7 @@ COMPLETE: dict[type[Any], dict[str, Any]] = {
     dengine.MergeSettings: {"runs": ["a", "b"], "out": "out"},
     dengine.EvaluateSettings: {"real": "real", "synthetic": [], "val": "val", "out": "out"},
     dengine.BenchSettings: {},
+    dengine.PushSettings: {"run": "run", "to": "there"},
 }
 
 
@@ -53,6 +54,8 @@ COMPLETE: dict[type[Any], dict[str, Any]] = {
         (dengine.MergeSettings, {"runs": "one"}, "runs"),
         (dengine.EvaluateSettings, {"amounts": [1]}, "amounts"),
         (dengine.EvaluateSettings, {"mix": (0.0, 0.0)}, "mix"),
+        (dengine.PushSettings, {"to": "ftp://server"}, "to"),
+        (dengine.PushSettings, {"dry": "yes"}, "dry"),
         (dengine.BenchSettings, {"engines": ["steam"]}, "engines"),
         (dengine.BenchSettings, {"precision": "f8"}, "precision"),
         (dengine.BenchSettings, {"size": (64, 48, 3)}, "size"),
@@ -68,7 +71,7 @@ def test_paths_may_be_text() -> None:
     for kind, given in COMPLETE.items():
         settings = kind(**given)
         for name, value in given.items():
-            if name not in ("base", "count"):
+            if name not in ("base", "count", "to"):
                 wanted = tuple(map(Path, value)) if isinstance(value, list) else Path(value)
                 assert getattr(settings, name) == (
                     (wanted,) if (kind, name) == (dengine.EvaluateSettings, "val") else wanted
@@ -77,7 +80,7 @@ def test_paths_may_be_text() -> None:
 
 VERBS = (
     "train_base", "train_adapter", "export", "build_plans", "generate", "label", "finalize", "merge", "audit",
-    "evaluate", "bench", "review", "report", "work", "status", "gather", "generate_on_cluster",
+    "evaluate", "bench", "review", "report", "work", "status", "gather", "push", "generate_on_cluster",
 )  # fmt: skip
 
 
@@ -114,6 +117,7 @@ def test_what_cannot_be_called_is_refused_before_anything_is_written(tmp_path: P
         ("review", dengine.ReviewSettings("nowhere"), "what"),
         ("report", dengine.ReportSettings("nowhere"), "folder"),
         ("status", dengine.StatusSettings("nowhere"), "run"),
+        ("push", dengine.PushSettings("nowhere", to="there"), "run"),
     ],
 )
 def test_a_folder_that_is_not_there_is_refused_with_its_setting(

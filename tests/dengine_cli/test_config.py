@@ -29,6 +29,8 @@ SAME = [
     ("finalize RUN --drop-empty --near-duplicates drop",
      {"run": "RUN", "keep-empty": False, "near_duplicates": "drop"}),
     ("merge A B --out OUT", {"runs": ["A", "B"], "out": "OUT"}),
+    ("push RUN --to hub:OWNER/NAME --licence mit --no-private --dry",
+     {"run": "RUN", "to": "hub:OWNER/NAME", "licence": "mit", "private": False, "dry": True}),
     ("audit DATA --out OUT --folds 3 --model M", {"data": "DATA", "out": "OUT", "folds": 3, "base": "M"}),
     ("review RUN --no-open --port 8000", {"what": "RUN", "open": False, "port": 8000}),
     ("report RUN --out FILE", {"folder": "RUN", "out": "FILE"}),
