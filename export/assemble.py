@@ -96,7 +96,7 @@ def export(settings: ExportSettings, *, report: Report | None = None) -> ExportS
     base = local_folder(settings.base, settings.prediction_type, lambda text: report(note(text)), vae=settings.vae)
     if remark := bad_base(base):
         report(note(remark))
-    models = _Models(base, settings.adapter, settings.loras, settings.frame)
+    models = _Models(base, settings, report)
     with _appearing(settings.out) as work:
         return _make(work, settings.out, models, asked, gates, steps)
 
@@ -113,18 +113,16 @@ class _Gates:
 class _Models:
     """A base and an adapter that fit each other, until their weights are stored."""
 
-    def __init__(
-        self, base: Path | str, adapter: Path, loras: Sequence[tuple[Path, float]], frame: tuple[int, int] | None
-    ) -> None:
-        """See `ExportSettings`."""
-        self._base, self._adapter = load_base(base), adapter
-        self._network, self.info = load_adapter(adapter)
-        names = fuse_loras(self._base, loras)
+    def __init__(self, base: Path, settings: ExportSettings, report: Report) -> None:
+        """Read the base's folder, and the adapter and LoRA files that the settings name."""
+        self._base, self._adapter = load_base(base), settings.adapter
+        self._network, self.info = load_adapter(settings.adapter)
+        names = fuse_loras(self._base, settings.loras, lambda text: report(note(text)))
         origin = read_origin(self._base.folder)
         check_fit(self._base, origin, self.info, names)
         self.unseen_loras = bool(names) and self.info.base_hash in origin.hashes()
         self.loras = origin.loras + names
-        self.frame = _resolve_frame(frame, self._base, self.info)
+        self.frame = _resolve_frame(settings.frame, self._base, self.info)
 
     def store(self, folder: Path, weights_dtype: str) -> None:
         """Write their weights to a folder, and let go of them: the stored ones take their place."""

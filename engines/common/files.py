@@ -15,6 +15,7 @@ from typing import Any
 from engines.common.quote import quote
 from engines.errors import DengineError
 
+LFS_POINTER = "version https://git-lfs"  # how the file begins that Git leaves in place of a large one
 OWN = ".dengine"  # folder for what is no data, in a folder that a verb writes
 _LONGEST_NAME, _LONGEST_PATH = 255, 2048  # bytes of a file's name, characters of a path inside its folder
 
@@ -79,11 +80,17 @@ def write_json(path: Path, value: Any, partial: Path | None = None) -> None:
 
 def read_json(path: Path, error: type[DengineError]) -> dict[str, Any]:
     """Read a JSON object; a missing, unreadable or malformed file raises `error` naming it."""
+    text = ""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
     except FileNotFoundError:
         raise error(f"{path} is missing.") from None
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as cause:
+        if text.startswith(LFS_POINTER):
+            raise error(
+                f'{path} is a Git LFS pointer and not the file. Run "git lfs pull" where it came from.'
+            ) from None
         raise error(f"{path} is not readable as JSON: {cause}.") from cause
     if not isinstance(value, Mapping):
         raise error(f"{path} holds a JSON {type(value).__name__}; an object was expected.")

@@ -9,14 +9,14 @@ is given the vocabulary that was found here, and no file names or settings that 
 B batch, L text length.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from engines.common.files import read_json
+from engines.common.files import LFS_POINTER, read_json
 from engines.common.quote import quote, shorten
 from engines.errors import ModelError
 
@@ -24,6 +24,7 @@ _SPECIAL = {"unk_token": "<|endoftext|>", "bos_token": "<|startoftext|>", "eos_t
 _SPECIAL |= {"pad_token": "<|endoftext|>"}
 _CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
 _LARGEST_FILE = 64 << 20  # bytes; CLIP's own tokenizer.json has 3.6 million
+_WORD_END = "</w>"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -64,11 +65,15 @@ def load_tokenizer(folder: Path, vocabulary_size: int, longest: int) -> Any:
         )
         if found.added:
             tokenizer.add_tokens(list(found.added))
-        ids = tokenize(tokenizer, [*_LETTERS, ""])
+        ids = tokenize(tokenizer, [*_LETTERS, ""])  # what has no token is read as the end, as nothing is
     except Exception as cause:  # the library under it raises plain exceptions
         raise ModelError(f"{folder} does not make a tokenizer: {shorten(cause, 200)}.") from cause
-    if ids.shape != (len(_LETTERS) + 1, length) or int(ids.max()) >= vocabulary_size or len(ids.unique(dim=0)) < 2:
-        raise ModelError(f"{folder} is not CLIP's tokenizer: it reads every prompt as the same tokens.")
+    if (
+        ids.shape != (len(_LETTERS) + 1, length)
+        or int(ids.max()) >= vocabulary_size
+        or len(ids.unique(dim=0)) < len(ids)
+    ):
+        raise ModelError(f"{folder} is not CLIP's tokenizer: it reads some letters as the same tokens, or as none.")
     return tokenizer
 
 
@@ -130,6 +135,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     added = _added(settings, whole, _read(folder / "added_tokens.json", {}), tokens, folder)
     if missing := [token for token in special.values() if token not in tokens and token not in added]:
         raise ModelError(f"{folder}: the special token {quote(missing[0])} is not in the vocabulary.")
+    _check_merged(tokens, merges, {*added, *special.values()}, folder)
     return Vocabulary(tokens, merges, added, special, _length(settings, folder))
 
 
@@ -144,12 +150,14 @@ def _read(path: Path, absent: dict[str, Any] | None = None) -> dict[str, Any]:
 def _read_lines(path: Path) -> list[str]:
     try:
         _check_size(path)
-        lines = path.read_text(encoding="utf-8").split("\n")
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ModelError(f"{path} is missing; it belongs to vocab.json. Get the whole model again.") from None
     except (OSError, UnicodeDecodeError) as cause:
         raise ModelError(f"{path} cannot be read as text: {shorten(cause, 100)}.") from cause
-    return [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
+    if text.startswith(LFS_POINTER):
+        raise ModelError(f'{path} is a Git LFS pointer and not the file. Run "git lfs pull" where it came from.')
+    return [line.rstrip("\r") for line in text.split("\n") if line.strip() and not line.startswith("#version")]
 
 
 def _check_size(path: Path) -> None:
@@ -184,6 +192,24 @@ def _merges(value: Any, tokens: Mapping[str, int], path: Path) -> list[tuple[str
             raise ModelError(f"{path}: the merge {quote(line)} gives a token that the vocabulary does not have.")
         merges.append((pair[0], pair[1]))
     return merges
+
+
+def _check_merged(
+    tokens: Mapping[str, int], merges: Sequence[tuple[str, str]], others: Collection[str], folder: Path
+) -> None:
+    """Raise ModelError where merges are missing: words that are tokens would be read letter by letter."""
+    made = {"".join(pair) for pair in merges}
+    lost = [
+        token
+        for token in tokens
+        if len(token.removesuffix(_WORD_END)) > 1 and token not in made and token not in others
+        if not (token[0] + token[-1] in ("<>", "[]") and not token.endswith(_WORD_END))
+    ]
+    if lost:
+        raise ModelError(
+            f"{folder}: {len(lost)} tokens of the vocabulary are made by no merge, {quote(lost[0])} first; the list of "
+            "merges is cut short. Get the whole model again."
+        )
 
 
 def _special(settings: Mapping[str, Any], beside: Mapping[str, Any], name: str, usual: str, folder: Path) -> str:

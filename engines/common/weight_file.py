@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engines.common.files import LFS_POINTER
 from engines.common.quote import quote, shorten
 from engines.errors import ModelError
 
@@ -29,7 +30,7 @@ _QUANTISED = (  # text in the names that quantisers give what they add
 _HEADER_LIMIT = 100_000_000  # bytes; safetensors' own limit
 _LENGTH_BYTES = 8
 _OTHER_FILES = (  # how files begin that are often found where weights should be
-    (b"version https://git-lfs", "a Git LFS pointer and not the weights", 'Run "git lfs pull" where it came from'),
+    (LFS_POINTER.encode(), "a Git LFS pointer and not the weights", 'Run "git lfs pull" where it came from'),
     (b"<", "a web page and not the weights", "Download it again"),
     (b"PK\x03\x04", "a pickle under another name, which can run code", "Convert it where you trust it"),
     (b"\x80\x02", "a pickle under another name, which can run code", "Convert it where you trust it"),
@@ -118,13 +119,13 @@ def check_described(
     if unknown:
         raise ModelError(
             f"{where} is not what {by} describes: it holds {quote(unknown[0])} ({len(unknown)} such weights), which "
-            "that network does not have."
+            f"that network does not have. Give the {by} that belongs to these weights."
         )
     for name, value in described.items():
         if stored[name].shape != tuple(value.shape):
             raise ModelError(
                 f"{where} is not what {by} describes: {quote(name)} is {by_sides(stored[name].shape)}, and "
-                f"{by_sides(tuple(value.shape))} was described."
+                f"{by_sides(tuple(value.shape))} was described. Give the {by} that belongs to these weights."
             )
 
 

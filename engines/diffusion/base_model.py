@@ -20,7 +20,7 @@ from engines.common.files import sha256_file
 from engines.common.quote import quote
 from engines.common.tokenizer import load_tokenizer, tokenize
 from engines.diffusion.checkpoints import checkpoint_folder
-from engines.diffusion.families import check_folder_family
+from engines.diffusion.families import check_folder_family, few_steps
 from engines.diffusion.hub import PARTS, hub_folder
 from engines.diffusion.libraries import silence_libraries
 from engines.diffusion.loading import Described, describe
@@ -166,7 +166,10 @@ def local_folder(
             "for single files), or correct scheduler_config.json.",
             field="prediction_type",
         )
-    for remark in scheduler_remarks(config):
+    remarks = list(scheduler_remarks(config))
+    if not remarks and few_steps(Path(name).name):
+        remarks.append("it looks like a model distilled for few steps; dengine samples it as any other")
+    for remark in remarks:
         note(f"{path.name}: {remark}")
     return path
 

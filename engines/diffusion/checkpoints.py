@@ -9,7 +9,6 @@ What the weights cannot tell, whether a Stable Diffusion 2.x model predicts the 
 """
 
 import contextlib
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +21,7 @@ from engines.common.quote import quote, shorten
 from engines.common.weight_file import Header, check_no_quantisation, read_header
 from engines.diffusion.architecture import empty_network
 from engines.diffusion.clip_vocabulary import write_clip_tokenizer
-from engines.diffusion.families import FAMILIES, Family, check_folder_family, family_of_file
+from engines.diffusion.families import FAMILIES, Family, check_folder_family, family_of_file, few_steps
 from engines.diffusion.noise import PREDICTION_TYPES
 from engines.diffusion.original_layout import Sources, find_text_encoder, find_unet, find_vae
 from engines.diffusion.vae_from import Part, one_dtype, open_vae, read_part, shapes_of
@@ -32,7 +31,6 @@ from engines.errors import ModelError, UsageError
 CONFIGS = Path(__file__).parent / "configs"  # see NOTICE.md there
 CONVERTER = 2  # raised when a conversion gives other files than before, or refuses what it took
 _JSON_FILES = ("model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json")
-_FEW_STEPS = re.compile(r"turbo|lightning|\blcm\b|hyper-?sd", re.IGNORECASE)
 
 
 def checkpoint_folder(
@@ -64,7 +62,8 @@ def checkpoint_folder(
     )
     prediction = _prediction_type(header, family, path, prediction_type, note)
     source = configs / ("sd2_v" if family == "sd2" and prediction == "v_prediction" else family)
-    parts = _find_parts(header, family, source, path, vae)
+    given = None if vae is None else open_vae(vae, source, note)
+    parts = _find_parts(header, family, source, path, given)
     made_of = {
         "sha256": sha256_file(path),
         "vae": None if vae is None else [sha256_file(file) for file in sorted(parts["vae"].files)],
@@ -97,8 +96,10 @@ def _prediction_type(header: Header, family: Family, path: Path, asked: str | No
         expected = " or ".join(PREDICTION_TYPES)
         raise UsageError(f"`prediction_type` is {quote(asked)}; {expected} was expected.", field="prediction_type")
     noted = _noted_prediction(header)
-    if any(_FEW_STEPS.search(text) for text in (path.stem, header.metadata.get("modelspec.title", ""))):
+    if few_steps(path.stem, header.metadata.get("modelspec.title", "")):
         note(f"{path.name} looks like a model distilled for few steps; dengine samples it as any other")
+    if noted is None and (unknown := header.metadata.get("modelspec.prediction_type", "")):
+        note(f"{path.name} says of itself that it predicts {quote(unknown)}, which dengine does not know")
     if asked is not None:
         if noted not in (None, asked):
             note(f"{path.name} says of itself that it predicts {noted}; {asked} is taken, as you asked")
@@ -124,7 +125,7 @@ def _noted_prediction(header: Header) -> str | None:
     return {"v": "v_prediction", "v-prediction": "v_prediction"}.get(text, text if text in PREDICTION_TYPES else None)
 
 
-def _find_parts(header: Header, family: Family, source: Path, path: Path, vae: Path | None) -> dict[str, Part]:
+def _find_parts(header: Header, family: Family, source: Path, path: Path, vae: Part | None) -> dict[str, Part]:
     """Where each weight of every part is, checked by the headers alone. Raises ModelError."""
     unet, text = (empty_network(source / part, part).state_dict() for part in ("unet", "text_encoder"))
     own: dict[str, Sources] = {"unet": find_unet(header, unet, _config(source, "unet"), path)}
@@ -146,7 +147,7 @@ def _find_parts(header: Header, family: Family, source: Path, path: Path, vae: P
         part: Part({name: (path, place) for name, place in sources.items()}, shapes_of(shapes[part]), dtype, None)
         for part, sources in own.items()
     }
-    return parts if vae is None else {**parts, "vae": open_vae(vae, source)}
+    return parts if vae is None else {**parts, "vae": vae}
 
 
 def _config(source: Path, part: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ The names are those that the families' own repositories gave their tensors; diff
 same way (diffusers/loaders/single_file_utils.py, version 0.42).
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,12 @@ TEXT_PREFIXES = (  # of a text encoder, without `text_model.`: the first reposit
     "text_encoders.clip_h.transformer.",
 )
 EMA_PREFIX = "model_ema."
+_FIRST = "input_blocks.0.0.weight"  # of a UNet in the original layout
+_FEW_STEPS = re.compile(
+    r"turbo|lightning|schnell|sdxs|hyper[-_ ]?sd|(?<![a-z])(lcm|tcd|dmd2?)(?![a-z])"
+    r"|(?<!\d)(1|2|4|8)[-_ ]?steps?(?![a-z])",
+    re.IGNORECASE,
+)
 
 _LORA_MARKS = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", "_lora.down.", ".hada_w1", ".lokr_w1")
 _MARKS = (  # text in a tensor's name, and what a file with such a name is; the first that fits
@@ -78,14 +85,13 @@ def family_of_file(header: Header, path: Path, widths: Mapping[Family, int]) -> 
     text-to-image model with its text encoder.
     """
     names = header.tensors.keys()
-    if any(mark in name for name in names for mark in _LORA_MARKS):
+    if is_lora(header):
         raise ModelError(
             f"{path} is a LoRA and not a base model. Give it with `loras`, and its base with `base`.", field="base"
         )
-    for mark, what in _MARKS:
-        if any(mark in name for name in names):
-            raise _refused(path, what)
-    first = header.tensors.get(f"{UNET_PREFIX}input_blocks.0.0.weight")
+    if (marked := _marked(header)) is not None:
+        raise _refused(path, marked)
+    first = header.tensors.get(UNET_PREFIX + _FIRST)
     if first is None:
         raise _refused(path, _fragment(names))
     channels = first.shape[1] if len(first.shape) == 4 else 0
@@ -102,7 +108,11 @@ def family_of_file(header: Header, path: Path, widths: Mapping[Family, int]) -> 
         what = next((_TEXT_WIDTHS[width] for width in found if width in (1280, 2048)), "unCLIP, for instance")
         raise _refused(path, f"a model with more conditions than the prompt ({what})")
     if not any(name.startswith(TEXT_PREFIXES) for name in names):
-        raise _refused(path, "a UNet without the text encoder that belongs to it")
+        elsewhere = next((name for name in names if name.endswith("token_embedding.weight")), None)
+        other = "a model with a text encoder under names of its own"
+        raise _refused(
+            path, f"{other} ({quote(elsewhere)})" if elsewhere else "a UNet without the text encoder that belongs to it"
+        )
     families: list[Family] = [family for family in FAMILIES if found == {widths[family]}]
     if not families:
         wide = " and ".join(map(str, sorted(found)[:3]))
@@ -110,6 +120,25 @@ def family_of_file(header: Header, path: Path, widths: Mapping[Family, int]) -> 
         what = next((_TEXT_WIDTHS[width] for width in found if width in _TEXT_WIDTHS), "a model of another kind")
         raise _refused(path, f"{what}: {reads}")
     return families[0]
+
+
+def is_lora(header: Header) -> bool:
+    """Whether a file holds changes to weights, and not weights."""
+    return any(mark in name for name in header.tensors for mark in _LORA_MARKS)
+
+
+def foreign_vae(header: Header) -> str | None:
+    """What a file is whose VAE, if it has one, is not Stable Diffusion 1.x or 2.x's; None of every other."""
+    if is_lora(header):
+        return "a LoRA"
+    if any(name.startswith(f"{UNET_PREFIX}label_emb.") for name in header.tensors):
+        return "a checkpoint with more conditions than the prompt, such as Stable Diffusion XL"
+    return _marked(header)
+
+
+def few_steps(*names: str) -> bool:
+    """Whether a model's names, its file's or those in its notes, say that it was distilled for a few steps."""
+    return any(_FEW_STEPS.search(name) for name in names)
 
 
 def check_folder_family(folder: Path) -> None:
@@ -149,10 +178,22 @@ def _config(folder: Path, part: str) -> Mapping[str, Any]:
     return read_json(path, ModelError) if path.is_file() else {}
 
 
+def _marked(header: Header) -> str | None:
+    """What a file is by the name of one of its tensors; None where none tells."""
+    return next((what for mark, what in _MARKS if any(mark in name for name in header.tensors)), None)
+
+
 def _fragment(names: Any) -> str:
     """What a file without a UNet in Stable Diffusion's own layout is."""
-    if any(name.startswith(("down_blocks.", "unet.down_blocks.")) for name in names):
+    if any(name.startswith("down_blocks.") for name in names):
         return "one part of a diffusers folder (give the folder)"
+    if any(name.startswith("unet.down_blocks.") for name in names):
+        return "made of the parts of a diffusers folder (give the folder)"
+    if (first := next((name for name in names if name.endswith(_FIRST)), None)) is not None:
+        prefix = first.removesuffix(_FIRST)
+        if prefix in ("", "diffusion_model."):
+            return "a UNet alone"
+        return f"a file whose UNet's names begin with {quote(prefix)}, where {quote(UNET_PREFIX)} was expected"
     if any(name.startswith(f"{UNET_PREFIX}down_blocks.") for name in names):
         return "a file of the original layout with diffusers' names inside (give the diffusers folder it was made of)"
     if any(name.startswith(EMA_PREFIX) for name in names):

@@ -53,8 +53,11 @@ class Described:
 
 
 def describe(folder: Path, part: str) -> Described:
-    """The network of `folder/config.json`, its files found to hold all its weights and no others. Raises ModelError."""
-    headers = read_headers(folder)
+    """The network of `folder/config.json`, its files found to hold all its weights and no others. Raises ModelError.
+
+    The folder may have another name than the part.
+    """
+    headers = read_headers(folder, part)
     network = empty_network(folder, part, len(headers))
     described = network.state_dict()
     if part == "text_encoder":  # with and without the prefix of CLIP's two sides

@@ -14,7 +14,7 @@ loaders/lora_conversion_utils.py.
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from engines.common.files import sha256_file
 from engines.common.quote import quote
 from engines.common.weight_file import Header, by_sides, check_finite, check_no_quantisation, read_header
 from engines.diffusion.base_model import BaseModel
+from engines.diffusion.families import few_steps
 from engines.diffusion.lora_names import (
     ALPHA,
     DOWN,
@@ -61,14 +62,18 @@ class _Lora:
     layers: tuple[_Layer, ...]
 
 
-def fuse_loras(base: BaseModel, loras: Sequence[tuple[Path, float]]) -> tuple[str, ...]:
+def fuse_loras(
+    base: BaseModel, loras: Sequence[tuple[Path, float]], note: Callable[[str], None] = lambda text: None
+) -> tuple[str, ...]:
     """Add LoRA files, each times its scale, to the weights of the base's UNet and text encoder, in place.
 
-    Returns the files' names as `name:scale sha256:...`, for the manifest. Raises ModelError, before any weight has
-    changed, for a file that is no LoRA, is of another kind, does not fit this base, or is in the weights of a bundle
-    that serves as the base already; UsageError for a scale that is no number.
+    `note` is told what the user may not expect of a file: one for a few steps, or for a base that predicts something
+    else. Returns the files' names as `name:scale sha256:...`, for the manifest. Raises ModelError, before any weight
+    has changed, for a file that is no LoRA, is of another kind, changes nothing, does not fit this base, or is in the
+    weights of a bundle that serves as the base already, and for sums that are no numbers; UsageError for a scale that
+    is none.
     """
-    found = [_match(base, path, scale) for path, scale in loras]
+    found = [_match(base, path, scale, note) for path, scale in loras]
     names = tuple(f"{lora.path.name}:{lora.scale:g} sha256:{sha256_file(lora.path)}" for lora in found)
     _check_new(names, base.folder)
     for lora in found:
@@ -106,7 +111,7 @@ def _content(name: str) -> str:
     return name.rpartition(" ")[2]
 
 
-def _match(base: BaseModel, path: Path, scale: float) -> _Lora:
+def _match(base: BaseModel, path: Path, scale: float, note: Callable[[str], None]) -> _Lora:
     """Read a file's header and find the layer that each of its tensors belongs to."""
     if not math.isfinite(scale):
         raise UsageError(f"{path}: the scale is {scale}; a number such as 0.8 was expected.")
@@ -130,7 +135,19 @@ def _match(base: BaseModel, path: Path, scale: float) -> _Lora:
     if len({id(layer.target) for layer in layers.values()}) < len(layers):
         raise ModelError(f"{path} changes one layer twice, under two names; {EXPECTED}.")
     _read_alphas(layers, header, path)
+    for remark in _remarks(header, path, base):
+        note(f"{path.name} {remark}")
     return _Lora(path, scale, tuple(layers.values()))
+
+
+def _remarks(header: Header, path: Path, base: BaseModel) -> Iterator[str]:
+    """What is to be said of a file that fits: by its name, its folder's, and its notes."""
+    if few_steps(path.stem, path.resolve().parent.name, header.metadata.get("modelspec.title", "")):
+        yield "looks like a LoRA that makes a model paint in a few steps; dengine samples as without it"
+    noted = {"v": "v_prediction", "epsilon": "epsilon"}.get(header.metadata.get("modelspec.prediction_type", ""))
+    own = base.scheduler_config.get("prediction_type", "epsilon")
+    if noted not in (None, own):
+        yield f"says of itself that it is for a base that predicts {noted}, and this one predicts {own}"
 
 
 def _layers(header: Header, path: Path) -> dict[str, _Layer]:
@@ -181,10 +198,10 @@ def _check_shapes(name: str, layer: _Layer, header: Header, path: Path, base: Ba
 
 
 def _read_alphas(layers: Mapping[str, _Layer], header: Header, path: Path) -> None:
-    """Find each layer's alpha, and see that all numbers of the file are finite. Raises ModelError."""
+    """Find each layer's alpha; see that all numbers are finite, and that they change something. Raises ModelError."""
     from safetensors import safe_open
 
-    settings = noted_settings(header, path)
+    settings, changes = noted_settings(header, path), False
     with safe_open(path, "pt") as file:
         for layer in layers.values():
             tensors = {name: file.get_tensor(name) for name in layer.tensors.values()}
@@ -196,6 +213,11 @@ def _read_alphas(layers: Mapping[str, _Layer], header: Header, path: Path) -> No
                 layer.alpha = float(alpha)
             else:
                 raise ModelError(f"{path}: {quote(layer.tensors[ALPHA])} holds {alpha.numel()} numbers, and not one.")
+            changes |= layer.alpha != 0 and all(bool(tensors[layer.tensors[half]].any()) for half in (DOWN, UP))
+    if not changes:
+        raise ModelError(
+            f"{path} changes nothing: in every layer its numbers, or its alpha, are 0. Give a trained LoRA."
+        )
 
 
 def _add(lora: _Lora) -> None:
@@ -208,7 +230,11 @@ def _add(lora: _Lora) -> None:
             down, up = (file.get_tensor(layer.tensors[kind]).to(weight.device, torch.float32) for kind in (DOWN, UP))
             change = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
             weight += (lora.scale * layer.alpha / down.shape[0] * change).to(weight.dtype)
-            check_finite(lora.path, {f"the sum with {layer.tensors[UP]}": weight})
+            if not bool(weight.isfinite().all()):
+                raise ModelError(
+                    f"{lora.path} times {lora.scale:g} makes the layer of {quote(layer.tensors[UP])} larger than its "
+                    "numbers can be. Give a smaller scale, or another copy of it."
+                )
 
 
 def _weight(layer: _Layer) -> Tensor:

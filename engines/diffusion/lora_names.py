@@ -29,8 +29,8 @@ _ENDINGS = (  # of a tensor's name, and what it then is; peft may put an adapter
     (re.compile(r"\.lora_up\.weight$"), UP),
     (re.compile(r"(\.lora|\.lora_linear_layer|_lora)\.down\.weight$"), DOWN),
     (re.compile(r"(\.lora|\.lora_linear_layer|_lora)\.up\.weight$"), UP),
-    (re.compile(r"\.lora_A(\.\w+)?\.weight$"), DOWN),
-    (re.compile(r"\.lora_B(\.\w+)?\.weight$"), UP),
+    (re.compile(r"\.lora_A(\.\S+)?\.weight$"), DOWN),
+    (re.compile(r"\.lora_B(\.\S+)?\.weight$"), UP),
     (re.compile(r"\.alpha$"), ALPHA),
 )
 _OTHER_KINDS = {  # text in a tensor's name, and what the file then is
@@ -139,14 +139,22 @@ def noted_alpha(settings: Mapping[str, Any], name: str, rank: int, path: Path) -
     """A layer's alpha by the settings beside the tensors; without any, the rank: such files hold the change as is.
 
     Patterns are matched as peft does: a whole name, or the end of one. Raises ModelError for one that is no plain name,
-    and for an alpha that is no number.
+    for an alpha that is no number, and for settings of another file: of one rank, where the layer has another.
     """
     part, _, layer = name.replace(_PEFT, "", 1).partition(".")
     prefix = f"{part}." if any(key.startswith(f"{part}.") for key in settings) else ""
     layer = re.split(r"\.lora[_.]", layer if prefix else name.replace(_PEFT, "", 1))[0]
     found = settings.get(f"{prefix}lora_alpha", rank)
+    noted_rank = settings.get(f"{prefix}r", rank)
+    if noted_rank != rank and not settings.get(f"{prefix}rank_pattern"):
+        raise ModelError(
+            f"{path}: the settings with it are for rank {quote(noted_rank)}, and {quote(name)} has {rank}. They belong "
+            "to another file."
+        )
     patterns = settings.get(f"{prefix}alpha_pattern") or {}
-    for pattern, alpha in patterns.items() if isinstance(patterns, dict) else ():
+    if not isinstance(patterns, dict):
+        raise ModelError(f"{path}: its alpha_pattern is {quote(patterns)}; names of layers with numbers were expected.")
+    for pattern, alpha in patterns.items():
         plain = _PLAIN_PATTERN.fullmatch(pattern)
         if plain is None:
             raise ModelError(f"{path}: its alpha_pattern has {quote(pattern)}; names of layers were expected.")

@@ -55,6 +55,7 @@ def check_scheduler(config: Mapping[str, Any]) -> None:
     for key, found in (
         ("clip_sample", bool(config.get("clip_sample", clips_by_default))),
         ("thresholding", bool(config.get("thresholding", False))),
+        ("use_flow_sigmas", bool(config.get("use_flow_sigmas", False))),
     ):
         if found:
             raise ModelError(

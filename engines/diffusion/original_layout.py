@@ -56,7 +56,7 @@ def find_vae_alone(header: Header, described: Mapping[str, Any], config: Mapping
             found = find_vae(header, described, config, path)
             assert found is not None
             return found
-    if "encoder.down_blocks.0.resnets.0.conv1.weight" in header.tensors:
+    if any(name.startswith(("encoder.down_blocks.", "decoder.up_blocks.")) for name in header.tensors):
         spelling = _Spelling("", lambda name: Source(stored_name(name, header.tensors)))
     else:
         spelling = _Spelling("", lambda name: Source(vae_name(name, config)))
@@ -96,7 +96,7 @@ def stored_name(name: str, stored: Iterable[str]) -> str:
 
 def source_shape(source: Source, info: TensorInfo) -> tuple[int, ...]:
     """The shape of what a source gives."""
-    if source.third is None or not info.shape:
+    if source.third is None or not info.shape or info.shape[0] % 3:
         return info.shape
     return (info.shape[0] // 3, *info.shape[1:])
 
@@ -145,9 +145,12 @@ def _match(
 
 def _refuse_missing(missing: list[str], extra: list[str], total: int, header: Header, part: str, path: Path) -> None:
     """Raise ModelError for weights that are not there, with the nearest thing that is."""
-    averaged = {name.replace(".", "") for name in header.tensors if name.startswith(EMA_PREFIX)}
-    if any((EMA_PREFIX + name.removeprefix("model.")).replace(".", "") in averaged for name in missing):
+    averaged = {name.rpartition(EMA_PREFIX)[2].replace(".", "") for name in header.tensors if EMA_PREFIX in name}
+    inside = ("model.", *VAE_PREFIXES)  # what copies leave out of a name, and the dots in it
+    if any(name.removeprefix(prefix).replace(".", "") in averaged for name in missing for prefix in inside):
         reason = "They are there only as averaged (EMA) copies, and a network is not mixed from both"
+    elif part == "unet" and not _begins(header, f"{UNET_PREFIX}middle_block."):
+        reason = "It has no middle block, as small distilled models have none: give the diffusers folder of this model"
     elif extra:
         reason = f"It holds {quote(extra[0])}, a name of another layout"
     else:

@@ -23,6 +23,10 @@ _CONVERT_FILE = (
     "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
     "s.save_file({k: v.contiguous().clone() for k, v in d.items() if hasattr(v, 'dtype')}, sys.argv[2])\" "
 )
+_CONVERT_VAE = (
+    'python -c "import sys, diffusers; '
+    'diffusers.AutoencoderKL.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])" '
+)
 _CONVERT_FOLDER = (
     'python -c "import sys, diffusers; '
     'diffusers.StableDiffusionPipeline.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])" '
@@ -85,11 +89,13 @@ def find_weights(folder: Path, part: str | None = None) -> Weights:
     try:
         weights = choose_weights(names, part)
     except ModelError as cause:
-        raise ModelError(f"{folder.parent}: {cause}") from None
+        raise ModelError(f"{folder.parent if part == folder.name else folder}: {cause}") from None
     if weights is None:
         pickles = sorted(name for name in names if name.endswith(PICKLES))
+        alone = part == "vae" and not (folder.parent / "model_index.json").is_file()
+        convert = f"{_CONVERT_VAE}{folder}" if alone else f"{_CONVERT_FOLDER}{folder.parent}"
         mend = (
-            f"Convert {pickles[0]} where you trust it: {_CONVERT_FOLDER}{folder.parent} new-folder"
+            f"Convert {pickles[0]} where you trust it: {convert} new-folder"
             if pickles
             else f"{STEMS[part]}.safetensors was expected."
         )

@@ -178,7 +178,7 @@ def fit_adapter(
     by_names = resume and "dev_split" not in started_with(out / "training", {"dev_split": ""})  # of before
     train, dev = (split_by_names if by_names else split_dev)(dataset.records, options.dev_fraction)
     base = load_base(base_folder, device=options.device)
-    names = fuse_loras(base, loras)
+    names = fuse_loras(base, loras, lambda text: report(note(text)))
     model = _build(base, len(dataset.class_names), options)
     size_multiple = base.vae_stride * 2 ** (model.config.levels - 1)
     style, short_side = _scene(base, options)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fuzz
 import pytest
-from fuzz_models import header_target, lora_targets, model_targets
+from fuzz_models import header_target, lora_targets, model_targets, plan_target
 
 from engines.errors import ModelError
 
@@ -20,7 +20,7 @@ def test_spoilt_files_of_models_are_read_or_refused(
     toy_bases: dict[str, Path], toy_adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     targets = model_targets(tmp_path, toy_bases["sd1"], toy_adapters["sd1"]) | header_target(tmp_path)
-    targets |= lora_targets(tmp_path, toy_bases["sd1"])
+    targets |= lora_targets(tmp_path, toy_bases["sd1"]) | plan_target(tmp_path, tmp_path / "bundle")
     reports = fuzz.fuzz_files(targets, COUNT, SEED)
     assert [problem for report in reports.values() for problem in report.problems] == []
     assert all(report.total == COUNT for report in reports.values())

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from refusals import refused as refuses
 from transformers import CLIPTokenizer
 
 from engines.common.tokenizer import cut_remark, load_tokenizer, tokenize
@@ -60,6 +61,37 @@ def test_a_folder_without_its_vocabulary_is_refused(folder: Path) -> None:
 def test_a_vocabulary_without_its_merges_is_refused(folder: Path) -> None:
     (folder / "merges.txt").unlink()
     refused(folder, "merges.txt is missing")
+
+
+def test_merges_that_are_cut_short_are_refused(folder: Path) -> None:
+    lines = (folder / "merges.txt").read_text("utf-8").split("\n")
+    for kept in (1, 2, len(lines) - 2):
+        (folder / "merges.txt").write_text("\n".join(lines[:kept]), "utf-8")
+        with refuses(ModelError, None, folder, "merges"):
+            load(folder)
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).unlink()
+    whole = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    whole["model"]["merges"] = []
+    (folder / "tokenizer.json").write_text(json.dumps(whole), "utf-8")
+    with refuses(ModelError, None, folder, "merges"):
+        load(folder)
+
+
+def test_a_vocabulary_without_some_letters_is_refused(folder: Path) -> None:
+    tokens = json.loads((folder / "vocab.json").read_text("utf-8"))
+    for letter in ("q", "q</w>"):
+        del tokens[letter]
+    (folder / "vocab.json").write_text(json.dumps(tokens), "utf-8")
+    with refuses(ModelError, None, folder):
+        load(folder)
+
+
+def test_pointers_of_git_lfs_are_told_from_damaged_files(folder: Path) -> None:
+    for name in ("merges.txt", "vocab.json"):
+        (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+        with refuses(ModelError, None, folder / name, "git lfs pull"):
+            load(folder)
 
 
 @pytest.mark.parametrize("length", [None, 10**30, 1e30])

@@ -176,6 +176,7 @@ def test_shards_of_earlier_versions_load(index: str, folder: Path, toy_bases: di
     [
         ({"clip_sample": True}, "clip_sample is true"),
         ({"thresholding": True}, "thresholding is true"),
+        ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas is true"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "is for flow matching"),
         ({"_class_name": "EDMEulerScheduler"}, "is for the EDM formulation"),
         ({"num_train_timesteps": 10**15}, "num_train_timesteps must be from 1 to 10000"),
@@ -213,6 +214,13 @@ def test_what_is_sampled_otherwise_than_elsewhere_is_remarked_on(
     notes: list[str] = []
     assert local_folder(folder, None, notes.append) == folder
     assert [said in note for note in notes] == [True] * bool(said)
+
+
+def test_a_folder_named_as_models_for_few_steps_is_remarked_on(toy_bases: dict[str, Path], tmp_path: Path) -> None:
+    notes: list[str] = []
+    local_folder(shutil.copytree(toy_bases["sd1"], tmp_path / "my-turbo"), None, notes.append)
+    assert len(notes) == 1
+    assert "few steps" in notes[0]
 
 
 def test_a_described_network_takes_no_memory(folder: Path) -> None:

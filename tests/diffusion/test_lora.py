@@ -164,6 +164,39 @@ def test_train_adapter_learns_on_the_sum(
     assert_weights(seen[0], expected)
 
 
+@pytest.mark.parametrize("where", ["lora_up.weight", "lora_down.weight", "alpha"])
+def test_a_file_that_changes_nothing_is_refused(where: str, sd1: BaseModel, tmp_path: Path) -> None:
+    path = tmp_path / "new.safetensors"
+    tensors = kohya(some_changes(sd1))
+    empty = {name: value * 0 if name.endswith(where) else value for name, value in tensors.items()}
+    save_file(empty, path)
+    with refused(ModelError, None, path):
+        fuse_loras(sd1, [(path, 1.0)])
+    first = next(name for name in tensors if name.endswith(where))
+    save_file({**empty, first: tensors[first]}, path)
+    assert len(fuse_loras(sd1, [(path, 1.0)])) == 1
+
+
+def test_a_scale_beyond_what_numbers_hold_is_given_as_the_reason(sd1: BaseModel, tmp_path: Path) -> None:
+    save_file(kohya(some_changes(sd1)), tmp_path / "style.safetensors")
+    with refused(ModelError, None, tmp_path / "style.safetensors", "1e+39"):
+        fuse_loras(sd1, [(tmp_path / "style.safetensors", 1e39)])
+
+
+def test_files_for_few_steps_and_for_another_prediction_are_remarked_on(sd1: BaseModel, tmp_path: Path) -> None:
+    tensors = kohya(some_changes(sd1))
+    (tmp_path / "lcm-lora-sdv1-5").mkdir()
+    named = tmp_path / "lcm-lora-sdv1-5" / "pytorch_lora_weights.safetensors"
+    save_file(tensors, named)
+    noted = tmp_path / "style.safetensors"
+    for prediction, said in (("v", "v_prediction"), ("epsilon", "")):
+        save_file(tensors, noted, metadata={"modelspec.prediction_type": prediction})
+        notes: list[str] = []
+        fuse_loras(sd1, [(noted, 0.5), (named, 0.5)], notes.append)
+        assert ["few steps" in note for note in notes] == [False] * bool(said) + [True]
+        assert not said or said in notes[0]
+
+
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [

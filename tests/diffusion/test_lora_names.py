@@ -93,6 +93,36 @@ def test_alphas_that_peft_keeps_in_a_file_beside_count(sd1: BaseModel, tmp_path:
         fuse_loras(sd1, [(tmp_path / "adapter_model.safetensors", 1.0)])
 
 
+@pytest.mark.parametrize("adapter", ["my-style", "v1.5", "default_0"])
+def test_peft_may_name_the_adapter_as_it_likes(adapter: str, sd1: BaseModel, tmp_path: Path) -> None:
+    changes = some_changes(sd1)
+    expected = expected_weights(sd1, changes, 1.0)
+    named = {name.replace(".weight", f".{adapter}.weight"): value for name, value in peft(changes).items()}
+    save_file(named, tmp_path / "named.safetensors")
+    fuse_loras(sd1, [(tmp_path / "named.safetensors", 1.0)])
+    assert_weights(sd1, expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"r": 64, "lora_alpha": 128}, "64"),
+        ({"r": 2, "lora_alpha": 2, "alpha_pattern": [1]}, "alpha_pattern"),
+    ],
+)
+def test_settings_of_another_file_are_refused(
+    settings: dict[str, object], named: str, sd1: BaseModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "adapter_model.safetensors"
+    changes = {key: value for key, value in some_changes(sd1).items() if len(value[0]) == 2}
+    save_file(peft_saved(changes), path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 2}))
+    fuse_loras(sd1, [(path, 1.0)])
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with refused(ModelError, None, path, named):
+        fuse_loras(sd1, [(path, 1.0)])
+
+
 def test_a_matrix_fits_a_layer_that_the_base_writes_as_a_convolution(sd1: BaseModel, tmp_path: Path) -> None:
     name = next(name for part, name, _ in layers(sd1) if part == "unet" and name.endswith("proj_in"))
     weight = sd1.unet.get_submodule(name).weight

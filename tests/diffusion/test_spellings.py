@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from ldm import Tensors, changed
+from refusals import refused
 from safetensors.torch import load_file, save_file
 
 from engines.diffusion.architecture import empty_network
 from engines.diffusion.base_model import BaseModel, load_base
 from engines.diffusion.checkpoints import CONFIGS, checkpoint_folder
+from engines.diffusion.families import few_steps
 from engines.diffusion.ldm_names import unet_name, vae_name
 from engines.diffusion.weights import STEMS
 from engines.errors import ModelError
@@ -191,6 +193,59 @@ def test_a_marker_says_what_a_file_predicts_and_a_remark_says_so(
     assert any("predicts v_prediction; epsilon is taken" in note for note in notes)
 
 
+@pytest.mark.parametrize(
+    ("renamed", "named"),
+    [
+        (lambda name: f"module.{name}", '"module.model.diffusion_model."'),
+        (lambda name: name.replace("diffusion_model.", "diffusion_model._orig_mod."), "_orig_mod."),
+        (lambda name: name.replace("model.diffusion_model.", ""), "a UNet alone"),
+        (lambda name: name.replace(TEXT, "te.text_model."), "te.text_model."),
+        (lambda name: name.replace("cond_stage_model.", "cond_stage_model.0."), "cond_stage_model.0."),
+        (lambda name: name.replace("model.diffusion_model.middle_block", "gone"), "no middle block"),
+    ],
+)
+def test_names_that_are_not_known_are_given_as_the_reason(
+    renamed: Callable[[str], str], named: str, files: dict[str, Path], configs: Path, tmp_path: Path
+) -> None:
+    path = written(files["sd1"], tmp_path / "renamed.safetensors", renamed)
+    with refused(ModelError, None, path, named):
+        checkpoint_folder(path, configs=configs)
+
+
+def test_a_tensor_that_does_not_split_into_query_key_and_value_is_refused(
+    files: dict[str, Path], configs: Path, tmp_path: Path
+) -> None:
+    name = f"{OPEN_TEXT}transformer.resblocks.0.attn.in_proj_weight"
+    longer = torch.cat([load_file(files["sd2"])[name], torch.ones(1, 48)])
+    path = changed(files["sd2"], tmp_path / "longer.safetensors", {name: longer})
+    with refused(ModelError, None, path, "145x48"):
+        checkpoint_folder(path, "epsilon", configs=configs)
+
+
+@pytest.mark.parametrize(
+    ("name", "few"),
+    [
+        ("LCM_Dreamshaper_v7_4k", True),
+        ("dreamshaper_8LCM", True),
+        ("hyper_sd15", True),
+        ("realistic-TCD", True),
+        ("sd15_4step", True),
+        ("sd15_8-steps_merged", True),
+        ("my_model_5000steps", False),
+        ("calcmap", False),
+    ],
+)
+def test_models_for_few_steps_are_told_by_their_names(name: str, few: bool) -> None:
+    assert few_steps(name) == few
+
+
+def test_a_prediction_that_is_not_known_is_remarked_on(files: dict[str, Path], configs: Path, tmp_path: Path) -> None:
+    path = changed(files["sd1"], tmp_path / "flow.safetensors", {}, **{"modelspec.prediction_type": "flow"})
+    notes: list[str] = []
+    checkpoint_folder(path, configs=configs, note=notes.append)
+    assert '"flow"' in notes[0]
+
+
 def test_a_model_distilled_for_few_steps_is_remarked_on(files: dict[str, Path], configs: Path, tmp_path: Path) -> None:
     notes: list[str] = []
     checkpoint_folder(
@@ -263,20 +318,20 @@ def test_a_vae_that_is_given_goes_before_the_files_own(
 def test_vaes_of_other_families_and_other_files_are_refused(
     toy_bases: dict[str, Path], files: dict[str, Path], configs: Path, tmp_path: Path
 ) -> None:
-    def refused(vae: Path, said: str) -> None:
-        with pytest.raises(ModelError, match=said):
+    def refuses(vae: Path, *holds: object) -> None:
+        with refused(ModelError, "vae", vae, *holds):
             checkpoint_folder(files["sd1"], configs=configs, vae=vae)
 
-    refused(tmp_path / "none.safetensors", "does not exist")
-    refused(toy_bases["sd2"], "VAE of another family: it has 3 levels")
+    refuses(tmp_path / "none.safetensors")
+    refuses(toy_bases["sd2"], "3 levels")
     other = Path(shutil.copytree(toy_bases["sd1"] / "vae", tmp_path / "xl"))
     config = (other / "config.json").read_text("utf-8")
     (other / "config.json").write_text(config.replace("0.18215", "0.13025"), "utf-8")
-    refused(other, "VAE of another family: its scaling_factor is 0.13025")
+    refuses(other, "scaling_factor", "0.13025")
     torch.save({}, tmp_path / "vae.pt")
-    refused(tmp_path / "vae.pt", "is a pickle")
+    refuses(tmp_path / "vae.pt", "a pickle")
     save_file({"some.weight": torch.zeros(2)}, tmp_path / "some.safetensors")
-    refused(tmp_path / "some.safetensors", "its vae lacks")
+    refuses(tmp_path / "some.safetensors", "some.weight")
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2"])

@@ -1,4 +1,4 @@
-"""The files that describe models, spoilt: adapter.json, configurations, tokenizers, headers and manifests.
+"""The files that describe models, spoilt: adapter.json, configurations, tokenizers, headers, manifests and plans.
 
 Knows: which files these are, and what reads each. By hand, with the repository and this folder on PYTHONPATH:
 `python tests/helpers/fuzz_models.py FOLDER [COUNT] [SEED]` makes small models in FOLDER, spoils every file COUNT times,
@@ -21,6 +21,7 @@ from small_bundle import make_small_bundle
 from toy import make_toy_adapter, make_toy_base
 
 from engines.adapter.model import load_adapter
+from engines.backends.tensorrt.plans import Machine, Needs, PlanStore, missing_plans, plan_key
 from engines.bundle.bundle import open_bundle
 from engines.common.tokenizer import load_tokenizer, tokenize
 from engines.diffusion.base_model import load_base
@@ -30,6 +31,7 @@ from engines.diffusion.loading import describe
 from engines.diffusion.lora import fuse_loras
 from engines.diffusion.noise import read_scheduler
 from engines.diffusion.schedule import make_schedule
+from engines.errors import BackendError
 from engines.painting.options import resolve_options
 from engines.painting.settings import GenerateSettings
 
@@ -108,11 +110,32 @@ def header_target(root: Path) -> dict[Path, Callable[[], object]]:
     return {path: lambda: checkpoint_folder(path)}
 
 
+def plan_target(root: Path, bundle_folder: Path) -> dict[Path, Callable[[], object]]:
+    """A TensorRT plan in a cache folder, which may be looked at on any machine."""
+    bundle, machine = open_bundle(bundle_folder, verify=False), Machine("TensorRT", "11.4.0", "9.0", "Some GPU", "580")
+    sizes, content = {"B": 8, "h": 8, "w": 12}, b" " * 120  # the file is JSON then, as its header is
+    profiles = [{size: (1, n, 2 * n) for size, n in sizes.items()}, {size: (n, n, n) for size, n in sizes.items()}]
+    key = plan_key(bundle, "unet", machine)
+    path = PlanStore(root / "plans").write(key, profiles, content)
+
+    def look() -> None:
+        store = PlanStore(root / "plans")
+        store.holding(key, profiles[1])
+        if (found := store.find(key, sizes)) is not None:
+            with found[0].data() as data:
+                assert bytes(data) == content, "another plan than was written"
+        elif line := missing_plans(store, bundle, machine, Needs((("unet", sizes),))):
+            raise BackendError(line.encode("utf-8").decode("utf-8"), field="engine")
+
+    return {path: look}
+
+
 def main(root: Path, count: int, seed: int) -> int:
     """Spoil everything, print what came of it, and return how many problems there were."""
     base = make_toy_base(root / "made" / "base")
     adapter = make_toy_adapter(root / "made" / "adapter", base)
     targets = model_targets(root, base, adapter) | lora_targets(root, base) | header_target(root)
+    targets |= plan_target(root, root / "bundle")
     reports = fuzz.fuzz_files(targets, count, seed, lambda line: sys.stdout.write(f"{line}\n"))
     problems = [problem for report in reports.values() for problem in report.problems]
     sys.stdout.write("".join(f"  {problem}\n" for problem in problems))

@@ -23,6 +23,7 @@ from typing import Any
 from engines.bundle.bundle import Bundle
 from engines.common.cache import cache_folder, cache_key
 from engines.common.files import sync_folder
+from engines.common.quote import shorten
 
 FORMAT = 1  # version of the plan files; part of every key
 LIMIT_BYTES = 64 << 30  # the least recently used plans go when the folder outgrows this
@@ -131,7 +132,7 @@ class PlanStore:
         self._folders = folders or (plans_folder(),)
         self._only = only
         self._checked: dict[tuple[Path, int, int], Plan] = {}  # path, size, inode: hashed once
-        self.damaged: list[Path] = []  # found, but with a wrong SHA-256: not used
+        self.damaged: list[Path] = []  # found, but no plan file, or with a wrong SHA-256: not used
 
     def find(self, key: Mapping[str, Any], sizes: Sizes) -> tuple[Plan, int] | None:
         """The plan with this key that fits these sizes best, and the number of the profile that serves them."""
@@ -163,7 +164,7 @@ class PlanStore:
             other = header["key"]
             if other != key and same == {name: value for name, value in other.items() if name not in names}:
                 with contextlib.suppress(TypeError):
-                    found.append(Machine(**{name: str(value) for name, value in other.items() if name in names}))
+                    found.append(Machine(**{name: shorten(value) for name, value in other.items() if name in names}))
         return sorted(set(found), key=str)
 
     def write(self, key: Mapping[str, Any], profiles: Sequence[Bounds], data: Any) -> Path:
@@ -203,7 +204,7 @@ class PlanStore:
                     if isinstance(header["key"], dict) and isinstance(header["sha256"], str):
                         yield path, header, len(line)
                         continue
-                except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                     pass
                 self._note_damaged(path)
 
@@ -243,7 +244,8 @@ def missing_line(
 ) -> str:
     """The one line for plans of `graphs` that are not there, with the arguments of `build_plans` that make them."""
     shown = ", ".join(f"{graph} ({shown_sizes(bundle, sizes)})" for graph, sizes in graphs)
-    damaged = "".join(f" {path} is damaged (its SHA-256 is wrong) and was not used." for path in store.damaged)
+    more = f", and {len(store.damaged) - 1} more beside," if len(store.damaged) > 1 else ""
+    damaged = f" {store.damaged[0]}{more} is damaged and was not used." if store.damaged else ""
     others = store.elsewhere(plan_key(bundle, graphs[0][0], machine))
     other = f" Those that are there are for {'; '.join(map(str, others[:_SHOWN]))}." if others else ""
     return (
@@ -268,7 +270,7 @@ def shown_sizes(bundle: Bundle, sizes: Sizes) -> str:
 def remove_unused(folder: Path, keep: Sequence[Path]) -> None:
     """Remove the plans that were not used for longest, until the rest fit LIMIT_BYTES; `keep` stay."""
     total = 0
-    entries = [(path.stat(), path) for path in folder.glob(f"*{SUFFIX}")]
+    entries = [(path.stat(), path) for path in folder.glob(f"*{SUFFIX}") if path.is_file()]
     for status, path in sorted(entries, key=lambda entry: (entry[1] in keep, entry[0].st_mtime), reverse=True):
         total += status.st_size
         if total > LIMIT_BYTES and path not in keep:
@@ -276,7 +278,9 @@ def remove_unused(folder: Path, keep: Sequence[Path]) -> None:
 
 
 def _profiles(header: Mapping[str, Any]) -> tuple[Bounds, ...]:
-    """The profiles of a header. Raises KeyError, TypeError, ValueError or AttributeError where it has none."""
+    """The profiles of a header. Raises KeyError, TypeError, ValueError, AttributeError or OverflowError where it has
+    none.
+    """
     found = []
     for profile in header["profiles"]:
         bounds = {}

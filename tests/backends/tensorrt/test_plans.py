@@ -93,7 +93,7 @@ def test_a_static_plan_comes_before_a_range_and_a_profile_before_a_wider_one() -
     assert only[0].path == wide
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "header", "empty", "no header"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "header", "empty", "no header", "infinite", "deep"])
 def test_a_damaged_plan_is_not_found_and_is_noted(damage: str) -> None:
     path = PlanStore().write(KEY, [STATIC], b"the plan, of some length")
     whole = path.read_bytes()
@@ -104,11 +104,38 @@ def test_a_damaged_plan_is_not_found_and_is_noted(damage: str) -> None:
             "header": whole.replace(b"[8, 8, 8]", b"[1, 8, 9]", 1),
             "empty": b"",
             "no header": b"\x00\xff" * 50,
+            "infinite": whole.replace(b"[8, 8, 8]", b"[8, 8, Infinity]", 1),
+            "deep": b"[" * 100_000 + b"\n",
         }[damage]
     )
     store = PlanStore()
     assert store.find(KEY, SIZES) is None
     assert store.damaged == [path]
+
+
+def test_what_a_folder_of_damaged_and_foreign_plans_says_is_one_short_line(tmp_path: Path) -> None:
+    bundle = half_bundle(tmp_path / "b")
+    key = plan_key(bundle, "unet", MACHINE)
+    for gpu in ("x" * 100_000, "a\nb", "\ud800"):
+        PlanStore().write(key | {"gpu": gpu}, [STATIC], b"x")
+    for number in range(100):
+        (plans_folder() / f"unet-{number}.plan").write_bytes(b"")
+    text = missing_plans(PlanStore(), bundle, MACHINE, Needs((("unet", SIZES),), {}))
+    assert text is not None
+    assert len(text.encode("utf-8").splitlines()) == 1
+    assert str(plans_folder() / "unet-0.plan") in text
+    assert len(text) < 1000
+
+
+def test_what_is_no_file_among_the_plans_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = PlanStore().write(KEY, [STATIC], b"the plan")
+    (plans_folder() / "unet-folder.plan").mkdir()
+    (plans_folder() / "unet-link.plan").symlink_to("/nowhere/at all")
+    assert PlanStore().find(KEY, SIZES) is not None
+    monkeypatch.setattr(plans, "LIMIT_BYTES", 0)
+    plans.remove_unused(plans_folder(), keep=[])
+    assert not path.exists()
+    assert len(list(plans_folder().iterdir())) == 2
 
 
 def test_a_plan_that_cannot_be_written_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
