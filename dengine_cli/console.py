@@ -21,7 +21,7 @@ from engines.common.plurals import counted
 PLAIN_SECONDS = 10.0  # between plain lines of one stage, where there is no terminal
 _BARS = ((120, 24), (100, 10))  # columns of a terminal from which on a bar has so many; narrower ones have none
 _flags: Callable[[], Mapping[str, str]] = dict  # of the verb at work
-
+_settled: dict[str, Any] = {}  # what the verb at work chose in place of what it was given
 
 _quiet = _verbose = False  # as the verb at work was asked to be
 
@@ -43,10 +43,16 @@ def speaking(flags: Callable[[], Mapping[str, str]]) -> Iterator[None]:
     """While this lasts, settings that a text marks are shown as `flags()` has them."""
     global _flags  # one process is one verb
     before, _flags = _flags, flags
+    _settled.clear()
     try:
         yield
     finally:
         _flags = before
+
+
+def settled() -> Mapping[str, Any]:
+    """Settings that repeat what the verb at work chose on the way, as far as it has said so; None: not given then."""
+    return dict(_settled)
 
 
 def _shown(text: str) -> str:
@@ -106,6 +112,7 @@ def reporter(bars: "ProgressBars") -> Report:
     def show(event: Event) -> None:
         nonlocal labels, dropped
         text = event.text
+        _settled.update(event.settled)
         if _verbose:
             bars.line(f"{time.monotonic() - begun:8.1f} s  {event}")
             return

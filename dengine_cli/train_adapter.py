@@ -157,5 +157,7 @@ def _together(file: Path | None, given: dict[str, Any], network: dict[str, Any])
     settings = {} if file is None else read_json(file, UsageError)
     if network and isinstance(settings.setdefault("network", {}), dict):
         settings["network"] |= network
+    if "steps" in given:  # in place of the file's length, whichever way it says that
+        settings.pop("minutes", None)
     keys = {item.name: key_of(item) for item in dataclasses.fields(TrainAdapterSettings)}
     return {keys.get(name, name): value for name, value in (*settings.items(), *given.items())}

@@ -80,7 +80,7 @@ class Verb(TyperCommand):
         folder = ctx.params.get(getattr(self.module, "WRITES", ""))
         if folder is not None and Path(folder).is_dir():
             (Path(folder) / OWN).mkdir(exist_ok=True)
-            text = config_file.repeated(self.name or "", self.module, ctx, more)
+            text = config_file.repeated(self.name or "", ctx, more, console.settled())
             write_atomic(Path(folder) / OWN / f"{self.name}.yaml", text.encode())
 
 

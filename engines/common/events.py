@@ -62,6 +62,9 @@ class Event:
     image: ImageNews | None = None  # of kind IMAGE
     reached: float | None = None  # of `total`, where that is known more finely: what is in work counts in part
     speed: float | None = None  # of `done` a second, where the verb says so itself
+    settled: Mapping[str, float | None] = field(
+        default_factory=dict
+    )  # settings that repeat what was chosen on the way; None: one that is not given then
 
     def __str__(self) -> str:
         if self.kind is EventKind.NOTE:

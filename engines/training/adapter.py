@@ -238,7 +238,8 @@ def _planned(
         begun = started_with(work, {}) if resume else {}
         steps = begun["settings"]["steps"] if begun else longest(60 * options.minutes - report.elapsed, parts, 10**6)
         options = replace(options, minutes=None, steps=int(steps))
-        report(note(f"trains for {steps} steps: `steps={steps}` repeats it"))
+        said = note(f"trains for {steps} steps: `steps={steps}` repeats it")
+        report(replace(said, settled={"minutes": None, "steps": int(steps)}))
     report.plan(parts(options.steps), {"adapter": done})
     return options, _fit_options(options, evaluate=evaluate)
 

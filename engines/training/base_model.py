@@ -177,7 +177,8 @@ def _in_minutes(
             return parts_of(lengths_of(preset, thousandths / 1000, images), speeds, options.stages, looked_at, {})
 
         scale = longest(60 * options.minutes - report.elapsed, parts, 1_000_000) / 1000
-    report(note(f"trains for {scale:g} of the preset's steps: `steps_scale={scale:g}` repeats it"))
+    said = f"trains for {scale:g} of the preset's steps: `steps_scale={scale:g}` repeats it"
+    report(replace(note(said), settled={"minutes": None, "steps_scale": scale}))
     return replace(options, minutes=None, steps_scale=scale)
 
 
