@@ -30,7 +30,7 @@ from engines.common.files import read_json
 from engines.common.forecast import Forecast, Part, longest
 from engines.common.schema import KEY, from_object, settle, to_object
 from engines.common.tokenizer import cut_remark
-from engines.common.training_log import write_log
+from engines.common.training_log import TrainingLog
 from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.datasets.learned import LEARNED, write_learned
 from engines.diffusion import prompts
@@ -48,7 +48,7 @@ from engines.training.dev_split import split_by_names, split_dev
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid, SourceOptions
 from engines.training.stopping import save_result, steps_done
-from engines.training.trainer import FitOptions, fit, log_of, started_with
+from engines.training.trainer import FitOptions, fit, started_with
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
 _LONGEST_SIDE = 65_536  # pixels
@@ -197,6 +197,7 @@ def fit_adapter(
         model, partial(_loss_at, model, source, options, precision), fit_options, out / "training", stage="adapter",
         identity=training_identity(dataset, pseudo, options, hashed, by_names=by_names), resume=resume, report=report,
         evaluate=partial(_evaluate, dev_split, model, by_names) if dev else None, score=options.score if dev else "",
+        log=TrainingLog(out, ("adapter",)),
     )  # fmt: skip
     choices = _thresholds(model, dataset, dev, dev_split, options, report)
     info = AdapterInfo(
@@ -245,7 +246,6 @@ def _planned(
 
 
 def _save(out: Path, model: DetectionAdapter, info: AdapterInfo, learned: Sequence[Record]) -> None:
-    write_log(out, {"adapter": log_of(out / "training")})
     write_learned(out / LEARNED, learned)
     save_adapter(out, model, info)
 

@@ -21,7 +21,7 @@ from engines.common.forecast import Forecast, Part, longest
 from engines.common.names import class_words
 from engines.common.schema import KEY, to_object
 from engines.common.tokenizer import cut_remark
-from engines.common.training_log import write_log
+from engines.common.training_log import TrainingLog
 from engines.datasets.dataset import Dataset, Record
 from engines.datasets.learned import LEARNED, write_learned
 from engines.diffusion import prompts
@@ -36,7 +36,7 @@ from engines.training.presets import BasePreset, Lengths, base_preset, lengths_o
 from engines.training.rehearsal import Speeds, parts_of, try_out
 from engines.training.stopping import INDEX, save_result, steps_done
 from engines.training.tokenizer import write_tokenizer
-from engines.training.trainer import FitOptions, log_of, started_with
+from engines.training.trainer import FitOptions, started_with
 from engines.training.unet import ViewSource, scale_latents, train_unet
 from engines.training.vae import train_vae, vae_views
 from engines.training.views import ImageStore, ViewOptions
@@ -139,7 +139,6 @@ def fit_base(
 
     def save() -> None:
         write_atomic(out / SHEET, sheet)
-        write_log(out, {stage: log_of(work / stage) for stage in ("vae", "unet") if stage in options.stages})
         write_learned(out / LEARNED, records)
         _save(networks, out, options, dataset.class_names, preset, quality)
 
@@ -194,11 +193,12 @@ def _train(
     report: Report,
 ) -> None:
     """The autoencoder, then UNet and text encoder."""
+    log = TrainingLog(work.parent, options.stages)
     if "vae" in options.stages:
         train_vae(
             networks.vae, source.store, vae_views(preset, options.rotate), preset.vae_batch,
             _fit_options(options, lengths.vae_steps, preset.vae_lr), work / "vae",
-            identity=identity, resume=resume, report=report,
+            identity=identity, resume=resume, report=report, log=log,
         )  # fmt: skip
     if "unet" not in options.stages:
         return
@@ -208,7 +208,7 @@ def _train(
     train_unet(
         networks, source, lengths.phases, options.style,
         _fit_options(options, lengths.unet_steps, preset.unet_lr), work / "unet",
-        identity=identity, resume=resume, report=report,
+        identity=identity, resume=resume, report=report, log=log,
     )  # fmt: skip
 
 
