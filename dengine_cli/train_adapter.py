@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EXAMPLE = "dengine train-adapter my-dataset --split train --model bases/mine --out adapters/mine"
 SETTINGS = "engines.training.train_adapter:TrainAdapterSettings"
 WRITES = "out"  # the parameter with its folder
+PLANS = True  # --dry-run
 FIELDS = {"base": "model", "loras": "lora"}
 NETWORK = ("head", "width", "queries", "encoder_layers", "decoder_layers", "extra_levels")  # of the adapter's own
 AFTER_INTERRUPT = "the same command with --resume goes on from there"

@@ -146,6 +146,11 @@ def check_goes_on(folder: Path, options: FitOptions, identity: Mapping[str, Any]
     return True
 
 
+def checkpoint_bytes(module: nn.Module) -> int:
+    """What a checkpoint of a training takes on the disk, nearly: weights, their average, and AdamW's moments."""
+    return 4 * sum(one.numel() * one.element_size() for one in module.parameters() if one.requires_grad)
+
+
 def _full(identity: Mapping[str, Any], options: FitOptions) -> dict[str, Any]:
     precision = resolve_precision(options.precision, options.device)
     return {**identity, "options": decisive(options) | {"precision": precision}}

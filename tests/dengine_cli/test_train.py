@@ -1,33 +1,20 @@
 """The verbs that train, as commands: what they leave beside what they made."""
 
-import json
 from pathlib import Path
 
 import pytest
 import yaml
 from command_line import dengine
-from kill_scenes import write_pictures
-from tiny_preset import tiny_preset
+from tiny_preset import small_trainings, tiny_preset
 
 from benchmarks.large_checks import different_files, read_hashes
 from engines.training import presets
 
-_NETWORK = {"width": 16, "heads": 2, "ffn_width": 16, "decoder_layers": 1, "queries": 8, "denoising": 0}
-_ADAPTER = {"minutes": 1, "network": _NETWORK, "short_side": 32, "batch": 1, "warmup": 2, "eval_every": 2}
-
 
 @pytest.fixture
 def words(tmp_path: Path, toy_bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, list[object]]:
-    """A small training of either verb, but for its length and where it writes."""
     monkeypatch.setattr(presets, "PRESETS", {"tiny": tiny_preset()})
-    data, settings = tmp_path / "data", tmp_path / "settings.json"
-    write_pictures(data, 6, labels=True)
-    settings.write_text(json.dumps(_ADAPTER), "utf-8")
-    usual = ["--precision", "f32", "--no-report"]
-    return {
-        "train-base": ["train-base", data, "--preset", "tiny", *usual],
-        "train-adapter": ["train-adapter", data, "--model", toy_bases["sd1"], "--settings", settings, *usual],
-    }
+    return small_trainings(tmp_path, toy_bases["sd1"], minutes=1)
 
 
 @pytest.mark.slow
