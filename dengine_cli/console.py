@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from dengine_cli.flags import with_flags
+from dengine_cli.wrapped import wrapped
 from engines.common.events import Event, EventKind, Report, duration
 from engines.common.plurals import counted
 
@@ -90,7 +91,7 @@ def echo_json(value: Any, indent: int | None = None) -> None:
 
 def note(text: str) -> None:
     """A remark beside the result, on stderr."""
-    print(_shown(text), file=sys.stderr, flush=True)  # noqa: T201  and the one that prints remarks
+    print(wrapped(_shown(text), sys.stderr), file=sys.stderr, flush=True)  # noqa: T201  and the one that prints remarks
 
 
 def next_step(verb: str, *words: object) -> None:
