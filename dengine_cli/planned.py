@@ -16,9 +16,9 @@ _UNKNOWN = "not known before it begins"
 
 def show_plan(plan: Event, out: object) -> None:
     """Print what would be done into the folder `out`, and that nothing is."""
-    figures = plan.figures
-    memory = f"at least {_size(figures['memory'])}" if "memory" in figures else _UNKNOWN
-    disk = f"about {_size(figures['disk'])}" if "disk" in figures else _UNKNOWN
+    needs = plan.needs
+    memory = f"at least {_size(needs['memory'])}" if "memory" in needs else _UNKNOWN
+    disk = f"about {_size(needs['disk'])}" if "disk" in needs else _UNKNOWN
     time = f"about {duration(plan.seconds_left)}" if plan.seconds_left else _UNKNOWN
     rows = [("time", time), ("memory", memory), ("disk", f"{disk}{_free(out)}")]
     console.echo(plan.text)

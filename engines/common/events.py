@@ -60,13 +60,14 @@ class Event:
     figures: Mapping[str, float] = field(
         default_factory=dict
     )  # of a training: loss and its parts, AP of an evaluation; of a run that goes on: boxes and dropped, of what
-    # earlier starts painted; of kind PLANNED: bytes of "memory" and "disk", where they are known
+    # earlier starts painted
     image: ImageNews | None = None  # of kind IMAGE
     reached: float | None = None  # of `total`, where that is known more finely: what is in work counts in part
     speed: float | None = None  # of `done` a second, where the verb says so itself
     settled: Mapping[str, Any] = field(
         default_factory=dict
     )  # settings that repeat what was chosen on the way; None: one that is not given then
+    needs: Mapping[str, float] = field(default_factory=dict)  # of kind PLANNED: bytes of "memory", "disk", where known
 
     def __str__(self) -> str:
         if self.kind in (EventKind.NOTE, EventKind.PLANNED):

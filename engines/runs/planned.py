@@ -32,8 +32,8 @@ def planned(folder: Path, wanted: RunSettings, state: RunState) -> Event:
     found = {name: getattr(wanted.options, name) for name in _SHOWN}
     settled: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
     size = _bytes_of_an_image(folder)
-    figures = {"disk": size * left} if size is not None and left > 0 else {}
-    return Event(EventKind.PLANNED, text=text, settled=settled, figures=figures)
+    needs = {"disk": size * left} if size is not None and left > 0 else {}
+    return Event(EventKind.PLANNED, text=text, settled=settled, needs=needs)
 
 
 def _bytes_of_an_image(folder: Path) -> float | None:

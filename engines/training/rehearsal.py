@@ -54,7 +54,7 @@ def planned(text: str, settled: Mapping[str, Any], trained: Sequence[nn.Module],
     found = read_memory()  # of a step without what the optimiser and the average hold: three quarters of a checkpoint
     memory = {"memory": found.rss_peak + (0 if found.vram_peak else 3 * max(sizes) // 4)}
     disk = {"disk": max(sum(sizes[:number]) + 2 * size for number, size in enumerate(sizes))}
-    return Event(EventKind.PLANNED, text=text, seconds_left=report.left(), settled=settled, figures={**memory, **disk})
+    return Event(EventKind.PLANNED, text=text, seconds_left=report.left(), settled=settled, needs={**memory, **disk})
 
 
 def step_seconds(module: nn.Module, loss_at: LossAt, precision: str, device: str) -> float:

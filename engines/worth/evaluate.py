@@ -173,9 +173,7 @@ def _plan(
     text = f"{what} on {images}, measured on {measured} others"
     settled = {"short_side": data.short_side, "device": options.device, "precision": options.precision}
     memory = {"memory": read_memory().rss_peak} if len(over) < len(trainings) else {}
-    report(
-        Event(EventKind.PLANNED, text=text, seconds_left=report.left() or None, figures=dict(memory), settled=settled)
-    )
+    report(Event(EventKind.PLANNED, text=text, seconds_left=report.left() or None, needs=memory, settled=settled))
 
 
 def _remark_on_gaps(val: ValSet, detections: Sequence[Instances], names: Sequence[str], report: Report) -> None:
