@@ -84,15 +84,18 @@ def key_of(parameter: Any) -> str:
     return str(max(parameter.opts, key=len)).lstrip("-").replace("-", "_")
 
 
-def repeated(verb: str, module: ModuleType, context: Any, settings: Mapping[str, Any]) -> str:
-    """The file of what a command line gave, flags and file together."""
+def repeated(verb: str, context: Any, settings: Mapping[str, Any], settled: Mapping[str, Any]) -> str:
+    """The file of what a command line gave, flags and file together, but for what was `settled` on the way."""
     import yaml
 
-    given = {
+    keys = {key_of(one) for one in context.command.params}
+    given: dict[str, Any] = {
         key_of(one): _plain(context.params[one.name])
         for one in context.command.params
         if one.name in context.params and one.name != "resume" and _was_given(context, str(one.name))
     }
+    if settled.keys() <= keys:  # else they are those of a verb that this one gave
+        given = {key: value for key, value in {**given, **settled}.items() if value is not None}
     head = f"# dengine {verb} {OPTION} THIS-FILE repeats this, in the folder that it was given in.\n"
     return head + str(yaml.safe_dump({**given, **settings}, sort_keys=False, allow_unicode=True))
 

@@ -15,15 +15,16 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from dengine_cli.flags import with_flags
+from dengine_cli.wrapped import wrapped
 from engines.common.events import Event, EventKind, Report, duration
 from engines.common.plurals import counted
 
 PLAIN_SECONDS = 10.0  # between plain lines of one stage, where there is no terminal
 _BARS = ((120, 24), (100, 10))  # columns of a terminal from which on a bar has so many; narrower ones have none
 _flags: Callable[[], Mapping[str, str]] = dict  # of the verb at work
+_settled: dict[str, Any] = {}  # what the verb at work chose in place of what it was given
 
-
-_quiet = _verbose = False  # as the verb at work was asked to be
+_quiet = _verbose = _dry = False  # as the verb at work was asked to be
 
 
 def be_quiet(asked: bool) -> None:
@@ -38,15 +39,40 @@ def be_verbose(asked: bool) -> None:
     _verbose = asked
 
 
+def be_dry(asked: bool) -> None:
+    """Have the verb end with PlannedError before it writes anything, from now on, or do what it does."""
+    global _dry
+    _dry = asked
+
+
+def is_dry() -> bool:
+    """Whether the verb at work is only to say what it would do."""
+    return _dry
+
+
+class PlannedError(Exception):
+    """Ends a dry run: all is checked, and `plan` says what would be done."""
+
+    def __init__(self, plan: Event) -> None:
+        super().__init__(plan.text)
+        self.plan = plan
+
+
 @contextmanager
 def speaking(flags: Callable[[], Mapping[str, str]]) -> Iterator[None]:
     """While this lasts, settings that a text marks are shown as `flags()` has them."""
-    global _flags  # one process is one verb
+    global _flags, _dry  # one process is one verb
     before, _flags = _flags, flags
+    _settled.clear()
     try:
         yield
     finally:
-        _flags = before
+        _flags, _dry = before, False
+
+
+def settled() -> Mapping[str, Any]:
+    """Settings that repeat what the verb at work chose on the way, as far as it has said so; None: not given then."""
+    return dict(_settled)
 
 
 def _shown(text: str) -> str:
@@ -65,7 +91,7 @@ def echo_json(value: Any, indent: int | None = None) -> None:
 
 def note(text: str) -> None:
     """A remark beside the result, on stderr."""
-    print(_shown(text), file=sys.stderr, flush=True)  # noqa: T201  and the one that prints remarks
+    print(wrapped(_shown(text), sys.stderr), file=sys.stderr, flush=True)  # noqa: T201  and the one that prints remarks
 
 
 def next_step(verb: str, *words: object) -> None:
@@ -106,8 +132,14 @@ def reporter(bars: "ProgressBars") -> Report:
     def show(event: Event) -> None:
         nonlocal labels, dropped
         text = event.text
+        if event.kind is not EventKind.PLANNED:
+            _settled.update(event.settled)
+        elif _dry:
+            raise PlannedError(event)
         if _verbose:
             bars.line(f"{time.monotonic() - begun:8.1f} s  {event}")
+            return
+        if event.kind is EventKind.PLANNED:
             return
         if event.kind is EventKind.NOTE:
             bars.line(text)

@@ -19,6 +19,7 @@ _SHOWN = 5  # lines on images that are known
 NO_KEYS = ("changes",)  # made of --steps, --batch and so on
 SETTINGS = "engines.worth.settings:EvaluateSettings"
 WRITES = "out"  # the parameter with its folder
+PLANS = True  # --dry-run
 AFTER_INTERRUPT = "the same command with --resume goes on from there"
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EXAMPLE = "dengine generate --count 1000 --bundle bundles/mine --reference my-dataset --out runs/first"
 SETTINGS = "engines.painting.settings:GenerateSettings"
 WRITES = "out"  # the parameter with its folder
+PLANS = True  # --dry-run
 _MANY = 1.5  # times as many labels as expected are worth a remark
 AFTER_INTERRUPT = "the same command goes on"
 _FINISHING = "Finishing the images in work. Ctrl-C again stops at once; what is on the disk stays."
@@ -223,6 +224,8 @@ def on_cluster(settings: "GenerateSettings", parameters: Mapping[str, Any], no_r
     from engines.cluster.store import is_url
 
     out = str(parameters["out"])
+    if console.is_dry():
+        raise UsageError("--dry-run is for a run on this machine: give it without --cluster and addresses.")
     if parameters["cluster"] is None:
         raise UsageError(f"`out` is the address {shorten(out, 60)}: say with `cluster` who paints there.", field="out")
     own = {"store": out, "dataset": False} if is_url(out) else {}

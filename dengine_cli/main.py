@@ -18,6 +18,7 @@ from dengine_cli import console
 from dengine_cli.flags import with_flags
 from dengine_cli.verb import Verb, flags_of
 from dengine_cli.verbs import VERBS as VERBS
+from dengine_cli.wrapped import wrapped
 from engines.common.interrupts import terminable
 from engines.common.quote import shorten
 from engines.errors import DengineError, Interrupted
@@ -155,7 +156,7 @@ def _stopped(stop: BaseException, verb: str) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201  the one place that prints an error
+    print(wrapped(f"error: {message}", sys.stderr), file=sys.stderr, flush=True)  # noqa: T201  the one place that prints an error
     return code
 
 

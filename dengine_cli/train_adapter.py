@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EXAMPLE = "dengine train-adapter my-dataset --split train --model bases/mine --out adapters/mine"
 SETTINGS = "engines.training.train_adapter:TrainAdapterSettings"
 WRITES = "out"  # the parameter with its folder
+PLANS = True  # --dry-run
 FIELDS = {"base": "model", "loras": "lora"}
 NETWORK = ("head", "width", "queries", "encoder_layers", "decoder_layers", "extra_levels")  # of the adapter's own
 AFTER_INTERRUPT = "the same command with --resume goes on from there"
@@ -157,5 +158,7 @@ def _together(file: Path | None, given: dict[str, Any], network: dict[str, Any])
     settings = {} if file is None else read_json(file, UsageError)
     if network and isinstance(settings.setdefault("network", {}), dict):
         settings["network"] |= network
+    if "steps" in given:  # in place of the file's length, whichever way it says that
+        settings.pop("minutes", None)
     keys = {item.name: key_of(item) for item in dataclasses.fields(TrainAdapterSettings)}
     return {keys.get(name, name): value for name, value in (*settings.items(), *given.items())}

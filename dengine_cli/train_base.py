@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 EXAMPLE = "dengine train-base my-dataset --split train --labels all --style 'aerial photo' --out bases/mine"
 SETTINGS = "engines.training.train_base:TrainBaseSettings"
 WRITES = "out"  # the parameter with its folder
+PLANS = True  # --dry-run
 FIELDS = {"base": "continue_from"}
 AFTER_INTERRUPT = "the same command with --resume goes on from there"
 

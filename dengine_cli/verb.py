@@ -14,12 +14,14 @@ from typer.core import TyperCommand
 
 from dengine_cli import config_file, console
 from dengine_cli.flags import renewed
+from dengine_cli.planned import show_plan
 from dengine_cli.settings import settings_of_file
 from dengine_cli.verbs import VERBS
 from engines.common.files import OWN, write_atomic
 from engines.errors import Interrupted
 
 _CONFIG = "YAML file with any of these options; flags go first. dengine config prints one."
+_PLANNING = "dry_run"
 _SETTINGS = "dengine settings"  # in a context's `meta`: what its file says beside options
 
 
@@ -31,8 +33,12 @@ def _of_all(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", callback=console.be_verbose, help="Show all that is done, with times.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", callback=console.be_dry, help="Say what would be done, and write nothing."),
+    ] = False,
 ) -> None:
-    """Options of every verb that has settings."""
+    """Options of every verb that has settings; those in _PLANNING only where its module says `PLANS`."""
 
 
 class Verb(TyperCommand):
@@ -43,7 +49,8 @@ class Verb(TyperCommand):
         self.own_params = list(self.params)
         self.module = VERBS[self.name or ""]
         if hasattr(self.module, "SETTINGS"):
-            self.params = [*self.own_params, *_shared_options()]
+            plans = getattr(self.module, "PLANS", False)
+            self.params = [*self.own_params, *(one for one in _shared_options() if plans or one.name != _PLANNING)]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line, and the file that it names; a flag's old name counts as the new one, and is said."""
@@ -69,6 +76,9 @@ class Verb(TyperCommand):
         with console.speaking(partial(flags_of, self.name or "")), settings_of_file(more):
             try:
                 result = super().invoke(ctx)
+            except console.PlannedError as only:
+                show_plan(only.plan, ctx.params.get(self.module.WRITES))
+                return None
             except Interrupted as stop:
                 if stop.kept:
                     self._leave_file(ctx, more)
@@ -80,7 +90,7 @@ class Verb(TyperCommand):
         folder = ctx.params.get(getattr(self.module, "WRITES", ""))
         if folder is not None and Path(folder).is_dir():
             (Path(folder) / OWN).mkdir(exist_ok=True)
-            text = config_file.repeated(self.name or "", self.module, ctx, more)
+            text = config_file.repeated(self.name or "", ctx, more, console.settled())
             write_atomic(Path(folder) / OWN / f"{self.name}.yaml", text.encode())
 
 

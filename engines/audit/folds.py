@@ -145,6 +145,7 @@ def read_finds(
 
 def _as_stage(report: Report, stage: str) -> Report:
     def told(event: Event) -> None:
-        report(replace(event, stage=stage) if event.kind is EventKind.PROGRESS else event)
+        if event.kind is not EventKind.PLANNED:  # that is a fold's, and not all that is done
+            report(replace(event, stage=stage) if event.kind is EventKind.PROGRESS else event)
 
     return told

@@ -7,6 +7,7 @@ Knows nothing about what is done, or about bars and terminals: `dengine_cli.cons
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class EventKind(StrEnum):
@@ -17,6 +18,7 @@ class EventKind(StrEnum):
     """
 
     NOTE = "note"  # a line to read: something begins, or is worth knowing
+    PLANNED = "planned"  # all is settled and tried out, and nothing is written yet: `text` says what will be done
     STARTED = "started"  # all is ready and the images begin; `text` says on what, `done` and `figures` what is there
     STEP = "step"  # the next of a few long steps begins: `done` of `total` are over, `text` says which it is
     PROGRESS = "progress"  # `done` of `total`
@@ -57,14 +59,18 @@ class Event:
     seconds_left: float | None = None  # of the verb, where it knows; else of the stage, better than its speed so far
     figures: Mapping[str, float] = field(
         default_factory=dict
-    )  # of a training: loss and its parts, AP of an evaluation; of
-    # a run that goes on: boxes and dropped, of what earlier starts painted
+    )  # of a training: loss and its parts, AP of an evaluation; of a run that goes on: boxes and dropped, of what
+    # earlier starts painted
     image: ImageNews | None = None  # of kind IMAGE
     reached: float | None = None  # of `total`, where that is known more finely: what is in work counts in part
     speed: float | None = None  # of `done` a second, where the verb says so itself
+    settled: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # settings that repeat what was chosen on the way; None: one that is not given then
+    needs: Mapping[str, float] = field(default_factory=dict)  # of kind PLANNED: bytes of "memory", "disk", where known
 
     def __str__(self) -> str:
-        if self.kind is EventKind.NOTE:
+        if self.kind in (EventKind.NOTE, EventKind.PLANNED):
             return self.text
         of = "" if self.total is None else f"/{self.total:g}"
         parts = [] if self.done is None else [f"{self.done:g}{of}"]

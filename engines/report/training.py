@@ -69,7 +69,7 @@ def _curves(logs: Mapping[str, Sequence[Row]]) -> str:
         losses = [(row["step"], row["loss"]) for row in rows]
         if losses:
             each.append(card(f"Loss of {word}", traces([("loss", losses)], f"Loss of {word} by step"),
-                             f"Means of ten steps; the last is {losses[-1][1]:.4g}."))  # fmt: skip
+                             f"Means of ten steps at most; the last is {losses[-1][1]:.4g}."))  # fmt: skip
         measured = {one: [(row["step"], row[one]) for row in rows if one in row] for one in ("AP50", "AP")}
         if measured["AP"]:
             best = max(measured["AP"], key=lambda point: point[1])

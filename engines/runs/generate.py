@@ -48,6 +48,7 @@ from engines.runs.likeness import likeness
 from engines.runs.near_duplicates import REPEATS
 from engines.runs.outcomes import entry_of
 from engines.runs.pace import STAGE, Pace, Teller
+from engines.runs.planned import planned
 from engines.runs.run_folder import (
     bring_up_to_date,
     check_folder,
@@ -111,7 +112,6 @@ def generate_on(
     with locked(settings.out), run_errors(settings.out):
         stored = read_run(settings.out)
         check_format(settings.out, stored)
-        bring_up_to_date(settings.out)
         kept = read_rules(settings.out)
         if stored is not None:
             wanted = resolve(settings, bundle, FormerEngine.of(settings, stored), references, stored)
@@ -158,9 +158,11 @@ def run(
     record: Record = capture,
 ) -> GenerateSummary:
     """Go on with (or begin) a run whose folder is locked, and write its dataset. See `generate`."""
-    start_run(folder, wanted, stored)
     progress = read_progress(folder / JOURNAL, chunks_of(wanted), wanted)
     state = state_of(wanted, progress)
+    report(planned(folder, wanted, state))
+    bring_up_to_date(folder)
+    start_run(folder, wanted, stored)
     remove_dataset_files(folder)
     with Journal(folder, progress.size) as journal, cores_for_graphs(backend):
         remove_images_from(folder, progress.next_index)  # after the files and lines that name them
@@ -224,6 +226,8 @@ def _complete(
 ) -> GenerateSummary:
     """What `run` does of a run that has all it was to have: no backend is needed."""
     report(note("this run is complete: nothing is left to paint"))
+    report(planned(folder, wanted, state))
+    bring_up_to_date(folder)
     start_run(folder, wanted, stored)
     with Journal(folder, progress.size):
         remove_images_from(folder, progress.next_index)

@@ -36,22 +36,24 @@ def check_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder's lock, made where it is missing; a folder that did not become a run is removed again.
+    """Hold the run folder's lock, made where it is missing; what did not become a run is left as it was found.
 
     The lock belongs to the process and falls with it, however it ends. Raises RunError when another one holds it.
     """
-    made = not folder.exists()
+    made = [one for one in (folder / OWN, folder, *folder.parents) if not one.exists()]
     with run_errors(folder):
         (folder / OWN).mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _lock(folder, descriptor)
         yield
-        made = False
+        made = []
     finally:
         if made and not holds_more(folder):
             shutil.rmtree(folder / OWN, ignore_errors=True)
-            folder.rmdir()
+            with contextlib.suppress(OSError):  # another one put something there meanwhile
+                for one in made[1:]:
+                    one.rmdir()
         os.close(descriptor)
 
 

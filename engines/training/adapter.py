@@ -25,12 +25,13 @@ from engines.adapter.info import INFO_FILE, AdapterConfig, AdapterInfo
 from engines.adapter.model import DetectionAdapter, save_adapter
 from engines.adapter.pyramid import pyramid_channels
 from engines.common.devices import AUTO, device_name, find_device, resolve_precision
-from engines.common.events import Report, note
+from engines.common.events import Event, Report, note
 from engines.common.files import read_json
 from engines.common.forecast import Forecast, Part, longest
+from engines.common.plurals import counted
 from engines.common.schema import KEY, from_object, settle, to_object
 from engines.common.tokenizer import cut_remark
-from engines.common.training_log import write_log
+from engines.common.training_log import TrainingLog
 from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.datasets.learned import LEARNED, write_learned
 from engines.diffusion import prompts
@@ -47,8 +48,9 @@ from engines.training.augment import FrameOptions
 from engines.training.dev_split import split_by_names, split_dev
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid, SourceOptions
+from engines.training.rehearsal import planned
 from engines.training.stopping import save_result, steps_done
-from engines.training.trainer import FitOptions, fit, log_of, started_with
+from engines.training.trainer import FitOptions, check_goes_on, fit, started_with
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
 _LONGEST_SIDE = 65_536  # pixels
@@ -193,10 +195,14 @@ def fit_adapter(
     model.calibrate(pyramids)
     options, fit_options = _planned(model, source, dev_split, seconds, options, out / "training", resume, report)
     hashed = fused_hash(base_hash(base.folder), names)
+    identity = training_identity(dataset, pseudo, options, hashed, by_names=by_names)
+    done = steps_done(out / "training") if check_goes_on(out / "training", fit_options, identity, resume) else 0
+    report(_plan(model, options, (style, short_side, frame), len(train), len(dev), done, report))
     best = fit(
         model, partial(_loss_at, model, source, options, precision), fit_options, out / "training", stage="adapter",
-        identity=training_identity(dataset, pseudo, options, hashed, by_names=by_names), resume=resume, report=report,
+        identity=identity, resume=resume, report=report,
         evaluate=partial(_evaluate, dev_split, model, by_names) if dev else None, score=options.score if dev else "",
+        log=TrainingLog(out, ("adapter",)),
     )  # fmt: skip
     choices = _thresholds(model, dataset, dev, dev_split, options, report)
     info = AdapterInfo(
@@ -238,13 +244,32 @@ def _planned(
         begun = started_with(work, {}) if resume else {}
         steps = begun["settings"]["steps"] if begun else longest(60 * options.minutes - report.elapsed, parts, 10**6)
         options = replace(options, minutes=None, steps=int(steps))
-        report(note(f"trains for {steps} steps: `steps={steps}` repeats it"))
+        said = note(f"trains for {steps} steps: `steps={steps}` repeats it")
+        report(replace(said, settled={"minutes": None, "steps": int(steps)}))
     report.plan(parts(options.steps), {"adapter": done})
     return options, _fit_options(options, evaluate=evaluate)
 
 
+def _plan(
+    model: DetectionAdapter,
+    options: AdapterTrainOptions,
+    scene: tuple[str, int, tuple[int, int]],
+    images: int,
+    measured: int,
+    done: int,
+    report: Forecast,
+) -> Event:
+    """What will be done, behind `done` steps; `scene`: style, short side and frame."""
+    settled = {
+        "steps": options.steps, "style": scene[0], "short_side": scene[1], "frame": scene[2], "device": options.device,
+        "precision": resolve_precision(options.precision, options.device),
+    }  # fmt: skip
+    before = f" ({done} are done)" if done else ""
+    text = f"trains an adapter: {options.steps} steps on {counted(images, 'image')}{before}"
+    return planned(f"{text}, measured on {measured} others", settled, [model], report)
+
+
 def _save(out: Path, model: DetectionAdapter, info: AdapterInfo, learned: Sequence[Record]) -> None:
-    write_log(out, {"adapter": log_of(out / "training")})
     write_learned(out / LEARNED, learned)
     save_adapter(out, model, info)
 

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 
 from engines.common.devices import AUTO, device_name, find_device, resolve_precision
-from engines.common.events import Report, note
+from engines.common.events import Event, Report, note
 from engines.common.files import sha256_file, sync_tree, write_atomic, write_json
 from engines.common.forecast import Forecast, Part, longest
 from engines.common.names import class_words
+from engines.common.plurals import counted
 from engines.common.schema import KEY, to_object
 from engines.common.tokenizer import cut_remark
-from engines.common.training_log import write_log
+from engines.common.training_log import TrainingLog
 from engines.datasets.dataset import Dataset, Record
 from engines.datasets.learned import LEARNED, write_learned
 from engines.diffusion import prompts
@@ -33,11 +34,11 @@ from engines.labels.boxes import Instances
 from engines.quality.verdicts import BaseQuality
 from engines.training.assess import MOST, SHEET, Networks, assess_base, hold_back
 from engines.training.presets import BasePreset, Lengths, base_preset, lengths_of
-from engines.training.rehearsal import Speeds, parts_of, try_out
+from engines.training.rehearsal import Speeds, parts_of, planned, try_out
 from engines.training.stopping import INDEX, save_result, steps_done
 from engines.training.tokenizer import write_tokenizer
-from engines.training.trainer import FitOptions, log_of, started_with
-from engines.training.unet import ViewSource, scale_latents, train_unet
+from engines.training.trainer import FitOptions, check_goes_on, started_with
+from engines.training.unet import ViewSource, scale_latents, train_unet, trained_of
 from engines.training.vae import train_vae, vae_views
 from engines.training.views import ImageStore, ViewOptions
 
@@ -134,12 +135,12 @@ def fit_base(
     identity = _identity(records, digests, preset, options, continue_from)
     if (views := [phase.views for phase in lengths.phases]) != [phase.views for phase in preset.phases]:
         identity["views"] = views
+    report(_planned(networks, lengths, preset, options, len(records), work, identity, resume, report))
     _train(networks, source, preset, lengths, options, work, identity, resume, report)
     quality, sheet = _assessed(networks, records, held, dataset.class_names, preset, options, report)
 
     def save() -> None:
         write_atomic(out / SHEET, sheet)
-        write_log(out, {stage: log_of(work / stage) for stage in ("vae", "unet") if stage in options.stages})
         write_learned(out / LEARNED, records)
         _save(networks, out, options, dataset.class_names, preset, quality)
 
@@ -177,8 +178,36 @@ def _in_minutes(
             return parts_of(lengths_of(preset, thousandths / 1000, images), speeds, options.stages, looked_at, {})
 
         scale = longest(60 * options.minutes - report.elapsed, parts, 1_000_000) / 1000
-    report(note(f"trains for {scale:g} of the preset's steps: `steps_scale={scale:g}` repeats it"))
+    said = f"trains for {scale:g} of the preset's steps: `steps_scale={scale:g}` repeats it"
+    report(replace(note(said), settled={"minutes": None, "steps_scale": scale}))
     return replace(options, minutes=None, steps_scale=scale)
+
+
+def _planned(
+    networks: Networks,
+    lengths: Lengths,
+    preset: BasePreset,
+    options: BaseTrainOptions,
+    images: int,
+    work: Path,
+    identity: Mapping[str, Any],
+    resume: bool,
+    report: Forecast,
+) -> Event:
+    """What will be done. Raises TrainingError where a training that was begun does not go on."""
+    steps = {"vae": (lengths.vae_steps, preset.vae_lr), "unet": (lengths.unet_steps, preset.unet_lr)}
+    modules = {"vae": networks.vae, "unet": trained_of(networks)}
+    said = []
+    for stage in (one for one in steps if one in options.stages):
+        check_goes_on(work / stage, _fit_options(options, *steps[stage]), identity, resume)
+        done = steps_done(work / stage)
+        said.append(f"{steps[stage][0]} steps of the {stage}{f' ({done} are done)' if done else ''}")
+    settled = {
+        "steps_scale": options.steps_scale, "device": options.device,
+        "precision": resolve_precision(options.precision, options.device),
+    }  # fmt: skip
+    text = f"trains a base on {counted(images, 'image')}: {', then '.join(said)}"
+    return planned(text, settled, [modules[stage] for stage in steps if stage in options.stages], report)
 
 
 def _train(
@@ -193,11 +222,12 @@ def _train(
     report: Report,
 ) -> None:
     """The autoencoder, then UNet and text encoder."""
+    log = TrainingLog(work.parent, options.stages)
     if "vae" in options.stages:
         train_vae(
             networks.vae, source.store, vae_views(preset, options.rotate), preset.vae_batch,
             _fit_options(options, lengths.vae_steps, preset.vae_lr), work / "vae",
-            identity=identity, resume=resume, report=report,
+            identity=identity, resume=resume, report=report, log=log,
         )  # fmt: skip
     if "unet" not in options.stages:
         return
@@ -207,7 +237,7 @@ def _train(
     train_unet(
         networks, source, lengths.phases, options.style,
         _fit_options(options, lengths.unet_steps, preset.unet_lr), work / "unet",
-        identity=identity, resume=resume, report=report,
+        identity=identity, resume=resume, report=report, log=log,
     )  # fmt: skip
 
 

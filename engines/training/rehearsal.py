@@ -5,17 +5,20 @@ about how a step comes to its loss.
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from engines.common.devices import resolve_precision
-from engines.common.forecast import Part
+from engines.common.events import Event, EventKind
+from engines.common.forecast import Forecast, Part
+from engines.measure.memory import read_memory
 from engines.training.assess import LOOKING, PAINTED, STEPS, Networks
 from engines.training.presets import BasePreset, Lengths, Phase
-from engines.training.trainer import FitOptions, LossAt, autocast
+from engines.training.trainer import FitOptions, LossAt, autocast, checkpoint_bytes
 from engines.training.unet import SCALED_ON, Views, ViewSource, encode_views, encoding_of, trained_of, unet_loss
 from engines.training.vae import vae_loss, vae_views
 
@@ -42,6 +45,16 @@ def timed(work: Callable[[], object], device: str) -> float:
             torch.cuda.synchronize(device)
         seconds = time.monotonic() - started
     return seconds
+
+
+def planned(text: str, settled: Mapping[str, Any], trained: Sequence[nn.Module], report: Forecast) -> Event:
+    """What is said of a training whose parts were tried out, before anything is written; `trained`: networks, each by a
+    training of its own, the last of which has its newest checkpoint beside the one before."""
+    sizes = [checkpoint_bytes(network) for network in trained]
+    found = read_memory()  # of a step without what the optimiser and the average hold: three quarters of a checkpoint
+    memory = {"memory": found.rss_peak + (0 if found.vram_peak else 3 * max(sizes) // 4)}
+    disk = {"disk": max(sum(sizes[:number]) + 2 * size for number, size in enumerate(sizes))}
+    return Event(EventKind.PLANNED, text=text, seconds_left=report.left(), settled=settled, needs={**memory, **disk})
 
 
 def step_seconds(module: nn.Module, loss_at: LossAt, precision: str, device: str) -> float:

@@ -47,7 +47,7 @@ class CheckpointIndex:
     best: dict[str, float]  # figures of the best evaluation; {} without one
     identity: dict[str, Any]  # all that decides the result, the options among it
     losses: tuple[float, ...] = ()  # since they were last told
-    log: tuple[Row, ...] = ()
+    log: tuple[Row, ...] = ()  # of a training that was begun before `metrics.jsonl`
 
     @property
     def steps(self) -> int:

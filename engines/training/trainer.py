@@ -24,7 +24,7 @@ from engines.common.events import Event, EventKind, Report, note
 from engines.common.files import replacing, write_json
 from engines.common.interrupts import held
 from engines.common.quote import shorten
-from engines.common.training_log import Row
+from engines.common.training_log import Row, TrainingLog
 from engines.common.weight_file import check_described, check_finite, read_header
 from engines.errors import ModelError, TrainingError
 from engines.training.stopping import BEST, INDEX, check_same, read_index
@@ -85,6 +85,7 @@ def fit(
     evaluate: Evaluate | None = None,
     score: str = "",
     prepare: Callable[[int], None] | None = None,
+    log: TrainingLog | None = None,
 ) -> dict[str, float]:
     """Train `module` in place and leave it with its averaged weights (the best by `score`, where one is named).
 
@@ -93,20 +94,18 @@ def fit(
     everything that decides the result (options are added to it): a checkpoint of another identity is refused, and
     nothing is written then. `prepare(step)` brings what a step needs, where that may take minutes.
     Ctrl-C and SIGTERM let the step in work end, write a checkpoint and raise KeyboardInterrupt; a second one, or one
-    while a step is prepared, is raised at once. `report` hears every ten steps the mean loss since, and figures.
+    while a step is prepared, is raised at once. `report` hears, and `log` keeps, of every ten steps and of evaluations
+    the mean loss since, and figures.
     Returns the figures of the kept evaluation, empty without one. Raises TrainingError when the loss is not finite.
     """
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     state = _State(module, named, options, stage)
     precision = resolve_precision(options.precision, options.device)
-    full_identity = {**identity, "options": decisive(options) | {"precision": precision}}
-    if resume:
-        state.load(folder, full_identity)
-    elif (folder / INDEX).exists():
-        raise TrainingError(
-            f"{folder} holds an unfinished training; continue it with `resume=True`, or remove it.", field="resume"
-        )
+    full_identity = _full(identity, options)
+    if check_goes_on(folder, options, identity, resume):
+        state.load(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    state.begin_log(log)
     started, first_step, saved = time.monotonic(), state.step, (time.monotonic(), state.step)
     try:
         report(Event(EventKind.PROGRESS, stage, done=state.step, total=options.steps))
@@ -117,7 +116,7 @@ def fit(
                 state.whole = False
                 parts = _train_step(module, named, state, loss_at, options, precision)
                 measured = _evaluation(module, state, options, folder, evaluate, score)
-                if state.step % 10 == 0 or state.step == options.steps:
+                if measured or state.step % 10 == 0 or state.step == options.steps:
                     report(_progress(state, parts, measured, (time.monotonic() - started) / (state.step - first_step)))
                 state.whole = True
                 if time.monotonic() - saved[0] > options.checkpoint_minutes * 60 or state.step == options.steps:
@@ -134,9 +133,27 @@ def fit(
     return state.best
 
 
-def log_of(folder: Path) -> list[Row]:
-    """How the training in a folder went, by its last checkpoint."""
-    return list(read_index(folder).log)
+def check_goes_on(folder: Path, options: FitOptions, identity: Mapping[str, Any], resume: bool) -> bool:
+    """Whether `fit` has a checkpoint in `folder` to go on from. Raises TrainingError where it refuses to begin: for one
+    that it is not to `resume`, and for one of another identity, with the difference."""
+    if not (folder / INDEX).exists():
+        return False
+    if not resume:
+        raise TrainingError(
+            f"{folder} holds an unfinished training; continue it with `resume=True`, or remove it.", field="resume"
+        )
+    check_same(folder, read_index(folder).identity, _full(identity, options), TrainingError)
+    return True
+
+
+def checkpoint_bytes(module: nn.Module) -> int:
+    """What a checkpoint of a training takes on the disk, nearly: weights, their average, and AdamW's moments."""
+    return 4 * sum(one.numel() * one.element_size() for one in module.parameters() if one.requires_grad)
+
+
+def _full(identity: Mapping[str, Any], options: FitOptions) -> dict[str, Any]:
+    precision = resolve_precision(options.precision, options.device)
+    return {**identity, "options": decisive(options) | {"precision": precision}}
 
 
 def started_with(folder: Path, default: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -148,8 +165,9 @@ def _progress(
     state: "_State", parts: Mapping[str, float | torch.Tensor], measured: Mapping[str, float], seconds: float
 ) -> Event:
     """How far a training is, at so many seconds a step, and its figures, which the log gets, too."""
-    steps, figures = state.options.steps, state.figures({**parts, **measured})
-    state.note(figures["loss"], measured)
+    steps, figures = state.options.steps, state.figures(parts, measured)
+    if state.log:
+        state.log.add(state.stage, state.step, figures)
     return Event(EventKind.PROGRESS, state.stage, "", state.step, steps, seconds * (steps - state.step), figures)
 
 
@@ -211,7 +229,8 @@ class _State:
         self.whole = True  # no step is half taken
         self.losses: list[float] = []  # since they were last told
         self.best: dict[str, float] = {}
-        self.log: list[Row] = []
+        self.log: TrainingLog | None = None
+        self.before: tuple[Row, ...] = ()  # the log of a checkpoint that has one
         self.average = {name: parameter.detach().clone() for name, parameter in named.items()}
         decayed = [parameter for parameter in named.values() if parameter.ndim >= 2]
         plain = [parameter for parameter in named.values() if parameter.ndim < 2]
@@ -226,11 +245,18 @@ class _State:
         averages, weights = list(self.average.values()), [p.detach() for p in self.named.values()]
         torch._foreach_lerp_(averages, weights, 1 - decay)
 
-    def figures(self, parts: Mapping[str, float | torch.Tensor]) -> dict[str, float]:
-        """The mean loss since the last call, and `parts` as numbers."""
+    def begin_log(self, log: TrainingLog | None) -> None:
+        """Go on with a log from where the training is."""
+        self.log = log
+        if log:
+            log.begin(self.stage, self.step, self.before)
+
+    def figures(self, parts: Mapping[str, float | torch.Tensor], measured: Mapping[str, float]) -> dict[str, float]:
+        """The mean loss since the last call, parts of the last step's loss and its learning rate, what was measured."""
         loss = sum(self.losses) / len(self.losses)
         self.losses.clear()
-        return {"loss": loss} | {name: float(value) for name, value in parts.items()}
+        figures = {**parts, "lr": learning_rate(self.step - 1, self.options), **measured}
+        return {"loss": loss} | {name: float(value) for name, value in figures.items()}
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -241,11 +267,6 @@ class _State:
             yield
         finally:
             self._install(trained)
-
-    def note(self, loss: float, measured: Mapping[str, float]) -> None:
-        """Add a row to the log: the mean loss since the last one, and what was measured."""
-        row = {"loss": loss} | {name: float(value) for name, value in measured.items()}
-        self.log.append({"step": self.step} | {name: round(value, 6) for name, value in row.items()})
 
     def keep_best(self, folder: Path, figures: dict[str, float], score: str) -> None:
         """Store the averaged weights (in place now) when `score` is the highest so far, or, where `figures` say how
@@ -273,22 +294,21 @@ class _State:
         for name, parameter in self.named.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{key}.{name}"] = value
+        if self.log:
+            self.log.sync()
         file = f"checkpoint-{self.step}.safetensors"
         _save_tensors(folder / file, tensors)
         index = {"file": file, "stage": self.stage, "step": self.step, "best": self.best, "losses": self.losses}
-        write_json(folder / INDEX, index | {"log": self.log, "identity": dict(identity)})
+        write_json(folder / INDEX, index | {"identity": dict(identity)})
         for old in folder.glob("checkpoint-*.safetensors"):
             if old.name != file:
                 old.unlink()
 
-    def load(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Take a checkpoint up again, if there is one; another identity is a TrainingError showing the difference."""
-        if not (folder / INDEX).exists():
-            return
+    def load(self, folder: Path) -> None:
+        """Take a checkpoint up again."""
         index = read_index(folder)
-        check_same(folder, index.identity, identity, TrainingError)
         tensors = _load_tensors(folder / index.file, self._held(), self.named, self.options.device)
-        self.step, self.best, self.losses, self.log = index.step, dict(index.best), list(index.losses), list(index.log)
+        self.step, self.best, self.losses, self.before = index.step, dict(index.best), list(index.losses), index.log
         self._install({name: tensors[f"weight.{name}"] for name in self.named})
         self._install_buffers(tensors)
         for name, parameter in self.named.items():

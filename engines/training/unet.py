@@ -21,6 +21,7 @@ from engines.common.devices import resolve_precision
 from engines.common.events import Event, EventKind, Report, silent
 from engines.common.rng import Stream, generator
 from engines.common.tokenizer import tokenize
+from engines.common.training_log import TrainingLog
 from engines.diffusion import prompts
 from engines.diffusion.base_model import encode_pixels
 from engines.diffusion.latents import add_noise, to_pixels, velocity
@@ -62,6 +63,7 @@ def train_unet(
     identity: dict[str, Any],
     resume: bool,
     report: Report,
+    log: TrainingLog,
 ) -> None:
     """Fit UNet and text encoder in place to the latents of random views; the autoencoder only encodes them."""
     encoded: dict[int, Views] = {}
@@ -73,7 +75,7 @@ def train_unet(
 
     fit(
         trained_of(networks), unet_loss(networks, source.class_names, phases, style, options, encoded), options, folder,
-        stage="unet", identity=identity, resume=resume, report=report, prepare=prepare,
+        stage="unet", identity=identity, resume=resume, report=report, prepare=prepare, log=log,
     )  # fmt: skip
 
 

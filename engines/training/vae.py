@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from engines.common.events import Report
 from engines.common.rng import Stream, generator
+from engines.common.training_log import TrainingLog
 from engines.diffusion.latents import to_pixels
 from engines.training.presets import BasePreset
 from engines.training.trainer import FitOptions, LossAt, fit
@@ -33,10 +34,11 @@ def train_vae(
     identity: dict[str, Any],
     resume: bool,
     report: Report,
+    log: TrainingLog,
 ) -> None:
     """Fit `vae` (AutoencoderKL) in place to random views of the images in `store`."""
     loss_at = vae_loss(vae, store, views, batch, options.seed, options.device)
-    fit(vae, loss_at, options, folder, stage="vae", identity=identity, resume=resume, report=report)
+    fit(vae, loss_at, options, folder, stage="vae", identity=identity, resume=resume, report=report, log=log)
 
 
 def vae_views(preset: BasePreset, rotate: bool) -> ViewOptions:

@@ -25,6 +25,7 @@ from engines.common.devices import AUTO, device_name, resolve_precision
 from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import write_json
 from engines.common.forecast import Forecast, Part
+from engines.common.plurals import counted
 from engines.common.schema import from_object, key_of, to_object
 from engines.common.verbs import verb
 from engines.datasets.dataset import instances_of
@@ -32,6 +33,7 @@ from engines.errors import RunError, UsageError
 from engines.labels.boxes import Instances
 from engines.labels.findings import Picture
 from engines.labels.gaps import looks_incomplete
+from engines.measure.memory import read_memory
 from engines.runs.run_folder import holds_more, locked, run_errors
 from engines.training.stopping import check_same, told_what_is_kept
 from engines.worth.data import ValSet, WorthData, open_data
@@ -156,16 +158,22 @@ def _plan(
     settings: EvaluateSettings,
     report: Forecast,
 ) -> None:
-    """Try out how long a step takes, and say how long all of it does; nothing where all of it is there."""
+    """Say what will be done, and try out how long a step takes, unless all trainings are there."""
     over = [training for training in trainings if (settings.out / TRAININGS / training.name / INFO_FILE).exists()]
-    if len(over) == len(trainings):
-        return
-    report(note("trying out how long a step takes"))
-    known = TrainingSet(data.class_names, data.real, data.generated, settings.mix)
-    step, image = try_detector(known, options, data.short_side, settings.seed, settings.weights)
-    images = sum(len(val.records) for val in data.val) * (len(trainings) - len(over))
-    steps = Part(ALL, len(trainings) * options.steps, step)
-    report.plan([steps, Part(MEASURING, images, image)], {ALL: len(over) * options.steps})
+    measured = sum(len(val.records) for val in data.val)
+    if len(over) < len(trainings):
+        report(note("trying out how long a step takes"))
+        known = TrainingSet(data.class_names, data.real, data.generated, settings.mix)
+        step, image = try_detector(known, options, data.short_side, settings.seed, settings.weights)
+        steps = Part(ALL, len(trainings) * options.steps, step)
+        looks = Part(MEASURING, measured * (len(trainings) - len(over)), image)
+        report.plan([steps, looks], {ALL: len(over) * options.steps})
+    what = f"{counted(len(trainings), 'training')} of {options.steps} steps ({len(over)} are there)"
+    images = f"{len(data.real)} real images with {', '.join(map(str, data.arms))} generated ones"
+    text = f"{what} on {images}, measured on {measured} others"
+    settled = {"short_side": data.short_side, "device": options.device, "precision": options.precision}
+    memory = {"memory": read_memory().rss_peak} if len(over) < len(trainings) else {}
+    report(Event(EventKind.PLANNED, text=text, seconds_left=report.left() or None, needs=memory, settled=settled))
 
 
 def _remark_on_gaps(val: ValSet, detections: Sequence[Instances], names: Sequence[str], report: Report) -> None:

@@ -131,8 +131,24 @@ def test_what_was_given_is_left_in_the_folder_and_repeats_it(tmp_path: Path) -> 
     command = typer.main.get_command(program.app).commands["finalize"]  # type: ignore[attr-defined]
     words = [str(tmp_path), "--score", "a=0.3", "--format", "coco,yolo", "--drop-empty"]
     context = command.make_context("finalize", words)
-    text = config_file.repeated("finalize", program.VERBS["finalize"], context, {})
+    text = config_file.repeated("finalize", context, {}, {})
     assert yaml.safe_load(text) == {"run": str(tmp_path), "score": "a=0.3", "format": "coco,yolo", "keep_empty": False}
     (tmp_path / "again.yaml").write_text(text, "utf-8")
     again = command.make_context("finalize", ["--config", str(tmp_path / "again.yaml")])
     assert again.params == context.params
+
+
+@pytest.mark.parametrize(
+    ("words", "length"),
+    [
+        (["train-adapter", "D", "--model", "M", "--out", "O", "--minutes", "5"], {"steps": 4}),
+        (["audit", "D", "--out", "O", "--folds", "2", "--model", "M", "--steps-scale", "2"], {"steps_scale": 2.0}),
+    ],
+)
+def test_what_a_verb_settled_takes_the_place_of_what_was_given_but_not_what_a_verb_inside_it_did(
+    words: list[str], length: dict[str, float]
+) -> None:
+    command = typer.main.get_command(program.app).commands[words[0]]  # type: ignore[attr-defined]
+    context = command.make_context(words[0], words[1:])
+    said = yaml.safe_load(config_file.repeated(words[0], context, {}, {"minutes": None, "steps": 4}))
+    assert {key: said.get(key) for key in ("minutes", "steps", "steps_scale") if said.get(key) is not None} == length

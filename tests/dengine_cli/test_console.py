@@ -72,6 +72,22 @@ def test_no_line_of_a_bar_wraps_or_is_cut(columns: int, monkeypatch: pytest.Monk
     assert "…" not in shown
 
 
+def test_a_remark_is_cut_between_words_on_a_terminal_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "40")
+    text = f"Platelets: many more labels an image than annotations; see {'/folder' * 8} for near-copies of them"
+    for stream, lines in ((Terminal(), 4), (io.StringIO(), 1)):
+        monkeypatch.setattr("sys.stderr", stream)
+        console.note(text)
+        shown = stream.getvalue().splitlines()
+        assert " ".join(shown) == text
+        assert len(shown) == lines
+        assert all(len(line) <= 40 or " " not in line for line in shown) == (lines > 1)
+
+
 def test_an_evaluation_in_training_gets_a_line_of_its_own() -> None:
     stream = io.StringIO()
     with console.ProgressBars(stream) as bars:

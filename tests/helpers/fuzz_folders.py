@@ -44,6 +44,7 @@ from engines.cluster.records import read_asked, write_asked, write_progress, wri
 from engines.cluster.status import StatusSettings, status
 from engines.cluster.store import Store, open_store
 from engines.common.events import silent
+from engines.common.training_log import TrainingLog
 from engines.datasets.copies import known_to
 from engines.datasets.dataset import instances_of, open_dataset
 from engines.datasets.duplicates import fingerprints
@@ -62,7 +63,7 @@ from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.saved_score import THRESHOLDS, save_score
 from engines.training import train_base
 from engines.training.stopping import reached
-from engines.training.trainer import FitOptions, fit, log_of, started_with
+from engines.training.trainer import FitOptions, fit, started_with
 from engines.worth import data as data_of_worth
 from engines.worth.data import ValSet
 from engines.worth.detectors.config import DetectorOptions, NetworkConfig
@@ -200,7 +201,7 @@ def _trained(folder: Path, stop_at: int | None = None) -> None:
 
     fit(
         module, loss_at, _FIT, folder, stage="toy", identity={"data": "a"}, resume=True, report=silent,
-        evaluate=lambda step: {"AP": 0.1, "noise AP": 0.01}, score="AP",
+        evaluate=lambda step: {"AP": 0.1, "noise AP": 0.01}, score="AP", log=TrainingLog(folder, ("toy",)),
     )  # fmt: skip
     assert all(bool(value.isfinite().all()) for value in module.state_dict().values())
 
@@ -215,10 +216,8 @@ def _make_training(root: Path) -> None:
 
 def _read_training(root: Path) -> None:
     started_with(root / "training", {})
-    log_of(root / "training")
     reached(root / "training")
     _trained(root / "training")
-    log_of(root / "training")
 
 
 def _val(root: Path) -> ValSet:
@@ -315,7 +314,7 @@ KINDS: dict[str, Kind] = {
     "index": Kind(_make_index, _read_index, ("store/index/*.json",)),
     "reviewed": Kind(_make_reviewed, _read_reviewed, ("run/*.jsonl", f"run/{REVIEW}", f"run/{THRESHOLDS}")),
     "corrected": Kind(_make_corrected, _read_corrected, ("*.json", "data/audit.json", f"data/{REVIEW}")),
-    "reports": Kind(_make_reports, _read_report, ("*/*.json",)),
+    "reports": Kind(_make_reports, _read_report, ("*/*.json", "*/*.jsonl")),
     "training": Kind(_make_training, _read_training, ("training/*",)),
     "worth": Kind(_make_worth, _read_worth, ("*.json", "*.txt", LEARNED, "detector/*")),
     "options": Kind(_make_options, _read_options, ("*",)),

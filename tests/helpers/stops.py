@@ -22,6 +22,7 @@ from typing import Any
 import kills
 from kill_scenes import write_pictures
 from made_worth import TINY
+from tiny_preset import tiny_preset
 from toy import make_toy_base
 
 from benchmarks.large_checks import different_files, read_hashes
@@ -66,21 +67,9 @@ def commands(work: Path) -> dict[str, list[str]]:
 def make_small() -> None:
     """Sizes for toys, and a line for every step that is taken."""
     from engines.training import presets, trainer
-    from engines.training.presets import Phase
     from engines.worth.detectors import config
 
-    small = presets.PRESETS["small"]
-    vae = {"block_out_channels": (8, 16), "down_block_types": ("DownEncoderBlock2D",) * 2}
-    unet = {
-        "block_out_channels": (32, 32), "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "attention_head_dim": 2,
-    }  # fmt: skip
-    phases = (Phase(32, 32, 2, 12, 4), Phase(48, 32, 2, 8, 4))
-    tiny = replace(
-        small, short_side=48, vae={**small.vae, **vae} | {"up_block_types": ("UpDecoderBlock2D",) * 2},
-        unet={**small.unet, **unet}, vae_size=32, vae_batch=2, vae_steps=12, phases=phases,
-    )  # fmt: skip
-    presets.PRESETS = {"tiny": tiny}
+    presets.PRESETS = {"tiny": tiny_preset()}
     quick = config.PRESETS["quick"]
     network = replace(quick.options.network, **TINY["network"])
     config.PRESETS = {"quick": replace(quick, options=replace(quick.options, network=network))}

@@ -56,7 +56,7 @@ def test_a_count_gives_that_many_labelled_images(paint: Generate, tmp_path: Path
     assert len(painted) == summary.painted
     assert (painted[-1].done or 0) >= 8 == painted[-1].total
     kinds = {event.kind for event in events} - {EventKind.PROGRESS}  # of ticks, where they take long
-    assert kinds == {EventKind.NOTE, EventKind.STARTED, EventKind.IMAGE}
+    assert kinds == {EventKind.NOTE, EventKind.PLANNED, EventKind.STARTED, EventKind.IMAGE}
     assert all(str(event) for event in events)
     news = [event.image for event in events if event.image is not None]
     assert sum(one.kept for one in news) == 8 + dataset.dropped.get("beyond the count", 0)

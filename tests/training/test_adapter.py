@@ -16,6 +16,7 @@ from engines.adapter.info import INFO_FILE, WEIGHTS_FILE, AdapterInfo, read_info
 from engines.adapter.model import load_adapter
 from engines.common.events import Event
 from engines.common.rng import generator
+from engines.common.training_log import LOG, read_log
 from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.datasets.learned import LEARNED
 from engines.diffusion.base_model import base_hash, load_base
@@ -94,7 +95,7 @@ def test_a_training_ends_in_an_adapter_folder_and_leaves_the_base_alone(
     model, info = load_adapter(tmp_path / "adapter")
     assert base_hash(toy_bases["sd1"]) == before == info.base_hash
     assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
-        INFO_FILE, WEIGHTS_FILE, LEARNED, "training.json",
+        INFO_FILE, WEIGHTS_FILE, LEARNED, LOG,
     ]  # fmt: skip
     assert info.class_names == NAMES
     assert (info.timestep, info.short_side, info.frame, info.size_multiple) == (1, 48, (64, 48), 16)
@@ -109,6 +110,9 @@ def test_a_training_ends_in_an_adapter_folder_and_leaves_the_base_alone(
     assert sum(info.figures["thresholds"][name]["tune_boxes"] for name in NAMES) > 0
     assert [event.done for event in seen if event.stage == "adapter"][-1] == 6
     assert "AP50" in [event for event in seen if event.stage == "adapter"][-1].figures
+    rows = read_log(tmp_path / "adapter")["adapter"]
+    assert [row["step"] for row in rows] == [3, 6]
+    assert all({"loss", "lr", "AP", "AP50"} < row.keys() for row in rows)
     measured = [event for event in seen if event.stage == "measuring"]
     assert {event.total for event in measured} == {3}
     assert all(event.seconds_left is not None for event in seen if event.total), "all parts have one time left"

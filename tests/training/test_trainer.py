@@ -17,8 +17,9 @@ from torch import nn
 from engines.common.devices import resolve_precision
 from engines.common.events import Event, silent
 from engines.common.rng import generator
+from engines.common.training_log import LOG, TrainingLog, read_log
 from engines.errors import Interrupted, TrainingError, UsageError
-from engines.training.stopping import INDEX, finished, told_what_is_kept
+from engines.training.stopping import INDEX, finished, steps_done, told_what_is_kept
 from engines.training.trainer import FitOptions, LossAt, fit, learning_rate
 
 OPTIONS = FitOptions(steps=12, lr=1e-2, warmup=3, precision="f32", checkpoint_minutes=0.0)
@@ -50,6 +51,7 @@ def _fit(module: nn.Module, folder: Path, *, resume: bool = False, stop_at: int 
         identity={"data": "a"},
         resume=resume,
         report=seen.append,
+        log=TrainingLog(folder, ("toy",)),
     )
     return seen
 
@@ -65,6 +67,40 @@ def test_an_interrupted_training_resumes_to_the_same_bits(tmp_path: Path) -> Non
         _fit(broken, tmp_path / "broken", stop_at=7)
     _fit(resumed, tmp_path / "broken", resume=True)
     assert _weights(resumed) == _weights(straight)
+    logs = [(tmp_path / name / LOG).read_bytes() for name in ("straight", "broken")]
+    assert logs[0] == logs[1]
+
+
+def test_the_log_has_every_tenth_step_and_every_evaluation_and_loses_what_a_resume_does_again(tmp_path: Path) -> None:
+    options = replace(OPTIONS, steps=24, evaluate_every=8)
+
+    def train(folder: Path, stop: int | None = None, minutes: float = 0.0, resume: bool = False) -> bytes:
+        def told(event: Event) -> None:
+            if stop is not None and event.done == stop:
+                raise KeyboardInterrupt  # of a report: the step is half taken
+
+        module = _module()
+        fit(
+            module, _loss_at(module), replace(options, checkpoint_minutes=minutes), folder, stage="toy", identity={},
+            resume=resume, report=told, evaluate=lambda step: {"AP": step / 100}, score="AP",
+            log=TrainingLog(folder.parent, ("toy",)),
+        )  # fmt: skip
+        return (folder.parent / LOG).read_bytes()
+
+    whole = train(tmp_path / "whole" / "training")
+    rows = read_log(tmp_path / "whole")["toy"]
+    assert [row["step"] for row in rows] == [8, 10, 16, 20, 24]
+    assert [row.get("AP") for row in rows] == [0.08, None, 0.16, None, 0.24]
+    assert [row["lr"] for row in rows] == pytest.approx(
+        [learning_rate(int(row["step"]) - 1, options) for row in rows], rel=1e-5
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut" / "training", stop=16)
+    assert read_log(tmp_path / "cut")["toy"][-1]["step"] == 16 > steps_done(tmp_path / "cut" / "training")
+    assert train(tmp_path / "cut" / "training", resume=True) == whole
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "unsaved" / "training", stop=20, minutes=60.0)
+    assert train(tmp_path / "unsaved" / "training") == whole, "nothing was saved: it begins anew"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -202,6 +238,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
 
 def test_finished_leaves_nothing_behind(tmp_path: Path) -> None:
     _fit(_module(), tmp_path / "work")
+    (tmp_path / "work" / LOG).unlink()  # trainings have it beside that folder
     finished(tmp_path / "work")
     assert not (tmp_path / "work").exists()
 

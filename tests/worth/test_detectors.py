@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from engines.common.events import Event
 from engines.common.rng import generator
+from engines.common.training_log import LOG
 from engines.datasets.dataset import Record
 from engines.datasets.images import read_image
 from engines.errors import BackendError, ModelError, TrainingError, UsageError
@@ -210,7 +211,7 @@ def test_a_detector_learns_to_tell_two_shapes_apart(shapes: list[Record], tmp_pa
     detector, seen = train(shapes[:18], tmp_path / "detector", options, curve=Curve(shapes[18:], 140))
     assert measure(detector, shapes[18:])["AP50"] > 0.4
     assert seen[-1].figures["AP50"] == pytest.approx(measure(detector, shapes[18:])["AP50"], abs=1e-3)
-    assert [path.name for path in sorted((tmp_path / "detector").iterdir())] == [INFO_FILE, WEIGHTS_FILE]
+    assert [path.name for path in sorted((tmp_path / "detector").iterdir())] == [INFO_FILE, WEIGHTS_FILE, LOG]
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import torch
 
 from engines.common.events import Event, EventKind, Report, silent
 from engines.common.files import sha256_file
+from engines.common.training_log import TrainingLog
 from engines.datasets.dataset import Record, instances_of
 from engines.errors import TrainingError
 from engines.labels.average_precision import mean_average_precision
@@ -110,6 +111,7 @@ def train_detector(
         resume=resume,
         report=report,
         evaluate=evaluate if curve else None,
+        log=TrainingLog(folder, (stage,)),
     )
     renew()
     detector.info = replace(detector.info, training=training)
