@@ -352,9 +352,7 @@ def test_a_damaged_plan_is_not_used_and_is_said_so(fake: FakeTensorRt, exported:
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     loaded = fake.engines_loaded
-    with pytest.raises(
-        BackendError, match=r"vae_decoder-\w+\.plan is damaged \(its SHA-256 is wrong\) and was not used"
-    ):
+    with pytest.raises(BackendError, match=r"vae_decoder-\w+\.plan is damaged and was not used"):
         prepared(opened(exported, fake.gpu()), "vae_decoder", 8)
     assert fake.engines_loaded == loaded
     build()
