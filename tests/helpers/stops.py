@@ -29,6 +29,7 @@ from benchmarks.large_checks import different_files, read_hashes
 
 STEPS = "steps.txt"  # a line for every step that was taken, whichever stage
 FOLD_STEPS, DETECTOR_STEPS = 8, 4
+MORE = 8  # moments that are tried where none of those asked for was in time
 
 
 def make_givens(work: Path) -> None:
@@ -141,18 +142,22 @@ def main(work: Path, moments: int, verbs: Sequence[str]) -> None:
         started = time.monotonic()
         kills.run_to_the_end(words, folder.with_suffix(".log"))
         seconds, expected = time.monotonic() - started, read_hashes(folder)
-        for number in range(moments):
+        number = 0
+        while number < moments or (not in_time and number < moments + MORE):
             shutil.rmtree(folder, ignore_errors=True)
             folder.with_suffix(".log").unlink()
             asked = (signal.SIGINT, signal.SIGTERM)[number % 2]
+            number += 1
             stopped, mistakes = one_moment(verb, words, folder, rng.uniform(0.1, seconds), asked)
             wrong += mistakes
             if stopped or not folder.exists():
                 again = [*words, *(() if verb == "audit" else ("--resume",))]
                 kills.run_to_the_end(again, folder.with_suffix(".log"))
                 in_time += stopped
+            else:
+                seconds *= 0.7  # it was too late: the machine was busier when it was timed
             wrong += different_files(expected, read_hashes(folder))
-        found[verb] = {"seconds": round(seconds, 2), "moments": moments, "stopped": in_time, "wrong": wrong}
+        found[verb] = {"seconds": round(seconds, 2), "moments": number, "stopped": in_time, "wrong": wrong}
         sys.stderr.write(f"{verb}: {found[verb]}\n")
     json.dump(found, sys.stdout)
 
