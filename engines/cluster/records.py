@@ -63,6 +63,8 @@ def read_asked(store: Store) -> GenerateSettings:
     names = {key_of(item): item.name for item in dataclasses.fields(GenerateSettings)}
     if unknown := sorted(set(value) - set(names)):
         raise RunError(f"{store.where}, {ASKED} holds {quote(unknown[0])}: a newer dengine began this run. Take that.")
+    if "out" not in value:
+        raise RunError(f"{store.where}, {ASKED} is not as dengine wrote it: `out` is missing.", field="out")
     return GenerateSettings(**{names[key]: item for key, item in value.items()})
 
 

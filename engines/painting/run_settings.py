@@ -5,6 +5,7 @@ came to be what they are (`resolve`).
 """
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,9 +89,7 @@ class RunSettings:
             return
         if not are_names(self.class_names):
             yield "class_names", "`class_names` must be different names without line breaks"
-        texts = [self.bundle_hash, self.reference_hash or "", self.backend, self.options.negative_prompt]
-        texts += [str(path) for path in (self.options.bundle, self.options.reference) if path is not None]
-        if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+        if any("\ud800" <= letter <= "\udfff" for letter in json.dumps(self.to_json(), ensure_ascii=False)):
             yield "backend", "it holds halves of letters, which no file can hold"
         if self.short_side is not None and not 1 <= self.short_side <= LARGEST_SIDE:
             yield "short_side", f"`short_side` is {quote(self.short_side)}; 1 to {LARGEST_SIDE} was expected"
