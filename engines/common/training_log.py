@@ -16,6 +16,7 @@ from engines.common.files import sync_folder, write_atomic
 from engines.errors import TrainingError
 
 LOG = "metrics.jsonl"
+_LARGEST = 1e300  # of a figure
 
 Row = dict[str, float]  # "step", "loss", and other figures
 
@@ -36,7 +37,7 @@ class TrainingLog:
         lines = [(name, row) for name, row in _read(self._path) if name in self._stages]
         kept = [(name, row) for name, row in lines if name != stage or row["step"] <= step]
         if not any(name == stage for name, _ in kept):
-            kept += [(stage, row) for row in before]
+            kept += [(stage, row) for row in before if _is_row({"stage": stage, **row})]
         if (new := "".join(_line(name, row) for name, row in kept).encode()) != old or not self._path.exists():
             write_atomic(self._path, new)
 
@@ -90,5 +91,5 @@ def _is_row(row: Any) -> bool:
         isinstance(row, dict)
         and isinstance(row.get("stage"), str)
         and {"step", "loss"} <= row.keys()
-        and all(type(value) in (int, float) and math.isfinite(value) for name, value in row.items() if name != "stage")
+        and all(type(value) in (int, float) and abs(value) < _LARGEST for name, value in row.items() if name != "stage")
     )
