@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from engines.common.files import sync_folder, write_atomic
+from engines.common.schema import in_range
 from engines.errors import TrainingError
 
 LOG = "metrics.jsonl"
-_LARGEST = 1e300  # of a figure
 
 Row = dict[str, float]  # "step", "loss", and other figures
 
@@ -37,7 +37,7 @@ class TrainingLog:
         lines = [(name, row) for name, row in _read(self._path) if name in self._stages]
         kept = [(name, row) for name, row in lines if name != stage or row["step"] <= step]
         if not any(name == stage for name, _ in kept):
-            kept += [(stage, row) for row in before if _is_row({"stage": stage, **row})]
+            kept += [(stage, row) for row in before]
         if (new := "".join(_line(name, row) for name, row in kept).encode()) != old or not self._path.exists():
             write_atomic(self._path, new)
 
@@ -91,5 +91,6 @@ def _is_row(row: Any) -> bool:
         isinstance(row, dict)
         and isinstance(row.get("stage"), str)
         and {"step", "loss"} <= row.keys()
-        and all(type(value) in (int, float) and abs(value) < _LARGEST for name, value in row.items() if name != "stage")
+        and all(type(value) in (int, float) for name, value in row.items() if name != "stage")
+        and in_range([value for name, value in row.items() if name != "stage"], -1e300, 1e300)
     )

@@ -64,8 +64,10 @@ def read_index(folder: Path) -> CheckpointIndex:
     checks = (
         ("file", "the file of a checkpoint", re.fullmatch(r"checkpoint-\d+\.safetensors", found.file) is not None),
         ("step", f"1 to {found.steps}, the steps of its options", 1 <= found.step <= found.steps),
+        ("best", "numbers", in_range(found.best, -1e30, 1e30)),
         ("losses", "numbers that can be added up", in_range(found.losses, -1e30, 1e30)),
         ("log", "rows with a step and a loss", all({"step", "loss"} <= row.keys() for row in found.log)),
+        ("log", "rows of numbers", in_range(found.log, -1e30, 1e30)),
     )
     hold(found, checks, TrainingError, where, mend)
     return found
