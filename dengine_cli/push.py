@@ -33,7 +33,7 @@ def command(
             help="Send report.html, too, where there is one: it shows a reference, and paths of this machine.",
         ),
     ] = True,
-    dry: Annotated[bool, typer.Option("--dry", help="Say what would be sent, and send nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")] = False,
 ) -> None:
     """Send a finished dataset to a bucket, the Hugging Face hub or a folder, with a card.
 
@@ -50,7 +50,7 @@ def command(
         f"{found.sent} of {counted(found.files, 'file')} ({found.sent_bytes / 1e6:.1f} of {found.bytes / 1e6:.1f} MB)"
     )
     removed = f", {found.removed} removed" if found.removed else ""
-    console.echo(f"{'would send' if dry else 'sent'} {sent}{removed}: {counted(found.images, 'image')}")
+    console.echo(f"{'would send' if dry_run else 'sent'} {sent}{removed}: {counted(found.images, 'image')}")
     console.echo(f"dataset      {found.to}")
-    if dry:
+    if dry_run:
         console.next_step("push", run, "--to", to, *console.option("--licence", licence))

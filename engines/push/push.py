@@ -53,7 +53,7 @@ def push(settings: PushSettings, *, report: Report | None = None) -> PushSummary
             items = _items(found, settings, place)
         say(note(f"looking at what is in {place.where}"))
         changes = changes_for(place, {item.name: item for item in items}, run)
-        if not settings.dry and (changes.send or changes.remove):
+        if not settings.dry_run and (changes.send or changes.remove):
             _send(place, changes, say)
     return PushSummary(
         run=folder,

@@ -37,7 +37,7 @@ class PushSettings:
     licence: str | None = None  # for the card: an identifier such as cc-by-4.0; None: the card says that none is known
     private: bool = True  # whether a repository that is made on the hub is seen by its owner alone
     include_report: bool = True  # report.html goes along: it shows a reference, and paths of this machine
-    dry: bool = False  # say what would be sent, and send nothing
+    dry_run: bool = False  # say what would be sent, and send nothing
 
     def __post_init__(self) -> None:
         settle(self)

@@ -87,7 +87,7 @@ def test_what_is_pushed_is_the_dataset_with_a_card_and_a_second_push_sends_nothi
 ) -> None:
     to, there = place
     before = tree(run)
-    dry = push(PushSettings(run, to, licence="CC-BY-4.0", dry=True))
+    dry = push(PushSettings(run, to, licence="CC-BY-4.0", dry_run=True))
     assert there() == {}
     first = push(PushSettings(run, to, licence="CC-BY-4.0"))
     files = there()
@@ -405,7 +405,7 @@ def test_a_bucket_that_tells_no_hashes_is_believed_by_its_manifest(
 
 def test_on_the_command_line_it_says_what_was_sent_and_where_it_is(run: Path, tmp_path: Path) -> None:
     words = ["push", str(run), "--to", str(tmp_path / "there")]
-    would = dengine(*words, "--dry")
+    would = dengine(*words, "--dry-run")
     assert would.exit_code == 0
     assert next_command(would) == words
     assert not (tmp_path / "there").exists()
