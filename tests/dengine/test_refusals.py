@@ -55,7 +55,7 @@ COMPLETE: dict[type[Any], dict[str, Any]] = {
         (dengine.EvaluateSettings, {"amounts": [1]}, "amounts"),
         (dengine.EvaluateSettings, {"mix": (0.0, 0.0)}, "mix"),
         (dengine.PushSettings, {"to": "ftp://server"}, "to"),
-        (dengine.PushSettings, {"dry": "yes"}, "dry"),
+        (dengine.PushSettings, {"dry_run": "yes"}, "dry_run"),
         (dengine.BenchSettings, {"engines": ["steam"]}, "engines"),
         (dengine.BenchSettings, {"precision": "f8"}, "precision"),
         (dengine.BenchSettings, {"size": (64, 48, 3)}, "size"),
