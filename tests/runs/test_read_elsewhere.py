@@ -161,6 +161,7 @@ def test_rows_say_what_coco_says(tmp_path: Path) -> None:
     assert [json.loads(line)["file_name"] for line in lines] == [one["file_name"] for one in coco(folder)["images"]]
 
 
+@pytest.mark.slow
 def test_large_files_are_cut_repeat_and_go_with_their_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, limit in (("write_parquet", 2000), ("write_webdataset", 3000)):
         monkeypatch.setattr(dataset_files, name, partial(getattr(dataset_files, name), limit=limit))

@@ -53,6 +53,7 @@ def test_a_repeated_generate_keeps_what_finalize_made_and_opens_no_backend(
     assert tree(run) == own
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_after_finalize_ends_as_one_that_was_finalized_last(paint: Generate, tmp_path: Path) -> None:
     rules: dict[str, Any] = {
         "score": {"rbc": 0.8},
@@ -69,6 +70,7 @@ def test_a_run_that_goes_on_after_finalize_ends_as_one_that_was_finalized_last(p
     assert coco(run)["info"]["score"] == {"rbc": 0.8, "wbc": 0.3, "platelets": 0.3}
 
 
+@pytest.mark.slow
 def test_a_matched_score_is_found_anew_when_the_run_grows(paint: Generate, tmp_path: Path) -> None:
     run = paint_into(paint, tmp_path / "run", jobs=6, keep_empty=True)
     finalize(FinalizeSettings(run, score="matched"))
@@ -88,6 +90,7 @@ def test_another_score_of_generate_is_refused_and_changes_nothing(paint: Generat
     assert tree(run) == before
 
 
+@pytest.mark.slow
 def test_shards_are_merged_by_the_rules_they_share_and_with_every_format(paint: Generate, tmp_path: Path) -> None:
     shards = [paint_into(paint, tmp_path / f"{k}", jobs=13, chunk=3, shard=(k, 2)) for k in (1, 2)]
     finalize(FinalizeSettings(shards[0], score=0.6, formats=("yolo",)))

@@ -133,6 +133,7 @@ def test_boxes_of_every_score_are_no_labels(tmp_path: Path) -> None:
     assert open_pseudo(_folder(tmp_path / "sure", [2, 3], info=info | {"score": {"bar": 0.5}}), labelled)[1] == 0
 
 
+@pytest.mark.slow
 def test_none_of_them_is_held_out_and_adapter_json_counts_them(tmp_path: Path, toy_bases: dict[str, Path]) -> None:
     labelled = open_dataset(_folder(tmp_path / "labelled", range(4)))
     more, _ = open_pseudo(_folder(tmp_path / "found", range(4, 10), boxes=3), labelled)
@@ -182,6 +183,7 @@ def test_what_the_adapter_half_saw_is_no_background(tmp_path: Path, toy_bases: d
     torch.testing.assert_close(cxcywh_to_xyxy(target["crowds"]) * torch.tensor([*SIZE, *SIZE]), torch.tensor([BOX]))
 
 
+@pytest.mark.slow
 def test_the_verb_learns_from_them_and_says_how_many(tmp_path: Path, toy_bases: dict[str, Path]) -> None:
     settings = tmp_path / "settings.json"
     settings.write_text('{"network": {"width": 16, "heads": 2, "ffn_width": 16, "decoder_layers": 1, "denoising": 4}}')

@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM at random moments of trainings: same final bytes, and no step is lost.
 
-DENGINE_STOPS=20 stops each of the four verbs that train 20 times, in place of two of them twice.
+DENGINE_STOPS=20 stops each of the four verbs that train 20 times, in place of two of them once.
 """
 
 import json
@@ -18,7 +18,7 @@ VERBS = ("train-base", "train-adapter", "audit", "evaluate") if MOMENTS else ("t
 
 @pytest.mark.slow
 def test_trainings_that_are_stopped_go_on_to_the_same_bytes(tmp_path: Path) -> None:
-    driver = [sys.executable, str(ROOT / "tests" / "helpers" / "stops.py"), str(tmp_path / "work"), str(MOMENTS or 2)]
+    driver = [sys.executable, str(ROOT / "tests" / "helpers" / "stops.py"), str(tmp_path / "work"), str(MOMENTS or 1)]
     paths = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
     done = subprocess.run(
         [*driver, *VERBS], env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, check=True
