@@ -39,7 +39,7 @@ def command(
     ] = None,
     prediction_type: PredictionType = None,
     vae: Vae = None,
-    stages: Annotated[str, typer.Option(help="What is trained: vae, unet (with the text encoder).")] = "vae,unet",
+    stages: Annotated[str, typer.Option(help="Trained: vae, unet (with text encoder); or decoder.")] = "vae,unet",
     rotate: Annotated[bool, typer.Option("--rotate", help="Turned images are as likely as upright ones.")] = False,
     steps_scale: Annotated[float, typer.Option(help="Factor on the preset's training length.")] = 1.0,
     minutes: Annotated[

@@ -15,9 +15,10 @@ from engines.adapter.model import DetectionAdapter, save_adapter
 from engines.common.files import read_json, write_json
 from engines.datasets.learned import LEARNED
 from engines.diffusion.base_model import BASE_NOTES, BaseModel
+from engines.diffusion.weights import DECODER
 from engines.errors import ExportError, ModelError
 
-GRAPH_WEIGHTS = {  # the file that each graph's initializers point into
+GRAPH_WEIGHTS = {  # the file that each graph's initializers point into; of a base with a decoder, see `weights_file`
     "text_encoder": "text_encoder/model.safetensors",
     "vae_encoder": "vae/diffusion_pytorch_model.safetensors",
     "vae_decoder": "vae/diffusion_pytorch_model.safetensors",
@@ -36,7 +37,8 @@ _ABSENT = ("feature_extractor", "image_encoder", "safety_checker")  # parts of a
 
 def store_model(base: BaseModel, adapter: DetectionAdapter, info: AdapterInfo, work: Path, dtype: torch.dtype) -> None:
     """Write the diffusers folder and the adapter to `work`, weights cast to `dtype`."""
-    for part, module in (("unet", base.unet), ("vae", base.vae), ("text_encoder", base.text_encoder)):
+    networks = {"unet": base.unet, "vae": base.vae, "text_encoder": base.text_encoder, DECODER: base.decoder}
+    for part, module in ((part, module) for part, module in networks.items() if module is not None):
         torch.nn.Module.to(module, dtype)  # diffusers' own `to` warns about casts, whatever is cast
         _check_finite(module, part, dtype)
         module.save_pretrained(work / part, safe_serialization=True, max_shard_size="1TB")
@@ -58,6 +60,12 @@ def store_model(base: BaseModel, adapter: DetectionAdapter, info: AdapterInfo, w
     write_json(work / "model_index.json", _model_index(base))
     _check_finite(adapter.to(dtype), "adapter", dtype)
     save_adapter(work / "adapter", adapter, info)
+
+
+def weights_file(graph: str, base: BaseModel) -> str:
+    """The file, in a bundle's folder, with the weights of a graph."""
+    decodes = graph == "vae_decoder" and base.decoder is not None
+    return f"{DECODER}/diffusion_pytorch_model.safetensors" if decodes else GRAPH_WEIGHTS[graph]
 
 
 def copy_learned(source: Path, target: Path) -> None:

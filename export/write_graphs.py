@@ -24,7 +24,7 @@ from engines.diffusion.base_model import BaseModel, load_base
 from export.memory import release_memory
 from export.progress import Steps
 from export.ranges import Measured, choose_islands, measure_graphs
-from export.store import GRAPH_WEIGHTS
+from export.store import weights_file
 from export.to_onnx import export_graph
 
 PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "openvino")
@@ -60,13 +60,14 @@ def write_graphs(
         measured = measure_graphs(modules, base, info, frame, asked.pictures, steps)
         islands = {name: choose_islands(name, modules[name], measured.ranges[name]) for name in specs}
     manifest = make_manifest(base, info, frame, asked, specs, {name: found for name, found in islands.items() if found})
+    weights = {name: weights_file(name, base) for name in specs}
     del base, adapter
     for name, spec in specs.items():
         steps(f"exporting {name}")
         module = modules.pop(name)
         if asked.dtype == "float16":
             apply_islands(module, islands[name])
-        export_graph(module, spec, work / f"{name}.onnx", GRAPH_WEIGHTS[name], opset=asked.opset)
+        export_graph(module, spec, work / f"{name}.onnx", weights[name], opset=asked.opset)
         del module
         release_memory()
     files = sorted(path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file())

@@ -65,7 +65,7 @@ def graph_modules(base: BaseModel, adapter: nn.Module) -> dict[str, nn.Module]:
     modules: dict[str, nn.Module] = {
         "text_encoder": TextEncoder(base.text_encoder),
         "vae_encoder": VaeEncoder(base.vae),
-        "vae_decoder": VaeDecoder(base.vae),
+        "vae_decoder": VaeDecoder(base.vae if base.decoder is None else base.decoder),
         "unet": PyramidUNet(base.unet),
         "adapter": adapter,
     }

@@ -9,6 +9,7 @@ grey pictures of 24 x 24 pixels: who must not pass these on removes the file bef
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +38,10 @@ def short_hash(digest: str) -> bytes:
     return bytes.fromhex(digest)[:_HASH]
 
 
-def write_learned(path: Path, records: Sequence[Record]) -> None:
-    """Write what a model that learned from `records` is known by. Raises DatasetError for a broken image."""
+def write_learned(path: Path, records: Sequence[Record], *, before: Path | None = None) -> None:
+    """Write what a model that learned from `records` is known by, and, where there is a file `before`, from what the
+    model that it goes on from is known by. Raises DatasetError for a broken image, ModelError for another file.
+    """
     from safetensors.numpy import save
 
     hashes = np.zeros((len(records), _HASH), dtype=np.uint8)
@@ -50,16 +53,35 @@ def write_learned(path: Path, records: Sequence[Record]) -> None:
         values = thumbnail(pixels)
         thumbnails[row] = np.rint(values * (127 / max(float(np.abs(values).max()), 1e-12)))
         sizes[row] = pixels.shape[1], pixels.shape[0]
-    write_atomic(path, save({"hashes": hashes, "thumbnails": thumbnails, "sizes": sizes}))
+    found: dict[str, npt.NDArray[Any]] = {"hashes": hashes, "thumbnails": thumbnails, "sizes": sizes}
+    if before is not None and before.exists():
+        earlier = _arrays(before)
+        new = ~np.isin(_as_one(hashes), _as_one(earlier["hashes"]))
+        found = {name: np.concatenate([earlier[name], array[new]]) for name, array in found.items()}
+    write_atomic(path, save(found))
 
 
 def read_learned(path: Path) -> Learned | None:
     """Read what `write_learned` wrote; None where there is no such file. Raises ModelError for any other content."""
+    if not path.exists():
+        return None
+    found = _arrays(path)
+    values = found["thumbnails"].astype(np.float32)
+    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    aspects = found["sizes"][:, 0] / np.maximum(found["sizes"][:, 1], 1)
+    return Learned(frozenset(row.tobytes() for row in found["hashes"]), values, np.maximum(aspects, 1e-3))
+
+
+def _as_one(hashes: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
+    """[N, 16] bytes as N values."""
+    return np.ascontiguousarray(hashes).view(np.dtype((np.void, _HASH)))[:, 0]
+
+
+def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """What `write_learned` wrote, by name. Raises ModelError for any other content."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    if not path.exists():
-        return None
     try:
         found = load(path.read_bytes())
         hashes, small, sizes = found["hashes"], found["thumbnails"], found["sizes"]
@@ -70,7 +92,4 @@ def read_learned(path: Path) -> Learned | None:
     shapes = ((hashes, np.uint8, _HASH), (small, np.int8, SIDE * SIDE), (sizes, np.int32, 2))
     if any(array.dtype != kind or array.shape != (len(hashes), wide) for array, kind, wide in shapes):
         raise ModelError(f"{path} does not hold fingerprints of images as dengine writes them: remove it.")
-    values = small.astype(np.float32)
-    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-    aspects = sizes[:, 0] / np.maximum(sizes[:, 1], 1)
-    return Learned(frozenset(row.tobytes() for row in hashes), values, np.maximum(aspects, 1e-3))
+    return {"hashes": hashes, "thumbnails": small, "sizes": sizes}

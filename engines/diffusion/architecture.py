@@ -1,8 +1,9 @@
 """What the configurations of a base model may say, and the networks they describe, without memory behind them.
 
-Knows: the range of every number in unet/, vae/ and text_encoder/config.json that a network is built from, which kinds
-of blocks dengine reads, and which settings mean another family of models. A setting that diffusers knows and that is
-not named here must have diffusers' own default; one that diffusers does not know either is passed over, as it does.
+Knows: the range of every number in the config.json of unet/, vae/, text_encoder/ and decoder/ that a network is built
+from, which kinds of blocks dengine reads, and which settings mean another family of models. A setting that diffusers
+knows and that is not named here must have diffusers' own default; one that diffusers does not know either is passed
+over, as it does.
 Knows nothing about weights, tokenizers or schedulers.
 
 Every error is a ModelError that names the file and lists what is wrong with it, before anything is built.
@@ -146,8 +147,25 @@ _TEXT: Mapping[str, Rule] = {
     "bos_token_id": _TOKEN,
     "eos_token_id": _TOKEN,
 }
-_RULES = {"unet": _UNET, "vae": _VAE, "text_encoder": _TEXT}
-_NOT_BUILT = ("addition_embed_type_num_heads",)  # what diffusers keeps and builds nothing from
+_DECODER: Mapping[str, Rule] = {
+    "in_channels": _choice(3),
+    "out_channels": _choice(3),
+    "decoder_block_out_channels": _CHANNELS,
+    "act_fn": _choice(*_ACTIVATIONS),
+    "upsample_fn": _choice("nearest"),
+    "latent_channels": _whole(1, 64),
+    "upsampling_scaling_factor": _choice(2),
+    "num_decoder_blocks": _blocks(_whole(0, 16)),
+    "scaling_factor": _number(1e-6, 1e6),
+    "shift_factor": _choice(None, 0, 0.0),
+    "force_upcast": _FLAG,
+}
+_RULES = {"unet": _UNET, "vae": _VAE, "text_encoder": _TEXT, "decoder": _DECODER}
+_NOT_BUILT = (  # what diffusers keeps and builds nothing from, and what is of the half of a decoder's that encodes
+    "addition_embed_type_num_heads", "encoder_block_out_channels", "num_encoder_blocks", "latent_magnitude",
+    "latent_shift",
+)  # fmt: skip
+_NO_ENCODER = {"encoder_block_out_channels": (1,), "num_encoder_blocks": (0,)}
 _MORE_CONDITIONS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "time_cond_proj_dim")
 
 
@@ -195,21 +213,31 @@ def first_words(error: BaseException) -> str:
 
 
 def _build(config: Mapping[str, Any], part: str) -> Any:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     if part == "text_encoder":
         return CLIPTextModel(CLIPTextConfig(**config))
-    kind: Any = UNet2DConditionModel if part == "unet" else AutoencoderKL
-    return kind.from_config(dict(config))
+    if part == "decoder":
+        return tiny_decoder(config)
+    return _kind(part).from_config(dict(config))
+
+
+def tiny_decoder(config: Mapping[str, Any]) -> Any:
+    """A diffusers.AutoencoderTiny without the half that encodes, by its settings of the half that decodes."""
+    network = _kind("decoder").from_config({**config, **_NO_ENCODER})
+    del network.encoder
+    return network
+
+
+def _kind(part: str) -> Any:
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+
+    return {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "decoder": AutoencoderTiny}[part]
 
 
 def _unknown_settings(config: Mapping[str, Any], part: str) -> Iterator[str]:
     """Settings that diffusers knows, that are not among the rules, and that ask for more than its default."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    kind: Any = UNet2DConditionModel if part == "unet" else AutoencoderKL
-    for key, parameter in inspect.signature(kind.__init__).parameters.items():
+    for key, parameter in inspect.signature(_kind(part).__init__).parameters.items():
         if key in config and key not in _RULES[part] and key not in _NOT_BUILT and config[key] != parameter.default:
             why = ", a condition beside the prompt" if key in _MORE_CONDITIONS else ""
             yield f'"{key}" is {quote(config[key])}{why}; only {quote(parameter.default)} is supported'
@@ -230,6 +258,8 @@ def _at_odds(config: Mapping[str, Any], part: str) -> Iterator[str]:
     blocks = {key: len(value) for key, value in config.items() if isinstance(value, list) and key != "sample_size"}
     for key in blocks if len(set(blocks.values())) > 1 else ():
         yield f'"{key}" has {blocks[key]} entries, where all lists need as many as there are blocks'
+    if part == "decoder" and len(set(config.get("decoder_block_out_channels", ()))) > 1:
+        yield '"decoder_block_out_channels" must be the same number for all blocks'
     if part == "unet" and config.get("out_channels", 4) != config.get("in_channels", 4):
         yield (
             f'"out_channels" is {config.get("out_channels", 4)} where "in_channels" is {config.get("in_channels", 4)}: '
@@ -241,6 +271,8 @@ def _least_tensors(config: Mapping[str, Any], part: str) -> int:
     """How many tensors a network of this description has at the very least: some for each of its layers."""
     if part == "text_encoder":
         return 10 * int(config.get("num_hidden_layers", 12))
+    if part == "decoder":
+        return 6 * int(sum(config.get("num_decoder_blocks", (3, 3, 3, 1))))
 
     def of_block(key: str, block: int, default: int) -> int:
         value = config.get(key, default)

@@ -25,7 +25,7 @@ from engines.diffusion.hub import PARTS, hub_folder
 from engines.diffusion.libraries import silence_libraries
 from engines.diffusion.loading import Described, describe
 from engines.diffusion.noise import read_scheduler, scheduler_remarks
-from engines.diffusion.weights import PICKLES, STEMS, find_weights, pickle_message
+from engines.diffusion.weights import DECODER, PICKLES, STEMS, find_weights, pickle_message
 from engines.errors import ModelError, UsageError
 
 __all__ = ["BASE_NOTES", "PARTS", "BaseModel", "base_hash", "check_layout", "load_base", "local_folder"]
@@ -44,6 +44,7 @@ class BaseModel:
     text_encoder: Any  # transformers.CLIPTextModel
     tokenizer: Any  # transformers.CLIPTokenizer
     scheduler_config: dict[str, Any]  # scheduler/scheduler_config.json as read
+    decoder: Any | None = None  # diffusers.AutoencoderTiny, its half that decodes: does so in the VAE's place
 
     @property
     def latent_channels(self) -> int:
@@ -90,7 +91,7 @@ class BaseModel:
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents [B, Z, h, w] to pixels [B, 3, H, W], nominally in [-1, 1], not clipped."""
         with torch.no_grad():
-            return decode_latents(self.vae, latents)
+            return decode_latents(self.vae if self.decoder is None else self.decoder, latents)
 
 
 def encode_pixels(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -100,7 +101,9 @@ def encode_pixels(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Scaled latents [B, Z, h, w] to pixels [B, 3, H, W], nominally in [-1, 1], not clipped."""
+    """Scaled latents [B, Z, h, w] to pixels [B, 3, H, W], nominally in [-1, 1], not clipped; by an AutoencoderKL, or an
+    AutoencoderTiny.
+    """
     pixels: torch.Tensor = vae.decode(latents / vae.config.scaling_factor).sample
     return pixels
 
@@ -120,7 +123,9 @@ def load_base(name: Path | str, *, device: str | torch.device = "cpu", dtype: to
     parts = {part: one.load(dtype) for part, one in described.items()}
     for network in parts.values():
         network.requires_grad_(False).eval().to(device)
-    return BaseModel(path, parts["unet"], parts["vae"], parts["text_encoder"], tokenizer, config)
+    return BaseModel(
+        path, parts["unet"], parts["vae"], parts["text_encoder"], tokenizer, config, parts.get(DECODER)
+    )  # fmt: skip
 
 
 def local_folder(
@@ -175,7 +180,8 @@ def local_folder(
 
 
 def check_layout(folder: Path) -> dict[str, Described]:
-    """The networks of a base model's folder, found whole and of a supported family without reading weights, by part.
+    """The networks of a base model's folder, found whole and of a supported family without reading weights, by part:
+    unet, vae, text_encoder, and decoder where it has one.
 
     Raises ModelError.
     """
@@ -191,13 +197,28 @@ def check_layout(folder: Path) -> dict[str, Described]:
             f"{folder}: its unet reads text that is {reads} wide, and its text_encoder gives text that is {gives} "
             "wide. They belong to different models."
         )
+    if (folder / DECODER).is_dir():
+        parts[DECODER] = describe(folder / DECODER, DECODER)
+        _check_decoder(folder / DECODER, parts[DECODER].network.config, parts["vae"].network.config)
     return parts
+
+
+def _check_decoder(folder: Path, config: Any, vae: Any) -> None:
+    """ModelError for a decoder of other latents than the VAE's."""
+    reads, gives = int(config.latent_channels), int(vae.latent_channels)
+    scale, stride = (2 ** (len(list(one)) - 1) for one in (config.num_decoder_blocks, vae.block_out_channels))
+    if (reads, scale) != (gives, stride):
+        raise ModelError(
+            f"{folder} makes {scale} pixels a side of a latent with {reads} channels, and the vae beside it makes "
+            f"latents with {gives} channels of {stride}. They belong to different models."
+        )
 
 
 def base_hash(folder: Path, known: Mapping[str, str] | None = None) -> str:
     """SHA-256 over the names and contents of a base model's weights, configurations and vocabulary.
 
-    Weights are those that `load_base` reads: a second variant beside them changes nothing. `known` are SHA-256 of
+    Weights are those that `load_base` reads: a second variant beside them changes nothing. Nor does a decoder, of which
+    no adapter's features depend. `known` are SHA-256 of
     files, by POSIX path relative to the folder, that need not be read again.
     """
     digest = hashlib.sha256()

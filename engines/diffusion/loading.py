@@ -19,7 +19,7 @@ from engines.common.quote import shorten
 from engines.common.weight_file import check_described, check_finite
 from engines.diffusion.architecture import empty_network
 from engines.diffusion.original_layout import stored_name
-from engines.diffusion.weights import read_headers
+from engines.diffusion.weights import DECODER, read_headers
 from engines.errors import ModelError
 
 _BESIDE_TEXT = ("position_ids", "text_projection.weight", "logit_scale")  # of CLIP models with an image side, or older
@@ -65,7 +65,7 @@ def describe(folder: Path, part: str) -> Described:
         unused = [name for name in headers if name.endswith(_BESIDE_TEXT)]
     else:
         found = {name: stored_name(name, headers) for name in described}
-        unused = []
+        unused = [name for name in headers if part == DECODER and name.startswith("encoder.")]
     spare = set(headers) - set(found.values()) - set(unused)
     stored = {name: headers[theirs][1] for name, theirs in found.items() if theirs in headers}
     stored |= {name: headers[name][1] for name in spare}

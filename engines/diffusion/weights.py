@@ -18,6 +18,8 @@ from engines.errors import ModelError
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+DECODER = "decoder"  # a part that few have: what decodes in the VAE's place
+_STEMS = STEMS | {DECODER: "diffusion_pytorch_model"}
 _CONVERT_FILE = (
     'python -c "import sys, torch, safetensors.torch as s; '
     "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
@@ -48,7 +50,7 @@ def choose_weights(names: Collection[str], part: str) -> Weights | None:
     Full files are taken before variants, `fp16` before other variants. Raises ModelError where the names leave more
     than one choice.
     """
-    stem = re.escape(STEMS[part])
+    stem = re.escape(_STEMS[part])
     shard = r"-\d{5}-of-\d{5}"  # before diffusers 0.32 in front of the variant: model-00001-of-00002.fp16.safetensors
     pattern = re.compile(rf"{stem}(?:\.(\w+))?({shard})?\.safetensors|{stem}({shard})\.(\w+)\.safetensors")
     indices = re.compile(rf"{stem}\.safetensors(?:\.(\w+))?\.index(?:\.(\w+))?\.json")
@@ -80,7 +82,7 @@ def choose_weights(names: Collection[str], part: str) -> Weights | None:
 
 
 def find_weights(folder: Path, part: str | None = None) -> Weights:
-    """The weights of the part in `folder` (.../unet, .../vae or .../text_encoder); ModelError where it has none.
+    """The weights of the part in `folder` (unet/, vae/, text_encoder/ or decoder/); ModelError where it has none.
 
     `part` is which part a folder of another name holds.
     """
@@ -97,7 +99,7 @@ def find_weights(folder: Path, part: str | None = None) -> Weights:
         mend = (
             f"Convert {pickles[0]} where you trust it: {convert} new-folder"
             if pickles
-            else f"{STEMS[part]}.safetensors was expected."
+            else f"{_STEMS[part]}.safetensors was expected."
         )
         raise ModelError(f"{folder} holds no .safetensors weights; other formats can run code and are refused. {mend}")
     if weights.index is not None:

@@ -48,6 +48,11 @@ class Networks:
     text_encoder: Any
     tokenizer: Any
     scheduler_config: dict[str, Any]
+    decoder: Any | None = None  # what decodes in the place of `vae`
+
+    def decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        """Scaled latents [B, Z, h, w] to pixels [B, 3, H, W], nominally in [-1, 1], not clipped."""
+        return decode_latents(self.vae if self.decoder is None else self.decoder, latents)
 
 
 def hold_back(records: Sequence[Record], digests: Mapping[str, str]) -> tuple[list[Record], list[Record]]:
@@ -83,7 +88,7 @@ def assess_base(
         rebuilt: list[Pixels] = []
         for pixels in photographs:
             report(Event(EventKind.PROGRESS, LOOKING, done=len(rebuilt), total=len(photographs) + PAINTED))
-            rebuilt.append(_rebuilt(networks.vae, pixels, device))
+            rebuilt.append(_rebuilt(networks, pixels, device))
         report(Event(EventKind.PROGRESS, LOOKING, done=len(rebuilt), total=len(photographs) + PAINTED))
         counts = [Counter(view.instances.labels.tolist()) for view in drawn[:PAINTED]]
         named = [{name: found[i] for i, name in enumerate(class_names) if found[i]} for found in counts]
@@ -110,9 +115,9 @@ def assess_base(
     return quality, sheet
 
 
-def _rebuilt(vae: Any, pixels: Pixels, device: str) -> Pixels:
-    latents = encode_pixels(vae, to_pixels(pixels)[None].to(device))
-    return _bytes(decode_latents(vae, latents))[0]
+def _rebuilt(networks: Networks, pixels: Pixels, device: str) -> Pixels:
+    latents = encode_pixels(networks.vae, to_pixels(pixels)[None].to(device))
+    return _bytes(networks.decoded(latents))[0]
 
 
 def _paint(networks: Networks, texts: Sequence[str], size: tuple[int, int], seed: int, device: str) -> list[Pixels]:
@@ -128,7 +133,7 @@ def _paint(networks: Networks, texts: Sequence[str], size: tuple[int, int], seed
         led, free = output.chunk(2)
         clean = row[0] * latents + row[1] * (free + GUIDANCE * (led - free))
         latents = row[2] * latents + row[3] * clean
-    return _bytes(decode_latents(networks.vae, latents))
+    return _bytes(networks.decoded(latents))
 
 
 def _bytes(pixels: torch.Tensor) -> list[Pixels]:

@@ -16,7 +16,7 @@ import torch
 
 from engines.common.devices import AUTO, device_name, find_device, resolve_precision
 from engines.common.events import Event, Report, note
-from engines.common.files import sha256_file, sync_tree, write_atomic, write_json
+from engines.common.files import read_json, sha256_file, sync_tree, write_atomic, write_json
 from engines.common.forecast import Forecast, Part, longest
 from engines.common.names import class_words
 from engines.common.plurals import counted
@@ -29,10 +29,12 @@ from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, load_base, local_folder
 from engines.diffusion.base_notes import QUALITY
 from engines.diffusion.libraries import silence_libraries
-from engines.errors import TrainingError, UsageError, refuse
+from engines.diffusion.weights import DECODER
+from engines.errors import ModelError, TrainingError, UsageError, refuse
 from engines.labels.boxes import Instances
 from engines.quality.verdicts import BaseQuality
 from engines.training.assess import MOST, SHEET, Networks, assess_base, hold_back
+from engines.training.decoder import copy_parts, new_decoder, save_decoder, train_decoder
 from engines.training.presets import BasePreset, Lengths, base_preset, lengths_of
 from engines.training.rehearsal import Speeds, parts_of, planned, try_out
 from engines.training.stopping import INDEX, save_result, steps_done
@@ -42,6 +44,7 @@ from engines.training.unet import ViewSource, scale_latents, train_unet, trained
 from engines.training.vae import train_vae, vae_views
 from engines.training.views import ImageStore, ViewOptions
 
+STAGES = ("vae", "unet", "decoder")
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "num_train_timesteps": 1000,
@@ -70,7 +73,8 @@ class BaseTrainOptions:
     steps_scale: float = 1.0  # factor on every number of steps of the preset
     minutes: float | None = None  # about how long it takes here, in place of `steps_scale`
     checkpoint_minutes: float = 3.0  # wall time between checkpoints
-    stages: tuple[str, ...] = ("vae", "unet")  # what is trained; the rest is taken from continue_from
+    # What is trained; the rest is taken from continue_from. decoder: one that decodes in the VAE's place, sooner.
+    stages: tuple[str, ...] = ("vae", "unet")
 
     def __post_init__(self) -> None:
         stages = ", ".join(self.stages) or "empty"
@@ -82,8 +86,8 @@ class BaseTrainOptions:
              f"`minutes` is {self.minutes}; a number above 0 was expected"),
             ("minutes", self.minutes is None or self.steps_scale == 1,
              "`minutes` and `steps_scale` both say how long it trains: give one of them"),
-            ("stages", bool(self.stages) and set(self.stages) <= {"vae", "unet"},
-             f"`stages` is {stages:.60}; vae, unet, or both were expected"),
+            ("stages", set(self.stages) in ({"vae"}, {"unet"}, {"vae", "unet"}, {"decoder"}),
+             f"`stages` is {stages:.60}; vae, unet, both of them, or decoder alone were expected"),
         )  # fmt: skip
         refuse((name, text) for name, fits, text in checks if not fits)
 
@@ -108,13 +112,13 @@ def fit_base(
     check_base_start(out, options)
     options = replace(options, device=device_name(options.device))
     if len(options.stages) < 2 and continue_from is None and not resume:
-        raise UsageError("A base model from scratch needs both `stages`, vae and unet.", field="stages")
+        raise UsageError("From scratch, `stages` must be vae and unet; others `continue_from` a base.", field="stages")
     if not dataset.records:
         raise TrainingError(f"{dataset.root} holds no images to train on.")
     records = [_without_labels(r) if labelled is not None and r.name not in labelled else r for r in dataset.records]
     digests = {record.name: sha256_file(record.file) for record in records}
     records, held = hold_back(records, digests)
-    networks = _build(out, dataset.class_names, preset, options, continue_from)
+    networks, base = _build(out, dataset.class_names, preset, options, continue_from)
     work = out / "training"
     source = ViewSource(
         ImageStore(records), dataset.class_names, preset.short_side, options.rotate, options.seed, options.precision,
@@ -141,10 +145,10 @@ def fit_base(
 
     def save() -> None:
         write_atomic(out / SHEET, sheet)
-        write_learned(out / LEARNED, records)
-        _save(networks, out, options, dataset.class_names, preset, quality)
+        write_learned(out / LEARNED, records, before=base and base / LEARNED)
+        _save(networks, out, options, dataset.class_names, preset, quality, base)
 
-    save_result(save, (work / "vae", work / "unet"), report)
+    save_result(save, [work / stage for stage in STAGES], report)
     with contextlib.suppress(OSError):
         work.rmdir()
     return out
@@ -169,7 +173,7 @@ def _in_minutes(
 ) -> BaseTrainOptions:
     """The options with the length that takes about so many minutes here; one that has begun goes on with its own."""
     assert options.minutes is not None
-    stages = [begun / stage for stage in ("vae", "unet") if (begun / stage / INDEX).exists()] if begun else []
+    stages = [begun / stage for stage in STAGES if (begun / stage / INDEX).exists()] if begun else []
     if stages:
         scale = float(started_with(stages[0], {})["settings"]["steps_scale"])
     else:
@@ -195,8 +199,11 @@ def _planned(
     report: Forecast,
 ) -> Event:
     """What will be done. Raises TrainingError where a training that was begun does not go on."""
-    steps = {"vae": (lengths.vae_steps, preset.vae_lr), "unet": (lengths.unet_steps, preset.unet_lr)}
-    modules = {"vae": networks.vae, "unet": trained_of(networks)}
+    steps = {
+        "vae": (lengths.vae_steps, preset.vae_lr), "unet": (lengths.unet_steps, preset.unet_lr),
+        "decoder": (lengths.decoder_steps, preset.decoder_lr),
+    }  # fmt: skip
+    modules = {"vae": networks.vae, "unet": trained_of(networks), "decoder": networks.decoder}
     said = []
     for stage in (one for one in steps if one in options.stages):
         check_goes_on(work / stage, _fit_options(options, *steps[stage]), identity, resume)
@@ -221,7 +228,7 @@ def _train(
     resume: bool,
     report: Report,
 ) -> None:
-    """The autoencoder, then UNet and text encoder."""
+    """The autoencoder, then UNet and text encoder; or the decoder."""
     log = TrainingLog(work.parent, options.stages)
     if "vae" in options.stages:
         train_vae(
@@ -229,9 +236,15 @@ def _train(
             _fit_options(options, lengths.vae_steps, preset.vae_lr), work / "vae",
             identity=identity, resume=resume, report=report, log=log,
         )  # fmt: skip
+    networks.vae.requires_grad_(False).eval()
+    if "decoder" in options.stages:
+        train_decoder(
+            networks.decoder, networks.vae, source.store, vae_views(preset, options.rotate), preset.vae_batch,
+            _fit_options(options, lengths.decoder_steps, preset.decoder_lr), work / "decoder",
+            identity=identity, resume=resume, report=report, log=log,
+        )  # fmt: skip
     if "unet" not in options.stages:
         return
-    networks.vae.requires_grad_(False).eval()
     if "vae" in options.stages:  # another one came with a factor of its own
         scale_latents(networks.vae, source, lengths.phases, report)
     train_unet(
@@ -247,22 +260,28 @@ def _build(
     preset: BasePreset,
     options: BaseTrainOptions,
     continue_from: Path | str | None,
-) -> Networks:
+) -> tuple[Networks, Path | None]:
+    """The networks to train, and the folder of the base that they are from."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.models.attention_processor import AttnProcessor
     from transformers import CLIPTextConfig, CLIPTextModel
 
+    folder = None
     if continue_from is not None:
         base = load_base(continue_from, device=options.device)
+        folder = base.folder
+        decoder = None if "vae" in options.stages else base.decoder
+        if "decoder" in options.stages:
+            decoder = new_decoder(base.vae, preset, options.seed)
         networks = Networks(
-            base.vae.requires_grad_(True), base.unet, base.text_encoder, base.tokenizer, base.scheduler_config
+            base.vae.requires_grad_(True), base.unet, base.text_encoder, base.tokenizer, base.scheduler_config, decoder
         )
     else:
         torch.manual_seed(options.seed)
         words = [*prompts.WORDS, *options.style.split()]
         words += [word for name in class_names for word in class_words(name).split()]
-        with tempfile.TemporaryDirectory() as folder:  # OUT stays as it is until a training is sure to begin
-            tokenizer = write_tokenizer(Path(folder) / "tokenizer", words, preset.text_length)
+        with tempfile.TemporaryDirectory() as place:  # OUT stays as it is until a training is sure to begin
+            tokenizer = write_tokenizer(Path(place) / "tokenizer", words, preset.text_length)
         text = CLIPTextConfig(
             vocab_size=len(tokenizer),
             max_position_embeddings=preset.text_length,
@@ -281,7 +300,7 @@ def _build(
         )
     if options.device == "cpu":  # scaled_dot_product_attention has a slow backward pass there
         networks.unet.set_attn_processor(AttnProcessor())
-    return networks
+    return networks, folder
 
 
 def _assessed(
@@ -295,8 +314,9 @@ def _assessed(
 ) -> tuple[BaseQuality, bytes]:
     """How good the base is, on the images held back, or on the first that it learned from; and the sheet."""
     frame = preset.phases[-1]
-    for network in (networks.vae, networks.unet, networks.text_encoder):
-        network.eval()
+    for network in (networks.vae, networks.unet, networks.text_encoder, networks.decoder):
+        if network is not None:
+            network.eval()
     views = ViewOptions(frame.width, frame.height, preset.short_side, scale=(1.0, 1.0), flip=False)
     return assess_base(
         networks, held or records[:MOST], class_names, options.style, views,
@@ -312,15 +332,22 @@ def _save(
     class_names: Sequence[str],
     preset: BasePreset,
     quality: BaseQuality,
+    base: Path | None,
 ) -> None:
     silence_libraries()
-    networks.vae.save_pretrained(out / "vae")
-    networks.unet.save_pretrained(out / "unet")
-    networks.text_encoder.save_pretrained(out / "text_encoder")
-    networks.tokenizer.save_pretrained(out / "tokenizer")
-    (out / "scheduler").mkdir(exist_ok=True)
-    write_json(out / "scheduler" / "scheduler_config.json", networks.scheduler_config)
     notes: dict[str, Any] = {"style": options.style, "class_names": list(class_names), "short_side": preset.short_side}
+    if base is not None and "decoder" in options.stages:
+        copy_parts(base, out)
+        notes = read_json(base / BASE_NOTES, ModelError) if (base / BASE_NOTES).is_file() else {}
+    else:
+        networks.vae.save_pretrained(out / "vae")
+        networks.unet.save_pretrained(out / "unet")
+        networks.text_encoder.save_pretrained(out / "text_encoder")
+        networks.tokenizer.save_pretrained(out / "tokenizer")
+        (out / "scheduler").mkdir(exist_ok=True)
+        write_json(out / "scheduler" / "scheduler_config.json", networks.scheduler_config)
+    if networks.decoder is not None:
+        save_decoder(networks.decoder, out / DECODER)
     notes[QUALITY] = to_object(quality)
     write_json(out / BASE_NOTES, notes)
     for part in PARTS:
@@ -353,6 +380,7 @@ def _identity(
     continue_from: Path | str | None,
 ) -> dict[str, Any]:
     """Everything that decides the weights, for the check when it is resumed."""
+    sizes = {k: v for k, v in asdict(preset).items() if "decoder" in options.stages or not k.startswith("decoder_")}
     decisive = {k: v for k, v in to_object(options).items() if k not in ("checkpoint_minutes", "device", "minutes")}
     images = {record.name: digests[record.name][:16] for record in records}
     labels = hashlib.sha256()
@@ -360,7 +388,7 @@ def _identity(
         found = record.instances
         labels.update(repr((record.name, found.boxes.tolist(), found.labels.tolist())).encode())
     return {
-        "preset": asdict(preset),
+        "preset": sizes,
         "settings": decisive,
         "images": images,
         "labels": labels.hexdigest()[:16],
@@ -374,7 +402,7 @@ def _without_labels(record: Record) -> Record:
 
 def _began_with_all_views(work: Path) -> bool:
     """Whether the training that was begun encodes as many views as the preset says, however short it is."""
-    begun = [work / stage for stage in ("vae", "unet") if (work / stage / INDEX).exists()]
+    begun = [work / stage for stage in STAGES if (work / stage / INDEX).exists()]
     return bool(begun) and "views" not in started_with(begun[0], {})
 
 

@@ -34,6 +34,10 @@ class BasePreset:
     vae_batch: int  # crops a step
     vae_steps: int  # optimiser steps
     vae_lr: float  # peak learning rate of the VAE
+    decoder_channels: int  # of the decoder that is distilled from the VAE
+    decoder_blocks: tuple[int, ...]  # its blocks a level, the finest last
+    decoder_steps: int  # optimiser steps
+    decoder_lr: float  # peak learning rate
     unet_lr: float  # peak learning rate of the UNet and the text encoder
     phases: tuple[Phase, ...] = field(default=())  # of the UNet's training, in order
 
@@ -86,6 +90,10 @@ PRESETS: Mapping[str, BasePreset] = {
         vae_batch=8,
         vae_steps=2000,
         vae_lr=1e-3,
+        decoder_channels=32,
+        decoder_blocks=(3, 3, 1, 0),
+        decoder_steps=4000,
+        decoder_lr=1e-3,
         unet_lr=6e-4,
         phases=(Phase(160, 160, 32, 1400, 8192), Phase(320, 256, 8, 1600, 2048)),
     ),
@@ -100,6 +108,10 @@ PRESETS: Mapping[str, BasePreset] = {
         vae_batch=16,
         vae_steps=30000,
         vae_lr=3e-4,
+        decoder_channels=64,
+        decoder_blocks=(3, 3, 3, 1),
+        decoder_steps=30000,
+        decoder_lr=3e-4,
         unet_lr=2e-4,
         phases=(Phase(256, 256, 64, 30000, 32768), Phase(640, 512, 16, 30000, 8192)),
     ),
@@ -121,6 +133,7 @@ class Lengths:
 
     vae_steps: int  # optimiser steps
     phases: tuple[Phase, ...]  # of the UNet's training
+    decoder_steps: int  # optimiser steps
 
     @property
     def unet_steps(self) -> int:
@@ -140,7 +153,8 @@ def lengths_of(preset: BasePreset, scale: float, images: int, *, all_views: bool
         views = max(_scaled(phase.views, scale), min(images, steps * phase.batch))
         return replace(phase, steps=steps, views=phase.views if all_views else min(phase.views, views))
 
-    return Lengths(_scaled(preset.vae_steps, scale), tuple(scaled(phase) for phase in preset.phases))
+    phases = tuple(scaled(phase) for phase in preset.phases)
+    return Lengths(_scaled(preset.vae_steps, scale), phases, _scaled(preset.decoder_steps, scale))
 
 
 def _scaled(number: int, scale: float) -> int:

@@ -17,6 +17,7 @@ from engines.common.events import Event, EventKind
 from engines.common.forecast import Forecast, Part
 from engines.measure.memory import read_memory
 from engines.training.assess import LOOKING, PAINTED, STEPS, Networks
+from engines.training.decoder import decoder_loss
 from engines.training.presets import BasePreset, Lengths, Phase
 from engines.training.trainer import FitOptions, LossAt, autocast, checkpoint_bytes
 from engines.training.unet import SCALED_ON, Views, ViewSource, encode_views, encoding_of, trained_of, unet_loss
@@ -33,6 +34,7 @@ class Speeds:
     vae: float  # a step of the autoencoder's training
     views: tuple[float, ...]  # encoding a view of each phase
     unet: tuple[float, ...]  # a step of each phase
+    decoder: float = 0.0  # a step of the decoder's
 
 
 def timed(work: Callable[[], object], device: str) -> float:
@@ -79,10 +81,13 @@ def step_seconds(module: nn.Module, loss_at: LossAt, precision: str, device: str
 
 def try_out(networks: Networks, source: ViewSource, preset: BasePreset, style: str, stages: Collection[str]) -> Speeds:
     """Time the steps of a base model's training. Nothing is changed by it."""
-    precision, device = source.precision, source.device
-    vae = 0.0
+    precision, device, views = source.precision, source.device, vae_views(preset, source.rotate)
+    vae = decoder = 0.0
+    if "decoder" in stages:
+        trained: Any = networks.decoder
+        loss_at = decoder_loss(trained, networks.vae, source.store, views, preset.vae_batch, source.seed, device)
+        decoder = step_seconds(trained, loss_at, precision, device)
     if "vae" in stages:
-        views = vae_views(preset, source.rotate)
         loss_at = vae_loss(networks.vae, source.store, views, preset.vae_batch, source.seed, device)
         vae = step_seconds(networks.vae, loss_at, precision, device)
     encoding, steps = [], []
@@ -96,7 +101,7 @@ def try_out(networks: Networks, source: ViewSource, preset: BasePreset, style: s
         options = FitOptions(steps=few.steps, lr=preset.unet_lr, seed=source.seed, precision=precision, device=device)
         loss_at = unet_loss(networks, source.class_names, (few,), style, options, {0: encoded[-1]})
         steps.append(step_seconds(trained_of(networks), loss_at, precision, device))
-    return Speeds(vae, tuple(encoding), tuple(steps))
+    return Speeds(vae, tuple(encoding), tuple(steps), decoder)
 
 
 def _few(phase: Phase) -> Phase:
@@ -109,6 +114,8 @@ def parts_of(
 ) -> list[Part]:
     """What is to be done for a base model, of which `done` steps by stage are done; `looked_at`: images in the end."""
     parts = [Part("vae", lengths.vae_steps, speeds.vae)] if "vae" in stages else []
+    if "decoder" in stages:
+        parts.append(Part("decoder", lengths.decoder_steps, speeds.decoder))
     if "unet" not in stages:
         return parts
     phases = list(zip(lengths.phases, speeds.views, speeds.unet, strict=True))

@@ -1,5 +1,6 @@
 """train-base: a diffusers folder that its own pipeline loads and runs, exact resume, labels only where allowed."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from engines.common.events import Event
 from engines.common.files import sha256_file
 from engines.common.tokenizer import tokenize
 from engines.datasets.dataset import Dataset, Record
-from engines.diffusion.base_model import load_base
+from engines.datasets.learned import LEARNED, read_learned, write_learned
+from engines.diffusion.base_model import base_hash, load_base
 from engines.diffusion.base_notes import bad_base, read_quality
 from engines.errors import TrainingError, UsageError
 from engines.labels.boxes import Instances
@@ -57,6 +59,9 @@ def _tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
         vae_size=32,
         vae_batch=2,
         vae_steps=4,
+        decoder_channels=16,
+        decoder_blocks=(1, 0),
+        decoder_steps=4,
         phases=(Phase(32, 32, 2, 3, 4), Phase(64, 32, 2, 2, 4)),
     )
     monkeypatch.setattr(presets, "PRESETS", {"tiny": tiny})
@@ -177,6 +182,33 @@ def test_training_goes_on_from_either_stable_diffusion_shape(
     changed = {name.split("/")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"unet", "text_encoder"}
     assert load_base(folder).scheduler_config == load_base(toy_bases[kind]).scheduler_config
+
+
+@pytest.mark.slow
+def test_a_decoder_is_distilled_beside_a_base_that_stays_as_it_is(
+    dataset: Dataset, toy_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    before = Path(shutil.copytree(toy_bases["sd1"], tmp_path / "before"))
+    write_learned(before / LEARNED, dataset.records[:1])
+    alone = replace(dataset, records=dataset.records[1:])
+    options = replace(OPTIONS, stages=("decoder",))
+    folder = _train(alone, tmp_path / "straight", options, continue_from=before)
+    assert base_hash(folder) == base_hash(before), "its adapters fit"
+    base, old = load_base(folder), load_base(before)
+    assert list(base.decoder.config.num_decoder_blocks) == [3, 3, 1, 0]
+    latents = old.encode_images(torch.rand(1, 3, 32, 64))
+    made, wanted = base.decode_latents(latents), old.decode_latents(latents)
+    assert made.shape == wanted.shape
+    assert not torch.equal(made, wanted)
+    learned = read_learned(folder / LEARNED)
+    assert learned is not None
+    assert len(learned.hashes) == 3, "those of the base, too"
+    with pytest.raises(KeyboardInterrupt):
+        _train(alone, tmp_path / "broken", options, continue_from=before, stop="decoder")
+    resumed = _train(alone, tmp_path / "broken", options, continue_from=before, resume=True)
+    assert {name: value.tolist() for name, value in _weights(resumed).items()} == {
+        name: value.tolist() for name, value in _weights(folder).items()
+    }
 
 
 @pytest.mark.slow

@@ -1,0 +1,100 @@
+"""Distilling a small decoder from the VAE of a base model: it makes the VAE's pixels of the same latents, sooner.
+
+Knows: the decoder's shape and its loss. The idea and the network are TAESD's (Ollin Boer Bohan, 2023,
+github.com/madebyollin/taesd), as diffusers' AutoencoderTiny has them: convolutions without normalisation, and few of
+them at full size. What is learned is the VAE's own picture of a latent and not the photograph: it has one answer.
+
+B batch, Z latent channels, h/w latents, H/W pixels.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from engines.common.events import Report
+from engines.common.files import sync_tree
+from engines.common.rng import Stream, generator
+from engines.common.training_log import TrainingLog
+from engines.diffusion.architecture import tiny_decoder
+from engines.diffusion.base_model import PARTS
+from engines.diffusion.latents import to_pixels
+from engines.diffusion.libraries import silence_libraries
+from engines.diffusion.weights import STEMS, find_weights
+from engines.training.presets import BasePreset
+from engines.training.trainer import FitOptions, LossAt, fit
+from engines.training.vae import reconstruction_loss
+from engines.training.views import ImageStore, ViewOptions, draw_view
+
+
+def new_decoder(vae: Any, preset: BasePreset, seed: int) -> Any:
+    """A decoder for the latents of `vae` (AutoencoderKL), with random weights."""
+    levels = len(vae.config.block_out_channels)
+    blocks = (*[3] * (levels - len(preset.decoder_blocks)), *preset.decoder_blocks[-levels:])
+    torch.manual_seed(seed)
+    return tiny_decoder(
+        {
+            "latent_channels": int(vae.config.latent_channels),
+            "decoder_block_out_channels": (preset.decoder_channels,) * levels,
+            "num_decoder_blocks": blocks,
+        }
+    ).to(vae.device)
+
+
+def train_decoder(
+    decoder: Any,
+    vae: Any,
+    store: ImageStore,
+    views: ViewOptions,
+    batch: int,
+    options: FitOptions,
+    folder: Path,
+    *,
+    identity: dict[str, Any],
+    resume: bool,
+    report: Report,
+    log: TrainingLog,
+) -> None:
+    """Fit `decoder` (of `new_decoder`) in place to what `vae` makes of random views of the images in `store`."""
+    loss_at = decoder_loss(decoder, vae, store, views, batch, options.seed, options.device)
+    fit(decoder, loss_at, options, folder, stage="decoder", identity=identity, resume=resume, report=report, log=log)
+
+
+def decoder_loss(
+    decoder: Any, vae: Any, store: ImageStore, views: ViewOptions, batch: int, seed: int, device: str
+) -> LossAt:
+    """The loss of a step, on latents that the VAE draws of crops: what is painted is no exact encoding either."""
+
+    def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
+        rng = generator(seed, Stream.VAE_VIEWS, step)
+        chosen = rng.integers(len(store.records), size=batch)
+        pixels = torch.stack([to_pixels(draw_view(store, int(i), views, rng).pixels) for i in chosen]).to(device)
+        with torch.no_grad():
+            posterior = vae.encode(pixels).latent_dist
+            noise = generator(seed, Stream.VAE_LATENTS, step).standard_normal(posterior.mean.shape, dtype=np.float32)
+            latents = posterior.mean + posterior.std * torch.from_numpy(noise).to(device)
+            wanted = vae.decode(latents).sample.float()
+        rebuilding = reconstruction_loss(decoder.decode(latents * vae.config.scaling_factor).sample.float(), wanted)
+        return rebuilding, {"rebuilding": rebuilding.detach()}
+
+    return loss_at
+
+
+def save_decoder(decoder: Any, folder: Path) -> None:
+    """Write a decoder in diffusers' layout to `folder`."""
+    silence_libraries()
+    decoder.save_pretrained(folder)
+    sync_tree(folder)
+
+
+def copy_parts(base: Path, out: Path) -> None:
+    """Copy the parts of a base model's folder to `out` as they are, so that its adapters fit."""
+    for part in PARTS:
+        weights = find_weights(base / part) if part in STEMS else None
+        read = () if weights is None else (*weights.files, weights.index)
+        (out / part).mkdir(exist_ok=True)
+        for path in sorted((base / part).iterdir()):
+            if path.is_file() and (path.suffix in (".json", ".txt") or path.name in read):
+                shutil.copyfile(path, out / part / path.name)
