@@ -195,6 +195,7 @@ def test_a_decoder_is_distilled_beside_a_base_that_stays_as_it_is(
     folder = _train(alone, tmp_path / "straight", options, continue_from=before)
     assert base_hash(folder) == base_hash(before), "its adapters fit"
     base, old = load_base(folder), load_base(before)
+    assert base.decoder is not None
     assert list(base.decoder.config.num_decoder_blocks) == [3, 3, 1, 0]
     latents = old.encode_images(torch.rand(1, 3, 32, 64))
     made, wanted = base.decode_latents(latents), old.decode_latents(latents)
