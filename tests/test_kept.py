@@ -44,6 +44,19 @@ def test_what_must_be_fresh_is_made_again_in_another_run_and_once_in_this(
     assert count(kept("toy", tmp_path / "again", make, fresh=True)) == "2"
 
 
+def test_the_earlier_one_is_there_while_a_fresh_one_is_made(
+    make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept("toy", tmp_path / "kept here", make)
+    monkeypatch.setattr(keeper, "_RUN", "another")
+
+    def slowly(folder: Path) -> None:
+        assert count(kept("toy", tmp_path / "meanwhile", make)) == "1"
+        make(folder)
+
+    assert count(kept("toy", tmp_path / "fresh", slowly, fresh=True)) == "2"
+
+
 def test_a_change_of_the_sources_makes_it_again_and_the_oldest_keys_are_forgotten(
     make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,18 +44,34 @@ def kept(name: str, out: Path, make: Callable[[Path], object], *, fresh: bool = 
     """
     place = FOLDER / _key() / name
     place.parent.mkdir(parents=True, exist_ok=True)
-    maker = place.with_name(f"{name}.made-by")
-    with _alone(place.with_name(f"{name}.lock")):
-        if not place.is_dir() or (fresh and maker.read_text("utf-8") != _RUN):
-            work = place.with_name(f"{name}.tmp")
-            for left in (work, place):
-                shutil.rmtree(left, ignore_errors=True)
-            make(work)
-            maker.write_text(_RUN, "utf-8")
-            work.rename(place)
-            _forget()
+    lock = place.with_name(f"{name}.lock")
+    with _alone(lock):
+        if not place.is_dir():
+            _make(place, make)
+            place.with_name(f"{name}.tmp").rename(place)
+    if fresh:  # others may copy the earlier one meanwhile
+        with _alone(place.with_name(f"{name}.fresh.lock")):
+            if _maker(place).read_text("utf-8") != _RUN:
+                _make(place, make)
+                with _alone(lock):
+                    shutil.rmtree(place)
+                    place.with_name(f"{name}.tmp").rename(place)
+    with _alone(lock):
         shutil.copytree(place, out)
     return out
+
+
+def _make(place: Path, make: Callable[[Path], object]) -> None:
+    """Write what becomes the folder `place` beside it, and by which run of the tests."""
+    work = place.with_name(f"{place.name}.tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    make(work)
+    _maker(place).write_text(_RUN, "utf-8")
+    _forget()
+
+
+def _maker(place: Path) -> Path:
+    return place.with_name(f"{place.name}.made-by")
 
 
 @functools.cache
