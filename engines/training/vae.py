@@ -17,6 +17,7 @@ from engines.common.rng import Stream, generator
 from engines.common.training_log import TrainingLog
 from engines.diffusion.latents import to_pixels
 from engines.training.presets import BasePreset
+from engines.training.together import share
 from engines.training.trainer import FitOptions, LossAt, fit
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
@@ -47,16 +48,18 @@ def vae_views(preset: BasePreset, rotate: bool) -> ViewOptions:
 
 
 def vae_loss(vae: Any, store: ImageStore, views: ViewOptions, batch: int, seed: int, device: str) -> LossAt:
-    """The loss of a step, on crops that the seed draws."""
+    """The loss of a step, on this process's share of the crops that the seed draws."""
+    own = share(batch)
 
     def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
         rng = generator(seed, Stream.VAE_VIEWS, step)
         chosen = rng.integers(len(store.records), size=batch)
-        pixels = torch.stack([to_pixels(draw_view(store, int(i), views, rng).pixels) for i in chosen])
-        pixels = pixels.to(device)
+        crops = [draw_view(store, int(i), views, rng) for i in chosen]  # one stream runs through all of them
+        pixels = torch.stack([to_pixels(crop.pixels) for crop in crops[own]]).to(device)
         posterior = vae.encode(pixels).latent_dist
-        noise = generator(seed, Stream.VAE_LATENTS, step).standard_normal(posterior.mean.shape, dtype=np.float32)
-        latents = posterior.mean + posterior.std * torch.from_numpy(noise).to(device)
+        shape = batch, *posterior.mean.shape[1:]
+        noise = generator(seed, Stream.VAE_LATENTS, step).standard_normal(shape, dtype=np.float32)
+        latents = posterior.mean + posterior.std * torch.from_numpy(noise[own]).to(device)
         rebuilt = vae.decode(latents).sample.float()
         rebuilding = reconstruction_loss(rebuilt, pixels)
         divergence = posterior.kl().float().mean() / latents[0].numel()
