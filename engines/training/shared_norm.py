@@ -34,9 +34,9 @@ class _SharedBatchNorm(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         values = input.float()
-        mean = _Averaged.apply(values.mean(dim=(0, 2, 3)))
+        mean = _averaged(values.mean(dim=(0, 2, 3)))
         centred = values - mean[:, None, None]
-        variance = _Averaged.apply(centred.square().mean(dim=(0, 2, 3)))
+        variance = _averaged(centred.square().mean(dim=(0, 2, 3)))
         with torch.no_grad():
             cells = input.numel() // input.shape[1] * count()
             self.running_mean.lerp_(mean, self.momentum)
@@ -44,6 +44,12 @@ class _SharedBatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+
+
+def _averaged(tensor: Tensor) -> Tensor:
+    """The mean over all processes, through which gradients pass."""
+    mean: Tensor = _Averaged.apply(tensor)  # type: ignore[no-untyped-call]  # torch's
+    return mean
 
 
 class _Averaged(torch.autograd.Function):

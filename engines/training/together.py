@@ -177,7 +177,7 @@ def first_alone() -> Iterator[None]:
 
 def _meet(team: _Team) -> None:
     (team.folder / f"{team.rank}.here").touch()
-    while team.others and len(list(team.folder.glob("*.here"))) < len(team.devices):
+    while len(list(team.folder.glob("*.here"))) < len(team.devices):
         if any(process.poll() for process in team.others):
             raise RuntimeError("One of the processes ended before they met.")
         time.sleep(0.02)
@@ -186,7 +186,7 @@ def _meet(team: _Team) -> None:
     try:
         dist.init_process_group(
             "gloo" if team.devices[0] == "cpu" else "nccl", rank=team.rank, world_size=len(team.devices),
-            store=dist.FileStore(str(team.folder / "store"), len(team.devices)), timeout=_LONGEST,
+            init_method=(team.folder / "meeting").absolute().as_uri(),
         )  # fmt: skip
         team.talk = dist.new_group(backend="gloo", timeout=_LONGEST)
     finally:

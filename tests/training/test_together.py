@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -125,7 +126,7 @@ def test_what_ends_another_process_ends_the_training_and_is_said(tmp_path: Path)
 def test_devices_without_equal_shares_or_that_are_not_there_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {"data": tmp_path, "base": tmp_path, "out": tmp_path / "out"}
+    given: dict[str, Any] = {"data": tmp_path, "base": tmp_path, "out": tmp_path / "out"}
     for devices in (0, 65):
         with refused(UsageError, "devices"):
             TrainAdapterSettings(devices=devices, **given)
