@@ -49,17 +49,11 @@ def vae_views(preset: BasePreset, rotate: bool) -> ViewOptions:
 
 def vae_loss(vae: Any, store: ImageStore, views: ViewOptions, batch: int, seed: int, device: str) -> LossAt:
     """The loss of a step, on this process's share of the crops that the seed draws."""
-    own = share(batch)
 
     def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
-        rng = generator(seed, Stream.VAE_VIEWS, step)
-        chosen = rng.integers(len(store.records), size=batch)
-        crops = [draw_view(store, int(i), views, rng) for i in chosen]  # one stream runs through all of them
-        pixels = torch.stack([to_pixels(crop.pixels) for crop in crops[own]]).to(device)
+        pixels = crops_at(step, store, views, batch, seed).to(device)
         posterior = vae.encode(pixels).latent_dist
-        shape = batch, *posterior.mean.shape[1:]
-        noise = generator(seed, Stream.VAE_LATENTS, step).standard_normal(shape, dtype=np.float32)
-        latents = posterior.mean + posterior.std * torch.from_numpy(noise[own]).to(device)
+        latents = latents_at(step, posterior, batch, seed)
         rebuilt = vae.decode(latents).sample.float()
         rebuilding = reconstruction_loss(rebuilt, pixels)
         divergence = posterior.kl().float().mean() / latents[0].numel()
@@ -69,6 +63,23 @@ def vae_loss(vae: Any, store: ImageStore, views: ViewOptions, batch: int, seed: 
         }
 
     return loss_at
+
+
+def crops_at(step: int, store: ImageStore, views: ViewOptions, batch: int, seed: int) -> torch.Tensor:
+    """This process's share of the crops of a step, [B, 3, H, W] in [-1, 1]."""
+    rng = generator(seed, Stream.VAE_VIEWS, step)
+    crops = [draw_view(store, int(i), views, rng) for i in rng.integers(len(store.records), size=batch)]
+    return torch.stack([to_pixels(crop.pixels) for crop in crops[share(batch)]])  # all: one stream draws them
+
+
+def latents_at(step: int, posterior: Any, batch: int, seed: int) -> torch.Tensor:
+    """What a step draws of the latents of its crops, or of this process's share of them."""
+    shape = batch, *posterior.mean.shape[1:]
+    noise = generator(seed, Stream.VAE_LATENTS, step).standard_normal(shape, dtype=np.float32)
+    latents: torch.Tensor = posterior.mean + posterior.std * torch.from_numpy(noise[share(batch)]).to(
+        posterior.mean.device
+    )
+    return latents
 
 
 def reconstruction_loss(rebuilt: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:

@@ -6,24 +6,35 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from kill_scenes import write_pictures
 from many_devices import BATCH, ToySettings, toy_train
 from refusals import refused
 from safetensors.torch import load_file
 from tiny_base import tiny_train
 from tiny_preset import tiny_preset
+from toy import make_toy_base
 
 from engines.adapter.info import INFO_FILE, WEIGHTS_FILE
 from engines.common.events import Event, silent
 from engines.common.training_log import LOG, read_log
+from engines.datasets.dataset import open_dataset
 from engines.datasets.learned import LEARNED
+from engines.diffusion.base_model import load_base
 from engines.errors import BackendError, Interrupted, TrainingError, UsageError
-from engines.training import presets
+from engines.training import presets, together
 from engines.training import train_base as base_verb
+from engines.training.assess import Networks
+from engines.training.decoder import decoder_loss, new_decoder
+from engines.training.presets import Phase
 from engines.training.stopping import told_what_is_kept
 from engines.training.together import beside, count, gathered, is_first, share
 from engines.training.train_adapter import TrainAdapterSettings, train_adapter
 from engines.training.train_base import TrainBaseSettings, train_base
+from engines.training.trainer import FitOptions
+from engines.training.unet import unet_loss
+from engines.training.vae import vae_loss, vae_views
+from engines.training.views import ImageStore
 
 NETWORK = {"width": 16, "heads": 2, "ffn_width": 16, "decoder_layers": 1, "queries": 8, "denoising": 8}
 CLOSE = 1e-4  # of weights, whose steps are up to 20 times as long
@@ -142,6 +153,37 @@ def test_devices_without_equal_shares_or_that_are_not_there_are_refused(
         with refused(BackendError, "devices", device, 4):
             train_adapter(TrainAdapterSettings(devices=4, device=device, **given))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["vae", "decoder", "unet"])
+def test_the_mean_of_the_losses_of_equal_shares_of_a_step_is_its_loss(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pictures(tmp_path / "data", 4, labels=True)
+    preset, dataset = tiny_preset(), open_dataset(tmp_path / "data")
+    torch.manual_seed(0)
+    vae: Any = AutoencoderKL(**preset.vae)
+    store, views = ImageStore(dataset.records), vae_views(preset, rotate=True)
+    if stage == "vae":
+        loss_at = vae_loss(vae, store, views, BATCH, 0, "cpu")
+    elif stage == "decoder":
+        loss_at = decoder_loss(new_decoder(vae, preset, 0), vae, store, views, BATCH, 0, "cpu")
+    else:
+        base = load_base(make_toy_base(tmp_path / "base"))
+        networks = Networks(base.vae, base.unet, base.text_encoder, base.tokenizer, base.scheduler_config)
+        encoded = {0: (torch.randn(6, base.latent_channels, 4, 4), [{"rbc": 1}] * 6)}
+        loss_at = unet_loss(
+            networks, ("rbc",), [Phase(32, 32, BATCH, 1, 6)], "photo", FitOptions(steps=1, lr=1.0), encoded
+        )
+    with torch.no_grad():
+        whole, shares = loss_at(0), list[tuple[torch.Tensor, Any]]()
+        for rank in range(4):
+            monkeypatch.setattr(together, "_team", together._Team(rank, ["cpu"] * 4, tmp_path))
+            shares.append(loss_at(0))
+    assert len({float(loss) for loss, _ in shares}) == 4
+    assert sum(float(loss) for loss, _ in shares) / 4 == pytest.approx(float(whole[0]), rel=1e-5)
+    for name, value in whole[1].items():
+        assert sum(float(parts[name]) for _, parts in shares) / 4 == pytest.approx(float(value), rel=1e-5)
 
 
 def test_alone_everything_is_its_own_share() -> None:
