@@ -74,12 +74,10 @@ def crops_at(step: int, store: ImageStore, views: ViewOptions, batch: int, seed:
 
 def latents_at(step: int, posterior: Any, batch: int, seed: int) -> torch.Tensor:
     """What a step draws of the latents of its crops, or of this process's share of them."""
-    shape = batch, *posterior.mean.shape[1:]
-    noise = generator(seed, Stream.VAE_LATENTS, step).standard_normal(shape, dtype=np.float32)
-    latents: torch.Tensor = posterior.mean + posterior.std * torch.from_numpy(noise[share(batch)]).to(
-        posterior.mean.device
-    )
-    return latents
+    mean: torch.Tensor = posterior.mean
+    noise = generator(seed, Stream.VAE_LATENTS, step).standard_normal((batch, *mean.shape[1:]), dtype=np.float32)
+    drawn: torch.Tensor = mean + posterior.std * torch.from_numpy(noise[share(batch)]).to(mean.device)
+    return drawn
 
 
 def reconstruction_loss(rebuilt: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
