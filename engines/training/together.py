@@ -153,16 +153,18 @@ def _end_with_the_first() -> None:
 
 
 def _failure(team: _Team) -> TrainingError | None:
-    """What ended one of the others; None where none has failed."""
-    ends = time.monotonic() + _ENDING
+    """What ended the one of the others that failed first; None where none has."""
+    ends, failed = time.monotonic() + _ENDING, list[tuple[int, int, int]]()
     for rank, process in enumerate(team.others, start=1):
         with contextlib.suppress(subprocess.TimeoutExpired):
-            code = process.wait(max(0.0, ends - time.monotonic()))
-            said = (team.folder / f"{rank}.txt").read_text("utf-8", errors="replace").strip().splitlines()
-            if code:
-                why = shorten(said[-1], 300) if said and code > 0 else f"exit code {code}"
-                return TrainingError(f"Process {rank} of the training, on {team.devices[rank]}, ended: {why}")
-    return None
+            if code := process.wait(max(0.0, ends - time.monotonic())):
+                failed.append(((team.folder / f"{rank}.txt").stat().st_mtime_ns, rank, code))
+    if not failed:
+        return None
+    _, rank, code = min(failed)  # what the rest say is that this one is missing
+    said = (team.folder / f"{rank}.txt").read_text("utf-8", errors="replace").strip().splitlines()
+    why = shorten(said[-1], 300) if said and code > 0 else f"exit code {code}"
+    return TrainingError(f"Process {rank} of the training, on {team.devices[rank]}, ended: {why}")
 
 
 @contextlib.contextmanager
