@@ -36,7 +36,7 @@ from engines.training.vae import vae_loss, vae_views
 from engines.training.views import ImageStore
 
 NETWORK = {"width": 16, "heads": 2, "ffn_width": 16, "decoder_layers": 1, "queries": 8, "denoising": 8}
-CLOSE = 1e-3  # how far apart weights may be, as a share of their length; these trainings move them by a hundredth
+CLOSE = 1e-3  # how far apart weights may be, as a share of their length; a wrong share moves them by some hundredths
 
 
 def _toy(settings: ToySettings) -> torch.nn.Module:
