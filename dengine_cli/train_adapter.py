@@ -77,6 +77,9 @@ def command(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random draw.  [default: 0]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N, or auto.  [default: auto]")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="GPUs of this machine that share every batch.  [default: 1]")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="f32, bf16 or auto.  [default: auto]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad images and boxes out; list them.")] = False,

@@ -47,6 +47,7 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; auto: a GPU where there is one.")] = "auto",
+    devices: Annotated[int, typer.Option(help="GPUs of this machine that share every batch.")] = 1,
     precision: Annotated[str, typer.Option(help="f32, bf16, or auto: bf16 where the machine has it.")] = "auto",
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,

@@ -119,14 +119,20 @@ class DetrHead(nn.Module):
         return logits, boxes, encoder_logits, encoder_boxes.sigmoid()
 
     def loss(
-        self, levels: list[Tensor], targets: Sequence[Mapping[str, Tensor]], ignore_finds: float = 0.0
+        self,
+        levels: list[Tensor],
+        targets: Sequence[Mapping[str, Tensor]],
+        ignore_finds: float = 0.0,
+        first: int = 0,
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Varifocal, L1 and GIoU losses of every decoder layer, of the encoder's choice and of the denoising queries.
 
         `targets`: for each image `class_labels` int64 [N], `boxes` float32 [N, 4], and `crowds` float32 [M, 4] with
         `crowd_labels` int64 [M], in which nothing is taught not to be of their class; N and M may be 0. Above 0,
-        `ignore_finds` is the score from which a find without a label is such a region, too (`with_finds`). Draws
-        denoising noise from torch's global generator. Returns (sum, its parts by kind).
+        `ignore_finds` is the score from which a find without a label is such a region, too (`with_finds`). The levels
+        may show a share of these images, number `first` on: the mean of equal shares' losses is the loss of all, whose
+        boxes they are divided by. Draws denoising noise, of all images, from torch's global generator. Returns (sum,
+        its parts by kind).
         """
         memory, shapes, cells, encoder_logits, encoder_boxes = self._encode(levels)
         best = self._best(encoder_logits)
@@ -141,9 +147,13 @@ class DetrHead(nn.Module):
             label_noise_ratio=self.config.label_noise_ratio,
             box_noise_scale=self.config.box_noise_scale,
         )
+        own = slice(first, first + len(memory))
+        weight = len(targets) / len(memory) * _divisor(targets[own]) / _divisor(targets)
+        targets = targets[own]
         if meta is not None:
-            target = torch.cat([noisy_target.to(target.dtype), target], dim=1)
-            reference = torch.cat([noisy_reference, reference], dim=1)
+            target = torch.cat([noisy_target[own].to(target.dtype), target], dim=1)
+            reference = torch.cat([noisy_reference[own], reference], dim=1)
+            meta["dn_positive_idx"] = meta["dn_positive_idx"][own]
         decoded = self._decode(target, reference, memory, shapes, mask)
         # Losses and matching in float32: boxes need the digits.
         with torch.autocast(memory.device.type, enabled=False):
@@ -166,7 +176,7 @@ class DetrHead(nn.Module):
                 enc_topk_bboxes=chosen_boxes,
                 denoising_meta_values=meta,
             )
-        return total, sums_by_kind(parts)
+        return total * weight, sums_by_kind({name: part * weight for name, part in parts.items()})
 
     def _encode(self, levels: list[Tensor]) -> tuple[Tensor, Shapes, Tensor, Tensor, Tensor]:
         """Memory [B, S, W], level shapes, cells [B, S, W], their logits [B, S, K] and boxes' logits [B, S, 4]."""
@@ -192,6 +202,11 @@ class DetrHead(nn.Module):
             reference_points=reference,
             spatial_shapes_list=shapes,
         )
+
+
+def _divisor(targets: Sequence[Mapping[str, Tensor]]) -> int:
+    """What transformers' losses divide by: the number of boxes."""
+    return max(1, sum(len(target["class_labels"]) for target in targets))
 
 
 def _take(cells: Tensor, index: Tensor) -> Tensor:

@@ -77,16 +77,21 @@ class DetectionAdapter(nn.Module):
         return result
 
     def loss(
-        self, pyramid: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]], ignore_finds: float = 0.0
+        self,
+        pyramid: Sequence[Tensor],
+        targets: Sequence[Mapping[str, Tensor]],
+        ignore_finds: float = 0.0,
+        first: int = 0,
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """The training loss of a batch, and its parts by kind.
 
         `targets`: for each image `class_labels` int64 [N], `boxes` float32 [N, 4] (centre x, centre y, width,
         height, as shares of the frame) and `crowds` float32 [M, 4] with `crowd_labels` int64 [M] likewise; N and M
         may be 0. `ignore_finds`: the score from which a find without a label counts neither way; 0: it is background.
-        Denoising draws from torch's global generator.
+        Where the pyramid shows a share of the targets' images, from number `first` on, the mean of the losses of equal
+        shares is that of all images. Denoising draws from torch's global generator.
         """
-        return self.head.loss(self._levels(pyramid), targets, ignore_finds)
+        return self.head.loss(self._levels(pyramid), targets, ignore_finds, first)
 
     @torch.no_grad()
     def calibrate(self, pyramids: Iterable[Sequence[Tensor]]) -> None:

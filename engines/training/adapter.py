@@ -49,7 +49,9 @@ from engines.training.dev_split import split_by_names, split_dev
 from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid, SourceOptions
 from engines.training.rehearsal import planned
+from engines.training.shared_norm import share_statistics
 from engines.training.stopping import save_result, steps_done
+from engines.training.together import dismiss, gathered, share
 from engines.training.trainer import FitOptions, check_goes_on, fit, started_with
 
 STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
@@ -192,7 +194,7 @@ def fit_adapter(
     source = BatchSource(blend(train, pseudo, options.pseudo_share), classes, frozen, source_options)
     dev_split = DevSplit(dev, classes, frozen, source_options, size_multiple, report := Forecast.of(report))
     seconds, pyramids = timed_pyramids(source, CALIBRATION_BATCHES)
-    model.calibrate(pyramids)
+    model.calibrate([_whole(pyramid) for pyramid in pyramids])
     options, fit_options = _planned(model, source, dev_split, seconds, options, out / "training", resume, report)
     hashed = fused_hash(base_hash(base.folder), names)
     identity = training_identity(dataset, pseudo, options, hashed, by_names=by_names)
@@ -243,6 +245,7 @@ def _planned(
     if options.minutes is not None:
         begun = started_with(work, {}) if resume else {}
         steps = begun["settings"]["steps"] if begun else longest(60 * options.minutes - report.elapsed, parts, 10**6)
+        steps = gathered([steps])[0]  # by the clock of the first process
         options = replace(options, minutes=None, steps=int(steps))
         said = note(f"trains for {steps} steps: `steps={steps}` repeats it")
         report(replace(said, settled={"minutes": None, "steps": int(steps)}))
@@ -293,7 +296,8 @@ def _thresholds(
     options: AdapterTrainOptions,
     report: Report,
 ) -> dict[str, Choice]:
-    """Each class's score threshold by what is found on the dev split."""
+    """Each class's score threshold by what is found on the dev split. The first process looks alone from here on."""
+    dismiss()
     detected = dev_split.detect(model)
     _remark_on_gaps(dataset, dev, detected, report)
     return choose_thresholds(instances_of(dev), detected, dataset.class_names, options.precision_goal)
@@ -316,11 +320,16 @@ def _origins(pseudo: Sequence[Record], loras: Sequence[str]) -> dict[str, Any]:
 def _loss_at(
     model: DetectionAdapter, source: BatchSource, options: AdapterTrainOptions, precision: str, step: int
 ) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
-    """The loss of a step's batch, and its parts."""
+    """The loss of a step's batch, or of this process's share of it, and its parts."""
     batch, device = source.at(step), options.device
-    targets = [{name: value.to(device) for name, value in target.items()} for target in batch.targets]
-    score = options.ignore_finds if step >= FINDS_FROM * options.steps else 0.0
-    return model.loss([_to(level, device, precision) for level in batch.pyramid], targets, score)
+    targets = [{name: value.to(device) for name, value in target.items()} for target in gathered(batch.targets)]
+    score, first = options.ignore_finds if step >= FINDS_FROM * options.steps else 0.0, share(len(targets)).start
+    return model.loss([_to(level, device, precision) for level in batch.pyramid], targets, score, first)
+
+
+def _whole(pyramid: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The pyramid of a batch, of the shares of all processes."""
+    return [torch.cat(gathered([level.cpu()])).to(level.device) for level in pyramid]
 
 
 def _prompts(style: str, class_names: Sequence[str], options: AdapterTrainOptions) -> dict[str, Any]:
@@ -347,7 +356,9 @@ def _build(base: BaseModel, num_classes: int, options: AdapterTrainOptions) -> D
     config = from_object(AdapterConfig, settings, UsageError, "network")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        return DetectionAdapter(config).to(options.device)
+        model = DetectionAdapter(config).to(options.device)
+    share_statistics(model)
+    return model
 
 
 def _scene(base: BaseModel, options: AdapterTrainOptions) -> tuple[str, int]:

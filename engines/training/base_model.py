@@ -38,6 +38,7 @@ from engines.training.decoder import copy_parts, new_decoder, save_decoder, trai
 from engines.training.presets import BasePreset, Lengths, base_preset, lengths_of
 from engines.training.rehearsal import Speeds, parts_of, planned, try_out
 from engines.training.stopping import INDEX, save_result, steps_done
+from engines.training.together import dismiss, gathered
 from engines.training.tokenizer import write_tokenizer
 from engines.training.trainer import FitOptions, check_goes_on, started_with
 from engines.training.unet import ViewSource, scale_latents, train_unet, trained_of
@@ -182,6 +183,7 @@ def _in_minutes(
             return parts_of(lengths_of(preset, thousandths / 1000, images), speeds, options.stages, looked_at, {})
 
         scale = longest(60 * options.minutes - report.elapsed, parts, 1_000_000) / 1000
+        scale = gathered([scale])[0]  # by the clock of the first process
     said = f"trains for {scale:g} of the preset's steps: `steps_scale={scale:g}` repeats it"
     report(replace(note(said), settled={"minutes": None, "steps_scale": scale}))
     return replace(options, minutes=None, steps_scale=scale)
@@ -312,7 +314,9 @@ def _assessed(
     options: BaseTrainOptions,
     report: Report,
 ) -> tuple[BaseQuality, bytes]:
-    """How good the base is, on the images held back, or on the first that it learned from; and the sheet."""
+    """How good the base is, on the images held back, or on the first that it learned from; and the sheet. The first
+    process looks at it alone."""
+    dismiss()
     frame = preset.phases[-1]
     for network in (networks.vae, networks.unet, networks.text_encoder, networks.decoder):
         if network is not None:

@@ -11,22 +11,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from engines.common.events import Report
 from engines.common.files import sync_tree
-from engines.common.rng import Stream, generator
 from engines.common.training_log import TrainingLog
 from engines.diffusion.architecture import tiny_decoder
 from engines.diffusion.base_model import PARTS
-from engines.diffusion.latents import to_pixels
 from engines.diffusion.libraries import silence_libraries
 from engines.diffusion.weights import STEMS, find_weights
 from engines.training.presets import BasePreset
 from engines.training.trainer import FitOptions, LossAt, fit
-from engines.training.vae import reconstruction_loss
-from engines.training.views import ImageStore, ViewOptions, draw_view
+from engines.training.vae import crops_at, latents_at, reconstruction_loss
+from engines.training.views import ImageStore, ViewOptions
 
 
 def new_decoder(vae: Any, preset: BasePreset, seed: int) -> Any:
@@ -68,13 +65,9 @@ def decoder_loss(
     """The loss of a step, on latents that the VAE draws of crops: what is painted is no exact encoding either."""
 
     def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
-        rng = generator(seed, Stream.VAE_VIEWS, step)
-        chosen = rng.integers(len(store.records), size=batch)
-        pixels = torch.stack([to_pixels(draw_view(store, int(i), views, rng).pixels) for i in chosen]).to(device)
+        pixels = crops_at(step, store, views, batch, seed).to(device)
         with torch.no_grad():
-            posterior = vae.encode(pixels).latent_dist
-            noise = generator(seed, Stream.VAE_LATENTS, step).standard_normal(posterior.mean.shape, dtype=np.float32)
-            latents = posterior.mean + posterior.std * torch.from_numpy(noise).to(device)
+            latents = latents_at(step, vae.encode(pixels).latent_dist, batch, seed)
             wanted = vae.decode(latents).sample.float()
         rebuilding = reconstruction_loss(decoder.decode(latents * vae.config.scaling_factor).sample.float(), wanted)
         return rebuilding, {"rebuilding": rebuilding.detach()}

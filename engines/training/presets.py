@@ -41,6 +41,11 @@ class BasePreset:
     unet_lr: float  # peak learning rate of the UNet and the text encoder
     phases: tuple[Phase, ...] = field(default=())  # of the UNet's training, in order
 
+    @property
+    def batches(self) -> set[int]:
+        """The sizes of all batches."""
+        return {self.vae_batch, *(phase.batch for phase in self.phases)}
+
 
 def _vae(channels: tuple[int, ...], layers: int, groups: int) -> dict[str, Any]:
     return {

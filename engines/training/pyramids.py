@@ -32,6 +32,7 @@ from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.training.augment import FrameOptions, draw_frame
 from engines.training.dev_split import noise
+from engines.training.together import share
 from engines.training.trainer import autocast
 from engines.training.views import ImageStore, View
 
@@ -40,7 +41,7 @@ MEASURING = "measuring"  # in events
 
 @dataclass(frozen=True)
 class Batch:
-    """Pyramids and targets of a few frames."""
+    """Pyramids and targets of a few frames: of a whole batch, or of this process's share of it."""
 
     pyramid: tuple[Tensor, ...]  # div1 [B, C_0, h, w], div2, ...
     targets: tuple[dict[str, Tensor], ...]  # class_labels int64 [N]; boxes float32 [N, 4], centre and size as shares
@@ -154,7 +155,7 @@ class BatchSource:
         view, group = key
         size = self._options.batch
         images = generator(self._options.seed, Stream.ADAPTER_GROUPS, view).permutation(len(self._records))
-        return [int(i) for i in np.resize(images, self._groups * size)[group * size : (group + 1) * size]]
+        return [int(i) for i in np.resize(images, self._groups * size)[group * size : (group + 1) * size][share(size)]]
 
     def _make(self, key: tuple[int, int]) -> Batch:
         coming = self._coming.pop(key, None)

@@ -17,9 +17,11 @@ from engines.common.verbs import verb
 from engines.datasets.dataset import Record, open_dataset, remark_on_splits
 from engines.diffusion.base_model import local_folder
 from engines.diffusion.base_notes import bad_base
+from engines.errors import refuse, wrong_values
 from engines.training.adapter import AdapterTrainOptions, check_start, fit_adapter
 from engines.training.pseudo import open_pseudo
 from engines.training.stopping import told_what_is_kept
+from engines.training.together import MOST, beside, first_alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,11 @@ class TrainAdapterSettings(AdapterTrainOptions):
     skip_bad: bool = False  # leave bad images and boxes out, instead of stopping
     follow_links: bool = False  # follow links that lead outside the dataset
     boxes: str = "auto"  # what the numbers of its boxes mean, see `open_dataset`
+    devices: int = 1  # GPUs from `device` on, or processes of the CPU, that share every batch
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse(wrong_values(self, [("devices", f"from 1 to {MOST}", 1 <= self.devices <= MOST)]))
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,8 @@ def train_adapter(settings: TrainAdapterSettings, *, report: Report | None = Non
     {'rbc': 0.41, 'wbc': 0.55}
     """
     report, started = Forecast(report or silent), time.monotonic()
-    with told_what_is_kept(settings.out, INFO_FILE):
-        return _train(settings, report, started)
+    with told_what_is_kept(settings.out, INFO_FILE), beside(_train, settings, (settings.batch,)) as own:
+        return _train(own, report, started)
 
 
 def _train(settings: TrainAdapterSettings, report: Report, started: float) -> TrainAdapterSummary:
@@ -99,7 +106,8 @@ def _train(settings: TrainAdapterSettings, report: Report, started: float) -> Tr
         found.tell(report)
         without = f", without {repeats} that nearly repeat those" if repeats else ""
         report(note(f"{len(more)} images that an adapter labelled, from {settings.pseudo}{without}"))
-    base = local_folder(settings.base, settings.prediction_type, lambda text: report(note(text)), vae=settings.vae)
+    with first_alone():  # it may be converted, or fetched
+        base = local_folder(settings.base, settings.prediction_type, lambda text: report(note(text)), vae=settings.vae)
     if remark := bad_base(base):
         report(note(remark))
     info = fit_adapter(

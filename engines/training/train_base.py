@@ -16,11 +16,13 @@ from engines.common.verbs import verb
 from engines.datasets.dataset import open_dataset, remark_on_splits
 from engines.diffusion.base_model import local_folder
 from engines.diffusion.base_notes import read_quality
-from engines.errors import UsageError, refuse
+from engines.errors import UsageError, refuse, wrong_values
 from engines.quality.verdicts import BaseQuality
 from engines.training.assess import SHEET
 from engines.training.base_model import BaseTrainOptions, check_base_start, fit_base
+from engines.training.presets import base_preset
 from engines.training.stopping import told_what_is_kept
+from engines.training.together import MOST, beside, first_alone
 
 NO_LABELS, ALL_LABELS = "none", "all"
 
@@ -44,13 +46,16 @@ class TrainBaseSettings(BaseTrainOptions):
     skip_bad: bool = False  # leave broken images out, instead of stopping
     follow_links: bool = False  # follow links that lead outside the dataset
     boxes: str = "auto"  # what the numbers of its boxes mean, see `open_dataset`
+    devices: int = 1  # GPUs from `device` on, or processes of the CPU, that share every batch
 
     def __post_init__(self) -> None:
         settle(self)
         super().__post_init__()
         alone = [name for name in ("prediction_type", "vae") if getattr(self, name) is not None]
         text = "is about the model of `continue_from`, which was not given"
-        refuse([(name, f"`{name}` {text}") for name in alone if self.continue_from is None])
+        mistakes = [(name, f"`{name}` {text}") for name in alone if self.continue_from is None]
+        count = [("devices", f"from 1 to {MOST}", 1 <= self.devices <= MOST)]
+        refuse([*mistakes, *wrong_values(self, count)])
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,9 @@ def train_base(settings: TrainBaseSettings, *, report: Report | None = None) -> 
     64
     """
     report, started = Forecast(report or silent), time.monotonic()
-    with told_what_is_kept(settings.out, "model_index.json"):
-        return _train(settings, report, started)
+    batches = base_preset(settings.preset).batches
+    with told_what_is_kept(settings.out, "model_index.json"), beside(_train, settings, batches) as own:
+        return _train(own, report, started)
 
 
 def _train(settings: TrainBaseSettings, report: Report, started: float) -> TrainBaseSummary:
@@ -99,10 +105,11 @@ def _train(settings: TrainBaseSettings, report: Report, started: float) -> Train
     labelled = _labelled(settings.labels, [record.name for record in dataset.records])
     report(note(f"{len(dataset.records)} images from {settings.data}"))
     base = None
-    if settings.continue_from is not None:
-        base = local_folder(
-            settings.continue_from, settings.prediction_type, lambda text: report(note(text)), vae=settings.vae
-        )
+    with first_alone():  # it may be converted, or fetched
+        if settings.continue_from is not None:
+            base = local_folder(
+                settings.continue_from, settings.prediction_type, lambda text: report(note(text)), vae=settings.vae
+            )
     fit_base(
         dataset, settings.out, options,
         labelled=labelled, continue_from=base, resume=settings.resume, report=report,

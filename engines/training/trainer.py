@@ -28,6 +28,7 @@ from engines.common.training_log import Row, TrainingLog
 from engines.common.weight_file import check_described, check_finite, read_header
 from engines.errors import ModelError, TrainingError
 from engines.training.stopping import BEST, INDEX, check_same, read_index
+from engines.training.together import averaged, copy_first, is_first
 
 _HIGHEST = "highest"  # of the figure that picks, over all evaluations
 _FINISHING = "Finishing the step in work, then a checkpoint is written. Ctrl-C again stops at once."
@@ -89,10 +90,11 @@ def fit(
 ) -> dict[str, float]:
     """Train `module` in place and leave it with its averaged weights (the best by `score`, where one is named).
 
-    `loss_at(step)` draws the batch of that step and returns the loss and its parts. `evaluate(step)` is called with the
-    averaged weights in place; of its figures, the one named `score` picks the weights that are kept. `identity` holds
-    everything that decides the result (options are added to it): a checkpoint of another identity is refused, and
-    nothing is written then. `prepare(step)` brings what a step needs, where that may take minutes.
+    `loss_at(step)` draws the batch of that step, or this process's equal share of it (`together`), and returns its mean
+    loss and the parts of that. `evaluate(step)` is called with the averaged weights in place; of its figures, the one
+    named `score` picks the weights that are kept. `identity` holds everything that decides the result (options are
+    added to it): a checkpoint of another identity is refused, and nothing is written then. `prepare(step)` brings what
+    a step needs, where that may take minutes.
     Ctrl-C and SIGTERM let the step in work end, write a checkpoint and raise KeyboardInterrupt; a second one, or one
     while a step is prepared, is raised at once. `report` hears, and `log` keeps, of every ten steps and of evaluations
     the mean loss since, and figures.
@@ -181,7 +183,7 @@ def _evaluation(
 ) -> dict[str, float]:
     """The figures of an evaluation, where one is due; the best weights are kept."""
     due = state.step % options.evaluate_every == 0 or state.step == options.steps if options.evaluate_every else False
-    if not evaluate or not due:
+    if not evaluate or not due or not is_first():
         return {}
     with state.averaged_weights():
         module.eval()
@@ -205,11 +207,11 @@ def _train_step(
     module.train()
     with autocast(precision, options.device):
         loss, parts = loss_at(state.step)
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise TrainingError(f"The loss became {value} at step {state.step}; try a lower learning rate, or f32.")
     state.optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
+    value, parts = averaged(loss, parts, named.values())
+    if not math.isfinite(value):
+        raise TrainingError(f"The loss became {value} at step {state.step}; try a lower learning rate, or f32.")
     nn.utils.clip_grad_norm_(list(named.values()), options.grad_clip)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, options)
@@ -231,6 +233,7 @@ class _State:
         self.best: dict[str, float] = {}
         self.log: TrainingLog | None = None
         self.before: tuple[Row, ...] = ()  # the log of a checkpoint that has one
+        copy_first(module)
         self.average = {name: parameter.detach().clone() for name, parameter in named.items()}
         decayed = [parameter for parameter in named.values() if parameter.ndim >= 2]
         plain = [parameter for parameter in named.values() if parameter.ndim < 2]
@@ -247,9 +250,9 @@ class _State:
 
     def begin_log(self, log: TrainingLog | None) -> None:
         """Go on with a log from where the training is."""
-        self.log = log
-        if log:
-            log.begin(self.stage, self.step, self.before)
+        self.log = log if is_first() else None
+        if self.log:
+            self.log.begin(self.stage, self.step, self.before)
 
     def figures(self, parts: Mapping[str, float | torch.Tensor], measured: Mapping[str, float]) -> dict[str, float]:
         """The mean loss since the last call, parts of the last step's loss and its learning rate, what was measured."""
@@ -281,15 +284,18 @@ class _State:
 
     def install_result(self, folder: Path) -> None:
         """Leave the module with the best weights, or with the averaged ones where none were evaluated."""
-        if self.best:
+        if self.best and is_first():
             stored = _load_tensors(folder / BEST, self._with_buffers(self.average), {}, "cpu")
             self._install({name: stored[f"weight.{name}"] for name in self.named})
             self._install_buffers(stored)
         else:
             self._install(self.average)
+        copy_first(self.module)
 
     def save(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Write a checkpoint; the one before it is removed once the new one is whole."""
+        """Write a checkpoint; the one before it is removed once the new one is whole. The first process's alone."""
+        if not is_first():
+            return
         tensors = self._held()
         for name, parameter in self.named.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():

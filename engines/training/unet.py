@@ -28,6 +28,7 @@ from engines.diffusion.latents import add_noise, to_pixels, velocity
 from engines.diffusion.noise import alphas_cumprod
 from engines.training.assess import Networks
 from engines.training.presets import Phase
+from engines.training.together import gathered, share
 from engines.training.trainer import FitOptions, LossAt, autocast, fit
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
@@ -97,7 +98,7 @@ def unet_loss(
     options: FitOptions,
     encoded: Mapping[int, Views],
 ) -> LossAt:
-    """The loss of a step, on the views of its phase in `encoded`."""
+    """The loss of a step, on this process's share of views of its phase in `encoded`."""
     alphas = alphas_cumprod(networks.scheduler_config).float().to(options.device)
     prediction_type = str(networks.scheduler_config.get("prediction_type", "epsilon"))
 
@@ -108,14 +109,14 @@ def unet_loss(
         chosen = rng.integers(len(counts), size=phases[number].batch)
         texts = [prompts.training_prompt(rng, style, counts[i], class_names, PROMPT_KINDS, 0.0) for i in chosen]
         timesteps = torch.from_numpy(rng.integers(len(alphas), size=len(chosen))).to(options.device)
-        batch = latents[chosen].to(options.device)
-        noise = generator(options.seed, Stream.UNET_NOISE, step).standard_normal(batch.shape, dtype=np.float32)
-        states = networks.text_encoder(tokenize(networks.tokenizer, texts).to(options.device))[0]
+        shape, own = (len(chosen), *latents.shape[1:]), share(len(chosen))
+        noise = generator(options.seed, Stream.UNET_NOISE, step).standard_normal(shape, dtype=np.float32)
+        states = networks.text_encoder(tokenize(networks.tokenizer, texts[own]).to(options.device))[0]
         loss = diffusion_loss(
             networks.unet,
-            batch,
-            torch.from_numpy(noise).to(options.device),
-            timesteps,
+            latents[chosen[own]].to(options.device),
+            torch.from_numpy(noise[own]).to(options.device),
+            timesteps[own],
             states,
             alphas,
             prediction_type,
@@ -164,13 +165,13 @@ def encoding_of(phase: Phase) -> str:
 
 @torch.no_grad()
 def encode_views(vae: Any, source: ViewSource, phase: Phase, number: int, report: Report = silent) -> Views:
-    """The views of a phase, the `number`th, as latents."""
+    """The views of a phase, the `number`th, as latents; each process encodes its share of them."""
     options = ViewOptions(phase.width, phase.height, source.short_side, rotate=source.rotate)
-    latents, counts = [], []
-    for first in range(0, phase.views, _ENCODED):
-        report(Event(EventKind.PROGRESS, encoding_of(phase), done=first, total=phase.views))
+    latents, counts, own = [], [], range(phase.views)[share(phase.views)]
+    for first in range(0, len(own), _ENCODED):
+        report(Event(EventKind.PROGRESS, encoding_of(phase), done=first * phase.views // len(own), total=phase.views))
         pixels = []
-        for k in range(first, min(first + _ENCODED, phase.views)):
+        for k in own[first : first + _ENCODED]:
             rng = generator(source.seed, Stream.UNET_VIEWS, number, k)
             view = draw_view(source.store, k % len(source.store.records), options, rng)
             pixels.append(to_pixels(view.pixels))
@@ -180,4 +181,4 @@ def encode_views(vae: Any, source: ViewSource, phase: Phase, number: int, report
             encoded = encode_pixels(vae, torch.stack(pixels).to(source.device))
         latents.append(encoded.float().cpu())
     report(Event(EventKind.PROGRESS, encoding_of(phase), done=phase.views, total=phase.views))
-    return torch.cat(latents), counts
+    return torch.cat(gathered(latents)), gathered(counts)

@@ -17,6 +17,7 @@ from engines.common.rng import Stream, generator
 from engines.common.training_log import TrainingLog
 from engines.diffusion.latents import to_pixels
 from engines.training.presets import BasePreset
+from engines.training.together import share
 from engines.training.trainer import FitOptions, LossAt, fit
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
@@ -47,16 +48,12 @@ def vae_views(preset: BasePreset, rotate: bool) -> ViewOptions:
 
 
 def vae_loss(vae: Any, store: ImageStore, views: ViewOptions, batch: int, seed: int, device: str) -> LossAt:
-    """The loss of a step, on crops that the seed draws."""
+    """The loss of a step, on this process's share of the crops that the seed draws."""
 
     def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
-        rng = generator(seed, Stream.VAE_VIEWS, step)
-        chosen = rng.integers(len(store.records), size=batch)
-        pixels = torch.stack([to_pixels(draw_view(store, int(i), views, rng).pixels) for i in chosen])
-        pixels = pixels.to(device)
+        pixels = crops_at(step, store, views, batch, seed).to(device)
         posterior = vae.encode(pixels).latent_dist
-        noise = generator(seed, Stream.VAE_LATENTS, step).standard_normal(posterior.mean.shape, dtype=np.float32)
-        latents = posterior.mean + posterior.std * torch.from_numpy(noise).to(device)
+        latents = latents_at(step, posterior, batch, seed)
         rebuilt = vae.decode(latents).sample.float()
         rebuilding = reconstruction_loss(rebuilt, pixels)
         divergence = posterior.kl().float().mean() / latents[0].numel()
@@ -66,6 +63,21 @@ def vae_loss(vae: Any, store: ImageStore, views: ViewOptions, batch: int, seed: 
         }
 
     return loss_at
+
+
+def crops_at(step: int, store: ImageStore, views: ViewOptions, batch: int, seed: int) -> torch.Tensor:
+    """This process's share of the crops of a step, [B, 3, H, W] in [-1, 1]."""
+    rng = generator(seed, Stream.VAE_VIEWS, step)
+    crops = [draw_view(store, int(i), views, rng) for i in rng.integers(len(store.records), size=batch)]
+    return torch.stack([to_pixels(crop.pixels) for crop in crops[share(batch)]])  # all: one stream draws them
+
+
+def latents_at(step: int, posterior: Any, batch: int, seed: int) -> torch.Tensor:
+    """What a step draws of the latents of its crops, or of this process's share of them."""
+    mean: torch.Tensor = posterior.mean
+    noise = generator(seed, Stream.VAE_LATENTS, step).standard_normal((batch, *mean.shape[1:]), dtype=np.float32)
+    drawn: torch.Tensor = mean + posterior.std * torch.from_numpy(noise[share(batch)]).to(mean.device)
+    return drawn
 
 
 def reconstruction_loss(rebuilt: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:

@@ -46,6 +46,28 @@ def _target(count: int) -> dict[str, Tensor]:
     return {"class_labels": labels, "boxes": torch.cat([centre, size], dim=1), **nothing}
 
 
+def test_the_mean_of_the_losses_of_equal_shares_is_the_loss_of_all() -> None:
+    model = _adapter(head="deformable_detr", extra_levels=1)  # the other one's batch norm sees whole batches
+    targets = [_target(count) for count in (3, 0, 1, 0, 0, 0)]  # and a share without any box
+    pyramid = _pyramid(model, batch=6)
+    found = []
+    for size in (6, 2):
+        model.zero_grad()
+        parts: dict[str, float] = {}
+        for first in range(0, 6, size):
+            torch.manual_seed(3)
+            own = [level[first : first + size] for level in pyramid]
+            loss, kinds = model.loss(own, targets, ignore_finds=0.5, first=first)
+            (loss * size / 6).backward()
+            for name, value in ({"loss": loss.detach()} | kinds).items():
+                parts[name] = parts.get(name, 0.0) + float(value) * size / 6
+        gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+        found.append((parts, gradients))
+    (whole, expected), (shares, gradients) = found
+    assert shares == pytest.approx(whole, rel=1e-5)
+    torch.testing.assert_close(gradients, expected, atol=1e-5, rtol=1e-3)
+
+
 def _info(model: DetectionAdapter) -> AdapterInfo:
     return AdapterInfo(
         class_names=("rbc", "wbc", "platelets"),
