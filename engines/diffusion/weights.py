@@ -25,9 +25,8 @@ _CONVERT_FILE = (
     "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
     "s.save_file({k: v.contiguous().clone() for k, v in d.items() if hasattr(v, 'dtype')}, sys.argv[2])\" "
 )
-_CONVERT_VAE = (
-    'python -c "import sys, diffusers; '
-    'diffusers.AutoencoderKL.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])" '
+_CONVERT_PART = (
+    'python -c "import sys, diffusers; diffusers.{}.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])" '
 )
 _CONVERT_FOLDER = (
     'python -c "import sys, diffusers; '
@@ -94,8 +93,9 @@ def find_weights(folder: Path, part: str | None = None) -> Weights:
         raise ModelError(f"{folder.parent if part == folder.name else folder}: {cause}") from None
     if weights is None:
         pickles = sorted(name for name in names if name.endswith(PICKLES))
-        alone = part == "vae" and not (folder.parent / "model_index.json").is_file()
-        convert = f"{_CONVERT_VAE}{folder}" if alone else f"{_CONVERT_FOLDER}{folder.parent}"
+        convert = f"{_CONVERT_FOLDER}{folder.parent}"
+        if part == DECODER or (part == "vae" and not (folder.parent / "model_index.json").is_file()):
+            convert = f"{_CONVERT_PART.format('AutoencoderTiny' if part == DECODER else 'AutoencoderKL')}{folder}"
         mend = (
             f"Convert {pickles[0]} where you trust it: {convert} new-folder"
             if pickles

@@ -95,3 +95,10 @@ def test_weights_that_are_missing_are_refused(base: Path) -> None:
     save_file(weights, file)
     with refused(ModelError, None, base / "decoder"):
         load_base(base)
+
+
+def test_a_pickle_is_refused_with_a_command_for_this_kind_of_network(base: Path) -> None:
+    file = base / "decoder" / "diffusion_pytorch_model.safetensors"
+    file.rename(file.with_suffix(".bin"))
+    with refused(ModelError, None, base / "decoder", "AutoencoderTiny"):
+        load_base(base)

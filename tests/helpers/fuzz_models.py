@@ -24,6 +24,7 @@ from engines.adapter.model import load_adapter
 from engines.backends.tensorrt.plans import Machine, Needs, PlanStore, missing_plans, plan_key
 from engines.bundle.bundle import open_bundle
 from engines.common.tokenizer import load_tokenizer, tokenize
+from engines.diffusion.architecture import tiny_decoder
 from engines.diffusion.base_model import load_base
 from engines.diffusion.checkpoints import checkpoint_folder
 from engines.diffusion.families import check_folder_family
@@ -40,6 +41,9 @@ def model_targets(root: Path, base: Path, adapter: Path) -> dict[Path, Callable[
     """Copies of the files to spoil, below `root`, and what reads each of them."""
     base = Path(shutil.copytree(base, root / "base"))
     adapter = Path(shutil.copytree(adapter, root / "adapter"))
+    tiny_decoder({"decoder_block_out_channels": (8,) * 4, "num_decoder_blocks": (1, 1, 1, 0)}).save_pretrained(
+        base / "decoder"
+    )
     bundle = make_small_bundle(root / "bundle")
 
     def opened() -> None:
@@ -54,6 +58,10 @@ def model_targets(root: Path, base: Path, adapter: Path) -> dict[Path, Callable[
 
         return read
 
+    def decoded() -> None:
+        decoder = describe(base / "decoder", "decoder").load(torch.float32)
+        decoder.decode(torch.zeros(1, decoder.config.latent_channels, 2, 2))
+
     def schedule() -> None:
         make_schedule(read_scheduler(base), "ddim", 5)
 
@@ -67,6 +75,7 @@ def model_targets(root: Path, base: Path, adapter: Path) -> dict[Path, Callable[
         base / "vae" / "config.json": network("vae"),
         base / "text_encoder" / "config.json": network("text_encoder"),
         base / "text_encoder" / "model.safetensors": network("text_encoder"),
+        base / "decoder" / "config.json": decoded,
         base / "model_index.json": lambda: check_folder_family(base),
         base / "scheduler" / "scheduler_config.json": schedule,
         base / "tokenizer" / "tokenizer_config.json": words,
