@@ -57,6 +57,14 @@ def command(
     dev_fraction: Annotated[
         float | None, typer.Option(help="Share of the images that picks the best checkpoint.  [default: 0.1]")
     ] = None,
+    folds: Annotated[
+        int,
+        typer.Option(
+            help="For few images: measure on all of them, by so many short trainings, each on those that it did not "
+            "see, in place of a dev split."
+        ),
+    ] = 0,
+    fold_steps: Annotated[int | None, typer.Option(help="Steps of each of these.  [default: half of --steps]")] = None,
     precision_goal: Annotated[
         float | None,
         typer.Option(help="Precision of labels that each class's score threshold is chosen for.  [default: 0.9]"),
@@ -89,7 +97,8 @@ def command(
 ) -> None:
     """Train the adapter, which reads boxes off the base model.
 
-    The base model is frozen. A tenth of the images, chosen by their names, is held out to pick the best checkpoint.
+    The base model is frozen. A tenth of the images, chosen by their names, is held out to pick the best checkpoint;
+    with --folds none is, and all are learned from.
     With --pseudo an adapter learns once more, from images that one has labelled already (self-training).
     """
     parameters = locals()
@@ -122,17 +131,22 @@ def command(
 
 def show_interval(info: "AdapterInfo") -> None:
     """Print on what AP was measured, and how far the choice of these images moves it."""
+    from engines.training.adapter import WITH_FOLDS
     from engines.training.dev_split import FEW
 
-    images = info.figures.get("tune_images", 0)
+    images, folds = info.figures.get("tune_images", 0), info.figures.get("folds")
     where = f"measured on {counted(images, 'image')} of the dev split"
+    if folds:
+        steps = info.figures["fold_steps"]
+        where = f"measured on {counted(images, 'image')}, by {folds} adapters of {steps} steps that did not see them"
     if ends := info.figures.get("tune_interval", {}).get("AP"):
         where += f": 95% interval of AP {ends[0]:.3f} to {ends[1]:.3f}"
     console.echo(where)
     if images < FEW:
+        more = "" if folds else f"measure on all of them (--folds {WITH_FOLDS}), or "
         console.note(
-            f"{counted(images, 'image')} say little: hold more out (--dev-fraction), or measure on others, with "
-            "dengine label on labelled images that it did not learn from"
+            f"AP on {counted(images, 'image')} is noise: {more}label others that it did not learn from, with dengine "
+            "label, which measures on them"
         )
 
 
@@ -141,8 +155,9 @@ def show_thresholds(info: "AdapterInfo") -> None:
     from engines.labels.scores import FALLBACK
 
     chosen, rows = info.figures["thresholds"], []
+    where = "not learned from" if "folds" in info.figures else "on the dev split"
     for name in info.class_names:
-        boxes = f"{chosen[name]['tune_boxes']} on the dev split"
+        boxes = f"{chosen[name]['tune_boxes']} {where}"
         if name in info.thresholds:
             figures = (f"{chosen[name]['precision']:.3f}", f"{chosen[name]['recall']:.3f}")
             rows.append((name, f"{info.thresholds[name]:.2f}", *figures, boxes))

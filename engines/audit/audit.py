@@ -22,7 +22,6 @@ import numpy as np
 
 from engines.adapter.info import INFO_FILE
 from engines.audit.complete import completed, write_completed
-from engines.audit.folds import agreed, out_of_fold
 from engines.audit.page import write_page
 from engines.audit.settings import AuditSettings, AuditSummary, check_known
 from engines.common.events import Report, note, silent
@@ -34,12 +33,14 @@ from engines.diffusion.base_model import local_folder
 from engines.diffusion.prompts import generic_prompt
 from engines.errors import RunError
 from engines.labelling import detect
-from engines.labels.boxes import Instances
+from engines.labels.boxes import Instances, iou_matrix
 from engines.labels.findings import Finding, FindingKind, Judgement, Picture, judge, refined
 from engines.labels.gaps import looks_incomplete
+from engines.labels.thresholds import MATCH_IOU
 from engines.painting.needs import label_needs
 from engines.painting.reader import padded_size
 from engines.runs.run_folder import locked, run_errors
+from engines.training.folds import deal, out_of_fold
 from engines.training.stopping import told_what_is_kept
 
 if TYPE_CHECKING:
@@ -130,11 +131,11 @@ def _fold_finds(settings: AuditSettings, dataset: Dataset, report: Report) -> li
 
     name = settings.base or settings.bundle or default_bundle()
     base = local_folder(name, None, lambda text: report(note(text)))
-    options, learned = settings.fold_options(), dataset
+    options, learned, fold = settings.fold_options(), dataset, deal(dataset.records, settings.folds)
     rounds: list[list[Instances]] = []
     for number in range(1, settings.rounds + 1):
         out = settings.out if number == 1 else settings.out / f"round-{number}"
-        rounds.append(out_of_fold(learned, base, out, settings.folds, options, report))
+        rounds.append(out_of_fold(learned, base, out, fold, options, report))
         found = [agreed(every) for every in zip(*rounds, strict=True)]
         if number < settings.rounds:
             judgement = judge(_pictures(dataset.records, found), len(dataset.class_names))
@@ -142,6 +143,20 @@ def _fold_finds(settings: AuditSettings, dataset: Dataset, report: Report) -> li
             report(note(f"round {number}: {len(missing)} labels look forgotten; the next round learns with them"))
             learned = replace(dataset, records=completed(dataset.records, missing))
     return found
+
+
+def agreed(rounds: Sequence[Instances]) -> Instances:
+    """The last of several detectors' finds on one image, each scoring what all of them do on average.
+
+    A detector that has no box of the class there, by an IoU of MATCH_IOU, scores 0.
+    """
+    last = rounds[-1]
+    scores = [last.scores.astype(np.float64)]
+    for other in rounds[:-1]:
+        overlaps = iou_matrix(last.boxes.astype(np.float64), other.boxes.astype(np.float64))
+        same = (overlaps >= MATCH_IOU) & (last.labels[:, None] == other.labels[None])
+        scores.append(np.where(same, other.scores[None].astype(np.float64), 0.0).max(axis=1, initial=0.0))
+    return replace(last, scores=np.mean(scores, axis=0).astype(np.float32))
 
 
 def _pictures(records: Sequence[Record], found: Sequence[Instances]) -> list[Picture]:

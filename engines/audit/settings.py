@@ -12,7 +12,7 @@ from engines.adapter.inference import TTA_LOOKS
 from engines.common.schema import AnyPath, settle
 from engines.errors import UsageError, refuse, wrong_values
 from engines.labels.findings import CONFIDENT, Judgement
-from engines.training.adapter import AdapterTrainOptions
+from engines.training.adapter_options import AdapterTrainOptions
 
 COMPLETIONS = ("labels", "crowds")
 # How a fold's adapter is trained, where the settings do not say otherwise.

@@ -47,8 +47,8 @@ class Forecast:
     70.0
     """
 
-    def __init__(self, report: Report, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._report, self._clock = report, clock
+    def __init__(self, report: Report, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._report, self._quiet, self._clock = report, quiet, clock
         self._begun = self._last = clock()
         self._parts: dict[str, list[_Measured]] = {}
         self._before: dict[str, float] = {}  # stage -> units of its runs before the one at work
@@ -61,15 +61,15 @@ class Forecast:
         return report if isinstance(report, cls) else cls(report)
 
     def plan(self, parts: Sequence[Part], done: Mapping[str, float] | None = None, *, quiet: bool = False) -> None:
-        """Say what is to be done, of which `done` units by stage are done already; and, unless `quiet`, on the way for
-        how long all was prepared and how long the rest takes."""
+        """Say what is to be done, of which `done` units by stage are done already; and, unless it is `quiet`, for how
+        long all was prepared and how long the rest takes."""
         for part in parts:
             if part.units > 0:
                 self._parts.setdefault(part.stage, []).append(_Measured(part))
         for stage, units in (done or {}).items():
             self._move(stage, units)
         now = self._last = self._clock()
-        if not quiet:
+        if not (quiet or self._quiet):
             self._report(note(f"prepared in {duration(now - self._begun)}; about {duration(self.left())} to go"))
 
     def __call__(self, event: Event) -> None:

@@ -2,7 +2,7 @@
 
 Knows: how finds and labels of an image are paired, which pairs and leftovers are suspicious, and how sure each is.
 Knows nothing about models, files or pixels. The detector must not have learned from these very labels, or it repeats
-what it learned (`engines.audit.folds`).
+what it learned (`engines.training.folds`).
 
 Sources: the kinds are ObjectLab's (Tkachenko et al. 2023, arXiv 2309.00832: overlooked, swapped, badly located), with
 the mean score of a class's finds as the measure of sureness (confident learning, Northcutt et al., arXiv 1911.00068).

@@ -31,11 +31,13 @@ def adapter_page(folder: Path) -> tuple[str, int]:
     asked = {
         "style": info.style, "short side": info.short_side, "frame": "x".join(map(str, info.frame)),
         "head": info.config.head, "queries": info.config.queries, "base": info.base_hash[:12],
-        "training images": figures.get("train_images"), "dev images": figures.get("tune_images"),
+        "training images": figures.get("train_images"),
+        "measured on" if figures.get("folds") else "dev images": figures.get("tune_images"),
+        "by adapters that did not see them": figures.get("folds"), "of steps": figures.get("fold_steps"),
         "pseudo-labelled images": figures.get("pseudo_images"),
     }  # fmt: skip
     parts = (
-        top(folder.resolve().name, numbers), _curves(read_log(folder)), _prompts(figures.get("tune", {})),
+        top(folder.resolve().name, numbers), _curves(read_log(folder)), _prompts(figures),
         _thresholds(info), section("What was asked", facts(asked.items())),
     )  # fmt: skip
     return document(f"{folder.resolve().name} · dengine report", parts), info.labelled_images
@@ -78,13 +80,16 @@ def _curves(logs: Mapping[str, Sequence[Row]]) -> str:
     return section("How it went", cards(each)) if each else ""
 
 
-def _prompts(measured: Mapping[str, Mapping[str, float]]) -> str:
-    if not measured:
+def _prompts(figures: Mapping[str, Any]) -> str:
+    if not (measured := figures.get("tune", {})):
         return ""
     names = list(next(iter(measured.values())))
     rows = [[kind, *(f"{of[name]:.3f}" if name in of else "-" for name in names)] for kind, of in measured.items()]
     note = "By kind of prompt: it should not decide the labels, so rows should hardly differ."
-    return section("Average precision on the dev split", table(["Prompt", *names], rows), note)
+    if folds := figures.get("folds"):
+        note = f"Of {folds} adapters, each on images that it did not see; this one learned from all of them."
+    where = "images not seen" if folds else "the dev split"
+    return section(f"Average precision on {where}", table(["Prompt", *names], rows), note)
 
 
 def _thresholds(info: AdapterInfo) -> str:

@@ -1,8 +1,9 @@
 """Training a Detection-Adapter on a labelled dataset: what `train_adapter` does once its images are open.
 
 Knows: the order (set the dev split apart, freeze the base, calibrate the neck, train, keep the best, measure it with
-all three kinds of prompt, save), and every setting of it. Batches come from `pyramids`, the loop from `trainer`,
-images that an adapter labelled from `pseudo`.
+all three kinds of prompt, save). Its settings are in `adapter_options`, what it is shown comes from `adapter_scene`,
+batches from `pyramids`, the loop from `trainer`, images that an adapter labelled from `pseudo`, and what is trained
+ahead of it is `ahead`'s matter.
 Knows nothing about files of datasets, or about exported graphs.
 
 Source: DiffusionEngine (arXiv 2309.03893, section 3.2), with one conditional UNet call in place of a guidance batch,
@@ -10,158 +11,85 @@ prompts that do not give the labels away, and a dev split that picks the checkpo
 """
 
 import hashlib
-import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 
-from engines.adapter.inference import resized_size
 from engines.adapter.info import INFO_FILE, AdapterConfig, AdapterInfo
 from engines.adapter.model import DetectionAdapter, save_adapter
 from engines.adapter.pyramid import pyramid_channels
-from engines.common.devices import AUTO, device_name, find_device, resolve_precision
+from engines.common.devices import device_name, find_device, resolve_precision
 from engines.common.events import Event, Report, note
-from engines.common.files import read_json
 from engines.common.forecast import Forecast, Part, longest
 from engines.common.plurals import counted
-from engines.common.schema import KEY, from_object, settle, to_object
+from engines.common.schema import from_object
 from engines.common.tokenizer import cut_remark
 from engines.common.training_log import TrainingLog
 from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.datasets.learned import LEARNED, write_learned
 from engines.diffusion import prompts
-from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
-from engines.diffusion.lora import fuse_loras, fused_hash
-from engines.errors import ModelError, TrainingError, UsageError, refuse, wrong_values
+from engines.diffusion.base_model import BaseModel
+from engines.errors import TrainingError, UsageError
 from engines.labels.boxes import Instances
 from engines.labels.findings import Picture
 from engines.labels.gaps import looks_incomplete
 from engines.labels.thresholds import Choice, choose_thresholds
 from engines.training.adapter_figures import looks, threshold_figures, training_figures
+from engines.training.adapter_options import AdapterTrainOptions
 from engines.training.adapter_rehearsal import adapter_parts, timed_pyramids, try_adapter
-from engines.training.augment import FrameOptions
-from engines.training.dev_split import split_by_names, split_dev
+from engines.training.adapter_scene import Scene, scene_of, source_options_of
+from engines.training.ahead import VIEWS, Ahead, begun, check_begun, clear
+from engines.training.dev_split import FEW, split_by_names, split_dev
+from engines.training.opened import OpenedBase, open_base
 from engines.training.pseudo import blend
-from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid, SourceOptions
+from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid
 from engines.training.rehearsal import planned
 from engines.training.shared_norm import share_statistics
 from engines.training.stopping import save_result, steps_done
 from engines.training.together import dismiss, gathered, share
 from engines.training.trainer import FitOptions, check_goes_on, fit, started_with
 
-STYLE, SHORT_SIDE = "photo", 512  # for bases without notes
-_LONGEST_SIDE = 65_536  # pixels
 STATISTICS_IMAGES = 200  # images whose class counts `generate` draws prompts from
 CALIBRATION_BATCHES = 2
+WITH_FOLDS = 5  # folds that are advised where a dev split is small
 FINDS_FROM = 0.2  # share of the steps before an adapter's own finds are trusted to be objects
-_FROM_BASE = ("channels", "num_classes")  # AdapterConfig fields that are no setting
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdapterTrainOptions:
-    """How an adapter is trained. Raises UsageError that lists every mistake at once."""
+@dataclass(frozen=True)
+class Prepared:
+    """A training that can begin: all is open, tried out and checked, and nothing is written."""
 
-    # What is seen
-    style: str = ""  # style words of the prompts; empty: those the base was trained with, or "photo"
-    short_side: int = 0  # pixels of the images' short side; 0: as the base was trained, or 512
-    frame: tuple[int, int] = (0, 0)  # (width, height) of training frames; (0, 0): the most common whole image
-    scale: tuple[float, float] = (0.8, 1.25)  # random factor on the images' scale
-    flips: bool = True  # mirror frames left to right, half of the time
-    # Right-angle turns are as likely as not (microscopes, satellites).
-    rotate: bool = field(default=False, metadata={KEY: "turns"})
-    colour: float = 1.0  # strength of changes to brightness, contrast, saturation and hue; 0 for none
-    min_visible: float = 0.3  # a cut box stays when this share of its area is in the frame
-    prompt_probabilities: dict[str, float] = field(  # of generic, listing and empty prompts
-        default_factory=lambda: {str(kind): share for kind, share in prompts.KIND_PROBABILITIES.items()}
-    )
-    timestep: int = 1  # t of the label pass
-    # How it is learned
-    steps: int = 3000  # optimiser steps
-    minutes: float | None = None  # about how long it takes here, in place of `steps`
-    batch: int = 4  # frames a step
-    lr: float = 4e-4  # peak learning rate
-    weight_decay: float = 1e-4  # AdamW's
-    warmup: int = 100  # steps to the peak
-    final_lr: float = 0.02  # learning rate at the last step, as a share of the peak
-    grad_clip: float = 0.1  # largest norm of the gradient
-    ema_decay: float = 0.998  # of the averaged weights
-    ignore_finds: float = 0.0  # score from which its own finds without a label teach nothing; 0: they are background
-    seed: int = 0  # decides every draw
-    pseudo_share: float = 0.5  # about what share of the frames shows images that an adapter labelled, if there are any
-    # Share of the images held out to pick the best checkpoint; 0: none, the last is kept.
-    dev_fraction: float = field(default=0.1, metadata={KEY: "tune_fraction"})
-    eval_every: int = 500  # steps between evaluations on them
-    score: str = "AP50"  # the figure that picks: AP, AP50 or AP75
-    precision_goal: float = 0.9  # of the labels: on the dev split, each class's score threshold is chosen to reach it
-    network: dict[str, Any] = field(default_factory=dict)  # AdapterConfig fields, but for channels and num_classes
-    # Where and how fast
-    device: str = AUTO  # cpu, cuda or cuda:N; auto: a GPU where there is one
-    precision: str = "auto"  # f32, bf16 or auto
-    checkpoint_minutes: float = 3.0  # wall time between checkpoints
-    cache_views: int = 0  # keep the pyramids of this many views of each image and use them again; 0: never
-    cache_gb: float = 4.0  # memory for them, in GiB
-    workers: int = 0  # threads that draw frames beforehand; for GPUs
+    dataset: Dataset
+    pseudo: Sequence[Record]  # more images, with boxes that an adapter found
+    base: OpenedBase
+    out: Path
+    options: AdapterTrainOptions  # as settled
+    fit_options: FitOptions
+    identity: Mapping[str, Any]  # all that decides what comes out
+    model: DetectionAdapter
+    source: BatchSource
+    train: Sequence[Record]  # learned from, but for `pseudo`
+    dev: Sequence[Record]  # held out
+    dev_split: DevSplit  # of `dev`
+    scene: Scene
+    by_names: bool  # it goes on by the rule of before
+    resume: bool
+    report: Forecast
+    ahead: Ahead | None  # what is trained first
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object that `from_json` reads."""
-        return to_object(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], where: str = "training options") -> Self:
-        """Read what `to_json` wrote; UsageError lists every unknown key and wrong type at once."""
-        return from_object(cls, value, UsageError, where)
-
-    def __post_init__(self) -> None:
-        settle(self)
-        checks = (
-            ("short_side", "0 or more", self.short_side >= 0),
-            ("frame", "two positive sizes, or 0, 0", min(self.frame) > 0 or self.frame == (0, 0)),
-            ("scale", "two positive factors, the lower first", 0 < self.scale[0] <= self.scale[1]),
-            ("colour", "0 or more", self.colour >= 0),
-            ("min_visible", "between 0 and 1", 0 <= self.min_visible <= 1),
-            ("prompt_probabilities", _KINDS_EXPECTED, _are_probabilities(self.prompt_probabilities)),
-            ("timestep", "between 0 and 999", 0 <= self.timestep < 1000),
-            ("steps", "positive", self.steps > 0),
-            ("minutes", "positive", self.minutes is None or 0 < self.minutes <= 1e6),
-            ("batch", "positive", self.batch > 0),
-            ("lr", "positive", self.lr > 0),
-            ("grad_clip", "positive", self.grad_clip > 0),
-            ("ema_decay", "at least 0 and below 1", 0 <= self.ema_decay < 1),
-            ("ignore_finds", "at least 0 and below 1", 0 <= self.ignore_finds < 1),
-            ("seed", "from 0 to 2^31 - 1", 0 <= self.seed < 2**31),
-            ("pseudo_share", "between 0.01 and 0.99", 0.01 <= self.pseudo_share <= 0.99),
-            ("dev_fraction", "at least 0 and below 1", 0 <= self.dev_fraction < 1),
-            ("eval_every", "positive", self.eval_every > 0),
-            ("score", "AP, AP50 or AP75", self.score in ("AP", "AP50", "AP75")),
-            ("precision_goal", "above 0 and at most 1", 0 < self.precision_goal <= 1),
-            ("cache_views", "0 or more", self.cache_views >= 0),
-            ("cache_gb", "0 or more", self.cache_gb >= 0),
-            ("workers", "0 or more", self.workers >= 0),
-        )
-        known = {name for name in AdapterConfig.__dataclass_fields__ if name not in _FROM_BASE}
-        unknown = [("network", f'network has no setting "{name}"') for name in self.network if name not in known]
-        refuse([*wrong_values(self, checks), *unknown])
-
-
-_KINDS_EXPECTED = "generic, listing and empty, adding up to 1"
-
-
-def _are_probabilities(value: Mapping[str, float]) -> bool:
-    return (
-        set(value) <= set(prompts.KIND_PROBABILITIES)
-        and min(value.values(), default=-1.0) >= 0
-        and math.isclose(sum(value.values()), 1.0, abs_tol=1e-6)
-    )
+    @property
+    def work(self) -> Path:
+        """The folder of checkpoints."""
+        return self.out / "training"
 
 
 def fit_adapter(
     dataset: Dataset,
-    base_folder: Path | str,
+    base: OpenedBase | Path | str,
     out: Path,
     options: AdapterTrainOptions,
     *,
@@ -170,111 +98,170 @@ def fit_adapter(
     resume: bool,
     report: Report,
 ) -> AdapterInfo:
-    """Train an adapter on `dataset` for the base model in `base_folder`, and save it in the folder `out`.
+    """Train an adapter on `dataset` for a `base` model, and save it in the folder `out`: `prepare_adapter`, then
+    `fit_prepared`, as these say."""
+    prepared = prepare_adapter(dataset, base, out, options, pseudo=pseudo, loras=loras, resume=resume, report=report)
+    return fit_prepared(prepared)
 
-    `pseudo` are more images, with boxes that an adapter found (`engines.training.pseudo`); none of them is held out.
-    `loras` are LoRA files and their scales, added to the base's weights first; the adapter is then for that base with
-    these LoRAs. Checkpoints lie in `out`/training until it is done. Returns what was written to adapter.json; its
-    figures hold AP on the dev split by kind of prompt. Raises TrainingError, UsageError, ModelError.
+
+def prepare_adapter(
+    dataset: Dataset,
+    base: OpenedBase | Path | str,
+    out: Path,
+    options: AdapterTrainOptions,
+    *,
+    pseudo: Sequence[Record] = (),
+    loras: Sequence[tuple[Path, float]] = (),
+    ahead: Ahead | None = None,
+    resume: bool,
+    report: Report,
+) -> Prepared:
+    """Open all that training an adapter on `dataset` takes, try it out and say how long it is; nothing is written.
+
+    `base` is a folder, or open already, with its LoRAs. `pseudo` are more images, with boxes that an adapter found
+    (`engines.training.pseudo`); none of them is held out. `loras` are LoRA files and their scales, added to the base's
+    weights first; the adapter is then for that base with these LoRAs. With `ahead` no image is held out. Raises
+    TrainingError, UsageError, ModelError.
     """
     check_start(out, options, dataset)
     options = replace(options, device=device_name(options.device))
-    by_names = resume and "dev_split" not in started_with(out / "training", {"dev_split": ""})  # of before
+    options = replace(options, dev_fraction=0.0) if ahead else options
+    by_names = resume and "dev_split" not in _started_with(out / "training", {"dev_split": ""})  # of before
     train, dev = (split_by_names if by_names else split_dev)(dataset.records, options.dev_fraction)
-    base = load_base(base_folder, device=options.device)
-    names = fuse_loras(base, loras, lambda text: report(note(text)))
-    model = _build(base, len(dataset.class_names), options)
-    size_multiple = base.vae_stride * 2 ** (model.config.levels - 1)
-    style, short_side = _scene(base, options)
-    _remark_on_cut(base, style, dataset, report)
-    frame = _frame_size(train, short_side, size_multiple, options)
-    source_options = _source_options(options, style, short_side, frame)
-    precision = resolve_precision(options.precision, options.device)
-    frozen, classes = FrozenPyramid(base, options.timestep, precision, options.device), dataset.class_names
+    opened = base if isinstance(base, OpenedBase) else open_base(base, options.device, loras, report)
+    model = _build(opened.model, len(dataset.class_names), options)
+    scene = scene_of(opened.model, train, options, opened.model.vae_stride * 2 ** (model.config.levels - 1))
+    _remark_on_cut(opened.model, scene.style, dataset, report)
+    _remark_on_few(dev, len(dataset.records), report)
+    source_options = source_options_of(options, scene)
+    precision, classes = resolve_precision(options.precision, options.device), dataset.class_names
+    frozen = FrozenPyramid(opened.model, options.timestep, precision, options.device)
     source = BatchSource(blend(train, pseudo, options.pseudo_share), classes, frozen, source_options)
-    dev_split = DevSplit(dev, classes, frozen, source_options, size_multiple, report := Forecast.of(report))
+    report = Forecast.of(report)
+    splits = [
+        DevSplit(some, classes, frozen, source_options, scene.size_multiple, report)
+        for some in (dev, dev or dataset.records[: ahead is not None])
+    ]
     seconds, pyramids = timed_pyramids(source, CALIBRATION_BATCHES)
     model.calibrate([_whole(pyramid) for pyramid in pyramids])
-    options, fit_options = _planned(model, source, dev_split, seconds, options, out / "training", resume, report)
-    hashed = fused_hash(base_hash(base.folder), names)
-    identity = training_identity(dataset, pseudo, options, hashed, by_names=by_names)
+    options, fit_options = _planned(model, source, splits, seconds, options, out / "training", resume, ahead, report)
+    identity = training_identity(dataset, pseudo, options, opened.hashed, by_names=by_names)
+    identity |= ahead.identity(options.steps) if ahead else {}
+    check_begun(out / "training", identity, resume)
     done = steps_done(out / "training") if check_goes_on(out / "training", fit_options, identity, resume) else 0
-    report(_plan(model, options, (style, short_side, frame), len(train), len(dev), done, report))
+    report(_plan(model, options, scene, len(train), len(dev), done, ahead, report))
+    return Prepared(
+        dataset, pseudo, opened, out, options, fit_options, identity, model, source, train, dev, splits[0], scene,
+        by_names, resume, report, ahead,
+    )  # fmt: skip
+
+
+def fit_prepared(prepared: Prepared, unseen: Sequence[Instances] = ()) -> AdapterInfo:
+    """Train the adapter, and save it in its folder.
+
+    `unseen`: where others were trained ahead, what these find on each image of the dataset, which they did not see; by
+    it the adapter is measured, in place of a dev split. Checkpoints lie in the folder's training/ until it is done.
+    Returns what was written to adapter.json; its figures hold AP on the dev split by kind of prompt. Raises
+    TrainingError, UsageError, ModelError.
+    """
+    p, options, classes = prepared, prepared.options, prepared.dataset.class_names
+    precision = resolve_precision(options.precision, options.device)
     best = fit(
-        model, partial(_loss_at, model, source, options, precision), fit_options, out / "training", stage="adapter",
-        identity=identity, resume=resume, report=report,
-        evaluate=partial(_evaluate, dev_split, model, by_names) if dev else None, score=options.score if dev else "",
-        log=TrainingLog(out, ("adapter",)),
+        p.model, partial(_loss_at, p.model, p.source, options, precision), p.fit_options, p.work, stage="adapter",
+        identity=p.identity, resume=p.resume, report=p.report, log=TrainingLog(p.out, ("adapter",)),
+        evaluate=partial(_evaluate, p.dev_split, p.model, p.by_names) if p.dev else None,
+        score=options.score if p.dev else "",
     )  # fmt: skip
-    choices = _thresholds(model, dataset, dev, dev_split, options, report)
+    dismiss()  # the first process looks alone from here on
+    judged = p.dataset.records if p.ahead else p.dev
+    found = unseen if p.ahead else p.dev_split.detect(p.model)
+    choices = _thresholds(p.dataset, judged, found, options, p.report)
+    figures = training_figures(p.model, p.dev_split, p.train, judged, found, classes, options.steps, best)
+    figures |= p.ahead.identity(options.steps) if p.ahead else {}
     info = AdapterInfo(
-        class_names=tuple(classes), timestep=options.timestep, short_side=short_side, frame=frame,
-        size_multiple=size_multiple, style=style, prompts=_prompts(style, classes, options),
-        base_hash=hashed, config=model.config, photographs=looks(train, short_side),
-        class_statistics=source.statistics(min(STATISTICS_IMAGES, len(train))),  # the labelled come first
-        labelled_images=len(dataset.records), objects=dataset.objects(),
+        class_names=tuple(classes), timestep=options.timestep, short_side=p.scene.short_side, frame=p.scene.frame,
+        size_multiple=p.scene.size_multiple, style=p.scene.style, prompts=_prompts(p.scene.style, classes, options),
+        base_hash=p.base.hashed, config=p.model.config, photographs=looks(p.train, p.scene.short_side),
+        class_statistics=p.source.statistics(min(STATISTICS_IMAGES, len(p.train))),  # the labelled come first
+        labelled_images=len(p.dataset.records), objects=p.dataset.objects(),
         thresholds={name: choice.score for name, choice in choices.items() if choice.score is not None},
-        figures=training_figures(model, dev_split, train, dev, classes, options.steps, best)
-        | threshold_figures(choices, options.precision_goal) | _origins(pseudo, names),
+        figures=figures | threshold_figures(choices, options.precision_goal) | _origins(p.pseudo, p.base.loras),
     )  # fmt: skip
-    save_result(lambda: _save(out, model, info, (*dataset.records, *pseudo)), (out / "training",), report)
+    save_result(lambda: _save(p, info), (p.work,), p.report)
     return info
+
+
+def _started_with(work: Path, default: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The identity of the training in `work`, which may still be among those ahead of it; `default` where none is."""
+    return started_with(work, {}) or begun(work, default)
 
 
 def _planned(
     model: DetectionAdapter,
     source: BatchSource,
-    dev: DevSplit,
+    splits: Sequence[DevSplit],
     seconds: float,
     options: AdapterTrainOptions,
     work: Path,
     resume: bool,
+    ahead: Ahead | None,
     report: Forecast,
 ) -> tuple[AdapterTrainOptions, FitOptions]:
     """The options with as many steps as fit into their minutes, where these are given, and what the loop needs of them;
-    what it all takes is tried out and said. `seconds`: that the pyramids of a batch take."""
+    what it all takes is tried out and said.
+
+    `splits`: the dev split, and images to try detecting on. `seconds`: that the pyramids of a batch take.
+    """
+    (dev, some), views = splits, options.cache_views or VIEWS
     precision, evaluate = resolve_precision(options.precision, options.device), len(dev) > 0
     loss_at = partial(_loss_at, model, source, options, precision)
-    speeds = try_adapter(model, source, dev, loss_at, _fit_options(options, evaluate=evaluate), seconds)
+    speeds = try_adapter(model, source, some, loss_at, _fit_options(options, evaluate=evaluate), seconds)
     done = steps_done(work) if resume else 0
 
     def parts(steps: int) -> list[Part]:
         wanted = replace(_fit_options(options, evaluate=evaluate), steps=steps)
-        return adapter_parts(speeds, wanted, source.fresh(steps - done), len(dev), done)
+        first = ahead.parts(speeds, steps, options.batch, views, work) if ahead else []
+        return first + adapter_parts(speeds, wanted, source.fresh(steps - done), len(dev), done)
 
     if options.minutes is not None:
-        begun = started_with(work, {}) if resume else {}
-        steps = begun["settings"]["steps"] if begun else longest(60 * options.minutes - report.elapsed, parts, 10**6)
+        before = _started_with(work, {}) if resume else {}
+        steps = before["settings"]["steps"] if before else longest(60 * options.minutes - report.elapsed, parts, 10**6)
         steps = gathered([steps])[0]  # by the clock of the first process
         options = replace(options, minutes=None, steps=int(steps))
         said = note(f"trains for {steps} steps: `steps={steps}` repeats it")
         report(replace(said, settled={"minutes": None, "steps": int(steps)}))
-    report.plan(parts(options.steps), {"adapter": done})
+    report.plan(parts(options.steps), {"adapter": done} | (ahead.done(options.steps, work) if ahead else {}))
     return options, _fit_options(options, evaluate=evaluate)
 
 
 def _plan(
     model: DetectionAdapter,
     options: AdapterTrainOptions,
-    scene: tuple[str, int, tuple[int, int]],
+    scene: Scene,
     images: int,
     measured: int,
     done: int,
+    ahead: Ahead | None,
     report: Forecast,
 ) -> Event:
-    """What will be done, behind `done` steps; `scene`: style, short side and frame."""
+    """What will be done, behind `done` steps."""
     settled = {
-        "steps": options.steps, "style": scene[0], "short_side": scene[1], "frame": scene[2], "device": options.device,
-        "precision": resolve_precision(options.precision, options.device),
+        "steps": options.steps, "style": scene.style, "short_side": scene.short_side, "frame": scene.frame,
+        "device": options.device, "precision": resolve_precision(options.precision, options.device),
     }  # fmt: skip
     before = f" ({done} are done)" if done else ""
     text = f"trains an adapter: {options.steps} steps on {counted(images, 'image')}{before}"
-    return planned(f"{text}, measured on {measured} others", settled, [model], report)
+    where = f"on {measured} others"
+    if ahead:
+        settled["fold_steps"] = ahead.length(options.steps)
+        where = f"by {ahead.folds} others of {settled['fold_steps']} steps, each on images that it did not see"
+    return planned(f"{text}, measured {where}", settled, [model], report)
 
 
-def _save(out: Path, model: DetectionAdapter, info: AdapterInfo, learned: Sequence[Record]) -> None:
-    write_learned(out / LEARNED, learned)
-    save_adapter(out, model, info)
+def _save(prepared: Prepared, info: AdapterInfo) -> None:
+    write_learned(prepared.out / LEARNED, (*prepared.dataset.records, *prepared.pseudo))
+    save_adapter(prepared.out, prepared.model, info)
+    clear(prepared.work)
 
 
 def _evaluate(dev_split: DevSplit, model: DetectionAdapter, plain: bool, step: int) -> Mapping[str, float]:
@@ -288,23 +275,31 @@ def _remark_on_cut(base: BaseModel, style: str, dataset: Dataset, report: Report
         report(note(remark))
 
 
+def _remark_on_few(dev: Sequence[Record], images: int, report: Report) -> None:
+    """Say where a dev split is too small to believe."""
+    if 0 < len(dev) < FEW and images >= WITH_FOLDS:
+        report(
+            note(
+                f"the dev split has {counted(len(dev), 'image')}, and AP on so few is noise: `folds={WITH_FOLDS}` "
+                f"measures on all {images}, by {WITH_FOLDS} short trainings more"
+            )
+        )
+
+
 def _thresholds(
-    model: DetectionAdapter,
     dataset: Dataset,
-    dev: Sequence[Record],
-    dev_split: DevSplit,
+    judged: Sequence[Record],
+    found: Sequence[Instances],
     options: AdapterTrainOptions,
     report: Report,
 ) -> dict[str, Choice]:
-    """Each class's score threshold by what is found on the dev split. The first process looks alone from here on."""
-    dismiss()
-    detected = dev_split.detect(model)
-    _remark_on_gaps(dataset, dev, detected, report)
-    return choose_thresholds(instances_of(dev), detected, dataset.class_names, options.precision_goal)
+    """Each class's score threshold by what is found on images that were not learned from."""
+    _remark_on_gaps(dataset, judged, found, report)
+    return choose_thresholds(instances_of(judged), found, dataset.class_names, options.precision_goal)
 
 
 def _remark_on_gaps(dataset: Dataset, dev: Sequence[Record], detected: Sequence[Instances], report: Report) -> None:
-    """Say where the labels of the dev split look incomplete, by what was found there."""
+    """Say where the labels of images that were not learned from look incomplete, by what was found there."""
     pairs = zip(dev, detected, strict=True)
     pictures = [Picture(record.width, record.height, record.instances, found) for record, found in pairs]
     if remark := looks_incomplete(pictures, dataset.class_names, dataset.root):
@@ -359,58 +354,6 @@ def _build(base: BaseModel, num_classes: int, options: AdapterTrainOptions) -> D
         model = DetectionAdapter(config).to(options.device)
     share_statistics(model)
     return model
-
-
-def _scene(base: BaseModel, options: AdapterTrainOptions) -> tuple[str, int]:
-    """Style words and short side: as given, else as the base's own notes say, else what suits Stable Diffusion."""
-    path = base.folder / BASE_NOTES
-    notes = read_json(path, ModelError) if path.exists() else {}
-    style, short_side = notes.get("style", STYLE), notes.get("short_side", SHORT_SIDE)
-    if not isinstance(style, str) or type(short_side) is not int or not 0 < short_side <= _LONGEST_SIDE:
-        raise ModelError(f'{path}: "style" must be a string and "short_side" a whole number from 1 to {_LONGEST_SIDE}.')
-    return options.style or style, options.short_side or short_side
-
-
-def _frame_size(
-    records: Sequence[Record], short_side: int, multiple: int, options: AdapterTrainOptions
-) -> tuple[int, int]:
-    """(width, height) of the training frames, checked against what the networks can divide."""
-    if options.frame != (0, 0):
-        if options.frame[0] % multiple or options.frame[1] % multiple:
-            width, height = (max(multiple, round(side / multiple) * multiple) for side in options.frame)
-            raise UsageError(
-                f"`frame={options.frame}`: both must be multiples of {multiple}; `frame={(width, height)}` would do.",
-                field="frame",
-            )
-        return options.frame
-    shapes = Counter((record.width, record.height) for record in records)
-    image_width, image_height = max(shapes, key=lambda shape: (shapes[shape], shape))
-    width, height, _ = resized_size(image_width, image_height, short_side)
-    return math.ceil(width / multiple) * multiple, math.ceil(height / multiple) * multiple
-
-
-def _source_options(options: AdapterTrainOptions, style: str, short_side: int, frame: tuple[int, int]) -> SourceOptions:
-    drawn = FrameOptions(
-        width=frame[0],
-        height=frame[1],
-        short_side=short_side,
-        scale=options.scale,
-        flips=options.flips,
-        rotate=options.rotate,
-        colour=options.colour,
-        min_visible=options.min_visible,
-    )
-    probabilities = {kind: options.prompt_probabilities.get(kind, 0.0) for kind in prompts.KIND_PROBABILITIES}
-    return SourceOptions(
-        frame=drawn,
-        style=style,
-        prompt_probabilities=probabilities,
-        batch=options.batch,
-        seed=options.seed,
-        cache_views=options.cache_views,
-        cache_gb=options.cache_gb,
-        workers=options.workers,
-    )
 
 
 def _fit_options(options: AdapterTrainOptions, *, evaluate: bool) -> FitOptions:

@@ -9,6 +9,8 @@ from typing import Any
 from engines.adapter.model import DetectionAdapter
 from engines.datasets.dataset import Record, instances_of
 from engines.diffusion import prompts
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
 from engines.labels.thresholds import Choice
 from engines.quality.look import Looks, look_at, looks_of, scaled
 from engines.training.dev_split import noise
@@ -21,23 +23,30 @@ def training_figures(
     model: DetectionAdapter,
     dev_split: DevSplit,
     train: Sequence[Record],
-    dev: Sequence[Record],
+    judged: Sequence[Record],
+    found: Sequence[Instances],
     class_names: Sequence[str],
     steps: int,
     best: Mapping[str, float],
 ) -> dict[str, Any]:
-    """How training went, and AP on the dev split by kind of prompt: the prompt should not decide the labels."""
+    """How training went, and AP on images that were not learned from, by what was `found` there.
+
+    On a dev split it is told by kind of prompt, too: the prompt should not decide the labels.
+    """
     figures: dict[str, Any] = {
         "train_images": len(train),
-        "tune_images": len(dev),
+        "tune_images": len(judged),
         "steps": steps,
         "best_step": int(best.get("step", steps)),
     }
-    if dev:
-        figures["tune_interval"] = dict(noise(instances_of(dev), dev_split.detect(model), class_names))
-        kinds: tuple[prompts.PromptKind, ...] = ("generic", "listing", "empty")
+    if judged:
+        truth = instances_of(judged)
+        figures["tune_interval"] = dict(noise(truth, found, class_names))
+        measured = {"generic": mean_average_precision(truth, found, class_names)}
+        kinds: tuple[prompts.PromptKind, ...] = ("listing", "empty") if len(dev_split) else ()
+        measured |= {kind: dev_split.evaluate(model, kind) for kind in kinds}
         figures["tune"] = {
-            kind: {name: round(value, 4) for name, value in dev_split.evaluate(model, kind).items()} for kind in kinds
+            kind: {name: round(value, 4) for name, value in one.items()} for kind, one in measured.items()
         }
     return figures
 

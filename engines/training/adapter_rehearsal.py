@@ -16,15 +16,17 @@ from engines.training.pyramids import MEASURING, BatchSource, DevSplit
 from engines.training.rehearsal import step_seconds
 from engines.training.trainer import FitOptions, LossAt
 
-_LOOKS = (3, 2)  # at the dev split behind the training: with what the base gave before, and anew
+_LOOKS = (1, 2)  # at the dev split behind the training: with what the base gave before, and anew
 
 
 @dataclass(frozen=True)
 class AdapterSpeeds:
     """Seconds that things take here."""
 
+    pyramid: float  # what the base gives for a batch
+    head: float  # the adapter's own part of a step
     fresh: float  # a step that needs the base
-    kept: float  # a step whose pyramids are kept
+    kept: float  # a step, where pyramids are kept
     first: float  # detecting on an image of the dev split
     again: float  # the same where what the base gives is kept
 
@@ -46,8 +48,8 @@ def try_adapter(
     network: nn.Module = model
     step = step_seconds(network, loss_at, options.precision, options.device)
     fresh, kept = (pyramid + step, step) if source.keeps else (step, step)
-    first, again = dev.seconds(model) if options.evaluate_every else (0.0, 0.0)
-    return AdapterSpeeds(fresh, kept, first, again)
+    first, again = dev.seconds(model) if len(dev) else (0.0, 0.0)
+    return AdapterSpeeds(pyramid, max(0.0, fresh - pyramid), fresh, kept, first, again)
 
 
 def adapter_parts(speeds: AdapterSpeeds, options: FitOptions, fresh: int, images: int, done: int) -> list[Part]:

@@ -17,8 +17,11 @@ from engines.common.verbs import verb
 from engines.datasets.dataset import Record, open_dataset, remark_on_splits
 from engines.diffusion.base_model import local_folder
 from engines.diffusion.base_notes import bad_base
-from engines.errors import refuse, wrong_values
-from engines.training.adapter import AdapterTrainOptions, check_start, fit_adapter
+from engines.errors import Mistake, wrong_values
+from engines.training.adapter import check_start, fit_prepared, prepare_adapter
+from engines.training.adapter_options import AdapterTrainOptions
+from engines.training.ahead import Ahead
+from engines.training.folds import deal, found_ahead
 from engines.training.pseudo import open_pseudo
 from engines.training.stopping import told_what_is_kept
 from engines.training.together import MOST, beside, first_alone
@@ -39,6 +42,8 @@ class TrainAdapterSettings(AdapterTrainOptions):
     loras: Sequence[tuple[AnyPath, float]] = ()  # LoRA files and their scales, added to the base's weights first
     prediction_type: str | None = None  # of a single-file SD 2.x checkpoint: epsilon or v_prediction
     vae: AnyPath | None = None  # VAE of a checkpoint that has none: a diffusers folder, or a .safetensors file
+    folds: int = 0  # adapters that are trained first, each to be measured on images that it did not see; 0: none
+    fold_steps: int | None = None  # optimiser steps of each of them; None: half of `steps`
     pseudo: AnyPath | None = None  # a folder of `label` with a score: more images, and none of them is held out
     resume: bool = False  # go on from the last checkpoint in `out`
     skip_bad: bool = False  # leave bad images and boxes out, instead of stopping
@@ -46,9 +51,23 @@ class TrainAdapterSettings(AdapterTrainOptions):
     boxes: str = "auto"  # what the numbers of its boxes mean, see `open_dataset`
     devices: int = 1  # GPUs from `device` on, or processes of the CPU, that share every batch
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        refuse(wrong_values(self, [("devices", f"from 1 to {MOST}", 1 <= self.devices <= MOST)]))
+    def more_mistakes(self) -> Sequence[Mistake]:
+        """What is wrong with these fields."""
+        checks = (
+            ("folds", "0, or 2 and more", self.folds == 0 or self.folds >= 2),
+            ("fold_steps", "positive", self.fold_steps is None or self.fold_steps > 0),
+            ("devices", f"from 1 to {MOST}", 1 <= self.devices <= MOST),
+        )
+        found = list(wrong_values(self, checks))
+        if self.fold_steps is not None and not self.folds:
+            found.append(("fold_steps", "`fold_steps` is how long folds learn: give `folds`, too"))
+        if self.folds and self.dev_fraction not in (0.0, AdapterTrainOptions().dev_fraction):
+            found.append(
+                ("folds", "`folds` measure on all images, and `dev_fraction` holds some out: give one of them")
+            )
+        if self.folds and self.devices > 1:
+            found.append(("devices", "`devices` share the batches of one training, and `folds` are several: give one"))
+        return found
 
 
 @dataclass(frozen=True)
@@ -74,15 +93,16 @@ class TrainAdapterSummary:
 def train_adapter(settings: TrainAdapterSettings, *, report: Report | None = None) -> TrainAdapterSummary:
     """Train the adapter, which reads boxes off a frozen base model, on a labelled dataset.
 
-    A part of the images, chosen by their names, is held out to pick the best checkpoint. Raises DatasetError,
-    ModelError, TrainingError, UsageError.
+    A part of the images, chosen by their names, is held out to pick the best checkpoint; with `folds` none is, and
+    adapters that are trained first measure on all of them. Raises DatasetError, ModelError, TrainingError, UsageError.
 
     >>> asked = TrainAdapterSettings(data="my-dataset", base="bases/mine", out="adapters/mine")
     >>> train_adapter(asked, report=print).info.thresholds  # doctest: +SKIP
     {'rbc': 0.41, 'wbc': 0.55}
     """
     report, started = Forecast(report or silent), time.monotonic()
-    with told_what_is_kept(settings.out, INFO_FILE), beside(_train, settings, (settings.batch,)) as own:
+    finished = f"**/{INFO_FILE}"
+    with told_what_is_kept(settings.out, finished), beside(_train, settings, (settings.batch,)) as own:
         return _train(own, report, started)
 
 
@@ -110,10 +130,12 @@ def _train(settings: TrainAdapterSettings, report: Report, started: float) -> Tr
         base = local_folder(settings.base, settings.prediction_type, lambda text: report(note(text)), vae=settings.vae)
     if remark := bad_base(base):
         report(note(remark))
-    info = fit_adapter(
+    ahead = Ahead(tuple(deal(dataset.records, settings.folds)), settings.fold_steps) if settings.folds else None
+    prepared = prepare_adapter(
         dataset, base, settings.out, options,
-        pseudo=more, loras=settings.loras, resume=settings.resume, report=report,
+        pseudo=more, loras=settings.loras, ahead=ahead, resume=settings.resume, report=report,
     )  # fmt: skip
+    info = fit_prepared(prepared, found_ahead(prepared))
     return TrainAdapterSummary(
         folder=settings.out,
         info=info,

@@ -15,7 +15,7 @@ from refusals import refused
 import engines.audit.audit
 import engines.backends.registry
 import engines.bundle.bundle
-from engines.audit.audit import audit
+from engines.audit.audit import agreed, audit
 from engines.audit.complete import write_completed
 from engines.audit.page import write_page
 from engines.audit.settings import AuditSettings, AuditSummary
@@ -255,3 +255,13 @@ def test_events_are_lines(tmp_path: Path, looking: None) -> None:
     audit(AuditSettings(data=tmp_path / "data", out=tmp_path / "out", bundle=tmp_path / "bundle"), report=told.append)
     assert all(str(event) for event in told)
     assert BOX  # the labels lie elsewhere than what is found
+
+
+def test_rounds_agree_on_a_find_by_the_mean_of_their_scores() -> None:
+    first = Instances.of([(0, 0, 10, 10), (0, 0, 9, 10), (50, 50, 60, 60)], [1, 1, 0], [0.4, 0.2, 0.9])
+    last = Instances.of([(0, 0, 10, 9), (50, 50, 60, 60), (80, 80, 90, 90)], [1, 1, 0], [0.8, 0.6, 0.5])
+    both = agreed([first, last])
+    np.testing.assert_array_equal(both.boxes, last.boxes)
+    np.testing.assert_allclose(both.scores, [0.6, 0.3, 0.25])  # the second is of another class there
+    assert agreed([last]).scores.tolist() == last.scores.tolist()
+    assert agreed([Instances.of([], [], []), last]).scores.tolist() == pytest.approx([0.4, 0.3, 0.25])

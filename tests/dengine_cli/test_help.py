@@ -160,7 +160,7 @@ def test_help_of_generate_writes_the_defaults_that_are_used() -> None:
 
 def test_help_of_train_adapter_writes_the_defaults_that_are_used() -> None:
     from engines.adapter.info import AdapterConfig
-    from engines.training.adapter import AdapterTrainOptions
+    from engines.training.adapter_options import AdapterTrainOptions
 
     shown, options, network = option_defaults("train-adapter"), AdapterTrainOptions(), AdapterConfig((8,), 1)
     for name in ("steps", "batch", "lr", "pseudo_share", "dev_fraction", "precision_goal", "eval_every", "seed"):

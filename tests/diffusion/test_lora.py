@@ -18,6 +18,7 @@ from engines.diffusion.base_model import BaseModel, load_base
 from engines.diffusion.lora import fuse_loras, fused_hash
 from engines.errors import ExportError, ModelError, UsageError
 from engines.labels.boxes import Instances
+from engines.training.adapter_options import AdapterTrainOptions
 from export import assemble
 from export.settings import ExportSettings
 from export.write_graphs import Graphs, make_manifest
@@ -156,7 +157,7 @@ def test_train_adapter_learns_on_the_sum(
             dataset,
             toy_bases["sd1"],
             tmp_path / "out",
-            adapter.AdapterTrainOptions(dev_fraction=0.0, network={"width": 16, "heads": 2, "queries": 4}),
+            AdapterTrainOptions(dev_fraction=0.0, network={"width": 16, "heads": 2, "queries": 4}),
             loras=[(tmp_path / "style.safetensors", 2.0)],
             resume=False,
             report=lambda progress: None,

@@ -34,7 +34,6 @@ from many_machines import SOURCE, PurePainter, cluster_settings
 from reviewing import make_review_run
 from torch import nn
 
-from engines.audit.folds import FINDS, read_finds
 from engines.cluster.assets import find_references, leave_assets
 from engines.cluster.commits import unpack, write_block, write_chunk
 from engines.cluster.gather import GatherSettings, gather
@@ -62,6 +61,8 @@ from engines.runs.decisions import REVIEW
 from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.saved_score import THRESHOLDS, save_score
 from engines.training import train_base
+from engines.training.ahead import FINDS
+from engines.training.folds import read_finds
 from engines.training.stopping import reached
 from engines.training.trainer import FitOptions, fit, started_with
 from engines.worth import data as data_of_worth

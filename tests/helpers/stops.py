@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python tests/helpers/stops.py WORK MOMENTS VERB...
 
-Knows: the four verbs that train, at toy size, and what each promises when it is stopped. Each is given in a fork of
+Knows: the verbs that train, at toy size, and what each promises when it is stopped. Each is given in a fork of
 this process, which has their libraries imported. Prints a JSON object: by verb, how many were stopped in time, and
 what went wrong.
 """
@@ -57,6 +57,10 @@ def commands(work: Path) -> dict[str, list[str]]:
         "train-base": ["train-base", data, "--preset", "tiny", "--precision", "f32"],
         "train-adapter": [
             "train-adapter", data, "--model", base, "--settings", str(given / "adapter.json"), "--precision", "f32",
+        ],
+        "train-adapter-folds": [
+            "train-adapter", data, "--model", base, "--settings", str(given / "adapter.json"), "--precision", "f32",
+            "--folds", "2", "--fold-steps", str(FOLD_STEPS),
         ],
         "audit": [
             "audit", data, "--model", base, "--folds", "2", "--rounds", "1", "--settings", str(given / "fold.json"),
@@ -117,7 +121,7 @@ def one_moment(verb: str, words: list[str], folder: Path, seconds: float, number
 def steps_below(folder: Path) -> int:
     """Steps that checkpoints and finished trainings below a folder hold."""
     indices = [json.loads(path.read_text("utf-8")) for path in folder.rglob("checkpoint.json")]
-    finished = FOLD_STEPS * len(list(folder.glob("folds/*/adapter.json")))
+    finished = FOLD_STEPS * len(list(folder.rglob("folds/*/adapter.json")))
     finished += DETECTOR_STEPS * len(list(folder.glob("trainings/*/detector.json")))
     return sum(int(index["step"]) for index in indices) + finished
 

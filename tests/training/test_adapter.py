@@ -25,7 +25,8 @@ from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.labels.thresholds import Choice
 from engines.training import pyramids
-from engines.training.adapter import AdapterTrainOptions, fit_adapter
+from engines.training.adapter import fit_adapter
+from engines.training.adapter_options import AdapterTrainOptions
 from engines.training.augment import FrameOptions
 from engines.training.dev_split import noise, split_by_names, split_dev
 from engines.training.pyramids import BatchSource, FrozenPyramid

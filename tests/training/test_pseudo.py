@@ -21,7 +21,8 @@ from engines.datasets.writers import AnnotatedImage, write_coco
 from engines.diffusion.base_model import load_base
 from engines.errors import DatasetError, TrainingError
 from engines.labels.boxes import Instances
-from engines.training.adapter import AdapterTrainOptions, fit_adapter
+from engines.training.adapter import fit_adapter
+from engines.training.adapter_options import AdapterTrainOptions
 from engines.training.augment import FrameOptions
 from engines.training.pseudo import blend, open_pseudo
 from engines.training.pyramids import BatchSource, FrozenPyramid, SourceOptions

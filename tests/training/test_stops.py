@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM at random moments of trainings: same final bytes, and no step is lost.
 
-DENGINE_STOPS=20 stops each of the four verbs that train 20 times, in place of two of them once.
+DENGINE_STOPS=20 stops each of the verbs that train 20 times, in place of two of them once.
 """
 
 import json
@@ -13,7 +13,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MOMENTS = int(os.environ.get("DENGINE_STOPS", "0"))
-VERBS = ("train-base", "train-adapter", "audit", "evaluate") if MOMENTS else ("train-base", "train-adapter")
+VERBS = (
+    ("train-base", "train-adapter", "train-adapter-folds", "audit", "evaluate")
+    if MOMENTS
+    else ("train-base", "train-adapter")
+)
 
 
 @pytest.mark.slow

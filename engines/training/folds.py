@@ -1,7 +1,8 @@
 """Finds on images by adapters that did not learn from them: K trainings, each on all folds but one.
 
-Knows: how images are dealt to folds, what lies in a fold's folder, and when a fold is done. Knows nothing about what is
-made of the finds, or how an adapter is trained (`engines.training.adapter`).
+Knows: how images are dealt to folds, what lies in a fold's folder, when a fold is done, and how those are trained that
+`train_adapter` measures by. Knows nothing about what is made of the finds, or how an adapter is trained
+(`engines.training.adapter`).
 
     OUT/folds/1-of-3/adapter.json, adapter.safetensors    learned from all images but the first fold's
     OUT/folds/1-of-3/finds.json                           what that adapter finds on the first fold's
@@ -18,26 +19,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from engines.adapter.info import INFO_FILE
 from engines.adapter.model import load_adapter
 from engines.common.devices import device_name, resolve_precision
-from engines.common.events import Event, EventKind, Report
+from engines.common.events import Event, EventKind, Report, note
 from engines.common.files import read_json, write_atomic
-from engines.datasets.dataset import Dataset, Record
+from engines.common.forecast import Forecast
+from engines.datasets.dataset import Dataset, Record, instances_of
 from engines.datasets.duplicates import fingerprints, near_pairs
-from engines.diffusion.base_model import base_hash, load_base
+from engines.diffusion.base_model import base_hash
 from engines.errors import RunError, UsageError
-from engines.labels.boxes import Instances, iou_matrix
+from engines.labels.average_precision import mean_average_precision
+from engines.labels.boxes import Instances
 from engines.labels.finds import finds_of
-from engines.labels.thresholds import MATCH_IOU
-from engines.training.adapter import AdapterTrainOptions, fit_adapter, training_identity
+from engines.training.adapter import Prepared, fit_adapter, training_identity
+from engines.training.adapter_options import AdapterTrainOptions
+from engines.training.ahead import FINDS, FOLDS, VIEWS, begin, folder_of, stage_of
 from engines.training.augment import FrameOptions
+from engines.training.opened import OpenedBase, open_base
 from engines.training.pyramids import DevSplit, FrozenPyramid, SourceOptions
 from engines.training.stopping import check_same
-
-FOLDS, FINDS = "folds", "finds.json"
 
 
 def deal(records: Sequence[Record], folds: int) -> list[int]:
@@ -66,30 +67,38 @@ def deal(records: Sequence[Record], folds: int) -> list[int]:
 
 
 def out_of_fold(
-    dataset: Dataset, base: Path, out: Path, folds: int, options: AdapterTrainOptions, report: Report
+    dataset: Dataset,
+    base: OpenedBase | Path,
+    out: Path,
+    fold: Sequence[int],
+    options: AdapterTrainOptions,
+    report: Report,
+    pseudo: Sequence[Record] = (),
 ) -> list[Instances]:
-    """What is found on each image by the adapter that did not learn from its fold.
+    """What is found on each image by the adapter that did not learn from its `fold`, which `deal` gives.
 
-    A fold that is done is read from `out`/folds, one that was begun goes on. Raises RunError for folds of other
-    settings, and what `fit_adapter` raises.
+    A fold that is done is read from `out`/folds, one that was begun goes on. All learn from `pseudo`, too. Raises
+    RunError for folds of other settings, and what `fit_adapter` raises.
     """
-    fold, hashed = deal(dataset.records, folds), base_hash(base)
+    folds, found = max(fold) + 1, dict[int, Instances]()
     options = replace(options, device=device_name(options.device))
-    found: dict[int, Instances] = {}
+    hashed = base.hashed if isinstance(base, OpenedBase) else base_hash(base)
     for number in range(folds):
-        folder = out / FOLDS / f"{number + 1}-of-{folds}"
+        folder = folder_of(out, number, folds)
         own = [index for index, one in enumerate(fold) if one == number]
         others = [record for record, one in zip(dataset.records, fold, strict=True) if one != number]
-        report(Event(EventKind.STEP, "folds", f"{len(own)} images judged by {len(others)} others", number, folds))
+        report(Event(EventKind.STEP, FOLDS, f"{len(own)} images judged by {len(others)} others", number, folds))
         learned = replace(dataset, records=others)
-        identity = training_identity(learned, (), options, hashed) | {"fold": number, "folds": folds}
+        identity = training_identity(learned, pseudo, options, hashed) | {"fold": number, "folds": folds}
         judged = [dataset.records[index] for index in own]
         finds = read_finds(folder, identity, judged, len(dataset.class_names))
         if finds is None:
+            base = base if isinstance(base, OpenedBase) else open_base(base, options.device, (), report)
             if not (folder / INFO_FILE).exists():
-                told = _as_stage(report, f"fold {number + 1} of {folds}")
-                fit_adapter(learned, base, folder, options, resume=(folder / "training").exists(), report=told)
-            finds = detect(folder, base, judged, options)
+                resume = (folder / "training").exists()
+                told = _as_stage(report, stage_of(number, folds))
+                fit_adapter(learned, base, folder, options, pseudo=pseudo, resume=resume, report=told)
+            finds = detect(folder, base, judged, options, report)
             rows = [one.to_rows() for one in finds]
             text = json.dumps({"identity": identity, "finds": rows}, allow_nan=False)
             write_atomic(folder / FINDS, (text + "\n").encode())
@@ -97,28 +106,37 @@ def out_of_fold(
     return [found[index] for index in range(len(dataset.records))]
 
 
-def detect(folder: Path, base: Path, records: Sequence[Record], options: AdapterTrainOptions) -> list[Instances]:
+def found_ahead(prepared: Prepared) -> list[Instances]:
+    """What the adapters that are trained ahead of a prepared one find on each image, where they did not learn from it.
+
+    They learn as it will, but as short as `Ahead` says and, unless that is settled, from few views of each image. A
+    start that was stopped goes on.
+    """
+    if prepared.ahead is None:
+        return []
+    options, work = prepared.options, prepared.work
+    short = replace(options, steps=prepared.ahead.length(options.steps), cache_views=options.cache_views or VIEWS)
+    dataset, fold, report, folds = prepared.dataset, prepared.ahead.fold, prepared.report, prepared.ahead.folds
+    first = f"{folds} adapters of {short.steps} steps come first, each to be measured on images that it did not see"
+    report(note(f"{first}; then the one that is kept learns from all {len(fold)} in {options.steps} steps"))
+    begin(work, prepared.identity)
+    found = out_of_fold(dataset, prepared.base, work, fold, short, report, prepared.pseudo)
+    measured = mean_average_precision(instances_of(dataset.records), found, dataset.class_names)
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in measured.items() if name in ("AP", "AP50"))
+    report(note(f"on {len(fold)} images, each by an adapter that did not see it: {figures or 'nothing is labelled'}"))
+    return found
+
+
+def detect(
+    folder: Path, base: OpenedBase, records: Sequence[Record], options: AdapterTrainOptions, report: Report
+) -> list[Instances]:
     """What the adapter in `folder` finds on whole images, with the generic prompt, in their own pixels."""
     model, info = load_adapter(folder, device=options.device)
     precision = resolve_precision(options.precision, options.device)
-    frozen = FrozenPyramid(load_base(base, device=options.device), info.timestep, precision, options.device)
+    frozen = FrozenPyramid(base.model, info.timestep, precision, options.device)
     frame = FrameOptions(width=info.frame[0], height=info.frame[1], short_side=info.short_side)
     source = SourceOptions(frame, info.style, {}, batch=1, seed=options.seed, cache_gb=0.0)
-    return DevSplit(records, info.class_names, frozen, source, info.size_multiple).detect(model)
-
-
-def agreed(rounds: Sequence[Instances]) -> Instances:
-    """The last of several detectors' finds on one image, each scoring what all of them do on average.
-
-    A detector that has no box of the class there, by an IoU of MATCH_IOU, scores 0.
-    """
-    last = rounds[-1]
-    scores = [last.scores.astype(np.float64)]
-    for other in rounds[:-1]:
-        overlaps = iou_matrix(last.boxes.astype(np.float64), other.boxes.astype(np.float64))
-        same = (overlaps >= MATCH_IOU) & (last.labels[:, None] == other.labels[None])
-        scores.append(np.where(same, other.scores[None].astype(np.float64), 0.0).max(axis=1, initial=0.0))
-    return replace(last, scores=np.mean(scores, axis=0).astype(np.float32))
+    return DevSplit(records, info.class_names, frozen, source, info.size_multiple, report).detect(model)
 
 
 def _place(record: Record) -> str:
@@ -143,9 +161,11 @@ def read_finds(
         raise RunError(f"{path}: {cause}. Remove it, and the fold is judged again.") from None
 
 
-def _as_stage(report: Report, stage: str) -> Report:
+def _as_stage(report: Report, stage: str) -> Forecast:
+    """A report of a fold's training, whose own time left is said only where nothing is known of the whole."""
+
     def told(event: Event) -> None:
         if event.kind is not EventKind.PLANNED:  # that is a fold's, and not all that is done
             report(replace(event, stage=stage) if event.kind is EventKind.PROGRESS else event)
 
-    return told
+    return Forecast(told, quiet=isinstance(report, Forecast))
