@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engines.common.files import OWN, sha256_file
+from engines.common.files import LOG_FILE, OWN, sha256_file
 
 SHOWN = 5  # mistakes and files that a report names; all are counted
 
@@ -30,8 +30,8 @@ def find_mistakes(folder: Path, jobs: int) -> list[str]:
 
 
 def read_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a folder but those that name it, a report and a verb's options, by its path in it."""
-    named = {folder / "report.html", *(folder / OWN).glob("*.yaml")}
+    """SHA-256 of every file of a folder but those that name it, report, log and a verb's options, by its path in it."""
+    named = {folder / "report.html", folder / LOG_FILE, *(folder / OWN).glob("*.yaml")}
     files = (path for path in folder.rglob("*") if path.is_file() and path not in named)
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
 

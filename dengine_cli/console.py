@@ -1,30 +1,37 @@
 """What a verb shows while it works and when it is done.
 
-Knows: progress bars with time left on a terminal, the same as plain lines anywhere else, tables, sizes and times in
-words; settings that a text of the library marks are shown as the flags of the verb at work. Knows nothing about what is
-being counted. Progress goes to stderr, results to stdout.
+Knows: what becomes of a verb's events, results, remarks and errors, and that all of it goes into the verb's log, too;
+settings that a text of the library marks are shown as the flags of the verb at work. How bars look is `bars`' matter,
+and tables `tables`'. Progress goes to stderr, results to stdout.
 """
 
 import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from dengine_cli.bars import Bars, Lines, Position, View, can_draw
 from dengine_cli.flags import with_flags
+from dengine_cli.log import Log
+from dengine_cli.tables import table as table
 from dengine_cli.wrapped import wrapped
-from engines.common.events import Event, EventKind, Report, duration
+from engines.common.events import Event, EventKind, Report
 from engines.common.plurals import counted
+from engines.common.versions import installed_versions
 
-PLAIN_SECONDS = 10.0  # between plain lines of one stage, where there is no terminal
-_BARS = ((120, 24), (100, 10))  # columns of a terminal from which on a bar has so many; narrower ones have none
+_FIGURES = ("AP", "AP50", "AP75")  # of an evaluation; those of each class come with the result
+_LOG_SECONDS = 60.0  # between lines of one stage in a log
 _flags: Callable[[], Mapping[str, str]] = dict  # of the verb at work
 _settled: dict[str, Any] = {}  # what the verb at work chose in place of what it was given
 
 _quiet = _verbose = _dry = False  # as the verb at work was asked to be
+_log, _plans = Log(), False  # of the verb at work, and whether it has yet to say what it plans
+_WORK = (EventKind.STARTED, EventKind.STEP, EventKind.PROGRESS, EventKind.IMAGE)
 
 
 def be_quiet(asked: bool) -> None:
@@ -58,6 +65,29 @@ class PlannedError(Exception):
         self.plan = plan
 
 
+def keep_log(folder: Path | None, command: str, *, plans: bool = False) -> None:
+    """Keep a log of what is shown from now on, in a folder once a verb works there; it begins with the command.
+
+    A verb that `plans` reports PLANNED before it works.
+    """
+    global _log, _plans
+    _log, _plans = Log(folder), plans
+    version = installed_versions(("dengine",)).get("dengine", "from its sources")
+    _log.line(f"dengine {version}: {command}")
+
+
+def end_log() -> None:
+    """Keep none any more."""
+    global _log
+    _log = Log()
+
+
+def log_begins() -> None:
+    """What was shown so far goes into the log's folder, and what follows."""
+    if not _dry:
+        _log.begin()
+
+
 @contextmanager
 def speaking(flags: Callable[[], Mapping[str, str]]) -> Iterator[None]:
     """While this lasts, settings that a text marks are shown as `flags()` has them."""
@@ -81,6 +111,7 @@ def _shown(text: str) -> str:
 
 def echo(text: str = "") -> None:
     """A line of a verb's result, on stdout."""
+    _log.line(_shown(text))
     print(_shown(text), flush=True)  # noqa: T201  the one place that prints results
 
 
@@ -91,37 +122,29 @@ def echo_json(value: Any, indent: int | None = None) -> None:
 
 def note(text: str) -> None:
     """A remark beside the result, on stderr."""
-    print(wrapped(_shown(text), sys.stderr), file=sys.stderr, flush=True)  # noqa: T201  and the one that prints remarks
+    _say(_shown(text))
+
+
+def complain(text: str) -> None:
+    """An error, on stderr, with its settings shown already."""
+    _say(f"error: {text}")
+
+
+def _say(text: str) -> None:
+    _log.line(text)
+    print(wrapped(text, sys.stderr), file=sys.stderr, flush=True)  # noqa: T201  and the one that prints remarks, errors
 
 
 def next_step(verb: str, *words: object) -> None:
     """The command that comes next, ready to copy: the last line of a verb's result."""
     line = shlex.join(["dengine", verb, *map(str, words)])
+    _log.line(f"next: {line}")
     print(f"next: {line}", flush=True)  # noqa: T201  as in `echo`; it holds flags already
 
 
 def option(flag: str, value: object) -> tuple[object, ...]:
     """A flag with its value, for `next_step`; nothing where there is none."""
     return () if value is None else (flag, value)
-
-
-def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
-    """Rows of text in aligned columns: the first to the left, the others, when all are numbers, to the right."""
-    every = [list(header), *map(list, rows)] if header else [list(row) for row in rows]
-    widths = [max(len(row[i]) for row in every) for i in range(len(every[0]))] if every else []
-    right = [i > 0 and all(_is_number(row[i]) for row in rows) for i in range(len(widths))]
-    lines = []
-    for row in every:
-        cells = [
-            cell.rjust(width) if at_right else cell.ljust(width)
-            for cell, width, at_right in zip(row, widths, right, strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).replace(",", "").removeprefix("-").removesuffix("%").isdigit()
 
 
 def reporter(bars: "ProgressBars") -> Report:
@@ -132,10 +155,7 @@ def reporter(bars: "ProgressBars") -> Report:
     def show(event: Event) -> None:
         nonlocal labels, dropped
         text = event.text
-        if event.kind is not EventKind.PLANNED:
-            _settled.update(event.settled)
-        elif _dry:
-            raise PlannedError(event)
+        _take_note_of(event)
         if _verbose:
             bars.line(f"{time.monotonic() - begun:8.1f} s  {event}")
             return
@@ -157,7 +177,7 @@ def reporter(bars: "ProgressBars") -> Report:
             text = counted(labels, "box") + (f", {dropped} dropped" if dropped else "")
         if "loss" in event.figures:
             text = f"loss {event.figures['loss']:.4f}"
-            if measured := [f"{name} {value:.3f}" for name, value in event.figures.items() if name.startswith("AP")]:
+            if measured := [f"{name} {event.figures[name]:.3f}" for name in _FIGURES if name in event.figures]:
                 bars.line(f"step {event.done}: {', '.join(measured)}")
         if event.speed:
             text = ", ".join(part for part in (text, pace(event.speed)) if part)
@@ -167,6 +187,19 @@ def reporter(bars: "ProgressBars") -> Report:
         )
 
     return show
+
+
+def _take_note_of(event: Event) -> None:
+    """What follows from an event beside what is shown: settings, the end of a dry run, that the verb works."""
+    global _plans
+    if event.kind is not EventKind.PLANNED:
+        _settled.update(event.settled)
+    elif _dry:
+        raise PlannedError(event)
+    else:
+        _plans = False
+    if event.kind in _WORK and not _plans:
+        log_begins()
 
 
 def pace(speed: float) -> str:
@@ -179,48 +212,34 @@ def pace(speed: float) -> str:
 
 
 class ProgressBars:
-    """One bar a stage, each with its time left; use as a context manager.
+    """How far a verb is, shown on a stream and kept in its log; use as a context manager.
 
-    Away from a terminal it writes plain lines: one when a stage begins, one every ten seconds, one at its end.
+    Away from a terminal these are plain lines.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._live = self._stream.isatty() and not _quiet and not _verbose
-        self._bars: Any = None
-        self._tasks: dict[str, Any] = {}
-        self._started: dict[str, tuple[float, float]] = {}  # stage -> (when first seen, how much was done then)
-        self._printed: dict[str, float] = {}
+        live = can_draw(self._stream) and not _verbose
+        shown: list[View] = [] if _quiet else [Bars(self._stream) if live else Lines(self._print)]
+        self._views = [*shown, Lines(_log.line, _LOG_SECONDS)]
+        self._started: dict[str, tuple[float, float]] = {}  # stage -> (when it began, how much was done then)
         self._done: dict[str, float] = {}
-        self._waiting: Any = None  # the bar that says that something is being prepared
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._bars = _rich_bars(self._stream)
-            self._bars.start()
-            self._waiting = self._bars.add_task("preparing", total=None, count="", text="", until=None)
+        for view in self._views:
+            view.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bars is not None:
-            self._ready()
-            self._bars.stop()
-
-    def _ready(self) -> None:
-        """Nothing is being prepared any more."""
-        if self._waiting is not None:
-            self._bars.remove_task(self._waiting)
-            self._waiting = None
+        for view in self._views:
+            view.end()
 
     def line(self, text: str) -> None:
         """A line that stays, above the bars."""
-        text = _shown(text)
-        if self._bars is not None:
-            self._bars.console.print(text, markup=False, highlight=False)
-        else:
-            self._write(text)
+        for view in self._views:
+            view.line(_shown(text))
 
     def update(
         self,
@@ -235,66 +254,29 @@ class ProgressBars:
         """Say how far `stage` is; without `seconds_left` the time left follows from the speed so far.
 
         `reached`: how long the bar is, where that is known more finely than `done`."""
-        text = _shown(text)
-        now = time.monotonic()
-        if done < self._done.get(stage, done):  # it comes again
-            self._started.pop(stage, None)
-            self._printed.pop(stage, None)
-        self._done[stage] = done
-        first, done_then = self._started.setdefault(stage, (now, done))
-        if seconds_left is None and total and done > done_then:
-            seconds_left = (now - first) / (done - done_then) * (total - done)
-        count = f"{done:g}" if total is None else f"{done:g}/{total:g}"
-        if self._bars is not None:
-            self._ready()
-            if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=total, count="", text="", until=None)
-            until = now + seconds_left if seconds_left and total and done < total else None
-            position = done if reached is None else reached
-            self._bars.update(self._tasks[stage], completed=position, total=total, count=count, text=text, until=until)
-        elif self._is_due(stage, now, ended=total is not None and done >= total):
-            left = f"{duration(seconds_left)} left" if seconds_left and total and done < total else ""
-            self._write(", ".join(part for part in (f"{stage}: {count}", text, left) if part))
+        at = self._position(stage, done, total, text, seconds_left, reached)
+        for view in self._views:
+            view.show(at)
 
     def step(self, stage: str, done: int, total: int, text: str, seconds_left: float | None = None) -> None:
         """Say which of a few long steps begins: a line each where there is no terminal."""
-        if self._bars is None:
-            left = f", {duration(seconds_left)} left" if seconds_left else ""
-            self._write(f"{stage}: {done + 1}/{total}, {_shown(text)}{left}")
-        else:
-            self.update(stage, done, total, text, seconds_left)
+        at = self._position(stage, done, total, text, seconds_left, None)
+        for view in self._views:
+            view.step(at)
 
-    def _is_due(self, stage: str, now: float, ended: bool) -> bool:
-        last = self._printed.get(stage)
-        if last is not None and (last == float("inf") or (not ended and now - last < PLAIN_SECONDS)):
-            return False
-        self._printed[stage] = float("inf") if ended else now
-        return True
+    def _position(
+        self, stage: str, done: float, total: float | None, text: str, left: float | None, reached: float | None
+    ) -> Position:
+        now, again = time.monotonic(), done < self._done.get(stage, done)
+        if again:
+            self._started.pop(stage, None)
+        self._done[stage] = done
+        first, done_then = self._started.setdefault(stage, (now, done))
+        said = left is not None
+        if not said and total and done > done_then:
+            left = (now - first) / (done - done_then) * (total - done)
+        return Position(stage, done, total, _shown(text), left, said, reached, now, again)
 
-    def _write(self, text: str) -> None:
-        if _quiet:
-            return
+    def _print(self, text: str) -> None:
         self._stream.write(text + "\n")
         self._stream.flush()
-
-
-def _rich_bars(stream: TextIO) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
-    from rich.table import Column
-    from rich.text import Text
-
-    class Left(ProgressColumn):
-        """The time left, which falls between two events, too."""
-
-        def render(self, task: Task) -> Text:
-            until = task.fields["until"]
-            return Text("" if until is None else f"{duration(max(0.0, until - time.monotonic()))} left")
-
-    console = Console(file=stream)
-    columns = ("{task.description}", "{task.fields[count]}", "{task.fields[text]}")
-    name, count, text = (TextColumn(column, markup=False) for column in columns)
-    left = Left(table_column=Column(no_wrap=True))
-    if (bar := next((bar for width, bar in _BARS if console.width >= width), None)) is None:
-        return Progress(name, count, text, left, console=console)
-    return Progress(name, BarColumn(bar_width=bar), count, text, TimeElapsedColumn(), left, console=console)

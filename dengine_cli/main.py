@@ -18,7 +18,6 @@ from dengine_cli import console
 from dengine_cli.flags import with_flags
 from dengine_cli.verb import Verb, flags_of
 from dengine_cli.verbs import VERBS as VERBS
-from dengine_cli.wrapped import wrapped
 from engines.common.interrupts import terminable
 from engines.common.quote import shorten
 from engines.errors import DengineError, Interrupted
@@ -40,7 +39,11 @@ class Program(TyperGroup):
 
             completion_init()
             self._main_shell_completion({}, "dengine", COMPLETE)
-        sys.exit(self._run(list(sys.argv[1:] if args is None else args)))
+        try:
+            code = self._run(list(sys.argv[1:] if args is None else args))
+        finally:
+            console.end_log()
+        sys.exit(code)
 
     def _run(self, args: list[str]) -> int:
         debug = os.environ.get("DENGINE_DEBUG", "0") not in ("", "0")
@@ -156,7 +159,7 @@ def _stopped(stop: BaseException, verb: str) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(wrapped(f"error: {message}", sys.stderr), file=sys.stderr, flush=True)  # noqa: T201  the one place that prints an error
+    console.complain(message)
     return code
 
 

@@ -4,6 +4,7 @@ Knows: how a verb's command line is read, and what is left in the folder that it
 does.
 """
 
+import shlex
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from engines.errors import Interrupted
 _CONFIG = "YAML file with any of these options; flags go first. dengine config prints one."
 _PLANNING = "dry_run"
 _SETTINGS = "dengine settings"  # in a context's `meta`: what its file says beside options
+_ARGS = "dengine arguments"  # there: the command line behind the verb
 
 
 def _of_all(
@@ -58,6 +60,7 @@ class Verb(TyperCommand):
         args, renamed = renewed(args, known)
         for old, new in renamed:
             console.note(f"{old} is called {new} now; the old name goes with the next release")
+        ctx.meta[_ARGS] = tuple(args)
         if config_file.OPTION not in known:
             return super().parse_args(ctx, args)
         file, args = config_file.taken(args)
@@ -73,6 +76,7 @@ class Verb(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Do what the verb does, and leave the file that repeats it in the folder that it wrote."""
         more = ctx.meta.get(_SETTINGS, {})
+        self._keep_log(ctx)
         with console.speaking(partial(flags_of, self.name or "")), settings_of_file(more):
             try:
                 result = super().invoke(ctx)
@@ -82,9 +86,17 @@ class Verb(TyperCommand):
             except Interrupted as stop:
                 if stop.kept:
                     self._leave_file(ctx, more)
+                    console.log_begins()
                 raise
             self._leave_file(ctx, more)
+            console.log_begins()
             return result
+
+    def _keep_log(self, ctx: Any) -> None:
+        """Have what is shown kept in the folder that the verb writes."""
+        folder = ctx.params.get(getattr(self.module, "WRITES", ""))
+        command = shlex.join(["dengine", self.name or "", *ctx.meta[_ARGS]])
+        console.keep_log(None if folder is None else Path(folder), command, plans=getattr(self.module, "PLANS", False))
 
     def _leave_file(self, ctx: Any, more: Mapping[str, Any]) -> None:
         folder = ctx.params.get(getattr(self.module, "WRITES", ""))

@@ -17,6 +17,7 @@ from engines.errors import DengineError
 
 LFS_POINTER = "version https://git-lfs"  # how the file begins that Git leaves in place of a large one
 OWN = ".dengine"  # folder for what is no data, in a folder that a verb writes
+LOG_FILE = f"{OWN}/dengine.log"  # what verbs said while they worked on a folder, with times
 _LONGEST_NAME, _LONGEST_PATH = 255, 2048  # bytes of a file's name, characters of a path inside its folder
 
 

@@ -5,7 +5,7 @@ nothing about what is painted.
 
     RUN/run.json, journal.jsonl          what was asked, and what came of it, line by line
     RUN/images/, annotations.json, ...   the dataset, in its formats
-    RUN/.dengine/                        what is no data: lock, preview, spare images, unfinished files, rules.json
+    RUN/.dengine/                        what is no data: lock, log, preview, spare images, unfinished files, rules.json
 """
 
 import contextlib

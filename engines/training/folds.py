@@ -87,7 +87,9 @@ def out_of_fold(
         folder = folder_of(out, number, folds)
         own = [index for index, one in enumerate(fold) if one == number]
         others = [record for record, one in zip(dataset.records, fold, strict=True) if one != number]
-        report(Event(EventKind.STEP, FOLDS, f"{len(own)} images judged by {len(others)} others", number, folds))
+        left = report.left() if isinstance(report, Forecast) else None
+        text = f"{len(own)} images judged by {len(others)} others"
+        report(Event(EventKind.STEP, FOLDS, text, number, folds, seconds_left=left))
         learned = replace(dataset, records=others)
         identity = training_identity(learned, pseudo, options, hashed) | {"fold": number, "folds": folds}
         judged = [dataset.records[index] for index in own]

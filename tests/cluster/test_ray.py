@@ -18,6 +18,7 @@ from engines.cluster.generate import generate_on_cluster
 from engines.cluster.settings import ClusterSettings
 from engines.cluster.status import StatusSettings, status
 from engines.common.events import Event, EventKind
+from engines.common.files import LOG_FILE
 from engines.errors import BackendError, DengineError, UsageError
 from engines.painting.settings import GenerateSettings
 from engines.runs.generate import generate
@@ -133,7 +134,8 @@ def test_a_run_that_is_stopped_drains_and_goes_on_from_the_command_line(
     assert "64 images" in done.stdout
     generate(replace(settings, out=tmp_path / "one"))
     ours = without_chunks(tmp_path / "run")
-    ours.pop(".dengine/generate.yaml")
+    for name in (".dengine/generate.yaml", LOG_FILE):
+        ours.pop(name)
     assert ours == tree(tmp_path / "one")
     assert json.loads(dengine("status", tmp_path / "run", "--json").stdout)["done"] == 64
 

@@ -38,6 +38,17 @@ def test_away_from_a_terminal_lines_of_a_stage_are_ten_seconds_apart(monkeypatch
     assert lines == ["painting: 0/50", "painting: 10/50, 40 s left", "painting: 20/50, 30 s left"]
 
 
+def test_a_stage_that_comes_again_and_again_does_not_fill_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(float(second) for second in range(1000))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    with console.ProgressBars(stream) as bars:
+        for _ in range(10):
+            for done in (0, 1, 2):
+                bars.update("measuring", done, 2, seconds_left=5.0)
+    assert stream.getvalue().splitlines() == ["measuring: 0/2, 5.0 s left", "measuring: 2/2"] * 3, "ten seconds apart"
+
+
 def test_on_a_terminal_progress_is_a_bar_with_the_time_left() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
