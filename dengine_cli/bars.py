@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
+from dengine_cli.wrapped import wrapped
 from engines.common.events import duration
 
 PLAIN_SECONDS = 10.0  # between plain lines of one stage
@@ -57,8 +58,8 @@ class View(Protocol):
     def begin(self) -> None:
         """Something is being prepared."""
 
-    def end(self) -> None:
-        """Nothing more comes."""
+    def end(self, whole: bool) -> None:
+        """Nothing more comes; `whole`: all went well."""
 
     def line(self, text: str) -> None:
         """A line that stays."""
@@ -85,7 +86,7 @@ class Lines:
     def begin(self) -> None:
         """Nothing is said of what is being prepared."""
 
-    def end(self) -> None:
+    def end(self, whole: bool) -> None:
         """Every line is written already."""
 
     def line(self, text: str) -> None:
@@ -121,8 +122,9 @@ class Bars:
     """One bar a stage on a terminal, each with its time left."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._bars = _rich_bars(stream)
+        self._stream, self._bars = stream, _rich_bars(stream)
         self._tasks: dict[str, Any] = {}
+        self._steps: dict[str, float] = {}  # stages of a few long steps -> how many these are
         self._waiting: Any = None  # the bar that says that something is being prepared
 
     def begin(self) -> None:
@@ -130,9 +132,12 @@ class Bars:
         self._bars.start()
         self._waiting = self._bars.add_task("preparing", total=None, count="", text="", until=None)
 
-    def end(self) -> None:
-        """The bars stay as they are."""
+    def end(self, whole: bool) -> None:
+        """The bars stay as they are, but that the last of long steps is over, where all went well."""
         self._ready()
+        for stage, total in self._steps.items() if whole else ():
+            count = f"{total:g}/{total:g}"
+            self._bars.update(self._tasks[stage], completed=total, count=count, text="", until=None)
         self._bars.stop()
 
     def _ready(self) -> None:
@@ -143,7 +148,7 @@ class Bars:
 
     def line(self, text: str) -> None:
         """A line above the bars."""
-        self._bars.console.print(text, markup=False, highlight=False)
+        self._bars.console.print(wrapped(text, self._stream), markup=False, highlight=False, soft_wrap=True)
 
     def show(self, at: Position) -> None:
         """A stage's bar."""
@@ -158,6 +163,7 @@ class Bars:
 
     def step(self, at: Position) -> None:
         """A stage's bar."""
+        self._steps[at.stage] = at.total or 0.0
         self.show(at)
 
 

@@ -27,4 +27,4 @@ def command(
     if module is None or not hasattr(module, "SETTINGS"):
         known = ", ".join(name for name, one in VERBS.items() if hasattr(one, "SETTINGS"))
         raise UsageError(f"VERB is {verb!r:.60}; one of {known} was expected.")
-    console.echo(config_file.explained(verb, module, commands[verb].own_params).rstrip("\n"))
+    console.echo_file(config_file.explained(verb, module, commands[verb].own_params).rstrip("\n"))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 OPTION = "--config"
 _LARGEST = 1 << 20  # bytes
+_WIDTH = 79  # columns of comments
 _DEFAULT = re.compile(r" \[default: (.*)\]$")
 _PLAIN = {  # YAML 1.2's own, so that 1:8:16 is a text and 1e-4 a number
     "bool": (r"true|false|True|False", "tTfF"),
@@ -104,7 +105,8 @@ def explained(verb: str, module: ModuleType, parameters: Sequence[Any]) -> str:
     """A file with every key of a verb, what it means and its default. What stands behind a # is not given."""
     import yaml
 
-    lines = [f"# dengine {verb} {OPTION} FILE; flags go first. Keys behind a # are left to their defaults.", ""]
+    first = f"dengine {verb} {OPTION} FILE; flags go first. Keys behind a # are left to their defaults."
+    lines = [*_comment(first), ""]
     for one in parameters:
         text = " ".join((one.help or "").split())
         default = _DEFAULT.search(text)
@@ -125,7 +127,7 @@ def explained(verb: str, module: ModuleType, parameters: Sequence[Any]) -> str:
 
 
 def _comment(text: str) -> list[str]:
-    return textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
+    return textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
 
 
 def settings_without_flag(module: ModuleType, parameters: Sequence[Any]) -> dict[str, Any]:

@@ -9,17 +9,17 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from dengine_cli import tables
 from dengine_cli.bars import Bars, Lines, Position, View, can_draw
 from dengine_cli.flags import with_flags
 from dengine_cli.log import Log
-from dengine_cli.tables import table as table
-from dengine_cli.wrapped import wrapped
+from dengine_cli.wrapped import in_lines, width_of, wrapped
 from engines.common.events import Event, EventKind, Report
 from engines.common.plurals import counted
 from engines.common.versions import installed_versions
@@ -112,12 +112,17 @@ def _shown(text: str) -> str:
 def echo(text: str = "") -> None:
     """A line of a verb's result, on stdout."""
     _log.line(_shown(text))
-    print(_shown(text), flush=True)  # noqa: T201  the one place that prints results
+    print(wrapped(_shown(text), sys.stdout), flush=True)  # noqa: T201  the one place that prints results
 
 
 def echo_json(value: Any, indent: int | None = None) -> None:
     """A result for programs, on stdout: the library's texts as they are."""
     print(json.dumps(value, indent=indent), flush=True)  # noqa: T201  as in `echo`
+
+
+def echo_file(text: str) -> None:
+    """A result that is a file, on stdout, as it is."""
+    print(text, flush=True)  # noqa: T201  as in `echo`
 
 
 def note(text: str) -> None:
@@ -137,9 +142,14 @@ def _say(text: str) -> None:
 
 def next_step(verb: str, *words: object) -> None:
     """The command that comes next, ready to copy: the last line of a verb's result."""
-    line = shlex.join(["dengine", verb, *map(str, words)])
-    _log.line(f"next: {line}")
-    print(f"next: {line}", flush=True)  # noqa: T201  as in `echo`; it holds flags already
+    line = [shlex.quote(str(word)) for word in ("dengine", verb, *words)]
+    _log.line(f"next: {' '.join(line)}")
+    print(in_lines(line, width_of(sys.stdout), "next: "), flush=True)  # noqa: T201  as in `echo`; it holds flags already
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
+    """Rows of text in aligned columns, as they fit onto the terminal that results go to, if they go to one."""
+    return tables.table(rows, header, width_of(sys.stdout))
 
 
 def option(flag: str, value: object) -> tuple[object, ...]:
@@ -234,7 +244,7 @@ class ProgressBars:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for view in self._views:
-            view.end()
+            view.end(kind is None)
 
     def line(self, text: str) -> None:
         """A line that stays, above the bars."""
@@ -278,5 +288,5 @@ class ProgressBars:
         return Position(stage, done, total, _shown(text), left, said, reached, now, again)
 
     def _print(self, text: str) -> None:
-        self._stream.write(text + "\n")
+        self._stream.write(wrapped(text, self._stream) + "\n")
         self._stream.flush()

@@ -126,8 +126,8 @@ def show_worth(summary: "EvaluateSummary") -> None:
     else:
         trained = "One training of each arm: its own luck is not measured (--seeds)"
     if len(summary.sets[0].arms) > 1:
-        console.echo(f"{trained}; in brackets, the")
-        console.echo(f"95% interval of the difference over draws of the {images} validation images.")
+        interval = f"95% interval of the difference over draws of the {images} validation images"
+        console.echo(f"{trained}; in brackets, the {interval}.")
     else:
         console.echo(f"{trained}; {images} validation images.")
     for one in summary.sets:

@@ -106,7 +106,7 @@ def dengine(
 
 
 for _name, _module in VERBS.items():
-    app.command(_name, cls=Verb, epilog=f"\b\nExample:\n{_module.EXAMPLE}")(_module.command)
+    app.command(_name, cls=Verb)(_module.command)
 
 
 def main() -> None:

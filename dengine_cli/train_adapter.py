@@ -60,11 +60,13 @@ def command(
     folds: Annotated[
         int,
         typer.Option(
-            help="For few images: measure on all of them, by so many short trainings, each on those that it did not "
+            help="For few images: measure on all of them, by so many trainings more, each on those that it did not "
             "see, in place of a dev split."
         ),
     ] = 0,
-    fold_steps: Annotated[int | None, typer.Option(help="Steps of each of these.  [default: half of --steps]")] = None,
+    fold_steps: Annotated[
+        int | None, typer.Option(help="Steps of each of these.  [default: as many as --steps]")
+    ] = None,
     precision_goal: Annotated[
         float | None,
         typer.Option(help="Precision of labels that each class's score threshold is chosen for.  [default: 0.9]"),
@@ -142,11 +144,10 @@ def show_interval(info: "AdapterInfo") -> None:
     if ends := info.figures.get("tune_interval", {}).get("AP"):
         where += f": 95% interval of AP {ends[0]:.3f} to {ends[1]:.3f}"
     console.echo(where)
-    if images < FEW:
-        more = "" if folds else f"measure on all of them (--folds {WITH_FOLDS}), or "
+    if images < FEW and not folds:
         console.note(
-            f"AP on {counted(images, 'image')} is noise: {more}label others that it did not learn from, with dengine "
-            "label, which measures on them"
+            f"AP on {counted(images, 'image')} is noise: --folds {WITH_FOLDS} measures on all images, and dengine "
+            "label on labelled ones that it did not learn from"
         )
 
 
@@ -155,7 +156,7 @@ def show_thresholds(info: "AdapterInfo") -> None:
     from engines.labels.scores import FALLBACK
 
     chosen, rows = info.figures["thresholds"], []
-    where = "not learned from" if "folds" in info.figures else "on the dev split"
+    where = "not seen" if "folds" in info.figures else "on the dev split"
     for name in info.class_names:
         boxes = f"{chosen[name]['tune_boxes']} {where}"
         if name in info.thresholds:

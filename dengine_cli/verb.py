@@ -18,12 +18,15 @@ from dengine_cli.flags import renewed
 from dengine_cli.planned import show_plan
 from dengine_cli.settings import settings_of_file
 from dengine_cli.verbs import VERBS
+from dengine_cli.wrapped import in_lines
 from engines.common.files import OWN, write_atomic
 from engines.errors import Interrupted
 
 _CONFIG = "YAML file with any of these options; flags go first. dengine config prints one."
 _PLANNING = "dry_run"
 _SETTINGS = "dengine settings"  # in a context's `meta`: what its file says beside options
+_SENTENCE = 1000  # characters that no verb's first sentence has
+_INDENT = 2  # of what stands below a help's heading
 _ARGS = "dengine arguments"  # there: the command line behind the verb
 
 
@@ -53,6 +56,16 @@ class Verb(TyperCommand):
         if hasattr(self.module, "SETTINGS"):
             plans = getattr(self.module, "PLANS", False)
             self.params = [*self.own_params, *(one for one in _shared_options() if plans or one.name != _PLANNING)]
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """What the verb does, in the program's list of verbs: a whole sentence, on as many lines as it takes."""
+        return super().get_short_help_str(_SENTENCE)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """The verb's example, ready to copy."""
+        words = shlex.split(self.module.EXAMPLE, posix=False)
+        self.epilog = f"\b\nExample:\n{in_lines(words, formatter.width - _INDENT)}"
+        super().format_epilog(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line, and the file that it names; a flag's old name counts as the new one, and is said."""

@@ -281,7 +281,7 @@ def _remark_on_few(dev: Sequence[Record], images: int, report: Report) -> None:
         report(
             note(
                 f"the dev split has {counted(len(dev), 'image')}, and AP on so few is noise: `folds={WITH_FOLDS}` "
-                f"measures on all {images}, by {WITH_FOLDS} short trainings more"
+                f"measures on all {images}, by {WITH_FOLDS} trainings more"
             )
         )
 

@@ -20,7 +20,6 @@ from engines.training.pyramids import MEASURING
 from engines.training.stopping import INDEX, check_same, steps_done
 
 FOLDS, FINDS, BEGUN = "folds", "finds.json", "begun.json"
-SHARE = 0.5  # of the steps of the adapter that is kept, where nothing is said
 VIEWS = 8  # of each image, whose pyramids are kept, where nothing is said
 
 
@@ -29,7 +28,7 @@ class Ahead:
     """What is trained ahead."""
 
     fold: tuple[int, ...]  # of each image, from 0: the adapter of this number judges it, and the others learn from it
-    steps: int | None = None  # of each training; None: SHARE of the steps of the one that is kept
+    steps: int | None = None  # of each training; None: as many as of the one that is kept
 
     @property
     def folds(self) -> int:
@@ -38,7 +37,7 @@ class Ahead:
 
     def length(self, steps: int) -> int:
         """Steps of each training, ahead of one of so many."""
-        return self.steps or max(1, round(SHARE * steps))
+        return self.steps or steps
 
     def identity(self, steps: int) -> dict[str, int]:
         """All that decides what they find beside the settings of the training of so many steps that is kept."""

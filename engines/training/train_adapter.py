@@ -43,7 +43,7 @@ class TrainAdapterSettings(AdapterTrainOptions):
     prediction_type: str | None = None  # of a single-file SD 2.x checkpoint: epsilon or v_prediction
     vae: AnyPath | None = None  # VAE of a checkpoint that has none: a diffusers folder, or a .safetensors file
     folds: int = 0  # adapters that are trained first, each to be measured on images that it did not see; 0: none
-    fold_steps: int | None = None  # optimiser steps of each of them; None: half of `steps`
+    fold_steps: int | None = None  # optimiser steps of each of them; None: as many as `steps`
     pseudo: AnyPath | None = None  # a folder of `label` with a score: more images, and none of them is held out
     resume: bool = False  # go on from the last checkpoint in `out`
     skip_bad: bool = False  # leave bad images and boxes out, instead of stopping

@@ -1,13 +1,16 @@
 """What verbs show while they work, and how they read values that are written as text."""
 
+import contextlib
 import io
 import os
 import re
+import shlex
 import signal
 
 import pytest
 
 from dengine_cli import console
+from dengine_cli.tables import table
 from engines.common.events import Event, EventKind, ImageNews, note
 from engines.common.interrupts import held
 
@@ -49,11 +52,13 @@ def test_a_stage_that_comes_again_and_again_does_not_fill_a_pipe(monkeypatch: py
     assert stream.getvalue().splitlines() == ["measuring: 0/2, 5.0 s left", "measuring: 2/2"] * 3, "ten seconds apart"
 
 
-def test_on_a_terminal_progress_is_a_bar_with_the_time_left() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_on_a_terminal_progress_is_a_bar_with_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     with console.ProgressBars(stream) as bars:
         bars.line("opening [the bundle]")
@@ -65,10 +70,7 @@ def test_on_a_terminal_progress_is_a_bar_with_the_time_left() -> None:
 
 @pytest.mark.parametrize("columns", [80, 100, 120])
 def test_no_line_of_a_bar_wraps_or_is_cut(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("NO_COLOR", "1")
     stream = Terminal()
@@ -84,10 +86,7 @@ def test_no_line_of_a_bar_wraps_or_is_cut(columns: int, monkeypatch: pytest.Monk
 
 
 def test_a_remark_is_cut_between_words_on_a_terminal_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "40")
     text = f"Platelets: many more labels an image than annotations; see {'/folder' * 8} for near-copies of them"
     for stream, lines in ((Terminal(), 4), (io.StringIO(), 1)):
@@ -97,6 +96,62 @@ def test_a_remark_is_cut_between_words_on_a_terminal_and_nowhere_else(monkeypatc
         assert " ".join(shown) == text
         assert len(shown) == lines
         assert all(len(line) <= 40 or " " not in line for line in shown) == (lines > 1)
+
+
+def test_results_are_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    for stream, lines in ((Terminal(), 3), (io.StringIO(), 1)):
+        monkeypatch.setattr("sys.stdout", stream)
+        console.echo(f"packages       {' '.join(f'number{i}' for i in range(8))}")
+        shown = stream.getvalue().splitlines()
+        assert len(shown) == lines
+        assert all(line.startswith(" " * 15 + "number") for line in shown[1:]), "behind the name"
+        assert all(len(line) <= 40 for line in shown) == (lines > 1)
+
+
+def test_the_next_command_is_ready_to_copy_however_narrow_the_terminal_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    words = ("--model", "bases/mine", "--adapter", "adapters/my own", "--out", "bundles/mine", "--int8")
+    for stream, lines in ((Terminal(), 4), (io.StringIO(), 1)):
+        monkeypatch.setattr("sys.stdout", stream)
+        console.next_step("export", *words)
+        shown = stream.getvalue()
+        assert (len(shown.splitlines()), all(len(line) <= 40 for line in shown.splitlines())) == (lines, lines > 1)
+        assert shlex.split(shown.replace("\\\n", "")) == ["next:", "dengine", "export", *words]
+
+
+def test_a_table_that_is_too_wide_goes_on_below_itself() -> None:
+    names = [f"class{i}" for i in range(7)]
+    rows = [("missing", *map(str, range(7))), ("spurious", *map(str, range(10, 17)))]
+    whole, parts = table(rows, ("finding", *names)), table(rows, ("finding", *names), 30).split("\n\n")
+    assert len(whole.splitlines()) == 3
+    assert len(parts) == 4
+    cells = [[line.split() for line in part.splitlines()] for part in parts]
+    assert all(len(line) <= 30 for part in parts for line in part.splitlines())
+    assert all([row[0] for row in part] == ["finding", "missing", "spurious"] for part in cells)
+    joined = [[row[0], *(word for part in cells for word in part[number][1:])] for number, row in enumerate(cells[0])]
+    assert joined == [line.split() for line in whole.splitlines()]
+
+
+def test_a_terminal_that_cannot_go_back_to_a_line_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    with console.ProgressBars(stream) as bars:
+        bars.update("painting", 0, 2)
+        bars.update("painting", 2, 2)
+    assert stream.getvalue().splitlines() == ["painting: 0/2", "painting: 2/2"]
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_the_last_of_long_steps_is_over_where_all_went_well(ends_well: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with contextlib.suppress(KeyboardInterrupt), console.ProgressBars(stream) as bars:
+        bars.step("export", 1, 2, "looking", 5.0)
+        if not ends_well:
+            raise KeyboardInterrupt
+    last = stream.getvalue().rsplit("export", 1)[1]
+    assert [words in last for words in ("2/2", "looking", "left")] == [ends_well, not ends_well, not ends_well]
 
 
 def test_an_evaluation_in_training_gets_a_line_of_its_own() -> None:

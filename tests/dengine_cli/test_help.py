@@ -2,6 +2,7 @@
 
 import errno
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,6 +47,18 @@ def test_every_verb_has_help_with_an_example_of_itself(verb: str) -> None:
     result = dengine(verb, "--help")
     assert result.exit_code == 0
     assert f"Example:\n  dengine {verb}" in result.stdout
+
+
+@pytest.mark.parametrize("verb", [None, *program.VERBS])
+def test_help_is_whole_on_a_terminal_of_80_columns(verb: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    result = dengine(*(() if verb is None else (verb,)), "--help")
+    lines = result.stdout.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    assert [line for line in lines[1:] if line.endswith("...")] == [], "nothing is cut"
+    if verb is not None:
+        example = shlex.split(result.stdout.partition("Example:\n")[2].replace("\\\n", ""))
+        assert example == shlex.split(program.VERBS[verb].EXAMPLE)
 
 
 @pytest.mark.parametrize("verb", program.VERBS)
