@@ -49,7 +49,7 @@ from engines.training.pseudo import blend
 from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid
 from engines.training.rehearsal import planned
 from engines.training.shared_norm import share_statistics
-from engines.training.stopping import save_result, steps_done
+from engines.training.stopping import save_result, steps_done, unfinished
 from engines.training.together import dismiss, gathered, share
 from engines.training.trainer import FitOptions, check_goes_on, fit, started_with
 
@@ -124,6 +124,8 @@ def prepare_adapter(
     TrainingError, UsageError, ModelError.
     """
     check_start(out, options, dataset)
+    if not resume and _started_with(out / "training", {}):
+        raise unfinished(out / "training")
     options = replace(options, device=device_name(options.device))
     options = replace(options, dev_fraction=0.0) if ahead else options
     by_names = resume and "dev_split" not in _started_with(out / "training", {"dev_split": ""})  # of before
@@ -147,7 +149,7 @@ def prepare_adapter(
     options, fit_options = _planned(model, source, splits, seconds, options, out / "training", resume, ahead, report)
     identity = training_identity(dataset, pseudo, options, opened.hashed, by_names=by_names)
     identity |= ahead.identity(options.steps) if ahead else {}
-    check_begun(out / "training", identity, resume)
+    check_begun(out / "training", identity)
     done = steps_done(out / "training") if check_goes_on(out / "training", fit_options, identity, resume) else 0
     report(_plan(model, options, scene, len(train), len(dev), done, ahead, report))
     return Prepared(

@@ -17,9 +17,9 @@ from engines.common.forecast import Part
 from engines.errors import TrainingError
 from engines.training.adapter_rehearsal import AdapterSpeeds
 from engines.training.pyramids import MEASURING
-from engines.training.stopping import INDEX, check_same, steps_done
+from engines.training.stopping import FOLDS, INDEX, check_same, steps_done
 
-FOLDS, FINDS, BEGUN = "folds", "finds.json", "begun.json"
+FINDS, BEGUN = "finds.json", "begun.json"
 VIEWS = 8  # of each image, whose pyramids are kept, where nothing is said
 
 
@@ -95,14 +95,9 @@ def begin(work: Path, identity: Mapping[str, Any]) -> None:
     write_json(work / BEGUN, {"identity": json.loads(json.dumps(identity))})
 
 
-def check_begun(work: Path, identity: Mapping[str, Any], resume: bool) -> None:
-    """Raise TrainingError for folds in `work` that are not to be gone on with, or are of another identity."""
-    before = begun(work, {})
-    if before and not resume:
-        raise TrainingError(
-            f"{work} holds an unfinished training; continue it with `resume=True`, or remove it.", field="resume"
-        )
-    if before:
+def check_begun(work: Path, identity: Mapping[str, Any]) -> None:
+    """Raise TrainingError for folds in `work` that are of another identity."""
+    if before := begun(work, {}):
         check_same(work, before, identity, TrainingError)
 
 

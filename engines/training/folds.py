@@ -34,11 +34,11 @@ from engines.labels.boxes import Instances
 from engines.labels.finds import finds_of
 from engines.training.adapter import Prepared, fit_adapter, training_identity
 from engines.training.adapter_options import AdapterTrainOptions
-from engines.training.ahead import FINDS, FOLDS, VIEWS, begin, folder_of, stage_of
+from engines.training.ahead import FINDS, VIEWS, begin, folder_of, stage_of
 from engines.training.augment import FrameOptions
 from engines.training.opened import OpenedBase, open_base
 from engines.training.pyramids import DevSplit, FrozenPyramid, SourceOptions
-from engines.training.stopping import check_same
+from engines.training.stopping import FOLDS, check_same
 
 
 def deal(records: Sequence[Record], folds: int) -> list[int]:

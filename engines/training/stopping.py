@@ -22,6 +22,7 @@ from engines.common.training_log import Row
 from engines.errors import DengineError, Interrupted, TrainingError
 
 INDEX, BEST = "checkpoint.json", "best.safetensors"
+FOLDS = "folds"  # the folder whose folders, such as 1-of-3, each hold the training of a fold
 _SAVING = "The training is over and is being saved. Ctrl-C again stops at once."
 
 
@@ -78,8 +79,16 @@ def reached(folder: Path) -> Reached | None:
     indices = sorted(folder.rglob(INDEX), key=lambda path: path.stat().st_mtime_ns)
     if not indices:
         return None
-    index = read_index(indices[-1].parent)
-    return Reached(index.stage, index.step, index.steps)
+    index, place = read_index(indices[-1].parent), indices[-1].parent.parent
+    stage = f"fold {place.name.replace('-', ' ')}" if place.parent.name == FOLDS else index.stage
+    return Reached(stage, index.step, index.steps)
+
+
+def unfinished(folder: Path) -> TrainingError:
+    """The error of a start that is not to go on with the training in `folder`."""
+    return TrainingError(
+        f"{folder} holds an unfinished training; continue it with `resume=True`, or remove it.", field="resume"
+    )
 
 
 def steps_done(folder: Path) -> int:

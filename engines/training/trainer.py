@@ -27,7 +27,7 @@ from engines.common.quote import shorten
 from engines.common.training_log import Row, TrainingLog
 from engines.common.weight_file import check_described, check_finite, read_header
 from engines.errors import ModelError, TrainingError
-from engines.training.stopping import BEST, INDEX, check_same, read_index
+from engines.training.stopping import BEST, INDEX, check_same, read_index, unfinished
 from engines.training.together import averaged, copy_first, is_first
 
 _HIGHEST = "highest"  # of the figure that picks, over all evaluations
@@ -141,9 +141,7 @@ def check_goes_on(folder: Path, options: FitOptions, identity: Mapping[str, Any]
     if not (folder / INDEX).exists():
         return False
     if not resume:
-        raise TrainingError(
-            f"{folder} holds an unfinished training; continue it with `resume=True`, or remove it.", field="resume"
-        )
+        raise unfinished(folder)
     check_same(folder, read_index(folder).identity, _full(identity, options), TrainingError)
     return True
 

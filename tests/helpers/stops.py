@@ -132,6 +132,7 @@ def main(work: Path, moments: int, verbs: Sequence[str]) -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: F401  what every fork needs
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
+    import dengine_cli.main  # noqa: F401
     import engines.training.train_adapter
     import engines.training.train_base  # noqa: F401
 

@@ -21,10 +21,11 @@ from engines.labels.boxes import Instances
 from engines.training import folds
 from engines.training.adapter import fit_adapter
 from engines.training.adapter_options import AdapterTrainOptions
-from engines.training.ahead import FINDS, FOLDS, begin, begun, check_begun
+from engines.training.ahead import FINDS, begin, begun, check_begun
 from engines.training.dev_split import noise
 from engines.training.folds import deal, out_of_fold
 from engines.training.opened import OpenedBase
+from engines.training.stopping import FOLDS
 from engines.training.train_adapter import TrainAdapterSettings, train_adapter
 
 NETWORK: dict[str, Any] = {"width": 16, "heads": 2, "ffn_width": 16, "decoder_layers": 1, "queries": 8, "denoising": 0}
@@ -181,7 +182,7 @@ def test_a_training_that_was_stopped_among_its_folds_goes_on_with_its_own_settin
 def test_what_is_stopped_before_a_fold_has_a_checkpoint_begins_anew(tmp_path: Path) -> None:
     begin(tmp_path, {"settings": {"steps": 4}})
     assert begun(tmp_path, {}) == {}
-    check_begun(tmp_path, {"settings": {"steps": 5}}, resume=False)
+    check_begun(tmp_path, {"settings": {"steps": 5}})
 
 
 @pytest.mark.parametrize(
