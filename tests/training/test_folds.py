@@ -192,6 +192,7 @@ def test_what_is_stopped_before_a_fold_has_a_checkpoint_begins_anew(tmp_path: Pa
         ("fold_steps", {"fold_steps": 0}),
         ("fold_steps", {"folds": 0, "fold_steps": 3}),
         ("folds", {"dev_fraction": 0.3}),
+        ("devices", {"devices": 2}),
         ("lr", {"lr": 0.0, "folds": 1}),
     ],
 )
