@@ -8,7 +8,7 @@ import statistics
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from engines.cluster.commits import Commit
@@ -52,7 +52,11 @@ News = Opened | Painted | Lost
 
 
 def unlike(run: RunSettings, other: RunSettings, allow_mixed: bool) -> list[str]:
-    """What keeps one who would paint like `other` from painting the run; engines and devices may be mixed, or not."""
+    """What keeps one who would paint like `other` from painting the run; engines and devices may be mixed, or not.
+
+    How many images a chunk has the run alone says: a worker that opened before it was written knows nothing of it.
+    """
+    other = replace(other, options=replace(other.options, chunk=run.options.chunk))
     return [text for field, text in differences(run, other) if not (allow_mixed and field in _MIXED)]
 
 
@@ -67,6 +71,9 @@ class Pool(Protocol):
 
     def dismiss(self, worker: str) -> None:
         """Use a worker no more."""
+
+    def more(self) -> bool:
+        """Whether other workers may come."""
 
 
 @dataclass
@@ -112,12 +119,13 @@ class Coordinator:
         self._attempts: Counter[int] = Counter()
         self._failed: Counter[int] = Counter()
         self._times: deque[float] = deque(maxlen=64)
+        self._refused = ""  # why the last one was
         self.figures = Figures()
 
     def work(self, stop: Callable[[], bool] = lambda: False, poll: float = 0.5) -> bool:
         """Go on until the run has all it needs; False where `stop` came first: what was begun is then finished.
 
-        Raises RunError where a chunk's workers are lost again and again, and what the pool raises.
+        Raises RunError where a chunk's workers are lost again and again, or all are refused, and what the pool raises.
         """
         while not self._ledger.over:
             self._check()
@@ -128,6 +136,8 @@ class Coordinator:
                 self._hand_out()
             for news in self._pool.poll(poll):
                 self._take(news)
+            if self._refused and not self.figures.workers and not self._pool.more():
+                raise RunError(f"No worker is left: {self._refused}.")
             self._refresh()
             self._tell(self.figures)
         return True
@@ -176,12 +186,13 @@ class Coordinator:
 
     def _admit(self, news: Opened) -> None:
         """Use a worker, or say why not."""
-        found = [text for field, text in differences(self._run, news.run) if not (self._mixed and field in _MIXED)]
+        found = unlike(self._run, news.run, self._mixed)
         if not found:
             self._idle.append(news.worker)
             return
         self.figures.refused += 1
-        self._say(f"{news.worker} is not used, since it is not as the run: {'; '.join(found)}")
+        self._refused = f"{news.worker} is not used, since it is not as the run: {'; '.join(found)}"
+        self._say(self._refused)
         self._pool.dismiss(news.worker)
 
     def _lose(self, news: Lost) -> None:

@@ -215,6 +215,10 @@ class NoPool:
     def dismiss(self, worker: str) -> None:
         """Not called: there is no worker."""
 
+    def more(self) -> bool:
+        """Nobody knows who comes."""
+        return True
+
     def room(self) -> int:
         """None."""
         return 0

@@ -123,6 +123,10 @@ class RayPool:
         """End a worker. Another one is not begun in its place: it would be there again."""
         self._ray.kill(self._actors[worker].handle, no_restart=True)
 
+    def more(self) -> bool:
+        """Whether some are being opened, or are still to be."""
+        return bool(self._calls) or len(self._actors) < self.room()
+
     def _news(self, call: Any) -> News | None:
         worker, kind = self._calls.pop(call)
         actor = self._actors[worker]

@@ -174,17 +174,36 @@ class ScriptedPool:
     def dismiss(self, worker: str) -> None:
         self.dismissed.append(worker)
 
+    def more(self) -> bool:
+        return bool(self.news)
+
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_a_worker_on_another_device_is_named_and_not_used(mixed: bool) -> None:
     run, said = cluster_settings(), list[str]()
     pool = ScriptedPool([[Opened("the odd one", on_other_device(run))], []])
     coordinator = Coordinator(run, Ledger(run), pool, say=said.append, allow_mixed=mixed)
-    with pytest.raises(IndexError):  # the script is over
+    with pytest.raises(IndexError if mixed else RunError):  # the script is over
         coordinator.work(poll=0)
     assert pool.dismissed == ([] if mixed else ["the odd one"])
     assert [worker for worker, *_ in pool.asked] == (["the odd one"] if mixed else [])
     assert ["the odd one" in text for text in said] == ([] if mixed else [True])
+
+
+def test_a_run_all_of_whose_workers_are_refused_ends_and_says_why() -> None:
+    run = cluster_settings()
+    pool = ScriptedPool([[Opened("one", on_other_device(run))], [Opened("two", on_other_device(run))]])
+    with pytest.raises(RunError, match="two"):
+        Coordinator(run, Ledger(run), pool, say=lambda text: None).work(poll=0)
+    assert pool.dismissed == ["one", "two"]
+
+
+def test_a_worker_that_opened_before_the_run_had_its_chunks_is_used() -> None:
+    run, early = cluster_settings(chunk=2), cluster_settings(chunk=16)
+    pool = ScriptedPool([[Opened("early", early)], []])
+    with pytest.raises(IndexError):  # the script is over
+        Coordinator(run, Ledger(run), pool, say=lambda text: None).work(poll=0)
+    assert [worker for worker, *_ in pool.asked] == ["early"]
 
 
 def test_a_chunk_that_is_lost_again_and_again_ends_the_run_with_the_workers_name() -> None:

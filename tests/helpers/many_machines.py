@@ -136,6 +136,9 @@ class SimulatedPool:
         for node in self._nodes:
             node.ready = [name for name in node.ready if name != worker]
 
+    def more(self) -> bool:
+        return True
+
 
 def on_other_device(run: RunSettings) -> RunSettings:
     """The same run as a worker on another processor would paint it."""
