@@ -91,7 +91,7 @@ def examine() -> Diagnosis:
 
     from engines.bundle.bundle import default_bundle
     from engines.common.cache import cache_folder
-    from engines.common.devices import cpu_has_bf16, cpu_name, resolve_threads
+    from engines.common.devices import cpu_cores, cpu_has_bf16, cpu_name, resolve_threads
 
     capabilities = torch.cpu.get_capabilities()
     try:
@@ -106,7 +106,7 @@ def examine() -> Diagnosis:
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         processor=cpu_name(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cpu_cores(),
         threads=resolve_threads(None),
         memory=_memory(),
         bf16=cpu_has_bf16(),

@@ -12,6 +12,7 @@ import torch
 from engines.errors import BackendError, UsageError
 
 AUTO = "auto"  # the device of trainings that nothing is said of
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_has_bf16() -> bool:
@@ -29,6 +30,11 @@ def cpu_has_int8() -> bool:
 def resolve_threads(threads: int | None) -> int:
     """CPU threads for a graph: `threads`, or as many as PyTorch takes (OMP_NUM_THREADS, else the cores)."""
     return torch.get_num_threads() if threads is None else threads
+
+
+def cpu_cores() -> int:
+    """The processor's cores that this process may use, as they were at first: runtimes hold single threads to fewer."""
+    return _CORES
 
 
 @cache

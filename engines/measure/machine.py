@@ -19,14 +19,13 @@ def machine() -> dict[str, Any]:
     """Processor, cores that this process may use, GiB of memory, the system, and NVIDIA GPUs that PyTorch can use."""
     import torch
 
-    from engines.common.devices import cpu_name
+    from engines.common.devices import cpu_cores, cpu_name
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if _cuda() else []
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": cpu_name(),
-        "cores": cores,
+        "cores": cpu_cores(),
         "memory_gib": round(memory, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "gpus": gpus,

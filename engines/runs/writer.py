@@ -8,7 +8,6 @@ H/W pixels.
 
 import hashlib
 import io
-import os
 import queue
 import threading
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from engines.common.devices import cpu_cores
 from engines.common.files import write_atomic
 
 Pixels = npt.NDArray[np.uint8]
@@ -49,8 +49,7 @@ def encode_image(pixels: Pixels, image_format: str, jpeg_quality: int | None) ->
 def writer_threads(on_gpu: bool) -> int:
     """Threads that write a run's images: two on a CPU, whose cores the networks want; beside a GPU as many as there are
     cores, but two for those who keep it busy."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores - 2, 2) if on_gpu else 2
+    return max(cpu_cores() - 2, 2) if on_gpu else 2
 
 
 class ImageWriter:

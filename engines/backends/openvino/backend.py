@@ -38,7 +38,7 @@ from engines.backends.probe import Probe, tiny_input, tiny_onnx, try_device
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GraphSpec, TensorSpec
 from engines.common import cache, quote
-from engines.common.devices import cpu_has_bf16, cpu_has_int8, cpu_name, resolve_threads
+from engines.common.devices import cpu_cores, cpu_has_bf16, cpu_has_int8, cpu_name, resolve_threads
 from engines.common.plurals import counted
 from engines.errors import BackendError
 
@@ -112,19 +112,19 @@ class OpenVinoBackend:
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": streams,
             "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+            "ENABLE_CPU_PINNING": self.threads >= cpu_cores(),  # two processes of a thread each would share a core
         }
         key = self._key(graph, shapes, wanted, config | {"int8": ranges, "varies": varies})
         compiled = self._from_cache(key, config) if self._keep else None
-        fresh = compiled is None
         if compiled is None:
             try:
                 compiled = self._compile(spec, shapes, wanted, config, ranges, varies)
             except RuntimeError as cause:
                 path, said = self._bundle.graph_path(graph), quote.shorten(cause, 300)
                 raise BackendError(f"openvino does not compile {path} at {dict(shapes)}: {said}") from cause
-        if fresh and self._keep:
-            exported = compiled.export_model()
-            cache.store(key, exported.getvalue() if isinstance(exported, io.BytesIO) else exported)
+            if self._keep:
+                exported = compiled.export_model()
+                cache.store(key, exported.getvalue() if isinstance(exported, io.BytesIO) else exported)
         return self._call(compiled, spec, whole, wanted, streams)
 
     def _key(self, graph: str, shapes: Shapes, wanted: Sequence[TensorSpec], config: dict[str, Any]) -> str:
