@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from engines.backends.base import import_runtime
+from engines.backends.openvino.core import open_core
 from engines.backends.openvino.signal_stack import same_signal_stack
 from engines.bundle.bundle import default_bundle, open_bundle
 from engines.common.devices import cpu_has_bf16, resolve_threads
@@ -190,7 +191,7 @@ def _openvino_product(size: int, precision: str, device: torch.device, threads: 
         "PERFORMANCE_HINT": "LATENCY",
     }
     with same_signal_stack():
-        request = ov.Core().compile_model(model, "CPU", config).create_infer_request()
+        request = open_core(ov, threads).compile_model(model, "CPU", config).create_infer_request()
     request.set_input_tensor(ov.Tensor(a, shared_memory=True))
 
     def product(keep: Any = a) -> Any:  # the request holds the address only

@@ -29,6 +29,7 @@ from engines.backends.base import (
     new_buffers,
     wanted_outputs,
 )
+from engines.backends.openvino.core import open_core
 from engines.backends.openvino.halves import cut_products
 from engines.backends.openvino.int8 import Ranges, quantize, ranges_of
 from engines.backends.openvino.pairs import share_pairs
@@ -38,7 +39,7 @@ from engines.backends.probe import Probe, tiny_input, tiny_onnx, try_device
 from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GraphSpec, TensorSpec
 from engines.common import cache, quote
-from engines.common.devices import cpu_cores, cpu_has_bf16, cpu_has_int8, cpu_name, resolve_threads
+from engines.common.devices import cpu_has_bf16, cpu_has_int8, cpu_name, resolve_threads
 from engines.common.plurals import counted
 from engines.errors import BackendError
 
@@ -63,7 +64,6 @@ class OpenVinoBackend:
         Raises BackendError without the runtime; for int8, on a processor without it and for a bundle without ranges.
         """
         self._ov: Any = import_runtime("openvino", "openvino")
-        self._core = self._ov.Core()
         self._ov.Type.f32.to_dtype()  # sets its bindings up for numpy, which deadlocks when two threads do it at once
         self._int8 = precision == "int8"
         if self._int8:
@@ -71,6 +71,7 @@ class OpenVinoBackend:
         self._wide = cpu_precision("auto" if self._int8 else precision, self.name)  # of all that is not in int8
         self.precision = "int8" if self._int8 else self._wide
         self.threads = resolve_threads(threads)
+        self._core = open_core(self._ov, self.threads)
         self._bundle = bundle
         self._keep = keep
         exceptions = f" ({' and '.join(ALWAYS_F32)} f32)" if self._wide == "bf16" else ""
@@ -112,7 +113,6 @@ class OpenVinoBackend:
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": streams,
             "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
-            "ENABLE_CPU_PINNING": self.threads >= cpu_cores(),  # two processes of a thread each would share a core
         }
         key = self._key(graph, shapes, wanted, config | {"int8": ranges, "varies": varies})
         compiled = self._from_cache(key, config) if self._keep else None
@@ -288,7 +288,7 @@ def probe() -> Probe:
         return Probe("openvino", advice=str(cause))
 
     def run(precision: str) -> Any:
-        core = ov.Core()
+        core = open_core(ov, 1)
         config = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
         compiled = core.compile_model(core.read_model(io.BytesIO(tiny_onnx())), "CPU", config)
         return compiled(tiny_input())[0]
