@@ -119,13 +119,13 @@ class Coordinator:
         self._attempts: Counter[int] = Counter()
         self._failed: Counter[int] = Counter()
         self._times: deque[float] = deque(maxlen=64)
-        self._refused = ""  # why the last one was
+        self._gone = ""  # why the last one that is no more is none
         self.figures = Figures()
 
     def work(self, stop: Callable[[], bool] = lambda: False, poll: float = 0.5) -> bool:
         """Go on until the run has all it needs; False where `stop` came first: what was begun is then finished.
 
-        Raises RunError where a chunk's workers are lost again and again, or all are refused, and what the pool raises.
+        Raises RunError where a chunk's workers are lost again and again, or none is left, and what the pool raises.
         """
         while not self._ledger.over:
             self._check()
@@ -136,8 +136,8 @@ class Coordinator:
                 self._hand_out()
             for news in self._pool.poll(poll):
                 self._take(news)
-            if self._refused and not self.figures.workers and not self._pool.more():
-                raise RunError(f"No worker is left: {self._refused}.")
+            if self._gone and not self.figures.workers and not self._pool.more():
+                raise RunError(f"No worker is left: {self._gone}")
             self._refresh()
             self._tell(self.figures)
         return True
@@ -191,8 +191,8 @@ class Coordinator:
             self._idle.append(news.worker)
             return
         self.figures.refused += 1
-        self._refused = f"{news.worker} is not used, since it is not as the run: {'; '.join(found)}"
-        self._say(self._refused)
+        self._gone = f"{news.worker} is not used, since it is not as the run: {'; '.join(found)}."
+        self._say(self._gone.removesuffix("."))
         self._pool.dismiss(news.worker)
 
     def _lose(self, news: Lost) -> None:
@@ -202,7 +202,8 @@ class Coordinator:
         task = self._busy.pop(news.worker, None)
         number = None if task is None or self._has(task.number) else task.number
         chunk = "" if number is None else f", with chunk {number}"
-        self._say(f"{news.worker} is lost{chunk}: {news.why}")
+        self._gone = f"{news.worker} is lost{chunk}: {news.why}"
+        self._say(self._gone)
         if number is None:
             return
         self._failed[number] += 1

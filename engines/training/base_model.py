@@ -24,10 +24,10 @@ from engines.common.schema import KEY, to_object
 from engines.common.tokenizer import cut_remark
 from engines.common.training_log import TrainingLog
 from engines.datasets.dataset import Dataset, Record
-from engines.datasets.learned import LEARNED, write_learned
+from engines.datasets.learned import LEARNED, read_learned, write_learned
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, load_base, local_folder
-from engines.diffusion.base_notes import QUALITY
+from engines.diffusion.base_notes import QUALITY, read_quality
 from engines.diffusion.libraries import silence_libraries
 from engines.diffusion.weights import DECODER
 from engines.errors import ModelError, TrainingError, UsageError, refuse
@@ -112,7 +112,7 @@ def fit_base(
     preset = base_preset(options.preset)
     check_base_start(out, options)
     options = replace(options, device=device_name(options.device))
-    if len(options.stages) < 2 and continue_from is None and not resume:
+    if len(options.stages) < 2 and continue_from is None and (not resume or "decoder" in options.stages):
         raise UsageError("From scratch, `stages` must be vae and unet; others `continue_from` a base.", field="stages")
     if not dataset.records:
         raise TrainingError(f"{dataset.root} holds no images to train on.")
@@ -272,6 +272,8 @@ def _build(
     if continue_from is not None:
         base = load_base(continue_from, device=options.device)
         folder = base.folder
+        read_learned(folder / LEARNED)  # these two are read at the end: what is wrong with them is said now
+        read_quality(folder)
         decoder = None if "vae" in options.stages else base.decoder
         if "decoder" in options.stages:
             decoder = new_decoder(base.vae, preset, options.seed)

@@ -78,7 +78,8 @@ def beside(train: Train, settings: T, batches: Iterable[int]) -> Iterator[T]:
         team = _Team(0, devices, Path(folder), others)
         try:
             torch.set_num_threads(max(1, threads // len(devices)))
-            others += [_start(rank, team, train, asked) for rank in range(1, len(devices))]
+            for rank in range(1, len(devices)):
+                others.append(_start(rank, team, train, asked))
             _team = team
             yield replace(asked, device=devices[0])
         except RuntimeError as cause:
@@ -90,7 +91,7 @@ def beside(train: Train, settings: T, batches: Iterable[int]) -> Iterator[T]:
             for one in others:
                 one.kill()
                 one.communicate()
-            if team.talk is not None:
+            if dist.is_initialized():
                 dist.destroy_process_group()
             torch.set_num_threads(threads)
 

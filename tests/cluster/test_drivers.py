@@ -198,6 +198,13 @@ def test_a_run_all_of_whose_workers_are_refused_ends_and_says_why() -> None:
     assert pool.dismissed == ["one", "two"]
 
 
+def test_a_run_all_of_whose_workers_are_lost_for_good_ends_and_says_why() -> None:
+    run = cluster_settings()
+    pool = ScriptedPool([[Opened("one", run), Opened("two", run)], [Lost("one", "Full."), Lost("two", "Broken.")]])
+    with pytest.raises(RunError, match=r"two .*Broken\."):
+        Coordinator(run, Ledger(run), pool, say=lambda text: None).work(poll=0)
+
+
 def test_a_worker_that_opened_before_the_run_had_its_chunks_is_used() -> None:
     run, early = cluster_settings(chunk=2), cluster_settings(chunk=16)
     pool = ScriptedPool([[Opened("early", early)], []])

@@ -110,5 +110,5 @@ def test_only_so_many_images_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_beside_a_gpu_images_are_written_by_as_many_threads_as_the_cores_allow(
     monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    monkeypatch.setattr("engines.runs.writer.cpu_cores", lambda: cores)
     assert (writer_threads(True), writer_threads(False)) == (threads, 2)
