@@ -21,9 +21,10 @@ build/tensorrt/11/.installed: BINDINGS := tensorrt-cu13-bindings==11.4.0.106
 build/tensorrt/10/.installed: BINDINGS := tensorrt-cu13-bindings==10.16.1.11
 build/tensorrt/rtx/.installed: BINDINGS := tensorrt-rtx-cu13-bindings==1.7.1.116 onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0
 
-# A worker for each core and one more, since some tests wait for other processes; one thread each. More than four spend
-# their time on importing the same libraries.
-WORKERS = $$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
+# A worker for each core, and one more for all tests, since some wait for other processes; one thread each. More than four
+# spend their time on importing the same libraries.
+test: MORE := + 1
+WORKERS = $$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) $(MORE)))')
 PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 # What `check` and `test` share: mypy, which has but one thread, runs beside the tests that the argument chooses.
