@@ -34,15 +34,15 @@ from engines.errors import ModelError, TrainingError, UsageError, refuse
 from engines.labels.boxes import Instances
 from engines.quality.verdicts import BaseQuality
 from engines.training.assess import MOST, SHEET, Networks, assess_base, hold_back
-from engines.training.decoder import copy_parts, new_decoder, save_decoder, train_decoder
+from engines.training.decoder import copy_parts, decoder_loss, new_decoder
 from engines.training.presets import BasePreset, Lengths, base_preset, lengths_of
 from engines.training.rehearsal import Speeds, parts_of, planned, try_out
 from engines.training.stopping import INDEX, save_result, steps_done
 from engines.training.together import dismiss, gathered
 from engines.training.tokenizer import write_tokenizer
-from engines.training.trainer import FitOptions, check_goes_on, started_with
+from engines.training.trainer import FitOptions, check_goes_on, fit, started_with
 from engines.training.unet import ViewSource, scale_latents, train_unet, trained_of
-from engines.training.vae import train_vae, vae_views
+from engines.training.vae import vae_loss, vae_views
 from engines.training.views import ImageStore, ViewOptions
 
 STAGES = ("vae", "unet", "decoder")
@@ -232,17 +232,18 @@ def _train(
 ) -> None:
     """The autoencoder, then UNet and text encoder; or the decoder."""
     log = TrainingLog(work.parent, options.stages)
+    crops = source.store, vae_views(preset, options.rotate), preset.vae_batch, options.seed, options.device
     if "vae" in options.stages:
-        train_vae(
-            networks.vae, source.store, vae_views(preset, options.rotate), preset.vae_batch,
-            _fit_options(options, lengths.vae_steps, preset.vae_lr), work / "vae",
-            identity=identity, resume=resume, report=report, log=log,
+        fit(
+            networks.vae, vae_loss(networks.vae, *crops), _fit_options(options, lengths.vae_steps, preset.vae_lr),
+            work / "vae", stage="vae", identity=identity, resume=resume, report=report, log=log,
         )  # fmt: skip
     networks.vae.requires_grad_(False).eval()
     if "decoder" in options.stages:
-        train_decoder(
-            networks.decoder, networks.vae, source.store, vae_views(preset, options.rotate), preset.vae_batch,
-            _fit_options(options, lengths.decoder_steps, preset.decoder_lr), work / "decoder",
+        decoder: Any = networks.decoder
+        fit(
+            decoder, decoder_loss(decoder, networks.vae, *crops),
+            _fit_options(options, lengths.decoder_steps, preset.decoder_lr), work / "decoder", stage="decoder",
             identity=identity, resume=resume, report=report, log=log,
         )  # fmt: skip
     if "unet" not in options.stages:
@@ -353,7 +354,8 @@ def _save(
         (out / "scheduler").mkdir(exist_ok=True)
         write_json(out / "scheduler" / "scheduler_config.json", networks.scheduler_config)
     if networks.decoder is not None:
-        save_decoder(networks.decoder, out / DECODER)
+        networks.decoder.save_pretrained(out / DECODER)
+        sync_tree(out / DECODER)
     notes[QUALITY] = to_object(quality)
     write_json(out / BASE_NOTES, notes)
     for part in PARTS:

@@ -13,15 +13,11 @@ from typing import Any
 
 import torch
 
-from engines.common.events import Report
-from engines.common.files import sync_tree
-from engines.common.training_log import TrainingLog
 from engines.diffusion.architecture import tiny_decoder
 from engines.diffusion.base_model import PARTS
-from engines.diffusion.libraries import silence_libraries
 from engines.diffusion.weights import STEMS, find_weights
 from engines.training.presets import BasePreset
-from engines.training.trainer import FitOptions, LossAt, fit
+from engines.training.trainer import LossAt
 from engines.training.vae import crops_at, latents_at, reconstruction_loss
 from engines.training.views import ImageStore, ViewOptions
 
@@ -40,25 +36,6 @@ def new_decoder(vae: Any, preset: BasePreset, seed: int) -> Any:
     ).to(vae.device)
 
 
-def train_decoder(
-    decoder: Any,
-    vae: Any,
-    store: ImageStore,
-    views: ViewOptions,
-    batch: int,
-    options: FitOptions,
-    folder: Path,
-    *,
-    identity: dict[str, Any],
-    resume: bool,
-    report: Report,
-    log: TrainingLog,
-) -> None:
-    """Fit `decoder` (of `new_decoder`) in place to what `vae` makes of random views of the images in `store`."""
-    loss_at = decoder_loss(decoder, vae, store, views, batch, options.seed, options.device)
-    fit(decoder, loss_at, options, folder, stage="decoder", identity=identity, resume=resume, report=report, log=log)
-
-
 def decoder_loss(
     decoder: Any, vae: Any, store: ImageStore, views: ViewOptions, batch: int, seed: int, device: str
 ) -> LossAt:
@@ -73,13 +50,6 @@ def decoder_loss(
         return rebuilding, {"rebuilding": rebuilding.detach()}
 
     return loss_at
-
-
-def save_decoder(decoder: Any, folder: Path) -> None:
-    """Write a decoder in diffusers' layout to `folder`."""
-    silence_libraries()
-    decoder.save_pretrained(folder)
-    sync_tree(folder)
 
 
 def copy_parts(base: Path, out: Path) -> None:

@@ -5,41 +5,20 @@ Knows: the reconstruction loss and its evaluation. Knows nothing about diffusion
 B batch, H/W pixels.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from engines.common.events import Report
 from engines.common.rng import Stream, generator
-from engines.common.training_log import TrainingLog
 from engines.diffusion.latents import to_pixels
 from engines.training.presets import BasePreset
 from engines.training.together import share
-from engines.training.trainer import FitOptions, LossAt, fit
+from engines.training.trainer import LossAt
 from engines.training.views import ImageStore, ViewOptions, draw_view
 
 KL_WEIGHT = 2e-4
-
-
-def train_vae(
-    vae: Any,
-    store: ImageStore,
-    views: ViewOptions,
-    batch: int,
-    options: FitOptions,
-    folder: Path,
-    *,
-    identity: dict[str, Any],
-    resume: bool,
-    report: Report,
-    log: TrainingLog,
-) -> None:
-    """Fit `vae` (AutoencoderKL) in place to random views of the images in `store`."""
-    loss_at = vae_loss(vae, store, views, batch, options.seed, options.device)
-    fit(vae, loss_at, options, folder, stage="vae", identity=identity, resume=resume, report=report, log=log)
 
 
 def vae_views(preset: BasePreset, rotate: bool) -> ViewOptions:
