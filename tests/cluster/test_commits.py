@@ -134,9 +134,9 @@ def test_what_is_no_store_is_said(where: str) -> None:
         open_store(where)
 
 
-def test_a_bucket_that_is_not_there_is_said_in_one_line(open_fresh: OpenFresh) -> None:
-    if open_fresh("any").folder is not None:
-        pytest.skip("a folder is no bucket")
+@pytest.mark.parametrize("open_fresh", ["s3"], indirect=True)
+@pytest.mark.usefixtures("open_fresh")
+def test_a_bucket_that_is_not_there_is_said_in_one_line() -> None:
     with pytest.raises(RunError) as refused:
         open_store("s3://no-such-bucket/run").check()
     assert len(str(refused.value).splitlines()) == 1
