@@ -233,12 +233,13 @@ def probe(store: Store, ledger: Ledger) -> None:
 
 
 def chunk_for(run: RunSettings, workers: int) -> int:
-    """Jobs in a chunk for so many workers: as one machine takes, but enough chunks for all; a multiple of the slots.
+    """Jobs in a chunk for so many workers: at most what one machine takes, and as many chunks for each; in whole slots.
 
     Decided once: it is in `run.json`, and one machine that is to paint the same bytes is given it.
     """
-    slots = run.options.slots
-    share = (run.options.count or run.options.jobs or 1) / (max(workers, 1) * _CHUNKS_A_WORKER)
+    slots, asked = run.options.slots, run.options.count or run.options.jobs or 1
+    rounds = max(_CHUNKS_A_WORKER, math.ceil(asked / (max(workers, 1) * run.options.chunk)))
+    share = asked / (max(workers, 1) * rounds)
     return min(run.options.chunk, max(slots, math.ceil(share / slots) * slots))
 
 

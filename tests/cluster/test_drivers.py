@@ -251,6 +251,7 @@ def test_a_machine_that_would_paint_otherwise_does_not_work(settings: GenerateSe
 def test_chunks_are_enough_for_all_workers() -> None:
     run = cluster_settings(count=1000, chunk=64, slots=4)
     assert [chunk_for(run, workers) for workers in (1, 4, 8, 1000)] == [64, 64, 32, 4]
+    assert chunk_for(cluster_settings(count=512, chunk=48, slots=4), 2) == 44  # 12 chunks, not 11: nobody waits
 
 
 @pytest.mark.parametrize(
