@@ -222,7 +222,7 @@ def _planned(
 
     def parts(steps: int) -> list[Part]:
         wanted = replace(_fit_options(options, evaluate=evaluate), steps=steps)
-        first = ahead.parts(speeds, steps, options.batch, views, work) if ahead else []
+        first = ahead.parts(speeds, steps, partial(source.fresh_of, views=views), work) if ahead else []
         return first + adapter_parts(speeds, wanted, source.fresh(steps - done), len(dev), done)
 
     if options.minutes is not None:

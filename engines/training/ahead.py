@@ -6,7 +6,7 @@ dealt to them, and how they are trained, is `folds`' matter.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,13 @@ class Ahead:
         """All that decides what they find beside the settings of the training of so many steps that is kept."""
         return {"folds": self.folds, "fold_steps": self.length(steps)}
 
-    def parts(self, speeds: AdapterSpeeds, steps: int, batch: int, views: int, work: Path) -> list[Part]:
-        """What is to be done, ahead of a training of so many steps, behind what is in `work`; `views`: of each image,
-        whose pyramids are kept."""
+    def parts(self, speeds: AdapterSpeeds, steps: int, fresh_of: Callable[[int, int], int], work: Path) -> list[Part]:
+        """What is to be done, ahead of a training of so many steps, behind what is in `work`; `fresh_of`: how many of
+        so many steps on so many images take new pyramids."""
         found, length = [], self.length(steps)
         for number in range(self.folds):
             judged, done = self.fold.count(number), self._done(number, length, work)
-            fresh = min(length - done, max(1, (len(self.fold) - judged) // batch) * views)
+            fresh = fresh_of(length - done, len(self.fold) - judged)
             stage, folder = stage_of(number, self.folds), folder_of(work, number, self.folds)
             if not (folder / INFO_FILE).exists():
                 found.append(Part(stage, done + fresh, speeds.head + speeds.pyramid))

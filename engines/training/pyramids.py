@@ -108,6 +108,7 @@ class BatchSource:
         self._room = int(options.cache_gb * 2**30) if options.cache_views else 0
         self._pool = ThreadPoolExecutor(options.workers) if options.workers else None
         self._coming: dict[tuple[int, int], list[Future[tuple[View, str]]]] = {}
+        self._size = 0  # bytes of a batch's pyramid, as it is kept
 
     def at(self, step: int) -> Batch:
         """The batch of a step; its pyramid is bfloat16 where views are kept."""
@@ -129,11 +130,16 @@ class BatchSource:
     def fresh(self, steps: int) -> int:
         """About how many of the next steps take pyramids that are not kept yet."""
         keys = self._groups * self._options.cache_views
-        if not keys or steps <= keys:
+        if not keys:
             return steps
-        size = max((batch.nbytes() for batch in self._kept.values()), default=0)
-        fits = min(keys, len(self._kept) + self._room // size) if size else 0
-        return keys + round((steps - keys) * (1 - fits / keys))
+        fits = min(keys, len(self._kept) + self._room // self._size) if self._size else 0
+        return _fresh(steps, keys, fits)
+
+    def fresh_of(self, steps: int, images: int, views: int) -> int:
+        """About how many of so many steps take new pyramids, of a training on `images` that keeps so many views of
+        each in as much memory; known behind the first batch."""
+        keys = max(1, images // self._options.batch) * views
+        return _fresh(steps, keys, min(keys, int(self._options.cache_gb * 2**30) // max(1, self._size)))
 
     def statistics(self, images: int) -> tuple[dict[str, int], ...]:
         """Objects by class in one random frame of each of the first `images` images that hold any."""
@@ -165,6 +171,7 @@ class BatchSource:
         pixels = torch.stack([to_pixels(view.pixels) for view, _ in drawn])
         noise = [self._frozen.noise(frame.height, frame.width, seed, Stream.ADAPTER_NOISE, key[0], i) for i in members]
         pyramid = self._frozen(pixels, torch.stack(noise), [text for _, text in drawn])
+        self._size = sum(level.numel() for level in pyramid) * torch.bfloat16.itemsize
         if self._options.cache_views:
             pyramid = tuple(level.to("cpu", torch.bfloat16) for level in pyramid)
         return Batch(pyramid, tuple(_target(view, frame.width, frame.height) for view, _ in drawn))
@@ -189,6 +196,11 @@ class BatchSource:
     def _counts(self, view: View) -> dict[str, int]:
         found = Counter(view.instances.single.labels.tolist())
         return {name: found[i] for i, name in enumerate(self._class_names) if found[i]}
+
+
+def _fresh(steps: int, keys: int, fits: int) -> int:
+    """Steps that take new pyramids, where `fits` of so many groups are kept behind their first."""
+    return steps if steps <= keys else keys + round((steps - keys) * (1 - fits / keys))
 
 
 def _target(view: View, width: int, height: int) -> dict[str, Tensor]:

@@ -97,15 +97,15 @@ def steps_done(folder: Path) -> int:
 
 
 @contextmanager
-def told_what_is_kept(folder: Path, finished: str) -> Iterator[None]:
+def told_what_is_kept(folder: Path, *finished: str) -> Iterator[None]:
     """Turn a Ctrl-C inside the block into an `Interrupted` that says what is kept below `folder`, as the disk has it.
 
-    `finished`: the pattern of a file that each training leaves when it is done.
+    `finished`: patterns of the files that trainings leave when they are done.
     """
     try:
         yield
     except KeyboardInterrupt as stop:
-        kept, done = reached(folder), len(list(folder.glob(finished)))
+        kept, done = reached(folder), sum(len(list(folder.glob(pattern))) for pattern in finished)
         before = f" ({counted(done, 'training')} finished)" if done else ""
         said = f"stopped at {kept}" if kept else "stopped" if done else "stopped before anything was saved"
         raise Interrupted(f"{said}{before}", kept=bool(kept or done)) from stop

@@ -23,7 +23,7 @@ from engines.training.adapter_options import AdapterTrainOptions
 from engines.training.ahead import Ahead
 from engines.training.folds import deal, found_ahead
 from engines.training.pseudo import open_pseudo
-from engines.training.stopping import told_what_is_kept
+from engines.training.stopping import FOLDS, told_what_is_kept
 from engines.training.together import MOST, beside, first_alone
 
 
@@ -101,8 +101,8 @@ def train_adapter(settings: TrainAdapterSettings, *, report: Report | None = Non
     {'rbc': 0.41, 'wbc': 0.55}
     """
     report, started = Forecast(report or silent), time.monotonic()
-    finished = f"**/{INFO_FILE}"
-    with told_what_is_kept(settings.out, finished), beside(_train, settings, (settings.batch,)) as own:
+    finished = (INFO_FILE, f"training/{FOLDS}/*/{INFO_FILE}")
+    with told_what_is_kept(settings.out, *finished), beside(_train, settings, (settings.batch,)) as own:
         return _train(own, report, started)
 
 

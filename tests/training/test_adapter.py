@@ -260,6 +260,29 @@ def test_batches_are_functions_of_the_step_and_kept_ones_equal_new_ones(
     assert not torch.equal(first[0].pyramid[0], _source(shapes, frozen, cache_views=2, seed=2).at(0).pyramid[0])
 
 
+def test_how_many_pyramids_are_made_anew_is_known_where_not_all_can_be_kept(
+    shapes: Dataset, toy_bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen, calls = _frozen(toy_bases["sd1"]), list[Any]()
+    size = _source(shapes, frozen, cache_views=2).at(0).nbytes()
+    ask = type(frozen).__call__
+
+    def counted(self: Any, *given: Any) -> Any:
+        calls.append(given)
+        return ask(self, *given)
+
+    monkeypatch.setattr(type(frozen), "__call__", counted)
+    source = _source(shapes, frozen, cache_views=2, cache_gb=4.5 * size / 2**30)  # four of eight groups
+    source.at(0)
+    assert (source.fresh(24), source.fresh_of(24, 12, 2), source.fresh_of(24, 12, 1)) == (16, 16, 4)
+    for step in range(24):
+        source.at(step)
+    assert len(calls) == 16
+    every = _source(shapes, frozen)
+    every.at(0)
+    assert (every.fresh(24), every.fresh_of(24, 12, 2)) == (24, 8), "with 4 GiB for them"
+
+
 def test_every_image_is_seen_once_an_epoch(shapes: Dataset, toy_bases: dict[str, Path]) -> None:
     source = _source(shapes, _frozen(toy_bases["sd1"]))
     for epoch in range(3):

@@ -179,6 +179,21 @@ def test_a_training_that_was_stopped_among_its_folds_goes_on_with_its_own_settin
     assert different_files(read_hashes(given / "whole"), read_hashes(given / "out")) == []
 
 
+def test_an_adapter_that_lies_in_the_folder_is_not_said_to_be_finished_by_a_start_that_is_stopped(
+    tmp_path: Path,
+) -> None:
+    write_pictures(tmp_path / "data", 6, labels=True)
+    (tmp_path / "out" / "older").mkdir(parents=True)
+    (tmp_path / "out" / "older" / "adapter.json").write_text("{}")
+
+    def stop(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as stopped:
+        train_adapter(asked(tmp_path), report=stop)
+    assert not stopped.value.kept
+
+
 def test_what_is_stopped_before_a_fold_has_a_checkpoint_begins_anew(tmp_path: Path) -> None:
     begin(tmp_path, {"settings": {"steps": 4}})
     assert begun(tmp_path, {}) == {}
