@@ -27,14 +27,16 @@ from engines.audit.settings import AuditSettings
 from engines.common.files import read_json
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.writers import AnnotatedImage, write_coco
-from engines.errors import DatasetError, UsageError
-from engines.labels.boxes import Instances, iou_matrix
+from engines.errors import DatasetError, RunError, UsageError
+from engines.labels.boxes import Floats, Instances, iou_matrix
 from engines.labels.findings import Finding, FindingKind
 from engines.labels.thresholds import MATCH_IOU, matched
+from engines.training.ahead import FINDS, folder_of
 from engines.training.dev_split import split_by_names  # its figures are of trainings by that rule
+from engines.training.folds import deal
 
 DEV = 0.3  # share of the images, by their names, on which a confidence may be chosen
-CONFIDENCES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+CONFIDENCES = (0.3, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9)
 PRECISION, RECALL = 0.85, 0.70  # the bars
 
 
@@ -57,17 +59,44 @@ def pair(own: Dataset, clean: Dataset, work: Path) -> None:
         write_coco(work / name / "annotations.json", images, clean.class_names, {"description": f"{name} labels"})
 
 
-def left_out(own: Instances, clean: Instances, label: int) -> Instances:
-    """The clean boxes of a class that no label of that class finds, by MATCH_IOU; a label finds one box."""
-    mine = clean.take((clean.labels == label) & ~clean.crowd)
-    theirs = own.take((own.labels == label) & ~own.crowd)
-    overlaps = iou_matrix(theirs.boxes.astype(np.float64), mine.boxes.astype(np.float64))
-    kept = np.ones(len(mine), dtype=np.bool_)
+def boxes_of(labels: Instances, label: int) -> Floats:
+    """A class's boxes, without crowds."""
+    return labels.boxes[(labels.labels == label) & ~labels.crowd].astype(np.float64)
+
+
+def pairs(mine: Floats, theirs: Floats) -> list[tuple[int, int, float]]:
+    """(place, place, IoU) of boxes that overlap by MATCH_IOU, the closest first, each box once."""
+    overlaps, found = iou_matrix(mine, theirs), []
     while overlaps.size and overlaps.max() >= MATCH_IOU:
-        label_row, place = np.unravel_index(overlaps.argmax(), overlaps.shape)
-        kept[place] = False
-        overlaps[label_row], overlaps[:, place] = 0.0, 0.0
+        row, column = (int(one) for one in np.unravel_index(overlaps.argmax(), overlaps.shape))
+        found.append((row, column, float(overlaps[row, column])))
+        overlaps[row], overlaps[:, column] = 0.0, 0.0
+    return found
+
+
+def left_out(own: Instances, clean: Instances, label: int) -> Instances:
+    """The clean boxes of a class that no label of that class finds; a label finds one box."""
+    mine = clean.take((clean.labels == label) & ~clean.crowd)
+    kept = np.ones(len(mine), dtype=np.bool_)
+    kept[[place for _, place, _ in pairs(boxes_of(own, label), boxes_of(mine, label))]] = False
     return mine.take(kept)
+
+
+def agreement(one: Sequence[Instances], other: Sequence[Instances], label: int) -> str:
+    """How far two annotations of the same pictures agree on a class: F1 of their boxes, and the mean IoU of pairs."""
+    every = [[boxes_of(some, label) for some in both] for both in zip(one, other, strict=True)]
+    found = [overlap for mine, theirs in every for _, _, overlap in pairs(mine, theirs)]
+    return f"{2 * len(found) / max(1, sum(map(len, itertools.chain(*every)))):.2f} ({np.mean(found or [0.0]):.2f})"
+
+
+def adapters(out: Path, records: Sequence[Record], folds: int, confidence: float) -> list[Instances]:
+    """What adapters that did not learn from a picture find on it, in the last round of an audit."""
+    fold, found = deal(records, folds), {}
+    for number in range(folds):
+        own = [place for place, one in enumerate(fold) if one == number]
+        rows = read_json(folder_of(out, number, folds) / FINDS, RunError)["finds"]
+        found |= dict(zip(own, (Instances.from_rows(one) for one in rows), strict=True))
+    return [found[place].take(found[place].scores >= confidence) for place in range(len(records))]
 
 
 def judged(
@@ -133,14 +162,21 @@ def main() -> None:
     )  # fmt: skip
     own = open_dataset(given.work / "own").records
     rows = measured(summary.judgement.findings, own, clean, given.confidence)
+    found = adapters(given.work / "audit/round-2", own, given.folds, given.confidence)
+    every = {"BCCD's": [one.instances for one in own], "TXL-PBC's": [one.instances for one in clean.records],
+             f"the adapters' from {given.confidence:g} on": found}  # fmt: skip
+    agreed = [(one, other, *(agreement(every[one], every[other], label) for label in range(len(clean.class_names))))
+              for one, other in itertools.combinations(every, 2)]  # fmt: skip
     shares = zip(clean.class_names, summary.judgement.completeness, strict=True)
     told = ", ".join(f"{name} {share:.0%}" for name, share in shares if share is not None)
-    value = {**here(), "training": training, "folds": given.folds, "rows": rows}
+    value = {**here(), "training": training, "folds": given.folds, "rows": rows, "agreement": agreed}
     report = [
         "# `dengine audit` on BCCD's own labels", measured_on(value),
         f"{len(own)} photographs with {summary.labels} labels, out-of-fold ({given.folds} folds). The bars: precision "
         f"{PRECISION:g}, recall {RECALL:g}. `audit` believes that so many of the objects are labelled: {told}.",
         table(("images", "class", "confidence", "left out", "added", "precision", "recall"), rows),
+        "How far two annotations agree: F1 of the boxes that match by an IoU of 0.5, and in brackets their mean IoU.",
+        table(("labels", "labels", *clean.class_names), agreed),
     ]  # fmt: skip
     write_report(report, value, given.out)
 
