@@ -61,7 +61,8 @@ def pair(own: Dataset, clean: Dataset, work: Path) -> None:
 
 def boxes_of(labels: Instances, label: int) -> Floats:
     """A class's boxes, without crowds."""
-    return labels.boxes[(labels.labels == label) & ~labels.crowd].astype(np.float64)
+    boxes: Floats = labels.boxes[(labels.labels == label) & ~labels.crowd]
+    return boxes.astype(np.float64)
 
 
 def pairs(mine: Floats, theirs: Floats) -> list[tuple[int, int, float]]:
@@ -91,7 +92,7 @@ def agreement(one: Sequence[Instances], other: Sequence[Instances], label: int) 
 
 def adapters(out: Path, records: Sequence[Record], folds: int, confidence: float) -> list[Instances]:
     """What adapters that did not learn from a picture find on it, in the last round of an audit."""
-    fold, found = deal(records, folds), {}
+    fold, found = deal(records, folds), dict[int, Instances]()
     for number in range(folds):
         own = [place for place, one in enumerate(fold) if one == number]
         rows = read_json(folder_of(out, number, folds) / FINDS, RunError)["finds"]
