@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import pkgutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 
 from engines.common.devices import find_device
 from engines.common.events import Report, silent
+from engines.common.interrupts import SIGNALS
 from engines.common.quote import shorten
 from engines.common.schema import from_object, to_object
 from engines.errors import BackendError, TrainingError, UsageError
@@ -135,8 +137,13 @@ def _start(rank: int, team: _Team, train: Train, settings: Any) -> "subprocess.P
 
 
 def follow() -> None:
-    """What each of the others does: what it is told by the first, until its part is done or the first has ended."""
+    """What each of the others does: what it is told by the first, until its part is done or the first has ended.
+
+    A signal that a whole group of processes gets (`timeout`, a job that is cancelled) is for the first alone, which
+    still writes a checkpoint.
+    """
     global _team
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     given = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_the_first, daemon=True).start()
     _team = _Team(given["rank"], given["devices"], Path(given["folder"]))

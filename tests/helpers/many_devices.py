@@ -31,7 +31,7 @@ class ToySettings:
     device: str = "cpu"
     devices: int = 1
     resume: bool = False
-    stop: bool = False  # the first process gets a Ctrl-C in step STOP_AT
+    stop: bool = False  # the first process gets a Ctrl-C in step STOP_AT, the others SIGTERM in the one before
     fail: bool = False  # another one finds a bad image there
 
 
@@ -51,6 +51,8 @@ def toy_train(settings: ToySettings, report: Report, started: float) -> nn.Modul
     def loss_at(step: int) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
         if step == STOP_AT and settings.stop and is_first():
             os.kill(os.getpid(), signal.SIGINT)
+        if step == STOP_AT - 1 and settings.stop and not is_first():
+            os.kill(os.getpid(), signal.SIGTERM)
         if step == STOP_AT and settings.fail and not is_first():
             raise DatasetError("data/3.png is cut off.")
         drawn = generator(1, step).standard_normal((BATCH, 3, 6, 6), dtype=np.float32)
