@@ -128,7 +128,7 @@ SETTINGS = {
          "pseudo": Arm("pbc-few", ("few-pseudo",)), "composed": Arm("pbc-few", ("few-composed",)),
          "renewed": Arm("pbc-few", ("few-renewed",)), "generated": Arm("pbc-few", ("few-generated",)),
          **{f"generated, {n} steps": Arm("pbc-few", (f"few-generated-{n}",)) for n in (8, 4)},
-         "pseudo, composed": Arm("pbc-few", ("few-pseudo", "few-composed"))},
+         "pseudo, copy-paste": Arm("pbc-few", ("few-pseudo", "few-pasted"))},
         ("real", "pseudo", "copy-paste"),
     ),
     "sparse": Setting(
