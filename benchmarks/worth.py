@@ -219,7 +219,8 @@ class Making:
 
     def _run(self, name: str) -> Path:
         folder, asked = self.work / "runs" / name, RUNS[name]
-        if not (folder / "annotations.json").exists():
+        made = folder / "annotations.json"
+        if not made.exists() or len(read_json(made, DengineError)["images"]) < asked.count:  # one may have been stopped
             self._verb(f"run-{name}", "generate", "--bundle", self._bundle(asked.bundle), "--reference",
                        self.dataset(asked.references), "--count", asked.count, "--threads", 1, *DDIM,
                        *asked.arguments, "--out", folder)  # fmt: skip

@@ -20,6 +20,7 @@ LEAST_CHROMA_KEPT, GOOD_CHROMA_KEPT = 0.6, 0.8  # shares, of the autoencoder
 LEAST_DETAIL_KEPT, GOOD_DETAIL_KEPT = 0.4, 0.6
 LEAST_PAINTED = 0.4  # share of the photographs' detail, and of their chroma, in what is painted
 MOST_PAINTED = 3.0  # times the photographs' detail, chroma or sharpness: noise
+MOST_APART = 2.0  # times as far from photographs as these from each other: what is painted has other shapes
 
 
 # "weak": things can be told apart, and more training would show; "bad": not good enough to learn from.
@@ -38,6 +39,7 @@ class BaseQuality:
     painted: int  # images painted from text
     painted_chroma: float | None  # their median chroma as a share of the photographs'
     painted_detail: float  # the same of detail
+    apart: float | None = None  # times as far from photographs as these from each other, by the UNet's features
     grade: Grade = "good"
     verdict: str = ""  # the figures in words, and a way out where it is not good
 
@@ -59,7 +61,10 @@ photographs, or go on from Stable Diffusion (`continue_from`) where these are ev
     where = counted(figures.images, "image") + (" held back" if figures.held_back else " that it learned from")
     painted = has.format(whose="the photographs'")
     text = f"VAE {figures.psnr:.1f} dB, {kept}, on {where}; what it paints has {painted}"
-    return BaseQuality(**{**vars(figures), "grade": grade, "verdict": f"{text}. {_MEANS[grade]}"})
+    if figures.apart is not None:
+        text += f", and is {figures.apart:.1f} times as far from them as they are from each other, by its own features"
+    shapes = f" {_SHAPES}" if figures.apart is not None and figures.apart > MOST_APART and grade == "good" else ""
+    return BaseQuality(**{**vars(figures), "grade": grade, "verdict": f"{text}. {_MEANS[grade]}{shapes}"})
 
 
 _MEANS: dict[Grade, str] = {
@@ -68,6 +73,9 @@ _MEANS: dict[Grade, str] = {
     "bad": "Not good enough to learn from: train longer (`steps_scale`), give more photographs, or go on from "
     "Stable Diffusion (`continue_from`) where these are everyday photographs.",
 }
+
+
+_SHAPES = "From text alone it paints other shapes than the photographs': vary these (`reference`), or train longer."
 
 
 def _grade(found: BaseQuality) -> Grade:

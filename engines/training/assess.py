@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from engines.adapter.pyramid import PyramidUNet, label_pass
 from engines.common.events import Event, EventKind, Report, silent
 from engines.common.rng import Stream, generator, normal
 from engines.common.tokenizer import tokenize
@@ -23,6 +24,7 @@ from engines.diffusion import prompts
 from engines.diffusion.base_model import decode_latents, encode_pixels
 from engines.diffusion.latents import quantise, to_pixels
 from engines.diffusion.schedule import make_schedule
+from engines.quality.features import Features, times_apart
 from engines.quality.look import look_at, looks_of, psnr
 from engines.quality.sheet import draw_sheet
 from engines.quality.verdicts import GREY, BaseQuality, judge_base
@@ -33,6 +35,7 @@ SHARE, LEAST, MOST = 0.05, 4, 32  # of the images that are held back
 FEWEST = 20  # images from which some are held back; of fewer, all are learned from
 PAINTED, SHOWN = 4, 4  # images painted from text, and columns of the sheet
 STEPS, GUIDANCE = 20, 3.0  # of the painting
+TIMESTEP = 1  # by which the UNet is asked what it sees, as adapters ask it
 LOOKING = "looking"  # in events
 SHEET = "samples.png"  # in the base's folder
 
@@ -95,6 +98,7 @@ def assess_base(
         texts = [prompts.listing_prompt(style, one) for one in np.resize(np.array(named, dtype=object), PAINTED)]
         painted = _paint(networks, texts, (views.height, views.width), seed, device)
         report(Event(EventKind.PROGRESS, LOOKING, done=len(rebuilt) + PAINTED, total=len(rebuilt) + PAINTED))
+        seen = [_features(networks, pictures, style, device) for pictures in (painted, photographs)]
     before, after = ([look_at(pixels) for pixels in images] for images in (photographs, rebuilt))
     colour = [(one.chroma, two.chroma) for one, two in zip(before, after, strict=True) if one.chroma >= GREY]
     whole, made = looks_of(before), looks_of([look_at(pixels) for pixels in painted])
@@ -108,6 +112,7 @@ def assess_base(
             painted=len(painted),
             painted_chroma=round(made.chroma[1] / whole.chroma[1], 3) if whole.chroma[1] >= GREY and colour else None,
             painted_detail=round(made.detail[1] / max(whole.detail[1], 1e-6), 3),
+            apart=times_apart(*seen),
         )
     )
     rows = [("photographs", photographs), ("through the autoencoder", rebuilt), ("painted", painted)]
@@ -134,6 +139,17 @@ def _paint(networks: Networks, texts: Sequence[str], size: tuple[int, int], seed
         clean = row[0] * latents + row[1] * (free + GUIDANCE * (led - free))
         latents = row[2] * latents + row[3] * clean
     return _bytes(networks.decoded(latents))
+
+
+def _features(networks: Networks, pictures: Sequence[Pixels], style: str, device: str) -> Features:
+    """What the UNet sees in each picture, [N, C]: the means over its place of the pyramid's first level."""
+    network, found = PyramidUNet(networks.unet), []
+    text = tokenize(networks.tokenizer, [prompts.generic_prompt(style)]).to(device)
+    states = networks.text_encoder(text)[0]
+    for pixels in pictures:
+        latents = encode_pixels(networks.vae, to_pixels(pixels)[None].to(device))
+        found.append(label_pass(network, latents, states, TIMESTEP)[0].float().mean(dim=(0, 2, 3)))
+    return torch.nan_to_num(torch.stack(found)).cpu().double().numpy()
 
 
 def _bytes(pixels: torch.Tensor) -> list[Pixels]:

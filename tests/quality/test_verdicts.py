@@ -5,6 +5,7 @@ import pytest
 from PIL import Image, ImageFilter
 from quality_pictures import photograph
 
+from engines.quality.features import times_apart
 from engines.quality.look import Pixels, look_at, looks_of, psnr, scaled
 from engines.quality.sheet import draw_sheet
 from engines.quality.verdicts import BaseQuality, compare, judge_base
@@ -72,6 +73,29 @@ def test_a_base_is_graded_by_its_weakest_figure(change: dict[str, float | None],
     assert found.grade == grade
     assert f"{found.psnr:.1f} dB" in found.verdict
     assert ("colour" in found.verdict) == (found.chroma_kept is not None)
+
+
+def test_what_is_painted_in_other_shapes_is_said_of_a_base_that_is_good_else() -> None:
+    figures = {"images": 8, "held_back": True, "psnr": 31.0, "chroma_kept": 0.95, "detail_kept": 0.7, "painted": 4}
+    texts = [
+        judge_base(BaseQuality(**figures, painted_chroma=0.9, painted_detail=0.8, apart=apart)).verdict  # type: ignore[arg-type]
+        for apart in (None, 1.2, 3.1)
+    ]
+    assert ["shapes" in text for text in texts] == [False, False, True]
+    assert "3.1 times" in texts[2]
+
+
+def test_pictures_unlike_every_photograph_are_far_from_them() -> None:
+    rng = np.random.default_rng(2)
+    two_kinds = np.concatenate([rng.normal(place, 0.1, (12, 30)) for place in (0.0, 5.0)])
+    more = np.concatenate([rng.normal(place, 0.1, (4, 30)) for place in (0.0, 5.0)])
+    alike, between = times_apart(more, two_kinds), times_apart(np.full((4, 30), 2.5), two_kinds)
+    assert alike is not None
+    assert between is not None
+    assert alike < 1.3
+    assert between > 5, "the mean of two kinds of photographs is none"
+    assert times_apart(two_kinds, two_kinds) == 0.0, "photographs by heart"
+    assert times_apart(more, two_kinds[:7]) is None
 
 
 def test_psnr_of_a_known_error() -> None:
