@@ -9,46 +9,65 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from engines.common.events import Event, EventKind, Report, silent
 from engines.datasets.crops import cut_from
 from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, near_pairs
 from engines.datasets.learned import Learned, short_hash
 from engines.datasets.records import Record
 from engines.errors import DatasetError
 
+COPIES = "looking for copies"  # in events
+
 
 def known_from(
-    records: Sequence[Record], prints: Fingerprints, others: Sequence[Record], known: Fingerprints, *, crops: bool
+    records: Sequence[Record],
+    prints: Fingerprints,
+    others: Sequence[Record],
+    known: Fingerprints,
+    *,
+    crops: bool,
+    report: Report = silent,
 ) -> dict[int, str]:
     """The images of `records` that `others` hold, nearly hold, or, with `crops`, hold a part of or are a part of:
     index -> in words. `prints` and `known` are theirs. Raises DatasetError for an image that cannot be read.
+
+    Looking for parts takes some tenths of a second an image, of both; `report` is told of it.
     """
     owner = dict(zip(known.hashes, others, strict=True))
     found = {row: f"is {owner[own].name}" for row, own in enumerate(prints.hashes) if own in owner}
     for pair in near_pairs(prints.thumbnails, known.thumbnails, NEAR):
         found.setdefault(pair.first, f"nearly repeats {others[pair.second].name} ({pair.correlation:.3f})")
     if crops:
-        for row in _rest(records, found):
+        rest = _rest(records, found)
+        total = len(rest) + len(others)
+        for number, row in enumerate(rest):
+            report(Event(EventKind.PROGRESS, COPIES, done=number, total=total))
             for place in cut_from(records[row].pixels(), known.thumbnails, aspects_of(others)):
                 found.setdefault(row, f"has the part that is {others[place].name}")
         left = _rest(records, found)
-        for other in others if left else ():
+        for number, other in enumerate(others if left else (), start=len(rest)):
+            report(Event(EventKind.PROGRESS, COPIES, done=number, total=total))
             cuts = cut_from(other.pixels(), prints.thumbnails[left], aspects_of([records[row] for row in left]))
             for place in cuts:
                 found.setdefault(left[place], f"is a part of {other.name}")
+        report(Event(EventKind.PROGRESS, COPIES, done=total, total=total))
     return found
 
 
-def known_to(records: Sequence[Record], prints: Fingerprints, learned: Learned, *, crops: bool) -> dict[int, str]:
+def known_to(
+    records: Sequence[Record], prints: Fingerprints, learned: Learned, *, crops: bool, report: Report = silent
+) -> dict[int, str]:
     """The images of `records` that a model learned from, the same way: index -> in words. A part of an image that it
     learned from is not seen: for that its thumbnail is too small.
     """
     found = {row: "was learned from" for row, own in enumerate(prints.hashes) if short_hash(own) in learned.hashes}
     for pair in near_pairs(prints.thumbnails, learned.thumbnails, NEAR):
         found.setdefault(pair.first, f"nearly repeats an image that was learned from ({pair.correlation:.3f})")
-    if crops:
-        for row in _rest(records, found):
-            if cut_from(records[row].pixels(), learned.thumbnails, learned.aspects):
-                found[row] = "has a part that was learned from"
+    rest = _rest(records, found) if crops else []
+    for number, row in enumerate(rest, start=1):
+        if cut_from(records[row].pixels(), learned.thumbnails, learned.aspects):
+            found[row] = "has a part that was learned from"
+        report(Event(EventKind.PROGRESS, COPIES, done=number, total=len(rest)))
     return found
 
 

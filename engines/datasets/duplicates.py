@@ -73,6 +73,10 @@ class Fingerprints:
     hashes: list[str]  # `pixel_hash` of each
     thumbnails: Thumbnails  # [N, D]
 
+    def take(self, rows: Sequence[int]) -> "Fingerprints":
+        """Those of some of the images."""
+        return Fingerprints([self.hashes[row] for row in rows], self.thumbnails[rows])
+
 
 def fingerprints(images: Iterable[Path | Record]) -> Fingerprints:
     """Hashes and thumbnails of images, each decoded once. Raises DatasetError for a file that cannot be read."""

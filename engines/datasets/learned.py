@@ -6,7 +6,7 @@ With it, an image that a model is to be measured on can be told from those that 
 grey pictures of 24 x 24 pixels: who must not pass these on removes the file before the export. N images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,15 @@ _HASH = 16  # bytes of an image's `pixel_hash` that are kept
 class Learned:
     """N images that a model learned from."""
 
-    hashes: frozenset[bytes]  # the first 16 bytes of each `pixel_hash`
+    hashes: Mapping[bytes, int]  # the first 16 bytes of each `pixel_hash` -> its row
     thumbnails: Thumbnails  # [N, D], to one part in 127 of the largest value
     aspects: npt.NDArray[np.float64]  # [N], width / height
+
+    def without(self, hashes: Set[bytes]) -> "Learned":
+        """All of them but these."""
+        rows = [row for one, row in self.hashes.items() if one not in hashes]
+        kept = {one: place for place, one in enumerate(one for one in self.hashes if one not in hashes)}
+        return Learned(kept, self.thumbnails[rows], self.aspects[rows])
 
 
 def short_hash(digest: str) -> bytes:
@@ -69,7 +75,8 @@ def read_learned(path: Path) -> Learned | None:
     values = found["thumbnails"].astype(np.float32)
     values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
     aspects = found["sizes"][:, 0] / np.maximum(found["sizes"][:, 1], 1)
-    return Learned(frozenset(row.tobytes() for row in found["hashes"]), values, np.maximum(aspects, 1e-3))
+    rows = {one.tobytes(): row for row, one in enumerate(found["hashes"])}
+    return Learned(rows, values, np.maximum(aspects, 1e-3))
 
 
 def _as_one(hashes: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:

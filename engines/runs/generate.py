@@ -18,7 +18,7 @@ from engines.common.files import sync_folder
 from engines.common.malloc import keep_few_heaps
 from engines.common.verbs import verb
 from engines.datasets.dataset import Dataset
-from engines.diffusion.base_notes import bad_base
+from engines.diffusion.base_notes import bad_base, other_shapes
 from engines.diffusion.capture import Record, capture
 from engines.errors import RunError
 from engines.painting.finisher import Outcome
@@ -106,7 +106,7 @@ def generate_on(
     check_folder(settings.out)
     report(note("opening the bundle"))
     bundle = open_bundle(settings.bundle or default_bundle())
-    if remark := bad_base(bundle.folder):
+    if remark := bad_base(bundle.folder) or (None if settings.reference else other_shapes(bundle.folder)):
         report(note(remark))
     references = _read_references(settings, bundle, report)
     with locked(settings.out), run_errors(settings.out):

@@ -92,7 +92,9 @@ def open_data(settings: EvaluateSettings, most: int, report: Report) -> WorthDat
     report(note("looking for copies among training and validation images"))
     painted = [sample.record for sample in generated]
     training = [(records, fingerprints(records)) for records in (real.records, painted)]
-    val = tuple(_val_set(*one, training, settings.synthetic) for one in zip(measured, settings.val_sets, strict=True))
+    val = tuple(
+        _val_set(*one, training, settings.synthetic, report) for one in zip(measured, settings.val_sets, strict=True)
+    )
     return WorthData(
         class_names=names,
         real=[Sample(record, short_side) for record in chosen],
@@ -215,6 +217,7 @@ def _val_set(
     place: tuple[Path, str | None],
     training: Sequence[tuple[Sequence[Record], Fingerprints]],
     synthetic: Sequence[Path],
+    report: Report,
 ) -> ValSet:
     """A validation dataset, held against the real and the painted images to train on, and against what painted these;
     DatasetError where nothing of it may measure."""
@@ -222,7 +225,7 @@ def _val_set(
     records, prints = dataset.records, fingerprints(dataset.records)
     repeats: dict[int, str] = {}
     for number, (others, known) in enumerate(training):  # parts of real images alone: painted ones are no cut-outs
-        for row, words in known_from(records, prints, others, known, crops=number == 0).items():
+        for row, words in known_from(records, prints, others, known, crops=number == 0, report=report).items():
             repeats.setdefault(row, f"{records[row].name} {words}")
     rows = [row for row in range(len(records)) if row not in repeats]
     kept = [records[row] for row in rows]
@@ -233,11 +236,11 @@ def _val_set(
             f"{dataset.root}: no validation image with boxes is left beside {len(left_out)} copies of training images"
             f"{first}: what was trained on cannot measure. Name other splits, or other images."
         )
-    rest = Fingerprints([prints.hashes[row] for row in rows], prints.thumbnails[rows])
+    (_, real), _ = training
     return ValSet(
         name=f"{folder} ({split})" if split else str(folder),
         records=kept,
         left_out=left_out,
-        known=known_images(kept, rest, synthetic),
+        known=known_images(kept, prints.take(rows), synthetic, frozenset(real.hashes), report),
         hashes=tuple(prints.hashes),
     )

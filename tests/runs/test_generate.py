@@ -17,10 +17,13 @@ from PIL import Image
 from refusals import refused
 
 from engines.common.events import Event, EventKind
+from engines.diffusion.base_model import BASE_NOTES
+from engines.diffusion.base_notes import QUALITY
 from engines.diffusion.latents import quantise
 from engines.errors import RunError
 from engines.labels.rules import quality
 from engines.painting.settings import GenerateSettings
+from engines.quality.verdicts import BaseQuality, judge_base
 from engines.runs import journal as journal_module
 from engines.runs import preview as preview_module
 from engines.runs.dataset_files import ANNOTATIONS
@@ -61,6 +64,18 @@ def test_a_count_gives_that_many_labelled_images(paint: Generate, tmp_path: Path
     news = [event.image for event in events if event.image is not None]
     assert sum(one.kept for one in news) == 8 + dataset.dropped.get("beyond the count", 0)
     assert summary.ticks >= 4
+
+
+def test_a_base_that_paints_other_shapes_is_named_where_it_paints_from_text(paint: Generate, tmp_path: Path) -> None:
+    figures = {"images": 8, "held_back": True, "psnr": 31.0, "chroma_kept": 0.9, "detail_kept": 0.9, "painted": 4}
+    quality = judge_base(BaseQuality(**figures, painted_chroma=1.0, painted_detail=1.0, apart=3.25))  # type: ignore[arg-type]
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / BASE_NOTES).write_text(json.dumps({QUALITY: dataclasses.asdict(quality)}))
+    references = make_references(tmp_path / "references", 3)
+    for number, (reference, said) in enumerate(((None, True), (references, False))):
+        events: list[Event] = []
+        paint(tmp_path / f"run{number}", count=1, events=events, reference=reference)
+        assert any("3.2 times" in event.text for event in events) == said
 
 
 def test_the_same_command_gives_the_same_bytes(paint: Generate, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from made_worth import NAMES
 from PIL import Image
 from quality_pictures import photograph
 
+from engines.common.events import Event
 from engines.common.files import write_json
 from engines.datasets.dataset import Record, open_images
 from engines.datasets.duplicates import fingerprints
@@ -85,3 +86,14 @@ def test_others_are_not_named(tmp_path: Path, val: list[Record]) -> None:
     (tmp_path / "run").mkdir()
     run = _run(tmp_path / "run", others, _bundle(tmp_path / "bundle", "adapter", others))
     assert known_images(val, fingerprints(val), [run]) == ()
+
+
+def test_images_that_have_nothing_in_common_with_them_are_not_compared_again(tmp_path: Path, val: list[Record]) -> None:
+    (tmp_path / "run").mkdir()
+    run = _run(tmp_path / "run", val, _bundle(tmp_path / "bundle", "adapter", val))
+    prints = fingerprints(val)
+    apart = set(prints.hashes[1:])
+    assert {line.split()[0] for line in known_images(val, prints, [run], apart)} == {val[0].name}
+    told: list[Event] = []
+    assert known_images(val, prints, [run], set(prints.hashes), told.append) == ()
+    assert [event.total for event in told if event.done == event.total] == [len(val), len(val)]
