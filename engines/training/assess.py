@@ -77,15 +77,21 @@ def assess_base(
     style: str,
     views: ViewOptions,
     *,
+    learned: Sequence[Record],
     held_back: bool,
     seed: int,
     device: str,
     precision: str,
     report: Report = silent,
 ) -> tuple[BaseQuality, bytes]:
-    """What a base model makes of the photographs `records`, with a verdict, and a PNG that shows it."""
-    store = ImageStore(records)
-    drawn = [draw_view(store, i, views, generator(seed, Stream.ASSESS_VIEWS, i)) for i in range(len(records))]
+    """What a base model makes of the photographs `records`, with a verdict, and a PNG that shows it.
+
+    learned: photographs beside `records` that it learned from. They count where it is asked how far photographs lie from
+    each other, of which a few would not tell.
+    """
+    store = ImageStore([*records, *learned])
+    every = [draw_view(store, i, views, generator(seed, Stream.ASSESS_VIEWS, i)) for i in range(len(store.records))]
+    drawn = every[: len(records)]
     photographs = [view.pixels for view in drawn]
     with torch.no_grad(), autocast(precision, device):
         rebuilt: list[Pixels] = []
@@ -98,7 +104,8 @@ def assess_base(
         texts = [prompts.listing_prompt(style, one) for one in np.resize(np.array(named, dtype=object), PAINTED)]
         painted = _paint(networks, texts, (views.height, views.width), seed, device)
         report(Event(EventKind.PROGRESS, LOOKING, done=len(rebuilt) + PAINTED, total=len(rebuilt) + PAINTED))
-        seen = [_features(networks, pictures, style, device) for pictures in (painted, photographs)]
+        pictures = painted, [view.pixels for view in every]
+        seen = [_features(networks, some, style, device) for some in pictures]
     before, after = ([look_at(pixels) for pixels in images] for images in (photographs, rebuilt))
     colour = [(one.chroma, two.chroma) for one, two in zip(before, after, strict=True) if one.chroma >= GREY]
     whole, made = looks_of(before), looks_of([look_at(pixels) for pixels in painted])

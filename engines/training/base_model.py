@@ -327,8 +327,8 @@ def _assessed(
     views = ViewOptions(frame.width, frame.height, preset.short_side, scale=(1.0, 1.0), flip=False)
     return assess_base(
         networks, held or records[:MOST], class_names, options.style, views,
-        held_back=bool(held), seed=options.seed, device=options.device,
-        precision=resolve_precision(options.precision, options.device), report=report,
+        learned=records[: MOST - len(held)] if held else (), held_back=bool(held), seed=options.seed,
+        device=options.device, precision=resolve_precision(options.precision, options.device), report=report,
     )  # fmt: skip
 
 

@@ -228,6 +228,7 @@ def test_some_images_are_held_back_and_the_base_is_judged_on_them(dataset: Datas
     quality = read_quality(folder)
     assert quality is not None
     assert (quality.images, quality.held_back, quality.grade) == (LEAST, True, "bad")
+    assert quality.apart is not None, "photographs that it learned from are near each other, too"
     assert str(folder) in str(bad_base(folder))
     with Image.open(folder / SHEET) as sheet:
         assert sheet.width > 4 * 200
