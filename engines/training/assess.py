@@ -86,8 +86,8 @@ def assess_base(
 ) -> tuple[BaseQuality, bytes]:
     """What a base model makes of the photographs `records`, with a verdict, and a PNG that shows it.
 
-    learned: photographs beside `records` that it learned from. They count where it is asked how far photographs lie from
-    each other, of which a few would not tell.
+    learned: photographs beside `records` that it learned from. They count where it is asked how far photographs lie
+    from each other, of which a few would not tell.
     """
     store = ImageStore([*records, *learned])
     every = [draw_view(store, i, views, generator(seed, Stream.ASSESS_VIEWS, i)) for i in range(len(store.records))]
