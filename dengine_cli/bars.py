@@ -178,7 +178,8 @@ def _rich_bars(stream: TextIO) -> Any:
 
         def render(self, task: Task) -> Text:
             until = task.fields["until"]
-            return Text("" if until is None else f"{duration(max(0.0, until - time.monotonic()))} left")
+            seconds = 0.0 if until is None else until - time.monotonic()
+            return Text(f"{duration(seconds)} left" if seconds > 0 else "")  # what takes longer than was said: nothing
 
     console = Console(file=stream)
     columns = ("{task.description}", "{task.fields[count]}", "{task.fields[text]}")

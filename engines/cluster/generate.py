@@ -135,6 +135,7 @@ class _Painting:
         self._store, self._asked, self._settings, self._cluster = store, asked, settings, cluster
         self._report, self._check, self._stop = report, check, stop
         self._begun, self._told = time.monotonic(), 0.0
+        self._before = 0  # images that were there already
 
     def work(self, run: RunSettings | None) -> tuple[RunSettings | None, Figures, bool]:
         """Paint until all is there. The run, None where nothing began; the figures; and whether it is over."""
@@ -147,6 +148,7 @@ class _Painting:
                 early += pool.poll(_TELL)
                 run = self._first_run(early, pool)
             ledger = _ledger(self._store, run, self._settings, self._cluster)
+            self._before = ledger.done
             self._report(Event(EventKind.STARTED, STAGE, self._place(run), ledger.done, ledger.state.target))
             coordinator = Coordinator(
                 run, ledger, pool, check=self._check, allow_mixed=self._cluster.allow_mixed,
@@ -189,8 +191,10 @@ class _Painting:
         if now - self._told < _TELL:
             return
         self._told = now
-        speed = figures.painted / (now - self._begun)
-        text = f"{speed:.2f} images/s, {counted(figures.workers, 'worker')}, {figures.lost} lost"
+        others = self._cluster.cluster == OTHERS
+        speed = (ledger.done - self._before if others else figures.painted) / (now - self._begun)
+        who = "by others" if others else f"{counted(figures.workers, 'worker')}, {figures.lost} lost"
+        text = f"{speed:.2f} images/s, {who}"
         text += f", {figures.second} tried twice" if figures.second else ""
         done, target = ledger.done, ledger.state.target
         self._report(Event(EventKind.PROGRESS, STAGE, text, done, target))
