@@ -1,5 +1,6 @@
 """`dengine bench`: how fast a bundle is here, on every engine, beside diffusers and the machine's own limit."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,7 +56,8 @@ def command(
     """Measure a bundle on every engine that is here.
 
     Real runs of generate, beside the plain diffusers pipeline doing the same jobs, and the machine's own matmul rate.
-    Prints tables, and one JSON line last. Each measurement has a process of its own; leave the machine alone meanwhile.
+    Prints tables, and, where they do not go to a terminal, one JSON line last. Each measurement has a process of its
+    own; leave the machine alone meanwhile.
     """
     parameters = locals()
     from engines.common.files import write_json
@@ -75,7 +77,8 @@ def command(
         console.echo(describe_changes(compare_reports(found, before)))
     if out is not None:
         write_json(out, found)
-    console.echo_json(found)
+    if not sys.stdout.isatty():
+        console.echo_json(found)
     if all("error" in row for row in found["engines"]):
         raise typer.Exit(1)
 
