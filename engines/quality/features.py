@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 FEWEST = 8  # photographs; among fewer nothing is near
+_SAME = 1e-3  # deviations: no nearer neighbour is another picture
 
 Features = npt.NDArray[np.float64]  # [N, C], a vector a picture
 
 
 def times_apart(painted: Features, photographs: Features) -> float | None:
     """How many times as far painted pictures lie from their nearest photograph as photographs lie from theirs: medians
-    of distances, each feature in deviations of the photographs'. None where there are too few photographs to tell.
+    of distances, each feature in deviations of the photographs'. None where there are too few photographs to tell, or
+    where most of them are one picture.
 
     >>> photographs = np.arange(10.0)[:, None]
     >>> times_apart(np.array([[2.5], [14.0], [15.0]]), photographs)
@@ -30,7 +32,7 @@ def times_apart(painted: Features, photographs: Features) -> float | None:
     np.fill_diagonal(among, np.inf)
     own = float(np.median(among.min(axis=1)))
     away = float(np.median(_distances(painted / deviation, photographs / deviation).min(axis=1)))
-    return round(away / max(own, 1e-9), 2)
+    return round(away / own, 2) if own > _SAME else None
 
 
 def _distances(some: Features, others: Features) -> npt.NDArray[np.float64]:

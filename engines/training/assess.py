@@ -156,7 +156,7 @@ def _features(networks: Networks, pictures: Sequence[Pixels], style: str, device
     for pixels in pictures:
         latents = encode_pixels(networks.vae, to_pixels(pixels)[None].to(device))
         found.append(label_pass(network, latents, states, TIMESTEP)[0].float().mean(dim=(0, 2, 3)))
-    return torch.nan_to_num(torch.stack(found)).cpu().double().numpy()
+    return torch.nan_to_num(torch.stack(found), posinf=0.0, neginf=0.0).cpu().double().numpy()
 
 
 def _bytes(pixels: torch.Tensor) -> list[Pixels]:

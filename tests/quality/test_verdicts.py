@@ -96,6 +96,7 @@ def test_pictures_unlike_every_photograph_are_far_from_them() -> None:
     assert between > 5, "the mean of two kinds of photographs is none"
     assert times_apart(two_kinds, two_kinds) == 0.0, "photographs by heart"
     assert times_apart(more, two_kinds[:7]) is None
+    assert times_apart(more, np.repeat(two_kinds[:1], 12, axis=0)) is None
 
 
 def test_psnr_of_a_known_error() -> None:
