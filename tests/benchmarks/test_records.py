@@ -13,7 +13,7 @@ import pytest
 from benchmarks.records import Steps, measured_on, table, write_report
 from engines.errors import BackendError
 
-SCRIPTS = ("audit_bar", "full_size_models", "gpu", "kill_test", "large", "quality", "speed")
+SCRIPTS = ("audit_bar", "full_size_models", "gpu", "kill_test", "large", "speed")
 
 
 def fail() -> dict[str, Any]:

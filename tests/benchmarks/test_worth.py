@@ -32,7 +32,8 @@ def commands(making: Making, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
         done = {"train-base": "model_index.json", "train-adapter": "adapter.json", "export": "manifest.json"}
         path = Path(every[-1][every[-1].index("--out") + 1], done.get(every[-1][0], "annotations.json"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("{}")
+        count = int(every[-1][every[-1].index("--count") + 1]) if "--count" in every[-1] else 0
+        path.write_text(json.dumps({"images": [{}] * count}))
 
     monkeypatch.setattr(making, "_verb", do)
     return every
@@ -68,6 +69,13 @@ def test_an_arm_is_made_from_the_base_on_and_its_real_detector_is_shared(
     assert sorted(path.name for path in making.dataset("pbc-photographs").iterdir()) == ["3.png", "4.png"]
     making.detector("all", "copy-paste", "rt_detr", 1)
     assert [words[0] for words in commands[5:]] == ["evaluate", "evaluate"]  # which go on from what they hold
+    (making.work / "runs/all-pasted/annotations.json").write_text(json.dumps({"images": [{}] * 899}))
+    making.detector("all", "copy-paste", "rt_detr", 1)
+    assert [words[0] for words in commands[7:]] == [
+        "generate",
+        "evaluate",
+        "evaluate",
+    ]  # a run that was stopped goes on
 
 
 def test_the_table_holds_each_arm_against_its_controls_on_the_images_of_both(
