@@ -31,7 +31,7 @@ def known_from(
     """The images of `records` that `others` hold, nearly hold, or, with `crops`, hold a part of or are a part of:
     index -> in words. `prints` and `known` are theirs. Raises DatasetError for an image that cannot be read.
 
-    Looking for parts takes some tenths of a second an image, of both; `report` is told of it.
+    Looking for parts takes up to a tenth of a second an image, of both; `report` is told of it.
     """
     owner = dict(zip(known.hashes, others, strict=True))
     found = {row: f"is {owner[own].name}" for row, own in enumerate(prints.hashes) if own in owner}

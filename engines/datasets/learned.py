@@ -34,9 +34,9 @@ class Learned:
 
     def without(self, hashes: Set[bytes]) -> "Learned":
         """All of them but these."""
-        rows = [row for one, row in self.hashes.items() if one not in hashes]
-        kept = {one: place for place, one in enumerate(one for one in self.hashes if one not in hashes)}
-        return Learned(kept, self.thumbnails[rows], self.aspects[rows])
+        kept = {one: row for one, row in self.hashes.items() if one not in hashes}
+        rows = list(kept.values())
+        return Learned(dict(zip(kept, range(len(rows)), strict=True)), self.thumbnails[rows], self.aspects[rows])
 
 
 def short_hash(digest: str) -> bytes:

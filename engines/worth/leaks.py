@@ -76,11 +76,10 @@ def _learned(
         return
     if not (bundle / MANIFEST).is_file() or sha256_file(bundle / MANIFEST) != run.bundle_hash:
         return
+    compared = {short_hash(one) for one in apart}
     for part, model in (("adapter", "the adapter"), (".", "the base model")):
         learned = read_learned(bundle / part / LEARNED)
-        found = {}
-        if learned is not None:
-            others = learned.without({short_hash(one) for one in apart})
-            found = known_to(val, prints, others, crops=True, report=report)
-        for row, words in found.items():
+        if learned is None:
+            continue
+        for row, words in known_to(val, prints, learned.without(compared), crops=True, report=report).items():
             yield f"{val[row].name} {words}, by {model} of {bundle}"
