@@ -263,6 +263,10 @@ def show_run(summary: "GenerateSummary") -> None:
             console.echo(f"likeness     {found.figures}")
         else:
             console.note(found.remark)
+    if (known := summary.memory) is not None:
+        console.echo(f"nearest      {known.words}")
+        if known.remark is not None:
+            console.note(known.remark)
 
 
 def _more_than_expected(summary: "DatasetSummary") -> list[str]:

@@ -27,7 +27,7 @@ from engines.quality.verdicts import Likeness
 from engines.runs.dataset_files import ANNOTATIONS
 from engines.runs.decisions import read_decisions
 from engines.runs.journal import IMAGES, JOURNAL, Entry, find_image, read_entries
-from engines.runs.likeness import like
+from engines.runs.likeness import Memory, like, memory
 
 BINS, GRID = 40, 16
 _SAMPLE = 100  # images whose pixels are looked at, and references: about a second in all
@@ -105,6 +105,7 @@ class Figures:
     repeats: int = 0  # images of the sample that nearly repeat another of it
     closest: tuple[Path, Path, float] | None = None  # a painted image, the reference nearest to it, their correlation
     likeness: Likeness | None = None  # of the sample to photographs, where there are any to compare with
+    memory: Memory | None = None  # of images that the models learned from, where the run had no references
     shown: list[Picture] = field(default_factory=list)
     unsure: list[Picture] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -164,6 +165,7 @@ def gather(folder: Path, run: RunSettings, rules: Rules) -> Figures:
     if found.look.seen:
         photographs = looks_of(found.look_references.seen) if found.look_references.seen else None
         found.likeness = like(found.look.seen, run, photographs)
+        found.memory = memory(folder, run)
     return found
 
 

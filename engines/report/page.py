@@ -82,6 +82,9 @@ def _memory(found: Figures) -> str:
             f"<p>The closest pair of a painted image and a reference correlates by {alike:.3f}: {escape(painted.name)} "
             f'and {escape(reference.name)}.</p><div class="shots">{shots}</div>'
         )
+    if found.memory is not None:
+        told = found.memory.remark or f"To images that its models learned from it correlates by {found.memory.words}"
+        text += f"<p>{escape(told)}.</p>"
     return section("Repeats, and what was learned by heart", text)
 
 

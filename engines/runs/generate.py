@@ -44,7 +44,7 @@ from engines.runs.journal import (
     read_progress,
     remove_images_from,
 )
-from engines.runs.likeness import likeness
+from engines.runs.likeness import likeness, memory
 from engines.runs.near_duplicates import REPEATS
 from engines.runs.outcomes import entry_of
 from engines.runs.pace import STAGE, Pace, Teller
@@ -211,7 +211,8 @@ def _compared(found: GenerateSummary, folder: Path, run: RunSettings, references
     """The summary with how its images compare with photographs; of one that was stopped early, as it was."""
     if found.interrupted:
         return found
-    return replace(found, likeness=likeness(folder, run, references.records if references else ()))
+    records = references.records if references else ()
+    return replace(found, likeness=likeness(folder, run, records), memory=memory(folder, run))
 
 
 def _complete(

@@ -1,22 +1,29 @@
-"""Whether what a run painted looks like photographs: its references, or those that its adapter learned from.
+"""Whether what a run painted looks like photographs, its references or those that its adapter learned from, and whether
+it repeats such.
 
-Knows: which images are compared with which, and where a bundle keeps figures of its photographs. What figures mean is
-`engines.quality`'s matter.
+Knows: which images are compared with which, and where a bundle keeps figures and fingerprints of its photographs. What
+figures mean is `engines.quality`'s matter, and what makes two images nearly one that of `engines.datasets.duplicates`.
 """
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
+
+import numpy as np
 
 from engines.adapter.info import read_info
 from engines.bundle.bundle import default_bundle
 from engines.bundle.files import MANIFEST
 from engines.common.files import sha256_file
+from engines.common.plurals import counted
 from engines.datasets.dataset import Record
+from engines.datasets.duplicates import NEAR, Thumbnails, mirrored, thumbnails
 from engines.datasets.images import read_image
-from engines.errors import DatasetError, DengineError
+from engines.datasets.learned import LEARNED, read_learned
+from engines.errors import BundleError, DatasetError, DengineError, ModelError
 from engines.painting.run_settings import RunSettings
 from engines.quality.look import Look, Looks, look_at, looks_of, scaled
 from engines.quality.verdicts import Likeness, compare
@@ -24,7 +31,39 @@ from engines.runs.journal import IMAGES
 from engines.runs.lines import IMAGE_NAME
 
 SAMPLE = 48  # images of each kind that are looked at
+COMPARED = 400  # painted images that are held against all that was learned from
+_BLOCK = 8192  # thumbnails of these at once
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How near painted images come to those that the models of their bundle learned from.
+
+    >>> Memory(images=48, nearest=0.62, repeats=0).words
+    '0.62 at most, of 48 images looked at (nearly the same from 0.95 on)'
+    """
+
+    images: int  # painted ones that were compared
+    nearest: float  # the highest correlation of a painted image's thumbnail with any that was learned from
+    repeats: int  # painted images that nearly repeat one
+
+    @property
+    def words(self) -> str:
+        """The figures."""
+        looked = counted(self.images, "image")
+        return f"{self.nearest:.2f} at most, of {looked} looked at (nearly the same from {NEAR:g} on)"
+
+    @property
+    def remark(self) -> str | None:
+        """What is to be said where images are repeated; None where none is."""
+        if not self.repeats:
+            return None
+        return (
+            f"{self.repeats} of {counted(self.images, 'painted image')} looked at nearly repeat one that the bundle's "
+            "models learned from: they paint it by heart. `finalize` leaves such images out, given the folder that was "
+            "learned from (`training`); a base that learns from more images remembers fewer"
+        )
 
 
 def likeness(folder: Path, run: RunSettings, references: Sequence[Record] = ()) -> Likeness | None:
@@ -45,6 +84,43 @@ def like(painted: Sequence[Look], run: RunSettings, references: Looks | None) ->
     return compare(looks_of(painted), known, "the references" if references else "the training images")
 
 
+def memory(folder: Path, run: RunSettings) -> Memory | None:
+    """A sample of a run's images beside all that its bundle's models learned from. None where it had references, which
+    are compared with elsewhere (`near_duplicates`), and where the bundle doesn't say. Raises DatasetError for a broken
+    image.
+    """
+    bundle = None if run.options.reference else bundle_of(run)
+    try:
+        known = [read_learned(bundle / part / LEARNED) for part in (".", "adapter")] if bundle else []
+    except ModelError:
+        return None
+    learned = [one.thumbnails for one in known if one is not None and len(one.thumbnails)]
+    if not learned:
+        return None
+    names = sorted(item.name for item in os.scandir(folder / IMAGES) if IMAGE_NAME.fullmatch(item.name))
+    return nearest(thumbnails(folder / IMAGES / name for name in spread(names, COMPARED)), learned)
+
+
+def nearest(painted: Thumbnails, learned: Sequence[Thumbnails]) -> Memory | None:
+    """How near thumbnails [N, D] come to those of `learned`, mirrored or not; None where there are none."""
+    if not len(painted):
+        return None
+    best = np.full(len(painted), -1.0, dtype=np.float32)
+    for block in (part[first : first + _BLOCK] for part in learned for first in range(0, len(part), _BLOCK)):
+        for either in (painted, mirrored(painted)):
+            best = np.maximum(best, (either @ block.T).max(axis=1))
+    return Memory(len(painted), round(min(1.0, float(best.max())), 3), int((best >= NEAR).sum()))
+
+
+def bundle_of(run: RunSettings) -> Path | None:
+    """The folder of a run's bundle, if it is there and still the same."""
+    try:
+        folder = run.options.bundle or default_bundle()
+        return folder if sha256_file(folder / MANIFEST) == run.bundle_hash else None
+    except (BundleError, OSError):
+        return None
+
+
 def spread(items: Sequence[T], most: int) -> list[T]:
     """So many of them at most, evenly spaced."""
     step = max(1, -(-len(items) // most))
@@ -61,11 +137,9 @@ def _looks(records: Sequence[Record], run: RunSettings) -> Iterator[Look]:
 
 
 def _training_images(run: RunSettings) -> Looks | None:
-    """What the run's bundle says of the images that its adapter learned from, if it is there and still the same."""
+    """What the run's bundle says of the images that its adapter learned from."""
     try:
-        folder = run.options.bundle or default_bundle()
-        if sha256_file(folder / MANIFEST) != run.bundle_hash:
-            return None
-        return read_info(folder / "adapter").photographs
+        folder = bundle_of(run)
+        return read_info(folder / "adapter").photographs if folder else None
     except (DengineError, OSError):
         return None

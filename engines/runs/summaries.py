@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engines.labels.scores import StoredScore
 from engines.quality.verdicts import Likeness
+from engines.runs.likeness import Memory
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,4 @@ class GenerateSummary:
     interrupted: bool  # stopped before its target; the same command goes on
     backend: str  # one line: engine, device, precision, threads
     likeness: Likeness | None = None  # how its images compare with photographs, where there are any to compare with
+    memory: Memory | None = None  # how near they come to what was learned from; of text alone, where the bundle says it

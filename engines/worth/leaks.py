@@ -7,18 +7,16 @@ image known is `engines.datasets.copies`' matter.
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
-from engines.bundle.bundle import default_bundle
-from engines.bundle.files import MANIFEST
 from engines.common.events import Report, silent
-from engines.common.files import sha256_file
 from engines.datasets.copies import known_from, known_to
 from engines.datasets.duplicates import Fingerprints, fingerprints
 from engines.datasets.learned import LEARNED, read_learned, short_hash
 from engines.datasets.records import Record
-from engines.errors import BundleError, DatasetError
+from engines.errors import DatasetError
 from engines.painting.references import open_references
 from engines.painting.run_settings import RunSettings
 from engines.runs.journal import JOURNAL, read_entries
+from engines.runs.likeness import bundle_of
 from engines.runs.run_folder import RUN, require_run
 
 
@@ -70,11 +68,7 @@ def _learned(
     val: Sequence[Record], prints: Fingerprints, run: RunSettings, apart: Set[str], report: Report
 ) -> Iterator[str]:
     """Those that the models of the run's bundle learned from, where the bundle is still there and says so."""
-    try:
-        bundle = run.options.bundle or default_bundle()
-    except BundleError:
-        return
-    if not (bundle / MANIFEST).is_file() or sha256_file(bundle / MANIFEST) != run.bundle_hash:
+    if (bundle := bundle_of(run)) is None:
         return
     compared = {short_hash(one) for one in apart}
     for part, model in (("adapter", "the adapter"), (".", "the base model")):
