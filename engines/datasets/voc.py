@@ -12,7 +12,7 @@ written is degenerate: labelling tools write it for a click without a drag.
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from xml.etree import ElementTree
@@ -33,6 +33,7 @@ LOOKS = "Pascal VOC Annotations/*.xml"
 _ANNOTATION_FOLDERS = {"annotations", "annotation", "xml", "xmls", "labels", "label", "anns", "gt"}
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "data")
 _PROBED = 50  # files that are looked at before a folder counts as one of VOC's
+_MAIN = "imagesets/main"  # the lists of detection
 _MEMBERSHIP = re.compile(r"\s+-?[01]$")  # "2008_000002 -1" in the lists of single classes
 
 
@@ -106,11 +107,13 @@ def _chosen_files(tree: Tree, files: Sequence[str], split: str | None, findings:
     """The XML files of the split (of all, when None): listed in ImageSets, else in the split's own folder."""
     if split is None:
         return set(files)
-    lists = {
-        PurePosixPath(name).stem: name
+    listings = [
+        name
         for name in tree.with_suffix(".txt")
         if fold(name.partition("/")[0]) == "imagesets" or ("/" not in name and is_split(PurePosixPath(name).stem))
-    }
+    ]
+    listings.sort(key=lambda name: fold(name.rpartition("/")[0]) != _MAIN)  # those of other tasks have fewer images
+    lists = {PurePosixPath(name).stem: name for name in reversed(listings)}
     wanted = split_names(split)
     for name in sorted(wanted & lists.keys()):
         return _listed_files(tree, files, lists[name], findings)
@@ -127,13 +130,11 @@ def _listed_files(tree: Tree, files: Sequence[str], listing: str, findings: Find
         by_stem.setdefault(fold(PurePosixPath(name).stem), []).append(name)
     found: set[str] = set()
     for index, line in enumerate(read_text(tree.path(listing)).splitlines(), start=1):
-        parts, _ = parts_of(_MEMBERSHIP.sub("", line.strip()))
+        parts, mine = _listed_name(line.strip(), by_stem)
         if not parts:
             continue
         with findings.item():
             where, text = f"{listing}, line {index}", "/".join(parts)
-            stem = fold(parts[-1])
-            mine = by_stem.get(stem) or by_stem.get(fold(PurePosixPath(parts[-1]).stem), [])
             if len(mine) > 1 and len(parts) > 1:
                 mine = [name for name in mine if fold(parts[-2]) in map(fold, name.split("/")[:-1])] or mine
             if not mine:
@@ -144,6 +145,16 @@ def _listed_files(tree: Tree, files: Sequence[str], listing: str, findings: Find
                 )
             found.add(mine[0])
     return found
+
+
+def _listed_name(line: str, by_stem: Mapping[str, list[str]]) -> tuple[list[str], list[str]]:
+    """A line of a list as parts of a name, and the XML files it may mean: as it stands, else without a membership."""
+    parts: list[str] = []
+    for text in dict.fromkeys((line, _MEMBERSHIP.sub("", line))):
+        parts, _ = parts_of(text)
+        if parts and (mine := by_stem.get(fold(parts[-1])) or by_stem.get(fold(PurePosixPath(parts[-1]).stem), [])):
+            return parts, mine
+    return parts, []
 
 
 def _read_files(

@@ -282,6 +282,29 @@ def test_imagesets_name_images_with_suffixes_folders_and_memberships(tmp_path: P
     read_whole(tmp_path, split="cats")
 
 
+def test_the_split_is_the_list_of_detection_where_other_tasks_have_shorter_ones(tmp_path: Path) -> None:
+    make_voc(tmp_path)
+    for task, lines in (("Action", "a 1\n"), ("Main", "a\nb\n"), ("Segmentation", "a\n")):
+        text(tmp_path / "ImageSets" / task / "train.txt", lines)
+    read_whole(tmp_path, split="train")
+
+
+def test_a_number_at_the_end_of_a_listed_name_is_part_of_it_where_such_a_file_is_there(tmp_path: Path) -> None:
+    named = {"photo.png": ONE, "photo 1.png": TWO}
+    for name, objects in named.items():
+        picture(tmp_path / "JPEGImages" / name)
+        text(tmp_path / "Annotations" / f"{name[:-4]}.xml", voc_xml(name, objects))
+    text(tmp_path / "ImageSets" / "Main" / "train.txt", "photo\nphoto 1\n")
+    read_whole(tmp_path, named, split="train")
+
+
+def test_a_comment_before_the_first_element_hides_no_xml(tmp_path: Path) -> None:
+    make_voc(tmp_path)
+    for file in (tmp_path / "Annotations").iterdir():
+        text(file, f"<?xml version='1.0'?>\n<!-- <image> by a tool -->\n{file.read_text()}")
+    read_whole(tmp_path)
+
+
 def test_other_suffixes_of_images_are_images(tmp_path: Path) -> None:
     make_yolo(tmp_path)
     for suffix in (".jfif", ".gif", ".jpe", ".JPG", ".webp", ".ppm"):
