@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from made_datasets import (
     CLASSES,
@@ -234,6 +235,26 @@ def test_coco_boxes_that_are_corners_in_fractions_are_read(tmp_path: Path) -> No
     assert "[x0, y0, x1, y1] in fractions" in read_whole(tmp_path).remarks[0]
 
 
+@pytest.mark.parametrize("stray", [[0.9, 0.9, 1.002, 0.2], [30, 30, 20, 10], [0, 0, 0, 0]])
+def test_a_number_above_one_does_not_make_fractions_boxes_of_a_pixel(tmp_path: Path, stray: list[float]) -> None:
+    content = fractions(coco_content())
+    content["annotations"].append({"id": 99, "image_id": 1, "category_id": 1, "bbox": stray})
+    make_coco(tmp_path, content)
+    dataset = open_dataset(tmp_path)
+    areas = np.concatenate([record.instances.boxes for record in dataset.records])
+    assert ((areas[:, 2:] - areas[:, :2]).prod(axis=1) > 10).all(), "no box is a pixel"
+    assert len(areas) + len(dataset.dropped) == 1 + sum(map(len, PICTURES.values()))
+    assert "fractions" in dataset.remarks[0]
+
+
+def test_rows_of_zeros_do_not_make_pixels_fractions(tmp_path: Path) -> None:
+    content = coco_content()
+    content["annotations"][0]["bbox"][0] += 0.25
+    content["annotations"] += [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 0, 0]} for _ in range(9)]
+    dataset = open_dataset(make_coco(tmp_path, content))
+    assert (len(dataset.dropped), dataset.remarks) == (9, ())
+
+
 def test_the_form_that_is_asked_for_is_taken(tmp_path: Path) -> None:
     make_coco(tmp_path, corners_for_sides(coco_content(CENTRAL)), CENTRAL)
     assert open_dataset(tmp_path).remarks == (), "these fit as width and height, too"
@@ -365,6 +386,14 @@ def test_lines_with_a_score_are_read_without_it(tmp_path: Path) -> None:
         lines = yolo_lines(objects).replace("\n", " 0.87\n")
         text(tmp_path / "labels" / f"{name[:-4]}.txt", lines)
     assert any("a score, which is not read" in line for line in read_whole(tmp_path).remarks)
+
+
+def test_scores_before_the_boxes_are_known_by_what_fits(tmp_path: Path) -> None:
+    make_yolo(tmp_path)
+    for file in (tmp_path / "labels").iterdir():
+        lines = [line.split(" ", 1) for line in file.read_text().splitlines()]
+        text(file, "\n".join(f"{label} 0.9{index} {box}" for index, (label, box) in enumerate(lines)))
+    assert len(read_whole(tmp_path).remarks) == 2
 
 
 def test_readings_give_corners_in_pixels() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_datasets import (
     BOXES,
@@ -202,6 +203,39 @@ def test_images_without_a_label_file_are_counted(tmp_path: Path) -> None:
     make_yolo(tmp_path)
     picture(tmp_path / "images" / "c.png")
     assert any(line.startswith("1 of 3 images have no label file") for line in open_dataset(tmp_path).remarks)
+
+
+@pytest.mark.parametrize("form", ["images/{}", "{}/images"])
+def test_a_split_that_nobody_labelled_is_no_split_of_empty_images(tmp_path: Path, form: str) -> None:
+    make_yolo(tmp_path, form.format("train"), form.format("train").replace("images", "labels"))
+    for name in ("c", "d"):
+        picture(tmp_path / form.format("test") / f"{name}.png")
+    assert any("test" in line for line in read_whole(tmp_path).remarks)
+    alone = open_dataset(tmp_path, split="test", require_boxes=False)
+    assert sorted(record.file.name for record in alone.records) == ["c.png", "d.png"]
+
+
+def test_images_beside_the_folders_that_settings_name_are_said_to_be_left_out(tmp_path: Path) -> None:
+    make_yolo(tmp_path, "images/train", "labels/train", None)
+    text(tmp_path / "data.yaml", "train: images/train\nnames: [cat, dog]\n")
+    picture(tmp_path / "more" / "z.png")
+    assert any("more/z.png" in line for line in read_whole(tmp_path).remarks)
+
+
+def test_label_files_are_known_behind_many_empty_ones(tmp_path: Path) -> None:
+    _flat_yolo(tmp_path)
+    for index in range(30):
+        picture(tmp_path / f"0{index}.png")
+        text(tmp_path / f"0{index}.txt", "")
+    dataset = open_dataset(tmp_path)
+    assert (len(dataset.records), dataset.class_names) == (32, ("cat", "dog"))
+
+
+def test_label_files_that_numpy_wrote_are_known(tmp_path: Path) -> None:
+    _flat_yolo(tmp_path)
+    for name in ("a.txt", "b.txt"):
+        np.savetxt(tmp_path / name, np.loadtxt(tmp_path / name))
+    read_whole(tmp_path)
 
 
 def test_several_datasets_below_are_named(tmp_path: Path) -> None:
