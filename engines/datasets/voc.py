@@ -167,7 +167,7 @@ def _read_files(
     for file in files:
         with findings.item():
             finder = Finder(tree, findings, _image_folder(tree, file.name), file.folders | near)
-            image = _image(finder, file, own_names)
+            image = finder.of_file(file.name, file.filename, f"{file.name}, filename", file.stated, own_names)
             if image in seen:
                 raise DatasetError(
                     f"{file.name}, filename: {shorten(image)} has another XML file already, {seen[image]}."
@@ -193,37 +193,6 @@ def _image_folder(tree: Tree, name: str) -> str:
             usual = ("/".join(filter(None, [above, folder])) for folder in _IMAGE_FOLDERS)
             return next((folder for folder in usual if folder in tree.folders), above)
     return "/".join(parts)
-
-
-def _image(finder: Finder, file: _File, own_names: frozenset[str]) -> str:
-    """The image of an XML file: what `filename` says, unless that is another file's and there is one of its own name.
-
-    Raises DatasetError where both are there, and nothing says which is meant.
-    """
-    stem, where = PurePosixPath(file.name).stem, f"{file.name}, filename"
-    named = finder.named(file.filename) if file.filename else []
-    own = finder.with_stem(stem)
-    if not named or set(named) & set(own):
-        if named and len(set(named) & set(own)) == 1:
-            own = sorted(set(named) & set(own))
-        if not own:
-            return finder(file.filename or stem, where, file.stated)
-        if file.filename and not named:
-            finder.findings.count("`filename` fields name no image; the one of the file's own name is taken", where)
-        return finder.settle(own, f'{where}: "{shorten(file.filename or stem)}"', file.stated)
-    if not own:
-        return finder(file.filename, where, file.stated)
-    own_image, named_image = (finder.settle(one, f"{where}:", file.stated) for one in (own, named))
-    if fold(PurePosixPath(named_image).stem) not in own_names:
-        raise DatasetError(
-            f'{where}: "{shorten(file.filename)}" is an image without an XML file, and {shorten(own_image)} has '
-            "the name of this one; correct the field or rename the file."
-        )
-    finder.findings.count(
-        "`filename` fields name the image of another XML file; the one of the file's own name is taken",
-        f"{where}: {shorten(file.filename)}, read as {shorten(own_image)}",
-    )
-    return own_image
 
 
 def _read_object(found: ElementTree.Element, classes: Classes, draft: Draft, findings: Findings, where: str) -> None:

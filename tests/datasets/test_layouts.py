@@ -1,7 +1,9 @@
 """Folders as tools leave them: which are read, and what is said of the rest."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -236,6 +238,103 @@ def test_label_files_that_numpy_wrote_are_known(tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt"):
         np.savetxt(tmp_path / name, np.loadtxt(tmp_path / name))
     read_whole(tmp_path)
+
+
+@pytest.mark.parametrize("between", [";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_tables_that_a_spreadsheet_saved_are_read(tmp_path: Path, between: str, encoding: str) -> None:
+    _tensorflow_csv(tmp_path)
+    table = tmp_path / "_annotations.csv"
+    table.write_bytes(table.read_text().replace(",", between).replace("\n", "\r\n").encode(encoding))
+    read_whole(tmp_path)
+
+
+def test_a_row_of_an_image_alone_says_that_it_has_no_objects(tmp_path: Path) -> None:
+    _tensorflow_csv(tmp_path)
+    picture(tmp_path / "c.png")
+    table = tmp_path / "_annotations.csv"
+    text(table, table.read_text() + "\nc.png,64,48,,,,,")
+    assert len(open_dataset(tmp_path).records) == 3
+
+
+def test_names_of_classes_come_from_the_table_of_the_seventh_open_images(tmp_path: Path) -> None:
+    _open_images(tmp_path)
+    older = tmp_path / "class-descriptions-boxable.csv"
+    text(tmp_path / "oidv7-class-descriptions-boxable.csv", "LabelName,DisplayName\n" + older.read_text())
+    older.unlink()
+    assert read_whole(tmp_path).class_names == ("cat", "dog")
+
+
+def _mask(x0: float, y0: float, x1: float, y1: float) -> str:
+    return f'<mask label="{{}}" rle="1, 2" left="{x0}" top="{y0}" width="{x1 - x0}" height="{y1 - y0}"/>'
+
+
+def _cuboid(x0: float, y0: float, x1: float, y1: float) -> str:
+    sides = [
+        f'x{name}{side}="{x if side == 1 else x1}" y{name}{side}="{y}"'
+        for side in (1, 2)
+        for name, x, y in (("tl", x0, y0), ("bl", x0, y1), ("tr", x0 + 3, y0), ("br", x0 + 3, y1))
+    ]
+    return f'<cuboid label="{{}}" {" ".join(sides)}/>'
+
+
+@pytest.mark.parametrize("shape", [_mask, _cuboid])
+def test_masks_and_cuboids_of_cvat_become_the_boxes_round_them(tmp_path: Path, shape: Callable[..., str]) -> None:
+    _cvat_images(tmp_path)
+    images = (
+        f'<image name="{name}">{"".join(shape(*box).format(label) for label, box in objects)}</image>'
+        for name, objects in PICTURES.items()
+    )
+    text(tmp_path / "annotations.xml", f"<annotations>{''.join(images)}</annotations>")
+    read_whole(tmp_path)
+
+
+def _change_labelme(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    for file in root.glob("*.json"):
+        content = json.loads(file.read_text())
+        change(content)
+        write_coco_file(file, content)
+
+
+def _as_masks(content: dict[str, Any]) -> None:
+    for shape in content["shapes"][:-1]:
+        (x0, y0), (x1, y1) = shape["points"]
+        shape.update(points=[[x0, y0], [x1 - 1, y1 - 1]], shape_type="mask", mask="iVBORw0K")
+
+
+def _in_parts(content: dict[str, Any]) -> None:
+    shapes = []
+    for group, shape in enumerate(content["shapes"][:-1]):
+        (x0, y0), (x1, y1) = shape["points"]
+        for points in ([[x0, y0], [x0 + 2, y0], [x0 + 2, y1]], [[x1 - 2, y0], [x1, y0], [x1, y1]]):
+            shapes.append({**shape, "points": points, "shape_type": "polygon", "group_id": group})
+    content["shapes"] = shapes
+
+
+def _renamed(content: dict[str, Any]) -> None:
+    content["imagePath"] = "IMG_0001.png"
+
+
+@pytest.mark.parametrize("change", [_as_masks, _in_parts, _renamed])
+def test_shapes_of_labelme_are_one_box_an_object(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    _labelme(tmp_path)
+    _change_labelme(tmp_path, change)
+    read_whole(tmp_path)
+
+
+def test_labelme_is_known_behind_many_other_json_files(tmp_path: Path) -> None:
+    _labelme(tmp_path)
+    for index in range(30):
+        text(tmp_path / f"0{index}.json", "{}")
+    read_whole(tmp_path)
+
+
+def test_a_shape_of_labelme_without_a_label_is_no_class(tmp_path: Path) -> None:
+    _labelme(tmp_path)
+    _change_labelme(tmp_path, lambda content: content["shapes"][0].update(label=None))
+    with refused(DatasetError, None, "a.json, shapes[0].label"):
+        open_dataset(tmp_path)
+    assert open_dataset(tmp_path, skip_bad=True).class_names == ("cat", "dog")
 
 
 def test_several_datasets_below_are_named(tmp_path: Path) -> None:

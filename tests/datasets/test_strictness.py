@@ -19,6 +19,7 @@ from made_datasets import (
     voc_xml,
 )
 from PIL import Image
+from pycocotools import mask as encoder
 from refusals import refused
 
 from engines.datasets.dataset import open_dataset
@@ -80,6 +81,13 @@ def masks_alone(content: dict[str, Any]) -> None:
     without("bbox")(content)
 
 
+def masks_as_text(content: dict[str, Any]) -> None:
+    masks_alone(content)
+    for annotation in content["annotations"]:
+        found = annotation["segmentation"]
+        annotation["segmentation"]["counts"] = encoder.frPyObjects(found, *found["size"])["counts"].decode()
+
+
 def images_twice(content: dict[str, Any]) -> None:
     content["images"] += [dict(image) for image in content["images"]]
 
@@ -100,6 +108,9 @@ DRESSES = {
     "bbox of texts": each_annotation(bbox=lambda one: list(map(str, one["bbox"]))),
     "polygons alone": polygons_alone,
     "masks alone": masks_alone,
+    "masks as text alone": masks_as_text,
+    "polygons with empty boxes": each_annotation(segmentation=polygon, bbox=[]),
+    "polygons with boxes of zeros": each_annotation(segmentation=polygon, bbox=[0, 0, 0, 0]),
     "images twice": images_twice,
     "unknown fields": lambda content: content.update(info=None, licenses=None, videos=[{}]),
 }
@@ -152,7 +163,7 @@ def test_one_bad_box_is_a_degenerate_one(tmp_path: Path, bbox: Any) -> None:
     content = coco_content()
     content["annotations"].append({"image_id": 1, "category_id": 1, "bbox": bbox, "segmentation": [[1, 1, 9, 1, 9, 9]]})
     make_coco(tmp_path, content)
-    if bbox is None:  # the polygon says it
+    if bbox in (None, [], ""):  # the polygon says it
         assert len(open_dataset(tmp_path).records[0].instances) == len(ONE) + 1
         return
     dataset = read_whole(tmp_path)
