@@ -93,7 +93,7 @@ def _round_counts(mask: Mapping[str, Any]) -> Row | None:
 
 
 def _runs(text: str) -> list[int]:
-    """The run lengths in pycocotools' text: five bits a letter, low ones first; from the fourth on less the last but one.
+    """The run lengths in pycocotools' text: five bits a letter, low ones first; from the fourth, less the last but one.
 
     >>> _runs("52203")
     [5, 2, 2, 2, 5]
