@@ -115,8 +115,9 @@ def _chosen_files(tree: Tree, files: Sequence[str], split: str | None, findings:
     listings.sort(key=lambda name: fold(name.rpartition("/")[0]) != _MAIN)  # those of other tasks have fewer images
     lists = {PurePosixPath(name).stem: name for name in reversed(listings)}
     wanted = split_names(split)
-    for name in sorted(wanted & lists.keys()):
-        return _listed_files(tree, files, lists[name], findings)
+    named = [name for name in sorted(lists) if name in wanted or fold(name) in map(fold, wanted)]
+    if named:
+        return _listed_files(tree, files, lists[max(named, key=wanted.__contains__)], findings)
     own = {name for name in files if any(is_split(part, split) or part in wanted for part in name.split("/")[:-1])}
     if own:
         return own

@@ -171,6 +171,13 @@ def test_turned_images_without_a_stated_size_are_remarked(tmp_path: Path) -> Non
     assert any("`boxes=stored`" in line for line in dataset.remarks)
 
 
+def test_an_orientation_that_is_none_is_no_turn(tmp_path: Path) -> None:
+    make_coco(tmp_path)
+    for name in PICTURES:
+        picture(tmp_path / "images" / name, orientation=0)
+    assert read_whole(tmp_path).remarks == ()
+
+
 def test_half_turned_images_whose_size_says_nothing_are_remarked(tmp_path: Path) -> None:
     turned(tmp_path, 3, ONE, SIZE)
     dataset = read_whole(tmp_path, {"a.png": ONE})

@@ -351,6 +351,13 @@ def test_a_split_among_several_datasets_below_is_taken(tmp_path: Path) -> None:
     read_whole(tmp_path, split="train")
 
 
+@pytest.mark.parametrize("folders", ["train val", "set/train set/valid", "train2017 val2017"])
+def test_a_split_that_is_a_dataset_below_is_taken_beside_those_of_the_others(tmp_path: Path, folders: str) -> None:
+    for folder in folders.split():
+        make_coco(tmp_path / folder)
+    read_whole(tmp_path, split="val")
+
+
 def test_images_beside_a_dataset_below_are_not_read_without_it(tmp_path: Path) -> None:
     make_coco(tmp_path / "set")
     picture(tmp_path / "other" / "c.png")
@@ -420,6 +427,17 @@ def test_the_split_is_the_list_of_detection_where_other_tasks_have_shorter_ones(
     for task, lines in (("Action", "a 1\n"), ("Main", "a\nb\n"), ("Segmentation", "a\n")):
         text(tmp_path / "ImageSets" / task / "train.txt", lines)
     read_whole(tmp_path, split="train")
+
+
+def test_splits_are_known_whatever_their_case(tmp_path: Path) -> None:
+    make_voc(tmp_path / "voc")
+    text(tmp_path / "voc" / "ImageSets" / "Main" / "Train.txt", "a\nb\n")
+    read_whole(tmp_path / "voc", split="train")
+    make_coco(tmp_path / "coco")
+    file = tmp_path / "coco" / "annotations" / "instances.json"
+    text(file.with_name("instances_Val.json"), file.read_text())
+    file.rename(file.with_name("instances_Train.json"))
+    read_whole(tmp_path / "coco", split="val")
 
 
 def test_a_number_at_the_end_of_a_listed_name_is_part_of_it_where_such_a_file_is_there(tmp_path: Path) -> None:
