@@ -25,6 +25,7 @@ from engines.errors import DatasetError
 
 LOOKS = "a .csv with Open Images' or TensorFlow's columns"
 _BETWEEN = ",;\t"  # what may stand between cells; the first counts where none does
+_YES = ("1", "1.0", "true")  # as Open Images and as pandas write it
 _HEAD = 4096  # bytes in which a table's header ends
 
 
@@ -74,7 +75,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
             except DatasetError:
                 findings.degenerate(where, [row.get(side) for side in kind.corners])
                 continue
-            draft.add(where, (x0, y0, x1, y1), label, row.get(kind.crowd) == "1")
+            draft.add(where, (x0, y0, x1, y1), label, row.get(kind.crowd, "").lower() in _YES)
     found = sorted({draft.name: draft for draft in drafts.values()}.values(), key=lambda draft: draft.name.split("/"))
     without = len(tree.images) - len(found)
     if options.split is None and without > 0:

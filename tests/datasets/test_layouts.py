@@ -257,6 +257,16 @@ def test_a_row_of_an_image_alone_says_that_it_has_no_objects(tmp_path: Path) -> 
     assert len(open_dataset(tmp_path).records) == 3
 
 
+@pytest.mark.parametrize("yes", ["1", "True", "1.0"])
+def test_groups_of_open_images_are_crowds_however_pandas_wrote_them(tmp_path: Path, yes: str) -> None:
+    _open_images(tmp_path)
+    table = tmp_path / "train-annotations-bbox.csv"
+    head, first, *others = table.read_text().splitlines()
+    text(table, "\n".join([head, first.removesuffix(",0") + f",{yes}", *others]))
+    dataset = open_dataset(tmp_path)
+    assert sum(int(record.instances.crowd.sum()) for record in dataset.records) == 1
+
+
 def test_names_of_classes_come_from_the_table_of_the_seventh_open_images(tmp_path: Path) -> None:
     _open_images(tmp_path)
     older = tmp_path / "class-descriptions-boxable.csv"
