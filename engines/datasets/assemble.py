@@ -37,7 +37,7 @@ def assemble(drafts: Sequence[Draft], own: Reading, boxes: str, findings: Findin
             pictures.append(Picture(draft, _header(draft)))
     reading = choose_reading(pictures, own, boxes, findings)
     corners = place(pictures, reading, boxes, findings)
-    check_astray(corners, {picture.draft: picture.header.size for picture in pictures}, boxes)
+    check_astray(corners, {picture.draft: picture.header.size for picture in pictures}, boxes, findings)
     kept = [picture for picture in pictures if picture.draft in corners]
     white = white_level([picture.draft.file for picture in kept if picture.header.deep], findings)
     return [_record(one.draft, one.header, corners[one.draft], reading, white, findings) for one in kept]

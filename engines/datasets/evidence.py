@@ -252,15 +252,19 @@ def _verdict(kind: str, group: Iterable[Picture], reading: Reading) -> str | Non
     return "stated" if beyond_image or (smaller and count >= _MANY) else None
 
 
-def check_astray(corners: Mapping[Draft, Boxes], sizes: Mapping[Draft, Size], boxes: str) -> None:
-    """Raise DatasetError where so many boxes lie mostly outside their images that they are of others."""
-    inside = outside = 0
+def check_astray(corners: Mapping[Draft, Boxes], sizes: Mapping[Draft, Size], boxes: str, findings: Findings) -> None:
+    """Raise DatasetError where so many boxes lie mostly outside their images that they are of others.
+
+    Where many only leave their images, that is remarked.
+    """
+    inside = outside = leaving = 0
     for draft, found in corners.items():
         limits = np.array([*sizes[draft]] * 2, dtype=np.float64)
         cut = np.clip(found, 0.0, limits)
         whole, left = (np.prod(np.maximum(one[:, 2:] - one[:, :2], 0.0), axis=1) for one in (found, cut))
         outside += int((left < 0.5 * whole).sum())
         inside += int((left >= 0.5 * whole).sum())
+        leaving += int((~_inside(found, limits[None]) & (whole > 0.0)).sum())
     if boxes == "auto" and outside > _FEWEST and outside > _ASTRAY * (inside + outside):
         first = next(iter(corners))
         raise DatasetError(
@@ -268,6 +272,11 @@ def check_astray(corners: Mapping[Draft, Boxes], sizes: Mapping[Draft, Size], bo
             "so they are of other images, or of another size; say how they are meant with `boxes` "
             "(`boxes=written` takes them as they stand).",
             field="boxes",
+        )
+    if boxes == "auto" and leaving >= _FEWEST and leaving > (1.0 - _ENOUGH) * (inside + outside):
+        findings.remark(
+            f"{leaving} of {inside + outside} boxes leave their images and are cut at the edges: see whether they are "
+            "meant otherwise (`boxes`)."
         )
 
 

@@ -329,6 +329,14 @@ def test_boxes_that_lie_mostly_outside_are_refused(tmp_path: Path) -> None:
     assert len(open_dataset(tmp_path, boxes="written").records[0].instances) == 4
 
 
+def test_many_boxes_that_leave_their_images_are_remarked(tmp_path: Path) -> None:
+    content = coco_content()
+    for annotation in content["annotations"]:
+        annotation["bbox"][2:] = [side * 1.9 for side in annotation["bbox"][2:]]
+    dataset = open_dataset(make_coco(tmp_path, content))
+    assert any("leave their images" in line for line in dataset.remarks)
+
+
 def test_swapped_corners_are_put_in_order_with_a_remark(tmp_path: Path) -> None:
     make_voc(tmp_path)
     swapped = [(label, (x1 - 1, y0, x0 + 1, y1)) for label, (x0, y0, x1, y1) in ONE[:2]]
