@@ -12,6 +12,8 @@ from engines.datasets.readings import CORNERS, Reading, Row, hull, turned_hull
 from engines.datasets.records import Findings
 from engines.errors import DatasetError
 
+_LONGEST_RUN = 60  # bits of a run length
+
 
 def read_bbox(annotation: Mapping[str, Any], findings: Findings, where: str) -> tuple[Row | None, Reading | None]:
     """Four numbers and what they mean (None: what the file's boxes mean); no row for a box noted as degenerate."""
@@ -104,7 +106,7 @@ def _runs(text: str) -> list[int]:
         bits = letter - 48
         value |= (bits & 31) << shift
         shift += 5
-        if bits & 32:
+        if bits & 32 and shift < _LONGEST_RUN:
             continue
         if bits & 16:
             value -= 1 << shift

@@ -172,6 +172,18 @@ def test_one_bad_box_is_a_degenerate_one(tmp_path: Path, bbox: Any) -> None:
     assert len(dropped) < 200
 
 
+@pytest.mark.parametrize("counts", ["o" * 300_000, "\x00", "", "52203" * 1000])
+def test_masks_of_nonsense_are_refused_or_dropped(tmp_path: Path, counts: str) -> None:
+    content = coco_content()
+    content["annotations"].append(
+        {"image_id": 1, "category_id": 1, "segmentation": {"counts": counts, "size": [48, 64]}}
+    )
+    make_coco(tmp_path, content)
+    dataset = open_dataset(tmp_path, skip_bad=True)
+    assert sum(len(record.instances) for record in dataset.records) in (6, 7)
+    assert len(dataset.dropped) + len(dataset.skipped) + sum(len(one.instances) for one in dataset.records) == 7
+
+
 def test_bad_boxes_alone_are_no_dataset_and_the_first_is_named(tmp_path: Path) -> None:
     content = coco_content()
     each_annotation(bbox=[])(content)
