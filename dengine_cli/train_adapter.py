@@ -45,7 +45,7 @@ def command(
         float | None, typer.Option(help="About how long it takes on this machine, in place of --steps.")
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Images a step.  [default: 4]")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.  [default: 0.0004]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.  [default: 0.001]")] = None,
     short_side: Annotated[
         int | None, typer.Option(help="Pixels of the short side that images are scaled to.  [default: the base's]")
     ] = None,

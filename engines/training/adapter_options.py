@@ -40,7 +40,7 @@ class AdapterTrainOptions:
     steps: int = 3000  # optimiser steps
     minutes: float | None = None  # about how long it takes here, in place of `steps`
     batch: int = 4  # frames a step
-    lr: float = 4e-4  # peak learning rate
+    lr: float = 1e-3  # peak learning rate
     weight_decay: float = 1e-4  # AdamW's
     warmup: int = 100  # steps to the peak
     final_lr: float = 0.02  # learning rate at the last step, as a share of the peak
