@@ -37,7 +37,7 @@ def assemble(drafts: Sequence[Draft], own: Reading, boxes: str, findings: Findin
             pictures.append(Picture(draft, _header(draft)))
     reading = choose_reading(pictures, own, boxes, findings)
     corners = place(pictures, reading, boxes, findings)
-    check_astray(corners, {picture.draft: picture.header.size for picture in pictures}, boxes)
+    check_astray(corners, {picture.draft: picture.header.size for picture in pictures}, boxes, findings)
     kept = [picture for picture in pictures if picture.draft in corners]
     white = white_level([picture.draft.file for picture in kept if picture.header.deep], findings)
     return [_record(one.draft, one.header, corners[one.draft], reading, white, findings) for one in kept]
@@ -57,10 +57,10 @@ def _header(draft: Draft) -> Header:
 def _record(
     draft: Draft, header: Header, corners: Boxes, reading: Reading, white: float | None, findings: Findings
 ) -> Record:
-    """Clip an image's boxes to it; drop and note those without area, or outside."""
+    """Clip an image's boxes to it; drop and note those without area, or outside, and those that are there already."""
     size, rows = header.size, np.array(draft.rows, dtype=np.float64).reshape(-1, 4)
     limits = np.array([*size, *size], dtype=np.float64)
-    kept, boxes, outside = [], [], []
+    kept, boxes, outside, seen = [], [], [], set()
     for index, box in enumerate(corners):
         where = draft.wheres[index]
         clipped = np.clip(box, 0.0, limits).astype(np.float32)
@@ -71,7 +71,10 @@ def _record(
             findings.dropped.append(f"{where}: box {_shown(box)} has no area.")
         elif not _has_area(clipped):
             findings.dropped.append(f"{where}: box {_shown(box)} lies outside the {size[0]}x{size[1]} image.")
+        elif (its := (draft.labels[index], draft.crowd[index], *clipped.tolist())) in seen:
+            findings.count("boxes repeat another of their image and class, and count once", where)
         else:
+            seen.add(its)
             kept.append(index)
             boxes.append(clipped)
             outside.append(1.0 - float((clipped[2:] - clipped[:2]).prod() / (box[2:] - box[:2]).prod()))

@@ -1,8 +1,9 @@
 """Reads boxes from csv tables: Open Images', and the ones of TensorFlow's object detection tools.
 
-Knows: their columns. Open Images has ImageID, LabelName and XMin, XMax, YMin, YMax in fractions of the image,
-IsGroupOf for crowds, and a table of the labels' names; TensorFlow has filename, width, height, class, xmin, ymin, xmax,
-ymax in pixels. Classes are in alphabetical order. An image without a row is left out.
+Knows: their columns, and that spreadsheets put semicolons or tabs between them. Open Images has ImageID, LabelName and
+XMin, XMax, YMin, YMax in fractions of the image, IsGroupOf for crowds, and a table of the labels' names; TensorFlow has
+filename, width, height, class, xmin, ymin, xmax, ymax in pixels. Classes are in alphabetical order. An image without a
+row is left out; a row of an image alone, without class and box, says that it has no objects.
 """
 
 import csv
@@ -23,6 +24,8 @@ from engines.datasets.tree import Tree, fold
 from engines.errors import DatasetError
 
 LOOKS = "a .csv with Open Images' or TensorFlow's columns"
+_BETWEEN = ",;\t"  # what may stand between cells; the first counts where none does
+_YES = ("1", "1.0", "true")  # as Open Images and as pandas write it
 _HEAD = 4096  # bytes in which a table's header ends
 
 
@@ -64,13 +67,15 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
         with findings.item():
             stated = size_of(row.get(kind.size[0]), row.get(kind.size[1]))
             draft = _draft(row.get(kind.image, ""), drafts, finder, where, stated)
+            if not any(row.get(column) for column in (kind.label, *kind.corners)):
+                continue
             label = classes.label(_label(row, kind, names), f"{where}, {kind.label}")
             try:
                 x0, y0, x1, y1 = (number(row.get(side), "") for side in kind.corners)
             except DatasetError:
                 findings.degenerate(where, [row.get(side) for side in kind.corners])
                 continue
-            draft.add(where, (x0, y0, x1, y1), label, row.get(kind.crowd) == "1")
+            draft.add(where, (x0, y0, x1, y1), label, row.get(kind.crowd, "").lower() in _YES)
     found = sorted({draft.name: draft for draft in drafts.values()}.values(), key=lambda draft: draft.name.split("/"))
     without = len(tree.images) - len(found)
     if options.split is None and without > 0:
@@ -93,7 +98,7 @@ def _draft(name: str, drafts: dict[str, Draft], finder: Finder, where: str, stat
 def _kind(tree: Tree, name: str) -> _Columns | None:
     try:
         with tree.path(name).open("rb") as file:
-            head = file.read(_HEAD).replace(b"\0", b"").decode("utf-8-sig", "replace")
+            head = file.read(_HEAD).replace(b"\0", b"").lstrip(b"\xff\xfe").decode("utf-8-sig", "replace")
         lines = head.splitlines()
         columns = {fold(cell.strip()) for cell in _cells(lines[0], name)[0]} if lines and lines[0] else set()
     except (OSError, DatasetError):
@@ -109,8 +114,9 @@ def _rows(text: str, source: str) -> list[Mapping[str, str]]:
 
 
 def _cells(text: str, source: str) -> list[list[str]]:
+    head = text.partition("\n")[0]
     try:
-        return list(csv.reader(io.StringIO(text, newline="")))
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=max(_BETWEEN, key=head.count)))
     except csv.Error as cause:
         raise DatasetError(f"{source} is not readable as csv: {shorten(str(cause))}.") from cause
 
@@ -121,10 +127,10 @@ def _label(row: Mapping[str, str], kind: _Columns, names: Mapping[str, str]) -> 
 
 
 def _label_names(tree: Tree, source: str) -> dict[str, str]:
-    """Open Images' table of (label, name), without a header; empty where there is none."""
+    """Open Images' table of (label, name), with or without a header; empty where there is none."""
     for name in tree.with_suffix(".csv"):
         base = fold(PurePosixPath(name).name)
-        if name != source and (base.startswith("class-descriptions") or base == "classes.csv"):
+        if name != source and ("class-descriptions" in base or base == "classes.csv"):
             rows = _cells(read_text(tree.path(name)), name)
             return {row[0].strip(): row[1].strip() for row in rows if len(row) == 2 and row[1].strip()}
     return {}

@@ -1,7 +1,7 @@
 """Reads CVAT's own XML for images.
 
-Knows: `<annotations>` with an `<image>` for each file and in it `<box>`, `<polygon>`, `<ellipse>` and others, of which
-what has an extent becomes a box. Classes are in alphabetical order. Videos (`<track>`) are refused by name.
+Knows: `<annotations>` with an `<image>` for each file and in it `<box>`, `<polygon>`, `<ellipse>`, `<mask>` and others,
+of which what has an extent becomes a box. Classes are in alphabetical order. Videos (`<track>`) are refused by name.
 
 Boxes: corners in pixels of the upright image, `rotation` in degrees clockwise.
 """
@@ -22,7 +22,8 @@ from engines.datasets.xml_files import parse, root_tag
 from engines.errors import DatasetError
 
 LOOKS = "CVAT's annotations.xml"
-_SHAPES = ("box", "polygon", "polyline", "ellipse")
+_SHAPES = ("box", "polygon", "polyline", "ellipse", "mask", "cuboid")
+_CUBOID = tuple(f"{corner}{side}" for side in "12" for corner in ("tl", "bl", "tr", "br"))  # of the near and far side
 
 
 def find(tree: Tree) -> list[str]:
@@ -67,7 +68,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
 
 def _read_shape(shape: ElementTree.Element, draft: Draft, classes: Classes, where: str, findings: Findings) -> None:
     if shape.tag not in _SHAPES:
-        findings.count("shapes have no box (points, masks, tags), and are passed over", where)
+        findings.count("shapes have no box (points, skeletons, tags), and are passed over", where)
         return
     row = _row(shape, where)
     degrees = parsed_number(shape.get("rotation", "0"), f"{where}, rotation")
@@ -86,6 +87,11 @@ def _row(shape: ElementTree.Element, where: str) -> Row:
     if shape.tag == "ellipse":
         x, y, rx, ry = side("cx"), side("cy"), side("rx"), side("ry")
         return x - rx, y - ry, x + rx, y + ry
+    if shape.tag == "mask":
+        left, top = side("left"), side("top")
+        return left, top, left + side("width"), top + side("height")
+    if shape.tag == "cuboid":
+        return hull([side(axis + corner) for corner in _CUBOID for axis in "xy"])
     points = [
         parsed_number(value, f"{where}, points")
         for pair in shape.get("points", "").split(";")

@@ -94,12 +94,12 @@ def _read(root: Path, options: ReadOptions) -> Dataset:
     found = detect(tree)
     if found is None:
         inner = _inner_datasets(tree, options.split)
-        if len(inner) > 1 or (inner and tree.images and not _holds_all(tree, inner[0])):
+        chosen = len(inner) == 1 and options.split is not None and is_split(inner[0], options.split)
+        if len(inner) > 1 or (inner and tree.images and not chosen and not _holds_all(tree, inner[0])):
             shown = " or ".join(str(tree.path(name)) for name in inner[:3])
             raise DatasetError(f"{root} is no dataset itself, but holds {len(inner)}: did you mean {shown}?")
         if inner:
             findings.remark(f"{root} holds the dataset in {shorten(inner[0])}, which is read.")
-            chosen = is_split(inner[0], options.split) if options.split else False
             options = replace(options, split=None) if chosen else options
             tree = Tree(tree.path(inner[0]), options.follow_links)
             found = detect(tree)

@@ -27,6 +27,7 @@ _MANY = 20  # boxes that keep to a part of their images from which that is no ch
 _PERCENT = 100
 _ASTRAY = 0.25  # share of the boxes mostly outside from which they are of other images
 _SLACK_PIXELS, _SLACK_SHARE = 2.0, 0.01  # by how much a box may leave its image
+_OVER = 0.05  # by how much a fraction may be above 1
 _CLOSE = 0.005  # share of a side by which sizes that mean the same may differ
 
 
@@ -98,8 +99,8 @@ def choose_reading(pictures: Sequence[Picture], own: Reading, boxes: str, findin
         )
     if chosen.fractions != own.fractions and boxes != "fractions":
         findings.remark(
-            f"The {len(rows)} boxes are read as {chosen}, since no number is above {np.abs(rows).max():.6g} "
-            f"(`boxes=written` takes them as {own})."
+            f"The {len(rows)} boxes are read as {chosen}, since {_are_small(rows).sum()} of them lie in the first "
+            f"pixel as {own} (`boxes=written` takes them so)."
         )
     elif chosen.form != own.form:
         findings.remark(
@@ -121,11 +122,18 @@ def _are_percents(corners: Boxes, frames: npt.NDArray[np.int64]) -> bool:
 
 
 def _unit(rows: Boxes, frames: npt.NDArray[np.int64], own: Reading, boxes: str) -> Reading:
-    """The format's reading, in the unit that the numbers show."""
+    """The format's reading, in the unit that the numbers show: most boxes in the first pixel are fractions."""
     if own.fractions:
         return own
-    small = bool((np.abs(rows) <= 1.0 + 1e-6).all()) and bool((rows % 1.0 != 0.0).any()) and frames.min() > 4
-    return replace(own, fractions=True, first=0) if small or boxes == "fractions" else own
+    small = _are_small(rows)
+    some = (rows[small] % 1.0 != 0.0).any() and frames.min() > 4
+    shown = bool(some) and small.sum() > 0.5 * (rows != 0.0).any(axis=1).sum()
+    return replace(own, fractions=True, first=0) if shown or boxes == "fractions" else own
+
+
+def _are_small(rows: Boxes) -> npt.NDArray[np.bool_]:
+    """Which rows [N] are numbers up to 1, but for what a box may leave its image by; no rows of zeros."""
+    return np.asarray((np.abs(rows) <= 1.0 + _OVER).all(axis=1) & (rows != 0.0).any(axis=1))
 
 
 def _fits(reading: Reading, rows: Boxes, frames: npt.NDArray[np.int64]) -> float:
@@ -244,15 +252,19 @@ def _verdict(kind: str, group: Iterable[Picture], reading: Reading) -> str | Non
     return "stated" if beyond_image or (smaller and count >= _MANY) else None
 
 
-def check_astray(corners: Mapping[Draft, Boxes], sizes: Mapping[Draft, Size], boxes: str) -> None:
-    """Raise DatasetError where so many boxes lie mostly outside their images that they are of others."""
-    inside = outside = 0
+def check_astray(corners: Mapping[Draft, Boxes], sizes: Mapping[Draft, Size], boxes: str, findings: Findings) -> None:
+    """Raise DatasetError where so many boxes lie mostly outside their images that they are of others.
+
+    Where many only leave their images, that is remarked.
+    """
+    inside = outside = leaving = 0
     for draft, found in corners.items():
         limits = np.array([*sizes[draft]] * 2, dtype=np.float64)
         cut = np.clip(found, 0.0, limits)
         whole, left = (np.prod(np.maximum(one[:, 2:] - one[:, :2], 0.0), axis=1) for one in (found, cut))
         outside += int((left < 0.5 * whole).sum())
         inside += int((left >= 0.5 * whole).sum())
+        leaving += int((~_inside(found, limits[None]) & (whole > 0.0)).sum())
     if boxes == "auto" and outside > _FEWEST and outside > _ASTRAY * (inside + outside):
         first = next(iter(corners))
         raise DatasetError(
@@ -260,6 +272,11 @@ def check_astray(corners: Mapping[Draft, Boxes], sizes: Mapping[Draft, Size], bo
             "so they are of other images, or of another size; say how they are meant with `boxes` "
             "(`boxes=written` takes them as they stand).",
             field="boxes",
+        )
+    if boxes == "auto" and leaving >= _FEWEST and leaving > (1.0 - _ENOUGH) * (inside + outside):
+        findings.remark(
+            f"{leaving} of {inside + outside} boxes leave their images and are cut at the edges: see whether they are "
+            "meant otherwise (`boxes`)."
         )
 
 

@@ -103,7 +103,7 @@ def image_header(path: Path | str) -> Header:
         if isinstance(image, TiffImagePlugin.TiffImageFile):  # newer Pillows have turned `size` already
             stored = int(image.tag_v2[_TIFF_WIDTH]), int(image.tag_v2[_TIFF_HEIGHT])
             tag = image.tag_v2.get(_EXIF_ORIENTATION, 1)
-            orientation = tag if isinstance(tag, int) else 1
+            orientation = _turn(tag)
         elif image.format != "PNG" or _png_chunks(file) & _PNG_METADATA:
             orientation = _orientation(image)  # asking Pillow for the EXIF of a PNG decodes all its pixels
         deep = _is_deep(image)
@@ -162,9 +162,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8; unreadable metadata count as none, as in every viewer."""
     try:
-        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+        return _turn(image.getexif().get(_EXIF_ORIENTATION, 1))
     except (SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error):
         return 1
+
+
+def _turn(tag: object) -> int:
+    """An orientation as files have it; what is none, such as the 0 that cameras write, turns nothing."""
+    return tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
 
 
 def _is_deep(image: Image.Image) -> bool:

@@ -1,6 +1,7 @@
 """Reads labelme: one JSON file an image, with shapes.
 
-Knows: `shapes` with `label`, `points` and `shape_type`, of which what has an extent becomes a box, and `imagePath`.
+Knows: `shapes` with `label`, `points` and `shape_type`, of which what has an extent becomes a box, `group_id`, by which
+polygons and masks of one label are parts of one object (as labelme's own converters read it), and `imagePath`.
 Classes are in alphabetical order. The image inside the JSON (`imageData`) is never read. An image without a file of its
 own is left out.
 """
@@ -23,15 +24,17 @@ from engines.errors import DatasetError
 
 LOOKS = "labelme's .json files"
 _PROBED = 20  # files that are looked at before a folder counts as labelme's
-_NO_EXTENT = ("point", "line", "points", "linestrip", "mask")
+_NO_EXTENT = ("point", "line", "points", "linestrip")
+_PARTS = ("polygon", "mask")  # shapes that may be one part of an object
 
 
 def find(tree: Tree) -> list[str]:
     """All JSON files, where some of them have labelme's fields."""
     files = tree.with_suffix(".json")
+    likely = sorted(files, key=lambda name: fold(PurePosixPath(name).stem) not in tree.image_stems)
     return (
         [name for name in files if _is_labelme(tree, name)]
-        if any(_is_labelme(tree, n) for n in files[:_PROBED])
+        if any(_is_labelme(tree, name) for name in likely[:_PROBED])
         else []
     )
 
@@ -52,25 +55,20 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
     for name in files:
         with findings.item():
             contents[name] = entry(read_json(tree.path(name)), name)
-    labels = {str(shape.get("label")) for content in contents.values() for shape in _shapes(content)}
-    classes = Classes(sorted(labels), options.class_names, findings, "shapes, label")
+    labels = {_label(shape) for content in contents.values() for shape in _shapes(content)}
+    classes = Classes(sorted(labels - {""}), options.class_names, findings, "shapes, label")
     drafts: dict[str, Draft] = {}
+    own_names = frozenset(fold(PurePosixPath(name).stem) for name in contents)
     for name, content in contents.items():
         with findings.item():
             near = frozenset(fold(part) for part in name.split("/")[:-1])
             stated = size_of(content.get("imageWidth"), content.get("imageHeight"))
             finder = Finder(tree, findings, name.rpartition("/")[0], near)
-            image = finder(
-                typed(content, "imagePath", str, name) or PurePosixPath(name).stem, f"{name}.imagePath", stated
-            )
+            image = finder.of_file(name, typed(content, "imagePath", str, name), f"{name}.imagePath", stated, own_names)
             if image in drafts:
                 raise DatasetError(f"{name}.imagePath: {shorten(image)} is that of {drafts[image].where}, too.")
             draft = drafts[image] = Draft(tree.path(image), image, name, stated)
-            for index, shape in enumerate(typed(content, "shapes", list, name)):
-                with findings.item():
-                    _read_shape(
-                        entry(shape, f"{name}, shapes[{index}]"), draft, classes, f"{name}, shapes[{index}]", findings
-                    )
+            _read_shapes(typed(content, "shapes", list, name), draft, classes, findings)
     without = len(tree.images) - len(drafts)
     if options.split is None and without > 0:
         findings.remark(f"{without} images have no .json file and are left out.")
@@ -91,11 +89,37 @@ def _shapes(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [shape for shape in shapes if isinstance(shape, Mapping)] if isinstance(shapes, list) else []
 
 
-def _read_shape(shape: Mapping[str, Any], draft: Draft, classes: Classes, where: str, findings: Findings) -> None:
+def _label(shape: Mapping[str, Any]) -> str:
+    return "" if shape.get("label") is None else str(shape["label"])
+
+
+def _read_shapes(shapes: Sequence[Any], draft: Draft, classes: Classes, findings: Findings) -> None:
+    """Add the boxes of an image's shapes; those of the parts of an object are one."""
+    places: dict[tuple[int, str], int] = {}
+    for index, value in enumerate(shapes):
+        with findings.item():
+            where = f"{draft.where}, shapes[{index}]"
+            shape = entry(value, where)
+            if (row := _row(shape, where, findings)) is None:
+                continue
+            label, group = classes.label(_label(shape), f"{where}.label"), shape.get("group_id")
+            if group is not None and (shape.get("shape_type") or "polygon") in _PARTS:
+                place = places.setdefault((label, str(group)), len(draft.rows))
+                if place < len(draft.rows):
+                    draft.rows[place] = hull([*draft.rows[place], *row])
+                    findings.count(
+                        "shapes are further parts of an object (`group_id`), and one box goes round all", where
+                    )
+                    continue
+            draft.add(where, row, label)
+
+
+def _row(shape: Mapping[str, Any], where: str, findings: Findings) -> Row | None:
+    """The corners round a shape; None, with a note, for one that has none."""
     kind = shape.get("shape_type") or "polygon"
     if kind in _NO_EXTENT:
-        findings.count("shapes have no box (points, lines, masks), and are passed over", where)
-        return
+        findings.count("shapes have no box (points, lines), and are passed over", where)
+        return None
     pairs = typed(shape, "points", list, where)
     try:
         points = [number(value, f"{where}.points") for pair in pairs for value in pair]
@@ -103,10 +127,11 @@ def _read_shape(shape: Mapping[str, Any], draft: Draft, classes: Classes, where:
         raise DatasetError(f"{where}.points: pairs [x, y] were expected.") from None
     if len(points) < 4 or len(points) % 2:
         findings.degenerate(f"{where}.points", pairs)
-        return
-    draft.add(
-        where, _circle(points) if kind == "circle" else hull(points), classes.label(str(shape.get("label")), where)
-    )
+        return None
+    x0, y0, x1, y1 = _circle(points) if kind == "circle" else hull(points)
+    return (
+        (x0, y0, x1 + 1, y1 + 1) if kind == "mask" else (x0, y0, x1, y1)
+    )  # a mask's points are its first and last pixel
 
 
 def _circle(points: Sequence[float]) -> Row:

@@ -7,7 +7,7 @@ looked at: a name's end is looked for in the `Tree`.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -19,6 +19,7 @@ from engines.datasets.tree import Tree, fold, folders_of, is_image
 from engines.errors import DatasetError
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]*")
+_LOCAL_FILES = re.compile(r"^.*/local-files/\?d=")  # how Label Studio serves a folder
 _DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")
 _SAME_SIZE = 1 << 20  # bytes that are compared at once
 
@@ -28,8 +29,12 @@ def parts_of(name: str) -> tuple[list[str], bool]:
 
     >>> parts_of("D:\\\\data\\\\images\\\\a.jpg")
     (['data', 'images', 'a.jpg'], True)
+    >>> parts_of("/data/local-files/?d=images%5Ca.jpg")
+    (['images', 'a.jpg'], True)
     """
     text = name.strip()
+    if served := _LOCAL_FILES.match(text):
+        return parts_of(unquote(text[served.end() :]))[0], True
     bare = _DRIVE.sub("", _ADDRESS.sub("", text, count=1), count=1).replace("\\", "/")
     if bare != text and "://" in text:
         bare = unquote(bare.partition("?")[0])
@@ -81,6 +86,39 @@ class Finder:
         """The images with a base name, whatever their suffix: those of the home folder, else all."""
         found = self.tree.image_stems.get(fold(stem), [])
         return self._preferred(found)
+
+    def of_file(self, file: str, name: str, where: str, stated: Size | None, own_names: Collection[str]) -> str:
+        """The image of a file that annotates one: what it says, unless that is another's and one has its own name.
+
+        name: what the file says, "" where it says none. own_names: folded names, without suffix, of all such files.
+        Raises DatasetError where both are there, and nothing says which is meant.
+        """
+        stem = PurePosixPath(file).stem
+        named = self.named(name) if name else []
+        own = self.with_stem(stem)
+        if not named or set(named) & set(own):
+            if named and len(set(named) & set(own)) == 1:
+                own = sorted(set(named) & set(own))
+            if not own:
+                return self(name or stem, where, stated)
+            if name and not named:
+                self.findings.count(
+                    "files name an image that is not there; the one of the file's own name is taken", where
+                )
+            return self.settle(own, f'{where}: "{shorten(name or stem)}"', stated)
+        if not own:
+            return self(name, where, stated)
+        own_image, named_image = (self.settle(one, f"{where}:", stated) for one in (own, named))
+        if fold(PurePosixPath(named_image).stem) not in own_names:
+            raise DatasetError(
+                f'{where}: "{shorten(name)}" is an image without a file of its own, and {shorten(own_image)} has '
+                "the name of this one; correct the field or rename the file."
+            )
+        self.findings.count(
+            "files name the image of another file; the one of the file's own name is taken",
+            f"{where}: {shorten(name)}, read as {shorten(own_image)}",
+        )
+        return own_image
 
     def settle(self, candidates: Sequence[str], what: str, stated: Size | None = None) -> str:
         """The one of several files that is meant: by folder, by stated size, or because all are the same file.

@@ -75,8 +75,8 @@ def choose_file(tree: Tree, files: Sequence[str], split: str | None, kind: str, 
 
     preferred: what the one to take among several begins with.
     """
-    wanted = split_names(split) if split else set()
-    fitting = [name for name in files if not split or wanted & words(name)]
+    wanted = {fold(name) for name in split_names(split)} if split else set()
+    fitting = [name for name in files if not split or wanted & set(map(fold, words(name)))]
     first = [name for name in fitting if preferred and name.rpartition("/")[2].startswith(preferred)]
     if len(fitting) > 1 and len(first) == 1:
         fitting = first

@@ -12,7 +12,7 @@ written is degenerate: labelling tools write it for a click without a drag.
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from xml.etree import ElementTree
@@ -33,6 +33,7 @@ LOOKS = "Pascal VOC Annotations/*.xml"
 _ANNOTATION_FOLDERS = {"annotations", "annotation", "xml", "xmls", "labels", "label", "anns", "gt"}
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "data")
 _PROBED = 50  # files that are looked at before a folder counts as one of VOC's
+_MAIN = "imagesets/main"  # the lists of detection
 _MEMBERSHIP = re.compile(r"\s+-?[01]$")  # "2008_000002 -1" in the lists of single classes
 
 
@@ -106,14 +107,17 @@ def _chosen_files(tree: Tree, files: Sequence[str], split: str | None, findings:
     """The XML files of the split (of all, when None): listed in ImageSets, else in the split's own folder."""
     if split is None:
         return set(files)
-    lists = {
-        PurePosixPath(name).stem: name
+    listings = [
+        name
         for name in tree.with_suffix(".txt")
         if fold(name.partition("/")[0]) == "imagesets" or ("/" not in name and is_split(PurePosixPath(name).stem))
-    }
+    ]
+    listings.sort(key=lambda name: fold(name.rpartition("/")[0]) != _MAIN)  # those of other tasks have fewer images
+    lists = {PurePosixPath(name).stem: name for name in reversed(listings)}
     wanted = split_names(split)
-    for name in sorted(wanted & lists.keys()):
-        return _listed_files(tree, files, lists[name], findings)
+    named = [name for name in sorted(lists) if name in wanted or fold(name) in map(fold, wanted)]
+    if named:
+        return _listed_files(tree, files, lists[max(named, key=wanted.__contains__)], findings)
     own = {name for name in files if any(is_split(part, split) or part in wanted for part in name.split("/")[:-1])}
     if own:
         return own
@@ -127,13 +131,11 @@ def _listed_files(tree: Tree, files: Sequence[str], listing: str, findings: Find
         by_stem.setdefault(fold(PurePosixPath(name).stem), []).append(name)
     found: set[str] = set()
     for index, line in enumerate(read_text(tree.path(listing)).splitlines(), start=1):
-        parts, _ = parts_of(_MEMBERSHIP.sub("", line.strip()))
+        parts, mine = _listed_name(line.strip(), by_stem)
         if not parts:
             continue
         with findings.item():
             where, text = f"{listing}, line {index}", "/".join(parts)
-            stem = fold(parts[-1])
-            mine = by_stem.get(stem) or by_stem.get(fold(PurePosixPath(parts[-1]).stem), [])
             if len(mine) > 1 and len(parts) > 1:
                 mine = [name for name in mine if fold(parts[-2]) in map(fold, name.split("/")[:-1])] or mine
             if not mine:
@@ -146,6 +148,16 @@ def _listed_files(tree: Tree, files: Sequence[str], listing: str, findings: Find
     return found
 
 
+def _listed_name(line: str, by_stem: Mapping[str, list[str]]) -> tuple[list[str], list[str]]:
+    """A line of a list as parts of a name, and the XML files it may mean: as it stands, else without a membership."""
+    parts: list[str] = []
+    for text in dict.fromkeys((line, _MEMBERSHIP.sub("", line))):
+        parts, _ = parts_of(text)
+        if parts and (mine := by_stem.get(fold(parts[-1])) or by_stem.get(fold(PurePosixPath(parts[-1]).stem), [])):
+            return parts, mine
+    return parts, []
+
+
 def _read_files(
     tree: Tree, files: Sequence[_File], classes: Classes, split: str | None, findings: Findings
 ) -> list[Draft]:
@@ -156,7 +168,7 @@ def _read_files(
     for file in files:
         with findings.item():
             finder = Finder(tree, findings, _image_folder(tree, file.name), file.folders | near)
-            image = _image(finder, file, own_names)
+            image = finder.of_file(file.name, file.filename, f"{file.name}, filename", file.stated, own_names)
             if image in seen:
                 raise DatasetError(
                     f"{file.name}, filename: {shorten(image)} has another XML file already, {seen[image]}."
@@ -182,37 +194,6 @@ def _image_folder(tree: Tree, name: str) -> str:
             usual = ("/".join(filter(None, [above, folder])) for folder in _IMAGE_FOLDERS)
             return next((folder for folder in usual if folder in tree.folders), above)
     return "/".join(parts)
-
-
-def _image(finder: Finder, file: _File, own_names: frozenset[str]) -> str:
-    """The image of an XML file: what `filename` says, unless that is another file's and there is one of its own name.
-
-    Raises DatasetError where both are there, and nothing says which is meant.
-    """
-    stem, where = PurePosixPath(file.name).stem, f"{file.name}, filename"
-    named = finder.named(file.filename) if file.filename else []
-    own = finder.with_stem(stem)
-    if not named or set(named) & set(own):
-        if named and len(set(named) & set(own)) == 1:
-            own = sorted(set(named) & set(own))
-        if not own:
-            return finder(file.filename or stem, where, file.stated)
-        if file.filename and not named:
-            finder.findings.count("`filename` fields name no image; the one of the file's own name is taken", where)
-        return finder.settle(own, f'{where}: "{shorten(file.filename or stem)}"', file.stated)
-    if not own:
-        return finder(file.filename, where, file.stated)
-    own_image, named_image = (finder.settle(one, f"{where}:", file.stated) for one in (own, named))
-    if fold(PurePosixPath(named_image).stem) not in own_names:
-        raise DatasetError(
-            f'{where}: "{shorten(file.filename)}" is an image without an XML file, and {shorten(own_image)} has '
-            "the name of this one; correct the field or rename the file."
-        )
-    finder.findings.count(
-        "`filename` fields name the image of another XML file; the one of the file's own name is taken",
-        f"{where}: {shorten(file.filename)}, read as {shorten(own_image)}",
-    )
-    return own_image
 
 
 def _read_object(found: ElementTree.Element, classes: Classes, draft: Draft, findings: Findings, where: str) -> None:

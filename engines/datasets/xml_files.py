@@ -13,6 +13,7 @@ from engines.datasets.tree import Tree
 from engines.errors import DatasetError
 
 _DECLARATION = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["'][^>]*\?>""")
+_COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
 _HEAD = 4096  # bytes in which a file's first element begins
 
 
@@ -30,7 +31,7 @@ def root_tag(tree: Tree, name: str) -> str:
             head = file.read(_HEAD).replace(b"\0", b"")
     except OSError:
         return ""
-    match = re.search(rb"<([A-Za-z_][\w.-]*)", head)
+    match = re.search(rb"<([A-Za-z_][\w.-]*)", _COMMENT.sub(b"", head))
     return match[1].decode("ascii", "replace") if match else ""
 
 

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from engines.common.quote import shorten
 from engines.datasets.assemble import finish
 from engines.datasets.classes import Classes
-from engines.datasets.fields import read_text
+from engines.datasets.fields import listed, read_text
 from engines.datasets.paths import Finder
 from engines.datasets.readings import YOLO
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
@@ -41,7 +41,7 @@ def find(tree: Tree) -> list[str]:
     found: list[str] = []
     for image in near:
         label = labels.of(image)
-        if label is not None and label not in found:
+        if label is not None and label not in found and tree.path(label).stat().st_size:
             found.append(label)
         if len(found) == _PROBED:
             break
@@ -59,21 +59,23 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
     labels, drafts = _Labels(tree), list[Draft]()
     parents = [source if source in tree.folders or not source else source.rpartition("/")[0] for source in sources]
     common = os.path.commonpath([parent or "." for parent in parents]) if all(parents) else ""
-    unlabelled = 0
     for image in images:
         with findings.item():
             label = labels.take(image)
-            unlabelled += label is None
             name = image.removeprefix(common + "/") if common else image
             draft = Draft(tree.path(image), name, image)
             drafts.append(draft)
             if label is not None:
                 labels.drafts[label] = draft
+    if options.split is None:
+        drafts = _without_unlabelled_parts(drafts, labels, findings)
+        _remark_elsewhere(tree, images, sources, findings)
     parse_file(tree, labels.drafts, settings.keypoints, names, classes, findings)
     _check_orphans(tree, images, labels, findings)
-    if unlabelled and unlabelled < len(images):
+    unlabelled = len(drafts) - len(labels.drafts)
+    if 0 < unlabelled < len(drafts):
         findings.remark(
-            f"{unlabelled} of {len(images)} images have no label file and are read as images without objects."
+            f"{unlabelled} of {len(drafts)} images have no label file and are read as images without objects."
         )
     if classes is None:
         count = 1 + max((label for draft in drafts for label in draft.labels), default=-1)
@@ -168,6 +170,33 @@ def _images_of(tree: Tree, source: str, findings: Findings) -> list[str]:
                 name = line.strip().removeprefix("./")
                 files.append(finder(name, f"{source}, line {index}"))
     return files
+
+
+def _without_unlabelled_parts(drafts: list[Draft], labels: _Labels, findings: Findings) -> list[Draft]:
+    """Drafts without those of a split of which no image has a label file: a test part that nobody labelled."""
+    labelled = set(labels.drafts.values())
+    parts: dict[str, list[Draft]] = {}
+    for draft in drafts:
+        parts.setdefault(next((part for part in draft.where.split("/")[:-1] if is_split(part)), ""), []).append(draft)
+    without = {part: mine for part, mine in parts.items() if part and labelled.isdisjoint(mine)}
+    if len(without) == len(parts):
+        return drafts
+    for part, mine in without.items():
+        findings.remark(
+            f"None of the {len(mine)} images of {shorten(part)} has a label file, so they are left out "
+            f"(`split={shorten(part)}` reads them)."
+        )
+    left_out = {draft for mine in without.values() for draft in mine}
+    return [draft for draft in drafts if draft not in left_out]
+
+
+def _remark_elsewhere(tree: Tree, images: Sequence[str], sources: Sequence[str], findings: Findings) -> None:
+    """Say how many images are in no folder and no list that was read."""
+    others = sorted(set(tree.inside("")) - set(images), key=_by_parts)
+    if others:
+        findings.remark(
+            f"{len(others)} images are not in {listed(sources)}, and are left out (first: {shorten(others[0])})."
+        )
 
 
 def _check_orphans(tree: Tree, images: Sequence[str], labels: _Labels, findings: Findings) -> None:

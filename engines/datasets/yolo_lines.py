@@ -38,7 +38,8 @@ def looks_like_labels(path: Path) -> bool:
 
 def _are_numbers(words: Sequence[str]) -> bool:
     try:
-        return all(math.isfinite(float(word)) for word in words) and words[0].removesuffix(".0").isdecimal()
+        values = [float(word) for word in words]
+        return all(map(math.isfinite, values)) and values[0] >= 0 and values[0].is_integer()
     except ValueError:
         return False
 
@@ -61,6 +62,9 @@ def parse_file(
                         lines.append((draft, _values(text.split(), f"{file}, line {index}")))
     posed = keypoints is not None or _are_poses([values for _, (_, _, values) in lines])
     scored = bool(lines) and all(len(values) == 5 for _, (_, _, values) in lines)
+    if scored and _have_scores_first([values for _, (_, _, values) in lines]):
+        findings.remark("The score of each line stands before its box, as the boxes fit their images then alone.")
+        lines = [(draft, (where, index, [*values[1:], values[0]])) for draft, (where, index, values) in lines]
     pixels = _are_pixels([values[:4] for _, (_, _, values) in lines if len(values) in (4, 5) or posed])
     for draft, (where, index, values) in lines:
         with findings.item():
@@ -109,6 +113,21 @@ def _holds(box: Sequence[float], points: Sequence[float]) -> bool:
     near_x, near_y = width / 2 + _OVERSHOOT, height / 2 + _OVERSHOOT
     inside = (abs(px - x) <= near_x and abs(py - y) <= near_y for px, py in zip(points[::2], points[1::2], strict=True))
     return width > 0 and height > 0 and all(inside)
+
+
+def _have_scores_first(lines: Sequence[Sequence[float]]) -> bool:
+    """Whether of five values the last four fit as boxes, in nearly every line, and the first four do not."""
+    fitting = [sum(map(_fits, boxes)) for boxes in ([one[1:] for one in lines], [one[:4] for one in lines])]
+    return len(lines) > 2 and fitting[0] >= _LIKELY * len(lines) > fitting[1]
+
+
+def _fits(box: Sequence[float]) -> bool:
+    """Whether a box of centre and sides lies in its image, but for a little."""
+    x, y, width, height = box
+    return all(
+        -_OVERSHOOT <= middle - side / 2 < middle + side / 2 <= 1 + _OVERSHOOT
+        for middle, side in ((x, width), (y, height))
+    )
 
 
 def _are_pixels(boxes: Sequence[Sequence[float]]) -> bool:

@@ -1,7 +1,7 @@
 """What YOLO's settings files say: names of classes, splits, keypoints.
 
-Knows: `data.yaml`, any other .yaml in the dataset's folder that has names, Darknet's `.data` files, and lists of names.
-Knows nothing about label files.
+Knows: `data.yaml`, any other .yaml in the dataset's folder, or one folder down, that has names, Darknet's `.data`
+files, and lists of names. Knows nothing about label files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -89,8 +89,11 @@ class Settings:
         def accept(name: str) -> bool:
             return name in folders or not name or (name in tree.known and name.lower().endswith(".txt"))
 
-        if isinstance(base, str) and base.strip():
-            name, cut = find_in(tree, f"{base}/{entry}", accept)
+        bases = [base] if isinstance(base, str) and base.strip() else []
+        if within := self.file.rpartition("/")[0]:
+            bases = [f"{within}/{one}" for one in bases] + [within, *bases]
+        for above in bases:
+            name, cut = find_in(tree, f"{above}/{entry}", accept)
             if name is not None:
                 return name, cut
         return find_in(tree, entry, accept)
@@ -102,15 +105,25 @@ def settings_files(tree: Tree) -> list[str]:
     if usual:
         return usual[:1]
     root = [name for name in tree.files if "/" not in name]
-    named = [name for name in root if name.lower().endswith((".yaml", ".yml")) and _has_names(tree, name)]
     return (
-        named or [name for name in root if name.lower().endswith(".data") and "names" in _read_darknet(tree, name)][:1]
+        _naming(tree, root)
+        or [name for name in root if name.lower().endswith(".data") and "names" in _read_darknet(tree, name)][:1]
     )
+
+
+def _naming(tree: Tree, files: Sequence[str]) -> list[str]:
+    """Those of the files that are YAML and name classes."""
+    return [name for name in files if name.lower().endswith((".yaml", ".yml")) and _has_names(tree, name)]
+
+
+def _below(tree: Tree) -> list[str]:
+    """Settings files one folder down, for a folder that has neither its own nor a list of names."""
+    return [] if _lists(tree) else _naming(tree, [name for name in tree.files if name.count("/") == 1])
 
 
 def read_settings(tree: Tree, findings: Findings) -> Settings:
     """What the settings file holds; DatasetError for one that can't be read, and for two that disagree on names."""
-    files = settings_files(tree)
+    files = settings_files(tree) or _below(tree)
     if not files:
         return Settings("", {})
     if files[0].lower().endswith(".data"):
@@ -173,8 +186,7 @@ def class_names(tree: Tree, settings: Settings, wanted: Sequence[str] | None) ->
     """Names by index: the settings', a list's, else those that were asked for; None where nobody gave any."""
     if settings.values.get("names") is not None:
         return _names(settings)
-    lists = [name for name in tree.files if fold(name.rpartition("/")[2]) in NAME_FILES or name.endswith(".names")]
-    found = {tuple(_listed(tree, name)): name for name in sorted(lists, key=lambda name: name.count("/"))}
+    found = {tuple(_listed(tree, name)): name for name in sorted(_lists(tree), key=lambda name: name.count("/"))}
     if len(found) > 1:
         one, other = list(found.values())[:2]
         raise DatasetError(
@@ -184,6 +196,11 @@ def class_names(tree: Tree, settings: Settings, wanted: Sequence[str] | None) ->
         return next(iter(found))
     notes = [name for name in tree.files if name.rpartition("/")[2] == _NOTES]
     return _from_notes(tree, notes[0]) if notes else wanted
+
+
+def _lists(tree: Tree) -> list[str]:
+    """Files of names, a name a line."""
+    return [name for name in tree.files if fold(name.rpartition("/")[2]) in NAME_FILES or name.endswith(".names")]
 
 
 def _listed(tree: Tree, file: str) -> list[str]:

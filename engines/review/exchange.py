@@ -10,6 +10,7 @@ file themselves.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from engines.common.files import read_json, write_atomic
+from engines.common.files import write_atomic
 from engines.common.quote import quote
 from engines.common.schema import walked
+from engines.datasets.coco_boxes import read_bbox
+from engines.datasets.fields import identity, read_json
+from engines.datasets.paths import parts_of
+from engines.datasets.readings import SIDES
+from engines.datasets.records import Findings
 from engines.datasets.writers import AnnotatedImage, bboxes, on_grid, write_coco
 from engines.errors import DatasetError, UsageError
 from engines.labels.boxes import Instances, iou_matrix
@@ -31,6 +37,7 @@ from engines.runs.decisions import labels_of
 FORMATS = ("coco", "cvat", "labelstudio")
 _SAME = 0.02  # pixels, and a part of the side: what tools round away
 _LEAST_IOU = 0.3  # of a box that was moved with what it was
+_PREFIX = re.compile(r"[0-9a-f]{6,8}-")  # what Label Studio puts before the name of an uploaded file
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def export(session: Session, kind: str, file: Path) -> int:
         return len(images)
     write_coco(file, images, names, {"description": "as decided in dengine review"})
     if kind == "cvat":
-        content = read_json(file, DatasetError)
+        content = read_json(file)
         for one in content["annotations"]:  # what CVAT's own COCO files have beside the box
             one["attributes"] = {"occluded": False, "rotation": 0.0, "score": one.get("score", 1.0)}
             one["segmentation"] = []
@@ -98,9 +105,10 @@ def read_corrections(session: Session, file: Path) -> Imported:
 
 
 def _row(session: Session, name: str) -> int | None:
-    """The image of that name, or of its last part where a tool put folders or a prefix before it."""
-    tail = name.rsplit("/", 1)[-1]
-    for one in (name, tail, tail.split("-", 1)[-1]):
+    """The image of that name, or of its end where a tool put folders before it, or Label Studio's prefix."""
+    parts, _ = parts_of(name)
+    ends = ["/".join(parts[start:]) for start in range(len(parts))]
+    for one in [name, *ends, *(_PREFIX.sub("", end) for end in ends[-1:])]:
         if (row := session.row_of(one)) is not None:
             return row
     return None
@@ -164,26 +172,31 @@ def _task(image: AnnotatedImage, names: Sequence[str]) -> dict[str, Any]:
 
 def _images_in(file: Path, names: Sequence[str]) -> Iterator[tuple[str, Instances]]:
     """Each image's name and boxes, from Label Studio's JSON or a COCO file."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as cause:
-        raise DatasetError(f"{file} is not readable as JSON: {cause}.") from cause
+    content = read_json(file)
     with walked(DatasetError, f"{file}: not as its format has it."):
         if isinstance(content, list):
-            yield from (_from_task(one, names, f"{file}, task {place}") for place, one in enumerate(content))
+            for place, task in enumerate(content):
+                if (found := _from_task(task, names, f"{file}, task {place}")) is not None:
+                    yield found
         elif isinstance(content, Mapping) and "images" in content and "annotations" in content:
             yield from _from_coco(content, names, str(file))
         else:
             raise DatasetError(f"{file}: a COCO file, or the JSON of Label Studio, was expected.")
 
 
-def _from_task(task: Mapping[str, Any], names: Sequence[str], where: str) -> tuple[str, Instances]:
+def _from_task(task: Mapping[str, Any], names: Sequence[str], where: str) -> tuple[str, Instances] | None:
+    """Of the last annotation that was submitted; None where none was, which says nothing about the labels."""
     data = task["data"]
     name = str(data.get("file") or data["image"])
-    rows, labels = [], []
     kept = [one for one in task.get("annotations", []) if not one.get("was_cancelled")]
-    for result in kept[-1]["result"] if kept else []:
-        if result.get("type") != "rectanglelabels":
+    if not kept:
+        return None
+    rows, labels = [], []
+    for result in kept[-1]["result"]:
+        kind = str(result.get("type"))
+        if kind != "rectanglelabels":
+            if kind.endswith("labels"):
+                raise DatasetError(f"{where}: {quote(kind)} is no rectangle, which a label here must be.")
             continue
         value, width, height = result["value"], result["original_width"], result["original_height"]
         if value.get("rotation"):
@@ -195,20 +208,32 @@ def _from_task(task: Mapping[str, Any], names: Sequence[str], where: str) -> tup
 
 
 def _from_coco(content: Mapping[str, Any], names: Sequence[str], where: str) -> Iterator[tuple[str, Instances]]:
-    classes = {one["id"]: str(one["name"]) for one in content["categories"]}
-    mine: dict[Any, list[Mapping[str, Any]]] = {}
-    for one in content["annotations"]:
-        mine.setdefault(one["image_id"], []).append(one)
-    for image in content["images"]:
+    """Ids are numbers or text, and boxes of whatever dress a dataset's may have."""
+    classes = {identity(one, "id", f"{where}, categories"): str(one["name"]) for one in content["categories"]}
+    mine: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for place, one in enumerate(content["annotations"]):
+        spot = f"{where}, annotations[{place}]"
+        mine.setdefault(identity(one, "image_id", spot), []).append((spot, one))
+    for place, image in enumerate(content["images"]):
         rows, labels = [], []
-        for one in mine.get(image["id"], []):
-            if one.get("iscrowd"):
+        for spot, one in mine.pop(identity(image, "id", f"{where}, images[{place}]"), []):
+            if one.get("iscrowd") in (1, "1"):
                 continue
-            x, y, width, height = map(float, one["bbox"])
-            rows.append([x, y, x + width, y + height])
-            labels.append(_label(classes[one["category_id"]], names, where))
+            rows.append(_corners_of(one, spot))
+            labels.append(_label(classes[identity(one, "category_id", spot)], names, where))
         name = str(image["file_name"])
         yield name, _instances(rows, labels, f"{where}, {quote(name)}")
+    for spot, _ in next(iter(mine.values()), []):
+        raise DatasetError(f"{spot}.image_id is not the id of any image.")
+
+
+def _corners_of(annotation: Mapping[str, Any], where: str) -> list[float]:
+    """The box of a COCO annotation as corners; DatasetError for one that is none."""
+    row, reading = read_bbox(annotation, Findings(skip_bad=False), where)
+    if row is None:
+        raise DatasetError(f"{where}.bbox is {quote(annotation.get('bbox'))}; x, y, width, height were expected.")
+    found: list[float] = (reading or SIDES).corners(np.array([row]), (1, 1))[0].tolist()
+    return found
 
 
 def _label(name: str, names: Sequence[str], where: str) -> int:

@@ -107,6 +107,20 @@ def test_names_come_from_any_yaml_in_the_folder_that_has_them(tmp_path: Path, na
     assert read_whole(tmp_path).class_names == ("cat", "dog")
 
 
+@pytest.mark.parametrize("name", ["data/data.yaml", "labels/data.yaml", "config/cells.yml"])
+def test_names_and_folders_come_from_a_yaml_one_folder_down(tmp_path: Path, name: str) -> None:
+    make_yolo(tmp_path, "data/images/train", "data/labels/train", None)
+    text(tmp_path / name, "train: images/train\nnames: [cat, dog]\n")
+    assert name in read_whole(tmp_path).remarks[0]
+    read_whole(tmp_path, split="train")
+
+
+def test_a_list_of_names_goes_before_a_yaml_one_folder_down(tmp_path: Path) -> None:
+    make_yolo(tmp_path)
+    text(tmp_path / "config" / "other.yaml", "names: [person, car]\n")
+    assert read_whole(tmp_path).remarks == ()
+
+
 def test_two_settings_files_that_name_different_classes_are_refused(tmp_path: Path) -> None:
     make_yolo(tmp_path, names=None)
     text(tmp_path / "a.yaml", "names: [cat, dog]\n")

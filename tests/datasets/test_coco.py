@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_datasets import BOXES, coco_content, make_coco
 from PIL import Image
 from refusals import refused
 
@@ -233,3 +234,12 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (root / "images" / "b.png").symlink_to(tmp_path / "b.png")
     with refused(DatasetError, None, "images[1].file_name", "`follow_links`"):
         open_dataset(root)
+
+
+def test_annotations_that_are_there_twice_count_once_with_a_remark(tmp_path: Path) -> None:
+    content = coco_content()
+    content["annotations"] += [dict(one) for one in content["annotations"]]
+    content["annotations"].append({**content["annotations"][0], "category_id": 2})
+    dataset = open_dataset(make_coco(tmp_path, content))
+    assert sum(len(record.instances) for record in dataset.records) == BOXES + 1, "of another class is another label"
+    assert (len(dataset.remarks), dataset.dropped) == (1, ())

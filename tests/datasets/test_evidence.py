@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from made_datasets import (
     CLASSES,
@@ -170,6 +171,13 @@ def test_turned_images_without_a_stated_size_are_remarked(tmp_path: Path) -> Non
     assert any("`boxes=stored`" in line for line in dataset.remarks)
 
 
+def test_an_orientation_that_is_none_is_no_turn(tmp_path: Path) -> None:
+    make_coco(tmp_path)
+    for name in PICTURES:
+        picture(tmp_path / "images" / name, orientation=0)
+    assert read_whole(tmp_path).remarks == ()
+
+
 def test_half_turned_images_whose_size_says_nothing_are_remarked(tmp_path: Path) -> None:
     turned(tmp_path, 3, ONE, SIZE)
     dataset = read_whole(tmp_path, {"a.png": ONE})
@@ -232,6 +240,26 @@ def test_a_bad_box_among_many_does_not_hide_the_form(tmp_path: Path) -> None:
 def test_coco_boxes_that_are_corners_in_fractions_are_read(tmp_path: Path) -> None:
     make_coco(tmp_path, fractions(corners_for_sides(coco_content())))
     assert "[x0, y0, x1, y1] in fractions" in read_whole(tmp_path).remarks[0]
+
+
+@pytest.mark.parametrize("stray", [[0.9, 0.9, 1.002, 0.2], [30, 30, 20, 10], [0, 0, 0, 0]])
+def test_a_number_above_one_does_not_make_fractions_boxes_of_a_pixel(tmp_path: Path, stray: list[float]) -> None:
+    content = fractions(coco_content())
+    content["annotations"].append({"id": 99, "image_id": 1, "category_id": 1, "bbox": stray})
+    make_coco(tmp_path, content)
+    dataset = open_dataset(tmp_path)
+    areas = np.concatenate([record.instances.boxes for record in dataset.records])
+    assert ((areas[:, 2:] - areas[:, :2]).prod(axis=1) > 10).all(), "no box is a pixel"
+    assert len(areas) + len(dataset.dropped) == 1 + sum(map(len, PICTURES.values()))
+    assert "fractions" in dataset.remarks[0]
+
+
+def test_rows_of_zeros_do_not_make_pixels_fractions(tmp_path: Path) -> None:
+    content = coco_content()
+    content["annotations"][0]["bbox"][0] += 0.25
+    content["annotations"] += [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 0, 0]} for _ in range(9)]
+    dataset = open_dataset(make_coco(tmp_path, content))
+    assert (len(dataset.dropped), dataset.remarks) == (9, ())
 
 
 def test_the_form_that_is_asked_for_is_taken(tmp_path: Path) -> None:
@@ -301,6 +329,14 @@ def test_boxes_that_lie_mostly_outside_are_refused(tmp_path: Path) -> None:
     assert len(open_dataset(tmp_path, boxes="written").records[0].instances) == 4
 
 
+def test_many_boxes_that_leave_their_images_are_remarked(tmp_path: Path) -> None:
+    content = coco_content()
+    for annotation in content["annotations"]:
+        annotation["bbox"][2:] = [side * 1.9 for side in annotation["bbox"][2:]]
+    dataset = open_dataset(make_coco(tmp_path, content))
+    assert any("leave their images" in line for line in dataset.remarks)
+
+
 def test_swapped_corners_are_put_in_order_with_a_remark(tmp_path: Path) -> None:
     make_voc(tmp_path)
     swapped = [(label, (x1 - 1, y0, x0 + 1, y1)) for label, (x0, y0, x1, y1) in ONE[:2]]
@@ -365,6 +401,14 @@ def test_lines_with_a_score_are_read_without_it(tmp_path: Path) -> None:
         lines = yolo_lines(objects).replace("\n", " 0.87\n")
         text(tmp_path / "labels" / f"{name[:-4]}.txt", lines)
     assert any("a score, which is not read" in line for line in read_whole(tmp_path).remarks)
+
+
+def test_scores_before_the_boxes_are_known_by_what_fits(tmp_path: Path) -> None:
+    make_yolo(tmp_path)
+    for file in (tmp_path / "labels").iterdir():
+        lines = [line.split(" ", 1) for line in file.read_text().splitlines()]
+        text(file, "\n".join(f"{label} 0.9{index} {box}" for index, (label, box) in enumerate(lines)))
+    assert len(read_whole(tmp_path).remarks) == 2
 
 
 def test_readings_give_corners_in_pixels() -> None:

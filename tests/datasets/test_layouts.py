@@ -1,8 +1,11 @@
 """Folders as tools leave them: which are read, and what is said of the rest."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from made_datasets import (
     BOXES,
@@ -204,6 +207,146 @@ def test_images_without_a_label_file_are_counted(tmp_path: Path) -> None:
     assert any(line.startswith("1 of 3 images have no label file") for line in open_dataset(tmp_path).remarks)
 
 
+@pytest.mark.parametrize("form", ["images/{}", "{}/images"])
+def test_a_split_that_nobody_labelled_is_no_split_of_empty_images(tmp_path: Path, form: str) -> None:
+    make_yolo(tmp_path, form.format("train"), form.format("train").replace("images", "labels"))
+    for name in ("c", "d"):
+        picture(tmp_path / form.format("test") / f"{name}.png")
+    assert any("test" in line for line in read_whole(tmp_path).remarks)
+    alone = open_dataset(tmp_path, split="test", require_boxes=False)
+    assert sorted(record.file.name for record in alone.records) == ["c.png", "d.png"]
+
+
+def test_images_beside_the_folders_that_settings_name_are_said_to_be_left_out(tmp_path: Path) -> None:
+    make_yolo(tmp_path, "images/train", "labels/train", None)
+    text(tmp_path / "data.yaml", "train: images/train\nnames: [cat, dog]\n")
+    picture(tmp_path / "more" / "z.png")
+    assert any("more/z.png" in line for line in read_whole(tmp_path).remarks)
+
+
+def test_label_files_are_known_behind_many_empty_ones(tmp_path: Path) -> None:
+    _flat_yolo(tmp_path)
+    for index in range(30):
+        picture(tmp_path / f"0{index}.png")
+        text(tmp_path / f"0{index}.txt", "")
+    dataset = open_dataset(tmp_path)
+    assert (len(dataset.records), dataset.class_names) == (32, ("cat", "dog"))
+
+
+def test_label_files_that_numpy_wrote_are_known(tmp_path: Path) -> None:
+    _flat_yolo(tmp_path)
+    for name in ("a.txt", "b.txt"):
+        np.savetxt(tmp_path / name, np.loadtxt(tmp_path / name))
+    read_whole(tmp_path)
+
+
+@pytest.mark.parametrize("between", [";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_tables_that_a_spreadsheet_saved_are_read(tmp_path: Path, between: str, encoding: str) -> None:
+    _tensorflow_csv(tmp_path)
+    table = tmp_path / "_annotations.csv"
+    table.write_bytes(table.read_text().replace(",", between).replace("\n", "\r\n").encode(encoding))
+    read_whole(tmp_path)
+
+
+def test_a_row_of_an_image_alone_says_that_it_has_no_objects(tmp_path: Path) -> None:
+    _tensorflow_csv(tmp_path)
+    picture(tmp_path / "c.png")
+    table = tmp_path / "_annotations.csv"
+    text(table, table.read_text() + "\nc.png,64,48,,,,,")
+    assert len(open_dataset(tmp_path).records) == 3
+
+
+@pytest.mark.parametrize("yes", ["1", "True", "1.0"])
+def test_groups_of_open_images_are_crowds_however_pandas_wrote_them(tmp_path: Path, yes: str) -> None:
+    _open_images(tmp_path)
+    table = tmp_path / "train-annotations-bbox.csv"
+    head, first, *others = table.read_text().splitlines()
+    text(table, "\n".join([head, first.removesuffix(",0") + f",{yes}", *others]))
+    dataset = open_dataset(tmp_path)
+    assert sum(int(record.instances.crowd.sum()) for record in dataset.records) == 1
+
+
+def test_names_of_classes_come_from_the_table_of_the_seventh_open_images(tmp_path: Path) -> None:
+    _open_images(tmp_path)
+    older = tmp_path / "class-descriptions-boxable.csv"
+    text(tmp_path / "oidv7-class-descriptions-boxable.csv", "LabelName,DisplayName\n" + older.read_text())
+    older.unlink()
+    assert read_whole(tmp_path).class_names == ("cat", "dog")
+
+
+def _mask(x0: float, y0: float, x1: float, y1: float) -> str:
+    return f'<mask label="{{}}" rle="1, 2" left="{x0}" top="{y0}" width="{x1 - x0}" height="{y1 - y0}"/>'
+
+
+def _cuboid(x0: float, y0: float, x1: float, y1: float) -> str:
+    sides = [
+        f'x{name}{side}="{x if side == 1 else x1}" y{name}{side}="{y}"'
+        for side in (1, 2)
+        for name, x, y in (("tl", x0, y0), ("bl", x0, y1), ("tr", x0 + 3, y0), ("br", x0 + 3, y1))
+    ]
+    return f'<cuboid label="{{}}" {" ".join(sides)}/>'
+
+
+@pytest.mark.parametrize("shape", [_mask, _cuboid])
+def test_masks_and_cuboids_of_cvat_become_the_boxes_round_them(tmp_path: Path, shape: Callable[..., str]) -> None:
+    _cvat_images(tmp_path)
+    images = (
+        f'<image name="{name}">{"".join(shape(*box).format(label) for label, box in objects)}</image>'
+        for name, objects in PICTURES.items()
+    )
+    text(tmp_path / "annotations.xml", f"<annotations>{''.join(images)}</annotations>")
+    read_whole(tmp_path)
+
+
+def _change_labelme(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    for file in root.glob("*.json"):
+        content = json.loads(file.read_text())
+        change(content)
+        write_coco_file(file, content)
+
+
+def _as_masks(content: dict[str, Any]) -> None:
+    for shape in content["shapes"][:-1]:
+        (x0, y0), (x1, y1) = shape["points"]
+        shape.update(points=[[x0, y0], [x1 - 1, y1 - 1]], shape_type="mask", mask="iVBORw0K")
+
+
+def _in_parts(content: dict[str, Any]) -> None:
+    shapes = []
+    for group, shape in enumerate(content["shapes"][:-1]):
+        (x0, y0), (x1, y1) = shape["points"]
+        for points in ([[x0, y0], [x0 + 2, y0], [x0 + 2, y1]], [[x1 - 2, y0], [x1, y0], [x1, y1]]):
+            shapes.append({**shape, "points": points, "shape_type": "polygon", "group_id": group})
+    content["shapes"] = shapes
+
+
+def _renamed(content: dict[str, Any]) -> None:
+    content["imagePath"] = "IMG_0001.png"
+
+
+@pytest.mark.parametrize("change", [_as_masks, _in_parts, _renamed])
+def test_shapes_of_labelme_are_one_box_an_object(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    _labelme(tmp_path)
+    _change_labelme(tmp_path, change)
+    read_whole(tmp_path)
+
+
+def test_labelme_is_known_behind_many_other_json_files(tmp_path: Path) -> None:
+    _labelme(tmp_path)
+    for index in range(30):
+        text(tmp_path / f"0{index}.json", "{}")
+    read_whole(tmp_path)
+
+
+def test_a_shape_of_labelme_without_a_label_is_no_class(tmp_path: Path) -> None:
+    _labelme(tmp_path)
+    _change_labelme(tmp_path, lambda content: content["shapes"][0].update(label=None))
+    with refused(DatasetError, None, "a.json, shapes[0].label"):
+        open_dataset(tmp_path)
+    assert open_dataset(tmp_path, skip_bad=True).class_names == ("cat", "dog")
+
+
 def test_several_datasets_below_are_named(tmp_path: Path) -> None:
     make_coco(tmp_path / "first")
     make_voc(tmp_path / "second")
@@ -216,6 +359,13 @@ def test_a_split_among_several_datasets_below_is_taken(tmp_path: Path) -> None:
     make_voc(tmp_path / "sets" / "train", "Annotations", "JPEGImages")
     make_voc(tmp_path / "sets" / "val", "Annotations", "JPEGImages")
     read_whole(tmp_path, split="train")
+
+
+@pytest.mark.parametrize("folders", ["train val", "set/train set/valid", "train2017 val2017"])
+def test_a_split_that_is_a_dataset_below_is_taken_beside_those_of_the_others(tmp_path: Path, folders: str) -> None:
+    for folder in folders.split():
+        make_coco(tmp_path / folder)
+    read_whole(tmp_path, split="val")
 
 
 def test_images_beside_a_dataset_below_are_not_read_without_it(tmp_path: Path) -> None:
@@ -280,6 +430,40 @@ def test_imagesets_name_images_with_suffixes_folders_and_memberships(tmp_path: P
     read_whole(tmp_path, {"b.png": TWO}, split="val")
     read_whole(tmp_path, {"b.png": TWO}, split="test")
     read_whole(tmp_path, split="cats")
+
+
+def test_the_split_is_the_list_of_detection_where_other_tasks_have_shorter_ones(tmp_path: Path) -> None:
+    make_voc(tmp_path)
+    for task, lines in (("Action", "a 1\n"), ("Main", "a\nb\n"), ("Segmentation", "a\n")):
+        text(tmp_path / "ImageSets" / task / "train.txt", lines)
+    read_whole(tmp_path, split="train")
+
+
+def test_splits_are_known_whatever_their_case(tmp_path: Path) -> None:
+    make_voc(tmp_path / "voc")
+    text(tmp_path / "voc" / "ImageSets" / "Main" / "Train.txt", "a\nb\n")
+    read_whole(tmp_path / "voc", split="train")
+    make_coco(tmp_path / "coco")
+    file = tmp_path / "coco" / "annotations" / "instances.json"
+    text(file.with_name("instances_Val.json"), file.read_text())
+    file.rename(file.with_name("instances_Train.json"))
+    read_whole(tmp_path / "coco", split="val")
+
+
+def test_a_number_at_the_end_of_a_listed_name_is_part_of_it_where_such_a_file_is_there(tmp_path: Path) -> None:
+    named = {"photo.png": ONE, "photo 1.png": TWO}
+    for name, objects in named.items():
+        picture(tmp_path / "JPEGImages" / name)
+        text(tmp_path / "Annotations" / f"{name[:-4]}.xml", voc_xml(name, objects))
+    text(tmp_path / "ImageSets" / "Main" / "train.txt", "photo\nphoto 1\n")
+    read_whole(tmp_path, named, split="train")
+
+
+def test_a_comment_before_the_first_element_hides_no_xml(tmp_path: Path) -> None:
+    make_voc(tmp_path)
+    for file in (tmp_path / "Annotations").iterdir():
+        text(file, f"<?xml version='1.0'?>\n<!-- <image> by a tool -->\n{file.read_text()}")
+    read_whole(tmp_path)
 
 
 def test_other_suffixes_of_images_are_images(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ FOREIGN = [
     "file:///home/me/images/{}",
     "http://images.cocodataset.org/train2017/{}",
     "https://label.example.org/data/upload/1/{}?token=1",
+    "/data/local-files/?d={}",
+    "http://localhost:8080/data/local-files/?d=some%5Cimages%5C{}",
     "./images/{}",
     "other/folder/{}",
     "my%20images/{}",

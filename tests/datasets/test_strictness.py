@@ -19,6 +19,7 @@ from made_datasets import (
     voc_xml,
 )
 from PIL import Image
+from pycocotools import mask as encoder
 from refusals import refused
 
 from engines.datasets.dataset import open_dataset
@@ -80,6 +81,13 @@ def masks_alone(content: dict[str, Any]) -> None:
     without("bbox")(content)
 
 
+def masks_as_text(content: dict[str, Any]) -> None:
+    masks_alone(content)
+    for annotation in content["annotations"]:
+        found = annotation["segmentation"]
+        annotation["segmentation"]["counts"] = encoder.frPyObjects(found, *found["size"])["counts"].decode()
+
+
 def images_twice(content: dict[str, Any]) -> None:
     content["images"] += [dict(image) for image in content["images"]]
 
@@ -100,6 +108,9 @@ DRESSES = {
     "bbox of texts": each_annotation(bbox=lambda one: list(map(str, one["bbox"]))),
     "polygons alone": polygons_alone,
     "masks alone": masks_alone,
+    "masks as text alone": masks_as_text,
+    "polygons with empty boxes": each_annotation(segmentation=polygon, bbox=[]),
+    "polygons with boxes of zeros": each_annotation(segmentation=polygon, bbox=[0, 0, 0, 0]),
     "images twice": images_twice,
     "unknown fields": lambda content: content.update(info=None, licenses=None, videos=[{}]),
 }
@@ -152,13 +163,25 @@ def test_one_bad_box_is_a_degenerate_one(tmp_path: Path, bbox: Any) -> None:
     content = coco_content()
     content["annotations"].append({"image_id": 1, "category_id": 1, "bbox": bbox, "segmentation": [[1, 1, 9, 1, 9, 9]]})
     make_coco(tmp_path, content)
-    if bbox is None:  # the polygon says it
+    if bbox in (None, [], ""):  # the polygon says it
         assert len(open_dataset(tmp_path).records[0].instances) == len(ONE) + 1
         return
     dataset = read_whole(tmp_path)
     (dropped,) = dataset.dropped
     assert dropped.startswith("annotations/instances.json, annotations[6].bbox")
     assert len(dropped) < 200
+
+
+@pytest.mark.parametrize("counts", ["o" * 300_000, "\x00", "", "52203" * 1000])
+def test_masks_of_nonsense_are_refused_or_dropped(tmp_path: Path, counts: str) -> None:
+    content = coco_content()
+    content["annotations"].append(
+        {"image_id": 1, "category_id": 1, "segmentation": {"counts": counts, "size": [48, 64]}}
+    )
+    make_coco(tmp_path, content)
+    dataset = open_dataset(tmp_path, skip_bad=True)
+    assert sum(len(record.instances) for record in dataset.records) in (6, 7)
+    assert len(dataset.dropped) + len(dataset.skipped) + sum(len(one.instances) for one in dataset.records) == 7
 
 
 def test_bad_boxes_alone_are_no_dataset_and_the_first_is_named(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_filename_that_is_another_files_image_gives_way_to_the_files_own_name(
     make_voc(tmp_path)
     text(tmp_path / "Annotations" / "b.xml", voc_xml("a.png", TWO))
     dataset = read_whole(tmp_path)
-    assert any("name the image of another XML file" in line for line in dataset.remarks)
+    assert any("name the image of another file" in line for line in dataset.remarks)
 
 
 def test_filenames_that_are_mixed_up_are_read_by_the_files_names(tmp_path: Path) -> None:

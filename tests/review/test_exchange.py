@@ -1,6 +1,7 @@
 """Other tools' files: what goes out, and that what comes back becomes decisions."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,74 @@ def test_label_studio_has_percent_and_its_corrections_come_back(data: Path) -> N
     file.write_text(json.dumps(tasks), "utf-8")
     assert review(ReviewSettings(data, corrections=file)).taken == 4
     assert [one["do"] for one in decisions_in(data)] == ["change", "delete", "delete", "delete"]
+
+
+def _backslashes(content: dict[str, Any]) -> None:
+    for one in content["images"]:
+        one["file_name"] = "images\\" + one["file_name"]
+
+
+def _ids_as_text_in_one_place(content: dict[str, Any]) -> None:
+    for one in content["annotations"]:
+        one.update(image_id=str(one["image_id"]), category_id=float(one["category_id"]))
+
+
+def _crowds_as_text(content: dict[str, Any]) -> None:
+    for one in content["annotations"]:
+        one["iscrowd"] = "0"
+
+
+@pytest.mark.parametrize("change", [_backslashes, _ids_as_text_in_one_place, _crowds_as_text])
+def test_labels_in_any_dress_are_the_same_labels(data: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = coco_content()
+    change(content)
+    file = data.parent / "back.json"
+    file.write_text(json.dumps(content), "utf-8-sig")
+    summary = review(ReviewSettings(data, corrections=file))
+    assert (summary.taken, decisions_in(data)) == (0, [])
+
+
+def test_boxes_that_were_turned_in_cvat_become_the_upright_ones_round_them(data: Path) -> None:
+    content = written(data, "cvat")
+    content["annotations"][0]["attributes"]["rotation"] = 90.0
+    file = write_coco_file(data.parent / "back.json", content)
+    review(ReviewSettings(data, corrections=file))
+    (change,) = decisions_in(data)
+    assert (change["do"], change["box"]) == ("change", [0.0, 10.0, 24.0, 26.0])
+
+
+def test_an_annotation_of_no_image_is_refused(data: Path) -> None:
+    content = coco_content()
+    content["annotations"][0]["image_id"] = 77
+    file = write_coco_file(data.parent / "back.json", content)
+    with refused(DatasetError, None, "annotations[0].image_id"):
+        review(ReviewSettings(data, corrections=file))
+    assert decisions_in(data) == []
+
+
+@pytest.mark.parametrize("annotations", [[], [{"result": [], "was_cancelled": True}]])
+def test_tasks_that_nobody_submitted_say_nothing(data: Path, annotations: list[dict[str, Any]]) -> None:
+    tasks = written(data, "labelstudio")
+    tasks[0]["annotations"] = annotations
+    file = write_coco_file(data.parent / "back.json", tasks)
+    assert review(ReviewSettings(data, corrections=file)).taken == 0
+
+
+def test_an_image_of_another_name_is_not_taken_for_one_that_is_here(data: Path) -> None:
+    content = coco_content()
+    content["images"][0]["file_name"] = "cam-b.png"
+    content["images"].pop(1)
+    content["annotations"] = []
+    file = write_coco_file(data.parent / "back.json", content)
+    assert review(ReviewSettings(data, corrections=file)).taken == 0
+
+
+def test_polygons_of_label_studio_are_refused(data: Path) -> None:
+    tasks = written(data, "labelstudio")
+    tasks[0]["annotations"][0]["result"][0]["type"] = "polygonlabels"
+    file = write_coco_file(data.parent / "back.json", tasks)
+    with refused(DatasetError, None, "polygonlabels"):
+        review(ReviewSettings(data, corrections=file))
 
 
 def test_a_run_goes_out_with_its_labels_alone(tmp_path: Path) -> None:
