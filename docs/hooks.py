@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CHANGELOG.md": "CHANGELOG.md"} | {
     file.relative_to(ROOT).as_posix(): file.relative_to(ROOT).as_posix()
-    for file in sorted((ROOT / "benchmarks" / "results").glob("*"))
+    for file in sorted((ROOT / "benchmarks" / "results").rglob("*"))
     if file.suffix in (".md", ".txt")
 }  # path in the repository -> path on the site
 _HOMES = {site: home for home, site in OUTSIDE.items()}

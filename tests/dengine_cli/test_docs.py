@@ -92,6 +92,12 @@ def test_every_file_that_is_linked_is_there(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).is_file()] == []
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_every_page_is_named_by_the_readme_and_in_the_menu_of_the_site(page: Path) -> None:
+    assert f"](docs/{page.name}" in README.read_text("utf-8")
+    assert re.search(rf": {re.escape(page.name)}$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
+
+
 def test_the_picture_is_shown() -> None:
     assert "](docs/preview.png)" in README.read_text("utf-8")
 
