@@ -128,10 +128,11 @@ def _row(shape: Mapping[str, Any], where: str, findings: Findings) -> Row | None
     if len(points) < 4 or len(points) % 2:
         findings.degenerate(f"{where}.points", pairs)
         return None
-    x0, y0, x1, y1 = _circle(points) if kind == "circle" else hull(points)
-    return (
-        (x0, y0, x1 + 1, y1 + 1) if kind == "mask" else (x0, y0, x1, y1)
-    )  # a mask's points are its first and last pixel
+    if kind == "circle":
+        return _circle(points)
+    x0, y0, x1, y1 = hull(points)
+    past = int(kind == "mask")  # its points are its first and last pixel
+    return x0, y0, x1 + past, y1 + past
 
 
 def _circle(points: Sequence[float]) -> Row:
