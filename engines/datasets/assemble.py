@@ -57,7 +57,7 @@ def _header(draft: Draft) -> Header:
 def _record(
     draft: Draft, header: Header, corners: Boxes, reading: Reading, white: float | None, findings: Findings
 ) -> Record:
-    """Clip an image's boxes to it; drop and note those without area, or outside, and those that are there already."""
+    """Clip an image's boxes to it; drop and note those without area, or outside; note those that are there already."""
     size, rows = header.size, np.array(draft.rows, dtype=np.float64).reshape(-1, 4)
     limits = np.array([*size, *size], dtype=np.float64)
     kept, boxes, outside, seen = [], [], [], set()
@@ -71,9 +71,10 @@ def _record(
             findings.dropped.append(f"{where}: box {_shown(box)} has no area.")
         elif not _has_area(clipped):
             findings.dropped.append(f"{where}: box {_shown(box)} lies outside the {size[0]}x{size[1]} image.")
-        elif (its := (draft.labels[index], draft.crowd[index], *clipped.tolist())) in seen:
-            findings.count("boxes repeat another of their image and class, and count once", where)
         else:
+            its = draft.labels[index], draft.crowd[index], *clipped.tolist()
+            if its in seen:
+                findings.count("boxes repeat another of their image and class (`audit` lists them)", where)
             seen.add(its)
             kept.append(index)
             boxes.append(clipped)

@@ -236,10 +236,11 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
         open_dataset(root)
 
 
-def test_annotations_that_are_there_twice_count_once_with_a_remark(tmp_path: Path) -> None:
+def test_annotations_that_are_there_twice_are_remarked_on(tmp_path: Path) -> None:
     content = coco_content()
-    content["annotations"] += [dict(one) for one in content["annotations"]]
-    content["annotations"].append({**content["annotations"][0], "category_id": 2})
+    again = [dict(one) for one in content["annotations"]]
+    content["annotations"] += [*again, {**again[0], "category_id": 2}]  # of another class it is another label
     dataset = open_dataset(make_coco(tmp_path, content))
-    assert sum(len(record.instances) for record in dataset.records) == BOXES + 1, "of another class is another label"
-    assert (len(dataset.remarks), dataset.dropped) == (1, ())
+    assert sum(len(record.instances) for record in dataset.records) == 2 * BOXES + 1
+    assert len(dataset.remarks) == 1
+    assert str(BOXES) in dataset.remarks[0]

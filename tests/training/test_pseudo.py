@@ -50,7 +50,8 @@ def _folder(
         pixels = generator(3, number).integers(0, 255, size=(SIZE[1] // 8, SIZE[0] // 8, 3)).astype(np.uint8)
         Image.fromarray(pixels).resize(SIZE, Image.Resampling.BICUBIC).save(root / "images" / f"{number}.png")
         count = boxes + crowds
-        found = Instances.of([BOX] * count, [0] * count, [0.9] * count, np.arange(count) >= boxes)
+        places = [np.add(BOX, place) for place in range(count)]  # none is there twice
+        found = Instances.of(places, [0] * count, [0.9] * count, np.arange(count) >= boxes)
         images.append(AnnotatedImage(f"{number}.png", *SIZE, found))
     write_coco(root / "annotations.json", images, names, info)
     return root
