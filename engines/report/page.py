@@ -83,7 +83,7 @@ def _memory(found: Figures) -> str:
             f'and {escape(reference.name)}.</p><div class="shots">{shots}</div>'
         )
     if found.memory is not None:
-        told = found.memory.remark or f"To images that its models learned from it correlates by {found.memory.words}"
+        told = found.memory.remark or f"Correlation of thumbnails is {found.memory.words}"
         text += f"<p>{escape(told)}.</p>"
     return section("Repeats, and what was learned by heart", text)
 

@@ -41,7 +41,7 @@ class Memory:
     """How near painted images come to those that the models of their bundle learned from.
 
     >>> Memory(images=48, nearest=0.62, repeats=0).words
-    '0.62 at most, of 48 images looked at (nearly the same from 0.95 on)'
+    '0.62 at most to an image that was learned from, in 48 images (nearly the same from 0.95 on)'
     """
 
     images: int  # painted ones that were compared
@@ -52,7 +52,8 @@ class Memory:
     def words(self) -> str:
         """The figures."""
         looked = counted(self.images, "image")
-        return f"{self.nearest:.2f} at most, of {looked} looked at (nearly the same from {NEAR:g} on)"
+        how = f"nearly the same from {NEAR:g} on"
+        return f"{self.nearest:.2f} at most to an image that was learned from, in {looked} ({how})"
 
     @property
     def remark(self) -> str | None:
