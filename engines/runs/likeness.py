@@ -71,8 +71,7 @@ def likeness(folder: Path, run: RunSettings, references: Sequence[Record] = ()) 
     """A sample of the dataset's images beside the run's `references`, or beside what its bundle says of the images
     that its adapter learned from; None where there is nothing to compare. Raises DatasetError for a broken image.
     """
-    names = sorted(item.name for item in os.scandir(folder / IMAGES) if IMAGE_NAME.fullmatch(item.name))
-    seen = [look_at(read_image(folder / IMAGES / name)) for name in spread(names, SAMPLE)]
+    seen = [look_at(read_image(file)) for file in _sample(folder, SAMPLE)]
     photographs = list(_looks(spread(references, SAMPLE), run)) if references and seen else []
     return like(seen, run, looks_of(photographs) if photographs else None)
 
@@ -98,8 +97,7 @@ def memory(folder: Path, run: RunSettings) -> Memory | None:
     learned = [one.thumbnails for one in known if one is not None and len(one.thumbnails)]
     if not learned:
         return None
-    names = sorted(item.name for item in os.scandir(folder / IMAGES) if IMAGE_NAME.fullmatch(item.name))
-    return nearest(thumbnails(folder / IMAGES / name for name in spread(names, COMPARED)), learned)
+    return nearest(thumbnails(_sample(folder, COMPARED)), learned)
 
 
 def nearest(painted: Thumbnails, learned: Sequence[Thumbnails]) -> Memory | None:
@@ -120,6 +118,12 @@ def bundle_of(run: RunSettings) -> Path | None:
         return folder if sha256_file(folder / MANIFEST) == run.bundle_hash else None
     except (BundleError, OSError):
         return None
+
+
+def _sample(folder: Path, most: int) -> list[Path]:
+    """So many of a run's image files at most."""
+    names = sorted(item.name for item in os.scandir(folder / IMAGES) if IMAGE_NAME.fullmatch(item.name))
+    return [folder / IMAGES / name for name in spread(names, most)]
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:
