@@ -61,11 +61,6 @@ def thumbnail(pixels: npt.NDArray[np.uint8]) -> Thumbnails:
     return np.asarray(values / max(length, 1e-12), dtype=np.float32)
 
 
-def thumbnails(files: Iterable[Path]) -> Thumbnails:
-    """Thumbnails of image files, float32 [N, D], in their order. Raises DatasetError for a file that cannot be read."""
-    return fingerprints(files).thumbnails
-
-
 @dataclass(frozen=True, eq=False)
 class Fingerprints:
     """What tells copies: of N images, in their order."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from engines.datasets.dataset import Record
 from engines.datasets.duplicates import NEAR, near_pairs, thumbnail
+from engines.datasets.images import read_image
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
 from engines.labels.rules import Drop, DropReason, Rules, drop, quality
@@ -27,10 +28,10 @@ from engines.quality.verdicts import Likeness
 from engines.runs.dataset_files import ANNOTATIONS
 from engines.runs.decisions import read_decisions
 from engines.runs.journal import IMAGES, JOURNAL, Entry, find_image, read_entries
-from engines.runs.likeness import Memory, like, memory
+from engines.runs.likeness import COMPARED, Memory, learned_by, like, nearest, spread
 
 BINS, GRID = 40, 16
-_SAMPLE = 100  # images whose pixels are looked at, and references: about a second in all
+_SAMPLE = 100  # images whose pixels are looked at (COMPARED where these may repeat what was learned), and references
 SHOWN, UNSURE = 24, 12  # images in the report
 _SEED = 0
 
@@ -61,22 +62,15 @@ class Boxes:
 
 @dataclass(eq=False)
 class Look:
-    """What the pixels of a sample show: one number an image."""
+    """What the pixels of a sample show, image by image."""
 
-    sharpness: list[float] = field(default_factory=list)  # standard deviation of the Laplacian of its grey values
-    brightness: list[float] = field(default_factory=list)  # mean, 0 to 255
-    colour: list[float] = field(default_factory=list)  # mean difference of the largest and smallest channel
-    seen: list[PixelLook] = field(default_factory=list)  # the same, and more
+    seen: list[PixelLook] = field(default_factory=list)
     thumbnails: list[npt.NDArray[np.float32]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
 
     def add(self, file: Path, pixels: npt.NDArray[np.uint8]) -> None:
         """Look at an image, uint8 [H, W, 3]."""
-        seen = look_at(pixels)
-        self.seen.append(seen)
-        self.sharpness.append(seen.sharpness)
-        self.brightness.append(seen.brightness)
-        self.colour.append(seen.colour)
+        self.seen.append(look_at(pixels))
         self.thumbnails.append(thumbnail(pixels))
         self.files.append(file)
 
@@ -135,7 +129,8 @@ class Draw:
 def gather(folder: Path, run: RunSettings, rules: Rules) -> Figures:
     """Count a run's journal, and look at a sample of its images and of its references."""
     found = Figures(run.class_names, scores=np.zeros((len(run.class_names), BINS), dtype=np.int64))
-    sample, unsure = Draw(_SAMPLE), list[tuple[float, int, Entry]]()
+    learned = learned_by(run)
+    sample, unsure = Draw(COMPARED if learned else _SAMPLE), list[tuple[float, int, Entry]]()
     decisions, written = read_decisions(folder), (folder / ANNOTATIONS).exists()
     for entry in read_entries(folder / JOURNAL):
         found.painted += 1
@@ -156,7 +151,7 @@ def gather(folder: Path, run: RunSettings, rules: Rules) -> Figures:
             unsure = sorted([*unsure, (quality(entry.instances), entry.index, entry)])[:UNSURE]
     for entry in sample.taken:
         file = find_image(folder, entry)
-        found.look.add(file, _pixels(file))
+        found.look.add(file, read_image(file))
     for picked, into in ((sample.some(SHOWN), found.shown), ([one for *_, one in unsure], found.unsure)):
         for entry in picked:
             instances = decisions.choose(entry, rules, entry.labels(rules), None)[0]
@@ -165,7 +160,7 @@ def gather(folder: Path, run: RunSettings, rules: Rules) -> Figures:
     if found.look.seen:
         photographs = looks_of(found.look_references.seen) if found.look_references.seen else None
         found.likeness = like(found.look.seen, run, photographs)
-        found.memory = memory(folder, run)
+        found.memory = nearest(found.look.thumbnails, learned)
     return found
 
 
@@ -183,8 +178,7 @@ def _compare(found: Figures, run: RunSettings) -> None:
         mine = record.instances.take(kept)
         labels = np.array([same[names[label]] for label in mine.labels], dtype=np.int64)
         found.references.add(Instances.of(mine.boxes, labels).single, record.width, record.height)
-    step = max(1, len(records) // _SAMPLE)
-    for record, _ in records[::step][:_SAMPLE]:
+    for record, _ in spread(records, _SAMPLE):
         try:
             pixels = _scaled(record, run)
         except DatasetError:
@@ -214,12 +208,6 @@ def _references(found: Figures, run: RunSettings) -> list[tuple[Record, tuple[st
 def _scaled(record: Record, run: RunSettings) -> npt.NDArray[np.uint8]:
     """A reference at the scale that it was painted at, so that sharpness means the same."""
     return scaled(record.pixels(), run.short_side or min(run.frame))
-
-
-def _pixels(file: Path) -> npt.NDArray[np.uint8]:
-    from engines.datasets.images import read_image
-
-    return read_image(file)
 
 
 def _stacked(look: Look) -> npt.NDArray[np.float32]:

@@ -58,7 +58,7 @@ def _looks(found: Figures) -> str:
         text = found.likeness.remark or f"What was painted has {found.likeness.figures}"
         told = f"<p>{escape(text[0].upper() + text[1:])}.</p>"
     for name in ("sharpness", "brightness", "colour"):
-        ours, theirs = getattr(mine, name), getattr(other, name)
+        ours, theirs = ([getattr(one, name) for one in look.seen] for look in (mine, other))
         first, second, low, high = spread(ours, theirs)
         pairs = [("painted", first)] + ([("references", second)] if theirs else [])
         medians = f"Median {median(ours):.1f}" + (f", of the references {median(theirs):.1f}" if theirs else "")

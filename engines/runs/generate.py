@@ -44,7 +44,7 @@ from engines.runs.journal import (
     read_progress,
     remove_images_from,
 )
-from engines.runs.likeness import likeness, memory
+from engines.runs.likeness import hold_against
 from engines.runs.near_duplicates import REPEATS
 from engines.runs.outcomes import entry_of
 from engines.runs.pace import STAGE, Pace, Teller
@@ -212,7 +212,8 @@ def _compared(found: GenerateSummary, folder: Path, run: RunSettings, references
     if found.interrupted:
         return found
     records = references.records if references else ()
-    return replace(found, likeness=likeness(folder, run, records), memory=memory(folder, run))
+    likeness, memory = hold_against(folder, run, records)
+    return replace(found, likeness=likeness, memory=memory)
 
 
 def _complete(

@@ -15,20 +15,18 @@ from typing import TypeVar
 import numpy as np
 
 from engines.adapter.info import read_info
-from engines.bundle.bundle import default_bundle
-from engines.bundle.files import MANIFEST
-from engines.common.files import sha256_file
 from engines.common.plurals import counted
 from engines.datasets.dataset import Record
-from engines.datasets.duplicates import NEAR, Thumbnails, mirrored, thumbnails
+from engines.datasets.duplicates import NEAR, Thumbnails, mirrored, thumbnail
 from engines.datasets.images import read_image
 from engines.datasets.learned import LEARNED, read_learned
-from engines.errors import BundleError, DatasetError, DengineError, ModelError
+from engines.errors import DatasetError, DengineError, ModelError
 from engines.painting.run_settings import RunSettings
 from engines.quality.look import Look, Looks, look_at, looks_of, scaled
 from engines.quality.verdicts import Likeness, compare
 from engines.runs.journal import IMAGES
 from engines.runs.lines import IMAGE_NAME
+from engines.runs.run_folder import bundle_of
 
 SAMPLE = 48  # images of each kind that are looked at
 COMPARED = 400  # painted images that are held against all that was learned from
@@ -67,13 +65,25 @@ class Memory:
         )
 
 
-def likeness(folder: Path, run: RunSettings, references: Sequence[Record] = ()) -> Likeness | None:
-    """A sample of the dataset's images beside the run's `references`, or beside what its bundle says of the images
-    that its adapter learned from; None where there is nothing to compare. Raises DatasetError for a broken image.
+def hold_against(
+    folder: Path, run: RunSettings, references: Sequence[Record] = ()
+) -> tuple[Likeness | None, Memory | None]:
+    """A sample of a run's images beside its `references`, or beside what its bundle says of the images that its adapter
+    learned from; and beside all that the bundle's models learned from, where there are no references. Each None where
+    there is nothing to compare with. Raises DatasetError for a broken image.
     """
-    seen = [look_at(read_image(file)) for file in _sample(folder, SAMPLE)]
+    learned = learned_by(run)
+    names = sorted(item.name for item in os.scandir(folder / IMAGES) if IMAGE_NAME.fullmatch(item.name))
+    chosen = spread(names, COMPARED if learned else SAMPLE)
+    looked_at, seen, small = set(spread(chosen, SAMPLE)), [], []
+    for name in chosen:
+        pixels = read_image(folder / IMAGES / name)
+        if learned:
+            small.append(thumbnail(pixels))
+        if name in looked_at:
+            seen.append(look_at(pixels))
     photographs = list(_looks(spread(references, SAMPLE), run)) if references and seen else []
-    return like(seen, run, looks_of(photographs) if photographs else None)
+    return like(seen, run, looks_of(photographs) if photographs else None), nearest(small, learned)
 
 
 def like(painted: Sequence[Look], run: RunSettings, references: Looks | None) -> Likeness | None:
@@ -84,46 +94,28 @@ def like(painted: Sequence[Look], run: RunSettings, references: Looks | None) ->
     return compare(looks_of(painted), known, "the references" if references else "the training images")
 
 
-def memory(folder: Path, run: RunSettings) -> Memory | None:
-    """A sample of a run's images beside all that its bundle's models learned from. None where it had references, which
-    are compared with elsewhere (`near_duplicates`), and where the bundle doesn't say. Raises DatasetError for a broken
-    image.
+def learned_by(run: RunSettings) -> list[Thumbnails]:
+    """Thumbnails of all that the models of a run's bundle learned from. None of a run with references, which are
+    compared with elsewhere (`near_duplicates`), and of a bundle that doesn't say.
     """
     bundle = None if run.options.reference else bundle_of(run)
     try:
         known = [read_learned(bundle / part / LEARNED) for part in (".", "adapter")] if bundle else []
     except ModelError:
-        return None
-    learned = [one.thumbnails for one in known if one is not None and len(one.thumbnails)]
-    if not learned:
-        return None
-    return nearest(thumbnails(_sample(folder, COMPARED)), learned)
+        return []
+    return [one.thumbnails for one in known if one is not None and len(one.thumbnails)]
 
 
-def nearest(painted: Thumbnails, learned: Sequence[Thumbnails]) -> Memory | None:
-    """How near thumbnails [N, D] come to those of `learned`, mirrored or not; None where there are none."""
-    if not len(painted):
+def nearest(painted: Sequence[Thumbnails], learned: Sequence[Thumbnails]) -> Memory | None:
+    """How near thumbnails, [D] each, come to those of `learned`, [N, D] each, mirrored or not; None without either."""
+    if not painted or not learned:
         return None
-    best = np.full(len(painted), -1.0, dtype=np.float32)
+    images = np.stack(painted)
+    best = np.full(len(images), -1.0, dtype=np.float32)
     for block in (part[first : first + _BLOCK] for part in learned for first in range(0, len(part), _BLOCK)):
-        for either in (painted, mirrored(painted)):
+        for either in (images, mirrored(images)):
             best = np.maximum(best, (either @ block.T).max(axis=1))
-    return Memory(len(painted), round(min(1.0, float(best.max())), 3), int((best >= NEAR).sum()))
-
-
-def bundle_of(run: RunSettings) -> Path | None:
-    """The folder of a run's bundle, if it is there and still the same."""
-    try:
-        folder = run.options.bundle or default_bundle()
-        return folder if sha256_file(folder / MANIFEST) == run.bundle_hash else None
-    except (BundleError, OSError):
-        return None
-
-
-def _sample(folder: Path, most: int) -> list[Path]:
-    """So many of a run's image files at most."""
-    names = sorted(item.name for item in os.scandir(folder / IMAGES) if IMAGE_NAME.fullmatch(item.name))
-    return [folder / IMAGES / name for name in spread(names, most)]
+    return Memory(len(images), round(min(1.0, float(best.max())), 3), int((best >= NEAR).sum()))
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:

@@ -1,7 +1,7 @@
 """The folder of a run: who may write in it, which settings it was started with, and what it may be.
 
-Knows: the lock, `run.json`, which folders a new run may take, and what lay elsewhere in an earlier dengine's. Knows
-nothing about what is painted.
+Knows: the lock, `run.json`, which folders a new run may take, where a run's bundle is, and what lay elsewhere in an
+earlier dengine's. Knows nothing about what is painted.
 
     RUN/run.json, journal.jsonl          what was asked, and what came of it, line by line
     RUN/images/, annotations.json, ...   the dataset, in its formats
@@ -15,8 +15,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from engines.common.files import read_json, sync_folder, write_json
-from engines.errors import RunError
+from engines.bundle.bundle import default_bundle
+from engines.bundle.files import MANIFEST
+from engines.common.files import read_json, sha256_file, sync_folder, write_json
+from engines.errors import BundleError, RunError
 from engines.painting.run_settings import GOES_ON, RunSettings, differences
 from engines.runs.journal import IMAGES, JOURNAL, OLD_SPARE, OWN, PARTIAL, SPARE
 
@@ -132,6 +134,15 @@ def require_run(folder: Path) -> RunSettings:
     if settings is None or not (folder / JOURNAL).exists():
         raise RunError(f"{folder} is not a run (no {RUN} or no {JOURNAL}): give a folder that `dengine generate` made.")
     return settings
+
+
+def bundle_of(run: RunSettings) -> Path | None:
+    """The folder of a run's bundle, if it is there and still the same."""
+    try:
+        folder = run.options.bundle or default_bundle()
+        return folder if sha256_file(folder / MANIFEST) == run.bundle_hash else None
+    except (BundleError, OSError):
+        return None
 
 
 def check_format(folder: Path, stored: RunSettings | None) -> None:

@@ -16,8 +16,7 @@ from engines.errors import DatasetError
 from engines.painting.references import open_references
 from engines.painting.run_settings import RunSettings
 from engines.runs.journal import JOURNAL, read_entries
-from engines.runs.likeness import bundle_of
-from engines.runs.run_folder import RUN, require_run
+from engines.runs.run_folder import RUN, bundle_of, require_run
 
 
 def known_images(

@@ -17,7 +17,6 @@ from engines.datasets.duplicates import (
     near_pairs,
     pixel_hash,
     thumbnail,
-    thumbnails,
 )
 from engines.errors import DatasetError
 
@@ -57,7 +56,7 @@ def test_a_changed_copy_is_near_its_original_alone(tmp_path: Path, change: str) 
         pixels = np.ascontiguousarray(pixels[:, ::-1])
     file = tmp_path / "changed.jpg"
     Image.fromarray(pixels).save(file, quality=40)
-    found = near_pairs(thumbnails([file]), thumbnails(originals))
+    found = near_pairs(fingerprints([file]).thumbnails, fingerprints(originals).thumbnails)
     assert [(pair.first, pair.second) for pair in found] == [(0, 4)]
     assert 0.95 <= found[0].correlation <= 1.0
 
@@ -135,10 +134,11 @@ def test_pictures_of_one_colour_are_near_nothing() -> None:
 
 
 def test_no_images_have_no_pairs() -> None:
-    assert near_pairs(thumbnails([]), thumbnails([])) == []
+    none = fingerprints([]).thumbnails
+    assert near_pairs(none, none) == []
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"not an image")
     with refused(DatasetError, None, "broken.png"):
-        thumbnails([tmp_path / "broken.png"])
+        fingerprints([tmp_path / "broken.png"])

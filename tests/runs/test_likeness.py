@@ -1,6 +1,7 @@
 """What a run painted is held against its references, or against what its bundle says of training images."""
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,16 @@ from reviewing import make_review_run
 
 from dengine_cli.generate import show_run
 from engines.common.files import write_json
+from engines.datasets import images
 from engines.datasets.dataset import open_images
 from engines.datasets.learned import LEARNED, write_learned
 from engines.painting.references import open_references
+from engines.report import figures
+from engines.report.figures import gather
 from engines.report.report import ReportSettings, report
+from engines.runs import likeness
 from engines.runs.journal import IMAGES
-from engines.runs.likeness import Memory, likeness, memory, spread
+from engines.runs.likeness import Memory, hold_against, spread
 from engines.runs.run_folder import require_run
 from engines.runs.summaries import DatasetSummary, GenerateSummary
 
@@ -32,13 +37,13 @@ def test_mush_is_told_from_its_references_and_the_report_says_so(tmp_path: Path)
     references = open_references(run.options).records
     for number, image in enumerate(sorted((folder / IMAGES).iterdir())):
         Image.fromarray(photograph(50 + number)).save(image, quality=95)
-    alike = likeness(folder, run, references)
+    alike = hold_against(folder, run, references)[0]
     assert alike is not None
     assert (alike.remark, alike.photographs.images, alike.painted.images) == (None, 5, 9)
     assert alike.figures in report(ReportSettings(folder)).file.read_text("utf-8")
     for image in (folder / IMAGES).iterdir():
         picture(image, (160, 120), shade=120)
-    mush = likeness(folder, run, references)
+    mush = hold_against(folder, run, references)[0]
     assert mush is not None
     assert mush.remark is not None
     assert "do not look like your photographs" in report(ReportSettings(folder)).file.read_text("utf-8")
@@ -46,7 +51,7 @@ def test_mush_is_told_from_its_references_and_the_report_says_so(tmp_path: Path)
 
 def test_without_references_and_without_its_bundle_nothing_is_claimed(tmp_path: Path) -> None:
     folder = make_review_run(tmp_path / "run", 10)
-    assert likeness(folder, require_run(folder)) is None
+    assert hold_against(folder, require_run(folder)) == (None, None)
 
 
 def _painted_from_text(folder: Path, part: str, learned: list[np.ndarray]) -> Path:
@@ -69,7 +74,7 @@ def _painted_from_text(folder: Path, part: str, learned: list[np.ndarray]) -> Pa
 def test_images_painted_by_heart_are_counted_and_the_report_says_so(tmp_path: Path, part: str) -> None:
     same = [photograph(51), np.ascontiguousarray(photograph(53)[:, ::-1]), photograph(3)]
     folder = _painted_from_text(tmp_path, part, same)
-    found = memory(folder, require_run(folder))
+    found = hold_against(folder, require_run(folder))[1]
     assert found is not None
     assert (found.images, found.repeats) == (9, 2)
     assert found.nearest > 0.99
@@ -77,9 +82,20 @@ def test_images_painted_by_heart_are_counted_and_the_report_says_so(tmp_path: Pa
     assert "2 of 9 painted images looked at nearly repeat" in report(ReportSettings(folder)).file.read_text("utf-8")
 
 
+def test_each_image_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _painted_from_text(tmp_path, ".", [photograph(number) for number in range(3)])
+    run, seen, read = require_run(folder), Counter[str](), images.read_image
+    for module in (likeness, figures):
+        monkeypatch.setattr(module, "read_image", lambda file: (seen.update([file.name]), read(file))[1])
+    hold_against(folder, run)
+    assert list(seen.values()) == [1] * 9
+    gather(folder, run, run.rules)
+    assert list(seen.values()) == [2] * 9
+
+
 def test_images_that_repeat_nothing_are_told_by_the_nearest(tmp_path: Path) -> None:
     folder = _painted_from_text(tmp_path, ".", [photograph(number) for number in range(3)])
-    found = memory(folder, require_run(folder))
+    found = hold_against(folder, require_run(folder))[1]
     assert found is not None
     assert (found.repeats, found.remark) == (0, None)
     assert found.nearest < 0.95
@@ -100,7 +116,7 @@ def test_generate_prints_how_near_it_came_and_notes_what_it_knows_by_heart(
 def test_broken_fingerprints_cost_no_run(tmp_path: Path) -> None:
     folder = _painted_from_text(tmp_path, ".", [photograph(1)])
     (tmp_path / "bundle" / LEARNED).write_bytes(b"no fingerprints")
-    assert memory(folder, require_run(folder)) is None
+    assert hold_against(folder, require_run(folder))[1] is None
 
 
 def test_a_sample_is_spread_evenly_over_all() -> None:
