@@ -245,7 +245,7 @@ def label_images(
         backend=backend.description,
         own_score=None if own is None else stored(own.thresholds),
         own_figures={name: by_own[name] for name in by_own if name not in figures},
-        seen=_seen(bundle, dataset),
+        seen=_seen(bundle, dataset, report),
     )  # fmt: skip
 
 
@@ -265,10 +265,10 @@ def _own_rules(bundle: "Bundle") -> Rules:
     return label_rules(score, 0.0, 1.0, bundle.adapter_info.thresholds, bundle.class_names)
 
 
-def _seen(bundle: "Bundle", dataset: Dataset) -> tuple[str, ...]:
+def _seen(bundle: "Bundle", dataset: Dataset, report: Report) -> tuple[str, ...]:
     """Images that the bundle's adapter learned from, or that nearly repeat such; broken ones are passed over."""
     learned = read_learned(bundle.folder / "adapter" / LEARNED)
-    return () if learned is None else seen_by(dataset.records, learned)
+    return () if learned is None else seen_by(dataset.records, learned, report)
 
 
 def _write(

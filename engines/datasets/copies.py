@@ -4,6 +4,7 @@ Knows: the ways in which an image is known, and their words. Knows nothing about
 N images looked at, M images known.
 """
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,12 +12,13 @@ import numpy.typing as npt
 
 from engines.common.events import Event, EventKind, Report, silent
 from engines.datasets.crops import cut_from
-from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, near_pairs
+from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, joined, near_pairs
 from engines.datasets.learned import Learned, short_hash
 from engines.datasets.records import Record
 from engines.errors import DatasetError
 
 COPIES = "looking for copies"  # in events
+_BLOCK = 256  # images that are held at once against all that was learned from
 
 
 def known_from(
@@ -71,16 +73,18 @@ def known_to(
     return found
 
 
-def seen_by(records: Sequence[Record], learned: Learned) -> tuple[str, ...]:
+def seen_by(records: Sequence[Record], learned: Learned, report: Report = silent) -> tuple[str, ...]:
     """The names of the images that a model learned from, or that nearly repeat such; broken ones are passed over."""
-    seen = []
-    for record in records:
-        try:
-            prints = fingerprints([record])
-        except DatasetError:
-            continue
-        if known_to([record], prints, learned, crops=False):
-            seen.append(record.name)
+    seen: list[str] = []
+    for start in range(0, len(records), _BLOCK):
+        read, prints = [], []
+        for record in records[start : start + _BLOCK]:
+            with contextlib.suppress(DatasetError):
+                prints.append(fingerprints([record]))
+                read.append(record)
+        found = known_to(read, joined(prints), learned, crops=False)
+        seen += [read[row].name for row in sorted(found)]
+        report(Event(EventKind.PROGRESS, COPIES, done=min(start + _BLOCK, len(records)), total=len(records)))
     return tuple(seen)
 
 

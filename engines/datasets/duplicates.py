@@ -83,6 +83,12 @@ def fingerprints(images: Iterable[Path | Record]) -> Fingerprints:
     return Fingerprints(hashes, np.stack(rows) if rows else np.zeros((0, SIDE * SIDE), dtype=np.float32))
 
 
+def joined(prints: Sequence[Fingerprints]) -> Fingerprints:
+    """All of them, in order."""
+    rows = [one.thumbnails for one in prints] or [np.zeros((0, SIDE * SIDE), dtype=np.float32)]
+    return Fingerprints([own for one in prints for own in one.hashes], np.concatenate(rows))
+
+
 def mirrored(images: Thumbnails) -> Thumbnails:
     """Thumbnails [N, D] of the same pictures mirrored left to right."""
     return np.ascontiguousarray(images.reshape(-1, SIDE, SIDE)[:, :, ::-1]).reshape(images.shape)
@@ -119,8 +125,9 @@ def sketch(images: Thumbnails) -> Sketches:
 
 def near_pairs(
     first: Thumbnails, second: Thumbnails | None = None, threshold: float = NEAR, *, mirror: bool = True
-) -> list[Pair]:
-    """Pairs whose thumbnails correlate by `threshold` or more, in the order of their indices.
+) -> Iterator[Pair]:
+    """Pairs whose thumbnails correlate by `threshold` or more, one by one: of frames of a video nearly all are, and
+    there may be millions. Those of one `first` come with rising `second`.
 
     first: [N, D]; second: [M, D], or None for the pairs within `first`, each named once, the lower index first.
     mirror: a picture and its mirror image count as nearly one, too.
@@ -130,12 +137,9 @@ def near_pairs(
 
 def near_sketches(
     first: Sketches, second: Sketches | None = None, threshold: float = NEAR, *, mirror: bool = True
-) -> list[Pair]:
+) -> Iterator[Pair]:
     """`near_pairs` of thumbnails that were sketched before."""
-    return sorted(_pairs(first, first if second is None else second, threshold, mirror, within=second is None))
-
-
-def _pairs(first: Sketches, second: Sketches, threshold: float, mirror: bool, within: bool) -> Iterator[Pair]:
+    within, second = second is None, first if second is None else second
     for start in range(0, len(first), _BLOCK):
         block = first.part(slice(start, start + _BLOCK))
         for other in range(start if within else 0, len(second), _BLOCK):
@@ -143,6 +147,25 @@ def _pairs(first: Sketches, second: Sketches, threshold: float, mirror: bool, wi
             for row, column, correlation in zip(*found, strict=True):
                 if not within or start + row < other + column:
                     yield Pair(start + row, other + column, min(1.0, correlation))
+
+
+def near_groups(images: Thumbnails) -> list[list[int]]:
+    """The indices of thumbnails [N, D], those that are nearly one, by others perhaps, together; each group rises, and
+    they come by their first."""
+    parent = list(range(len(images)))
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = place = parent[parent[place]]
+        return place
+
+    for pair in near_pairs(images):
+        low, high = sorted((root(pair.first), root(pair.second)))
+        parent[high] = low
+    groups: dict[int, list[int]] = {}
+    for place in range(len(images)):
+        groups.setdefault(root(place), []).append(place)
+    return list(groups.values())
 
 
 def _near(

@@ -1,6 +1,6 @@
 """Groups of images that nearly repeat each other, found in the background.
 
-Knows: how a result's images are compared, and how pairs become groups. What "nearly" means is
+Knows: which of a result's images are compared, and how far that is. What "nearly" means is
 `engines.datasets.duplicates`' correlation of thumbnails. Knows nothing about pages.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engines.datasets.duplicates import NEAR, SIDE, near_pairs, thumbnail
+from engines.datasets.duplicates import SIDE, near_groups, thumbnail
 from engines.datasets.images import read_image
 from engines.errors import DatasetError
 from engines.review.session import Session
@@ -47,18 +47,6 @@ class Groups:
                 with contextlib.suppress(DatasetError):  # it is like nothing
                     thumbs[place] = thumbnail(read_image(file))
             self.done = place + 1
-        parent = list(range(len(self.rows)))
-
-        def root(place: int) -> int:
-            while parent[place] != place:
-                parent[place] = place = parent[parent[place]]
-            return place
-
-        for pair in near_pairs(thumbs, None, NEAR):
-            first, second = sorted((root(pair.first), root(pair.second)))
-            parent[second] = first
-        members: dict[int, list[int]] = {}
-        for place, row in enumerate(self.rows):
-            members.setdefault(root(place), []).append(row)
-        self.groups = sorted((one for one in members.values() if len(one) > 1), key=lambda one: -len(one))
+        members = [[self.rows[place] for place in group] for group in near_groups(thumbs)]
+        self.groups = sorted((one for one in members if len(one) > 1), key=lambda one: -len(one))
         self.complete = True

@@ -13,7 +13,6 @@ Source: out-of-sample predictions for finding label errors are confident learnin
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from engines.common.events import Event, EventKind, Report, note
 from engines.common.files import read_json, write_atomic
 from engines.common.forecast import Forecast
 from engines.datasets.dataset import Dataset, Record, instances_of
-from engines.datasets.duplicates import fingerprints, near_pairs
+from engines.datasets.duplicates import fingerprints, near_groups
 from engines.diffusion.base_model import base_hash
 from engines.errors import RunError, UsageError
 from engines.labels.average_precision import mean_average_precision
@@ -47,21 +46,16 @@ def deal(records: Sequence[Record], folds: int) -> list[int]:
     Folds are as equal in size as that allows. Raises UsageError where one would stay empty, DatasetError for an image
     that cannot be read.
     """
-    group = list(range(len(records)))
-    for pair in near_pairs(fingerprints(records).thumbnails):
-        group = [group[pair.first] if one == group[pair.second] else one for one in group]
-    members = defaultdict(list)
-    for index, one in enumerate(group):
-        members[one].append(index)
+    groups = near_groups(fingerprints(records).thumbnails)
     sizes, fold = [0] * folds, [0] * len(records)
-    for images in sorted(members.values(), key=lambda images: _place(records[images[0]])):
+    for images in sorted(groups, key=lambda images: _place(records[images[0]])):
         smallest = sizes.index(min(sizes))
         sizes[smallest] += len(images)
         for index in images:
             fold[index] = smallest
     if not all(sizes):
         raise UsageError(
-            f"`folds` is {folds}, and there are {len(members)} different pictures: take fewer folds.", field="folds"
+            f"`folds` is {folds}, and there are {len(groups)} different pictures: take fewer folds.", field="folds"
         )
     return fold
 

@@ -14,6 +14,7 @@ from engines.datasets.duplicates import (
     Thumbnails,
     fingerprints,
     mirrored,
+    near_groups,
     near_pairs,
     pixel_hash,
     thumbnail,
@@ -56,14 +57,14 @@ def test_a_changed_copy_is_near_its_original_alone(tmp_path: Path, change: str) 
         pixels = np.ascontiguousarray(pixels[:, ::-1])
     file = tmp_path / "changed.jpg"
     Image.fromarray(pixels).save(file, quality=40)
-    found = near_pairs(fingerprints([file]).thumbnails, fingerprints(originals).thumbnails)
+    found = list(near_pairs(fingerprints([file]).thumbnails, fingerprints(originals).thumbnails))
     assert [(pair.first, pair.second) for pair in found] == [(0, 4)]
     assert 0.95 <= found[0].correlation <= 1.0
 
 
 def test_a_mirror_image_counts_only_where_it_is_asked_for() -> None:
     images = np.stack([thumbnail(picture(2)), thumbnail(np.ascontiguousarray(picture(2)[:, ::-1]))])
-    assert near_pairs(images, mirror=False) == []
+    assert list(near_pairs(images, mirror=False)) == []
     assert [(pair.first, pair.second) for pair in near_pairs(images)] == [(0, 1)]
     np.testing.assert_allclose(mirrored(images)[0], images[1], atol=1e-2)
 
@@ -71,7 +72,24 @@ def test_a_mirror_image_counts_only_where_it_is_asked_for() -> None:
 def test_pairs_within_one_set_are_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "_BLOCK", 2)
     images = np.stack([thumbnail(picture(number)) for number in (0, 1, 0, 2, 0)])
-    assert [(pair.first, pair.second) for pair in near_pairs(images)] == [(0, 2), (0, 4), (2, 4)]
+    assert sorted((pair.first, pair.second) for pair in near_pairs(images)) == [(0, 2), (0, 4), (2, 4)]
+
+
+def test_pictures_that_are_near_by_others_are_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "_BLOCK", 2)
+    ends = thumbnail(picture(0)), thumbnail(picture(1))
+    between = [ends[0] * (1 - share) + ends[1] * share for share in np.linspace(0, 1, 9)]
+    chain = [row / np.linalg.norm(row) for row in between]
+    images = np.stack([chain[8], thumbnail(picture(2)), *chain[:8], thumbnail(picture(3))])
+    assert near_groups(images) == [[0, *range(2, 10)], [1], [10]]
+
+
+def test_the_pairs_of_one_picture_come_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`copies` names the first."""
+    monkeypatch.setattr(duplicates, "_BLOCK", 3)
+    same = np.stack([thumbnail(picture(0))] * 8)
+    for number in range(8):
+        assert [pair.second for pair in near_pairs(same, same) if pair.first == number] == list(range(8))
 
 
 def some_pictures() -> Thumbnails:
@@ -105,11 +123,11 @@ def test_pairs_are_those_of_every_comparison(
         alike = np.maximum(alike, mirrored(images).astype(np.float64) @ exact.T)
     assert (abs(alike - threshold) > 1e-6)[np.triu_indices(len(images), 1)].all()
     between = {(int(i), int(j)) for i, j in np.argwhere(alike >= threshold)}
-    found = near_pairs(images, None, threshold, mirror=mirror)
-    assert [(pair.first, pair.second) for pair in found] == sorted(pair for pair in between if pair[0] < pair[1])
+    found = list(near_pairs(images, None, threshold, mirror=mirror))
+    assert sorted((pair.first, pair.second) for pair in found) == sorted(pair for pair in between if pair[0] < pair[1])
     assert all(abs(pair.correlation - min(1.0, alike[pair[:2]])) < 1e-5 for pair in found)
     across = near_pairs(images[:50], images, threshold, mirror=mirror)
-    assert [(pair.first, pair.second) for pair in across] == sorted(pair for pair in between if pair[0] < 50)
+    assert sorted((pair.first, pair.second) for pair in across) == sorted(pair for pair in between if pair[0] < 50)
 
 
 def test_few_pairs_of_different_pictures_are_looked_at_closely(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,19 +141,20 @@ def test_few_pairs_of_different_pictures_are_looked_at_closely(monkeypatch: pyte
         return mirrored(rows)
 
     monkeypatch.setattr(duplicates, "mirrored", look)
-    assert near_pairs(images) == []
+    assert list(near_pairs(images)) == []
     assert sum(looked_at) == len(images)  # each with itself
 
 
 def test_pictures_of_one_colour_are_near_nothing() -> None:
     flat = thumbnail(np.full((20, 20, 3), 90, dtype=np.uint8))
     assert not flat.any()
-    assert near_pairs(np.stack([flat, flat])) == []
+    assert list(near_pairs(np.stack([flat, flat]))) == []
 
 
 def test_no_images_have_no_pairs() -> None:
     none = fingerprints([]).thumbnails
-    assert near_pairs(none, none) == []
+    assert list(near_pairs(none, none)) == []
+    assert near_groups(none) == []
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
