@@ -5,6 +5,7 @@ Knows: how images are dealt to folds, what lies in a fold's folder, when a fold 
 (`engines.training.adapter`).
 
     OUT/folds/1-of-3/adapter.json, adapter.safetensors    learned from all images but the first fold's
+    OUT/folds/1-of-3/begun.json                           what it was trained on, and how
     OUT/folds/1-of-3/finds.json                           what that adapter finds on the first fold's
 
 Source: out-of-sample predictions for finding label errors are confident learning's (Northcutt et al., arXiv
@@ -33,7 +34,7 @@ from engines.labels.boxes import Instances
 from engines.labels.finds import finds_of
 from engines.training.adapter import Prepared, fit_adapter, training_identity
 from engines.training.adapter_options import AdapterTrainOptions
-from engines.training.ahead import FINDS, VIEWS, begin, folder_of, stage_of
+from engines.training.ahead import BEGUN, FINDS, VIEWS, begin, folder_of, stage_of
 from engines.training.augment import FrameOptions
 from engines.training.opened import OpenedBase, open_base
 from engines.training.pyramids import DevSplit, FrozenPyramid, SourceOptions
@@ -90,7 +91,10 @@ def out_of_fold(
         finds = read_finds(folder, identity, judged, len(dataset.class_names))
         if finds is None:
             base = base if isinstance(base, OpenedBase) else open_base(base, options.device, (), report)
-            if not (folder / INFO_FILE).exists():
+            if (folder / INFO_FILE).exists():
+                _check_trained(folder, identity)
+            else:
+                begin(folder, identity)
                 resume = (folder / "training").exists()
                 told = _as_stage(report, stage_of(number, folds))
                 fit_adapter(learned, base, folder, options, pseudo=pseudo, resume=resume, report=told)
@@ -155,6 +159,12 @@ def read_finds(
         return finds_of(stored.get("finds"), [(one.width, one.height) for one in records], classes)
     except ValueError as cause:
         raise RunError(f"{path}: {cause}. Remove it, and the fold is judged again.") from None
+
+
+def _check_trained(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Raise RunError for a fold's adapter that was trained otherwise; one of an earlier dengine doesn't say."""
+    if (folder / BEGUN).exists():
+        check_same(folder, read_json(folder / BEGUN, RunError).get("identity"), identity, RunError)
 
 
 def _as_stage(report: Report, stage: str) -> Forecast:

@@ -105,6 +105,10 @@ def test_no_adapter_learns_from_an_image_that_it_judges_and_what_is_done_is_kept
     assert [one.to_rows() for one in again] == [one.to_rows() for one in found]
     with refused(RunError):
         out_of_fold(dataset, base, tmp_path / "out", fold, replace(OPTIONS, steps=3), silent)
+    for finds in (tmp_path / "out" / FOLDS).glob(f"*/{FINDS}"):  # as if it was stopped while the first one judged
+        finds.unlink()
+    with refused(RunError):
+        out_of_fold(dataset, base, tmp_path / "out", fold, replace(OPTIONS, steps=3), silent)
 
 
 def asked(folder: Path, **changes: Any) -> TrainAdapterSettings:
