@@ -33,12 +33,13 @@ from engines.datasets.dataset import Record
 from engines.diffusion.base_model import BaseModel, load_base, local_folder
 from engines.diffusion.base_notes import bad_base
 from engines.diffusion.lora import fuse_loras
+from engines.diffusion.origin import read_origin
 from engines.errors import ExportError, UsageError
 from export import progress
 from export.activations import measure_activations
 from export.agreement import Agreement, check_agreement, compare_engines, gate_size, variants
 from export.agreement import figures as agreement_figures
-from export.fit import check_fit, read_origin
+from export.fit import check_fit
 from export.progress import Steps
 from export.ranges import Measured, count_pictures, open_pictures
 from export.ranges import figures as range_figures

@@ -1,50 +1,16 @@
 """Whether an adapter belongs to a base model.
 
-Knows: the hashes a base goes by, alone and with LoRAs added, and what of a base an adapter has to match. Does not know
+Knows: what of a base an adapter has to match. Does not know which hashes a base goes by (`engines.diffusion.origin`),
 how networks are exported, or what the base and the adapter compute.
-
-A bundle's own folder may stand as a base, and has three names: that of its folder, that of the base its own adapter
-was trained on, and, where LoRAs are in its weights, that of this base with them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from engines.adapter.info import AdapterInfo
 from engines.adapter.pyramid import pyramid_channels
-from engines.bundle.bundle import open_bundle
-from engines.bundle.files import MANIFEST
-from engines.diffusion.base_model import BaseModel, base_hash
-from engines.diffusion.lora import fused_hash
-from engines.errors import BundleError, ModelError
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a base model's folder is known by."""
-
-    hash: str  # `base_hash` of the folder
-    source: str | None = None  # of an unchanged bundle: the hash of the base that its own adapter was trained on
-    loras: tuple[str, ...] = ()  # of an unchanged bundle: the LoRAs in its weights, as `fuse_loras` names them
-
-    def hashes(self, loras: Sequence[str] = ()) -> tuple[str, ...]:
-        """The hashes of this base with further LoRAs (as `fuse_loras` names them) added: the folder's own first."""
-        names = [fused_hash(self.hash, loras)]
-        if self.source is not None:
-            names += [fused_hash(self.source, loras), fused_hash(self.source, (*self.loras, *loras))]
-        return tuple(dict.fromkeys(names))
-
-
-def read_origin(folder: Path) -> Origin:
-    """Hash a base model's folder, each of its files once. A bundle that was changed is a base like any other."""
-    if not (folder / MANIFEST).is_file():
-        return Origin(base_hash(folder))
-    try:
-        manifest = open_bundle(folder).manifest
-    except BundleError:
-        return Origin(base_hash(folder))
-    return Origin(base_hash(folder, manifest.files), manifest.base_hash, manifest.loras)
+from engines.diffusion.base_model import BaseModel
+from engines.diffusion.origin import Origin
+from engines.errors import ModelError
 
 
 def check_fit(base: BaseModel, origin: Origin, info: AdapterInfo, loras: Sequence[str] = ()) -> None:

@@ -9,7 +9,7 @@ B batch, L text length, D text width.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from engines.diffusion.noise import read_scheduler, scheduler_remarks
 from engines.diffusion.weights import DECODER, PICKLES, STEMS, find_weights, pickle_message
 from engines.errors import ModelError, UsageError
 
-__all__ = ["BASE_NOTES", "PARTS", "BaseModel", "base_hash", "check_layout", "load_base", "local_folder"]
+__all__ = ["BASE_NOTES", "PARTS", "BaseModel", "base_files", "base_hash", "check_layout", "load_base", "local_folder"]
 
 BASE_NOTES = "dengine.json"  # beside model_index.json, where dengine trained the base: its style, classes and scale
 _LAYOUT = "a diffusers folder with unet/, vae/, text_encoder/, tokenizer/ and scheduler/"
@@ -214,18 +214,25 @@ def _check_decoder(folder: Path, config: Any, vae: Any) -> None:
         )
 
 
-def base_hash(folder: Path, known: Mapping[str, str] | None = None) -> str:
-    """SHA-256 over the names and contents of a base model's weights, configurations and vocabulary.
-
-    Weights are those that `load_base` reads: a second variant beside them changes nothing. Nor does a decoder, of which
-    no adapter's features depend. `known` are SHA-256 of
-    files, by POSIX path relative to the folder, that need not be read again.
+def base_files(folder: Path) -> Iterator[Path]:
+    """The files that `base_hash` reads, relative to the folder, in an order of their own: configurations, vocabulary,
+    and the weights that `load_base` reads. A second variant beside them is left out, and so is a decoder, on which no
+    adapter's features depend.
     """
-    digest = hashlib.sha256()
     for part in PARTS:
         weights = find_weights(folder / part).files if part in STEMS else ()
         for path in sorted((folder / part).rglob("*")):
             if path.is_file() and (path.suffix in (".json", ".txt") or path.name in weights):
-                name = path.relative_to(folder).as_posix()
-                digest.update(f"{name}\0{(known or {}).get(name) or sha256_file(path)}\n".encode())
+                yield path.relative_to(folder)
+
+
+def base_hash(folder: Path, known: Mapping[str, str] | None = None) -> str:
+    """SHA-256 over the names and contents of a base model's `base_files`.
+
+    `known` are SHA-256 of files, by POSIX path relative to the folder, that need not be read again.
+    """
+    digest = hashlib.sha256()
+    for path in base_files(folder):
+        name = path.as_posix()
+        digest.update(f"{name}\0{(known or {}).get(name) or sha256_file(folder / path)}\n".encode())
     return digest.hexdigest()

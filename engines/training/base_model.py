@@ -16,7 +16,7 @@ import torch
 
 from engines.common.devices import AUTO, device_name, find_device, resolve_precision
 from engines.common.events import Event, Report, note
-from engines.common.files import read_json, sha256_file, sync_tree, write_atomic, write_json
+from engines.common.files import sha256_file, sync_tree, write_atomic, write_json
 from engines.common.forecast import Forecast, Part, longest
 from engines.common.names import class_words
 from engines.common.plurals import counted
@@ -30,11 +30,11 @@ from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, load_base
 from engines.diffusion.base_notes import QUALITY, read_quality
 from engines.diffusion.libraries import silence_libraries
 from engines.diffusion.weights import DECODER
-from engines.errors import ModelError, TrainingError, UsageError, refuse
+from engines.errors import TrainingError, UsageError, refuse
 from engines.labels.boxes import Instances
 from engines.quality.verdicts import BaseQuality
 from engines.training.assess import MOST, SHEET, Networks, assess_base, hold_back
-from engines.training.decoder import copy_parts, decoder_loss, new_decoder
+from engines.training.decoder import copy_base, decoder_loss, new_decoder
 from engines.training.presets import BasePreset, Lengths, base_preset, lengths_of
 from engines.training.rehearsal import Speeds, parts_of, planned, try_out
 from engines.training.stopping import INDEX, save_result, steps_done
@@ -344,8 +344,7 @@ def _save(
     silence_libraries()
     notes: dict[str, Any] = {"style": options.style, "class_names": list(class_names), "short_side": preset.short_side}
     if base is not None and "decoder" in options.stages:
-        copy_parts(base, out)
-        notes = read_json(base / BASE_NOTES, ModelError) if (base / BASE_NOTES).is_file() else {}
+        notes = copy_base(base, out)
     else:
         networks.vae.save_pretrained(out / "vae")
         networks.unet.save_pretrained(out / "unet")

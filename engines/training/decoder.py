@@ -13,9 +13,12 @@ from typing import Any
 
 import torch
 
+from engines.common.files import read_json
+from engines.common.schema import to_object
 from engines.diffusion.architecture import tiny_decoder
-from engines.diffusion.base_model import PARTS
-from engines.diffusion.weights import STEMS, find_weights
+from engines.diffusion.base_model import BASE_NOTES, base_files
+from engines.diffusion.origin import ORIGIN, read_origin
+from engines.errors import ModelError
 from engines.training.presets import BasePreset
 from engines.training.trainer import LossAt
 from engines.training.vae import crops_at, latents_at, reconstruction_loss
@@ -52,12 +55,12 @@ def decoder_loss(
     return loss_at
 
 
-def copy_parts(base: Path, out: Path) -> None:
-    """Copy the parts of a base model's folder to `out` as they are, so that its adapters fit."""
-    for part in PARTS:
-        weights = find_weights(base / part) if part in STEMS else None
-        read = () if weights is None else (*weights.files, weights.index)
-        (out / part).mkdir(exist_ok=True)
-        for path in sorted((base / part).iterdir()):
-            if path.is_file() and (path.suffix in (".json", ".txt") or path.name in read):
-                shutil.copyfile(path, out / part / path.name)
+def copy_base(base: Path, out: Path) -> dict[str, Any]:
+    """Copy a base model's files to the folder `out` as they are, so that its adapters fit; returns its notes, with the
+    names that these know it by.
+    """
+    for path in base_files(base):
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(base / path, out / path)
+    notes = read_json(base / BASE_NOTES, ModelError) if (base / BASE_NOTES).is_file() else {}
+    return notes | {ORIGIN: to_object(read_origin(base))}

@@ -8,8 +8,9 @@ import torch
 from benchmarks import full_size_models as models
 from engines.adapter.model import load_adapter
 from engines.diffusion.base_model import load_base
+from engines.diffusion.origin import read_origin
 from engines.measure.flops import count_flops
-from export.fit import check_fit, read_origin
+from export.fit import check_fit
 
 PARAMETERS = {  # as published
     "sd15": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},

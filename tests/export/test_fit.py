@@ -11,12 +11,15 @@ from refusals import refused
 from engines.adapter.info import AdapterInfo
 from engines.adapter.model import load_adapter
 from engines.bundle import bundle as bundles
-from engines.common.files import sha256_file
+from engines.common.files import sha256_file, write_json
+from engines.common.schema import to_object
 from engines.diffusion import base_model
-from engines.diffusion.base_model import BaseModel, base_hash, load_base
+from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
 from engines.diffusion.lora import fused_hash
+from engines.diffusion.origin import ORIGIN, Origin, read_origin
 from engines.errors import ModelError
-from export.fit import Origin, check_fit, read_origin
+from engines.training.decoder import copy_base
+from export.fit import check_fit
 
 STYLE, HALF_STYLE, OTHER = (
     f"{name} sha256:{content}" for name, content in (("a:1", "11"), ("a:0.5", "11"), ("b:1", "22"))
@@ -82,3 +85,25 @@ def test_a_bundle_that_was_changed_is_a_base_like_any_other(toy_bundle: Path, tm
     config = folder / "unet" / "config.json"
     config.write_text(config.read_text("utf-8") + " ", "utf-8")
     assert read_origin(folder) == Origin(base_hash(folder)) != Origin(base_hash(toy_bundle))
+
+
+def test_a_base_that_was_copied_from_a_bundle_is_known_by_the_bundles_names(toy_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "base"
+    write_json(out / BASE_NOTES, copy_base(toy_bundle, out))
+    assert read_origin(out) == read_origin(toy_bundle) != Origin(base_hash(out))
+
+
+def test_names_that_are_noted_hold_while_the_base_is_as_it_was(toy_bases: dict[str, Path], tmp_path: Path) -> None:
+    nested = Path(shutil.copytree(toy_bases["sd1"], tmp_path / "before"))
+    (nested / "tokenizer" / "more").mkdir()
+    (nested / "tokenizer" / "more" / "words.txt").write_text("a", "utf-8")
+    folder = tmp_path / "base"
+    notes = copy_base(nested, folder)
+    noted = Origin(base_hash(nested), "f" * 64, (STYLE,))
+    write_json(folder / BASE_NOTES, notes | {ORIGIN: to_object(noted)})
+    assert read_origin(folder) == noted
+    (folder / "tokenizer" / "more" / "words.txt").write_text("b", "utf-8")
+    assert read_origin(folder) == Origin(base_hash(folder))
+    write_json(folder / BASE_NOTES, {ORIGIN: {"hash": 3}})
+    with refused(ModelError, None, folder / BASE_NOTES):
+        read_origin(folder)
