@@ -24,7 +24,7 @@ AFTER_INTERRUPT = "the same command begins anew: a bundle or a plan appears whol
 FIELDS = {"base": "model", "loras": "lora", "engines": "check_on", "generate": "defaults"}
 PLAN_FIELDS = {"batches": "batch", "sizes": "size"}
 FIELDS |= PLAN_FIELDS
-_MADE_AS = ("float16", "float32", 23, False)  # defaults of --weights-dtype, --graph-dtype, --opset and --int8
+_BUILDING = {"context", "engine", "bundle", "targets", "batch", "size", "workspace"}  # all others shape a new bundle
 _FEW = 32  # images to look at first
 _SHOWN_RANGES = 2  # blocks of each graph
 _SHOWN_ISLANDS = 4  # of each graph
@@ -106,8 +106,8 @@ def command(
     if engine not in (None, "tensorrt"):
         raise UsageError(f'Unknown engine "{engine}"; only tensorrt needs anything built beforehand.')
     if bundle is not None:
-        making = (model, adapter, out, lora, prediction_type, vae, frame, ranges, defaults, check_on, threads)
-        if any(option is not None for option in making) or (weights_dtype, graph_dtype, opset, int8) != _MADE_AS:
+        usual = {one.name: one.default for one in context.command.params}
+        if any(parameters[name] != usual[name] for name in parameters.keys() - _BUILDING):
             raise UsageError(
                 "--bundle takes a bundle as it is: leave out --model, --adapter, --out and all that shapes a new one."
             )
