@@ -4,7 +4,7 @@ Knows: the settings, their ranges, and the summary. Does nothing.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from engines.training.adapter_options import AdapterTrainOptions
 COMPLETIONS = ("labels", "crowds")
 # How a fold's adapter is trained, where the settings do not say otherwise.
 FOLD_DEFAULTS: Mapping[str, Any] = {"tune_fraction": 0.0, "cache_views": 8, "ignore_finds": 0.25}
+_OF_FOLDS = ("base", "training", "rounds", "steps_scale")
+_OF_BUNDLE = ("tta", "engine", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +62,12 @@ class AuditSettings:
             ("worst", "0 or more", self.worst >= 0),
             ("tta", "1 or 2", self.tta in TTA_LOOKS),
         )
-        alone = [
-            (name, f"`{name}` is for adapters that are trained: give `folds`, too")
-            for name, given in (
-                ("base", self.base),
-                ("training", self.training),
-                ("rounds", self.rounds != 2),
-                ("steps_scale", self.steps_scale != 1),
-            )
-            if given and not self.folds
-        ]
+        usual = {item.name: item.default for item in fields(self)} | {"training": {}}
+        names = _OF_BUNDLE if self.folds else _OF_FOLDS
+        whose = "adapters that are trained: give `folds`, too"
+        if self.folds:
+            whose = "the bundle's own adapter: leave it out, or `folds`"
+        alone = [(name, f"`{name}` is for {whose}") for name in names if getattr(self, name) != usual[name]]
         if self.refine and self.complete is None:
             alone.append(("refine", "`refine` moves boxes of the dataset that `complete` writes: give that, too"))
         both = [("base", "`base` and `bundle` both name a base: give one")] if self.base and self.bundle else []

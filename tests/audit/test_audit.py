@@ -200,6 +200,10 @@ def test_settings_that_make_no_sense_are_refused() -> None:
             AuditSettings(**(good | {field: other}))
     with refused(UsageError, "refine", "complete"):
         AuditSettings(**good, refine=True)
+    for field, other in (("tta", 2), ("engine", "torch"), ("threads", 1)):
+        AuditSettings(**(good | {field: other}))
+        with refused(UsageError, field, "folds"):
+            AuditSettings(**(good | {field: other, "folds": 2}))
     with refused(UsageError, "base"):
         AuditSettings(**good, folds=2, base="base", bundle="bundle")
     with refused(UsageError, None, "stepz"):
