@@ -19,15 +19,14 @@ from engines.datasets.duplicates import NEAR, near_pairs, thumbnail
 from engines.datasets.images import read_image
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
-from engines.labels.rules import Drop, DropReason, Rules, drop, quality
+from engines.labels.rules import Rules, quality
 from engines.painting.references import open_references
 from engines.painting.run_settings import RunSettings
 from engines.quality.look import Look as PixelLook
 from engines.quality.look import look_at, looks_of, scaled
 from engines.quality.verdicts import Likeness
-from engines.runs.dataset_files import ANNOTATIONS
-from engines.runs.decisions import read_decisions
-from engines.runs.journal import IMAGES, JOURNAL, Entry, find_image, read_entries
+from engines.runs.choices import Choice, choices_on_disk
+from engines.runs.journal import find_image
 from engines.runs.likeness import COMPARED, Memory, learned_by, like, nearest, spread
 
 BINS, GRID = 40, 16
@@ -130,32 +129,24 @@ def gather(folder: Path, run: RunSettings, rules: Rules) -> Figures:
     """Count a run's journal, and look at a sample of its images and of its references."""
     found = Figures(run.class_names, scores=np.zeros((len(run.class_names), BINS), dtype=np.int64))
     learned = learned_by(run)
-    sample, unsure = Draw(COMPARED if learned else _SAMPLE), list[tuple[float, int, Entry]]()
-    decisions, written = read_decisions(folder), (folder / ANNOTATIONS).exists()
-    for entry in read_entries(folder / JOURNAL):
+    sample, unsure = Draw(COMPARED if learned else _SAMPLE), list[tuple[float, int, Choice]]()
+    for choice in choices_on_disk(folder, run, rules):
+        every = choice.entry.instances
         found.painted += 1
-        bins = np.minimum((entry.instances.scores * BINS).astype(int), BINS - 1)
-        np.add.at(found.scores, (entry.instances.labels, bins), 1)
-        dropped = drop(entry.instances, rules, entry.known) or entry.drop
-        instances, dropped = decisions.choose(entry, rules, entry.labels(rules), dropped)
-        if dropped is None and run.options.count is not None and found.labels.images == run.options.count:
+        bins = np.minimum((every.scores * BINS).astype(int), BINS - 1)
+        np.add.at(found.scores, (every.labels, bins), 1)
+        if choice.drop is not None:
+            found.dropped[choice.drop.text] += 1
             continue
-        if dropped is None and written and not (folder / IMAGES / str(entry.file)).exists():
-            dropped = Drop(DropReason.REPEAT, "nearly repeats another image")
-        if dropped is not None:
-            found.dropped[dropped.text] += 1
-            continue
-        found.labels.add(instances.single, *run.frame)
-        sample.see(entry)
-        if len(unsure) < UNSURE or quality(entry.instances) < unsure[-1][0]:
-            unsure = sorted([*unsure, (quality(entry.instances), entry.index, entry)])[:UNSURE]
-    for entry in sample.taken:
-        file = find_image(folder, entry)
+        found.labels.add(choice.instances.single, *run.frame)
+        sample.see(choice)
+        if len(unsure) < UNSURE or quality(every) < unsure[-1][0]:
+            unsure = sorted([*unsure, (quality(every), choice.entry.index, choice)], key=lambda one: one[:2])[:UNSURE]
+    for choice in sample.taken:
+        file = find_image(folder, choice.entry)
         found.look.add(file, read_image(file))
     for picked, into in ((sample.some(SHOWN), found.shown), ([one for *_, one in unsure], found.unsure)):
-        for entry in picked:
-            instances = decisions.choose(entry, rules, entry.labels(rules), None)[0]
-            into.append(Picture(find_image(folder, entry), instances.single, run.frame))
+        into += [Picture(find_image(folder, one.entry), one.instances.single, run.frame) for one in picked]
     _compare(found, run)
     if found.look.seen:
         photographs = looks_of(found.look_references.seen) if found.look_references.seen else None

@@ -100,6 +100,7 @@ def _thresholds(info: AdapterInfo) -> str:
         least = f"{info.thresholds[name]:.2f}" if name in info.thresholds else "-"
         rates = [f"{own[rate]:.3f}" if rate in own else "-" for rate in ("precision", "recall")]
         rows.append([name, least, *rates, f"{own.get('tune_boxes', 0):,}", f"{info.objects.get(name, 0):,}"])
-    notes = [f"Chosen for a precision of {chosen['goal']:g} on the dev split."] if "goal" in chosen else []
+    where, boxes = ("images not seen", "Boxes") if info.figures.get("folds") else ("the dev split", "Dev boxes")
+    notes = [f"Chosen for a precision of {chosen['goal']:g} on {where}."] if "goal" in chosen else []
     notes.append("An object that the labels leave out counts as a mistake there, and lowers the precision.")
-    return section("Classes", table(["Class", "Score", "Precision", "Recall", "Dev boxes", "Objects"], rows), *notes)
+    return section("Classes", table(["Class", "Score", "Precision", "Recall", boxes, "Objects"], rows), *notes)

@@ -14,10 +14,12 @@ from engines.labels.boxes import Instances
 from engines.labels.rules import Drop, DropReason, Rules, drop
 from engines.painting.run_settings import RunSettings
 from engines.runs.dataset_rules import was_painted
-from engines.runs.decisions import Decisions
-from engines.runs.journal import Entry, read_entries
+from engines.runs.decisions import Decisions, read_decisions
+from engines.runs.journal import IMAGES, JOURNAL, Entry, read_entries
 
-_BEYOND = Drop(DropReason.BEYOND, "beyond the count")
+ANNOTATIONS = "annotations.json"  # of a run, while its dataset is whole
+BEYOND = Drop(DropReason.BEYOND, "beyond the count")
+_REPEAT = Drop(DropReason.REPEAT, "nearly repeats another image")
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,36 @@ def choices_of(
     """
     images = 0
     for entry in read_entries(journal, run):
-        by_rule = drop(entry.instances, rules, entry.known) if was_painted(entry) else None
-        dropped = by_rule or entry.drop
+        dropped = _by_rule(entry, rules)
+        if dropped is None and run.options.count is not None and images == run.options.count:
+            dropped = BEYOND  # whether it repeats something, few were looked at for
         if dropped is None and entry.index in repeats:
             dropped = Drop(DropReason.REPEAT, repeats[entry.index])
-        if dropped is None and run.options.count is not None and images == run.options.count:
-            dropped = _BEYOND
         images += dropped is None
         yield Choice(entry, *decisions.choose(entry, rules, entry.labels(rules), dropped))
+
+
+def choices_on_disk(folder: Path, run: RunSettings, rules: Rules) -> Iterator[Choice]:
+    """The same of a run whose dataset is written, or to be, without a search for what repeats something: an image that
+    should be in the dataset and is not there repeats one, or is beyond the count.
+    """
+    decisions, written = read_decisions(folder), (folder / ANNOTATIONS).exists()
+    images = 0
+    for entry in read_entries(folder / JOURNAL):
+        by_rule, labels = _by_rule(entry, rules), entry.labels(rules)
+        full = run.options.count is not None and images == run.options.count
+        instances, dropped = decisions.choose(entry, rules, labels, by_rule)
+        if written and dropped is None and not (folder / IMAGES / str(entry.file)).exists():
+            dropped = BEYOND if full else _REPEAT
+        elif not written and by_rule is None and full:
+            instances, dropped = decisions.choose(entry, rules, labels, BEYOND)
+        images += by_rule is None and not full and dropped is not _REPEAT
+        yield Choice(entry, instances, dropped)
+
+
+def _by_rule(entry: Entry, rules: Rules) -> Drop | None:
+    """Why an image is not in a dataset of such rules, whatever else is there."""
+    return (drop(entry.instances, rules, entry.known) if was_painted(entry) else None) or entry.drop
 
 
 def annotated(choice: Choice, run: RunSettings) -> AnnotatedImage:

@@ -27,6 +27,7 @@ from engines.labels.rules import Rules
 from engines.labels.scores import stored
 from engines.painting.jobs import JobSource
 from engines.painting.run_settings import RunSettings
+from engines.runs.choices import ANNOTATIONS as ANNOTATIONS
 from engines.runs.choices import Choice, Tally, annotated, choices_of
 from engines.runs.dataset_rules import RULES, Applied, DatasetRules, write_rules
 from engines.runs.decisions import Decisions, read_decisions
@@ -45,7 +46,6 @@ from engines.runs.preview import PREVIEW_IMAGES, Sample, write_preview
 from engines.runs.run_folder import PREVIEW, RUN
 from engines.runs.summaries import DatasetSummary
 
-ANNOTATIONS = "annotations.json"
 _FOLDERS = (LABELS, PARQUET, WEBDATASET)  # of formats
 STAGE = f"{OWN}/dataset.tmp"  # where new dataset files are made
 

@@ -1,6 +1,7 @@
 """A run's report: what it says, and that it needs nothing but itself."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from made_datasets import picture
 from review_speed import make_journal
 from reviewing import CLASSES, make_review_run
 
+from engines.report.figures import gather
 from engines.report.report import ReportSettings, report
 from engines.runs.finalize import FinalizeSettings, finalize
+from engines.runs.run_folder import require_run
 
 
 def test_a_report_counts_what_the_dataset_holds(tmp_path: Path) -> None:
@@ -27,6 +30,38 @@ def test_a_report_counts_what_the_dataset_holds(tmp_path: Path) -> None:
     for name, number in dataset.boxes_by_class.items():
         assert re.search(rf"<th scope=row>{name}</th><td class=n>{number}</td>", text)
     assert "rejected in review" in text
+
+
+@pytest.mark.parametrize("rejected", [False, True])
+def test_a_report_says_why_images_are_left_out_as_the_dataset_does(tmp_path: Path, rejected: bool) -> None:
+    folder = make_review_run(tmp_path / "run", count=20, jobs=None)
+    if rejected:
+        (folder / "review.jsonl").write_text(
+            '{"id": "decision-1", "do": "reject", "images": ["00000002.jpg"]}\n', "utf-8"
+        )
+    dataset, run = finalize(FinalizeSettings(folder)), require_run(folder)
+    found = gather(folder, run, run.rules)
+    assert (found.labels.images, dict(found.dropped)) == (dataset.images, dict(dataset.dropped))
+    assert found.dropped["beyond the count"] == 16
+    (folder / "annotations.json").unlink()  # before it is written
+    found = gather(folder, run, run.rules)
+    assert (found.labels.images, dict(found.dropped)) == (dataset.images, dict(dataset.dropped))
+
+
+def test_a_report_tells_images_that_repeat_others_from_those_beyond_the_count(tmp_path: Path) -> None:
+    folder = make_review_run(tmp_path / "run", count=20, jobs=None)
+    for index in (3, 5, 30):
+        shutil.copy(folder / "images" / "00000000.jpg", found_at(folder, index))
+    dataset, run = finalize(FinalizeSettings(folder, near_duplicates=0.999)), require_run(folder)
+    found = gather(folder, run, run.rules)
+    assert found.labels.images == dataset.images == 20
+    assert found.dropped["nearly repeats another image"] == dataset.dropped["nearly repeats an earlier image"] == 2
+    assert found.dropped["beyond the count"] == dataset.dropped["beyond the count"] == 14
+
+
+def found_at(folder: Path, index: int) -> Path:
+    """Where a run has an image, in its dataset or put away."""
+    return next(folder.rglob(f"{index:08d}.jpg"))
 
 
 def test_the_same_run_gives_the_same_report(tmp_path: Path) -> None:
