@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from engines.adapter.info import read_info
-from engines.bundle.bundle import Manifest, default_bundle
+from engines.bundle.bundle import Manifest
 from engines.bundle.files import MANIFEST
-from engines.common.files import read_json, sha256_file
+from engines.common.files import read_json
 from engines.common.plurals import counted, plural
 from engines.datasets.imagefolder_writer import CARD, SIGNED, is_ours
 from engines.diffusion.base_notes import bad_base
@@ -17,7 +17,7 @@ from engines.errors import BundleError, DengineError, UsageError
 from engines.labels.scores import shown, stored
 from engines.push.dataset import Dataset
 from engines.runs.again import generate_command
-from engines.runs.run_folder import RUN
+from engines.runs.run_folder import RUN, bundle_of
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _ASKED = ("seed", "steps", "sampler", "guidance", "strength", "reference_split", "prompt_template", "tta", "balance")
@@ -92,10 +92,9 @@ def _model(found: Dataset) -> Iterator[tuple[str, str]]:
     run = found.run
     name = "the one that comes with dengine" if run.options.bundle is None else f"`{run.options.bundle.name}`"
     yield "bundle", f"{name}, SHA-256 of its manifest {run.bundle_hash}"
+    if (folder := bundle_of(run)) is None:
+        return
     try:
-        folder = run.options.bundle or default_bundle()
-        if sha256_file(folder / MANIFEST) != run.bundle_hash:
-            return
         manifest = Manifest.from_json(read_json(folder / MANIFEST, BundleError))
         info, bad = read_info(folder / "adapter"), bad_base(folder)
     except (DengineError, OSError):
@@ -118,13 +117,16 @@ def _labels(found: Dataset) -> str:
         "both": "Boxes are those of the references, moved with their images; where the adapter saw nothing, they are "
         f"regions to ignore. Boxes of further objects were {adapter}.",
     }[rules.labels]
-    lines = [how, f"A box of the adapter is a label where it scores at least {shown(stored(rules.thresholds))}."]
-    if rules.ignore_score:
+    lines = [how]
+    if rules.labels != "reference":
+        lines.append(f"A box of the adapter is a label where it scores at least {shown(stored(rules.thresholds))}.")
+    if rules.ignore_score and rules.labels != "reference":
         lines.append(f"Those from {rules.ignore_score:g} on are regions to ignore.")
     if rules.min_quality:
         lines.append(f"Images whose boxes are less sure than {rules.min_quality:g} as a whole were left out.")
     if options.near_duplicates:
-        lines.append(f"So were images that repeat another or a reference (correlation {options.near_duplicates:g}).")
+        alike = f"correlation of {options.near_duplicates:g}"
+        lines.append(f"Images that nearly repeat another or a reference ({alike}) were left out.")
     person = f"A person looked at some of it: {counted(found.reviewed, 'decision')} of a review are in it."
     lines.append(person if found.reviewed else "No person reviewed them.")
     return "## How the labels were made\n\n" + " ".join(lines) + "\n"

@@ -92,8 +92,8 @@ def unfinished(folder: Path) -> TrainingError:
 
 
 def steps_done(folder: Path) -> int:
-    """Steps behind the checkpoint of the training in `folder`; 0 where there is none."""
-    return int(json.loads((folder / INDEX).read_text("utf-8"))["step"]) if (folder / INDEX).exists() else 0
+    """Steps behind the checkpoint of the training in `folder`; 0 where there is none. Raises TrainingError."""
+    return read_index(folder).step if (folder / INDEX).exists() else 0
 
 
 @contextmanager

@@ -16,12 +16,15 @@ from command_line import assert_fails, dengine, next_command
 from fakes import tree
 from hub_server import READ_ONLY, HubServer, hub
 from huggingface_hub import HfApi
+from made_runs import run_settings
 from many_machines import cluster_settings, one_machine
 from object_server import bucket
 from refusals import refused
 
 from engines.cluster.store import Store, open_store
 from engines.errors import RunError, UsageError
+from engines.push.card import card_of
+from engines.push.dataset import Dataset
 from engines.push.items import PART, item_of
 from engines.push.push import push
 from engines.push.settings import PushSettings
@@ -412,3 +415,15 @@ def test_on_the_command_line_it_says_what_was_sent_and_where_it_is(run: Path, tm
     assert dengine(*words).exit_code == 0
     assert "sent 0 of" in dengine(*words).stdout
     assert_fails(dengine("push", str(run), "--to", "ftp://server"), 2, "--to")
+
+
+def test_the_card_says_how_labels_were_made_and_no_more(tmp_path: Path) -> None:
+    def labels(**rules: Any) -> str:
+        settings = run_settings(near_duplicates=0.95)
+        found = Dataset(settings, replace(settings.rules, **rules), tmp_path)
+        return card_of(found, "mine", None, False).decode().partition("## How the labels were made")[2]
+
+    assert "at least 0.3" in labels()
+    assert "at least 0.3" in labels(labels="both")
+    assert "adapter" not in labels(labels="reference", ignore_score=0.1).partition("## Settings")[0]
+    assert "that nearly repeat another or a reference (correlation of 0.95) were left out" in labels()

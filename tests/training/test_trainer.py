@@ -254,3 +254,11 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
 def test_an_unknown_precision_is_a_usage_error() -> None:
     with refused(UsageError, "precision", '"fp8"'):
         resolve_precision("fp8", "cpu")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"step": "many"}'])
+def test_the_steps_of_a_damaged_checkpoint_are_an_error_that_names_it(tmp_path: Path, text: str) -> None:
+    assert steps_done(tmp_path) == 0
+    (tmp_path / INDEX).write_text(text, "utf-8")
+    with refused(TrainingError, None, INDEX):
+        steps_done(tmp_path)
