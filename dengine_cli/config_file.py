@@ -93,7 +93,7 @@ def repeated(verb: str, context: Any, settings: Mapping[str, Any], settled: Mapp
     given: dict[str, Any] = {
         key_of(one): _plain(context.params[one.name])
         for one in context.command.params
-        if one.name in context.params and one.name != "resume" and _was_given(context, str(one.name))
+        if one.name in given_in(context) and one.name != "resume"
     }
     if settled.keys() <= keys:  # else they are those of a verb that this one gave
         given = {key: value for key, value in {**given, **settled}.items() if value is not None}
@@ -170,9 +170,10 @@ def _word(parameter: Any, value: Any) -> str:
     return str(value)
 
 
-def _was_given(context: Any, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP")
+def given_in(context: Any) -> list[str]:
+    """The parameters that a command line gave, by flags or a file; the others have their defaults."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [name for name, source in sources.items() if source and source.name in ("COMMANDLINE", "DEFAULT_MAP")]
 
 
 def _plain(value: Any) -> Any:

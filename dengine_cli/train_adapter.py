@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
+from dengine_cli.config_file import given_in
 from dengine_cli.options import Boxes, FollowLinks, Loras, PredictionType, Vae
 from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import values_of
@@ -27,6 +28,7 @@ AFTER_INTERRUPT = "the same command with --resume goes on from there"
 
 
 def command(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled dataset: COCO, Pascal VOC or YOLO.")],
     model: Annotated[str, typer.Option(help="Base model: a diffusers folder, a .safetensors file, or a hub name.")],
     out: Annotated[Path, typer.Option(help="Folder for the adapter.")],
@@ -110,7 +112,7 @@ def command(
         raise UsageError("--pseudo-share is the share of images that an adapter labelled: give them with --pseudo.")
     if minutes is not None and steps is not None:
         raise UsageError("--minutes and --steps both say how long it trains: give one of them.", field="minutes")
-    given = values_of(TrainAdapterSettings, parameters, FIELDS)
+    given = values_of(TrainAdapterSettings, {name: parameters[name] for name in given_in(context)}, FIELDS)
     network = {name: parameters[name] for name in NETWORK if parameters[name] is not None}
     asked = TrainAdapterSettings.from_json(_together(settings, given, network), str(settings or "options"))
     with console.ProgressBars() as bars:

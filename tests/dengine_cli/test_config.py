@@ -1,5 +1,6 @@
 """Options in a YAML file: the same as flags, and what is said of wrong ones."""
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,24 @@ def test_settings_without_a_flag_reach_the_library(tmp_path: Path, monkeypatch: 
     assert dengine("train-adapter", "--config", file, "--dev-fraction", "0.2").exit_code == 130
     assert (seen[0].colour, seen[0].scale, seen[0].rotate, seen[0].dev_fraction) == (0.5, (0.9, 1.1), True, 0.2)
     assert_fails(dengine("train-adapter", "--config", written(tmp_path, {"data": "D", "color": 0.5})), 2, "colour")
+
+
+def test_all_that_a_file_of_a_trainings_settings_says_holds_unless_an_option_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engines.training import train_adapter as module
+
+    seen: list[Any] = []
+    monkeypatch.setattr(module, "train_adapter", lambda settings, **_: seen.append(settings))
+    content = {"folds": 3, "boxes": "corners", "turns": True, "resume": True, "seed": 5, "network": {"width": 64}}
+    (tmp_path / "settings.json").write_text(json.dumps(content), "utf-8")
+    words = ("train-adapter", "D", "--model", "M", "--out", tmp_path / "O", "--settings", tmp_path / "settings.json")
+    for options in ((), ("--folds", 0, "--boxes", "auto", "--seed", 7, "--queries", 9)):
+        dengine(*words, *options)
+    (whole, changed) = seen
+    assert (whole.folds, whole.boxes, whole.rotate, whole.resume, whole.seed) == (3, "corners", True, True, 5)
+    assert (changed.folds, changed.boxes, changed.rotate, changed.seed) == (0, "auto", True, 7)
+    assert changed.network == {"width": 64, "queries": 9}
 
 
 def test_what_was_given_is_left_in_the_folder_and_repeats_it(tmp_path: Path) -> None:
