@@ -4,6 +4,7 @@ Knows: which labels are added, which boxes are moved, and how both are marked. T
 files lie in its own folder; the dataset that was audited is not touched.
 """
 
+import filecmp
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -41,10 +42,7 @@ def write_completed(
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
     images, count = [], 0
     for index, (record, added, together) in enumerate(_together(records, missing, crowds)):
-        target = folder / IMAGES / record.name
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(record.file, target)
+        _copy(record.file, folder / IMAGES / record.name)
         marks: list[dict[str, Any]] = [{} for _ in range(len(record.instances))]
         if moved is not None:
             given, boxes = record.instances.boxes, together.boxes.copy()
@@ -59,6 +57,16 @@ def write_completed(
     info = {"description": DESCRIPTION, "added": len(missing), "as": "crowds" if crowds else "labels"}
     write_coco(folder / ANNOTATIONS, images, class_names, info | ({} if moved is None else {"moved": count}))
     return count
+
+
+def _copy(file: Path, target: Path) -> None:
+    """Have an image at `target`, whole: what an earlier start left there may be half of it, or another one."""
+    if target.exists() and filecmp.cmp(file, target, shallow=False):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.copyfile(file, temporary)
+    temporary.replace(target)
 
 
 def completed(records: Sequence[Record], missing: Sequence[Finding]) -> list[Record]:

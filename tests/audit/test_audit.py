@@ -183,6 +183,16 @@ def test_completion_copies_images_in_folders_of_their_own(tmp_path: Path) -> Non
     assert record.instances == data.records[0].instances
 
 
+def test_a_completed_dataset_has_its_own_images_whatever_lay_there(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    write_completed(tmp_path / "new", data.records, [], CLASS_NAMES, crowds=False)
+    whole, images = tree(tmp_path / "new"), sorted((tmp_path / "new" / "images").iterdir())
+    images[0].write_bytes(images[0].read_bytes()[:100])  # as a kill leaves it
+    images[1].write_bytes(images[2].read_bytes())  # of another dataset
+    write_completed(tmp_path / "new", data.records, [], CLASS_NAMES, crowds=False)
+    assert tree(tmp_path / "new") == whole
+
+
 def test_settings_that_make_no_sense_are_refused() -> None:
     good: dict[str, Any] = {"data": "data", "out": "out"}
     for field, value in (
