@@ -171,7 +171,10 @@ class LoadedBundle:
         return chosen(found, rules)
 
     def _painted(self, count: int, run: RunSettings, source: JobSource) -> "Generator[PaintedImage]":
-        calls = self._free.pop() if self._free else _KeptCalls(self._backend)
+        try:
+            calls = self._free.pop()
+        except IndexError:  # asked beforehand, it might be another thread's by now
+            calls = _KeptCalls(self._backend)
         rules = run.rules
         try:
             with cores_for_graphs(self._backend):
