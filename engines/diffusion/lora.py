@@ -11,7 +11,6 @@ Source: LoRA, Hu et al. 2021 (arXiv 2106.09685, section 4.1). Names: kohya-ss/sd
 loaders/lora_conversion_utils.py.
 """
 
-import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,8 +20,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from engines.bundle.bundle import open_bundle
-from engines.bundle.files import MANIFEST
 from engines.common.files import sha256_file
 from engines.common.quote import quote
 from engines.common.weight_file import Header, by_sides, check_finite, check_no_quantisation, read_header
@@ -38,8 +35,9 @@ from engines.diffusion.lora_names import (
     noted_settings,
     tensor_kind,
 )
+from engines.diffusion.origin import content_of, fused_in
 from engines.diffusion.weights import PICKLES, pickle_message
-from engines.errors import BundleError, ModelError, UsageError
+from engines.errors import ModelError, UsageError
 
 _FAMILY_OF_WIDTH = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 
@@ -81,34 +79,13 @@ def fuse_loras(
     return names
 
 
-def fused_hash(base_hash: str, names: Sequence[str]) -> str:
-    """The hash that names a base with LoRAs fused into it, from the base's own and what `fuse_loras` returned.
-
-    Files' names do not count, their order does not, their contents and scales do. Without LoRAs, the base's own.
-    """
-    if not names:
-        return base_hash
-    parts = sorted(f"{_content(name)}:{name.rpartition(' ')[0].rpartition(':')[2]}" for name in names)
-    return hashlib.sha256("\n".join([base_hash, *parts]).encode()).hexdigest()
-
-
 def _check_new(names: Sequence[str], folder: Path) -> None:
-    """Raise ModelError for a file that the base in `folder`, a bundle, was exported with."""
-    if not names or not (folder / MANIFEST).is_file():
-        return
-    try:
-        earlier = {_content(name) for name in open_bundle(folder, verify=False).manifest.loras}
-    except BundleError:
-        return  # a base like any other
-    if again := [name.rpartition(" ")[0] for name in names if _content(name) in earlier]:
+    """Raise ModelError for a file that is in the weights of the base in `folder` already."""
+    earlier = {content_of(name) for name in fused_in(folder)} if names else set()
+    if again := [name.rpartition(" ")[0] for name in names if content_of(name) in earlier]:
         raise ModelError(
             f"{', '.join(again)} is in the weights of {folder} already. Leave it out, or give the base without it."
         )
-
-
-def _content(name: str) -> str:
-    """The hash in a LoRA's name."""
-    return name.rpartition(" ")[2]
 
 
 def _match(base: BaseModel, path: Path, scale: float, note: Callable[[str], None]) -> _Lora:

@@ -8,6 +8,7 @@ was trained on, and, where LoRAs are in its weights, that of this base with them
 for another decoder, keeps them in its notes.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,6 @@ from engines.bundle.files import MANIFEST
 from engines.common.files import read_json
 from engines.common.schema import from_object
 from engines.diffusion.base_model import BASE_NOTES, base_hash
-from engines.diffusion.lora import fused_hash
 from engines.errors import BundleError, ModelError
 
 ORIGIN = "origin"  # key in a base's notes
@@ -49,9 +49,43 @@ def read_origin(folder: Path) -> Origin:
         except BundleError:
             return Origin(base_hash(folder))
         return Origin(base_hash(folder, manifest.files), manifest.base_hash, manifest.loras)
-    own, path = Origin(base_hash(folder)), folder / BASE_NOTES
+    own, noted = Origin(base_hash(folder)), _noted(folder)
+    return noted if noted is not None and noted.hash == own.hash else own
+
+
+def fused_in(folder: Path) -> tuple[str, ...]:
+    """The LoRAs in the weights of the base in `folder`, as `fuse_loras` names them, where it is a bundle or the copy of
+    one; whether it was changed since is not looked at. Raises ModelError for notes that cannot be read.
+    """
+    if (folder / MANIFEST).is_file():
+        try:
+            return open_bundle(folder, verify=False).manifest.loras
+        except BundleError:
+            return ()  # a base like any other
+    noted = _noted(folder)
+    return () if noted is None else noted.loras
+
+
+def _noted(folder: Path) -> Origin | None:
+    """What a base's notes say that it goes by. Raises ModelError."""
+    path = folder / BASE_NOTES
     notes = read_json(path, ModelError) if path.is_file() else {}
     if not isinstance(notes.get(ORIGIN), dict):
-        return own
-    noted = from_object(Origin, notes[ORIGIN], ModelError, f"{path}, {ORIGIN}")
-    return noted if noted.hash == own.hash else own
+        return None
+    return from_object(Origin, notes[ORIGIN], ModelError, f"{path}, {ORIGIN}")
+
+
+def fused_hash(base_hash: str, names: Sequence[str]) -> str:
+    """The hash that names a base with LoRAs fused into it, from the base's own and what `fuse_loras` returned.
+
+    Files' names do not count, their order does not, their contents and scales do. Without LoRAs, the base's own.
+    """
+    if not names:
+        return base_hash
+    parts = sorted(f"{content_of(name)}:{name.rpartition(' ')[0].rpartition(':')[2]}" for name in names)
+    return hashlib.sha256("\n".join([base_hash, *parts]).encode()).hexdigest()
+
+
+def content_of(name: str) -> str:
+    """The hash in a LoRA's name."""
+    return name.rpartition(" ")[2]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from engines.common.events import Report, note
 from engines.diffusion.base_model import BaseModel, base_hash, load_base
-from engines.diffusion.lora import fuse_loras, fused_hash
+from engines.diffusion.lora import fuse_loras
+from engines.diffusion.origin import fused_hash
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from dengine_cli.parse import parse_loras
 from engines.adapter.info import AdapterInfo
 from engines.common.files import sha256_file
 from engines.diffusion.base_model import BaseModel, load_base
-from engines.diffusion.lora import fuse_loras, fused_hash
+from engines.diffusion.lora import fuse_loras
+from engines.diffusion.origin import fused_hash
 from engines.errors import ExportError, ModelError, UsageError
 from engines.labels.boxes import Instances
 from engines.training.adapter_options import AdapterTrainOptions

@@ -15,8 +15,7 @@ from engines.common.files import sha256_file, write_json
 from engines.common.schema import to_object
 from engines.diffusion import base_model
 from engines.diffusion.base_model import BASE_NOTES, BaseModel, base_hash, load_base
-from engines.diffusion.lora import fused_hash
-from engines.diffusion.origin import ORIGIN, Origin, read_origin
+from engines.diffusion.origin import ORIGIN, Origin, fused_hash, fused_in, read_origin
 from engines.errors import ModelError
 from engines.training.decoder import copy_base
 from export.fit import check_fit
@@ -102,6 +101,7 @@ def test_names_that_are_noted_hold_while_the_base_is_as_it_was(toy_bases: dict[s
     noted = Origin(base_hash(nested), "f" * 64, (STYLE,))
     write_json(folder / BASE_NOTES, notes | {ORIGIN: to_object(noted)})
     assert read_origin(folder) == noted
+    assert fused_in(folder) == (STYLE,), "not to be added once more"
     (folder / "tokenizer" / "more" / "words.txt").write_text("b", "utf-8")
     assert read_origin(folder) == Origin(base_hash(folder))
     write_json(folder / BASE_NOTES, {ORIGIN: {"hash": 3}})
