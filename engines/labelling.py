@@ -10,7 +10,7 @@ H/W pixels of a padded frame, h/w its latents, Z latent channels, N boxes.
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -25,7 +25,7 @@ from engines.common.files import write_json
 from engines.common.names import class_words
 from engines.common.schema import AnyPath, settle
 from engines.common.verbs import verb
-from engines.datasets.copies import seen_by
+from engines.datasets.copies import Seen
 from engines.datasets.dataset import Dataset, Record, open_dataset
 from engines.datasets.learned import LEARNED, read_learned
 from engines.datasets.records import image_folder
@@ -214,14 +214,14 @@ def label_images(
     _check_out(out)
     annotated = any(len(record.instances.single) for record in dataset.records)
     _check_prompt(prompt, annotated, dataset)
-    found = _Found()
+    found, seen = _Found(), Seen(read_learned(bundle.folder / "adapter" / LEARNED))
     with run_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         try:
             with (out / _SPOOL).open("w+b") as spool:
                 words = [_prompt(prompt, bundle.style, dataset, record) for record in dataset.records]
                 every = detect(
-                    bundle, backend, dataset.records, words, tta, found.skipped if skip_bad else None, report
+                    bundle, backend, dataset.records, words, tta, found.skipped if skip_bad else None, report, seen.look
                 )
                 rules = _spooled(spool, every, found, bundle, rules, matched)
                 figures, unknown = _figures(spool, found, dataset, bundle, rules, report) if annotated else ({}, ())
@@ -245,7 +245,7 @@ def label_images(
         backend=backend.description,
         own_score=None if own is None else stored(own.thresholds),
         own_figures={name: by_own[name] for name in by_own if name not in figures},
-        seen=_seen(bundle, dataset, report),
+        seen=seen.among(dataset.records),
     )  # fmt: skip
 
 
@@ -263,12 +263,6 @@ def _own_rules(bundle: "Bundle") -> Rules:
     """The rules by which `generate` takes a box for a label, where it is told nothing else."""
     score = bundle.generate_defaults.get("score", {})
     return label_rules(score, 0.0, 1.0, bundle.adapter_info.thresholds, bundle.class_names)
-
-
-def _seen(bundle: "Bundle", dataset: Dataset, report: Report) -> tuple[str, ...]:
-    """Images that the bundle's adapter learned from, or that nearly repeat such; broken ones are passed over."""
-    learned = read_learned(bundle.folder / "adapter" / LEARNED)
-    return () if learned is None else seen_by(dataset.records, learned, report)
 
 
 def _write(
@@ -356,8 +350,10 @@ def detect(
     views: int,
     skipped: list[str] | None,
     report: Report,
+    look: Callable[[Record, npt.NDArray[np.uint8]], None] = lambda record, pixels: None,
 ) -> Iterator[tuple[int, Instances]]:
-    """(record, its detections), shape by shape, so that networks are prepared once for each shape.
+    """(record, its detections), shape by shape, so that networks are prepared once for each shape; `look` is shown
+    every image.
 
     A broken image is left out and said in `skipped`; where that is None, it is a DatasetError.
     """
@@ -375,6 +371,7 @@ def detect(
             for index in indices[start : start + reader.batch]:
                 try:
                     batch.append((index, _checked_image(records[index])))
+                    look(records[index], batch[-1][1])
                 except DatasetError as cause:
                     if skipped is None:
                         raise DatasetError(f"{cause} Or leave broken images out with `skip_bad=True`.") from cause

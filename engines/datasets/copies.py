@@ -4,7 +4,6 @@ Knows: the ways in which an image is known, and their words. Knows nothing about
 N images looked at, M images known.
 """
 
-import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,10 +11,9 @@ import numpy.typing as npt
 
 from engines.common.events import Event, EventKind, Report, silent
 from engines.datasets.crops import cut_from
-from engines.datasets.duplicates import NEAR, Fingerprints, fingerprints, joined, near_pairs
+from engines.datasets.duplicates import NEAR, Fingerprints, fingerprint, joined, near_pairs
 from engines.datasets.learned import Learned, short_hash
 from engines.datasets.records import Record
-from engines.errors import DatasetError
 
 COPIES = "looking for copies"  # in events
 _BLOCK = 256  # images that are held at once against all that was learned from
@@ -73,19 +71,34 @@ def known_to(
     return found
 
 
-def seen_by(records: Sequence[Record], learned: Learned, report: Report = silent) -> tuple[str, ...]:
-    """The names of the images that a model learned from, or that nearly repeat such; broken ones are passed over."""
-    seen: list[str] = []
-    for start in range(0, len(records), _BLOCK):
-        read, prints = [], []
-        for record in records[start : start + _BLOCK]:
-            with contextlib.suppress(DatasetError):
-                prints.append(fingerprints([record]))
-                read.append(record)
-        found = known_to(read, joined(prints), learned, crops=False)
-        seen += [read[row].name for row in sorted(found)]
-        report(Event(EventKind.PROGRESS, COPIES, done=min(start + _BLOCK, len(records)), total=len(records)))
-    return tuple(seen)
+class Seen:
+    """Which images a model learned from, or that nearly repeat such: each is looked at while it is at hand anyway, and
+    a few numbers of it are kept until there are enough to be compared together.
+    """
+
+    def __init__(self, learned: Learned | None) -> None:
+        """`learned`: None where the model does not say; then no image is known."""
+        self._learned, self._names = learned, set[str]()
+        self._waiting: list[tuple[str, Fingerprints]] = []
+
+    def look(self, record: Record, pixels: npt.NDArray[np.uint8]) -> None:
+        """Take an image, uint8 [H, W, 3]."""
+        if self._learned is None:
+            return
+        self._waiting.append((record.name, fingerprint(pixels)))
+        if len(self._waiting) == _BLOCK:
+            self._compare(self._learned)
+
+    def among(self, records: Sequence[Record]) -> tuple[str, ...]:
+        """The names of those that are known, in the order of `records`."""
+        if self._learned is not None:
+            self._compare(self._learned)
+        return tuple(record.name for record in records if record.name in self._names)
+
+    def _compare(self, learned: Learned) -> None:
+        prints = joined([one for _, one in self._waiting])
+        self._names |= {self._waiting[row][0] for row in known_to((), prints, learned, crops=False)}
+        self._waiting.clear()
 
 
 def aspects_of(records: Sequence[Record]) -> npt.NDArray[np.float64]:

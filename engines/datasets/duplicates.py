@@ -73,14 +73,14 @@ class Fingerprints:
         return Fingerprints([self.hashes[row] for row in rows], self.thumbnails[rows])
 
 
+def fingerprint(pixels: npt.NDArray[np.uint8]) -> Fingerprints:
+    """Those of one image, uint8 [H, W, 3]."""
+    return Fingerprints([pixel_hash(pixels)], thumbnail(pixels)[None])
+
+
 def fingerprints(images: Iterable[Path | Record]) -> Fingerprints:
     """Hashes and thumbnails of images, each decoded once. Raises DatasetError for a file that cannot be read."""
-    hashes, rows = [], []
-    for image in images:
-        pixels = image.pixels() if isinstance(image, Record) else read_image(image)
-        hashes.append(pixel_hash(pixels))
-        rows.append(thumbnail(pixels))
-    return Fingerprints(hashes, np.stack(rows) if rows else np.zeros((0, SIDE * SIDE), dtype=np.float32))
+    return joined([fingerprint(one.pixels() if isinstance(one, Record) else read_image(one)) for one in images])
 
 
 def joined(prints: Sequence[Fingerprints]) -> Fingerprints:

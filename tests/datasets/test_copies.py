@@ -8,9 +8,8 @@ from PIL import Image
 from quality_pictures import photograph
 from refusals import refused
 
-from engines.common.events import Event
 from engines.datasets import copies
-from engines.datasets.copies import known_from, known_to, seen_by
+from engines.datasets.copies import Seen, known_from, known_to
 from engines.datasets.dataset import Record, open_images
 from engines.datasets.duplicates import fingerprints
 from engines.datasets.learned import LEARNED, read_learned, write_learned
@@ -90,17 +89,13 @@ def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
         read_learned(tmp_path / LEARNED)
 
 
-def test_what_a_model_learned_from_is_seen_block_by_block_and_broken_images_are_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_model_learned_from_is_seen_as_images_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "_BLOCK", 2)
     records = _save(tmp_path / "all", {f"{n}.png": Image.fromarray(photograph(n, (120, 90))) for n in range(5)})
     write_learned(tmp_path / LEARNED, [records[4], records[1]])
-    records[0].file.write_bytes(b"no image")
-    learned, told = read_learned(tmp_path / LEARNED), list[Event]()
-    assert learned is not None
-    assert seen_by(records, learned, told.append) == ("1.png", "4.png")
-    assert [(event.done, event.total) for event in told] == [(2, 5), (4, 5), (5, 5)]
-    for record in records[2:]:
-        record.file.write_bytes(b"no image")
-    assert seen_by(records[2:], learned) == ()
+    for learned, expected in ((read_learned(tmp_path / LEARNED), ("1.png", "4.png")), (None, ())):
+        seen = Seen(learned)
+        assert seen.among(records) == ()
+        for record in reversed(records):
+            seen.look(record, record.pixels())
+        assert seen.among(records) == expected
