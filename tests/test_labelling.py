@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from made_data import BOX, SIZES, make_data
 from refusals import refused
 
 from engines.common.events import Event, EventKind
-from engines.datasets.dataset import Dataset
+from engines.datasets.dataset import Dataset, Record
+from engines.datasets.learned import LEARNED, write_learned
 from engines.errors import DatasetError, NumericalError, RunError, UsageError
 from engines.labelling import LabelSettings, LabelSummary, label, label_images
 from engines.labels.rules import label_rules
@@ -97,6 +99,18 @@ def test_images_without_annotations_are_labelled_too(tmp_path: Path) -> None:
     summary = run(tmp_path, make_data(tmp_path / "data", label_of_boxes=None), pointing_backend())
     assert (summary.images, summary.figures) == (5, {})
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["annotations.json"]
+
+
+def test_images_that_the_adapter_learned_from_are_named_and_none_is_read_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_data(tmp_path / "data")
+    (tmp_path / "bundle" / "adapter").mkdir(parents=True)
+    write_learned(tmp_path / "bundle" / "adapter" / LEARNED, [data.records[3], data.records[0]])
+    read, pixels = Counter[str](), Record.pixels
+    monkeypatch.setattr(Record, "pixels", lambda self: (read.update([self.name]), pixels(self))[1])
+    assert run(tmp_path, data).seen == (data.records[0].name, data.records[3].name)
+    assert read == Counter(record.name for record in data.records)
 
 
 def test_networks_are_prepared_once_for_each_shape(tmp_path: Path) -> None:
