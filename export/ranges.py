@@ -164,7 +164,7 @@ def measure(module: nn.Module, tensors: tuple[Tensor, ...], ranges: Ranges) -> t
         return run_module(module, tensors)
 
 
-def choose_islands(graph: str, module: nn.Module, ranges: Ranges, limit: float = LIMIT) -> tuple[str, ...]:
+def choose_islands(graph: str, module: nn.Module, ranges: Ranges) -> tuple[str, ...]:
     """The parts of a graph's module that must stay in float32, sorted; ("",) for the whole graph.
 
     Attentions whose configuration asks for float32 scores (`upcast_attention`) get them, whatever was measured.
@@ -172,7 +172,7 @@ def choose_islands(graph: str, module: nn.Module, ranges: Ranges, limit: float =
     Raises ExportError where the graph's own inputs or outputs reach the limit.
     """
     whole = ranges[""]
-    if whole.crossing > limit:
+    if whole.crossing > LIMIT:
         raise ExportError(
             f"{graph}: its inputs or outputs reach {whole.crossing:.0f}, and half precision ends at {LARGEST:.0f} "
             f"({FACTOR:.0f} times that is kept free). Export it with `graph_dtype=float32`.",
@@ -181,10 +181,10 @@ def choose_islands(graph: str, module: nn.Module, ranges: Ranges, limit: float =
     parts = dict(module.named_modules())
     islands: set[str] = set(upcast_scores(module))
     for name, block in ranges.items():
-        if block.scores > limit and block.inside <= limit and block.crossing <= limit and has_projections(parts[name]):
+        if block.scores > LIMIT and block.inside <= LIMIT and block.crossing <= LIMIT and has_projections(parts[name]):
             islands.add(name + SCORES)
-        elif max(block.inside, block.scores) > limit:
-            islands |= _enclosing(name, ranges, limit)
+        elif max(block.inside, block.scores) > LIMIT:
+            islands |= _enclosing(name, ranges)
     return outermost(islands)
 
 
@@ -201,11 +201,11 @@ def figures(measured: Measured) -> dict[str, dict[str, float]]:
     return {graph: largest(ranges) for graph, ranges in measured.ranges.items()}
 
 
-def _enclosing(name: str, ranges: Ranges, limit: float) -> set[str]:
+def _enclosing(name: str, ranges: Ranges) -> set[str]:
     """The smallest blocks round `name`, itself included, whose inputs and outputs stay below the limit."""
-    if ranges[name].crossing <= limit:
+    if ranges[name].crossing <= LIMIT:
         return {name}
-    return {found for caller in ranges[name].callers for found in _enclosing(caller, ranges, limit)}
+    return {found for caller in ranges[name].callers for found in _enclosing(caller, ranges)}
 
 
 def _picture(file: Record, frame: tuple[int, int]) -> Tensor:

@@ -133,9 +133,7 @@ def save_adapter(folder: Path, model: DetectionAdapter, info: AdapterInfo) -> No
     write_json(folder / INFO_FILE, info.to_json())
 
 
-def load_adapter(
-    folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[DetectionAdapter, AdapterInfo]:
+def load_adapter(folder: Path, *, device: str | torch.device = "cpu") -> tuple[DetectionAdapter, AdapterInfo]:
     """The adapter of a folder, in evaluation mode and without gradients, and its information.
 
     Raises ModelError naming what is missing or does not fit.
@@ -151,7 +149,7 @@ def load_adapter(
     except (SafetensorError, RuntimeError, OSError) as cause:
         raise ModelError(f"{path} cannot be read: {shorten(cause, 200)}.") from cause
     check_finite(path, model.state_dict())
-    return model.requires_grad_(False).eval().to(device=device, dtype=dtype), info
+    return model.requires_grad_(False).eval().to(device), info
 
 
 def _check_described(config: AdapterConfig, path: Path) -> None:

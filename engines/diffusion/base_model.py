@@ -108,7 +108,7 @@ def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     return pixels
 
 
-def load_base(name: Path | str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> BaseModel:
+def load_base(name: Path | str, *, device: str | torch.device = "cpu") -> BaseModel:
     """Load a base model from a local diffusers folder, a single `.safetensors` file, or by its name on the hub.
 
     Safetensors only: weights in any other format are refused, no remote code runs. Everything is checked by headers
@@ -120,7 +120,7 @@ def load_base(name: Path | str, *, device: str | torch.device = "cpu", dtype: to
     silence_libraries()
     text: Any = described["text_encoder"].network.config
     tokenizer = load_tokenizer(path / "tokenizer", int(text.vocab_size), int(text.max_position_embeddings))
-    parts = {part: one.load(dtype) for part, one in described.items()}
+    parts = {part: one.load() for part, one in described.items()}
     for network in parts.values():
         network.requires_grad_(False).eval().to(device)
     return BaseModel(

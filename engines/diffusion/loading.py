@@ -33,8 +33,8 @@ class Described:
     network: Any
     places: Mapping[str, tuple[str, str]]  # a weight's name -> the file, and its name there
 
-    def load(self, dtype: torch.dtype) -> Any:
-        """The network with its weights, in `dtype`, on the CPU; once. Raises ModelError."""
+    def load(self) -> Any:
+        """The network with its weights, in float32, on the CPU; once. Raises ModelError."""
         from safetensors import SafetensorError, safe_open
 
         state: dict[str, torch.Tensor] = {}
@@ -43,7 +43,7 @@ class Described:
                 with safe_open(self.folder / file, "pt") as opened:
                     for name, (where, stored) in self.places.items():
                         if where == file:
-                            state[name] = opened.get_tensor(stored).to(dtype, copy=True)
+                            state[name] = opened.get_tensor(stored).to(torch.float32, copy=True)
         except (SafetensorError, OSError) as cause:
             raise ModelError(f"{self.folder / file} cannot be read: {shorten(cause, 200)}.") from cause
         check_finite(self.folder, state)

@@ -54,12 +54,12 @@ def model_targets(root: Path, base: Path, adapter: Path) -> dict[Path, Callable[
     def network(part: str) -> Callable[[], object]:
         def read() -> None:
             check_folder_family(base)
-            describe(base / part, part).load(torch.float32)
+            describe(base / part, part).load()
 
         return read
 
     def decoded() -> None:
-        decoder = describe(base / "decoder", "decoder").load(torch.float32)
+        decoder = describe(base / "decoder", "decoder").load()
         decoder.decode(torch.zeros(1, decoder.config.latent_channels, 2, 2))
 
     def schedule() -> None:

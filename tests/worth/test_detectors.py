@@ -35,7 +35,7 @@ from engines.worth.detectors.config import (
     preset,
 )
 from engines.worth.detectors.model import Detector, check_library, load_detector, new_detector
-from engines.worth.detectors.train import Curve, TrainingSet, detect, measure, train_detector
+from engines.worth.detectors.train import TrainingSet, detect, measure, train_detector
 
 NAMES = ("square", "bar")
 TINY = NetworkConfig(
@@ -208,9 +208,8 @@ def test_the_frame_is_the_commonest_image_cut_to_the_networks_steps(
 @pytest.mark.slow
 def test_a_detector_learns_to_tell_two_shapes_apart(shapes: list[Record], tmp_path: Path) -> None:
     options = replace(OPTIONS, steps=140, batch=2, lr=3e-3, warmup=10, ema_decay=0.95, colour=0.0)
-    detector, seen = train(shapes[:18], tmp_path / "detector", options, curve=Curve(shapes[18:], 140))
+    detector, _ = train(shapes[:18], tmp_path / "detector", options)
     assert measure(detector, shapes[18:])["AP50"] > 0.4
-    assert seen[-1].figures["AP50"] == pytest.approx(measure(detector, shapes[18:])["AP50"], abs=1e-3)
     assert [path.name for path in sorted((tmp_path / "detector").iterdir())] == [INFO_FILE, WEIGHTS_FILE, LOG]
 
 

@@ -55,14 +55,6 @@ class TrainingSet:
         }
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Images that a training is measured on as it goes; they decide nothing."""
-
-    records: Sequence[Record]
-    every: int  # steps
-
-
 def train_detector(
     data: TrainingSet,
     options: DetectorOptions,
@@ -75,7 +67,6 @@ def train_detector(
     stage: str = "detector",
     weights: Path | None = None,
     pixels: str | None = None,
-    curve: Curve | None = None,
 ) -> Detector:
     """Train a detector, save it in `folder`, and return it. Checkpoints lie in `folder`/training until it is done.
 
@@ -83,7 +74,6 @@ def train_detector(
     seed: decides the first weights and every draw.
     weights: a checkpoint folder to begin with, in place of random weights.
     pixels: a hash of the images' pixels, kept beside the other things that decide the weights.
-    curve: AP on these images is reported as the training goes (in `Event.figures`).
 
     The last averaged weights are kept: no image but the training's own has a say. Raises TrainingError, ModelError,
     BackendError where the detector's library is missing.
@@ -91,29 +81,21 @@ def train_detector(
     detector = _new(data, options, folder, short_side, seed, weights)
     loss_at = _loss(detector, _batches(data, options, short_side, seed), options)
 
-    def renew() -> None:
-        torch.manual_seed(seed)
-        renew_statistics(detector.network, loss_at, min(_RENEWAL, options.steps))
-
-    def evaluate(step: int) -> dict[str, float]:
-        renew()
-        return measure(detector, curve.records if curve else ())
-
     training = {"options": options.decisive(), "data": data.digest(), "short_side": short_side, "seed": seed}
     training |= {"weights": weights_digest(weights)} | ({"pixels": pixels} if pixels else {})
     fit(
         detector.network,
         loss_at,
-        _fit_options(options, seed, curve),
+        _fit_options(options, seed),
         folder / _TRAINING,
         stage=stage,
         identity=training,
         resume=resume,
         report=report,
-        evaluate=evaluate if curve else None,
         log=TrainingLog(folder, (stage,)),
     )
-    renew()
+    torch.manual_seed(seed)
+    renew_statistics(detector.network, loss_at, min(_RENEWAL, options.steps))
     detector.info = replace(detector.info, training=training)
     save_result(lambda: save_detector(folder, detector), (folder / _TRAINING,), report)
     return detector
@@ -222,7 +204,7 @@ def _frame(options: DetectorOptions, width: int, height: int) -> FrameOptions:
     )
 
 
-def _fit_options(options: DetectorOptions, seed: int, curve: Curve | None) -> FitOptions:
+def _fit_options(options: DetectorOptions, seed: int) -> FitOptions:
     return FitOptions(
         steps=options.steps,
         lr=options.lr,
@@ -235,5 +217,4 @@ def _fit_options(options: DetectorOptions, seed: int, curve: Curve | None) -> Fi
         precision=options.precision,
         device=options.device,
         checkpoint_minutes=options.checkpoint_minutes,
-        evaluate_every=curve.every if curve else 0,
     )
