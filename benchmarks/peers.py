@@ -24,6 +24,7 @@ from benchmarks import peer_runner
 from benchmarks.records import Record, Tell, table
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.common.files import write_json
+from engines.common.tokenizer import complete_vocabulary
 from engines.errors import UsageError
 from engines.measure.workload import Workload, jobs_of
 
@@ -110,6 +111,7 @@ def write_model(bundle: Bundle, folder: Path) -> None:
             shutil.copytree(source, temporary / part)
         else:
             shutil.copy(source, temporary / part)
+    complete_vocabulary(temporary / "tokenizer")
     for path in temporary.rglob("*.safetensors"):
         prefix = "text_model." if path.parent.name == "text_encoder" else ""
         tensors = {

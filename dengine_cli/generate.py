@@ -120,7 +120,10 @@ def command(
         typer.Option(help="Of two boxes of a class with a larger IoU, the surer stays.  [default: 1, both]"),
     ] = None,
     tta: Annotated[
-        int, typer.Option(help="Test-time augmentation: looks that boxes are read from. 2 is with the mirror image.")
+        int,
+        typer.Option(
+            help="Test-time augmentation: looks that boxes are read from, 1, 2, 4 or 8: mirrored, upside down, turned."
+        ),
     ] = 1,
     keep_empty: Annotated[bool, typer.Option("--keep-empty", help="Keep images without a box.")] = False,
     near_duplicates: Annotated[

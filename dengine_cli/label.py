@@ -51,7 +51,10 @@ def command(
         float, typer.Option(help="With --score: of two boxes of a class with a larger IoU, the surer stays; 1: both.")
     ] = 1.0,
     tta: Annotated[
-        int, typer.Option(help="Test-time augmentation: looks that boxes are read from. 2 is with the mirror image.")
+        int,
+        typer.Option(
+            help="Test-time augmentation: looks that boxes are read from, 1, 2, 4 or 8: mirrored, upside down, turned."
+        ),
     ] = 1,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out and list them.")] = False,
     follow_links: FollowLinks = False,

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from engines.adapter.inference import TTA_LOOKS
+from engines.adapter.inference import TTA_LOOKS, check_looks
 from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import write_json
 from engines.common.names import class_words
@@ -76,7 +76,7 @@ class LabelSettings:
     skip_bad: bool = False  # leave broken images out, instead of stopping
     follow_links: bool = False  # follow links that lead outside the folder
     boxes: str = "auto"  # what the numbers of its boxes mean, see `open_dataset`
-    tta: int = 1  # test-time augmentation: looks that boxes are read from: 2 is with the mirror image
+    tta: int = 1  # test-time augmentation: looks that boxes are read from, of TTA_LOOKS
     score: ScoreLike | None = None  # for pseudo-labels: a box below is left out; None: all boxes are in
     ignore_score: float = 0.0  # with a score: a box from this up to it makes its region one to ignore; 0: none does
     max_overlap: float = 1.0  # with a score: of two labels of a class that overlap more, the surer stays; 1: both do
@@ -92,7 +92,7 @@ class LabelSettings:
             (
                 "tta",
                 self.tta in TTA_LOOKS,
-                f"`tta` is {self.tta}; 1 or 2 was expected",
+                f"`tta` is {self.tta}; 1, 2, 4 or 8 was expected",
             ),
             (
                 "precision",
@@ -347,7 +347,7 @@ def detect(
     backend: "Backend",
     records: Sequence[Record],
     prompts: Sequence[str],
-    views: int,
+    looks: int,
     skipped: list[str] | None,
     report: Report,
     look: Callable[[Record, npt.NDArray[np.uint8]], None] = lambda record, pixels: None,
@@ -355,8 +355,10 @@ def detect(
     """(record, its detections), shape by shape, so that networks are prepared once for each shape; `look` is shown
     every image.
 
-    A broken image is left out and said in `skipped`; where that is None, it is a DatasetError.
+    A broken image is left out and said in `skipped`; where that is None, it is a DatasetError. Raises UsageError for
+    looks that the adapter did not learn.
     """
+    check_looks(looks, bundle.adapter_info.rotate)
     text = TextEncoder(bundle, backend, lambda line: report(note(line)))
     for prompt in dict.fromkeys(prompts):
         text.read(prompt)
@@ -365,7 +367,7 @@ def detect(
     for size, members in groupby(sorted(range(len(records)), key=sizes.__getitem__), key=sizes.__getitem__):
         indices = list(members)
         report(note(f"preparing for frames of {size[0]}x{size[1]}"))
-        reader = Reader(bundle, backend, size, batch_for(backend, len(indices)), views)
+        reader = Reader(bundle, backend, size, batch_for(backend, len(indices)), looks)
         for start in range(0, len(indices), reader.batch):
             batch = []
             for index in indices[start : start + reader.batch]:

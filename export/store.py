@@ -13,8 +13,10 @@ import torch
 from engines.adapter.info import WEIGHTS_FILE, AdapterInfo
 from engines.adapter.model import DetectionAdapter, save_adapter
 from engines.common.files import read_json, write_json
+from engines.common.tokenizer import complete_vocabulary
 from engines.datasets.learned import LEARNED
 from engines.diffusion.base_model import BASE_NOTES, BaseModel
+from engines.diffusion.published import save_text_encoder
 from engines.diffusion.weights import DECODER
 from engines.errors import ExportError, ModelError
 
@@ -41,7 +43,10 @@ def store_model(base: BaseModel, adapter: DetectionAdapter, info: AdapterInfo, w
     for part, module in ((part, module) for part, module in networks.items() if module is not None):
         torch.nn.Module.to(module, dtype)  # diffusers' own `to` warns about casts, whatever is cast
         _check_finite(module, part, dtype)
-        module.save_pretrained(work / part, safe_serialization=True, max_shard_size="1TB")
+        if part == "text_encoder":
+            save_text_encoder(module, work / part)
+        else:
+            module.save_pretrained(work / part, safe_serialization=True, max_shard_size="1TB")
         config = read_json(work / part / "config.json", ModelError)
         config.pop("_name_or_path", None)  # a path of the machine that exported
         if "dtype" in config:  # transformers would compute as weights are stored, and diffusers' parts in float32
@@ -55,6 +60,7 @@ def store_model(base: BaseModel, adapter: DetectionAdapter, info: AdapterInfo, w
         for path in sorted((base.folder / part).iterdir()):
             if path.is_file() and path.suffix in (".json", ".txt"):
                 shutil.copyfile(path, work / part / path.name)
+    complete_vocabulary(work / "tokenizer")
     if (base.folder / BASE_NOTES).is_file():
         shutil.copyfile(base.folder / BASE_NOTES, work / BASE_NOTES)
     write_json(work / "model_index.json", _model_index(base))

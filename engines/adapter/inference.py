@@ -1,14 +1,16 @@
 """Round the adapter: a whole image in, detections in the image's own pixels out.
 
 Knows: how an image of any size becomes a frame at the adapter's scale (`prepare_frame`), how the adapter's logits and
-boxes become scored boxes on the original (`detections`), and how those of several views become one (`fuse`). Training's
-evaluation, `dengine label` and `dengine generate` share it. Knows nothing about networks: numpy only.
+boxes become scored boxes on the original (`detections`), which looks test-time augmentation takes at it, and how what
+they show becomes one (`fuse`). Training's evaluation, `dengine label` and `dengine generate` share it. Knows nothing
+about networks: numpy only.
 
-Shapes: H/W pixels, V views, Q queries, K classes, N boxes.
+Shapes: H/W pixels, V looks, Q queries, K classes, N boxes.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,14 +18,43 @@ import numpy.typing as npt
 from PIL import Image
 
 from engines.common.pixels import padded, scaled
+from engines.errors import UsageError
 from engines.labels.boxes import SCORE_FLOOR, Instances, cxcywh_to_xyxy, iou_matrix, join, without_duplicates
 
 Float = npt.NDArray[np.float32]
 
 LIMIT = 100  # most detections of one image, COCO's own limit
 DUPLICATE_IOU = 0.8  # two boxes that overlap more are one object
-TTA_LOOKS = (1, 2)  # looks at an image that its boxes may be read from
-SAME_IOU = 0.6  # boxes of two views that overlap more show one object
+SAME_IOU = 0.6  # boxes of two looks that overlap more show one object
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a picture lies when it is looked at."""
+
+    mirrored: bool  # left to right, before it is turned
+    quarters: int  # of a turn against the clock, 0 to 3
+
+    @property
+    def aside(self) -> bool:
+        """Whether its width and height change places."""
+        return self.quarters % 2 == 1
+
+
+# The first of these are looked at; beyond two, pictures are upside down or on their side.
+LOOKS = tuple(Look(mirrored, quarters) for quarters in (0, 2, 1, 3) for mirrored in (False, True))
+TTA_LOOKS = (1, 2, 4, 8)  # how many
+UPRIGHT_LOOKS = 2  # of them
+
+
+def check_looks(looks: int, rotate: bool | None) -> None:
+    """UsageError for looks at turned pictures by an adapter that learned from upright ones; `rotate`: see its info."""
+    if looks > UPRIGHT_LOOKS and rotate is False:
+        raise UsageError(
+            f"`tta` is {looks}: beyond {UPRIGHT_LOOKS}, pictures are turned, and this adapter learned from upright "
+            "ones alone. Take 1 or 2, or train it with `rotate=True` where pictures have no upright.",
+            field="tta",
+        )
 
 
 def resized_size(width: int, height: int, short_side: int) -> tuple[int, int, float]:

@@ -110,6 +110,7 @@ class AdapterInfo:
     labelled_images: int = 0  # all that it learned or was measured from; 0: not known
     objects: dict[str, int] = field(default_factory=dict)  # annotated in them, by class; crowds aside
     thresholds: dict[str, float] = field(default_factory=dict)  # class -> lowest score of a label; the rest: a default
+    rotate: bool | None = None  # whether it learned from pictures turned by quarters; None: from an earlier dengine
     photographs: Looks | None = None  # what training images show at `short_side`, for painted ones to be held against
     figures: dict[str, Any] = field(default_factory=dict)  # AP on the dev split, and how training went
     format: int = FORMAT  # version of this file

@@ -42,7 +42,7 @@ class AuditSettings:
     confidence: float = CONFIDENT  # from which a finding counts, and a missing label is added
     worst: int = 30  # images on the page, at most
     split: str | None = None  # part of the dataset, such as train
-    tta: int = 1  # looks that the bundle's adapter takes at an image: 2 is with the mirror image
+    tta: int = 1  # looks that the bundle's adapter takes at an image, of TTA_LOOKS
     engine: str = "auto"  # of the bundle: a backend's name
     precision: str = "auto"  # of the arithmetic
     threads: int | None = None  # of the engine, on a CPU; None: its own choice
@@ -60,7 +60,7 @@ class AuditSettings:
             ("complete", " or ".join(COMPLETIONS), self.complete is None or self.complete in COMPLETIONS),
             ("confidence", "above 0 and at most 1", 0 < self.confidence <= 1),
             ("worst", "0 or more", self.worst >= 0),
-            ("tta", "1 or 2", self.tta in TTA_LOOKS),
+            ("tta", "1, 2, 4 or 8", self.tta in TTA_LOOKS),
         )
         usual = {item.name: item.default for item in fields(self)} | {"training": {}}
         names = _OF_BUNDLE if self.folds else _OF_FOLDS

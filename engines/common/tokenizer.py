@@ -9,14 +9,14 @@ is given the vocabulary that was found here, and no file names or settings that 
 B batch, L text length.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from engines.common.files import LFS_POINTER, read_json
+from engines.common.files import LFS_POINTER, read_json, write_json
 from engines.common.quote import quote, shorten
 from engines.errors import ModelError
 
@@ -137,6 +137,20 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         raise ModelError(f"{folder}: the special token {quote(missing[0])} is not in the vocabulary.")
     _check_merged(tokens, merges, {*added, *special.values()}, folder)
     return Vocabulary(tokens, merges, added, special, _length(settings, folder))
+
+
+def write_vocabulary(folder: Path, tokens: Mapping[str, int], merges: Iterable[tuple[str, str]]) -> None:
+    """Write vocab.json and merges.txt: what every release of transformers reads, and none before 5 does without."""
+    write_json(folder / "vocab.json", dict(tokens))
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges), ""]
+    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
+
+
+def complete_vocabulary(folder: Path) -> None:
+    """Write the vocabulary beside a tokenizer.json that stands alone, as newer releases leave it."""
+    if not (folder / "vocab.json").is_file():
+        found = read_vocabulary(folder)
+        write_vocabulary(folder, found.tokens, found.merges)
 
 
 def _read(path: Path, absent: dict[str, Any] | None = None) -> dict[str, Any]:

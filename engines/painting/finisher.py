@@ -33,7 +33,8 @@ from engines.diffusion.sampler import Task, check_latents
 from engines.errors import NumericalError
 from engines.labels.boxes import Instances
 from engines.painting.jobs import Job
-from engines.painting.networks import ADVICE, Labeller, Labels, check_flags, fill, finite_rows, prepare
+from engines.painting.label_pass import Labeller, Labels
+from engines.painting.networks import ADVICE, check_flags, fill, finite_rows, prepare
 
 if TYPE_CHECKING:
     from engines.backends.base import Backend
@@ -85,21 +86,21 @@ class Finisher:
         backend: "Backend",
         batch: int,
         frame: tuple[int, int],
-        views: int = 1,
+        looks: int = 1,
         record: Record = capture,
         *,
         over: bool = False,
     ) -> None:
-        """Prepare the graphs for images of `frame`, (width, height) in pixels; boxes are read from `views` looks.
+        """Prepare the graphs for images of `frame`, (width, height) in pixels; boxes are read from `looks` looks.
 
         over: paintings come onto the canvas of their job, and boxes are read from what is seen then.
         """
         w, h = (side // bundle.vae_stride for side in frame)
         self._frame = frame
-        self._labeller = Labeller(bundle, backend, batch, h, w, views, record)
+        self._labeller = Labeller(bundle, backend, batch, h, w, looks, record, encodes=over)
         self._decoder = prepare(bundle, backend, "vae_decoder", {"B": batch, "h": h, "w": w})
         self._decode = Recorded(self._decoder.run, [self._decoder], backend.device, record)
-        self._encoder = prepare(bundle, backend, "vae_encoder", {"B": batch, "h": h, "w": w}) if over else None
+        self._over = over
         self._lane = Lane(backend.device)
         self._networks_beside = backend.device.type == "cuda"
         self._most = _AHEAD + self._networks_beside
@@ -150,16 +151,16 @@ class Finisher:
                 check_latents([one.task for one in batch], finite()[0])
             fill(self._decoder.inputs["latents"], latents)
             self._decode()
-            pictures = self._pictures(self._decoder.outputs["pixels"][: len(batch)])
-            if self._encoder is not None:
+            painted = self._decoder.outputs["pixels"][: len(batch)]
+            pictures, seen = self._pictures(painted), painted.clamp(-1.0, 1.0)
+            if self._over:
                 made, checked = pictures()
-                seen = [_on_canvas(one, pixels) for one, pixels in zip(batch, made.numpy(), strict=True)]
-                pictures = partial(tuple, (torch.from_numpy(np.stack(seen)), checked))
-                fill(self._encoder.inputs["pixels"], [to_pixels(pixels) for pixels in seen])
-                self._encoder.run()
-                latents = list(self._encoder.outputs["latents"][: len(batch)].float().clone())
+                shown = [_on_canvas(one, pixels) for one, pixels in zip(batch, made.numpy(), strict=True)]
+                pictures = partial(tuple, (torch.from_numpy(np.stack(shown)), checked))
+                seen = torch.stack([to_pixels(pixels) for pixels in shown])
+                latents = self._labeller.encode(seen)
             keys = [(one.job.seed, one.job.index) for one in batch]
-            labels = self._labeller.begin(latents, [one.task.cond for one in batch], keys)
+            labels = self._labeller.begin(latents, [one.task.cond for one in batch], keys, seen)
         return _Numbers(pictures, finite, labels)
 
     def _pictures(self, pixels: torch.Tensor) -> Callable[[], tuple[torch.Tensor, ...]]:

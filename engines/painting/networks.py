@@ -1,29 +1,23 @@
 """The networks of a bundle at fixed batches, as `generate` and `label` call them.
 
-Knows: how items are laid into a call of a fixed batch, the text encoder with the embeddings it keeps, the label pass
-with the adapter, and which numbers are refused. Knows nothing about jobs, slots or files.
+Knows: how items are laid into a call of a fixed batch, the text encoder with the embeddings it keeps, and which numbers
+are refused. Knows nothing about jobs, slots or files.
 
-B batch, L tokens, D text width, Z/h/w latents, V views, Q queries, K classes.
+B batch, L tokens, D text width.
 """
 
 import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from engines.backends.registry import backend_info
 from engines.common.streams import Lane, begin_fetch, hand_over, send
 from engines.common.tokenizer import cut_remark, read_words, tokenize
-from engines.diffusion.capture import Record, Recorded, capture
-from engines.diffusion.latents import label_latents
-from engines.diffusion.noise import alphas_cumprod
 from engines.errors import NumericalError
 
 if TYPE_CHECKING:
@@ -96,102 +90,6 @@ class TextEncoder:
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
         return take
-
-
-class Labeller:
-    """The label pass and the adapter on clean latents, at one size and a fixed batch.
-
-    With two views, the second is the same noisy latents mirrored left to right: for the networks, nearly those of the
-    mirrored image.
-    """
-
-    def __init__(
-        self,
-        bundle: "Bundle",
-        backend: "Backend",
-        batch: int,
-        h: int,
-        w: int,
-        views: int = 1,
-        record: Record = capture,
-    ) -> None:
-        sizes = {"B": batch, "h": h, "w": w}
-        pyramid = [spec.name for spec in bundle.specs["adapter"].inputs]
-        self._unet = prepare(bundle, backend, "unet", sizes, pyramid, role="labels")
-        self._adapter = prepare(bundle, backend, "adapter", sizes, ["logits", "boxes"])
-        self._pyramid, self._views = pyramid, views
-        self._abar = alphas_cumprod(bundle.scheduler_config)
-        self._timestep = bundle.timestep
-        self._read = Recorded(self._networks, [self._unet, self._adapter], backend.device, record)
-
-    def __call__(
-        self,
-        latents: Sequence[torch.Tensor],
-        states: Sequence[torch.Tensor],
-        keys: Sequence[tuple[int, int]],
-        names: Sequence[str],
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Logits [V, n, Q, K] and boxes [V, n, Q, 4] (centre, size; shares of the frame) of n <= batch images.
-
-        latents: clean, scaled, [Z, h, w] each. states: embeddings [L, D]. keys: (seed, index) of the noise.
-        names: what an error calls each image. Raises NumericalError.
-        """
-        return self.begin(latents, states, keys)(names)
-
-    def begin(
-        self, latents: Sequence[torch.Tensor], states: Sequence[torch.Tensor], keys: Sequence[tuple[int, int]]
-    ) -> "Labels":
-        """The same, begun: what comes back takes the names, waits and gives the numbers."""
-        noisy = [
-            label_latents(clean.float(), seed, index, self._abar, self._timestep)
-            for clean, (seed, index) in zip(latents, keys, strict=True)
-        ]
-        self._unet.inputs["timesteps"].fill_(self._timestep)
-        fill(self._unet.inputs["encoder_hidden_states"], states)
-        logits, boxes, whole = self._look(noisy)
-        if self._views == 1:
-            return Labels(begin_fetch(whole[None], logits[None], boxes[None]))
-        again, mirrored, also_whole = self._look([one.flip(-1) for one in noisy])
-        mirrored[..., 0] = 1.0 - mirrored[..., 0]
-        found = (whole, also_whole), (logits, again), (boxes, mirrored)
-        return Labels(begin_fetch(*(torch.stack(pair) for pair in found)))
-
-    def _look(self, noisy: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One view: logits [n, Q, K] and boxes [n, Q, 4], in memory of their own, and whether an image's pyramid is
-        finite, bool [n]: the adapter was handed what is not, or made it.
-
-        On a CPU that is looked at only where something came out that is not.
-        """
-        fill(self._unet.inputs["sample"], noisy)
-        self._read()
-        count = len(noisy)
-        logits, boxes = (self._adapter.outputs[name][:count].float().clone() for name in ("logits", "boxes"))
-        whole = torch.ones(count, dtype=torch.bool, device=logits.device)
-        if logits.is_cuda or not bool(logits.isfinite().all() & boxes.isfinite().all()):
-            for name in self._pyramid:
-                whole = whole & finite_rows(self._unet.outputs[name][:count])
-        return logits, boxes, whole
-
-    def _networks(self) -> None:
-        self._unet.run()
-        for name in self._pyramid:
-            self._adapter.inputs[name].copy_(self._unet.outputs[name])
-        self._adapter.run()
-
-
-@dataclass(frozen=True, eq=False)
-class Labels:
-    """What a label pass and the adapter give, as soon as it is there."""
-
-    take: Callable[[], tuple[torch.Tensor, ...]]  # whole bool [V, n], logits [V, n, Q, K], boxes [V, n, Q, 4]
-
-    def __call__(self, names: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Logits and boxes. Raises NumericalError that names the graph and the image whose numbers are not finite."""
-        whole, logits, boxes = self.take()
-        check_flags("unet", whole.all(0), names)
-        for values in (logits, boxes):
-            check_flags("adapter", finite_rows(values.transpose(0, 1)), names)
-        return logits.numpy(), boxes.numpy()
 
 
 def fill(buffer: torch.Tensor, items: Sequence[torch.Tensor]) -> None:

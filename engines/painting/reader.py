@@ -19,10 +19,11 @@ from engines.adapter.inference import prepare_frame, resized_size, view_detectio
 from engines.backends.registry import backend_info
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
-from engines.painting.networks import LARGEST_BATCH, Labeller, check_finite, fill, prepare
+from engines.painting.label_pass import Labeller
+from engines.painting.networks import LARGEST_BATCH, check_finite
 
 if TYPE_CHECKING:
-    from engines.backends.base import Backend, Call
+    from engines.backends.base import Backend
     from engines.bundle.bundle import Bundle
 
 _LONGEST = 16  # of a picture's short side
@@ -48,23 +49,21 @@ def batch_for(backend: "Backend", images: int) -> int:
 class Reader:
     """Images of one padded size to detections, at a fixed batch."""
 
-    def __init__(self, bundle: "Bundle", backend: "Backend", size: tuple[int, int], batch: int, views: int) -> None:
+    def __init__(self, bundle: "Bundle", backend: "Backend", size: tuple[int, int], batch: int, looks: int) -> None:
         self._bundle, self._size, self.batch = bundle, size, batch
         w, h = (side // bundle.vae_stride for side in size)
-        self._encoder: Call = prepare(bundle, backend, "vae_encoder", {"B": batch, "h": h, "w": w})
-        self._labeller = Labeller(bundle, backend, batch, h, w, views)
+        self._labeller = Labeller(bundle, backend, batch, h, w, looks, encodes=True)
 
     def __call__(
         self, images: Sequence[npt.NDArray[np.uint8]], states: Sequence[torch.Tensor], names: Sequence[str]
     ) -> list[Instances]:
         """What is found on each of n <= batch images, uint8 [H_i, W_i, 3] each, in their own pixels."""
         frames = [prepare_frame(image, self._bundle.short_side, self._bundle.size_multiple) for image in images]
-        fill(self._encoder.inputs["pixels"], [torch.from_numpy(pixels) for pixels, _, _ in frames])
-        self._encoder.run()
-        latents = self._encoder.outputs["latents"][: len(images)].float()
-        check_finite("vae_encoder", latents, names)
+        seen = torch.stack([torch.from_numpy(pixels) for pixels, _, _ in frames])
+        latents = self._labeller.encode(seen)
+        check_finite("vae_encoder", torch.stack(latents), names)
         keys = [(0, noise_key(name)) for name in names]
-        logits, boxes = self._labeller(list(latents), states, keys, names)
+        logits, boxes = self._labeller(latents, states, keys, names, seen)
         found = []
         for i, (image, (_, scale, padded)) in enumerate(zip(images, frames, strict=True)):
             height, width = image.shape[:2]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from engines.adapter.inference import check_looks
 from engines.backends.registry import backend_info
 from engines.backends.rows import FULL_SIZE, unet_parameters
 from engines.common.schema import part_of
@@ -93,9 +94,10 @@ def resolve(
 ) -> RunSettings:
     """What was asked, with every choice made: by the stored run (slots, rows, chunk), the bundle, or the defaults.
 
-    Raises UsageError for a size that the networks cannot divide, and for steps that do not fit the base model, or, in a
-    run of format 2, leave nothing to do at the lowest strength.
+    Raises UsageError for looks that the adapter did not learn, for a size that the networks cannot divide, and for
+    steps that do not fit the base model, or, in a run of format 2, leave nothing to do at the lowest strength.
     """
+    check_looks(asked.tta, bundle.adapter_info.rotate)
     options, schedules = painting_options(asked, bundle, stored)
     schedules.steps(options["strength"] and options["strength"][0])
     frame = _frame(asked, bundle)

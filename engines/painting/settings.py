@@ -97,8 +97,7 @@ class PaintOptions:
     ignore_score: float = _bundle(0.0, **{OLDER: 0.0, KEY: "uncertain"})
     min_quality: float = _bundle(0.0, **{OLDER: 0.0})  # an image whose boxes are less sure as a whole goes; 0: none
     max_overlap: float = _bundle(1.0, **{OLDER: 1.0})  # of labels of a class that overlap (IoU) more, one stays; 1: all
-    # Test-time augmentation, looks that boxes are read from: 2 is with the mirror image.
-    tta: int = field(default=1, metadata={OLDER: 1, KEY: "label_views"})
+    tta: int = field(default=1, metadata={OLDER: 1, KEY: "label_views"})  # looks that boxes are read from, of TTA_LOOKS
     near_duplicates: float = _later(0.0)  # correlation from which an image repeats another or a reference; 0: all stay
     balance: bool = _later(False)  # references and prompts with rare classes are drawn more often
     reference_split: str | None = _later(None)  # part of the reference dataset, such as train; None: all of it
@@ -171,7 +170,7 @@ def range_mistakes(s: PaintOptions) -> list[Mistake]:
         (s.min_quality, "min_quality", s.min_quality is None or 0.0 <= s.min_quality <= 1.0, "a number from 0 to 1"),
         (s.max_overlap, "max_overlap", s.max_overlap is None or 0.0 < s.max_overlap <= 1.0,
          "a number above 0, up to 1 (off)"),
-        (s.tta, "tta", s.tta in TTA_LOOKS, "1 or 2"),
+        (s.tta, "tta", s.tta in TTA_LOOKS, "1, 2, 4 or 8"),
         (s.near_duplicates, "near_duplicates", 0.0 <= s.near_duplicates <= 1.0,
          f"a correlation from 0 (keep all) to 1, such as {NEAR},"),
         (s.sampler, "sampler", s.sampler is None or s.sampler in SAMPLERS, " or ".join(SAMPLERS)),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from engines.composing.given import Given
 from engines.diffusion.capture import Record, capture
@@ -22,7 +23,8 @@ from engines.labels.boxes import Instances
 from engines.painting.crops import read_job, without_folder
 from engines.painting.finisher import Outcome, rounded_boxes
 from engines.painting.jobs import Job, JobSource
-from engines.painting.networks import LARGEST_BATCH, Labeller, TextEncoder, check_finite, fill, prepare
+from engines.painting.label_pass import Labeller
+from engines.painting.networks import LARGEST_BATCH, TextEncoder, check_finite
 from engines.painting.painter import Painter
 from engines.painting.settings import PaintOptions
 
@@ -77,8 +79,7 @@ class Unpainted:
         if self._reads:
             stage("preparing vae_encoder, label pass, adapter")
             w, h = (side // bundle.vae_stride for side in options.size)
-            self._encoder = prepare(bundle, backend, "vae_encoder", {"B": self._batch, "h": h, "w": w})
-            self._labeller = Labeller(bundle, backend, self._batch, h, w, options.tta, record)
+            self._labeller = Labeller(bundle, backend, self._batch, h, w, options.tta, record, encodes=True)
             self._text = TextEncoder(bundle, backend, stage)
 
     def prompt_read(self, job: Job) -> str:
@@ -129,10 +130,9 @@ class Unpainted:
     def _label(self, good: list[Prepared]) -> list[Instances]:
         """What the adapter finds in n <= B pictures, as the journal holds it."""
         names = [f"image {job.index}" for job, _, _ in good]
-        fill(self._encoder.inputs["pixels"], [to_pixels(pixels) for _, pixels, _ in good])
-        self._encoder.run()
-        latents = self._encoder.outputs["latents"][: len(good)].float().clone()
-        check_finite("vae_encoder", latents, [f"the reference of {name}" for name in names])
+        seen = torch.stack([to_pixels(pixels) for _, pixels, _ in good])
+        latents = self._labeller.encode(seen)
+        check_finite("vae_encoder", torch.stack(latents), [f"the reference of {name}" for name in names])
         states = [self._text(job.prompt) for job, _, _ in good]
-        logits, boxes = self._labeller(list(latents), states, [(job.seed, job.index) for job, _, _ in good], names)
+        logits, boxes = self._labeller(latents, states, [(job.seed, job.index) for job, _, _ in good], names, seen)
         return [rounded_boxes(logits[:, i], boxes[:, i], self._options.size) for i in range(len(good))]

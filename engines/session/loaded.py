@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from engines.adapter.inference import TTA_LOOKS
+from engines.adapter.inference import TTA_LOOKS, check_looks
 from engines.common.verbs import setting
 from engines.datasets.images import pixels_of, read_image
 from engines.diffusion.prompts import generic_prompt
@@ -146,7 +146,7 @@ class LoadedBundle:
             name: key of the noise of the label pass, which moves scores a little. None takes the file's name, as the
                 verb `label` does in a folder of images, or, without a file, the SHA-256 of the pixels: the same picture
                 has the same boxes.
-            tta: looks that boxes are read from: 2 is with the mirror image.
+            tta: looks that boxes are read from, 1, 2, 4 or 8: 2 is with the mirror image, more are turned.
 
         Equal to what `label` writes for the same pixels and name, but for the last bits where that labels several
         pictures in one call. Raises UsageError, DatasetError for a file that is no image, NumericalError.
@@ -159,7 +159,8 @@ class LoadedBundle:
         if self._backend.precision == "int8":
             raise UsageError("`precision=int8` is for painting: load the bundle with another one.", field="precision")
         if tta not in TTA_LOOKS:
-            raise UsageError(f"`tta` is {tta!r:.60}; 1 or 2 was expected.", field="tta")
+            raise UsageError(f"`tta` is {tta!r:.60}; 1, 2, 4 or 8 was expected.", field="tta")
+        check_looks(tta, self._bundle.adapter_info.rotate)
         if not isinstance(name, str | None):
             raise UsageError(f"`name` is {name!r:.60}; a text was expected.", field="name")
         pixels, own = _pixels(picture)

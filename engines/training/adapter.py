@@ -183,7 +183,8 @@ def fit_prepared(prepared: Prepared, unseen: Sequence[Instances] = ()) -> Adapte
     info = AdapterInfo(
         class_names=tuple(classes), timestep=options.timestep, short_side=p.scene.short_side, frame=p.scene.frame,
         size_multiple=p.scene.size_multiple, style=p.scene.style, prompts=_prompts(p.scene.style, classes, options),
-        base_hash=p.base.hashed, config=p.model.config, photographs=looks(p.train, p.scene.short_side),
+        base_hash=p.base.hashed, config=p.model.config, rotate=options.rotate,
+        photographs=looks(p.train, p.scene.short_side),
         class_statistics=p.source.statistics(min(STATISTICS_IMAGES, len(p.train))),  # the labelled come first
         labelled_images=len(p.dataset.records), objects=p.dataset.objects(),
         thresholds={name: choice.score for name, choice in choices.items() if choice.score is not None},

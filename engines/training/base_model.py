@@ -21,7 +21,7 @@ from engines.common.forecast import Forecast, Part, longest
 from engines.common.names import class_words
 from engines.common.plurals import counted
 from engines.common.schema import KEY, to_object
-from engines.common.tokenizer import cut_remark
+from engines.common.tokenizer import complete_vocabulary, cut_remark
 from engines.common.training_log import TrainingLog
 from engines.datasets.dataset import Dataset, Record
 from engines.datasets.learned import LEARNED, read_learned, write_learned
@@ -29,6 +29,7 @@ from engines.diffusion import prompts
 from engines.diffusion.base_model import BASE_NOTES, PARTS, base_hash, load_base, local_folder
 from engines.diffusion.base_notes import QUALITY, read_quality
 from engines.diffusion.libraries import silence_libraries
+from engines.diffusion.published import save_text_encoder
 from engines.diffusion.weights import DECODER
 from engines.errors import TrainingError, UsageError, refuse
 from engines.labels.boxes import Instances
@@ -348,8 +349,9 @@ def _save(
     else:
         networks.vae.save_pretrained(out / "vae")
         networks.unet.save_pretrained(out / "unet")
-        networks.text_encoder.save_pretrained(out / "text_encoder")
+        save_text_encoder(networks.text_encoder, out / "text_encoder")
         networks.tokenizer.save_pretrained(out / "tokenizer")
+        complete_vocabulary(out / "tokenizer")
         (out / "scheduler").mkdir(exist_ok=True)
         write_json(out / "scheduler" / "scheduler_config.json", networks.scheduler_config)
     if networks.decoder is not None:

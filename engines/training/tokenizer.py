@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.common.files import write_json
+from engines.common.tokenizer import write_vocabulary
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
@@ -36,7 +37,7 @@ def write_tokenizer(folder: Path, words: Iterable[str], length: int) -> Any:
     model = Tokenizer(models.BPE(end_of_word_suffix=_WORD_END))
     model.pre_tokenizer = pre_tokenizers.Whitespace()
     model.train_from_iterator(pieces, trainer)
-    merges = [tuple(merge) for merge in json.loads(model.to_str())["model"]["merges"]]
+    merges = [(left, right) for left, right in json.loads(model.to_str())["model"]["merges"]]
     tokens = [
         *alphabet,
         *(letter + _WORD_END for letter in alphabet),
@@ -46,9 +47,7 @@ def write_tokenizer(folder: Path, words: Iterable[str], length: int) -> Any:
     ]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "vocab.json", vocabulary)
-    lines = ["#version: 0.2", *(" ".join(merge) for merge in merges), ""]
-    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
+    write_vocabulary(folder, vocabulary, merges)
     write_json(
         folder / "tokenizer_config.json",
         {

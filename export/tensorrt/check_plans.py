@@ -19,7 +19,7 @@ from engines.bundle.bundle import Bundle
 from engines.bundle.graphs import GRAPH_NAMES
 from engines.diffusion.latents import to_uint8
 from engines.errors import ExportError
-from engines.painting.networks import Labeller
+from engines.painting.label_pass import Labeller
 from export.matching import MATCHINGS, match_boxes
 from export.verify import Chain, check_graph, run_graph
 

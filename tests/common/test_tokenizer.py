@@ -10,7 +10,7 @@ import torch
 from refusals import refused as refuses
 from transformers import CLIPTokenizer
 
-from engines.common.tokenizer import cut_remark, load_tokenizer, tokenize
+from engines.common.tokenizer import complete_vocabulary, cut_remark, load_tokenizer, read_vocabulary, tokenize
 from engines.diffusion.base_model import load_base
 from engines.errors import ModelError
 
@@ -50,6 +50,16 @@ def test_tokens_that_were_added_keep_their_ids(folder: Path, tmp_path: Path) -> 
     theirs.save_pretrained(tmp_path / "added")
     prompts = [*PROMPTS, "a <cat-toy> and S* photo"]
     assert torch.equal(tokenize(load(tmp_path / "added"), prompts), tokenize(theirs, prompts))
+
+
+def test_the_files_that_older_releases_read_are_written_beside_a_tokenizer_json(folder: Path) -> None:
+    known, merges = read_vocabulary(folder), (folder / "merges.txt").read_text("utf-8").split()
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).unlink()
+    complete_vocabulary(folder)
+    (folder / "tokenizer.json").unlink()
+    assert read_vocabulary(folder) == known
+    assert (folder / "merges.txt").read_text("utf-8").split() == merges
 
 
 def test_a_folder_without_its_vocabulary_is_refused(folder: Path) -> None:

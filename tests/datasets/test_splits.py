@@ -1,12 +1,28 @@
-"""A dataset with splits of which none was named is said; one without is not."""
+"""Splits and datasets in folders below: which images one that is named has, and what is said where none was."""
 
 from pathlib import Path
 
 import pytest
 from made_data import make_data
+from made_datasets import (
+    ONE,
+    PICTURES,
+    TWO,
+    coco_content,
+    make_coco,
+    make_voc,
+    make_yolo,
+    picture,
+    read_whole,
+    text,
+    voc_xml,
+    write_coco_file,
+)
+from refusals import refused
 
-from engines.datasets.dataset import Dataset, remark_on_splits
+from engines.datasets.dataset import Dataset, open_dataset, remark_on_splits
 from engines.datasets.splits import mixed_splits
+from engines.errors import DatasetError
 
 
 @pytest.mark.parametrize(
@@ -38,3 +54,83 @@ def test_lists_of_image_sets_are_parts_and_a_named_split_is_not_remarked_on(tmp_
     assert said is not None
     assert "train, val" in said
     assert remark_on_splits(dataset, "train") is None
+
+
+@pytest.mark.parametrize("form", ["images/{}", "{}/images"])
+def test_a_split_that_nobody_labelled_is_no_split_of_empty_images(tmp_path: Path, form: str) -> None:
+    make_yolo(tmp_path, form.format("train"), form.format("train").replace("images", "labels"))
+    for name in ("c", "d"):
+        picture(tmp_path / form.format("test") / f"{name}.png")
+    assert any("test" in line for line in read_whole(tmp_path).remarks)
+    alone = open_dataset(tmp_path, split="test", require_boxes=False)
+    assert sorted(record.file.name for record in alone.records) == ["c.png", "d.png"]
+
+
+def test_several_datasets_below_are_named(tmp_path: Path) -> None:
+    make_coco(tmp_path / "first")
+    make_voc(tmp_path / "second")
+    make_yolo(tmp_path / "third")
+    with refused(DatasetError, None, "first", "second", "third"):
+        open_dataset(tmp_path, require_boxes=False)
+
+
+def test_a_split_among_several_datasets_below_is_taken(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        make_voc(tmp_path / "sets" / split, "Annotations", "JPEGImages")
+    for split in ("train", "val"):
+        records = read_whole(tmp_path, split=split).records
+        assert {record.file.parent for record in records} == {tmp_path / "sets" / split / "JPEGImages"}
+
+
+@pytest.mark.parametrize("folders", ["train val", "set/train set/valid", "train2017 val2017"])
+def test_a_split_that_is_a_dataset_below_is_taken_beside_those_of_the_others(tmp_path: Path, folders: str) -> None:
+    for folder in folders.split():
+        make_coco(tmp_path / folder)
+    for split, folder in zip(("train", "val"), folders.split(), strict=True):
+        assert read_whole(tmp_path, split=split).root == tmp_path / folder
+
+
+def test_images_beside_a_dataset_below_are_not_read_without_it(tmp_path: Path) -> None:
+    make_coco(tmp_path / "set")
+    picture(tmp_path / "other" / "c.png")
+    with refused(DatasetError, None, "/set"):
+        open_dataset(tmp_path, require_boxes=False)
+
+
+def test_imagesets_name_images_with_suffixes_folders_and_memberships(tmp_path: Path) -> None:
+    make_voc(tmp_path)
+    main = tmp_path / "ImageSets" / "Main"
+    lists = {"train": "a.png\n", "val": "JPEGImages/b.png\n", "cats": "a  1\nb -1\n", "test": "D:\\x\\b.jpg\r\n"}
+    for name, lines in lists.items():
+        text(main / f"{name}.txt", lines)
+    read_whole(tmp_path, {"a.png": ONE}, split="train")
+    read_whole(tmp_path, {"b.png": TWO}, split="val")
+    read_whole(tmp_path, {"b.png": TWO}, split="test")
+    read_whole(tmp_path, split="cats")
+
+
+def test_the_split_is_the_list_of_detection_where_other_tasks_have_shorter_ones(tmp_path: Path) -> None:
+    make_voc(tmp_path)
+    for task, lines in (("Action", "a 1\n"), ("Main", "a\nb\n"), ("Segmentation", "a\n")):
+        text(tmp_path / "ImageSets" / task / "train.txt", lines)
+    read_whole(tmp_path, split="train")
+
+
+def test_splits_are_known_whatever_their_case(tmp_path: Path) -> None:
+    make_voc(tmp_path / "voc")
+    text(tmp_path / "voc" / "ImageSets" / "Main" / "Train.txt", "a\n")
+    read_whole(tmp_path / "voc", {"a.png": ONE}, split="train")
+    for split, name in (("Train", "a.png"), ("Val", "b.png")):
+        picture(tmp_path / "coco" / "images" / name)
+        content = coco_content({name: PICTURES[name]})
+        write_coco_file(tmp_path / "coco" / "annotations" / f"instances_{split}.json", content)
+    read_whole(tmp_path / "coco", {"b.png": TWO}, split="val")
+
+
+def test_a_number_at_the_end_of_a_listed_name_is_part_of_it_where_such_a_file_is_there(tmp_path: Path) -> None:
+    named = {"photo.png": ONE, "photo 1.png": TWO}
+    for name, objects in named.items():
+        picture(tmp_path / "JPEGImages" / name)
+        text(tmp_path / "Annotations" / f"{name[:-4]}.xml", voc_xml(name, objects))
+    text(tmp_path / "ImageSets" / "Main" / "train.txt", "photo\nphoto 1\n")
+    read_whole(tmp_path, named, split="train")

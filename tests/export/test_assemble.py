@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 import toy
+from published import assert_published
 from refusals import refused
 from safetensors.torch import load_file, save_file
 
@@ -119,6 +120,7 @@ def test_the_exported_folder_is_a_diffusers_pipeline(bundle: Bundle, toy_bases: 
     from diffusers import StableDiffusionImg2ImgPipeline
     from PIL import Image
 
+    assert_published(bundle.folder)
     pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(bundle.folder)
     pipeline.set_progress_bar_config(disable=True)
     width, height = bundle.frame

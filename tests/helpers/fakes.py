@@ -70,6 +70,7 @@ class FakeBundle:
             class_statistics=({"rbc": 9, "wbc": 1}, {"platelets": 2}),
             frequencies={"rbc": 9.0},
             thresholds={},
+            rotate=None,
             config=AdapterConfig(channels=(8, 8), num_classes=3, queries=4),
         )
     )

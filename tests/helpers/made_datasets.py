@@ -19,6 +19,8 @@ ONE: Objects = (("cat", (4, 6, 20, 30)), ("dog", (40, 20, 62, 46)), ("cat", (30,
 TWO: Objects = (("dog", (2, 2, 30, 40)), ("cat", (36, 30, 60, 44)), ("dog", (20, 10, 63, 20)))
 PICTURES: Mapping[str, Objects] = {"a.png": ONE, "b.png": TWO}
 BOXES = len(ONE) + len(TWO)
+# Inside half an image.
+CENTRAL: Mapping[str, Objects] = {"a.png": (("cat", (4.0, 6.0, 20.0, 20.0)), ("dog", (10.0, 10.0, 24.0, 22.0)))}
 
 
 def picture(path: Path, size: tuple[int, int] = SIZE, orientation: int | None = None, shade: int = 90) -> Path:

@@ -42,7 +42,7 @@ def indices_of(outcomes: list[Outcome]) -> list[int]:
     return [outcome.job.index for outcome in outcomes]
 
 
-def test_with_two_views_an_object_on_one_side_of_both_is_two_halves(tmp_path: Path) -> None:
+def test_with_two_looks_an_object_on_one_side_of_both_is_two_halves(tmp_path: Path) -> None:
     """An adapter that always points to the left means the right of the image when it sees it mirrored."""
 
     def point(graph: str, call: FakeCall) -> None:
@@ -52,7 +52,7 @@ def test_with_two_views_an_object_on_one_side_of_both_is_two_halves(tmp_path: Pa
             call.outputs["boxes"][:, 0] = torch.tensor([0.25, 0.5, 0.25, 0.5])
 
     backend = FakeBackend(after=point)
-    with Finisher(make_bundle(tmp_path), as_backend(backend), BATCH, FRAME, views=2) as finisher:
+    with Finisher(make_bundle(tmp_path), as_backend(backend), BATCH, FRAME, looks=2) as finisher:
         (outcome,) = [*finisher.submit(batch(0)), *finisher.drain()]
     width, height = FRAME
     sure = 1 / (1 + np.exp(-2))
@@ -63,18 +63,6 @@ def test_with_two_views_an_object_on_one_side_of_both_is_two_halves(tmp_path: Pa
     assert outcome.instances.scores.tolist() == pytest.approx([sure / 2] * 2, abs=1e-3)
     assert backend.calls["adapter"] == backend.calls["unet"] == 2
     assert backend.calls["vae_decoder"] == 1
-
-
-def test_the_second_view_sees_the_latents_mirrored(tmp_path: Path) -> None:
-    seen: list[torch.Tensor] = []
-
-    def note(graph: str, call: FakeCall) -> None:
-        if graph == "unet":
-            seen.append(call.inputs["sample"].clone())
-
-    with Finisher(make_bundle(tmp_path), as_backend(FakeBackend(after=note)), BATCH, FRAME, views=2) as finisher:
-        assert len([*finisher.submit(batch(0, 1)), *finisher.drain()]) == 2
-    assert torch.equal(seen[1], seen[0].flip(-1))
 
 
 def test_outcomes_come_once_and_in_order_though_earlier_ones_take_longer(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from published import assert_published
 from quality_pictures import photograph
 from refusals import refused
 from safetensors.torch import load_file
@@ -20,6 +21,7 @@ from engines.datasets.dataset import Dataset, Record
 from engines.datasets.learned import LEARNED, read_learned, write_learned
 from engines.diffusion.base_model import base_hash, load_base
 from engines.diffusion.base_notes import bad_base, read_quality
+from engines.diffusion.published import TEXT_PREFIX
 from engines.errors import TrainingError, UsageError
 from engines.labels.boxes import Instances
 from engines.training import base_model as base_training
@@ -104,10 +106,10 @@ def _train(
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a folder, by file and name."""
+    """Every tensor of a folder, by file and name; a text encoder's by the newer names."""
     files = sorted(folder.rglob("*.safetensors"))
     return {
-        f"{file.relative_to(folder).as_posix()}/{name}": tensor
+        f"{file.relative_to(folder).as_posix()}/{name.removeprefix(TEXT_PREFIX)}": tensor
         for file in files
         for name, tensor in load_file(file).items()
     }
@@ -119,6 +121,7 @@ def test_the_result_runs_in_diffusers_own_pipeline(dataset: Dataset, tmp_path: P
 
     folder = _train(dataset, tmp_path / "base")
     assert not (folder / "training").exists()
+    assert_published(folder)
     pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     start = Image.open(dataset.records[0].file).convert("RGB").resize((64, 32))

@@ -1,6 +1,6 @@
 """Our calls of TensorRT against the vendor's real Python bindings, three of them, each in a process of its own.
 
-What is checked is in `tensorrt_stubs_checks.py`, which also shows that it can fail; here it is run. The bindings are
+What is checked is in `helpers/tensorrt_checks`, which also shows that it can fail; here it is run. The bindings are
 fetched by `make test`; without them, or gcc, these tests are skipped.
 """
 
@@ -12,7 +12,7 @@ import sys
 import pytest
 from tensorrt_stubs import ROOT, VARIABLE, VERSIONS, bindings_folder, missing
 
-CHECKS = "tests/helpers/tensorrt_stubs_checks.py"
+CHECKS = ("-o", "python_files=check_*.py", "tests/helpers/tensorrt_checks")
 NAMES = {"tensorrt", "tensorrt_rtx_bindings"}
 
 
@@ -22,7 +22,7 @@ def test_every_call_of_the_build_and_run_code_is_one_that_tensorrt_has(version: 
     if reason := missing(version):
         pytest.skip(reason)
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=0", CHECKS],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=0", *CHECKS],
         cwd=ROOT,
         env=os.environ | {VARIABLE: str(bindings_folder(version)), "OMP_NUM_THREADS": "1"},
         capture_output=True,
