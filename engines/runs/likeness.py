@@ -5,6 +5,7 @@ Knows: which images are compared with which, and where a bundle keeps figures an
 figures mean is `engines.quality`'s matter, and what makes two images nearly one that of `engines.datasets.duplicates`.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def hold_against(
 ) -> tuple[Likeness | None, Memory | None]:
     """A sample of a run's images beside its `references`, or beside what its bundle says of the images that its adapter
     learned from; and beside all that the bundle's models learned from, where there are no references. Each None where
-    there is nothing to compare with. Raises DatasetError for a broken image.
+    there is nothing to compare with. Raises DatasetError for a broken image of the run.
     """
     learned = learned_by(run)
     names = sorted(item.name for item in os.scandir(folder / IMAGES) if IMAGE_NAME.fullmatch(item.name))
@@ -125,12 +126,10 @@ def spread(items: Sequence[T], most: int) -> list[T]:
 
 
 def _looks(records: Sequence[Record], run: RunSettings) -> Iterator[Look]:
+    """Those that can be read: whether a run painted others is no matter here."""
     for record in records:
-        try:
+        with contextlib.suppress(DatasetError):
             yield look_at(scaled(record.pixels(), run.short_side or min(run.frame)))
-        except DatasetError:
-            if not run.options.skip_bad:
-                raise
 
 
 def _training_images(run: RunSettings) -> Looks | None:

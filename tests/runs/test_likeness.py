@@ -49,6 +49,20 @@ def test_mush_is_told_from_its_references_and_the_report_says_so(tmp_path: Path)
     assert "do not look like your photographs" in report(ReportSettings(folder)).file.read_text("utf-8")
 
 
+def test_a_broken_reference_that_was_not_painted_costs_no_run(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(5):
+        Image.fromarray(photograph(number)).save(data / f"{number}.png")
+    folder = make_review_run(tmp_path / "run", 10, reference=str(data), short_side=120)
+    run = require_run(folder)
+    references = open_references(run.options).records
+    (data / "3.png").write_bytes(b"no image any more")
+    alike = hold_against(folder, run, references)[0]
+    assert alike is not None
+    assert alike.photographs.images == 4
+
+
 def test_without_references_and_without_its_bundle_nothing_is_claimed(tmp_path: Path) -> None:
     folder = make_review_run(tmp_path / "run", 10)
     assert hold_against(folder, require_run(folder)) == (None, None)
