@@ -58,14 +58,19 @@ def command(
     amounts: Annotated[
         str | None,
         typer.Option(
-            metavar="LIST", help="Generated images: numbers, or multiples of DATA such as 0,1x,2x.  [default: all]"
+            metavar="LIST",
+            help="Generated images, the first run's first: numbers, or multiples of DATA such as 0,1x,2x.  "
+            "[default: all]",
         ),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Checkpoint to begin with.  [default: random weights]")
     ] = None,
     short_side: Annotated[
-        int | None, typer.Option(help="Pixels of the short side that the detector sees.  [default: the runs']")
+        int | None,
+        typer.Option(
+            help="Pixels of the short side that the detector sees.  [default: the runs', at most the preset's]"
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of a training.  [default: the preset's]")] = None,
     batch: Annotated[int | None, typer.Option(help="Images a step.  [default: the preset's]")] = None,

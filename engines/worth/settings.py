@@ -53,7 +53,8 @@ class EvaluateSettings:
     seeds: int | None = None  # trainings of each arm; None: the preset's
     seed: int = 0  # the first of them
     mix: tuple[float, float] = (0.5, 0.5)  # probability of drawing a generated image: at the first draw, at the last
-    amounts: Sequence[Amount] = ()  # of generated images, or multiples of the real dataset; empty: all there are
+    # Of generated images, or multiples of the real dataset, the first run's first; empty: all there are.
+    amounts: Sequence[Amount] = ()
     weights: AnyPath | None = None  # checkpoint folder to begin with; None: random weights
     short_side: int | None = None  # pixels at which the detector sees images; None: the runs', at most the preset's
     changes: Mapping[str, Any] = field(default_factory=dict)  # DetectorOptions fields in place of the preset's
