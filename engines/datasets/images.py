@@ -9,6 +9,7 @@ Colour profiles are not applied.
 """
 
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,20 +131,44 @@ def checked_header(path: Path | str) -> Header:
     return header
 
 
+class _Quiet:
+    """No warnings while files are read, and too large images an error. Python's filters are the whole process's: so the
+    first reader of several threads sets them, and the last one puts back what was there.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._readers, self._before = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._readers == 0:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._before.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """The open image; whatever Pillow raises inside the block becomes a DatasetError that names the file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.width * image.height > _DEEP_LIMIT and _is_deep(image):
-                    raise DatasetError(
-                        f"{path} has {image.width * image.height / 1e6:.0f} million pixels of more than 8 bits; up to "
-                        f"{_DEEP_LIMIT // 10**6} million are read. Make it smaller, or 8 bits deep, first."
-                    )
-                yield image
+        with _QUIET, Image.open(path) as image:
+            if image.width * image.height > _DEEP_LIMIT and _is_deep(image):
+                raise DatasetError(
+                    f"{path} has {image.width * image.height / 1e6:.0f} million pixels of more than 8 bits; up to "
+                    f"{_DEEP_LIMIT // 10**6} million are read. Make it smaller, or 8 bits deep, first."
+                )
+            yield image
     except DatasetError:
         raise
     except FileNotFoundError:

@@ -1,7 +1,9 @@
 """Image files of every mode and orientation come in as upright 8-bit RGB."""
 
 import shutil
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -222,3 +224,14 @@ def test_listing_a_file_or_nothing_says_what_to_give(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
     with pytest.raises(DatasetError, match="does not exist"):
         list_images(tmp_path)
+
+
+def test_threads_that_read_images_leave_the_warnings_of_the_process_as_they_were(tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.png" for number in range(8)]
+    for number, file in enumerate(files):
+        pixels = np.random.default_rng(number).integers(0, 255, (200, 200, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(read_image, files * 10))) == 80
+    assert list(warnings.filters) == before
