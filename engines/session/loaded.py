@@ -1,8 +1,8 @@
 """A bundle that is open on an engine: `paint` and `label`.
 
 Knows: which networks are kept between calls. They are prepared once for each size of image and number of slots, and
-later calls use them again; two paintings that go on at the same time do not share any. Writes nothing: runs
-(`engines.runs`) and labels of whole folders (`engines.labelling`) are other rooms' matters.
+later calls use them again while few others came between; two paintings that go on at the same time do not share any.
+Writes nothing: runs (`engines.runs`) and labels of whole folders (`engines.labelling`) are other rooms' matters.
 
 H/W pixels.
 """
@@ -52,6 +52,7 @@ OF_IMAGES = frozenset({
     "repaint",
 })  # fmt: skip
 _SIZES_KEPT = 4  # sizes of pictures whose networks `label` keeps
+_CALLS_KEPT = 40  # prepared graphs that are kept for painting: each size of images takes some seven
 
 
 class LoadedBundle:
@@ -227,7 +228,7 @@ class LoadedBundle:
 
 @dataclass
 class _KeptCalls:
-    """A backend that prepares each graph once at the same shapes; for one painting at a time."""
+    """A backend that prepares a graph once at the same shapes, and keeps the last used; for one painting at a time."""
 
     backend: "Backend"
     calls: dict[Any, "Call"] = field(default_factory=dict)
@@ -247,9 +248,13 @@ class _KeptCalls:
     ) -> "Call":
         """See `Backend.prepare`."""
         key = (graph, tuple(sorted(shapes.items())), None if outputs is None else tuple(outputs), varies, role)
-        if key not in self.calls:
-            self.calls[key] = self.backend.prepare(graph, shapes, outputs, varies, role)
-        return self.calls[key]
+        call = self.calls.pop(key, None)
+        if call is None:
+            call = self.backend.prepare(graph, shapes, outputs, varies, role)
+        self.calls[key] = call  # the last used come last
+        while len(self.calls) > _CALLS_KEPT:
+            self.calls.pop(next(iter(self.calls)), None)
+        return call
 
 
 def _pixels(picture: object) -> tuple[npt.NDArray[np.uint8], str]:

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from engines.labels.boxes import Instances
 from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.journal import IMAGES, JOURNAL, read_entries
 from engines.runs.run_folder import require_run
+from engines.session import loaded
 from engines.session.image import PaintedImage
 from engines.session.loaded import OF_IMAGES, LoadedBundle
 
@@ -89,6 +91,18 @@ def test_networks_are_prepared_once_for_each_size(tmp_path: Path) -> None:
     count = len(backend.prepared)
     bundle.label(picture, score=0.5)
     assert len(backend.prepared) == count
+
+
+def test_networks_of_many_sizes_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded, "_CALLS_KEPT", 12)
+    backend = FakeBackend()
+    bundle = opened(tmp_path, backend)
+    counts = []
+    for side in (64, 80, 96, 96, 64, 64):
+        list(bundle.paint(1, slots=2, size=(side, 48)))
+        counts.append(len(backend.prepared))
+    anew = [second > first for first, second in pairwise([0, *counts])]
+    assert anew == [True, True, True, False, True, False]
 
 
 def test_two_paintings_at_the_same_time_share_nothing(tmp_path: Path) -> None:
