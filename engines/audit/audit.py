@@ -28,7 +28,7 @@ from engines.common.events import Report, note, silent
 from engines.common.files import write_json
 from engines.common.names import class_words
 from engines.common.verbs import verb
-from engines.datasets.dataset import Dataset, Record, open_dataset
+from engines.datasets.dataset import Dataset, Record, open_dataset, readable
 from engines.diffusion.base_model import local_folder
 from engines.diffusion.prompts import generic_prompt
 from engines.errors import RunError
@@ -73,6 +73,8 @@ def _audit(settings: AuditSettings, report: Report, started: float) -> AuditSumm
         settings.data, split=settings.split, skip_bad=settings.skip_bad,
         follow_links=settings.follow_links, boxes=settings.boxes,
     )  # fmt: skip
+    if settings.skip_bad and settings.folds:  # a bundle's adapter leaves them out as they come
+        dataset = readable(dataset)
     dataset.tell(report)
     names = dataset.class_names
     with locked(out), run_errors(out):

@@ -13,12 +13,14 @@ from engines.common.quote import shorten
 from engines.datasets.evidence import check_boxes
 from engines.datasets.formats import FORMATS, detect
 from engines.datasets.plain import images_alone, read_plain
-from engines.datasets.records import Dataset, Findings, ReadOptions, Record, instances_of
+from engines.datasets.records import Dataset, Findings, ReadOptions, Record, instances_of, readable
 from engines.datasets.splits import is_split, mixed_splits
 from engines.datasets.tree import Tree, list_images
 from engines.errors import DatasetError
 
-__all__ = ["Dataset", "Record", "instances_of", "list_images", "open_dataset", "open_images", "remark_on_splits"]
+__all__ = [
+    "Dataset", "Record", "instances_of", "list_images", "open_dataset", "open_images", "readable", "remark_on_splits",
+]  # fmt: skip
 
 _DEEPEST = 2  # folders below the one given, in which a dataset is looked for
 

@@ -18,7 +18,7 @@ from engines.common.files import write_atomic
 from engines.common.quote import shorten
 from engines.datasets.duplicates import SIDE, Thumbnails, pixel_hash, thumbnail
 from engines.datasets.records import Record
-from engines.errors import ModelError
+from engines.errors import DatasetError, ModelError
 
 LEARNED = "learned.safetensors"  # in the folder of a base or an adapter
 _HASH = 16  # bytes of an image's `pixel_hash` that are kept
@@ -46,20 +46,27 @@ def short_hash(digest: str) -> bytes:
 
 def write_learned(path: Path, records: Sequence[Record], *, before: Path | None = None) -> None:
     """Write what a model that learned from `records` is known by, and, where there is a file `before`, from what the
-    model that it goes on from is known by. Raises DatasetError for a broken image, ModelError for another file.
+    model that it goes on from is known by. An image that cannot be read was never learned from, and is left out: no
+    finished training is lost to it. Raises ModelError for another file.
     """
     from safetensors.numpy import save
 
     hashes = np.zeros((len(records), _HASH), dtype=np.uint8)
     thumbnails = np.zeros((len(records), SIDE * SIDE), dtype=np.int8)
     sizes = np.zeros((len(records), 2), dtype=np.int32)
-    for row, record in enumerate(records):
-        pixels = record.pixels()
+    row = 0
+    for record in records:
+        try:
+            pixels = record.pixels()
+        except DatasetError:
+            continue
         hashes[row] = np.frombuffer(short_hash(pixel_hash(pixels)), dtype=np.uint8)
         values = thumbnail(pixels)
         thumbnails[row] = np.rint(values * (127 / max(float(np.abs(values).max()), 1e-12)))
         sizes[row] = pixels.shape[1], pixels.shape[0]
-    found: dict[str, npt.NDArray[Any]] = {"hashes": hashes, "thumbnails": thumbnails, "sizes": sizes}
+        row += 1
+    hashes = hashes[:row]
+    found: dict[str, npt.NDArray[Any]] = {"hashes": hashes, "thumbnails": thumbnails[:row], "sizes": sizes[:row]}
     if before is not None and before.exists():
         earlier = _arrays(before)
         new = ~np.isin(_as_one(hashes), _as_one(earlier["hashes"]))

@@ -9,7 +9,7 @@ Boxes: xyxy in pixels of the upright image (EXIF applied), as continuous edges: 
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,23 @@ class Dataset:
 def instances_of(records: Iterable[Record]) -> list[Instances]:
     """The objects of each record, in order."""
     return [record.instances for record in records]
+
+
+def readable(dataset: Dataset) -> Dataset:
+    """The dataset without the images whose pixels cannot be read, which are listed among what was left out. Each is
+    decoded: opening looks at the headers and ends of files alone. Raises DatasetError where none is left.
+    """
+    records, skipped = [], list(dataset.skipped)
+    for record in dataset.records:
+        try:
+            record.pixels()
+        except DatasetError as cause:
+            skipped.append(str(cause))
+        else:
+            records.append(record)
+    if not records:
+        raise DatasetError(f"{dataset.root}: no image can be read, beginning with: {skipped[0]}")
+    return replace(dataset, records=records, skipped=tuple(skipped))
 
 
 def image_folder(records: Sequence[Record]) -> Path:

@@ -3,12 +3,14 @@
 Knows: the keys of its "figures". Knows nothing about how anything was trained.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engines.adapter.model import DetectionAdapter
 from engines.datasets.dataset import Record, instances_of
 from engines.diffusion import prompts
+from engines.errors import DatasetError
 from engines.labels.average_precision import mean_average_precision
 from engines.labels.boxes import Instances
 from engines.labels.thresholds import Choice
@@ -52,9 +54,14 @@ def training_figures(
 
 
 def looks(train: Sequence[Record], short_side: int) -> Looks:
-    """What a sample of the training images shows at the scale that they are learned at."""
-    step = max(1, -(-len(train) // LOOKED_AT))
-    return looks_of([look_at(scaled(record.pixels(), short_side)) for record in train[::step]])
+    """What a sample of the training images shows at the scale that they are learned at. One that cannot be read was
+    never learned from: no finished training is lost to it.
+    """
+    step, seen = max(1, -(-len(train) // LOOKED_AT)), []
+    for record in train[::step]:
+        with contextlib.suppress(DatasetError):
+            seen.append(look_at(scaled(record.pixels(), short_side)))
+    return looks_of(seen)
 
 
 def threshold_figures(choices: Mapping[str, Choice], goal: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from engines.common.files import read_json
-from engines.datasets.dataset import Dataset, Record, open_dataset
+from engines.datasets.dataset import Dataset, Record, open_dataset, readable
 from engines.datasets.duplicates import NEAR, fingerprints, near_pairs
 from engines.errors import DatasetError
 from engines.labelling import DESCRIPTION
@@ -29,6 +29,7 @@ def open_pseudo(folder: Path, labelled: Dataset, *, skip_bad: bool = False) -> t
     score), for other classes than `labelled` has, and where no box is left.
     """
     found = open_dataset(folder, skip_bad=skip_bad, require_boxes=False)
+    found = readable(found) if skip_bad else found
     _check_scores(found)
     if set(found.class_names) != set(labelled.class_names):
         raise DatasetError(

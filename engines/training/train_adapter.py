@@ -14,7 +14,7 @@ from engines.common.events import Report, note, silent
 from engines.common.forecast import Forecast
 from engines.common.schema import AnyPath, part_of
 from engines.common.verbs import verb
-from engines.datasets.dataset import Record, open_dataset, remark_on_splits
+from engines.datasets.dataset import Record, open_dataset, readable, remark_on_splits
 from engines.diffusion.base_model import local_folder
 from engines.diffusion.base_notes import bad_base
 from engines.errors import Mistake, wrong_values
@@ -113,6 +113,7 @@ def _train(settings: TrainAdapterSettings, report: Report, started: float) -> Tr
         settings.data, split=settings.split, skip_bad=settings.skip_bad,
         follow_links=settings.follow_links, boxes=settings.boxes,
     )  # fmt: skip
+    dataset = readable(dataset) if settings.skip_bad else dataset
     dataset.tell(report)
     if remark := remark_on_splits(dataset, settings.split):
         report(note(remark))

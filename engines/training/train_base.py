@@ -13,7 +13,7 @@ from engines.common.events import Report, note, silent
 from engines.common.forecast import Forecast
 from engines.common.schema import AnyPath, part_of, settle
 from engines.common.verbs import verb
-from engines.datasets.dataset import open_dataset, remark_on_splits
+from engines.datasets.dataset import open_dataset, readable, remark_on_splits
 from engines.diffusion.base_model import local_folder
 from engines.diffusion.base_notes import read_quality
 from engines.errors import UsageError, refuse, wrong_values
@@ -99,6 +99,7 @@ def _train(settings: TrainBaseSettings, report: Report, started: float) -> Train
         settings.data, split=settings.split, skip_bad=settings.skip_bad, require_boxes=False,
         follow_links=settings.follow_links, boxes=settings.boxes,
     )  # fmt: skip
+    dataset = readable(dataset) if settings.skip_bad else dataset
     dataset.tell(report)
     if remark := remark_on_splits(dataset, settings.split):
         report(note(remark))

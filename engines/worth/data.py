@@ -10,14 +10,14 @@ generated image is resized by the quotient of the two, whatever its frame is. So
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from engines.common.events import Report, note
 from engines.common.files import read_json
 from engines.datasets.copies import known_from
-from engines.datasets.dataset import Dataset, Record, open_dataset
+from engines.datasets.dataset import Dataset, Record, open_dataset, readable
 from engines.datasets.duplicates import Fingerprints, fingerprints
 from engines.errors import DatasetError, RunError, UsageError
 from engines.runs.dataset_files import ANNOTATIONS
@@ -111,19 +111,7 @@ def open_data(settings: EvaluateSettings, most: int, report: Report) -> WorthDat
 def _open(folder: Path, *, skip_bad: bool, **options: Any) -> Dataset:
     """`open_dataset`; with `skip_bad` images whose pixels cannot be read are left out and listed, too."""
     dataset = open_dataset(folder, skip_bad=skip_bad, **options)
-    if not skip_bad:
-        return dataset
-    records, skipped = [], list(dataset.skipped)
-    for record in dataset.records:
-        try:
-            record.pixels()
-        except DatasetError as cause:
-            skipped.append(str(cause))
-        else:
-            records.append(record)
-    if not records:
-        raise DatasetError(f"{folder}: no image can be read, beginning with: {skipped[0]}")
-    return replace(dataset, records=records, skipped=tuple(skipped))
+    return readable(dataset) if skip_bad else dataset
 
 
 def _open_synthetic(folder: Path, real: Dataset, skip_bad: bool) -> tuple[Dataset, int | None, str]:

@@ -10,10 +10,11 @@ from refusals import refused
 
 from engines.datasets import copies
 from engines.datasets.copies import Seen, known_from, known_to
-from engines.datasets.dataset import Record, open_images
+from engines.datasets.dataset import Record, open_images, readable
 from engines.datasets.duplicates import fingerprints
 from engines.datasets.learned import LEARNED, read_learned, write_learned
-from engines.errors import ModelError
+from engines.errors import DatasetError, ModelError
+from engines.training.adapter_figures import looks
 
 NUMBER = 20
 
@@ -99,3 +100,37 @@ def test_what_a_model_learned_from_is_seen_as_images_come(tmp_path: Path, monkey
         for record in reversed(records):
             seen.look(record, record.pixels())
         assert seen.among(records) == expected
+
+
+def test_an_image_that_cannot_be_read_is_left_out_of_what_was_learned_from(tmp_path: Path) -> None:
+    records = _save(tmp_path / "all", {f"{n}.png": Image.fromarray(photograph(n, (60, 40))) for n in range(3)})
+    spoil(records[1].file)
+    write_learned(tmp_path / LEARNED, records)
+    learned, kept = read_learned(tmp_path / LEARNED), fingerprints([records[0], records[2]])
+    assert learned is not None
+    assert len(learned.hashes) == len(learned.thumbnails) == len(learned.aspects) == 2
+    assert list(known_to((), kept, learned, crops=False)) == [0, 1]
+    assert looks(records, 40).images == 2
+
+
+def test_images_whose_pixels_cannot_be_read_are_listed_as_left_out(tmp_path: Path) -> None:
+    _save(tmp_path / "all", {f"{n}.png": Image.fromarray(photograph(n, (60, 40))) for n in range(3)})
+    spoil(tmp_path / "all" / "1.png")
+    dataset = open_images(tmp_path / "all", skip_bad=True)
+    assert len(dataset.records) == 3, "its header and its end are whole"
+    left = readable(dataset)
+    assert [record.name for record in left.records] == ["0.png", "2.png"]
+    assert len(left.skipped) == 1
+    assert "1.png" in left.skipped[0]
+    for name in ("0.png", "2.png"):
+        spoil(tmp_path / "all" / name)
+    with refused(DatasetError, None, "0.png"):
+        readable(dataset)
+
+
+def spoil(file: Path) -> None:
+    """Damage the pixels of a PNG, and neither its header nor its end."""
+    data = bytearray(file.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 40] = b"\x55" * 40
+    file.write_bytes(bytes(data))

@@ -8,8 +8,11 @@ from made_data import make_data
 from refusals import refused
 
 from engines.common.events import Event
+from engines.datasets.dataset import Dataset
 from engines.errors import DengineError, TrainingError, UsageError
+from engines.training import train_adapter as adapters
 from engines.training import train_base as module
+from engines.training.train_adapter import TrainAdapterSettings, train_adapter
 from engines.training.train_base import TrainBaseSettings, train_base
 
 
@@ -44,6 +47,28 @@ def test_labels_are_read_of_none_of_all_or_of_listed_images(
     assert (asked["options"].style, asked["continue_from"], asked["resume"]) == ("blood", None, False)
     assert (summary.folder, summary.images) == (tmp_path / "out", 5)
     assert any("5 images" in str(event) for event in events)
+
+
+def test_images_that_cannot_be_read_are_left_out_before_a_training_begins(
+    tmp_path: Path, asked: dict[str, Any], toy_bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoilt = make_data(tmp_path / "data").records[2].file
+    data = bytearray(spoilt.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 40] = b"\x55" * 40
+    spoilt.write_bytes(bytes(data))
+    found = train_base(TrainBaseSettings(data=tmp_path / "data", out=tmp_path / "base", skip_bad=True))
+    assert (len(asked["dataset"].records), len(found.skipped)) == (4, 1)
+    seen: list[Dataset] = []
+
+    def stop(dataset: Dataset, *_: Any, **__: Any) -> None:
+        seen.append(dataset)
+        raise TrainingError("seen enough")
+
+    monkeypatch.setattr(adapters, "prepare_adapter", stop)
+    base, out = toy_bases["sd1"], tmp_path / "adapter"
+    with refused(TrainingError, None, "seen enough"):
+        train_adapter(TrainAdapterSettings(data=tmp_path / "data", base=base, out=out, skip_bad=True))
+    assert (len(seen[0].records), len(seen[0].skipped)) == (4, 1)
 
 
 def test_a_list_that_is_none_or_names_an_unknown_image_is_refused(tmp_path: Path, asked: dict[str, Any]) -> None:
