@@ -3,9 +3,10 @@
 Knows: from when on a base model, or what was painted, is not good enough, and how that is said. Knows nothing about
 how figures were measured.
 
-The limits are a judgement, taken from a few bases: a small one of 150 photographs of raccoons (20.6 dB, 0.13 of the
-photographs' detail in what it painted) is beyond them, the bundled model (0.54 of the detail) within. No set of sheets
-that eyes had sorted is part of this repository.
+The limits are a judgement, taken from a few bases whose pictures were looked at: a small one of 150 photographs of
+raccoons (20.6 dB, 0.13 of the photographs' detail in what it painted) is beyond them, the bundled model (0.54 of the
+detail) within. Bases of smears that were trained for an eighth, a half and the whole of the preset are shown with their
+verdicts in `docs/training.md`.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ LEAST_PSNR, GOOD_PSNR = 23.0, 27.0  # dB of the autoencoder
 LEAST_CHROMA_KEPT, GOOD_CHROMA_KEPT = 0.6, 0.8  # shares, of the autoencoder
 LEAST_DETAIL_KEPT, GOOD_DETAIL_KEPT = 0.4, 0.6
 LEAST_PAINTED = 0.4  # share of the photographs' detail, and of their chroma, in what is painted
+LEAST_OUTLINES, GOOD_OUTLINES = 0.6, 0.75  # shares of the photographs' outlines in what is painted; less are blobs
 MOST_PAINTED = 3.0  # times the photographs' detail, chroma or sharpness: noise
 MOST_APART = 2.0  # times as far from photographs as these from each other: what is painted has other shapes
 
@@ -40,6 +42,7 @@ class BaseQuality:
     painted_chroma: float | None  # their median chroma as a share of the photographs'
     painted_detail: float  # the same of detail
     apart: float | None = None  # times as far from photographs as these from each other, by the UNet's features
+    painted_outlines: float | None = None  # median of `look.outlines` as a share of the photographs'; None: not known
     grade: Grade = "good"
     verdict: str = ""  # the figures in words, and a way out where it is not good
 
@@ -54,13 +57,15 @@ photographs, or go on from Stable Diffusion (`continue_from`) where these are ev
     """
     grade = _grade(figures)
     kept = f"{figures.detail_kept:.0%} of the detail kept"
-    has = f"{figures.painted_detail:.0%} of {{whose}} detail"
+    painted = [f"{figures.painted_detail:.0%} of their detail"]
     if figures.chroma_kept is not None and figures.painted_chroma is not None:
         kept = f"{figures.chroma_kept:.0%} of the colour and {kept}"
-        has = f"{figures.painted_chroma:.0%} of the photographs' colour and {has.format(whose='their')}"
+        painted.insert(0, f"{figures.painted_chroma:.0%} of their colour")
+    if figures.painted_outlines is not None:
+        painted.append(f"{figures.painted_outlines:.0%} of their outlines")
+    has = " and ".join([", ".join(painted[:-1]), painted[-1]] if painted[1:] else painted)
     where = counted(figures.images, "image") + (" held back" if figures.held_back else " that it learned from")
-    painted = has.format(whose="the photographs'")
-    text = f"VAE {figures.psnr:.1f} dB, {kept}, on {where}; what it paints has {painted}"
+    text = f"VAE {figures.psnr:.1f} dB, {kept}, on {where}; what it paints has {has.replace('their', _OWN, 1)}"
     if figures.apart is not None:
         text += f", and is {figures.apart:.1f} times as far from them as they are from each other, by its own features"
     shapes = f" {_SHAPES}" if figures.apart is not None and figures.apart > MOST_APART and grade == "good" else ""
@@ -75,21 +80,25 @@ _MEANS: dict[Grade, str] = {
 }
 
 
+_OWN = "the photographs'"
 _SHAPES = "From text alone it paints other shapes than the photographs': vary these (`reference`), or train longer."
 
 
 def _grade(found: BaseQuality) -> Grade:
     chroma = 1.0 if found.chroma_kept is None else found.chroma_kept
+    outlines = 1.0 if found.painted_outlines is None else found.painted_outlines
     painted = [found.painted_detail] + ([] if found.painted_chroma is None else [found.painted_chroma])
     bad = (
         found.psnr < LEAST_PSNR
         or chroma < LEAST_CHROMA_KEPT
         or found.detail_kept < LEAST_DETAIL_KEPT
         or not all(LEAST_PAINTED <= share <= MOST_PAINTED for share in painted)
+        or outlines < LEAST_OUTLINES
     )
     if bad:
         return "bad"
-    weak = found.psnr < GOOD_PSNR or chroma < GOOD_CHROMA_KEPT or found.detail_kept < GOOD_DETAIL_KEPT
+    kept = found.psnr < GOOD_PSNR or chroma < GOOD_CHROMA_KEPT or found.detail_kept < GOOD_DETAIL_KEPT
+    weak = kept or outlines < GOOD_OUTLINES
     return "weak" if weak else "good"
 
 

@@ -25,7 +25,7 @@ from engines.diffusion.base_model import decode_latents, encode_pixels
 from engines.diffusion.latents import quantise, to_pixels
 from engines.diffusion.schedule import make_schedule
 from engines.quality.features import Features, times_apart
-from engines.quality.look import look_at, looks_of, psnr
+from engines.quality.look import look_at, looks_of, outlines, psnr
 from engines.quality.sheet import draw_sheet
 from engines.quality.verdicts import GREY, BaseQuality, judge_base
 from engines.training.trainer import autocast
@@ -34,6 +34,7 @@ from engines.training.views import ImageStore, ViewOptions, draw_view
 SHARE, LEAST, MOST = 0.05, 4, 32  # of the images that are held back
 FEWEST = 20  # images from which some are held back; of fewer, all are learned from
 PAINTED, SHOWN = 4, 4  # images painted from text, and columns of the sheet
+LEAST_OUTLINED = 0.05  # outlines of photographs below which they are texture alone, and nothing can be missed
 STEPS, GUIDANCE = 20, 3.0  # of the painting
 TIMESTEP = 1  # by which the UNet is asked what it sees, as adapters ask it
 LOOKING = "looking"  # in events
@@ -120,6 +121,7 @@ def assess_base(
             painted_chroma=round(made.chroma[1] / whole.chroma[1], 3) if whole.chroma[1] >= GREY and colour else None,
             painted_detail=round(made.detail[1] / max(whole.detail[1], 1e-6), 3),
             apart=times_apart(*seen),
+            painted_outlines=_outlines_kept(painted, photographs),
         )
     )
     rows = [("photographs", photographs), ("through the autoencoder", rebuilt), ("painted", painted)]
@@ -157,6 +159,12 @@ def _features(networks: Networks, pictures: Sequence[Pixels], style: str, device
         latents = encode_pixels(networks.vae, to_pixels(pixels)[None].to(device))
         found.append(label_pass(network, latents, states, TIMESTEP)[0].float().mean(dim=(0, 2, 3)))
     return torch.nan_to_num(torch.stack(found), posinf=0.0, neginf=0.0).cpu().double().numpy()
+
+
+def _outlines_kept(painted: Sequence[Pixels], photographs: Sequence[Pixels]) -> float | None:
+    """Outlines of painted pictures as a share of the photographs'; None where these have none to speak of."""
+    ours, theirs = (_median([outlines(pixels) for pixels in pictures]) for pictures in (painted, photographs))
+    return round(ours / theirs, 3) if theirs >= LEAST_OUTLINED else None
 
 
 def _bytes(pixels: torch.Tensor) -> list[Pixels]:

@@ -6,7 +6,7 @@ from PIL import Image, ImageFilter
 from quality_pictures import photograph
 
 from engines.quality.features import times_apart
-from engines.quality.look import Pixels, look_at, looks_of, psnr, scaled
+from engines.quality.look import Pixels, look_at, looks_of, outlines, psnr, scaled
 from engines.quality.sheet import draw_sheet
 from engines.quality.verdicts import BaseQuality, compare, judge_base
 
@@ -58,12 +58,23 @@ def test_the_scale_decides_what_detail_is() -> None:
     assert look_at(again).detail == pytest.approx(look_at(PHOTOGRAPHS[0]).detail, rel=0.1)
 
 
+def test_blobs_and_noise_have_no_outlines() -> None:
+    grain = np.random.default_rng(3).uniform(0, 255, (240, 320, 3)).astype(np.uint8)
+    blobs = blurred(grain, 4).astype(np.float64)
+    blobs = np.clip((blobs - blobs.mean()) / blobs.std() * 50 + 128, 0, 255).astype(np.uint8)
+    assert max(abs(outlines(grain)), abs(outlines(blobs))) < 0.02
+    assert min(outlines(one) for one in PHOTOGRAPHS) > 0.3
+    assert look_at(blobs).detail > 0.5 * look_at(PHOTOGRAPHS[0]).detail, "which detail does not tell"
+    assert outlines(np.zeros((1, 3, 3), np.uint8)) == outlines(np.full((40, 40, 3), 7, np.uint8)) == 0.0
+
+
 @pytest.mark.parametrize(
     ("change", "grade"),
     [
         ({}, "good"), ({"psnr": 25.0}, "weak"), ({"psnr": 20.6}, "bad"), ({"chroma_kept": 0.5}, "bad"),
         ({"detail_kept": 0.2}, "bad"), ({"painted_detail": 0.13}, "bad"), ({"painted_chroma": 0.2}, "bad"),
-        ({"painted_detail": 9.0}, "bad"), ({"chroma_kept": None, "painted_chroma": None}, "good"),
+        ({"painted_detail": 9.0}, "bad"), ({"painted_outlines": 0.41}, "bad"), ({"painted_outlines": 0.7}, "weak"),
+        ({"painted_outlines": 0.9}, "good"), ({"chroma_kept": None, "painted_chroma": None}, "good"),
     ],
 )  # fmt: skip
 def test_a_base_is_graded_by_its_weakest_figure(change: dict[str, float | None], grade: str) -> None:
