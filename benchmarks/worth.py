@@ -74,7 +74,7 @@ PASTED = ("--compose", "--labels", "reference", "--strength", "0:0")
 COMPOSED = ("--compose", "--labels", "reference", "--strength", "0.1:0.3", "--steps", "6")
 RENEWED = ("--compose", "--repaint", "pasted", "--strength", "0.2:0.35", "--steps", "8")
 REPAINTED = ("--labels", "reference", "--strength", "0.1:0.3", "--steps", "6")
-LOOKS = ("--tta", "8", "--score", "0.35")  # of adapters' labels
+LOOKS = ("--tta", "8")  # of adapters' labels
 GENERATED = ("--labels", "adapter", "--strength", "0.3:0.6", *LOOKS)
 DDIM = ("--sampler", "ddim", "--guidance-interval", "0:1")  # of runs that say nothing else: the default of then
 DPM = ("--sampler", "dpmpp", "--guidance-interval", "0:1")
@@ -232,8 +232,8 @@ class Making:
         if not (folder / "annotations.json").exists():
             bundle, photographs = PSEUDO[name]
             source, labels = self.dataset(photographs), self.work / "labels" / name
-            self._verb(f"label-{name}", "label", source, "--bundle", self._bundle(bundle), *LOOKS, "--threads", 1,
-                       "--out", labels)  # fmt: skip
+            self._verb(f"label-{name}", "label", source, "--bundle", self._bundle(bundle), "--score", "adapter", *LOOKS,
+                       "--threads", 1, "--out", labels)  # fmt: skip
             folder.mkdir(parents=True, exist_ok=True)
             for file in source.iterdir():
                 shutil.copyfile(file, folder / file.name)

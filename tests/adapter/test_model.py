@@ -333,17 +333,24 @@ def test_boxes_of_one_object_in_two_views_become_one_weighted_by_their_scores() 
     first = _scored((0, 0, 10, 10, 0.8, 0), (50, 50, 60, 60, 0.4, 1))
     second = _scored((0, 0, 10, 10, 0.9, 1), (2, 0, 12, 10, 0.4, 0))  # another class; an IoU of 2/3
     found = fuse([first, second])
-    assert np.allclose(found.boxes, [[2 / 3, 0.0, 32 / 3, 10.0], [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]])
-    assert np.allclose(found.scores, [0.6, 0.45, 0.2])
-    assert found.labels.tolist() == [0, 1, 1]
+    assert np.allclose(found.boxes, [[0.0, 0.0, 10.0, 10.0], [2 / 3, 0.0, 32 / 3, 10.0], [50.0, 50.0, 60.0, 60.0]])
+    assert np.allclose(found.scores, [0.9, 0.8, 0.4])
+    assert found.labels.tolist() == [1, 0, 1]
     assert len(fuse([first, second], same_iou=0.7)) == 4
-    assert len(fuse([first, second], limit=1)) == len(fuse([first, second], score_floor=0.5)) == 1
+    assert len(fuse([first, second], limit=1)) == len(fuse([first, second], score_floor=0.85)) == 1
+
+
+def test_a_score_is_the_mean_of_the_surer_half_of_all_views() -> None:
+    seen = [_scored((0, 0, 10, 10, score, 0)) for score in (0.9, 0.3, 0.7)]
+    assert np.allclose(fuse([*seen, _scored()]).scores, [0.8])
+    assert np.allclose(fuse([seen[0], _scored(), _scored(), _scored()]).scores, [0.45])
+    assert np.allclose(fuse(seen).scores, [0.8])
 
 
 def test_what_one_view_sees_twice_stays_two_and_a_single_view_is_left_alone() -> None:
     twice = _scored((0, 0, 10, 10, 0.8, 0), (2, 0, 12, 10, 0.6, 0))
     found = fuse([twice, _scored((1, 0, 11, 10, 0.7, 0))])
-    assert np.allclose(found.scores, [0.75, 0.3])  # the surer of the two took the other view's box
+    assert np.allclose(found.scores, [0.8, 0.6])  # the surer of the two took the other view's box
     assert np.allclose(found.boxes[1], [2, 0, 12, 10])
     assert fuse([twice]) is twice
     nothing = fuse([_scored(), _scored()])

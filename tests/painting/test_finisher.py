@@ -60,7 +60,7 @@ def test_with_two_looks_an_object_on_one_side_of_both_is_two_halves(tmp_path: Pa
         [0.125 * width, 0.25 * height, 0.375 * width, 0.75 * height],
         [0.625 * width, 0.25 * height, 0.875 * width, 0.75 * height],
     ]
-    assert outcome.instances.scores.tolist() == pytest.approx([sure / 2] * 2, abs=1e-3)
+    assert outcome.instances.scores.tolist() == pytest.approx([sure] * 2, abs=1e-3)
     assert backend.calls["adapter"] == backend.calls["unet"] == 2
     assert backend.calls["vae_decoder"] == 1
 
