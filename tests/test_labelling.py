@@ -69,7 +69,7 @@ def test_two_views_are_said_in_the_file_and_both_count(tmp_path: Path) -> None:
     found = coco(tmp_path / "out")
     assert found["info"]["label_views"] == 2
     assert summary.boxes == 10  # on the left, and where the left is in the mirror
-    assert [annotation["score"] for annotation in found["annotations"]] == pytest.approx([0.4404] * 10, abs=1e-3)
+    assert [annotation["score"] for annotation in found["annotations"]] == pytest.approx([0.8808] * 10, abs=1e-3)
     with refused(UsageError, "tta", 3):
         LabelSettings(tmp_path, tmp_path / "new", tta=3)
 
