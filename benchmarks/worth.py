@@ -72,9 +72,9 @@ class Setting:
 
 PASTED = ("--compose", "--labels", "reference", "--strength", "0:0")
 COMPOSED = ("--compose", "--labels", "reference", "--strength", "0.1:0.3", "--steps", "6")
-RENEWED = ("--compose", "--repaint", "pasted", "--strength", "0.2:0.35", "--steps", "8")
-REPAINTED = ("--labels", "reference", "--strength", "0.1:0.3", "--steps", "6")
 LOOKS = ("--tta", "8")  # of adapters' labels
+RENEWED = ("--compose", "--repaint", "pasted", "--strength", "0.2:0.35", "--steps", "8", *LOOKS)
+REPAINTED = ("--labels", "reference", "--strength", "0.1:0.3", "--steps", "6")
 GENERATED = ("--labels", "adapter", "--strength", "0.3:0.6", *LOOKS)
 DDIM = ("--sampler", "ddim", "--guidance-interval", "0:1")  # of runs that say nothing else: the default of then
 DPM = ("--sampler", "dpmpp", "--guidance-interval", "0:1")
@@ -129,8 +129,9 @@ SETTINGS = {
          "pseudo": Arm("pbc-few", ("few-pseudo",)), "composed": Arm("pbc-few", ("few-composed",)),
          "renewed": Arm("pbc-few", ("few-renewed",)), "generated": Arm("pbc-few", ("few-generated",)),
          **{f"generated, {n} steps": Arm("pbc-few", (f"few-generated-{n}",)) for n in (8, 4)},
-         "pseudo, copy-paste": Arm("pbc-few", ("few-pseudo", "few-pasted"))},
-        ("real", "pseudo", "copy-paste"),
+         "pseudo, copy-paste": Arm("pbc-few", ("few-pseudo", "few-pasted")),
+         "pseudo, renewed": Arm("pbc-few", ("few-pseudo", "few-renewed"))},
+        ("real", "pseudo", "copy-paste", "pseudo, copy-paste"),
     ),
     "sparse": Setting(
         f"{FEW} images of PBC and nothing else of it; the base saw other microscopes", ("pbc-val",),
