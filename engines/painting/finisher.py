@@ -151,8 +151,8 @@ class Finisher:
                 check_latents([one.task for one in batch], finite()[0])
             fill(self._decoder.inputs["latents"], latents)
             self._decode()
-            painted = self._decoder.outputs["pixels"][: len(batch)]
-            pictures, seen = self._pictures(painted), painted.clamp(-1.0, 1.0)
+            seen = self._decoder.outputs["pixels"][: len(batch)]
+            pictures = self._pictures(seen)
             if self._over:
                 made, checked = pictures()
                 shown = [_on_canvas(one, pixels) for one, pixels in zip(batch, made.numpy(), strict=True)]

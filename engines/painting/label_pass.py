@@ -83,8 +83,8 @@ class Labeller:
         """Logits [V, n, Q, K] and boxes [V, n, Q, 4] (centre, size; shares of the frame) of n <= batch images.
 
         latents: clean, scaled, [Z, h, w] each. states: embeddings [L, D]. keys: (seed, index) of the noise.
-        names: what an error calls each image. pixels: the pictures, [n, 3, H, W], -1 to 1; None for a single look.
-        Raises NumericalError.
+        names: what an error calls each image. pixels: the pictures, [n, 3, H, W], nominally -1 to 1; None for a single
+        look. Raises NumericalError.
         """
         return self.begin(latents, states, keys, pixels)(names)
 
@@ -104,7 +104,7 @@ class Labeller:
         for look in self._looks[1:]:
             assert pixels is not None
             networks = self._aside if look.aside else self._upright
-            seen = networks.encode(laid(pixels, look))
+            seen = networks.encode(laid(pixels, look).clamp(-1.0, 1.0))
             whole, logits, boxes = networks.read(self._noisy(seen, keys), states, self._timestep)
             found.append((whole, logits, laid_back(boxes, look)))
         return Labels(begin_fetch(*(torch.stack(values) for values in zip(*found, strict=True))))
