@@ -25,6 +25,7 @@ from benchmarks.records import Record, Tell, table
 from engines.bundle.bundle import Bundle, default_bundle, open_bundle
 from engines.common.files import write_json
 from engines.common.tokenizer import complete_vocabulary
+from engines.diffusion.published import published
 from engines.errors import UsageError
 from engines.measure.workload import Workload, jobs_of
 
@@ -113,11 +114,9 @@ def write_model(bundle: Bundle, folder: Path) -> None:
             shutil.copy(source, temporary / part)
     complete_vocabulary(temporary / "tokenizer")
     for path in temporary.rglob("*.safetensors"):
-        prefix = "text_model." if path.parent.name == "text_encoder" else ""
-        tensors = {
-            prefix + name.removeprefix(prefix): value.float() if value.is_floating_point() else value
-            for name, value in load_file(path).items()
-        }
+        spelt = published if path.parent.name == "text_encoder" else str
+        loaded = load_file(path).items()
+        tensors = {spelt(name): value.float() if value.is_floating_point() else value for name, value in loaded}
         written = path.with_suffix(".tmp")  # the tensors may be the old file's own memory
         save_file(tensors, written, {"format": "pt"})
         written.replace(path)

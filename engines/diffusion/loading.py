@@ -19,6 +19,7 @@ from engines.common.quote import shorten
 from engines.common.weight_file import check_described, check_finite
 from engines.diffusion.architecture import empty_network
 from engines.diffusion.original_layout import stored_name
+from engines.diffusion.published import plain, published
 from engines.diffusion.weights import DECODER, read_headers
 from engines.errors import ModelError
 
@@ -74,8 +75,7 @@ def describe(folder: Path, part: str) -> Described:
 
 
 def _with_prefix(name: str, headers: dict[str, Any]) -> str:
-    plain = name.removeprefix("text_model.")
-    return plain if plain in headers else f"text_model.{plain}"
+    return plain(name) if plain(name) in headers else published(name)
 
 
 def _make_buffers(network: torch.nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""A text encoder stored by the names that Stable Diffusion's are published with.
+"""A text encoder's weights by the names that Stable Diffusion's are published with.
 
 transformers has written others since 5.6, and reads both; an older release that meets the others draws the whole
 encoder at random, with a warning alone.
@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
 
-TEXT_PREFIX = "text_model."
+_PREFIX = "text_model."
+
+
+def published(name: str) -> str:
+    """What a text encoder's weight is published as, from that name or a newer one."""
+    return _PREFIX + name.removeprefix(_PREFIX)
+
+
+def plain(name: str) -> str:
+    """The newer name."""
+    return name.removeprefix(_PREFIX)
 
 
 def save_text_encoder(text_encoder: "CLIPTextModel", folder: Path) -> None:
@@ -19,7 +29,7 @@ def save_text_encoder(text_encoder: "CLIPTextModel", folder: Path) -> None:
 
     text_encoder.save_pretrained(folder, safe_serialization=True, max_shard_size="1TB")
     weights = folder / "model.safetensors"
-    tensors = {TEXT_PREFIX + name.removeprefix(TEXT_PREFIX): value for name, value in load_file(weights).items()}
+    tensors = {published(name): value for name, value in load_file(weights).items()}
     written = weights.with_suffix(".tmp")  # the tensors may be the old file's own memory
     save_file(tensors, written, {"format": "pt"})
     written.replace(weights)

@@ -22,6 +22,7 @@ from engines.diffusion.families import foreign_vae
 from engines.diffusion.ldm_names import Source
 from engines.diffusion.loading import describe
 from engines.diffusion.original_layout import find_vae_alone
+from engines.diffusion.published import published
 from engines.diffusion.weights import PICKLES, pickle_message, read_headers
 from engines.errors import ModelError
 
@@ -51,7 +52,6 @@ def read_part(part: Part, name: str) -> dict[str, torch.Tensor]:
     """The weights of a part, read and cast one after the other; `name` is the part's. Raises ModelError for NaN."""
     from safetensors import safe_open
 
-    prefix = "text_model." if name == "text_encoder" else ""  # as published; transformers reads both
     found: dict[str, torch.Tensor] = {}
     with contextlib.ExitStack() as stack:
         if part.setting is not None:
@@ -63,7 +63,7 @@ def read_part(part: Part, name: str) -> dict[str, torch.Tensor]:
                 value = value.chunk(3)[place.third]
             value = value.reshape(part.shapes[weight]).to(part.dtype, copy=True)
             check_finite(file, {place.name: value})
-            found[prefix + weight.removeprefix(prefix)] = value
+            found[published(weight) if name == "text_encoder" else weight] = value
     return found
 
 

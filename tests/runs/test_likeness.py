@@ -27,12 +27,17 @@ from engines.runs.run_folder import require_run
 from engines.runs.summaries import DatasetSummary, GenerateSummary
 
 
-def test_mush_is_told_from_its_references_and_the_report_says_so(tmp_path: Path) -> None:
-    data = tmp_path / "data"
+def run_with_references(root: Path) -> Path:
+    """A run of 10 images whose references are the five photographs in `root`/data."""
+    data = root / "data"
     data.mkdir()
     for number in range(5):
         Image.fromarray(photograph(number)).save(data / f"{number}.png")
-    folder = make_review_run(tmp_path / "run", 10, reference=str(data), short_side=120)
+    return make_review_run(root / "run", 10, reference=str(data), short_side=120)
+
+
+def test_mush_is_told_from_its_references_and_the_report_says_so(tmp_path: Path) -> None:
+    folder = run_with_references(tmp_path)
     run = require_run(folder)
     references = open_references(run.options).records
     for number, image in enumerate(sorted((folder / IMAGES).iterdir())):
@@ -50,14 +55,10 @@ def test_mush_is_told_from_its_references_and_the_report_says_so(tmp_path: Path)
 
 
 def test_a_broken_reference_that_was_not_painted_costs_no_run(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    for number in range(5):
-        Image.fromarray(photograph(number)).save(data / f"{number}.png")
-    folder = make_review_run(tmp_path / "run", 10, reference=str(data), short_side=120)
+    folder = run_with_references(tmp_path)
     run = require_run(folder)
     references = open_references(run.options).records
-    (data / "3.png").write_bytes(b"no image any more")
+    (tmp_path / "data" / "3.png").write_bytes(b"no image any more")
     alike = hold_against(folder, run, references)[0]
     assert alike is not None
     assert alike.photographs.images == 4

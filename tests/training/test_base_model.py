@@ -21,7 +21,7 @@ from engines.datasets.dataset import Dataset, Record
 from engines.datasets.learned import LEARNED, read_learned, write_learned
 from engines.diffusion.base_model import base_hash, load_base
 from engines.diffusion.base_notes import bad_base, read_quality
-from engines.diffusion.published import TEXT_PREFIX
+from engines.diffusion.published import plain
 from engines.errors import TrainingError, UsageError
 from engines.labels.boxes import Instances
 from engines.training import base_model as base_training
@@ -109,7 +109,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a folder, by file and name; a text encoder's by the newer names."""
     files = sorted(folder.rglob("*.safetensors"))
     return {
-        f"{file.relative_to(folder).as_posix()}/{name.removeprefix(TEXT_PREFIX)}": tensor
+        f"{file.relative_to(folder).as_posix()}/{plain(name)}": tensor
         for file in files
         for name, tensor in load_file(file).items()
     }
