@@ -111,7 +111,7 @@ RUNS = {
 PSEUDO = {"few-pseudo": ("few", "pbc-photographs"), "cross-pseudo": ("source", "raabin-photographs")}
 SETTINGS = {
     "broken": Setting(
-        "BCCD's own labels of 124 photographs, or those that `audit --complete` makes of them", ("bccd-val",),
+        "BCCD's own labels of 124 photographs, or what `audit --complete labels --refine` makes of them", ("bccd-val",),
         {"real": Arm("own"), "completed": Arm("completed"),
          "completed, composed": Arm("completed", ("completed-composed",)), "clean labels": Arm("bccd-train")},
         ("real",),

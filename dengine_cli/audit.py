@@ -64,7 +64,7 @@ def command(
     split: Annotated[str | None, typer.Option(help="Part of the dataset, such as train.")] = None,
     tta: Annotated[
         int,
-        typer.Option(help="Looks that the bundle's adapter takes at each image, 1, 2, 4 or 8: mirrored, turned."),
+        typer.Option(help="Looks that an adapter takes at each image, 1, 2, 4 or 8: mirrored, upside down, turned."),
     ] = 1,
     engine: Annotated[str, typer.Option(help="auto, tensorrt, torch, openvino or onnxruntime.")] = "auto",
     precision: Annotated[str, typer.Option(help="f32, bf16, f16, or auto: the fastest here.")] = "auto",

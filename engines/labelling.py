@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from engines.adapter.inference import TTA_LOOKS, check_looks
+from engines.adapter.looks import TTA_LOOKS, TTA_WANTED, check_looks
 from engines.common.events import Event, EventKind, Report, note, silent
 from engines.common.files import write_json
 from engines.common.names import class_words
@@ -92,7 +92,7 @@ class LabelSettings:
             (
                 "tta",
                 self.tta in TTA_LOOKS,
-                f"`tta` is {self.tta}; 1, 2, 4 or 8 was expected",
+                f"`tta` is {self.tta}; {TTA_WANTED} was expected",
             ),
             (
                 "precision",

@@ -1,16 +1,14 @@
 """Round the adapter: a whole image in, detections in the image's own pixels out.
 
 Knows: how an image of any size becomes a frame at the adapter's scale (`prepare_frame`), how the adapter's logits and
-boxes become scored boxes on the original (`detections`), which looks test-time augmentation takes at it, and how what
-they show becomes one (`fuse`). Training's evaluation, `dengine label` and `dengine generate` share it. Knows nothing
-about networks: numpy only.
+boxes become scored boxes on the original (`detections`), and how those of several looks become one (`fuse`). Training's
+evaluation, `dengine label` and `dengine generate` share it. Knows nothing about networks: numpy only.
 
 Shapes: H/W pixels, V looks, Q queries, K classes, N boxes.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from engines.common.pixels import padded, scaled
-from engines.errors import UsageError
 from engines.labels.boxes import SCORE_FLOOR, Instances, cxcywh_to_xyxy, iou_matrix, join, without_duplicates
 
 Float = npt.NDArray[np.float32]
@@ -26,35 +23,6 @@ Float = npt.NDArray[np.float32]
 LIMIT = 100  # most detections of one image, COCO's own limit
 DUPLICATE_IOU = 0.8  # two boxes that overlap more are one object
 SAME_IOU = 0.6  # boxes of two looks that overlap more show one object
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a picture lies when it is looked at."""
-
-    mirrored: bool  # left to right, before it is turned
-    quarters: int  # of a turn against the clock, 0 to 3
-
-    @property
-    def aside(self) -> bool:
-        """Whether its width and height change places."""
-        return self.quarters % 2 == 1
-
-
-# The first of these are looked at; beyond two, pictures are upside down or on their side.
-LOOKS = tuple(Look(mirrored, quarters) for quarters in (0, 2, 1, 3) for mirrored in (False, True))
-TTA_LOOKS = (1, 2, 4, 8)  # how many
-UPRIGHT_LOOKS = 2  # of them
-
-
-def check_looks(looks: int, rotate: bool | None) -> None:
-    """UsageError for looks at turned pictures by an adapter that learned from upright ones; `rotate`: see its info."""
-    if looks > UPRIGHT_LOOKS and rotate is False:
-        raise UsageError(
-            f"`tta` is {looks}: beyond {UPRIGHT_LOOKS}, pictures are turned, and this adapter learned from upright "
-            "ones alone. Take 1 or 2, or train it with `rotate=True` where pictures have no upright.",
-            field="tta",
-        )
 
 
 def resized_size(width: int, height: int, short_side: int) -> tuple[int, int, float]:
@@ -126,44 +94,44 @@ def detections(
     return Instances.of(corners[order], labels[order], scores[order].astype(np.float32))
 
 
-def view_detections(
+def look_detections(
     logits: npt.NDArray[Any],
     boxes: npt.NDArray[Any],
     padded_size: tuple[int, int],
     scale: float,
     original_size: tuple[int, int],
 ) -> Instances:
-    """`detections` of an image that was seen V times, logits [V, Q, K] and boxes [V, Q, 4], as one (`fuse`)."""
-    return fuse([detections(*view, padded_size, scale, original_size) for view in zip(logits, boxes, strict=True)])
+    """`detections` of an image that was looked at V times, logits [V, Q, K] and boxes [V, Q, 4], as one (`fuse`)."""
+    return fuse([detections(*look, padded_size, scale, original_size) for look in zip(logits, boxes, strict=True)])
 
 
 def fuse(
-    views: Sequence[Instances], *, same_iou: float = SAME_IOU, score_floor: float = SCORE_FLOOR, limit: int = LIMIT
+    looks: Sequence[Instances], *, same_iou: float = SAME_IOU, score_floor: float = SCORE_FLOOR, limit: int = LIMIT
 ) -> Instances:
     """What several looks at one image say together: weighted boxes fusion (Solovyev et al. 2019, arXiv 1910.13302).
 
-    The best box of all, of whatever view, takes from each other view the box of its class that overlaps it most, by
+    The best box of all, of whatever look, takes from each other look the box of its class that overlaps it most, by
     more than `same_iou`, and so on with what is left. An object's box is the mean of its boxes, weighted by their
-    scores. Its score is the mean of the surer half of all views, 0 in one that does not see it: with the mean of all,
-    as the paper has it, an object needs every view to be as sure as in one, and thresholds that were chosen on one view
-    lose what the others find (figures: `docs/labels.md`). One view stays as it is.
+    scores. Its score is the mean of the surer half of all looks, 0 in one that does not see it: with the mean of all,
+    as the paper has it, an object needs every look to be as sure as in one, and thresholds that were chosen on one look
+    lose what the others find (figures: `docs/labels.md`). One look stays as it is.
     """
-    if len(views) == 1:
-        return views[0]
-    every = join(views)
+    if len(looks) == 1:
+        return looks[0]
+    every = join(looks)
     boxes, scores, labels = every.boxes, every.scores, every.labels
-    owners = np.repeat(np.arange(len(views)), [len(view) for view in views])
+    owners = np.repeat(np.arange(len(looks)), [len(look) for look in looks])
     overlaps = np.where(labels[:, None] == labels[None, :], iou_matrix(boxes, boxes), 0.0)
     free = np.ones(len(scores), dtype=bool)
     corners, means, kinds = [], [], []
-    half = -(-len(views) // 2)
+    half = -(-len(looks) // 2)
     for best in np.argsort(-scores, kind="stable"):
         if not free[best]:
             continue
         members = [best]
-        for view in range(len(views)):
-            rivals = np.flatnonzero(free & (owners == view) & (overlaps[best] > same_iou))
-            if view != owners[best] and len(rivals):
+        for look in range(len(looks)):
+            rivals = np.flatnonzero(free & (owners == look) & (overlaps[best] > same_iou))
+            if look != owners[best] and len(rivals):
                 members.append(rivals[overlaps[best, rivals].argmax()])
         free[members] = False
         weights = scores[members].astype(np.float64)

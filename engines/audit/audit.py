@@ -137,7 +137,7 @@ def _fold_finds(settings: AuditSettings, dataset: Dataset, report: Report) -> li
     rounds: list[list[Instances]] = []
     for number in range(1, settings.rounds + 1):
         out = settings.out if number == 1 else settings.out / f"round-{number}"
-        rounds.append(out_of_fold(learned, base, out, fold, options, report))
+        rounds.append(out_of_fold(learned, base, out, fold, options, report, looks=settings.tta))
         found = [agreed(every) for every in zip(*rounds, strict=True)]
         if number < settings.rounds:
             judgement = judge(_pictures(dataset.records, found), len(dataset.class_names))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from engines.adapter.inference import TTA_LOOKS
+from engines.adapter.looks import TTA_LOOKS, TTA_WANTED, check_looks
 from engines.common.schema import AnyPath, settle
 from engines.errors import UsageError, refuse, wrong_values
 from engines.labels.findings import CONFIDENT, Judgement
@@ -18,7 +18,7 @@ COMPLETIONS = ("labels", "crowds")
 # How a fold's adapter is trained, where the settings do not say otherwise.
 FOLD_DEFAULTS: Mapping[str, Any] = {"tune_fraction": 0.0, "cache_views": 8, "ignore_finds": 0.25}
 _OF_FOLDS = ("base", "training", "rounds", "steps_scale")
-_OF_BUNDLE = ("tta", "engine", "threads")
+_OF_BUNDLE = ("engine", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class AuditSettings:
     confidence: float = CONFIDENT  # from which a finding counts, and a missing label is added
     worst: int = 30  # images on the page, at most
     split: str | None = None  # part of the dataset, such as train
-    tta: int = 1  # looks that the bundle's adapter takes at an image, of TTA_LOOKS
+    tta: int = 1  # looks that an adapter takes at an image, of TTA_LOOKS
     engine: str = "auto"  # of the bundle: a backend's name
     precision: str = "auto"  # of the arithmetic
     threads: int | None = None  # of the engine, on a CPU; None: its own choice
@@ -60,7 +60,7 @@ class AuditSettings:
             ("complete", " or ".join(COMPLETIONS), self.complete is None or self.complete in COMPLETIONS),
             ("confidence", "above 0 and at most 1", 0 < self.confidence <= 1),
             ("worst", "0 or more", self.worst >= 0),
-            ("tta", "1, 2, 4 or 8", self.tta in TTA_LOOKS),
+            ("tta", TTA_WANTED, self.tta in TTA_LOOKS),
         )
         usual = {item.name: item.default for item in fields(self)} | {"training": {}}
         names = _OF_BUNDLE if self.folds else _OF_FOLDS
@@ -72,7 +72,9 @@ class AuditSettings:
             alone.append(("refine", "`refine` moves boxes of the dataset that `complete` writes: give that, too"))
         both = [("base", "`base` and `bundle` both name a base: give one")] if self.base and self.bundle else []
         refuse([*wrong_values(self, checks), *alone, *both])
-        self.fold_options()  # its mistakes are ours
+        rotate = self.fold_options().rotate  # its mistakes are ours
+        if self.folds:
+            check_looks(self.tta, rotate)
 
     def fold_options(self) -> AdapterTrainOptions:
         """How each fold's adapter is trained. Raises UsageError for what `training` cannot say."""

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engines.adapter.inference import view_detections
+from engines.adapter.inference import look_detections
 from engines.common.streams import Lane, Mark, begin_fetch
 from engines.composing.given import Given
 from engines.diffusion.capture import Record, Recorded, capture
@@ -200,7 +200,7 @@ def _on_canvas(one: Finished, painting: npt.NDArray[np.uint8]) -> npt.NDArray[np
 def rounded_boxes(logits: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32], frame: tuple[int, int]) -> Instances:
     """Detections of one painted frame, best first, of logits [V, Q, K] and boxes [V, Q, 4]; as the journal holds them:
     rounded, so that what is decided by the numbers is the same before and after they were written."""
-    found = view_detections(logits, boxes, frame, 1.0, frame)
+    found = look_detections(logits, boxes, frame, 1.0, frame)
     corners = np.round(found.boxes.astype(np.float64), 2)
     scores = np.array([round(score, 4) for score in found.scores.tolist()], dtype=np.float64)
     kept = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])

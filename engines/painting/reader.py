@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engines.adapter.inference import prepare_frame, resized_size, view_detections
+from engines.adapter.inference import look_detections, prepare_frame, resized_size
 from engines.backends.registry import backend_info
 from engines.errors import DatasetError
 from engines.labels.boxes import Instances
@@ -67,7 +67,7 @@ class Reader:
         found = []
         for i, (image, (_, scale, padded)) in enumerate(zip(images, frames, strict=True)):
             height, width = image.shape[:2]
-            found.append(view_detections(logits[:, i], boxes[:, i], padded, scale, (width, height)))
+            found.append(look_detections(logits[:, i], boxes[:, i], padded, scale, (width, height)))
         return found
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from engines.adapter.inference import check_looks
+from engines.adapter.looks import check_looks
 from engines.backends.registry import backend_info
 from engines.backends.rows import FULL_SIZE, unet_parameters
 from engines.common.schema import part_of

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from engines.adapter.inference import TTA_LOOKS
+from engines.adapter.looks import TTA_LOOKS, TTA_WANTED
 from engines.common.quote import quote, shorten
 from engines.common.schema import KEY, OLDER, AnyPath, settle
 from engines.datasets.duplicates import NEAR
@@ -170,7 +170,7 @@ def range_mistakes(s: PaintOptions) -> list[Mistake]:
         (s.min_quality, "min_quality", s.min_quality is None or 0.0 <= s.min_quality <= 1.0, "a number from 0 to 1"),
         (s.max_overlap, "max_overlap", s.max_overlap is None or 0.0 < s.max_overlap <= 1.0,
          "a number above 0, up to 1 (off)"),
-        (s.tta, "tta", s.tta in TTA_LOOKS, "1, 2, 4 or 8"),
+        (s.tta, "tta", s.tta in TTA_LOOKS, TTA_WANTED),
         (s.near_duplicates, "near_duplicates", 0.0 <= s.near_duplicates <= 1.0,
          f"a correlation from 0 (keep all) to 1, such as {NEAR},"),
         (s.sampler, "sampler", s.sampler is None or s.sampler in SAMPLERS, " or ".join(SAMPLERS)),

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from engines.adapter.inference import TTA_LOOKS, check_looks
+from engines.adapter.looks import TTA_LOOKS, TTA_WANTED, check_looks
 from engines.common.verbs import setting
 from engines.datasets.images import pixels_of, read_image
 from engines.diffusion.prompts import generic_prompt
@@ -160,7 +160,7 @@ class LoadedBundle:
         if self._backend.precision == "int8":
             raise UsageError("`precision=int8` is for painting: load the bundle with another one.", field="precision")
         if tta not in TTA_LOOKS:
-            raise UsageError(f"`tta` is {tta!r:.60}; 1, 2, 4 or 8 was expected.", field="tta")
+            raise UsageError(f"`tta` is {tta!r:.60}; {TTA_WANTED} was expected.", field="tta")
         check_looks(tta, self._bundle.adapter_info.rotate)
         if not isinstance(name, str | None):
             raise UsageError(f"`name` is {name!r:.60}; a text was expected.", field="name")

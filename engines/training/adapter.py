@@ -46,12 +46,13 @@ from engines.training.ahead import VIEWS, Ahead, begun, check_begun, clear
 from engines.training.dev_split import FEW, split_by_names, split_dev
 from engines.training.opened import OpenedBase, open_base
 from engines.training.pseudo import blend
-from engines.training.pyramids import BatchSource, DevSplit, FrozenPyramid
+from engines.training.pyramids import BatchSource, FrozenPyramid
 from engines.training.rehearsal import planned
 from engines.training.shared_norm import share_statistics
 from engines.training.stopping import save_result, steps_done, unfinished
 from engines.training.together import dismiss, gathered, share
 from engines.training.trainer import FitOptions, check_goes_on, fit, started_with
+from engines.training.whole_images import DevSplit
 
 STATISTICS_IMAGES = 200  # images whose class counts `generate` draws prompts from
 CALIBRATION_BATCHES = 2

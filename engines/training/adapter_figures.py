@@ -16,7 +16,7 @@ from engines.labels.boxes import Instances
 from engines.labels.thresholds import Choice
 from engines.quality.look import Looks, look_at, looks_of, scaled
 from engines.training.dev_split import noise
-from engines.training.pyramids import DevSplit
+from engines.training.whole_images import DevSplit
 
 LOOKED_AT = 200  # images
 

@@ -12,9 +12,10 @@ from torch import nn
 
 from engines.adapter.model import DetectionAdapter
 from engines.common.forecast import Part
-from engines.training.pyramids import MEASURING, BatchSource, DevSplit
+from engines.training.pyramids import BatchSource
 from engines.training.rehearsal import step_seconds
 from engines.training.trainer import FitOptions, LossAt
+from engines.training.whole_images import MEASURING, DevSplit
 
 _LOOKS = (1, 2)  # at the dev split behind the training: with what the base gave before, and anew
 

@@ -16,8 +16,8 @@ from engines.common.files import read_json, write_json
 from engines.common.forecast import Part
 from engines.errors import TrainingError
 from engines.training.adapter_rehearsal import AdapterSpeeds
-from engines.training.pyramids import MEASURING
 from engines.training.stopping import FOLDS, INDEX, check_same, steps_done
+from engines.training.whole_images import MEASURING
 
 FINDS, BEGUN = "finds.json", "begun.json"
 VIEWS = 8  # of each image, whose pyramids are kept, where nothing is said

@@ -37,8 +37,9 @@ from engines.training.adapter_options import AdapterTrainOptions
 from engines.training.ahead import BEGUN, FINDS, VIEWS, begin, folder_of, stage_of
 from engines.training.augment import FrameOptions
 from engines.training.opened import OpenedBase, open_base
-from engines.training.pyramids import DevSplit, FrozenPyramid, SourceOptions
+from engines.training.pyramids import FrozenPyramid, SourceOptions
 from engines.training.stopping import FOLDS, check_same
+from engines.training.whole_images import DevSplit
 
 
 def deal(records: Sequence[Record], folds: int) -> list[int]:
@@ -69,8 +70,9 @@ def out_of_fold(
     options: AdapterTrainOptions,
     report: Report,
     pseudo: Sequence[Record] = (),
+    looks: int = 1,
 ) -> list[Instances]:
-    """What is found on each image by the adapter that did not learn from its `fold`, which `deal` gives.
+    """What is found on each image, in so many looks, by the adapter that did not learn from its `fold` (see `deal`).
 
     A fold that is done is read from `out`/folds, one that was begun goes on. All learn from `pseudo`, too. Raises
     RunError for folds of other settings, and what `fit_adapter` raises.
@@ -88,7 +90,7 @@ def out_of_fold(
         learned = replace(dataset, records=others)
         identity = training_identity(learned, pseudo, options, hashed) | {"fold": number, "folds": folds}
         judged = [dataset.records[index] for index in own]
-        finds = read_finds(folder, identity, judged, len(dataset.class_names))
+        finds = read_finds(folder, identity, judged, len(dataset.class_names), looks)
         if finds is None:
             base = base if isinstance(base, OpenedBase) else open_base(base, options.device, (), report)
             if (folder / INFO_FILE).exists():
@@ -98,9 +100,9 @@ def out_of_fold(
                 resume = (folder / "training").exists()
                 told = _as_stage(report, stage_of(number, folds))
                 fit_adapter(learned, base, folder, options, pseudo=pseudo, resume=resume, report=told)
-            finds = detect(folder, base, judged, options, report)
+            finds = detect(folder, base, judged, options, report, looks)
             rows = [one.to_rows() for one in finds]
-            text = json.dumps({"identity": identity, "finds": rows}, allow_nan=False)
+            text = json.dumps({"identity": identity, "looks": looks, "finds": rows}, allow_nan=False)
             write_atomic(folder / FINDS, (text + "\n").encode())
         found |= dict(zip(own, finds, strict=True))
     return [found[index] for index in range(len(dataset.records))]
@@ -128,7 +130,12 @@ def found_ahead(prepared: Prepared) -> list[Instances]:
 
 
 def detect(
-    folder: Path, base: OpenedBase, records: Sequence[Record], options: AdapterTrainOptions, report: Report
+    folder: Path,
+    base: OpenedBase,
+    records: Sequence[Record],
+    options: AdapterTrainOptions,
+    report: Report,
+    looks: int = 1,
 ) -> list[Instances]:
     """What the adapter in `folder` finds on whole images, with the generic prompt, in their own pixels."""
     model, info = load_adapter(folder, device=options.device)
@@ -136,7 +143,7 @@ def detect(
     frozen = FrozenPyramid(base.model, info.timestep, precision, options.device)
     frame = FrameOptions(width=info.frame[0], height=info.frame[1], short_side=info.short_side)
     source = SourceOptions(frame, info.style, {}, batch=1, seed=options.seed, cache_gb=0.0)
-    return DevSplit(records, info.class_names, frozen, source, info.size_multiple, report).detect(model)
+    return DevSplit(records, info.class_names, frozen, source, info.size_multiple, report).detect(model, looks=looks)
 
 
 def _place(record: Record) -> str:
@@ -144,9 +151,9 @@ def _place(record: Record) -> str:
 
 
 def read_finds(
-    folder: Path, identity: Mapping[str, Any], records: Sequence[Record], classes: int
+    folder: Path, identity: Mapping[str, Any], records: Sequence[Record], classes: int, looks: int = 1
 ) -> list[Instances] | None:
-    """The finds of a fold on its `records` of so many classes; None for one that is not done.
+    """The finds of a fold on its `records` of so many classes, in so many looks; None for one that is not done.
 
     Raises RunError for a fold of another identity, and for finds that are none.
     """
@@ -155,6 +162,8 @@ def read_finds(
         return None
     stored = read_json(path, RunError)
     check_same(folder, stored.get("identity"), identity, RunError)
+    if stored.get("looks", 1) != looks:  # its adapter judges again
+        return None
     try:
         return finds_of(stored.get("finds"), [(one.width, one.height) for one in records], classes)
     except ValueError as cause:

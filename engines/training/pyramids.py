@@ -1,13 +1,12 @@
-"""What the adapter is trained and measured on: pyramids of a frozen base model.
+"""What the adapter is trained on: pyramids of a frozen base model.
 
-Knows: how frames of training images become batches of pyramids with targets, which of them are kept in memory, and
-how whole images of the dev split are detected on. Knows nothing about losses or optimisers.
+Knows: how frames of training images become batches of pyramids with targets, and which of them are kept in memory.
+Knows nothing about losses or optimisers.
 Every batch is a pure function of (seed, step): a resumed training sees the same ones.
 
 B batch, N boxes, H/W pixels.
 """
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,26 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.adapter.inference import detections, prepare_frame
 from engines.adapter.losses import xyxy_to_cxcywh
-from engines.adapter.model import DetectionAdapter
 from engines.adapter.pyramid import PyramidUNet, label_pass
-from engines.common.events import Event, EventKind, Report, silent
 from engines.common.rng import Stream, generator, normal
-from engines.datasets.dataset import Record, instances_of
+from engines.datasets.dataset import Record
 from engines.diffusion import prompts
 from engines.diffusion.base_model import BaseModel
 from engines.diffusion.latents import add_noise, to_pixels
 from engines.diffusion.noise import alphas_cumprod
-from engines.labels.average_precision import mean_average_precision
-from engines.labels.boxes import Instances
 from engines.training.augment import FrameOptions, draw_frame
-from engines.training.dev_split import noise
 from engines.training.together import share
 from engines.training.trainer import autocast
 from engines.training.views import ImageStore, View
-
-MEASURING = "measuring"  # in events
 
 
 @dataclass(frozen=True)
@@ -210,85 +201,3 @@ def _target(view: View, width: int, height: int) -> dict[str, Tensor]:
     boxes, crowds = (xyxy_to_cxcywh(torch.from_numpy(some.boxes) / size) for some in (single, several))
     labels, crowd_labels = (torch.from_numpy(some.labels) for some in (single, several))
     return {"class_labels": labels, "boxes": boxes, "crowds": crowds, "crowd_labels": crowd_labels}
-
-
-class DevSplit:
-    """Whole images held out of training, and how well an adapter does on them, just as `dengine label` would."""
-
-    def __init__(
-        self,
-        records: Sequence[Record],
-        class_names: Sequence[str],
-        frozen: FrozenPyramid,
-        options: SourceOptions,
-        size_multiple: int,
-        report: Report = silent,
-    ) -> None:
-        self._records, self._class_names, self._frozen, self._options = records, class_names, frozen, options
-        self._multiple, self._report = size_multiple, report
-        self._store = ImageStore(records)
-        self._kept: dict[int, tuple[Tensor, ...]] = {}
-        self._room = int(options.cache_gb * 2**30)
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def evaluate(self, model: DetectionAdapter, kind: prompts.PromptKind = "generic") -> dict[str, float]:
-        """`mean_average_precision` with prompts of that kind."""
-        return mean_average_precision(instances_of(self._records), self.detect(model, kind), self._class_names)
-
-    def evaluate_with_noise(self, model: DetectionAdapter) -> dict[str, float]:
-        """The same with generic prompts, and as "noise AP50" and so on how far each may be off: half its interval."""
-        found = self.detect(model)
-        ends = noise(instances_of(self._records), found, self._class_names)
-        measured = mean_average_precision(instances_of(self._records), found, self._class_names)
-        return measured | {f"noise {name}": (high - low) / 2 for name, (low, high) in ends.items()}
-
-    @torch.no_grad()
-    def detect(self, model: DetectionAdapter, kind: prompts.PromptKind = "generic") -> list[Instances]:
-        """The detections on every image, with prompts of that kind; a listing names what the annotations hold."""
-        found = []
-        for index in range(len(self._records)):
-            self._report(Event(EventKind.PROGRESS, MEASURING, done=index, total=len(self._records)))
-            found.append(self._found(index, model, kind))
-        if found:
-            self._report(Event(EventKind.PROGRESS, MEASURING, done=len(found), total=len(found)))
-        return found
-
-    @torch.no_grad()
-    def seconds(self, model: DetectionAdapter) -> tuple[float, float]:
-        """What detecting on an image takes with the base, and where what the base gives is kept."""
-        model.eval()
-        started = time.monotonic()
-        self._found(0, model, "generic")
-        between = time.monotonic()
-        self._found(0, model, "generic")
-        return between - started, time.monotonic() - between
-
-    def _found(self, index: int, model: DetectionAdapter, kind: prompts.PromptKind) -> Instances:
-        """The detections on an image."""
-        record, device = self._records[index], next(model.parameters()).device
-        pixels, scale, padded = prepare_frame(self._store[index], self._options.frame.short_side, self._multiple)
-        pyramid = self._kept.get(index) if kind == "generic" else None
-        if pyramid is None:
-            noise = self._frozen.noise(padded[1], padded[0], self._options.seed, Stream.ADAPTER_DEV, index)
-            pyramid = self._frozen(torch.from_numpy(pixels)[None], noise[None], [self._prompt(record, kind)])
-            if kind == "generic":
-                self._keep(index, pyramid)
-        logits, boxes, _, _ = model(*(level.to(device).float() for level in pyramid))
-        answer = (logits[0].float().cpu().numpy(), boxes[0].float().cpu().numpy())
-        return detections(*answer, padded, scale, (record.width, record.height))
-
-    def _keep(self, index: int, pyramid: tuple[Tensor, ...]) -> None:
-        size = sum(level.nbytes for level in pyramid)
-        if size <= self._room:
-            self._room -= size
-            self._kept[index] = pyramid
-
-    def _prompt(self, record: Record, kind: prompts.PromptKind) -> str:
-        if kind == "empty":
-            return ""
-        if kind == "generic":
-            return prompts.generic_prompt(self._options.style)
-        counts = Counter(self._class_names[label] for label in record.instances.single.labels)
-        return prompts.listing_prompt(self._options.style, counts)

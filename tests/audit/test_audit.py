@@ -210,7 +210,11 @@ def test_settings_that_make_no_sense_are_refused() -> None:
             AuditSettings(**(good | {field: other}))
     with refused(UsageError, "refine", "complete"):
         AuditSettings(**good, refine=True)
-    for field, other in (("tta", 2), ("engine", "torch"), ("threads", 1)):
+    AuditSettings(**good, folds=2, tta=8, training={"turns": True})
+    AuditSettings(**good, folds=2, tta=2)
+    with refused(UsageError, "tta", "rotate"):
+        AuditSettings(**good, folds=2, tta=4)
+    for field, other in (("engine", "torch"), ("threads", 1)):
         AuditSettings(**(good | {field: other}))
         with refused(UsageError, field, "folds"):
             AuditSettings(**(good | {field: other, "folds": 2}))
@@ -226,13 +230,14 @@ def test_a_second_round_learns_with_what_the_first_found_missing(
     make_data(tmp_path / "data")
     learned: list[tuple[Path, list[int]]] = []
 
-    def finds(dataset: Dataset, base: Path, out: Path, *_: Any) -> list[Instances]:
+    def finds(dataset: Dataset, base: Path, out: Path, *_: Any, looks: int) -> list[Instances]:
+        assert looks == 2
         learned.append((out, [len(record.instances) for record in dataset.records]))
         return [Instances.of([(1.0, 1.0, 6.0, 5.0)], [1], [0.9])] * len(dataset.records)
 
     monkeypatch.setattr(engines.audit.audit, "out_of_fold", finds)
     monkeypatch.setattr(engines.audit.audit, "local_folder", lambda *_: tmp_path)
-    asked: dict[str, Any] = {"data": tmp_path / "data", "folds": 2, "base": "base", "complete": "labels"}
+    asked: dict[str, Any] = {"data": tmp_path / "data", "folds": 2, "base": "base", "tta": 2, "complete": "labels"}
     summary = audit(AuditSettings(out=tmp_path / "out", **asked))
     assert learned == [(tmp_path / "out", [1] * 5), (tmp_path / "out" / "round-2", [2] * 5)]
     assert summary.added == 5  # judged by the dataset's own labels, in the last round, too

@@ -7,10 +7,10 @@ import pytest
 import torch
 from fakes import FRAME, LENGTH, STRIDE, WIDTH, FakeBackend, FakeCall, as_backend, make_bundle
 
-from engines.adapter.inference import LOOKS, TTA_LOOKS, Look, check_looks
+from engines.adapter.looks import LOOKS, TTA_LOOKS, Look, check_looks, laid, laid_back
 from engines.errors import UsageError
 from engines.labels.boxes import cxcywh_to_xyxy
-from engines.painting.label_pass import Labeller, laid, laid_back
+from engines.painting.label_pass import Labeller
 
 
 @pytest.mark.parametrize("look", LOOKS)

@@ -103,6 +103,9 @@ def test_no_adapter_learns_from_an_image_that_it_judges_and_what_is_done_is_kept
     again = out_of_fold(dataset, base, tmp_path / "out", fold, OPTIONS, silent)
     assert (len(learned), len(judged)) == (2, 3), "nothing is trained twice"
     assert [one.to_rows() for one in again] == [one.to_rows() for one in found]
+    for judgings in (5, 5):
+        out_of_fold(dataset, base, tmp_path / "out", fold, OPTIONS, silent, looks=2)
+        assert (len(learned), len(judged)) == (2, judgings), "other looks are other finds, of the same adapters"
     with refused(RunError):
         out_of_fold(dataset, base, tmp_path / "out", fold, replace(OPTIONS, steps=3), silent)
     for finds in (tmp_path / "out" / FOLDS).glob(f"*/{FINDS}"):  # as if it was stopped while the first one judged
