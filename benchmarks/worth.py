@@ -26,6 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.imagenet import write_start
 from benchmarks.records import here, measured_on, parser, say, table, write_report
 from engines.bundle.bundle import default_bundle
 from engines.common.files import read_json, write_atomic, write_json
@@ -36,6 +37,8 @@ from engines.worth.figures import Result, compare
 from engines.worth.measured import detections_of
 
 DETECTOR = ("--preset", "quick", "--steps", "2400", "--short-side", "192")
+IMAGENET = "rt_detr-imagenet"  # RT-DETR whose backbone has learned ImageNet, beside those from scratch
+KINDS = ("rt_detr", "retinanet", IMAGENET)
 FEW = 30  # labelled images where labels are scarce
 SHOWN = 100.0  # AP is told in points
 RECORDS = Path(__file__).parent / "results/worth"
@@ -249,7 +252,7 @@ class Making:
             self._share_real(setting, arm, kind, seeds)
         val = [part for name in asked.val for part in ("--val", self.dataset(name))]
         self._verb(f"{kind}-{setting}-{out.name}", "evaluate", "--real", self.dataset(asked.arms[arm].real), *more,
-                   *val, *DETECTOR, "--detector", kind, "--seeds", seeds, "--out", out, "--resume")  # fmt: skip
+                   *val, *DETECTOR, *self._kind(kind), "--seeds", seeds, "--out", out, "--resume")  # fmt: skip
         for path in sorted(out.glob(f"trainings/{'generated*' if more else 'real'}-seed*/measured-*.json")):
             stored = read_json(path, DengineError)
             found = [[np.round(b, 2).tolist(), np.round(s, 4).tolist(), n] for b, s, n in stored["detections"]]
@@ -257,6 +260,13 @@ class Making:
             record = gzip.compress(json.dumps([stored["images"], found]).encode(), mtime=0)
             (RECORDS / named(setting, arm, kind)).mkdir(parents=True, exist_ok=True)
             write_atomic(RECORDS / named(setting, arm, kind) / name, record)
+
+    def _kind(self, kind: str) -> tuple[object, ...]:
+        """What asks for a detector of that kind."""
+        if kind != IMAGENET:
+            return "--detector", kind
+        write_start(start := self.work / kind)
+        return "--detector", "rt_detr", "--weights", start
 
     def _share_real(self, setting: str, arm: str, kind: str, seeds: int) -> None:
         """Give an arm the detectors of its real images alone, which `evaluate` would else train again."""
@@ -355,7 +365,7 @@ def report(making: Making) -> None:
         "pseudo arms have labels of eight looks (`--tta 8`; on the 68 AP 0.711 with one look, 0.779 with eight; red "
         "cells: right 0.95, found 0.97); its renewed and those of cross are by adapters of before.",
     ]
-    for kind in ("rt_detr", "retinanet"):
+    for kind in KINDS:
         for name, setting in SETTINGS.items():
             lines = [list(line) for line in rows(making, name, kind)]
             told = {tuple(line[:2]) for line in lines}
@@ -373,7 +383,7 @@ def main() -> None:
     options.add_argument("--smears", type=Path, required=True, help="folder with the smear sets")
     options.add_argument("--bccd", type=Path, required=True, help="BCCD with its own labels")
     options.add_argument("--only", action="append", default=[], metavar="SETTING/ARM", help="may be repeated")
-    options.add_argument("--detector", default="rt_detr", help="rt_detr or retinanet")
+    options.add_argument("--detector", default=KINDS[0], choices=KINDS)
     options.add_argument("--seeds", type=int, default=3, help="trainings of each arm; 0: report alone")
     given = options.parse_args()
     making = Making(given)
