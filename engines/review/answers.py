@@ -16,7 +16,7 @@ import numpy as np
 
 from engines.common.schema import from_object
 from engines.common.spell import command
-from engines.errors import UsageError
+from engines.errors import RunError, UsageError
 from engines.review import pictures
 from engines.review.balance import balance
 from engines.review.filters import BINS, Filter
@@ -181,6 +181,8 @@ class Pages:
         found = self._groups
         if found is None:
             return {"searching": False, "complete": False, "groups": [], "done": 0, "total": 0, "left_out": 0}
+        if found.trouble is not None:
+            raise RunError(found.trouble)
         return {
             "searching": not found.complete, "complete": found.complete, "groups": found.groups[:500],
             "all_groups": len(found.groups), "done": found.done, "total": len(found.rows), "left_out": found.left_out,

@@ -28,6 +28,7 @@ class Groups:
     left_out: int = 0  # images beyond MOST
     complete: bool = False
     stopped: bool = False
+    trouble: str | None = None  # what ended the search early
     groups: list[list[int]] = field(default_factory=list)  # rows, each group in the order of the rows; largest first
 
     def start(self, session: Session) -> None:
@@ -37,7 +38,13 @@ class Groups:
         threading.Thread(target=self.find, args=(session,), daemon=True).start()
 
     def find(self, session: Session) -> None:
-        """Compare all with all."""
+        """Compare all with all; what goes wrong is told, since nobody waits for this thread."""
+        try:
+            self._find(session)
+        except Exception as cause:  # the page would wait for ever, whatever it is
+            self.trouble = f"The search ended: {type(cause).__name__}: {cause}"
+
+    def _find(self, session: Session) -> None:
         thumbs = np.zeros((len(self.rows), SIDE * SIDE), dtype=np.float32)
         for place, row in enumerate(self.rows):
             if self.stopped:
