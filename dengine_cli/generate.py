@@ -78,6 +78,13 @@ def command(
             "keeps its own pixels.",
         ),
     ] = "all",
+    keep_detail: Annotated[
+        bool,
+        typer.Option(
+            "--keep-detail",
+            help="Give paintings back what the autoencoder loses of their references, as far as these are kept.",
+        ),
+    ] = False,
     flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror half of the references.")] = True,
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Pixels of an image, such as 320x256.  [default: the bundle's]")

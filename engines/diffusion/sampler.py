@@ -58,6 +58,12 @@ class Task:
     uncond: torch.Tensor  # encoder_hidden_states of the negative prompt, [L, D]
     schedule: Schedule | None = None  # its own, of no more steps than the sampler's; None: the sampler's
 
+    @property
+    def signal(self) -> float:
+        """What the clean latents are multiplied by when the noise that it begins with is mixed in, 0 to 1."""
+        assert self.schedule is not None
+        return float(self.schedule.start[self.start, 0])
+
 
 @dataclass
 class _Slot:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -39,8 +40,17 @@ if TYPE_CHECKING:
 _SORTED = 512  # jobs put in order together: the largest chunk that dengine takes by itself
 
 Item = TypeVar("Item")
-Started = tuple[Job, torch.Tensor | None, Given | None]  # with the latents of its reference, and its labels
 Reading = tuple[Job, Future[tuple[torch.Tensor, Given | None]]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Begun:
+    """A job that the sampler is at, or comes to next."""
+
+    job: Job
+    latents: torch.Tensor | None = None  # of its reference, [Z, h, w]
+    given: Given | None = None  # its labels
+    pixels: torch.Tensor | None = None  # of its reference, [3, H, W], where their detail is kept
 
 
 class Painter:
@@ -164,12 +174,12 @@ class Painter:
         slots, strengths 0.4 to 0.8), and 95.1% in the order of their numbers.
         """
         bad: list[Outcome] = []
-        started: dict[int, tuple[Job, Given | None]] = {}
+        started: dict[int, _Begun] = {}
         batch: list[Finished] = []
         tasks = self._tasks(longest_first(jobs, self._steps), stop, started, bad, reader)
         for task, latents in self._sampler.run(tasks):
-            job, given = started.pop(task.index)
-            batch.append(Finished(job, task, latents, given))
+            begun = started.pop(task.index)
+            batch.append(Finished(begun.job, task, latents, begun.given, begun.pixels))
             if len(batch) == self._finisher.batch:
                 yield from self._finisher.submit(batch)
                 self._told_handed(len(batch))
@@ -190,21 +200,20 @@ class Painter:
         self,
         jobs: Iterator[Job],
         stop: Callable[[], bool],
-        started: dict[int, tuple[Job, Given | None]],
+        started: dict[int, _Begun],
         bad: list[Outcome],
         reader: ThreadPoolExecutor,
     ) -> Iterator[Task]:
         """Jobs to the sampler's tasks, as it asks for them; references are encoded a batch ahead."""
-        source = ((job, None, None) for job in jobs) if self._encoder is None else self._encoded(jobs, bad, reader)
-        begun = ((*one, self._text.begin(one[0].prompt)) for one in source)
-        prompted = in_advance(begun, self._advance)
+        source = map(_Begun, jobs) if self._encoder is None else self._encoded(jobs, bad, reader)
+        prompted = in_advance(((one, self._text.begin(one.job.prompt)) for one in source), self._advance)
         while not stop() and (one := next(prompted, None)) is not None:
-            job, latents, given, text = one
-            started[job.index] = job, given
-            schedule, first = self._schedules.of(job.strength)
-            yield Task(job.index, job.seed, latents, first, text(), self._negative, schedule)
+            begun, text = one
+            started[begun.job.index] = begun
+            schedule, first = self._schedules.of(begun.job.strength)
+            yield Task(begun.job.index, begun.job.seed, begun.latents, first, text(), self._negative, schedule)
 
-    def _encoded(self, jobs: Iterator[Job], bad: list[Outcome], reader: ThreadPoolExecutor) -> Iterator[Started]:
+    def _encoded(self, jobs: Iterator[Job], bad: list[Outcome], reader: ThreadPoolExecutor) -> Iterator[_Begun]:
         """Every job with the latents of its reference, encoded a batch at a time; those that cannot be read go to
         `bad`."""
         source = self._reading(jobs, reader)
@@ -225,7 +234,8 @@ class Painter:
                     bad.append(Outcome(job, None, Instances.none(), without_folder(str(cause), self._source, job)))
             if not good:
                 return
-            yield from zip(good, self._encode(good, crops), labels, strict=True)
+            pictures = crops if self._options.keep_detail else [None] * len(crops)
+            yield from map(_Begun, good, self._encode(good, crops), labels, pictures)
 
     def _encode(self, jobs: list[Job], crops: list[torch.Tensor]) -> list[torch.Tensor]:
         """Latents [Z, h, w] of n <= B crops, on the CPU. They are not kept: every job has a crop of its own."""

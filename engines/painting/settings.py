@@ -108,6 +108,7 @@ class PaintOptions:
     compose: bool = _new(False)  # paste objects of annotated references into them
     rotate: bool = _new(False)  # turn pasted objects by a random right angle
     repaint: str = _new("all")  # of REPAINTS: of a composed image all, or what was pasted and the seams round it
+    keep_detail: bool = _new(False)  # of references: what the VAE loses of them comes back, as far as they are kept
     val_fraction: float = _new(VAL_FRACTION)  # about what share of the images YOLO's files call validation
 
 
@@ -236,6 +237,8 @@ def _contradictions(s: GenerateSettings) -> list[Mistake]:
             ("rotate", s.rotate and not s.compose, "`rotate` without `compose`: pasted objects are turned"),
             ("repaint", s.repaint == "pasted" and not s.compose,
              "`repaint=pasted` without `compose`: nothing is pasted"),
+            ("keep_detail", s.keep_detail and s.reference is None,
+             "`keep_detail` without `reference`: it is that of references"),
             ("near_duplicates", s.strength == (0.0, 0.0) and bool(s.near_duplicates),
              "`near_duplicates` at strength 0, where every image repeats its reference: leave it out"),
             ("jpeg_quality", s.jpeg_quality is not None and s.image_format != "jpeg",

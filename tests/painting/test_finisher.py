@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from refusals import refused
 
 from engines.common.streams import Lane
 from engines.diffusion.capture import Step
-from engines.diffusion.latents import quantise
+from engines.diffusion.latents import quantise, to_pixels
 from engines.diffusion.sampler import Task
+from engines.diffusion.schedule import schedule_from
 from engines.errors import NumericalError
 from engines.labels.boxes import Instances
 from engines.painting.finisher import Finished, Finisher, Outcome
@@ -63,6 +65,32 @@ def test_with_two_looks_an_object_on_one_side_of_both_is_two_halves(tmp_path: Pa
     assert outcome.instances.scores.tolist() == pytest.approx([sure] * 2, abs=1e-3)
     assert backend.calls["adapter"] == backend.calls["unet"] == 2
     assert backend.calls["vae_decoder"] == 1
+
+
+@pytest.mark.parametrize("strength", [0.001, 0.2, 0.7])
+def test_a_painting_gets_back_what_the_vae_loses_of_its_reference_as_far_as_that_is_kept(
+    tmp_path: Path, strength: float
+) -> None:
+    picture = np.random.default_rng(5).integers(60, 190, (FRAME[1], FRAME[0], 3)).astype(np.uint8)
+    schedule = schedule_from({"num_train_timesteps": 1000}, "dpmpp", 2, 0.0, strength)
+    (plain,) = batch(0)
+    begun = replace(plain.task, latents=plain.latents, schedule=schedule)
+    repainted = replace(plain, task=begun, latents=0.5 * plain.latents, reference=to_pixels(picture))
+    with make_finisher(tmp_path) as finisher:
+        together = [plain, replace(repainted, reference=None), repainted]
+        decoded, lossy, shown = (
+            to_pixels(one.pixels).double()  # type: ignore[arg-type]
+            for finished in together
+            for one in (*finisher.submit([finished]), *finisher.drain())
+        )
+    wanted = lossy + float(schedule.start[0, 0]) * (to_pixels(picture).double() - decoded)
+    assert (shown - wanted.clamp(-1, 1)).abs().max() < 4 / 255, "but for rounding to bytes, three times"
+    assert (lossy - decoded).abs().max() > 0.1, "it is another picture"
+    if strength == 0.001:
+        begun = replace(repainted, latents=plain.latents)
+        with make_finisher(tmp_path / "same") as finisher:
+            (same,) = [*finisher.submit([begun]), *finisher.drain()]
+        assert np.abs(same.pixels.astype(int) - picture).max() <= 1  # type: ignore[union-attr]
 
 
 def test_outcomes_come_once_and_in_order_though_earlier_ones_take_longer(
