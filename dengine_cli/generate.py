@@ -79,12 +79,13 @@ def command(
         ),
     ] = "all",
     keep_detail: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--keep-detail",
-            help="Give paintings back what the autoencoder loses of their references, as far as these are kept.",
+            "--keep-detail/--no-keep-detail",
+            help="Give paintings back what the autoencoder loses of their references, as far as these are kept.  "
+            "[default: with --compose]",
         ),
-    ] = False,
+    ] = None,
     flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror half of the references.")] = True,
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Pixels of an image, such as 320x256.  [default: the bundle's]")

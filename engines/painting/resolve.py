@@ -121,6 +121,7 @@ def resolve(
             threads=backend.threads,
             formats=tuple(dict.fromkeys(("coco", *asked.formats))),
             labels=settled_labels(asked, bundle, references),
+            keep_detail=_keeps_detail(asked, stored),
             jpeg_quality=None if asked.image_format == "png" else asked.jpeg_quality or JPEG_QUALITY,
             **options,
         ),
@@ -153,6 +154,13 @@ def _frame(asked: GenerateSettings, bundle: "Bundle") -> tuple[int, int]:
             field="size",
         )
     return frame
+
+
+def _keeps_detail(asked: GenerateSettings, stored: RunSettings | None) -> bool:
+    """Whether the detail of references is kept: as asked, else as in the stored run, else where objects are pasted."""
+    if asked.keep_detail is not OPEN:
+        return asked.keep_detail
+    return stored.options.keep_detail if stored else asked.compose
 
 
 def wants_compiled(asked: GenerateSettings, stored: RunSettings | None) -> bool | None:

@@ -38,7 +38,7 @@ _BEHIND = {"bundle": ("bundle_hash", "class_names"), "reference": ("reference_ha
 # Options that are open in what is asked for, and never in a run.
 _SETTLED = (
     "size", "steps", "sampler", "eta", "guidance", "negative_prompt", "score", "chunk", "slots", "rows", "threads",
-    "ignore_score", "min_quality", "max_overlap", "labels",
+    "ignore_score", "min_quality", "max_overlap", "labels", "keep_detail",
 )  # fmt: skip
 
 

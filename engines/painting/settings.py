@@ -108,7 +108,8 @@ class PaintOptions:
     compose: bool = _new(False)  # paste objects of annotated references into them
     rotate: bool = _new(False)  # turn pasted objects by a random right angle
     repaint: str = _new("all")  # of REPAINTS: of a composed image all, or what was pasted and the seams round it
-    keep_detail: bool = _new(False)  # of references: what the VAE loses of them comes back, as far as they are kept
+    # What the VAE loses of references comes back, as far as these are kept; with `compose` it does where nobody says.
+    keep_detail: bool = field(default=OPEN, metadata={OLDER: False, "unsaid": True})
     val_fraction: float = _new(VAL_FRACTION)  # about what share of the images YOLO's files call validation
 
 

@@ -87,9 +87,9 @@ def test_a_painting_gets_back_what_the_vae_loses_of_its_reference_as_far_as_that
     assert (shown - wanted.clamp(-1, 1)).abs().max() < 4 / 255, "but for rounding to bytes, three times"
     assert (lossy - decoded).abs().max() > 0.1, "it is another picture"
     if strength == 0.001:
-        begun = replace(repainted, latents=plain.latents)
+        again = replace(repainted, latents=plain.latents)
         with make_finisher(tmp_path / "same") as finisher:
-            (same,) = [*finisher.submit([begun]), *finisher.drain()]
+            (same,) = [*finisher.submit([again]), *finisher.drain()]
         assert np.abs(same.pixels.astype(int) - picture).max() <= 1  # type: ignore[union-attr]
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from refusals import refused
 
 from engines.common.events import Event
-from engines.errors import DatasetError, UsageError
+from engines.errors import DatasetError, RunError, UsageError
 from engines.painting.settings import GenerateSettings
 from engines.runs.finalize import FinalizeSettings, finalize
 from engines.runs.journal import IMAGES, JOURNAL, Entry, read_entries
@@ -177,3 +177,33 @@ def test_what_cannot_be_had_is_said_at_once(paint: Generate, tmp_path: Path, dat
     for wrong in ({"strength": (0.0, 0.5)}, {"rotate": True}, {"labels": "mine"}):
         with refused(UsageError, next(iter(wrong))):
             GenerateSettings(out=tmp_path / "run", count=2, reference=data, **wrong)
+
+
+def test_composed_images_keep_the_detail_of_their_references_and_runs_of_before_do_not(
+    paint: Generate, tmp_path: Path, data: Path
+) -> None:
+    options: dict[str, Any] = {"reference": data, "compose": True, "labels": "reference", "image_format": "png"}
+    run, plain, pasted = (tmp_path / name for name in ("run", "plain", "pasted"))
+    paint(run, jobs=4, strength=(0.1, 0.1), **options)
+    paint(plain, jobs=4, strength=(0.1, 0.1), keep_detail=False, **options)
+    paint(pasted, jobs=4, strength=(0.0, 0.0), **options)
+
+    def off(folder: Path) -> float:
+        """How far images lie from what was pasted together for them."""
+        names = sorted(path.name for path in (pasted / IMAGES).iterdir())
+        found = [
+            [np.asarray(Image.open(one / IMAGES / name), dtype=float) for one in (folder, pasted)] for name in names
+        ]
+        return float(np.mean([np.abs(ours - theirs).mean() for ours, theirs in found]))
+
+    assert off(run) < 0.9 * off(plain)
+    stored = json.loads((run / "run.json").read_text("utf-8"))
+    assert stored["keep_detail"] is True
+    assert "keep_detail" not in json.loads((plain / "run.json").read_text("utf-8"))
+    paint(plain, jobs=6, strength=(0.1, 0.1), **options)  # begun without, as in every run of before: it goes on so
+    paint(tmp_path / "whole", jobs=6, strength=(0.1, 0.1), keep_detail=False, **options)
+    assert tree(plain / IMAGES) == tree(tmp_path / "whole" / IMAGES)
+    with refused(RunError, "keep_detail"):
+        paint(run, jobs=4, strength=(0.1, 0.1), keep_detail=False, **options)
+    with refused(UsageError, "keep_detail"):
+        GenerateSettings(out=tmp_path, count=1, keep_detail=True)
