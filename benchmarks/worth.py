@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,7 @@ class Setting:
 
 
 PASTED = ("--compose", "--labels", "reference", "--strength", "0:0")
+SOFT = ("--no-keep-detail",)  # without what the VAE loses of references: what composed images were before
 COMPOSED = ("--compose", "--labels", "reference", "--strength", "0.1:0.3", "--steps", "6")
 LOOKS = ("--tta", "8")  # of adapters' labels
 RENEWED = ("--compose", "--repaint", "pasted", "--strength", "0.2:0.35", "--steps", "8", *LOOKS)
@@ -112,6 +113,8 @@ RUNS = {
     "cross-renewed": Run("source", "cross-pseudo", 600, RENEWED),
     "completed-composed": Run("few", "completed", 372, COMPOSED),
 }  # fmt: skip
+RUNS |= {f"{name}-soft": replace(run, arguments=(*run.arguments, *SOFT)) for name, run in RUNS.items()
+         if name.endswith(("-composed", "-renewed"))}  # fmt: skip
 PSEUDO = {"few-pseudo": ("few", "pbc-photographs"), "cross-pseudo": ("source", "raabin-photographs")}
 SETTINGS = {
     "broken": Setting(
@@ -123,7 +126,8 @@ SETTINGS = {
     "all": Setting(
         "all 300 labels of PBC", ("pbc-val",),
         {"real": Arm("pbc-train"), "copy-paste": Arm("pbc-train", ("all-pasted",)),
-         "composed": Arm("pbc-train", ("all-composed",)), "repainted": Arm("pbc-train", ("all-repainted",)),
+         "composed": Arm("pbc-train", ("all-composed",)), "composed, soft": Arm("pbc-train", ("all-composed-soft",)),
+         "repainted": Arm("pbc-train", ("all-repainted",)),
          "generated": Arm("pbc-train", ("all-generated",))},
         ("real", "copy-paste"),
     ),
@@ -131,16 +135,21 @@ SETTINGS = {
         f"{FEW} labels of PBC, 270 photographs without", ("pbc-val",),
         {"real": Arm("pbc-few"), "copy-paste": Arm("pbc-few", ("few-pasted",)),
          "pseudo": Arm("pbc-few", ("few-pseudo",)), "composed": Arm("pbc-few", ("few-composed",)),
-         "renewed": Arm("pbc-few", ("few-renewed",)), "generated": Arm("pbc-few", ("few-generated",)),
+         "composed, soft": Arm("pbc-few", ("few-composed-soft",)), "renewed": Arm("pbc-few", ("few-renewed",)),
+         "renewed, soft": Arm("pbc-few", ("few-renewed-soft",)), "generated": Arm("pbc-few", ("few-generated",)),
          **{f"generated, {n} steps": Arm("pbc-few", (f"few-generated-{n}",)) for n in (8, 4)},
          "pseudo, copy-paste": Arm("pbc-few", ("few-pseudo", "few-pasted")),
-         "pseudo, renewed": Arm("pbc-few", ("few-pseudo", "few-renewed"))},
+         "pseudo, composed": Arm("pbc-few", ("few-pseudo", "few-composed")),
+         "pseudo, renewed": Arm("pbc-few", ("few-pseudo", "few-renewed")),
+         "pseudo, renewed, soft": Arm("pbc-few", ("few-pseudo", "few-renewed-soft"))},
         ("real", "pseudo", "copy-paste", "pseudo, copy-paste"),
     ),
     "sparse": Setting(
         f"{FEW} images of PBC and nothing else of it; the base saw other microscopes", ("pbc-val",),
         {"real": Arm("pbc-few"), "copy-paste": Arm("pbc-few", ("few-pasted",)),
-         "composed": Arm("pbc-few", ("sparse-composed",)), "generated": Arm("pbc-few", ("sparse-generated",))},
+         "composed": Arm("pbc-few", ("sparse-composed",)),
+         "composed, soft": Arm("pbc-few", ("sparse-composed-soft",)),
+         "generated": Arm("pbc-few", ("sparse-generated",))},
         ("real", "copy-paste"),
     ),
     "cross": Setting(
@@ -148,7 +157,9 @@ SETTINGS = {
         {"real": Arm("bccd-train"), "pseudo": Arm("bccd-train", ("cross-pseudo",)),
          "repainted": Arm("bccd-train", ("cross-repainted",)),
          "pseudo, copy-paste": Arm("bccd-train", ("cross-pseudo", "cross-pasted")),
-         "pseudo, renewed": Arm("bccd-train", ("cross-pseudo", "cross-renewed")), "oracle": Arm("raabin-train")},
+         "pseudo, renewed": Arm("bccd-train", ("cross-pseudo", "cross-renewed")),
+         "pseudo, renewed, soft": Arm("bccd-train", ("cross-pseudo", "cross-renewed-soft")),
+         "oracle": Arm("raabin-train")},
         ("real", "pseudo", "pseudo, copy-paste"), judged=("RBC", "WBC"),
     ),
 }  # fmt: skip

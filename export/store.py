@@ -12,7 +12,7 @@ import torch
 
 from engines.adapter.info import WEIGHTS_FILE, AdapterInfo
 from engines.adapter.model import DetectionAdapter, save_adapter
-from engines.common.files import read_json, write_json
+from engines.common.files import read_json, usual_mode, write_json
 from engines.common.tokenizer import complete_vocabulary
 from engines.datasets.learned import LEARNED
 from engines.diffusion.base_model import BASE_NOTES, BaseModel
@@ -66,6 +66,7 @@ def store_model(base: BaseModel, adapter: DetectionAdapter, info: AdapterInfo, w
     write_json(work / "model_index.json", _model_index(base))
     _check_finite(adapter.to(dtype), "adapter", dtype)
     save_adapter(work / "adapter", adapter, info)
+    usual_mode(work)
 
 
 def weights_file(graph: str, base: BaseModel) -> str:

@@ -7,6 +7,7 @@ Knows nothing about what the files mean.
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -65,6 +66,20 @@ def replacing(path: Path, partial: Path | None = None) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def usual_mode(where: Path) -> None:
+    """Give safetensors files, `where` or all below it, the mode that new files have.
+
+    safetensors 0.8 makes its own for their owner alone, so that nobody else could load what was trained or exported.
+    """
+    files = [where] if where.is_file() else list(where.rglob("*.safetensors"))
+    probe = (where.parent if where.is_file() else where) / f".mode-{os.getpid()}"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in files:
+        file.chmod(mode)
 
 
 def write_atomic(path: Path, data: bytes, partial: Path | None = None) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.common.cache import cache_folder, cache_key
-from engines.common.files import read_json, sha256_file, sync_folder, sync_tree, write_json
+from engines.common.files import read_json, sha256_file, sync_folder, sync_tree, usual_mode, write_json
 from engines.common.quote import quote, shorten
 from engines.common.weight_file import Header, check_no_quantisation, read_header
 from engines.diffusion.architecture import empty_network
@@ -175,6 +175,7 @@ def _convert(parts: Mapping[str, Part], source: Path, prediction: str, work: Pat
             save_file(read_part(parts[part], part), work / part / f"{stem}.safetensors", metadata={"format": "pt"})
         except SafetensorError as cause:  # how safetensors says that a disk is full
             raise OSError(f"{cause}") from cause
+    usual_mode(work)
 
 
 def _read(source: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ import torch
 
 from engines.common.devices import AUTO, device_name, find_device, resolve_precision
 from engines.common.events import Event, Report, note
-from engines.common.files import sha256_file, sync_tree, write_atomic, write_json
+from engines.common.files import sha256_file, sync_tree, usual_mode, write_atomic, write_json
 from engines.common.forecast import Forecast, Part, longest
 from engines.common.names import class_words
 from engines.common.plurals import counted
@@ -359,6 +359,7 @@ def _save(
         sync_tree(out / DECODER)
     notes[QUALITY] = to_object(quality)
     write_json(out / BASE_NOTES, notes)
+    usual_mode(out)
     for part in PARTS:
         sync_tree(out / part)
     from diffusers import __version__ as diffusers_version

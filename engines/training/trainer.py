@@ -21,7 +21,7 @@ from torch import nn
 
 from engines.common.devices import resolve_precision
 from engines.common.events import Event, EventKind, Report, note
-from engines.common.files import replacing, write_json
+from engines.common.files import replacing, usual_mode, write_json
 from engines.common.interrupts import held
 from engines.common.quote import shorten
 from engines.common.training_log import Row, TrainingLog
@@ -366,3 +366,4 @@ def _load_tensors(
 def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     with replacing(path) as temporary:
         save_file({name: value.contiguous().clone() for name, value in tensors.items()}, temporary)
+        usual_mode(temporary)

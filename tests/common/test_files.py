@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
-from engines.common.files import read_json, safe_join, sha256_file, sync_tree, write_atomic, write_json
+from engines.common.files import read_json, safe_join, sha256_file, sync_tree, usual_mode, write_atomic, write_json
 from engines.errors import BundleError
 
 
@@ -67,3 +67,19 @@ def test_a_whole_tree_is_flushed_file_by_file(tmp_path: Path, monkeypatch: pytes
     sync_tree(tmp_path)
     root = str(tmp_path.resolve())
     assert sorted(flushed) == [root, f"{root}/a.json", f"{root}/part", f"{root}/part/b.safetensors"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no modes there")
+def test_weights_can_be_read_by_whoever_can_read_other_files(tmp_path: Path) -> None:
+    """safetensors 0.8 makes files for their owner alone."""
+    (tmp_path / "unet").mkdir()
+    weights, other = tmp_path / "unet" / "a.safetensors", tmp_path / "config.json"
+    for file in (weights, other):
+        file.write_bytes(b"{}")
+    weights.chmod(0o600)
+    usual_mode(tmp_path)
+    assert weights.stat().st_mode == other.stat().st_mode
+    weights.chmod(0o600)
+    usual_mode(weights)
+    assert weights.stat().st_mode == other.stat().st_mode
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.safetensors", "config.json", "unet"]

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from engines.adapter.inference import prepare_frame
-from engines.common.files import replacing, write_json
+from engines.common.files import replacing, usual_mode, write_json
 from engines.common.quote import shorten
 from engines.common.weight_file import check_described, check_finite, check_no_quantisation, read_header
 from engines.errors import DengineError, ModelError
@@ -120,6 +120,7 @@ def save_detector(folder: Path, detector: Detector) -> None:
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in _tensors(detector.network)}
     with replacing(folder / WEIGHTS_FILE) as temporary:
         save_file(tensors, temporary)
+        usual_mode(temporary)
     write_json(folder / INFO_FILE, detector.info.to_json())
 
 
