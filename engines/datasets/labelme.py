@@ -63,7 +63,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
         with findings.item():
             near = frozenset(fold(part) for part in name.split("/")[:-1])
             stated = size_of(content.get("imageWidth"), content.get("imageHeight"))
-            finder = Finder(tree, findings, name.rpartition("/")[0], near)
+            finder = Finder(tree, findings, name.rpartition("/")[0], near, name)
             image = finder.of_file(name, typed(content, "imagePath", str, name), f"{name}.imagePath", stated, own_names)
             if image in drafts:
                 raise DatasetError(f"{name}.imagePath: {shorten(image)} is that of {drafts[image].where}, too.")

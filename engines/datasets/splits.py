@@ -42,11 +42,16 @@ def is_split(folder: str, split: str | None = None) -> bool:
     return name in (SPLITS if split is None else {fold(one) for one in split_names(split)})
 
 
+def families(folders: Iterable[str]) -> tuple[str, ...]:
+    """Which of train, val and test folders are named for."""
+    names = set(folders)
+    return tuple(family[0] for family in _FAMILIES if any(is_split(name, family[0]) for name in names))
+
+
 def mixed_splits(root: Path, files: Iterable[Path]) -> tuple[str, ...]:
     """The splits that the folders of `files` are named for, and the lists of ImageSets; none where it is but one."""
     folders = {folder for file in files if root in file.parents for folder in file.relative_to(root).parent.parts}
-    names = folders | {path.stem for path in root.glob("ImageSets/**/*.txt")}
-    found = tuple(family[0] for family in _FAMILIES if any(is_split(name, family[0]) for name in names))
+    found = families(folders | {path.stem for path in root.glob("ImageSets/**/*.txt")})
     return found if len(found) > 1 else ()
 
 

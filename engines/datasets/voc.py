@@ -167,7 +167,7 @@ def _read_files(
     near = frozenset(map(fold, split_names(split))) if split else frozenset()
     for file in files:
         with findings.item():
-            finder = Finder(tree, findings, _image_folder(tree, file.name), file.folders | near)
+            finder = Finder(tree, findings, _image_folder(tree, file.name), file.folders | near, file.name)
             image = finder.of_file(file.name, file.filename, f"{file.name}, filename", file.stated, own_names)
             if image in seen:
                 raise DatasetError(

@@ -17,7 +17,7 @@ from engines.datasets.fields import listed, read_text
 from engines.datasets.paths import Finder
 from engines.datasets.readings import YOLO
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
-from engines.datasets.splits import SPLITS, is_split, no_split, split_folders, split_names
+from engines.datasets.splits import SPLITS, families, is_split, no_split, split_folders, split_names
 from engines.datasets.tree import Tree, fold, folders_of, is_image
 from engines.datasets.yolo_lines import looks_like_labels, parse_file
 from engines.datasets.yolo_settings import NAME_FILES, Settings, class_names, read_settings, settings_files
@@ -106,7 +106,7 @@ class _Labels:
                     if found := self._there([*parts[:index], word, *parts[index + 1 :]]):
                         return found
         beside = (found for word in _LABEL_WORDS if (found := self._there([*parts[:-1], word, parts[-1]])))
-        return self._there(parts) or next(beside, None) or self._elsewhere(parts[-1])
+        return self._there(parts) or next(beside, None) or self._elsewhere(image, parts[-1])
 
     def take(self, image: str) -> str | None:
         """The same, for one image alone: DatasetError for a second image of a label file."""
@@ -117,12 +117,15 @@ class _Labels:
             )
         return label
 
-    def _elsewhere(self, base: str) -> str | None:
+    def _elsewhere(self, image: str, base: str) -> str | None:
         """The only label file of that name in any folder of labels, where images and labels lie in unlike folders."""
         words = {fold(word) for word in _LABEL_WORDS}
         same = [name for name in self.tree.folded.get(fold(base), []) if words & folders_of(name)]
         stems = self.tree.image_stems.get(fold(PurePosixPath(base).stem), [])
-        return same[0] if len(same) == len(stems) == 1 else None
+        if len(same) != 1 or len(stems) != 1:
+            return None
+        mine, its = (set(families(name.split("/")[:-1])) for name in (image, same[0]))
+        return None if mine and its and mine.isdisjoint(its) else same[0]
 
     def _there(self, parts: Sequence[str]) -> str | None:
         name = "/".join(parts)

@@ -138,3 +138,29 @@ def test_two_splits_whose_foreign_paths_end_in_one_folder_are_refused(tmp_path: 
     text(tmp_path / "data.yaml", "train: /x/train/images\nval: /x/val/images\nnames: [cat, dog]\n")
     with refused(DatasetError, "val", "data.yaml", '"/x/val/images"', '"/x/train/images"'):
         open_dataset(tmp_path)
+
+
+def test_a_name_that_says_its_split_is_not_the_file_of_another_split(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "val" / "1.png")
+    content = coco_content({"train/1.png": ONE})
+    write_coco_file(tmp_path / "annotations" / "instances_train.json", content)
+    with refused(DatasetError, None, '"train/1.png"', "images/val/1.png"):
+        open_dataset(tmp_path)
+    write_coco_file(tmp_path / "annotations" / "instances_train.json", coco_content({"D:\\test\\set\\1.png": ONE}))
+    read_whole(tmp_path, {"1.png": ONE})
+
+
+def test_an_xml_file_of_one_split_is_not_of_an_image_of_another(tmp_path: Path) -> None:
+    make_voc(tmp_path, "Annotations/train", "JPEGImages/train")
+    picture(tmp_path / "JPEGImages" / "val" / "c.png")
+    text(tmp_path / "Annotations" / "train" / "c.xml", voc_xml("c.png", ONE))
+    with refused(DatasetError, None, "Annotations/train/c.xml", "JPEGImages/val/c.png"):
+        open_dataset(tmp_path)
+
+
+def test_a_label_file_of_one_split_is_not_of_an_image_of_another(tmp_path: Path) -> None:
+    make_yolo(tmp_path, "images/train", "labels/train")
+    picture(tmp_path / "images" / "train" / "empty.png")
+    text(tmp_path / "labels" / "val" / "empty.txt", yolo_lines(ONE))
+    found = {record.name: len(record.instances) for record in open_dataset(tmp_path).records}
+    assert found["train/empty.png"] == 0
