@@ -55,7 +55,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
     for name in files:
         with findings.item():
             contents[name] = entry(read_json(tree.path(name)), name)
-    labels = {_label(shape) for content in contents.values() for shape in _shapes(content)}
+    labels = {_label(shape) for content in contents.values() for shape in _shapes(content) if _kind(shape) not in _NO_EXTENT}
     classes = Classes(sorted(labels - {""}), options.class_names, findings, "shapes, label")
     drafts: dict[str, Draft] = {}
     own_names = frozenset(fold(PurePosixPath(name).stem) for name in contents)
@@ -93,6 +93,10 @@ def _label(shape: Mapping[str, Any]) -> str:
     return "" if shape.get("label") is None else str(shape["label"])
 
 
+def _kind(shape: Mapping[str, Any]) -> str:
+    return str(shape.get("shape_type") or "polygon")
+
+
 def _read_shapes(shapes: Sequence[Any], draft: Draft, classes: Classes, findings: Findings) -> None:
     """Add the boxes of an image's shapes; those of the parts of an object are one."""
     places: dict[tuple[int, str], int] = {}
@@ -103,7 +107,7 @@ def _read_shapes(shapes: Sequence[Any], draft: Draft, classes: Classes, findings
             if (row := _row(shape, where, findings)) is None:
                 continue
             label, group = classes.label(_label(shape), f"{where}.label"), shape.get("group_id")
-            if group is not None and (shape.get("shape_type") or "polygon") in _PARTS:
+            if group is not None and _kind(shape) in _PARTS:
                 place = places.setdefault((label, str(group)), len(draft.rows))
                 if place < len(draft.rows):
                     draft.rows[place] = hull([*draft.rows[place], *row])
@@ -116,7 +120,7 @@ def _read_shapes(shapes: Sequence[Any], draft: Draft, classes: Classes, findings
 
 def _row(shape: Mapping[str, Any], where: str, findings: Findings) -> Row | None:
     """The corners round a shape; None, with a note, for one that has none."""
-    kind = shape.get("shape_type") or "polygon"
+    kind = _kind(shape)
     if kind in _NO_EXTENT:
         findings.count("shapes have no box (points, lines), and are passed over", where)
         return None

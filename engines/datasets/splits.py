@@ -13,7 +13,8 @@ from engines.datasets.tree import Tree, fold
 from engines.errors import DatasetError
 
 _VALIDATION = ("val", "valid", "validation")
-_FAMILIES = (("train", "training"), _VALIDATION, ("test", "testing"))
+_TEST = ("test", "testing")
+_FAMILIES = (("train", "training"), _VALIDATION, _TEST)
 SPLITS = tuple(name for family in _FAMILIES for name in family)
 _DARKNET = re.compile(r"obj_(.+)_data")  # CVAT's folders: obj_train_data
 
@@ -40,6 +41,11 @@ def is_split(folder: str, split: str | None = None) -> bool:
         name = match[1]
     name = name.rstrip("0123456789")
     return name in (SPLITS if split is None else {fold(one) for one in split_names(split)})
+
+
+def is_part(folder: str) -> bool:
+    """Whether a folder is named for a split, or for a kind of test: `test-dev` is one, `train_negatives` is none."""
+    return is_split(folder) or bool(set(map(fold, words(folder))) & set(_TEST))
 
 
 def families(folders: Iterable[str]) -> tuple[str, ...]:
@@ -81,7 +87,9 @@ def choose_file(tree: Tree, files: Sequence[str], split: str | None, kind: str, 
     preferred: what the one to take among several begins with.
     """
     wanted = {fold(name) for name in split_names(split)} if split else set()
-    fitting = [name for name in files if not split or wanted & set(map(fold, words(name)))]
+    parts = {fold(part) for part in re.split(r"[^A-Za-z0-9]+", split or "") if part}  # "test-dev" is test and dev
+    named = [(name, set(map(fold, words(name)))) for name in files]
+    fitting = [name for name, its in named if not split or wanted & its or (parts and parts <= its)]
     first = [name for name in fitting if preferred and name.rpartition("/")[2].startswith(preferred)]
     if len(fitting) > 1 and len(first) == 1:
         fitting = first

@@ -17,7 +17,7 @@ from engines.datasets.fields import listed, read_text
 from engines.datasets.paths import Finder
 from engines.datasets.readings import YOLO
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
-from engines.datasets.splits import SPLITS, families, is_split, no_split, split_folders, split_names
+from engines.datasets.splits import SPLITS, families, is_part, is_split, no_split, split_folders, split_names
 from engines.datasets.tree import Tree, fold, folders_of, is_image
 from engines.datasets.yolo_lines import looks_like_labels, parse_file
 from engines.datasets.yolo_settings import NAME_FILES, Settings, class_names, read_settings, settings_files
@@ -54,7 +54,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
     settings = read_settings(tree, findings)
     sources = _sources(tree, settings, options.split, findings)
     images = sorted({image for source in sources for image in _images_of(tree, source, findings)}, key=_by_parts)
-    names = class_names(tree, settings, options.class_names)
+    names = class_names(tree, settings, options.class_names, findings)
     classes = None if names is None else Classes(names, options.class_names, findings, settings.file or "names")
     labels, drafts = _Labels(tree), list[Draft]()
     parents = [source if source in tree.folders or not source else source.rpartition("/")[0] for source in sources]
@@ -180,7 +180,7 @@ def _without_unlabelled_parts(drafts: list[Draft], labels: _Labels, findings: Fi
     labelled = set(labels.drafts.values())
     parts: dict[str, list[Draft]] = {}
     for draft in drafts:
-        parts.setdefault(next((part for part in draft.where.split("/")[:-1] if is_split(part)), ""), []).append(draft)
+        parts.setdefault(next(filter(is_part, draft.where.split("/")[:-1]), ""), []).append(draft)
     without = {part: mine for part, mine in parts.items() if part and labelled.isdisjoint(mine)}
     if len(without) == len(parts):
         return drafts

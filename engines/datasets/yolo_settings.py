@@ -4,6 +4,7 @@ Knows: `data.yaml`, any other .yaml in the dataset's folder, or one folder down,
 files, and lists of names. Knows nothing about label files.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,8 @@ class Settings:
         return list(found)
 
     def _entries(self, key: str) -> list[str]:
-        entries = self.values.get(key) or []
+        by_name = {fold(str(name)): value for name, value in self.values.items()} | dict(self.values)
+        entries = by_name.get(key) or []
         entries = entries if isinstance(entries, list) else [entries]
         for entry in entries:
             if not isinstance(entry, str):
@@ -182,10 +184,14 @@ def _read_darknet(tree: Tree, name: str) -> dict[str, Any]:
     return values
 
 
-def class_names(tree: Tree, settings: Settings, wanted: Sequence[str] | None) -> Sequence[str] | None:
+def class_names(
+    tree: Tree, settings: Settings, wanted: Sequence[str] | None, findings: Findings
+) -> Sequence[str] | None:
     """Names by index: the settings', a list's, else those that were asked for; None where nobody gave any."""
     if settings.values.get("names") is not None:
-        return _names(settings)
+        names = _names(settings)
+        _remark_other_lists(tree, settings, names, findings)
+        return names
     found = {tuple(_listed(tree, name)): name for name in sorted(_lists(tree), key=lambda name: name.count("/"))}
     if len(found) > 1:
         one, other = list(found.values())[:2]
@@ -196,6 +202,19 @@ def class_names(tree: Tree, settings: Settings, wanted: Sequence[str] | None) ->
         return next(iter(found))
     notes = [name for name in tree.files if name.rpartition("/")[2] == _NOTES]
     return _from_notes(tree, notes[0]) if notes else wanted
+
+
+def _remark_other_lists(tree: Tree, settings: Settings, names: Sequence[str], findings: Findings) -> None:
+    """Say where a list gives an index another name than the settings, which count."""
+    for file in _lists(tree):
+        with contextlib.suppress(DatasetError):  # a list that is not needed may be broken
+            for index, (name, other) in enumerate(zip(names, _listed(tree, file), strict=False)):
+                if fold(name) != fold(other):
+                    findings.remark(
+                        f'Class {index} is "{shorten(name)}", as in {shorten(settings.file)}; {shorten(file)} has '
+                        f'"{shorten(other)}" there and is not read: see which is right.'
+                    )
+                    break
 
 
 def _lists(tree: Tree) -> list[str]:
