@@ -52,6 +52,9 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
     images = typed(content, "images", list, source)
     finder = _finder(tree, source, images, options.split, findings)
     drafts = _read_images(images, objects, captions, finder, source)
+    without = len(tree.inside("")) - len(drafts) - len(findings.skipped)
+    if options.split is None and without > 0:
+        findings.remark(f"{without} images are not in {shorten(source)} and are left out.")
     return finish(tree, drafts, SIDES, classes.names, options, findings, f"COCO, {source}")
 
 

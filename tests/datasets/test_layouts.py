@@ -62,6 +62,12 @@ def test_images_without_a_label_file_are_counted(tmp_path: Path) -> None:
     assert any(line.startswith("1 of 3 images have no label file") for line in open_dataset(tmp_path).remarks)
 
 
+def test_images_that_a_coco_file_does_not_list_are_said_to_be_left_out(tmp_path: Path) -> None:
+    make_yolo(tmp_path)
+    write_coco_file(tmp_path / "result.json", coco_content({"a.png": ONE}))
+    assert any(line.startswith("1 images are not in result.json") for line in read_whole(tmp_path, {"a.png": ONE}).remarks)
+
+
 def test_images_beside_the_folders_that_settings_name_are_said_to_be_left_out(tmp_path: Path) -> None:
     make_yolo(tmp_path, "images/train", "labels/train", None)
     text(tmp_path / "data.yaml", "train: images/train\nnames: [cat, dog]\n")
