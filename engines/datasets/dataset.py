@@ -74,7 +74,7 @@ def open_dataset(
     if require_boxes and not any((~record.instances.crowd).any() for record in dataset.records):
         crowds = sum(len(record.instances) for record in dataset.records)
         aside = f" but {crowds} crowds (iscrowd), which teach nothing" if crowds else ""
-        last = " ".join(dataset.remarks[-1:]) if not dataset.class_names else ""
+        last = " ".join(dataset.remarks[-1:]) if not any(len(one.instances) for one in dataset.records) else ""
         why = f" The first that was dropped: {dataset.dropped[0]}" if dataset.dropped else f" {last}".rstrip()
         raise DatasetError(f"{root} ({dataset.source}) has no boxes{aside}; a labelled dataset is needed here.{why}")
     return dataset

@@ -55,7 +55,9 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
     for name in files:
         with findings.item():
             contents[name] = entry(read_json(tree.path(name)), name)
-    labels = {_label(shape) for content in contents.values() for shape in _shapes(content) if _kind(shape) not in _NO_EXTENT}
+    labels = {
+        _label(shape) for content in contents.values() for shape in _shapes(content) if _kind(shape) not in _NO_EXTENT
+    }
     classes = Classes(sorted(labels - {""}), options.class_names, findings, "shapes, label")
     drafts: dict[str, Draft] = {}
     own_names = frozenset(fold(PurePosixPath(name).stem) for name in contents)

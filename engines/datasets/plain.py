@@ -5,6 +5,7 @@ annotations are read.
 """
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from engines.common.quote import shorten
 from engines.datasets.assemble import finish
@@ -13,8 +14,9 @@ from engines.datasets.coco import sections
 from engines.datasets.readings import CORNERS
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
 from engines.datasets.splits import no_split, split_folders
-from engines.datasets.tree import Tree, is_image
+from engines.datasets.tree import Tree, fold, is_image
 from engines.datasets.xml_files import root_tag
+from engines.datasets.yolo_lines import looks_like_labels
 from engines.errors import DatasetError
 
 _HARMLESS = (".md", ".html", ".pdf", ".py", ".ipynb", ".zip", ".db", ".log", ".onnx", ".pt", ".safetensors")
@@ -77,8 +79,9 @@ def _nearest(tree: Tree) -> str:
         with tree.path(name).open("rb") as file:
             head = file.readline(200).decode("utf-8", "replace")
         return f" Nearest is {shorten(name)}, whose columns are {shorten(head.strip())}; Open Images' are read."
-    stems = {image.rpartition(".")[0] for image in tree.images}
-    texts = [name for name in tree.with_suffix(".txt") if name.rpartition(".")[0] in stems]
+    texts = [name for name in tree.with_suffix(".txt") if fold(PurePosixPath(name).stem) in tree.image_stems]
+    if labels := [name for name in texts if looks_like_labels(tree.path(name))][:1]:
+        return f" Nearest is {shorten(labels[0])}, whose lines are YOLO's: call its folder labels, beside images."
     return f" Nearest is {shorten(texts[0])}, whose lines are not YOLO's." if texts else ""
 
 

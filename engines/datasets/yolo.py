@@ -73,7 +73,9 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
     parse_file(tree, labels.drafts, settings.keypoints, names, classes, findings)
     _check_orphans(tree, images, labels, findings)
     unlabelled = len(drafts) - len(labels.drafts)
-    if 0 < unlabelled < len(drafts):
+    if 0 < unlabelled == len(drafts):
+        findings.remark("No image has a label file, in labels/ beside images/ or beside itself.")
+    elif unlabelled:
         findings.remark(
             f"{unlabelled} of {len(drafts)} images have no label file and are read as images without objects."
         )

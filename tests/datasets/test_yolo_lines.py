@@ -43,7 +43,8 @@ def test_corners_of_turned_boxes_are_no_keypoints(tmp_path: Path, turned: bool) 
     for name in PICTURES:
         text(tmp_path / "labels" / f"{name[:-4]}.txt", f"0 {corners}\n1 {corners}\n")
     box = (28.8, 21.6, 35.2, 26.4)
-    read_whole(tmp_path, dict.fromkeys(PICTURES, [("cat", box), ("dog", box)]))
+    boxes = [("cat", box), ("dog", box)]
+    read_whole(tmp_path, dict.fromkeys(PICTURES, boxes))
 
 
 def test_triangles_are_no_keypoints_where_their_box_would_leave_the_image(tmp_path: Path) -> None:
