@@ -26,6 +26,7 @@ from engines.errors import DatasetError
 LOOKS = "a .csv with Open Images' or TensorFlow's columns"
 _BETWEEN = ",;\t"  # what may stand between cells; the first counts where none does
 _YES = ("1", "1.0", "true")  # as Open Images and as pandas write it
+_CODE = "/m/"  # what Open Images' names of classes begin with before its table is asked
 _HEAD = 4096  # bytes in which a table's header ends
 
 
@@ -60,6 +61,11 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
     names = _label_names(tree, source)
     rows = list(_rows(read_text(tree.path(source)), source))
     classes = Classes(sorted({_label(row, kind, names) for row in rows} - {""}), options.class_names, findings, source)
+    if codes := [name for name in classes.names if name.startswith(_CODE)]:
+        findings.remark(
+            f"{len(codes)} classes are called by Open Images' codes, such as {shorten(codes[0])}: put its table of "
+            "names, class-descriptions-boxable.csv, beside the annotations."
+        )
     finder = Finder(tree, findings, "", near_folders(source, options.split))
     drafts = _Drafts(finder)
     for index, row in enumerate(rows, start=2):

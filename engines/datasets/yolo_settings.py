@@ -15,6 +15,7 @@ from engines.common.quote import quote, shorten
 from engines.datasets.fields import read_json, read_text
 from engines.datasets.paths import find_in
 from engines.datasets.records import Findings
+from engines.datasets.splits import SPLITS
 from engines.datasets.tree import Tree, fold
 from engines.errors import DatasetError
 
@@ -54,15 +55,18 @@ class Settings:
         return None
 
     def sources(self, tree: Tree, splits: Sequence[str], findings: Findings) -> list[str]:
-        """Folders and lists of images that it names for these splits, by the end of each path that is there."""
+        """Folders and lists of images that it names for these splits, by the end of each path that is there.
+
+        DatasetError where one of them is known by the end of its path alone, and that is another split's end, too.
+        """
         found: dict[str, str] = {}
-        for key in splits:
+        for key in [*splits, *(one for one in SPLITS if one not in splits)]:
             for entry in self._entries(key):
                 name, cut = self._located(tree, entry)
                 if name is None:
-                    findings.count(
-                        "folders or lists of the settings are not there", f'{self.file}, {key}: "{shorten(entry)}"'
-                    )
+                    if key in splits:
+                        where = f'{self.file}, {key}: "{shorten(entry)}"'
+                        findings.count("folders or lists of the settings are not there", where)
                     continue
                 if cut and found.get(name, entry) != entry:
                     raise DatasetError(
@@ -70,7 +74,8 @@ class Settings:
                         f"{shorten(name) or tree.root} here; write the paths as they are in this folder.",
                         field=key,
                     )
-                found.setdefault(name, entry)
+                if key in splits:
+                    found.setdefault(name, entry)
         return list(found)
 
     def _entries(self, key: str) -> list[str]:

@@ -54,3 +54,12 @@ def test_names_of_classes_come_from_the_table_of_the_seventh_open_images(tmp_pat
     text(tmp_path / "oidv7-class-descriptions-boxable.csv", "LabelName,DisplayName\n" + older.read_text())
     older.unlink()
     assert read_whole(tmp_path).class_names == ("cat", "dog")
+
+
+def test_classes_that_are_called_by_codes_are_remarked_on(tmp_path: Path) -> None:
+    make_open_images(tmp_path)
+    assert read_whole(tmp_path).remarks == ()
+    (tmp_path / "class-descriptions-boxable.csv").unlink()
+    dataset = open_dataset(tmp_path)
+    assert dataset.class_names == ("/m/cat", "/m/dog")
+    assert any("/m/cat" in line for line in dataset.remarks)

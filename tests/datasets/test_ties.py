@@ -136,8 +136,9 @@ def test_a_list_of_images_prefers_the_folder_of_its_split(tmp_path: Path) -> Non
 def test_two_splits_whose_foreign_paths_end_in_one_folder_are_refused(tmp_path: Path) -> None:
     make_yolo(tmp_path, names=None)
     text(tmp_path / "data.yaml", "train: /x/train/images\nval: /x/val/images\nnames: [cat, dog]\n")
-    with refused(DatasetError, "val", "data.yaml", '"/x/val/images"', '"/x/train/images"'):
-        open_dataset(tmp_path)
+    for split in (None, "train"):
+        with refused(DatasetError, "val", "data.yaml", '"/x/val/images"', '"/x/train/images"'):
+            open_dataset(tmp_path, split=split)
 
 
 def test_a_name_that_says_its_split_is_not_the_file_of_another_split(tmp_path: Path) -> None:
