@@ -9,6 +9,7 @@ looked at: a name's end is looked for in the `Tree`.
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -73,7 +74,9 @@ class Finder:
             return exact
         parts, foreign = parts_of(name)
         every = self._candidates(parts) or self._candidates(parts_of(unquote(name))[0])
-        if not (candidates := self._of_its_split(every, parts[-2:-1] if foreign else parts[:-1])):
+        said = families(parts[-3:-1] if foreign else parts[:-1])  # a foreign path begins with another machine's folders
+        said = tuple(split for split in said if not foreign or split in self._splits)
+        if not (candidates := self._of_its_split(every, said)):
             raise DatasetError(f"{where}: {self._missing(name, parts, every)}")
         found = self.settle(candidates, f'{where}: "{shorten(name)}"', stated)
         self._remark(name, parts, foreign, found, where)
@@ -146,6 +149,10 @@ class Finder:
 
         best = max(map(rank, candidates))
         return [name for name in candidates if rank(name) == best]
+
+    @cached_property
+    def _splits(self) -> tuple[str, ...]:
+        return families(folder.rpartition("/")[2] for folder in self.tree.folders)
 
     def _of_its_split(self, candidates: Sequence[str], folders: Sequence[str] = ()) -> list[str]:
         """Those that lie in no folder of another split than a name's own `folders`, or the annotating file's, name."""

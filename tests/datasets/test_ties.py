@@ -147,8 +147,12 @@ def test_a_name_that_says_its_split_is_not_the_file_of_another_split(tmp_path: P
     write_coco_file(tmp_path / "annotations" / "instances_train.json", content)
     with refused(DatasetError, None, '"train/1.png"', "images/val/1.png"):
         open_dataset(tmp_path)
-    write_coco_file(tmp_path / "annotations" / "instances_train.json", coco_content({"D:\\test\\set\\1.png": ONE}))
-    read_whole(tmp_path, {"1.png": ONE})
+    foreign = coco_content({"D:\\train\\images\\1.png": ONE})
+    write_coco_file(tmp_path / "annotations" / "instances_train.json", foreign)
+    read_whole(tmp_path, {"1.png": ONE})  # a folder of another machine, as there is no split of that name here
+    picture(tmp_path / "images" / "train" / "2.png")
+    with refused(DatasetError, None, "images/val/1.png"):
+        open_dataset(tmp_path)
 
 
 def test_an_xml_file_of_one_split_is_not_of_an_image_of_another(tmp_path: Path) -> None:
