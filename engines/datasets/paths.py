@@ -9,7 +9,7 @@ looked at: a name's end is looked for in the `Tree`.
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -75,7 +75,9 @@ class Finder:
         parts, foreign = parts_of(name)
         every = self._candidates(parts) or self._candidates(parts_of(unquote(name))[0])
         said = families(parts[-3:-1] if foreign else parts[:-1])  # a foreign path begins with another machine's folders
-        said = tuple(split for split in said if not foreign or split in self._splits)
+        said = tuple(split for split in said if not foreign or split in _splits(self.tree))
+        if not said and _names_repeat(self.tree):
+            said = families(self.near)
         if not (candidates := self._of_its_split(every, said)):
             raise DatasetError(f"{where}: {self._missing(name, parts, every)}")
         found = self.settle(candidates, f'{where}: "{shorten(name)}"', stated)
@@ -150,10 +152,6 @@ class Finder:
         best = max(map(rank, candidates))
         return [name for name in candidates if rank(name) == best]
 
-    @cached_property
-    def _splits(self) -> tuple[str, ...]:
-        return families(folder.rpartition("/")[2] for folder in self.tree.folders)
-
     def _of_its_split(self, candidates: Sequence[str], folders: Sequence[str] = ()) -> list[str]:
         """Those that lie in no folder of another split than a name's own `folders`, or the annotating file's, name."""
         mine = families([*folders, *self.beside.split("/")[:-1]])
@@ -199,6 +197,21 @@ class Finder:
         else:
             return
         self.findings.count(what, f'{where} "{shorten(name)}" is {shorten(found)}')
+
+
+@lru_cache(maxsize=1)
+def _splits(tree: Tree) -> tuple[str, ...]:
+    """The splits that a dataset has folders of."""
+    return families(folder.rpartition("/")[2] for folder in tree.folders)
+
+
+@lru_cache(maxsize=1)
+def _names_repeat(tree: Tree) -> bool:
+    """Whether images of different splits have one name, as the frames of videos do: a name alone then says nothing."""
+    found = (
+        {families(name.split("/")[:-1]) for name in names} for names in tree.image_stems.values() if len(names) > 1
+    )
+    return any(len(splits - {()}) > 1 for splits in found)
 
 
 def find_in(tree: Tree, name: str, accept: Callable[[str], bool]) -> tuple[str | None, bool]:

@@ -155,6 +155,17 @@ def test_a_name_that_says_its_split_is_not_the_file_of_another_split(tmp_path: P
         open_dataset(tmp_path)
 
 
+def test_a_frame_that_is_missing_from_its_split_is_not_that_of_another(tmp_path: Path) -> None:
+    for shade, name in enumerate(("train/1.png", "val/2.png")):
+        picture(tmp_path / "images" / name, shade=shade)
+    content = coco_content({"1.png": ONE, "2.png": TWO})
+    write_coco_file(tmp_path / "annotations" / "instances_train.json", content)
+    read_whole(tmp_path, {"1.png": ONE, "2.png": TWO})  # names are of one image each, wherever it lies
+    picture(tmp_path / "images" / "val" / "1.png", shade=2)
+    with refused(DatasetError, None, "images[1]", '"2.png"', "images/val/2.png"):
+        open_dataset(tmp_path)
+
+
 def test_an_xml_file_of_one_split_is_not_of_an_image_of_another(tmp_path: Path) -> None:
     make_voc(tmp_path, "Annotations/train", "JPEGImages/train")
     picture(tmp_path / "JPEGImages" / "val" / "c.png")
