@@ -5,6 +5,7 @@ Knows: the names that a split goes by, and how to choose among annotation files.
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from engines.common.quote import shorten
@@ -34,6 +35,7 @@ def words(name: str) -> set[str]:
     return {word for word in found | {word.rstrip("0123456789") for word in found} | {path.stem} if word}
 
 
+@lru_cache(maxsize=1 << 12)
 def is_split(folder: str, split: str | None = None) -> bool:
     """Whether a folder (its last name) is that of the split; None: of any split."""
     name = fold(folder.rpartition("/")[2])
@@ -43,6 +45,7 @@ def is_split(folder: str, split: str | None = None) -> bool:
     return name in (SPLITS if split is None else {fold(one) for one in split_names(split)})
 
 
+@lru_cache(maxsize=1 << 12)
 def is_part(folder: str) -> bool:
     """Whether a folder is named for a split, or for a kind of test: `test-dev` is one, `train_negatives` is none."""
     return is_split(folder) or bool(set(map(fold, words(folder))) & set(_TEST))

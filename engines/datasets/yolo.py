@@ -72,12 +72,14 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
         _remark_elsewhere(tree, images, sources, findings)
     parse_file(tree, labels.drafts, settings.keypoints, names, classes, findings)
     _check_orphans(tree, images, labels, findings)
-    unlabelled = len(drafts) - len(labels.drafts)
-    if 0 < unlabelled == len(drafts):
+    labelled = set(labels.drafts.values())
+    unlabelled = [draft.where for draft in drafts if draft not in labelled]
+    if unlabelled and not labelled:
         findings.remark("No image has a label file, in labels/ beside images/ or beside itself.")
     elif unlabelled:
         findings.remark(
-            f"{unlabelled} of {len(drafts)} images have no label file and are read as images without objects."
+            f"{len(unlabelled)} of {len(drafts)} images have no label file and are read as images without objects "
+            f"(first: {shorten(unlabelled[0])})."
         )
     if classes is None:
         count = 1 + max((label for draft in drafts for label in draft.labels), default=-1)
