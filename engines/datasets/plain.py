@@ -81,7 +81,7 @@ def _nearest(tree: Tree) -> str:
         return f" Nearest is {shorten(name)}, whose columns are {shorten(head.strip())}; Open Images' are read."
     texts = [name for name in tree.with_suffix(".txt") if fold(PurePosixPath(name).stem) in tree.image_stems]
     if labels := [name for name in texts if looks_like_labels(tree.path(name))][:1]:
-        return f" Nearest is {shorten(labels[0])}, whose lines are YOLO's: call its folder labels, beside images."
+        return f" Nearest is {shorten(labels[0])}, whose lines are YOLO's: labels/ is to lie beside images/."
     return f" Nearest is {shorten(texts[0])}, whose lines are not YOLO's." if texts else ""
 
 

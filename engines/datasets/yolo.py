@@ -102,14 +102,19 @@ class _Labels:
     _taken: dict[str, str] = field(default_factory=dict)  # label file -> its image
 
     def of(self, image: str) -> str | None:
-        """`images/a/b.jpg` has `labels/a/b.txt` (the last `images` counts); else the text is beside it."""
+        """`images/a/b.jpg` has `labels/a/b.txt` (the last `images` counts); else the text is beside it, or in a folder
+        of labels beside it or beside one of the folders that it lies in: `a/b.jpg` has `labels/a/b.txt`.
+        """
         parts = list(PurePosixPath(image).with_suffix(".txt").parts)
+        if fold(parts[-1]) not in self.tree.folded:
+            return None
         for index in range(len(parts) - 2, -1, -1):
             if fold(parts[index]) in _IMAGE_WORDS:
                 for word in _LABEL_WORDS:
                     if found := self._there([*parts[:index], word, *parts[index + 1 :]]):
                         return found
-        beside = (found for word in _LABEL_WORDS if (found := self._there([*parts[:-1], word, parts[-1]])))
+        places = [(index, word) for index in range(len(parts) - 1, -1, -1) for word in _LABEL_WORDS]
+        beside = (found for at, word in places if (found := self._there([*parts[:at], word, *parts[at:]])))
         return self._there(parts) or next(beside, None) or self._elsewhere(image, parts[-1])
 
     def take(self, image: str) -> str | None:

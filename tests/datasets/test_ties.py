@@ -174,6 +174,15 @@ def test_an_xml_file_of_one_split_is_not_of_an_image_of_another(tmp_path: Path) 
         open_dataset(tmp_path)
 
 
+def test_frames_of_two_splits_have_the_label_files_of_their_own(tmp_path: Path) -> None:
+    for shade, (split, objects) in enumerate((("train", ONE), ("val", TWO))):
+        picture(tmp_path / split / "1.png", shade=shade)
+        text(tmp_path / "labels" / split / "1.txt", yolo_lines(objects))
+    text(tmp_path / "classes.txt", "cat\ndog\n")
+    read_whole(tmp_path, {"1.png": ONE}, split="train")
+    read_whole(tmp_path, {"1.png": TWO}, split="val")
+
+
 def test_a_label_file_of_one_split_is_not_of_an_image_of_another(tmp_path: Path) -> None:
     make_yolo(tmp_path, "images/train", "labels/train")
     picture(tmp_path / "images" / "train" / "empty.png")
