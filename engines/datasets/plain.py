@@ -20,6 +20,7 @@ from engines.datasets.yolo_lines import looks_like_labels
 from engines.errors import DatasetError
 
 _HARMLESS = (".md", ".html", ".pdf", ".py", ".ipynb", ".zip", ".db", ".log", ".onnx", ".pt", ".safetensors")
+_DEEP = "but lies more folders down than is looked"
 
 
 def read_plain(tree: Tree, options: ReadOptions, findings: Findings, expected: Sequence[str]) -> Dataset:
@@ -72,9 +73,12 @@ def _nearest(tree: Tree) -> str:
     for name in tree.with_suffix(".json")[:50]:
         if found := sections(tree, name):
             missing = ", ".join(sorted({"images", "annotations", "categories"} - found))
-            return f" Nearest is {shorten(name)}, which is COCO but for {missing}."
+            what = f"but for {missing}" if missing else _DEEP
+            return f" Nearest is {shorten(name)}, which is COCO {what}."
     for name in tree.with_suffix(".xml")[:1]:
-        return f" Nearest is {shorten(name)}, which holds <{shorten(root_tag(tree, name))}>; <annotation> is read."
+        tag = root_tag(tree, name)
+        what = f"holds <{shorten(tag)}>; <annotation> is read" if tag != "annotation" else f"is Pascal VOC {_DEEP}"
+        return f" Nearest is {shorten(name)}, which {what}."
     for name in tree.with_suffix(".csv")[:1]:
         with tree.path(name).open("rb") as file:
             head = file.readline(200).decode("utf-8", "replace")

@@ -142,6 +142,22 @@ def test_a_layout_that_is_not_known_is_counted_and_the_nearest_is_named(tmp_path
         open_dataset(tmp_path)
 
 
+def test_annotations_of_another_format_that_are_there_too_are_remarked_on(tmp_path: Path) -> None:
+    make_voc(tmp_path)
+    assert read_whole(tmp_path).remarks == ()
+    write_coco_file(tmp_path / "old.json", coco_content({"a.png": ONE[:1], "b.png": ()}))
+    assert any("Pascal VOC" in line for line in open_dataset(tmp_path).remarks)
+    (tmp_path / ".dengine").mkdir()  # of a verb, which wrote both
+    assert open_dataset(tmp_path).remarks == ()
+
+
+def test_a_coco_file_that_lies_too_deep_is_named_and_no_folder_without_images(tmp_path: Path) -> None:
+    picture(tmp_path / "val2017" / "a.png")
+    write_coco_file(tmp_path / "annotations_trainval2017" / "annotations" / "val.json", coco_content({"a.png": ONE}))
+    with refused(DatasetError, None, "annotations_trainval2017/annotations/val.json"):
+        open_dataset(tmp_path)
+
+
 def test_label_files_in_a_folder_of_another_name_are_named(tmp_path: Path) -> None:
     make_yolo(tmp_path, "images", "bbox_labels")
     with refused(DatasetError, None, "bbox_labels/a.txt"):
