@@ -18,7 +18,7 @@ from engines.datasets.fields import entry, number, read_json, size_of, typed
 from engines.datasets.paths import Finder
 from engines.datasets.readings import CORNERS, Row, hull
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
-from engines.datasets.splits import is_split, no_split, split_names
+from engines.datasets.splits import in_split, no_split
 from engines.datasets.tree import Tree, fold
 from engines.errors import DatasetError
 
@@ -42,14 +42,8 @@ def find(tree: Tree) -> list[str]:
 def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findings) -> Dataset:
     """The dataset, or the part of it in the split's folder; DatasetError naming file and field."""
     if options.split:
-        wanted = split_names(options.split)
         known = {name.rpartition("/")[0] for name in files if "/" in name}
-        files = [
-            name
-            for name in files
-            if any(is_split(part, options.split) or part in wanted for part in name.split("/")[:-1])
-        ]
-        if not files:
+        if not (files := in_split(files, options.split)):
             raise no_split(tree, options.split, known)
     contents: dict[str, Mapping[str, Any]] = {}
     for name in files:

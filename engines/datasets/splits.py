@@ -4,7 +4,7 @@ Knows: the names that a split goes by, and how to choose among annotation files.
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -67,12 +67,33 @@ def mixed_splits(root: Path, files: Iterable[Path]) -> tuple[str, ...]:
 def split_folders(tree: Tree, split: str) -> list[str]:
     """The folders named like the split, outermost ones alone."""
     found: list[str] = []
-    wanted = {fold(one) for one in split_names(split)}
-    for folder in tree.folders:
-        named = is_split(folder, split) or fold(folder.rpartition("/")[2]) in wanted
-        if named and not any(folder.startswith(other + "/") for other in found):
+    for folder in _surest({name: name for name in tree.folders if _is_named(name.rpartition("/")[2], split)}, split):
+        if not any(folder.startswith(other + "/") for other in found):
             found.append(folder)
     return found
+
+
+def in_split(files: Iterable[str], split: str) -> list[str]:
+    """The files in folders that are named like the split."""
+    return _surest({name: name.rpartition("/")[0] for name in files}, split)
+
+
+def _is_named(folder: str, split: str) -> bool:
+    return is_split(folder, split) or fold(folder) in {fold(one) for one in split_names(split)}
+
+
+def _surest(folders: Mapping[str, str], split: str) -> list[str]:
+    """The names whose folder is in the split; those below a folder of another split only where there are no others:
+    the obj_train_data that CVAT writes for every task is not train in `val/obj_train_data`.
+    """
+    ranks: dict[str, int] = {}
+    for name, folder in folders.items():
+        parts = folder.split("/")
+        first = next((index for index, part in enumerate(parts) if _is_named(part, split)), None)
+        if first is not None:
+            ranks[name] = 1 if any(is_split(part) for part in parts[:first]) else 2
+    best = max(ranks.values(), default=0)
+    return [name for name, rank in ranks.items() if rank == best]
 
 
 def near_folders(file: str, split: str | None) -> frozenset[str]:

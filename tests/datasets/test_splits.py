@@ -95,6 +95,28 @@ def test_splits_of_settings_are_known_whatever_their_case(tmp_path: Path) -> Non
     read_whole(tmp_path, {"b.png": TWO}, split="val")
 
 
+@pytest.mark.parametrize("form", ["yolo", "voc", "labelme"])
+def test_a_split_is_the_outermost_folder_that_is_named_for_one(tmp_path: Path, form: str) -> None:
+    for split, name in (("train", "a.png"), ("val", "b.png")):
+        folder = tmp_path / split / "obj_train_data"
+        picture(folder / name)
+        if form == "yolo":
+            text(folder / f"{name[:-4]}.txt", yolo_lines(PICTURES[name]))
+            text(tmp_path / split / "obj.names", "cat\ndog\n")
+        elif form == "voc":
+            text(folder / f"{name[:-4]}.xml", voc_xml(name, PICTURES[name]))
+        else:
+            shapes = [
+                {"label": label, "points": [box[:2], box[2:]], "shape_type": "rectangle"}
+                for label, box in PICTURES[name]
+            ]
+            write_coco_file(folder / f"{name[:-4]}.json", {"shapes": shapes, "imagePath": name})
+    read_whole(tmp_path, {"a.png": ONE}, split="train")
+    read_whole(tmp_path, {"b.png": TWO}, split="val")
+    (tmp_path / "train").rename(tmp_path / "test")
+    read_whole(tmp_path / "test", {"a.png": ONE}, split="train")
+
+
 def test_several_datasets_below_are_named(tmp_path: Path) -> None:
     make_coco(tmp_path / "first")
     make_voc(tmp_path / "second")
