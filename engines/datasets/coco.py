@@ -19,7 +19,7 @@ from engines.datasets.fields import entry, identity, read_json, size_of, typed
 from engines.datasets.paths import Finder, parts_of
 from engines.datasets.readings import SIDES, Reading, Row
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
-from engines.datasets.splits import choose_file, near_folders
+from engines.datasets.splits import choose_file, families, near_folders
 from engines.datasets.tree import Tree, fold, folders_of
 from engines.errors import DatasetError
 
@@ -52,6 +52,9 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
     images = typed(content, "images", list, source)
     finder = _finder(tree, source, images, options.split, findings)
     drafts = _read_images(images, objects, captions, finder, source)
+    without = len(tree.inside("")) - len(drafts) - len(findings.skipped)
+    if options.split is None and without > 0:
+        findings.remark(f"{without} images are not in {shorten(source)} and are left out.")
     return finish(tree, drafts, SIDES, classes.names, options, findings, f"COCO, {source}")
 
 
@@ -220,7 +223,9 @@ def _finder(tree: Tree, source: str, images: Sequence[Any], split: str | None, f
     beside = source.rpartition("/")[0]
     usual = ["images", beside, "", f"{beside}/images" if beside else "images"]
     usual = list(dict.fromkeys(name for name in usual if not name or name in tree.folders))
-    others = [name for name in tree.folders if name not in usual]
+    own = set(families(near)) & set(families(part for name in tree.folders for part in name.split("/")))
+    parts = {name: set(families(name.split("/"))) for name in tree.folders if name not in usual}
+    others = [name for name, its in parts.items() if not own or not its or its & own]  # no folders of another split
 
     def hits(folder: str) -> int:
         return sum((f"{folder}/{name}" if folder else name) in tree.known for name, _ in probed)

@@ -9,16 +9,16 @@ row is left out; a row of an image alone, without class and box, says that it ha
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from engines.common.quote import shorten
 from engines.datasets.assemble import finish
 from engines.datasets.classes import Classes
 from engines.datasets.fields import number, read_text, size_of
-from engines.datasets.paths import Finder
+from engines.datasets.paths import Finder, parts_of
 from engines.datasets.readings import CORNERS, FRACTIONS, Reading
-from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
+from engines.datasets.records import Dataset, Draft, Findings, ReadOptions, Size
 from engines.datasets.splits import choose_file, near_folders
 from engines.datasets.tree import Tree, fold
 from engines.errors import DatasetError
@@ -26,6 +26,7 @@ from engines.errors import DatasetError
 LOOKS = "a .csv with Open Images' or TensorFlow's columns"
 _BETWEEN = ",;\t"  # what may stand between cells; the first counts where none does
 _YES = ("1", "1.0", "true")  # as Open Images and as pandas write it
+_CODE = "/m/"  # what Open Images' names of classes begin with before its table is asked
 _HEAD = 4096  # bytes in which a table's header ends
 
 
@@ -60,13 +61,18 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
     names = _label_names(tree, source)
     rows = list(_rows(read_text(tree.path(source)), source))
     classes = Classes(sorted({_label(row, kind, names) for row in rows} - {""}), options.class_names, findings, source)
+    if codes := [name for name in classes.names if name.startswith(_CODE)]:
+        findings.remark(
+            f"{len(codes)} classes are called by Open Images' codes, such as {shorten(codes[0])}: put its table of "
+            "names, class-descriptions-boxable.csv, beside the annotations."
+        )
     finder = Finder(tree, findings, "", near_folders(source, options.split))
-    drafts: dict[str, Draft] = {}
+    drafts = _Drafts(finder)
     for index, row in enumerate(rows, start=2):
         where = f"{source}, line {index}"
         with findings.item():
             stated = size_of(row.get(kind.size[0]), row.get(kind.size[1]))
-            draft = _draft(row.get(kind.image, ""), drafts, finder, where, stated)
+            draft = drafts.of(row.get(kind.image, ""), where, stated)
             if not any(row.get(column) for column in (kind.label, *kind.corners)):
                 continue
             label = classes.label(_label(row, kind, names), f"{where}, {kind.label}")
@@ -76,23 +82,44 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
                 findings.degenerate(where, [row.get(side) for side in kind.corners])
                 continue
             draft.add(where, (x0, y0, x1, y1), label, row.get(kind.crowd, "").lower() in _YES)
-    found = sorted({draft.name: draft for draft in drafts.values()}.values(), key=lambda draft: draft.name.split("/"))
+    found = sorted(drafts.by_image.values(), key=lambda draft: draft.name.split("/"))
     without = len(tree.images) - len(found)
     if options.split is None and without > 0:
         findings.remark(f"{without} images have no row in {shorten(source)} and are left out.")
     return finish(tree, found, kind.reading, classes.names, options, findings, f"csv, {source}")
 
 
-def _draft(name: str, drafts: dict[str, Draft], finder: Finder, where: str, stated: tuple[int, int] | None) -> Draft:
-    """The image of a row; Open Images names it without its suffix."""
-    if not name:
-        raise DatasetError(f"{where} names no image.")
-    if name not in drafts:
-        image = finder(name, where, stated)
-        file = finder.tree.path(image)
-        twin = next((draft for draft in drafts.values() if draft.file == file), None) if len(drafts) < 1000 else None
-        drafts[name] = twin or Draft(file, image, where, stated)
-    return drafts[name]
+@dataclass
+class _Drafts:
+    """The images of a table's rows."""
+
+    finder: Finder
+    by_image: dict[str, Draft] = field(default_factory=dict)  # as the tree names it
+    _images: dict[str, str] = field(default_factory=dict)  # what a row calls an image -> the image
+    _first: dict[str, str] = field(default_factory=dict)  # the image -> what the first of its rows calls it
+
+    def of(self, name: str, where: str, stated: Size | None) -> Draft:
+        """The image of a row; DatasetError for one that earlier rows have by a name of another folder."""
+        if not name:
+            raise DatasetError(f"{where} names no image.")
+        if name not in self._images:
+            image = self.finder(name, where, stated)
+            first = self._first.setdefault(image, name)
+            if not _may_be_one(name, first):
+                raise DatasetError(f'{where}: "{shorten(name)}" is {shorten(image)} here, as "{shorten(first)}" is.')
+            self._images[name] = image
+            self.by_image.setdefault(image, Draft(self.finder.tree.path(image), image, where, stated))
+        return self.by_image[self._images[name]]
+
+
+def _may_be_one(name: str, other: str) -> bool:
+    """Whether one name is the end of the other, whatever their suffixes: `a`, `a.jpg` and `images/a.jpg` are one."""
+    one, two = (
+        [*map(fold, parts[:-1]), fold(PurePosixPath(parts[-1]).stem)]
+        for parts in (parts_of(name)[0], parts_of(other)[0])
+    )
+    shorter = min(len(one), len(two))
+    return one[-shorter:] == two[-shorter:]
 
 
 def _kind(tree: Tree, name: str) -> _Columns | None:

@@ -47,7 +47,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
         images = [image for image in images if fold(image.get("subset", "")) in wanted]
         if not images:
             raise no_split(tree, options.split, subsets - {""})
-    labels = {shape.get("label", "") for image in root.findall("image") for shape in image}
+    labels = {shape.get("label", "") for image in root.findall("image") for shape in image if shape.tag in _SHAPES}
     classes = Classes(sorted(labels - {""}), options.class_names, findings, f"{source}, label")
     drafts: dict[str, Draft] = {}
     for index, image in enumerate(images):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from engines.common.files import OWN
 from engines.common.quote import shorten
 from engines.datasets.evidence import check_boxes
 from engines.datasets.formats import FORMATS, detect
@@ -74,7 +75,7 @@ def open_dataset(
     if require_boxes and not any((~record.instances.crowd).any() for record in dataset.records):
         crowds = sum(len(record.instances) for record in dataset.records)
         aside = f" but {crowds} crowds (iscrowd), which teach nothing" if crowds else ""
-        last = " ".join(dataset.remarks[-1:]) if not dataset.class_names else ""
+        last = " ".join(dataset.remarks[-1:]) if not any(len(one.instances) for one in dataset.records) else ""
         why = f" The first that was dropped: {dataset.dropped[0]}" if dataset.dropped else f" {last}".rstrip()
         raise DatasetError(f"{root} ({dataset.source}) has no boxes{aside}; a labelled dataset is needed here.{why}")
     return dataset
@@ -112,6 +113,10 @@ def _read(root: Path, options: ReadOptions) -> Dataset:
         )
     if found is None:
         return read_plain(tree, options, findings, [one.looks for one in FORMATS])
+    if not (tree.root / OWN).is_dir():  # the formats of what a verb wrote say the same
+        for other in FORMATS:
+            if other is not found[0] and other.find(tree):
+                findings.remark(f"Annotations of another format are there, too, and are not read: {other.looks}.")
     return replace(found[0].read(tree, found[1], options, findings), root=tree.root)
 
 
@@ -120,6 +125,7 @@ def _inner_datasets(tree: Tree, split: str | None) -> list[str]:
     for depth in range(_DEEPEST):
         folders = [name for name in tree.folders if name.count("/") == depth]
         found = [name for name in folders if detect(Tree(tree.path(name))) is not None]
+        found = [name for name in found if tree.inside(name) or not tree.images]  # no folders of annotations alone
         if found:
             mine = [name for name in found if split and is_split(name, split)]
             return mine or found

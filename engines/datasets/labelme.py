@@ -18,7 +18,7 @@ from engines.datasets.fields import entry, number, read_json, size_of, typed
 from engines.datasets.paths import Finder
 from engines.datasets.readings import CORNERS, Row, hull
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
-from engines.datasets.splits import is_split, no_split, split_names
+from engines.datasets.splits import in_split, no_split
 from engines.datasets.tree import Tree, fold
 from engines.errors import DatasetError
 
@@ -42,20 +42,16 @@ def find(tree: Tree) -> list[str]:
 def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findings) -> Dataset:
     """The dataset, or the part of it in the split's folder; DatasetError naming file and field."""
     if options.split:
-        wanted = split_names(options.split)
         known = {name.rpartition("/")[0] for name in files if "/" in name}
-        files = [
-            name
-            for name in files
-            if any(is_split(part, options.split) or part in wanted for part in name.split("/")[:-1])
-        ]
-        if not files:
+        if not (files := in_split(files, options.split)):
             raise no_split(tree, options.split, known)
     contents: dict[str, Mapping[str, Any]] = {}
     for name in files:
         with findings.item():
             contents[name] = entry(read_json(tree.path(name)), name)
-    labels = {_label(shape) for content in contents.values() for shape in _shapes(content)}
+    labels = {
+        _label(shape) for content in contents.values() for shape in _shapes(content) if _kind(shape) not in _NO_EXTENT
+    }
     classes = Classes(sorted(labels - {""}), options.class_names, findings, "shapes, label")
     drafts: dict[str, Draft] = {}
     own_names = frozenset(fold(PurePosixPath(name).stem) for name in contents)
@@ -63,7 +59,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
         with findings.item():
             near = frozenset(fold(part) for part in name.split("/")[:-1])
             stated = size_of(content.get("imageWidth"), content.get("imageHeight"))
-            finder = Finder(tree, findings, name.rpartition("/")[0], near)
+            finder = Finder(tree, findings, name.rpartition("/")[0], near, name)
             image = finder.of_file(name, typed(content, "imagePath", str, name), f"{name}.imagePath", stated, own_names)
             if image in drafts:
                 raise DatasetError(f"{name}.imagePath: {shorten(image)} is that of {drafts[image].where}, too.")
@@ -93,6 +89,10 @@ def _label(shape: Mapping[str, Any]) -> str:
     return "" if shape.get("label") is None else str(shape["label"])
 
 
+def _kind(shape: Mapping[str, Any]) -> str:
+    return str(shape.get("shape_type") or "polygon")
+
+
 def _read_shapes(shapes: Sequence[Any], draft: Draft, classes: Classes, findings: Findings) -> None:
     """Add the boxes of an image's shapes; those of the parts of an object are one."""
     places: dict[tuple[int, str], int] = {}
@@ -103,7 +103,7 @@ def _read_shapes(shapes: Sequence[Any], draft: Draft, classes: Classes, findings
             if (row := _row(shape, where, findings)) is None:
                 continue
             label, group = classes.label(_label(shape), f"{where}.label"), shape.get("group_id")
-            if group is not None and (shape.get("shape_type") or "polygon") in _PARTS:
+            if group is not None and _kind(shape) in _PARTS:
                 place = places.setdefault((label, str(group)), len(draft.rows))
                 if place < len(draft.rows):
                     draft.rows[place] = hull([*draft.rows[place], *row])
@@ -116,7 +116,7 @@ def _read_shapes(shapes: Sequence[Any], draft: Draft, classes: Classes, findings
 
 def _row(shape: Mapping[str, Any], where: str, findings: Findings) -> Row | None:
     """The corners round a shape; None, with a note, for one that has none."""
-    kind = shape.get("shape_type") or "polygon"
+    kind = _kind(shape)
     if kind in _NO_EXTENT:
         findings.count("shapes have no box (points, lines), and are passed over", where)
         return None

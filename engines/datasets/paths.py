@@ -9,12 +9,14 @@ looked at: a name's end is looked for in the `Tree`.
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from engines.common.quote import quote, shorten
 from engines.datasets.images import image_size
 from engines.datasets.records import Findings, Size
+from engines.datasets.splits import families
 from engines.datasets.tree import Tree, fold, folders_of, is_image
 from engines.errors import DatasetError
 
@@ -57,6 +59,7 @@ class Finder:
     findings: Findings
     home: str = ""  # the folder that names are relative to; others are searched after it
     near: frozenset[str] = frozenset()  # folded names of folders to prefer, such as the split's
+    beside: str = ""  # the file that annotates one image: where its folders name a split, the image is of no other
 
     def __call__(self, name: str, where: str, stated: Size | None = None) -> str:
         """The image that `name` means, as `Tree` names it; DatasetError prefixed with `where` for none, or a tie.
@@ -70,9 +73,13 @@ class Finder:
         if exact in self.tree.known:
             return exact
         parts, foreign = parts_of(name)
-        candidates = self._candidates(parts) or self._candidates(parts_of(unquote(name))[0])
-        if not candidates:
-            raise DatasetError(f"{where}: {self._missing(name, parts)}")
+        every = self._candidates(parts) or self._candidates(parts_of(unquote(name))[0])
+        said = families(parts[-3:-1] if foreign else parts[:-1])  # a foreign path begins with another machine's folders
+        said = tuple(split for split in said if not foreign or split in _splits(self.tree))
+        if not said and _names_repeat(self.tree):
+            said = families(self.near)
+        if not (candidates := self._of_its_split(every, said)):
+            raise DatasetError(f"{where}: {self._missing(name, parts, every)}")
         found = self.settle(candidates, f'{where}: "{shorten(name)}"', stated)
         self._remark(name, parts, foreign, found, where)
         return found
@@ -80,12 +87,12 @@ class Finder:
     def named(self, name: str) -> list[str]:
         """The images that a name may mean, as `Tree` names them."""
         exact = f"{self.home}/{name}" if self.home else name
-        return [exact] if exact in self.tree.known else self._candidates(parts_of(name)[0])
+        return [exact] if exact in self.tree.known else self._of_its_split(self._candidates(parts_of(name)[0]))
 
     def with_stem(self, stem: str) -> list[str]:
         """The images with a base name, whatever their suffix: those of the home folder, else all."""
         found = self.tree.image_stems.get(fold(stem), [])
-        return self._preferred(found)
+        return self._preferred(self._of_its_split(found))
 
     def of_file(self, file: str, name: str, where: str, stated: Size | None, own_names: Collection[str]) -> str:
         """The image of a file that annotates one: what it says, unless that is another's and one has its own name.
@@ -145,6 +152,12 @@ class Finder:
         best = max(map(rank, candidates))
         return [name for name in candidates if rank(name) == best]
 
+    def _of_its_split(self, candidates: Sequence[str], folders: Sequence[str] = ()) -> list[str]:
+        """Those that lie in no folder of another split than a name's own `folders`, or the annotating file's, name."""
+        mine = families([*folders, *self.beside.split("/")[:-1]])
+        others = [families(name.split("/")[:-1]) if mine else () for name in candidates]
+        return [name for name, its in zip(candidates, others, strict=True) if not its or set(its) & set(mine)]
+
     def _candidates(self, parts: Sequence[str]) -> list[str]:
         if not parts:
             return []
@@ -157,7 +170,8 @@ class Finder:
         stems = self.tree.image_stems
         return stems.get(fold(parts[-1])) or stems.get(fold(PurePosixPath(parts[-1]).stem), [])
 
-    def _missing(self, name: str, parts: Sequence[str]) -> str:
+    def _missing(self, name: str, parts: Sequence[str], others: Sequence[str]) -> str:
+        """What to say of a name that is not there; `others`: files of that name in folders of other splits."""
         ends = ("/".join(parts[start:]) for start in range(len(parts)))
         folders = dict.fromkeys((self.home, ""))
         for end in ends:
@@ -165,6 +179,7 @@ class Finder:
                 if refusal := self.tree.refusal(f"{folder}/{end}" if folder else end):
                     return f'"{shorten(name)}": {refusal}.'
         links = f" ({self.tree.refusal(self.tree.outside[0])})" if self.tree.outside else ""
+        links += f" ({shorten(others[0])} is of another split)" if others else ""
         return f'"{shorten(name)}" is missing from {self.tree.path(self.home)}{links}.'
 
     def _remark(self, name: str, parts: Sequence[str], foreign: bool, found: str, where: str) -> None:
@@ -182,6 +197,21 @@ class Finder:
         else:
             return
         self.findings.count(what, f'{where} "{shorten(name)}" is {shorten(found)}')
+
+
+@lru_cache(maxsize=1)
+def _splits(tree: Tree) -> tuple[str, ...]:
+    """The splits that a dataset has folders of."""
+    return families(folder.rpartition("/")[2] for folder in tree.folders)
+
+
+@lru_cache(maxsize=1)
+def _names_repeat(tree: Tree) -> bool:
+    """Whether images of different splits have one name, as the frames of videos do: a name alone then says nothing."""
+    found = (
+        {families(name.split("/")[:-1]) for name in names} for names in tree.image_stems.values() if len(names) > 1
+    )
+    return any(len(splits - {()}) > 1 for splits in found)
 
 
 def find_in(tree: Tree, name: str, accept: Callable[[str], bool]) -> tuple[str | None, bool]:

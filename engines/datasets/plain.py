@@ -5,6 +5,7 @@ annotations are read.
 """
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from engines.common.quote import shorten
 from engines.datasets.assemble import finish
@@ -13,11 +14,13 @@ from engines.datasets.coco import sections
 from engines.datasets.readings import CORNERS
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
 from engines.datasets.splits import no_split, split_folders
-from engines.datasets.tree import Tree, is_image
+from engines.datasets.tree import Tree, fold, is_image
 from engines.datasets.xml_files import root_tag
+from engines.datasets.yolo_lines import looks_like_labels
 from engines.errors import DatasetError
 
 _HARMLESS = (".md", ".html", ".pdf", ".py", ".ipynb", ".zip", ".db", ".log", ".onnx", ".pt", ".safetensors")
+_DEEP = "but lies more folders down than is looked"
 
 
 def read_plain(tree: Tree, options: ReadOptions, findings: Findings, expected: Sequence[str]) -> Dataset:
@@ -70,15 +73,19 @@ def _nearest(tree: Tree) -> str:
     for name in tree.with_suffix(".json")[:50]:
         if found := sections(tree, name):
             missing = ", ".join(sorted({"images", "annotations", "categories"} - found))
-            return f" Nearest is {shorten(name)}, which is COCO but for {missing}."
+            what = f"but for {missing}" if missing else _DEEP
+            return f" Nearest is {shorten(name)}, which is COCO {what}."
     for name in tree.with_suffix(".xml")[:1]:
-        return f" Nearest is {shorten(name)}, which holds <{shorten(root_tag(tree, name))}>; <annotation> is read."
+        tag = root_tag(tree, name)
+        what = f"holds <{shorten(tag)}>; <annotation> is read" if tag != "annotation" else f"is Pascal VOC {_DEEP}"
+        return f" Nearest is {shorten(name)}, which {what}."
     for name in tree.with_suffix(".csv")[:1]:
         with tree.path(name).open("rb") as file:
             head = file.readline(200).decode("utf-8", "replace")
         return f" Nearest is {shorten(name)}, whose columns are {shorten(head.strip())}; Open Images' are read."
-    stems = {image.rpartition(".")[0] for image in tree.images}
-    texts = [name for name in tree.with_suffix(".txt") if name.rpartition(".")[0] in stems]
+    texts = [name for name in tree.with_suffix(".txt") if fold(PurePosixPath(name).stem) in tree.image_stems]
+    if labels := [name for name in texts if looks_like_labels(tree.path(name))][:1]:
+        return f" Nearest is {shorten(labels[0])}, whose lines are YOLO's: labels/ is to lie beside images/."
     return f" Nearest is {shorten(texts[0])}, whose lines are not YOLO's." if texts else ""
 
 

@@ -4,7 +4,8 @@ Knows: the names that a split goes by, and how to choose among annotation files.
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from engines.common.quote import shorten
@@ -13,7 +14,8 @@ from engines.datasets.tree import Tree, fold
 from engines.errors import DatasetError
 
 _VALIDATION = ("val", "valid", "validation")
-_FAMILIES = (("train", "training"), _VALIDATION, ("test", "testing"))
+_TEST = ("test", "testing")
+_FAMILIES = (("train", "training"), _VALIDATION, _TEST)
 SPLITS = tuple(name for family in _FAMILIES for name in family)
 _DARKNET = re.compile(r"obj_(.+)_data")  # CVAT's folders: obj_train_data
 
@@ -33,6 +35,7 @@ def words(name: str) -> set[str]:
     return {word for word in found | {word.rstrip("0123456789") for word in found} | {path.stem} if word}
 
 
+@lru_cache(maxsize=1 << 12)
 def is_split(folder: str, split: str | None = None) -> bool:
     """Whether a folder (its last name) is that of the split; None: of any split."""
     name = fold(folder.rpartition("/")[2])
@@ -42,23 +45,55 @@ def is_split(folder: str, split: str | None = None) -> bool:
     return name in (SPLITS if split is None else {fold(one) for one in split_names(split)})
 
 
+@lru_cache(maxsize=1 << 12)
+def is_part(folder: str) -> bool:
+    """Whether a folder is named for a split, or for a kind of test: `test-dev` is one, `train_negatives` is none."""
+    return is_split(folder) or bool(set(map(fold, words(folder))) & set(_TEST))
+
+
+def families(folders: Iterable[str]) -> tuple[str, ...]:
+    """Which of train, val and test folders are named for."""
+    names = set(folders)
+    return tuple(family[0] for family in _FAMILIES if any(is_split(name, family[0]) for name in names))
+
+
 def mixed_splits(root: Path, files: Iterable[Path]) -> tuple[str, ...]:
     """The splits that the folders of `files` are named for, and the lists of ImageSets; none where it is but one."""
     folders = {folder for file in files if root in file.parents for folder in file.relative_to(root).parent.parts}
-    names = folders | {path.stem for path in root.glob("ImageSets/**/*.txt")}
-    found = tuple(family[0] for family in _FAMILIES if any(is_split(name, family[0]) for name in names))
+    found = families(folders | {path.stem for path in root.glob("ImageSets/**/*.txt")})
     return found if len(found) > 1 else ()
 
 
 def split_folders(tree: Tree, split: str) -> list[str]:
     """The folders named like the split, outermost ones alone."""
     found: list[str] = []
-    wanted = {fold(one) for one in split_names(split)}
-    for folder in tree.folders:
-        named = is_split(folder, split) or fold(folder.rpartition("/")[2]) in wanted
-        if named and not any(folder.startswith(other + "/") for other in found):
+    for folder in _surest({name: name for name in tree.folders if _is_named(name.rpartition("/")[2], split)}, split):
+        if not any(folder.startswith(other + "/") for other in found):
             found.append(folder)
     return found
+
+
+def in_split(files: Iterable[str], split: str) -> list[str]:
+    """The files in folders that are named like the split."""
+    return _surest({name: name.rpartition("/")[0] for name in files}, split)
+
+
+def _is_named(folder: str, split: str) -> bool:
+    return is_split(folder, split) or fold(folder) in {fold(one) for one in split_names(split)}
+
+
+def _surest(folders: Mapping[str, str], split: str) -> list[str]:
+    """The names whose folder is in the split; those below a folder of another split only where there are no others:
+    the obj_train_data that CVAT writes for every task is not train in `val/obj_train_data`.
+    """
+    ranks: dict[str, int] = {}
+    for name, folder in folders.items():
+        parts = folder.split("/")
+        first = next((index for index, part in enumerate(parts) if _is_named(part, split)), None)
+        if first is not None:
+            ranks[name] = 1 if any(is_split(part) for part in parts[:first]) else 2
+    best = max(ranks.values(), default=0)
+    return [name for name, rank in ranks.items() if rank == best]
 
 
 def near_folders(file: str, split: str | None) -> frozenset[str]:
@@ -76,7 +111,9 @@ def choose_file(tree: Tree, files: Sequence[str], split: str | None, kind: str, 
     preferred: what the one to take among several begins with.
     """
     wanted = {fold(name) for name in split_names(split)} if split else set()
-    fitting = [name for name in files if not split or wanted & set(map(fold, words(name)))]
+    parts = {fold(part) for part in re.split(r"[^A-Za-z0-9]+", split or "") if part}  # "test-dev" is test and dev
+    named = [(name, set(map(fold, words(name)))) for name in files]
+    fitting = [name for name, its in named if not split or wanted & its or (parts and parts <= its)]
     first = [name for name in fitting if preferred and name.rpartition("/")[2].startswith(preferred)]
     if len(fitting) > 1 and len(first) == 1:
         fitting = first

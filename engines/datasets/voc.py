@@ -24,7 +24,7 @@ from engines.datasets.fields import number, parsed_number, read_text, size_of
 from engines.datasets.paths import Finder, parts_of
 from engines.datasets.readings import CORNERS, VOC, Row, hull, turned_hull
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions, Size
-from engines.datasets.splits import is_split, no_split, split_names
+from engines.datasets.splits import in_split, is_split, no_split, split_names
 from engines.datasets.tree import Tree, fold
 from engines.datasets.xml_files import parse, root_tag
 from engines.errors import DatasetError
@@ -118,8 +118,7 @@ def _chosen_files(tree: Tree, files: Sequence[str], split: str | None, findings:
     named = [name for name in sorted(lists) if name in wanted or fold(name) in map(fold, wanted)]
     if named:
         return _listed_files(tree, files, lists[max(named, key=wanted.__contains__)], findings)
-    own = {name for name in files if any(is_split(part, split) or part in wanted for part in name.split("/")[:-1])}
-    if own:
+    if own := set(in_split(files, split)):
         return own
     raise no_split(tree, split, list(lists) or {name.partition("/")[0] for name in files if "/" in name})
 
@@ -167,7 +166,7 @@ def _read_files(
     near = frozenset(map(fold, split_names(split))) if split else frozenset()
     for file in files:
         with findings.item():
-            finder = Finder(tree, findings, _image_folder(tree, file.name), file.folders | near)
+            finder = Finder(tree, findings, _image_folder(tree, file.name), file.folders | near, file.name)
             image = finder.of_file(file.name, file.filename, f"{file.name}, filename", file.stated, own_names)
             if image in seen:
                 raise DatasetError(

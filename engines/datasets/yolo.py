@@ -17,7 +17,7 @@ from engines.datasets.fields import listed, read_text
 from engines.datasets.paths import Finder
 from engines.datasets.readings import YOLO
 from engines.datasets.records import Dataset, Draft, Findings, ReadOptions
-from engines.datasets.splits import SPLITS, is_split, no_split, split_folders, split_names
+from engines.datasets.splits import SPLITS, families, is_part, is_split, no_split, split_folders, split_names
 from engines.datasets.tree import Tree, fold, folders_of, is_image
 from engines.datasets.yolo_lines import looks_like_labels, parse_file
 from engines.datasets.yolo_settings import NAME_FILES, Settings, class_names, read_settings, settings_files
@@ -54,7 +54,7 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
     settings = read_settings(tree, findings)
     sources = _sources(tree, settings, options.split, findings)
     images = sorted({image for source in sources for image in _images_of(tree, source, findings)}, key=_by_parts)
-    names = class_names(tree, settings, options.class_names)
+    names = class_names(tree, settings, options.class_names, findings)
     classes = None if names is None else Classes(names, options.class_names, findings, settings.file or "names")
     labels, drafts = _Labels(tree), list[Draft]()
     parents = [source if source in tree.folders or not source else source.rpartition("/")[0] for source in sources]
@@ -72,10 +72,14 @@ def read(tree: Tree, files: Sequence[str], options: ReadOptions, findings: Findi
         _remark_elsewhere(tree, images, sources, findings)
     parse_file(tree, labels.drafts, settings.keypoints, names, classes, findings)
     _check_orphans(tree, images, labels, findings)
-    unlabelled = len(drafts) - len(labels.drafts)
-    if 0 < unlabelled < len(drafts):
+    labelled = set(labels.drafts.values())
+    unlabelled = [draft.where for draft in drafts if draft not in labelled]
+    if unlabelled and not labelled:
+        findings.remark("No image has a label file, in labels/ beside images/ or beside itself.")
+    elif unlabelled:
         findings.remark(
-            f"{unlabelled} of {len(drafts)} images have no label file and are read as images without objects."
+            f"{len(unlabelled)} of {len(drafts)} images have no label file and are read as images without objects "
+            f"(first: {shorten(unlabelled[0])})."
         )
     if classes is None:
         count = 1 + max((label for draft in drafts for label in draft.labels), default=-1)
@@ -98,15 +102,20 @@ class _Labels:
     _taken: dict[str, str] = field(default_factory=dict)  # label file -> its image
 
     def of(self, image: str) -> str | None:
-        """`images/a/b.jpg` has `labels/a/b.txt` (the last `images` counts); else the text is beside it."""
+        """`images/a/b.jpg` has `labels/a/b.txt` (the last `images` counts); else the text is beside it, or in a folder
+        of labels beside it or beside one of the folders that it lies in: `a/b.jpg` has `labels/a/b.txt`.
+        """
         parts = list(PurePosixPath(image).with_suffix(".txt").parts)
+        if fold(parts[-1]) not in self.tree.folded:
+            return None
         for index in range(len(parts) - 2, -1, -1):
             if fold(parts[index]) in _IMAGE_WORDS:
                 for word in _LABEL_WORDS:
                     if found := self._there([*parts[:index], word, *parts[index + 1 :]]):
                         return found
-        beside = (found for word in _LABEL_WORDS if (found := self._there([*parts[:-1], word, parts[-1]])))
-        return self._there(parts) or next(beside, None) or self._elsewhere(parts[-1])
+        places = [(index, word) for index in range(len(parts) - 1, -1, -1) for word in _LABEL_WORDS]
+        beside = (found for at, word in places if (found := self._there([*parts[:at], word, *parts[at:]])))
+        return self._there(parts) or next(beside, None) or self._elsewhere(image, parts[-1])
 
     def take(self, image: str) -> str | None:
         """The same, for one image alone: DatasetError for a second image of a label file."""
@@ -117,12 +126,15 @@ class _Labels:
             )
         return label
 
-    def _elsewhere(self, base: str) -> str | None:
+    def _elsewhere(self, image: str, base: str) -> str | None:
         """The only label file of that name in any folder of labels, where images and labels lie in unlike folders."""
         words = {fold(word) for word in _LABEL_WORDS}
         same = [name for name in self.tree.folded.get(fold(base), []) if words & folders_of(name)]
         stems = self.tree.image_stems.get(fold(PurePosixPath(base).stem), [])
-        return same[0] if len(same) == len(stems) == 1 else None
+        if len(same) != 1 or len(stems) != 1:
+            return None
+        mine, its = (set(families(name.split("/")[:-1])) for name in (image, same[0]))
+        return None if mine and its and mine.isdisjoint(its) else same[0]
 
     def _there(self, parts: Sequence[str]) -> str | None:
         name = "/".join(parts)
@@ -177,7 +189,7 @@ def _without_unlabelled_parts(drafts: list[Draft], labels: _Labels, findings: Fi
     labelled = set(labels.drafts.values())
     parts: dict[str, list[Draft]] = {}
     for draft in drafts:
-        parts.setdefault(next((part for part in draft.where.split("/")[:-1] if is_split(part)), ""), []).append(draft)
+        parts.setdefault(next(filter(is_part, draft.where.split("/")[:-1]), ""), []).append(draft)
     without = {part: mine for part, mine in parts.items() if part and labelled.isdisjoint(mine)}
     if len(without) == len(parts):
         return drafts

@@ -91,14 +91,25 @@ def _values(words: Sequence[str], where: str) -> Line:
 
 
 def _are_poses(lines: Sequence[Sequence[float]]) -> bool:
-    """Whether the lines are boxes with keypoints behind them: all of one length, the points in their boxes."""
+    """Whether the lines are boxes with keypoints behind them: all of one length, the points in their boxes.
+
+    Corners of turned boxes may pass for that, too, far from the edges; they are no keypoints.
+    """
     long = [values for values in lines if len(values) > 5]
-    if not long or len(long) < len(lines) or len(set(map(len, long))) > 1:
+    if not long or len(long) < len(lines) or len(set(map(len, long))) > 1 or not all(_fits(one[:4]) for one in long):
+        return False
+    if len(long[0]) == 8 and 2 * sum(map(_are_corners, long)) > len(long):
         return False
     rest = len(long[0]) - 4
     if rest % 3 == 0 and all(value in (0.0, 1.0, 2.0) for values in long for value in values[6::3]):
         return all(_holds(values[:4], _visible(values[4:])) for values in long)
     return rest % 2 == 0 and len(long) > 1 and all(_holds(values[:4], values[4:]) for values in long)
+
+
+def _are_corners(values: Sequence[float]) -> bool:
+    """Whether eight values are the corners of a rectangle, turned or not: its diagonals have one middle."""
+    x0, y0, x1, y1, x2, y2, x3, y3 = values
+    return abs(x0 + x2 - x1 - x3) <= _OVERSHOOT and abs(y0 + y2 - y1 - y3) <= _OVERSHOOT
 
 
 def _visible(points: Sequence[float]) -> list[float]:

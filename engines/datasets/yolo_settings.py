@@ -4,6 +4,7 @@ Knows: `data.yaml`, any other .yaml in the dataset's folder, or one folder down,
 files, and lists of names. Knows nothing about label files.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from engines.common.quote import quote, shorten
 from engines.datasets.fields import read_json, read_text
 from engines.datasets.paths import find_in
 from engines.datasets.records import Findings
+from engines.datasets.splits import SPLITS
 from engines.datasets.tree import Tree, fold
 from engines.errors import DatasetError
 
@@ -53,15 +55,18 @@ class Settings:
         return None
 
     def sources(self, tree: Tree, splits: Sequence[str], findings: Findings) -> list[str]:
-        """Folders and lists of images that it names for these splits, by the end of each path that is there."""
+        """Folders and lists of images that it names for these splits, by the end of each path that is there.
+
+        DatasetError where one of them is known by the end of its path alone, and that is another split's end, too.
+        """
         found: dict[str, str] = {}
-        for key in splits:
+        for key in [*splits, *(one for one in SPLITS if one not in splits)]:
             for entry in self._entries(key):
                 name, cut = self._located(tree, entry)
                 if name is None:
-                    findings.count(
-                        "folders or lists of the settings are not there", f'{self.file}, {key}: "{shorten(entry)}"'
-                    )
+                    if key in splits:
+                        where = f'{self.file}, {key}: "{shorten(entry)}"'
+                        findings.count("folders or lists of the settings are not there", where)
                     continue
                 if cut and found.get(name, entry) != entry:
                     raise DatasetError(
@@ -69,11 +74,13 @@ class Settings:
                         f"{shorten(name) or tree.root} here; write the paths as they are in this folder.",
                         field=key,
                     )
-                found.setdefault(name, entry)
+                if key in splits:
+                    found.setdefault(name, entry)
         return list(found)
 
     def _entries(self, key: str) -> list[str]:
-        entries = self.values.get(key) or []
+        by_name = {fold(str(name)): value for name, value in self.values.items()} | dict(self.values)
+        entries = by_name.get(key) or []
         entries = entries if isinstance(entries, list) else [entries]
         for entry in entries:
             if not isinstance(entry, str):
@@ -182,10 +189,14 @@ def _read_darknet(tree: Tree, name: str) -> dict[str, Any]:
     return values
 
 
-def class_names(tree: Tree, settings: Settings, wanted: Sequence[str] | None) -> Sequence[str] | None:
+def class_names(
+    tree: Tree, settings: Settings, wanted: Sequence[str] | None, findings: Findings
+) -> Sequence[str] | None:
     """Names by index: the settings', a list's, else those that were asked for; None where nobody gave any."""
     if settings.values.get("names") is not None:
-        return _names(settings)
+        names = _names(settings)
+        _remark_other_lists(tree, settings, names, findings)
+        return names
     found = {tuple(_listed(tree, name)): name for name in sorted(_lists(tree), key=lambda name: name.count("/"))}
     if len(found) > 1:
         one, other = list(found.values())[:2]
@@ -196,6 +207,19 @@ def class_names(tree: Tree, settings: Settings, wanted: Sequence[str] | None) ->
         return next(iter(found))
     notes = [name for name in tree.files if name.rpartition("/")[2] == _NOTES]
     return _from_notes(tree, notes[0]) if notes else wanted
+
+
+def _remark_other_lists(tree: Tree, settings: Settings, names: Sequence[str], findings: Findings) -> None:
+    """Say where a list gives an index another name than the settings, which count."""
+    for file in _lists(tree):
+        with contextlib.suppress(DatasetError):  # a list that is not needed may be broken
+            for index, (name, other) in enumerate(zip(names, _listed(tree, file), strict=False)):
+                if fold(name) != fold(other):
+                    findings.remark(
+                        f'Class {index} is "{shorten(name)}", as in {shorten(settings.file)}; {shorten(file)} has '
+                        f'"{shorten(other)}" there and is not read: see which is right.'
+                    )
+                    break
 
 
 def _lists(tree: Tree) -> list[str]:

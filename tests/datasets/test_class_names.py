@@ -51,6 +51,15 @@ def test_categories_that_have_boxes_or_group_nothing_stay(tmp_path: Path) -> Non
     assert read_whole(make_coco(tmp_path, content)).class_names == ("cat", "dog", "cow")
 
 
+def test_a_list_that_names_other_classes_than_the_settings_is_remarked_on(tmp_path: Path) -> None:
+    make_yolo(tmp_path)
+    text(tmp_path / "data.yaml", "train: images\nnames: [cat, dog]\n")
+    assert read_whole(tmp_path).remarks == ()
+    text(tmp_path / "labels" / "classes.txt", "dog\nperson\ncat\n")
+    (remark,) = read_whole(tmp_path).remarks
+    assert "labels/classes.txt" in remark
+
+
 ALIKE = [("RBC", "rbc"), ("traffic light", "traffic_light"), ("T-Cell", "t cell"), ("a\nb", "a b"), ("cat", "cat")]
 
 

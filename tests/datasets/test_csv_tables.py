@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from made_datasets import picture, read_whole, text
 from made_layouts import make_open_images, make_tensorflow_csv
+from refusals import refused
 
 from engines.datasets.dataset import open_dataset
+from engines.errors import DatasetError
 
 
 @pytest.mark.parametrize("between", [";", "\t"])
@@ -36,9 +38,28 @@ def test_groups_of_open_images_are_crowds_however_pandas_wrote_them(tmp_path: Pa
     assert sum(int(record.instances.crowd.sum()) for record in dataset.records) == 1
 
 
+def test_images_of_two_folders_are_not_joined_in_one_of_that_name(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "1.png")
+    head = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+    table = text(tmp_path / "boxes.csv", f"{head}cam1/1.png,64,48,cat,4,6,20,30\ncam2/1.png,64,48,dog,40,20,62,46\n")
+    with refused(DatasetError, None, "line 3", '"cam2/1.png"', '"cam1/1.png"'):
+        open_dataset(tmp_path)
+    text(table, f"{head}images/1.png,64,48,cat,4,6,20,30\n.\\1.png,64,48,dog,40,20,62,46\n1,64,48,cat,1,2,9,9\n")
+    assert [len(record.instances) for record in open_dataset(tmp_path).records] == [3]
+
+
 def test_names_of_classes_come_from_the_table_of_the_seventh_open_images(tmp_path: Path) -> None:
     make_open_images(tmp_path)
     older = tmp_path / "class-descriptions-boxable.csv"
     text(tmp_path / "oidv7-class-descriptions-boxable.csv", "LabelName,DisplayName\n" + older.read_text())
     older.unlink()
     assert read_whole(tmp_path).class_names == ("cat", "dog")
+
+
+def test_classes_that_are_called_by_codes_are_remarked_on(tmp_path: Path) -> None:
+    make_open_images(tmp_path)
+    assert read_whole(tmp_path).remarks == ()
+    (tmp_path / "class-descriptions-boxable.csv").unlink()
+    dataset = open_dataset(tmp_path)
+    assert dataset.class_names == ("/m/cat", "/m/dog")
+    assert any("/m/cat" in line for line in dataset.remarks)

@@ -36,6 +36,13 @@ def test_masks_and_cuboids_of_cvat_become_the_boxes_round_them(tmp_path: Path, s
     read_whole(tmp_path)
 
 
+def test_labels_of_tags_and_points_alone_are_no_classes(tmp_path: Path) -> None:
+    make_cvat_images(tmp_path)
+    file = tmp_path / "annotations.xml"
+    text(file, file.read_text().replace("</image>", '<tag label="blurry"/><points label="eye" points="1,2"/></image>'))
+    assert read_whole(tmp_path).class_names == ("cat", "dog")
+
+
 def test_cvat_subsets_are_splits_and_videos_are_refused(tmp_path: Path) -> None:
     for name in PICTURES:
         picture(tmp_path / "images" / name)

@@ -40,6 +40,12 @@ def _renamed(content: dict[str, Any]) -> None:
     content["imagePath"] = "IMG_0001.png"
 
 
+def test_labels_of_points_alone_are_no_classes(tmp_path: Path) -> None:
+    make_labelme(tmp_path)
+    _change_labelme(tmp_path, lambda content: content["shapes"][-1].update(label="eye"))
+    assert read_whole(tmp_path).class_names == ("cat", "dog")
+
+
 @pytest.mark.parametrize("change", [_as_masks, _in_parts, _renamed])
 def test_shapes_of_labelme_are_one_box_an_object(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     make_labelme(tmp_path)

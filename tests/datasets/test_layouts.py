@@ -18,6 +18,7 @@ from made_datasets import (
     yolo_lines,
 )
 from made_layouts import LAYOUTS, Make, make_flat_yolo, make_partly_nested_voc
+from refusals import refused
 
 from engines.datasets.dataset import open_dataset
 from engines.errors import DatasetError
@@ -60,6 +61,14 @@ def test_images_without_a_label_file_are_counted(tmp_path: Path) -> None:
     make_yolo(tmp_path)
     picture(tmp_path / "images" / "c.png")
     assert any(line.startswith("1 of 3 images have no label file") for line in open_dataset(tmp_path).remarks)
+
+
+def test_images_that_a_coco_file_does_not_list_are_said_to_be_left_out(tmp_path: Path) -> None:
+    make_yolo(tmp_path)
+    write_coco_file(tmp_path / "result.json", coco_content({"a.png": ONE}))
+    assert any(
+        line.startswith("1 images are not in result.json") for line in read_whole(tmp_path, {"a.png": ONE}).remarks
+    )
 
 
 def test_images_beside_the_folders_that_settings_name_are_said_to_be_left_out(tmp_path: Path) -> None:
@@ -130,6 +139,31 @@ def test_a_layout_that_is_not_known_is_counted_and_the_nearest_is_named(tmp_path
     assert said in remark
     assert "passed over" in remark
     with pytest.raises(DatasetError, match="passed over"):
+        open_dataset(tmp_path)
+
+
+def test_annotations_of_another_format_that_are_there_too_are_remarked_on(tmp_path: Path) -> None:
+    make_voc(tmp_path)
+    assert read_whole(tmp_path).remarks == ()
+    write_coco_file(tmp_path / "old.json", coco_content({"a.png": ONE[:1], "b.png": ()}))
+    assert any("Pascal VOC" in line for line in open_dataset(tmp_path).remarks)
+    (tmp_path / ".dengine").mkdir()  # of a verb, which wrote both
+    assert open_dataset(tmp_path).remarks == ()
+
+
+def test_a_coco_file_that_lies_too_deep_is_named_and_no_folder_without_images(tmp_path: Path) -> None:
+    picture(tmp_path / "val2017" / "a.png")
+    write_coco_file(tmp_path / "annotations_trainval2017" / "annotations" / "val.json", coco_content({"a.png": ONE}))
+    with refused(DatasetError, None, "annotations_trainval2017/annotations/val.json"):
+        open_dataset(tmp_path)
+
+
+def test_label_files_in_a_folder_of_another_name_are_named(tmp_path: Path) -> None:
+    make_yolo(tmp_path, "images", "bbox_labels")
+    with refused(DatasetError, None, "bbox_labels/a.txt"):
+        open_dataset(tmp_path)
+    text(tmp_path / "data.yaml", "train: images\nnames: [cat, dog]\n")
+    with refused(DatasetError, None, "label file"):
         open_dataset(tmp_path)
 
 

@@ -17,6 +17,7 @@ from made_datasets import (
     text,
     voc_xml,
     write_coco_file,
+    yolo_lines,
 )
 from refusals import refused
 
@@ -64,6 +65,56 @@ def test_a_split_that_nobody_labelled_is_no_split_of_empty_images(tmp_path: Path
     assert any("test" in line for line in read_whole(tmp_path).remarks)
     alone = open_dataset(tmp_path, split="test", require_boxes=False)
     assert sorted(record.file.name for record in alone.records) == ["c.png", "d.png"]
+
+
+@pytest.mark.parametrize("test", ["test-dev", "VisDrone2019-DET-test-challenge", "images_test"])
+def test_kinds_of_tests_that_nobody_labelled_are_left_out_and_negatives_are_not(tmp_path: Path, test: str) -> None:
+    make_yolo(tmp_path, "images/train", "labels/train")
+    picture(tmp_path / "images" / test / "c.png")
+    assert any(test in line for line in read_whole(tmp_path).remarks)
+    picture(tmp_path / "images" / "train_negatives" / "d.png")
+    assert len(open_dataset(tmp_path).records) == len(PICTURES) + 1
+
+
+def test_a_split_of_two_words_is_the_file_that_has_both(tmp_path: Path) -> None:
+    for split, name in (("train", "a.png"), ("test-dev", "b.png")):
+        picture(tmp_path / "images" / split / name)
+        content = coco_content({name: PICTURES[name]})
+        write_coco_file(tmp_path / "annotations" / f"instances_{split}.json", content)
+    read_whole(tmp_path, {"b.png": TWO}, split="test-dev")
+
+
+def test_splits_of_settings_are_known_whatever_their_case(tmp_path: Path) -> None:
+    for split, name in (("train", "a"), ("Validation", "b")):
+        picture(tmp_path / f"obj_{split}_data" / f"{name}.png")
+        text(tmp_path / f"obj_{split}_data" / f"{name}.txt", yolo_lines(PICTURES[f"{name}.png"]))
+        text(tmp_path / f"{split}.txt", f"data/obj_{split}_data/{name}.png\n")
+    text(tmp_path / "obj.names", "cat\ndog\n")
+    text(tmp_path / "obj.data", "train = data/train.txt\nValidation = data/Validation.txt\nnames = data/obj.names\n")
+    read_whole(tmp_path)
+    read_whole(tmp_path, {"b.png": TWO}, split="val")
+
+
+@pytest.mark.parametrize("form", ["yolo", "voc", "labelme"])
+def test_a_split_is_the_outermost_folder_that_is_named_for_one(tmp_path: Path, form: str) -> None:
+    for split, name in (("train", "a.png"), ("val", "b.png")):
+        folder = tmp_path / split / "obj_train_data"
+        picture(folder / name)
+        if form == "yolo":
+            text(folder / f"{name[:-4]}.txt", yolo_lines(PICTURES[name]))
+            text(tmp_path / split / "obj.names", "cat\ndog\n")
+        elif form == "voc":
+            text(folder / f"{name[:-4]}.xml", voc_xml(name, PICTURES[name]))
+        else:
+            shapes = [
+                {"label": label, "points": [box[:2], box[2:]], "shape_type": "rectangle"}
+                for label, box in PICTURES[name]
+            ]
+            write_coco_file(folder / f"{name[:-4]}.json", {"shapes": shapes, "imagePath": name})
+    read_whole(tmp_path, {"a.png": ONE}, split="train")
+    read_whole(tmp_path, {"b.png": TWO}, split="val")
+    (tmp_path / "train").rename(tmp_path / "test")
+    read_whole(tmp_path / "test", {"a.png": ONE}, split="train")
 
 
 def test_several_datasets_below_are_named(tmp_path: Path) -> None:

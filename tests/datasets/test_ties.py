@@ -136,5 +136,56 @@ def test_a_list_of_images_prefers_the_folder_of_its_split(tmp_path: Path) -> Non
 def test_two_splits_whose_foreign_paths_end_in_one_folder_are_refused(tmp_path: Path) -> None:
     make_yolo(tmp_path, names=None)
     text(tmp_path / "data.yaml", "train: /x/train/images\nval: /x/val/images\nnames: [cat, dog]\n")
-    with refused(DatasetError, "val", "data.yaml", '"/x/val/images"', '"/x/train/images"'):
+    for split in (None, "train"):
+        with refused(DatasetError, "val", "data.yaml", '"/x/val/images"', '"/x/train/images"'):
+            open_dataset(tmp_path, split=split)
+
+
+def test_a_name_that_says_its_split_is_not_the_file_of_another_split(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "val" / "1.png")
+    content = coco_content({"train/1.png": ONE})
+    write_coco_file(tmp_path / "annotations" / "instances_train.json", content)
+    with refused(DatasetError, None, '"train/1.png"', "images/val/1.png"):
         open_dataset(tmp_path)
+    foreign = coco_content({"D:\\train\\images\\1.png": ONE})
+    write_coco_file(tmp_path / "annotations" / "instances_train.json", foreign)
+    read_whole(tmp_path, {"1.png": ONE})  # a folder of another machine, as there is no split of that name here
+    picture(tmp_path / "images" / "train" / "2.png")
+    with refused(DatasetError, None, "images/val/1.png"):
+        open_dataset(tmp_path)
+
+
+def test_a_frame_that_is_missing_from_its_split_is_not_that_of_another(tmp_path: Path) -> None:
+    for shade, name in enumerate(("train/1.png", "val/2.png")):
+        picture(tmp_path / "images" / name, shade=shade)
+    content = coco_content({"1.png": ONE, "2.png": TWO})
+    write_coco_file(tmp_path / "annotations" / "instances_train.json", content)
+    read_whole(tmp_path, {"1.png": ONE, "2.png": TWO})  # names are of one image each, wherever it lies
+    picture(tmp_path / "images" / "val" / "1.png", shade=2)
+    with refused(DatasetError, None, "images[1]", '"2.png"', "images/val/2.png"):
+        open_dataset(tmp_path)
+
+
+def test_an_xml_file_of_one_split_is_not_of_an_image_of_another(tmp_path: Path) -> None:
+    make_voc(tmp_path, "Annotations/train", "JPEGImages/train")
+    picture(tmp_path / "JPEGImages" / "val" / "c.png")
+    text(tmp_path / "Annotations" / "train" / "c.xml", voc_xml("c.png", ONE))
+    with refused(DatasetError, None, "Annotations/train/c.xml", "JPEGImages/val/c.png"):
+        open_dataset(tmp_path)
+
+
+def test_frames_of_two_splits_have_the_label_files_of_their_own(tmp_path: Path) -> None:
+    for shade, (split, objects) in enumerate((("train", ONE), ("val", TWO))):
+        picture(tmp_path / split / "1.png", shade=shade)
+        text(tmp_path / "labels" / split / "1.txt", yolo_lines(objects))
+    text(tmp_path / "classes.txt", "cat\ndog\n")
+    read_whole(tmp_path, {"1.png": ONE}, split="train")
+    read_whole(tmp_path, {"1.png": TWO}, split="val")
+
+
+def test_a_label_file_of_one_split_is_not_of_an_image_of_another(tmp_path: Path) -> None:
+    make_yolo(tmp_path, "images/train", "labels/train")
+    picture(tmp_path / "images" / "train" / "empty.png")
+    text(tmp_path / "labels" / "val" / "empty.txt", yolo_lines(ONE))
+    found = {record.name: len(record.instances) for record in open_dataset(tmp_path).records}
+    assert found["train/empty.png"] == 0

@@ -35,6 +35,26 @@ def test_polygons_stay_polygons(tmp_path: Path) -> None:
     read_whole(tmp_path, dict.fromkeys(PICTURES, boxes))
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_corners_of_turned_boxes_are_no_keypoints(tmp_path: Path, turned: bool) -> None:
+    """Far from the left and the upper edge, the last corners lie in the box that the first four values would be."""
+    make_yolo(tmp_path)
+    corners = "0.5 0.45 0.55 0.5 0.5 0.55 0.45 0.5" if turned else "0.45 0.45 0.55 0.45 0.55 0.55 0.45 0.55"
+    for name in PICTURES:
+        text(tmp_path / "labels" / f"{name[:-4]}.txt", f"0 {corners}\n1 {corners}\n")
+    box = (28.8, 21.6, 35.2, 26.4)
+    boxes = [("cat", box), ("dog", box)]
+    read_whole(tmp_path, dict.fromkeys(PICTURES, boxes))
+
+
+def test_triangles_are_no_keypoints_where_their_box_would_leave_the_image(tmp_path: Path) -> None:
+    make_yolo(tmp_path)
+    for name in PICTURES:
+        text(tmp_path / "labels" / f"{name[:-4]}.txt", "0 0.4 0.4 0.5 0.4 0.5 0.5\n1 0.7 0.4 0.8 0.4 0.8 0.5\n")
+    boxes = [("cat", (25.6, 19.2, 32.0, 24.0)), ("dog", (44.8, 19.2, 51.2, 24.0))]
+    read_whole(tmp_path, dict.fromkeys(PICTURES, boxes))
+
+
 def test_lines_with_a_score_are_read_without_it(tmp_path: Path) -> None:
     make_yolo(tmp_path)
     for name, objects in PICTURES.items():
