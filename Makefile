@@ -1,6 +1,6 @@
 # make demo   32 labelled images from the bundled model, in demo/
 # make check  ruff, mypy --strict and the tests that are not slow, in under a minute on two cores
-# make test   the same with all tests, in under six minutes
+# make test   the same with all tests, in some ten minutes
 # make clean  removes the environment, the demo and what the tests keep
 
 VENV := .venv

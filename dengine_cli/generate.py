@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Boxes, Device, FollowLinks, Precision, Slots, Threads
+from dengine_cli.options import Boxes, Device, FollowLinks, Looks, Precision, Slots, Threads
 from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
 from engines.common.events import duration
@@ -38,9 +38,7 @@ def command(
         ),
     ],
     count: Annotated[int | None, typer.Option(help="How many images to keep.")] = None,
-    jobs: Annotated[
-        int | None, typer.Option(help="How many images to paint, kept or not; in place of --count.")
-    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Images to paint, kept or not; in place of --count.")] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="K/N", help="Paint part k of n of the --jobs only, such as 2/4.")
     ] = None,
@@ -82,8 +80,7 @@ def command(
         bool | None,
         typer.Option(
             "--keep-detail/--no-keep-detail",
-            help="Give paintings back what the autoencoder loses of their references, as far as these are kept.  "
-            "[default: with --compose]",
+            help="Give back what the VAE loses of references, as far as they are kept.  [default: with --compose]",
         ),
     ] = None,
     flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror half of the references.")] = True,
@@ -127,12 +124,7 @@ def command(
         float | None,
         typer.Option(help="Of two boxes of a class with a larger IoU, the surer stays.  [default: 1, both]"),
     ] = None,
-    tta: Annotated[
-        int,
-        typer.Option(
-            help="Test-time augmentation: looks that boxes are read from, 1, 2, 4 or 8: mirrored, upside down, turned."
-        ),
-    ] = 1,
+    tta: Looks = 1,
     keep_empty: Annotated[bool, typer.Option("--keep-empty", help="Keep images without a box.")] = False,
     near_duplicates: Annotated[
         str,

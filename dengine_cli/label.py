@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Boxes, Device, FollowLinks, Threads
+from dengine_cli.options import Boxes, Device, FollowLinks, Looks, Threads
 from dengine_cli.reporting import NoReport, draw_report
 from dengine_cli.settings import settings_of
 from engines.common.events import duration, left_out
@@ -50,12 +50,7 @@ def command(
     max_overlap: Annotated[
         float, typer.Option(help="With --score: of two boxes of a class with a larger IoU, the surer stays; 1: both.")
     ] = 1.0,
-    tta: Annotated[
-        int,
-        typer.Option(
-            help="Test-time augmentation: looks that boxes are read from, 1, 2, 4 or 8: mirrored, upside down, turned."
-        ),
-    ] = 1,
+    tta: Looks = 1,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out and list them.")] = False,
     follow_links: FollowLinks = False,
     boxes: Boxes = "auto",

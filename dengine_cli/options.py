@@ -32,5 +32,11 @@ Boxes = Annotated[
         "the stated or the stored size, or corners, sides, centres, fractions.",
     ),
 ]
+Looks = Annotated[
+    int,
+    typer.Option(
+        help="Test-time augmentation: looks that boxes are read from, 1, 2, 4 or 8: mirrored, upside down, turned."
+    ),
+]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow links that lead outside the dataset.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.  [default: the engine's choice]")]
