@@ -49,7 +49,7 @@ OF_IMAGES = frozenset({
     "seed", "reference", "reference_split", "strength", "flip", "size", "steps", "sampler", "eta", "guidance",
     "guidance_interval", "prompt_template", "negative_prompt", "score", "ignore_score", "max_overlap", "tta",
     "balance", "skip_bad", "follow_links", "boxes", "slots", "rows", "labels", "compose", "rotate",
-    "repaint",
+    "repaint", "keep_detail",
 })  # fmt: skip
 _SIZES_KEPT = 4  # sizes of pictures whose networks `label` keeps
 _CALLS_KEPT = 40  # prepared graphs that are kept for painting: each size of images takes some seven

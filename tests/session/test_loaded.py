@@ -244,9 +244,11 @@ def test_a_file_that_is_no_image_and_int8_are_refused(tmp_path: Path) -> None:
 
 
 def test_options_of_images_are_settings_of_generate() -> None:
-    from engines.painting.settings import GenerateSettings
+    from engines.painting.settings import PaintOptions
 
-    assert set(GenerateSettings.__dataclass_fields__) > OF_IMAGES
+    of_runs = {"bundle", "chunk", "count", "engine", "formats", "image_format", "jobs", "jpeg_quality", "keep_empty",
+               "min_quality", "near_duplicates", "precision", "shard", "threads", "val_fraction"}  # fmt: skip
+    assert set(PaintOptions.__dataclass_fields__) == OF_IMAGES | of_runs, "a new option is of one kind or the other"
 
 
 def test_the_library_prints_nothing(paint: Generate, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
