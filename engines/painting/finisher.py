@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from engines.bundle.bundle import Bundle
 
 _AHEAD = 2  # batches handed over and not yet taken back, at most
-_BLACK = 1  # no value of a picture above this: black
+_BLACK = 2 * 1.5 / 255 - 1  # no value of a picture, -1 to 1, above this: black, but for 1 of 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +63,15 @@ class Finished:
     task: Task
     latents: torch.Tensor  # clean, [Z, h, w], on the backend's device
     given: Given | None = None  # see `Outcome`
-    reference: torch.Tensor | None = None  # the picture that it repaints, [3, H, W], where its detail is kept
+    reference: torch.Tensor | None = None  # the picture that it repaints, uint8 [H, W, 3], where its detail is kept
 
 
 @dataclass(frozen=True, eq=False)
 class _Numbers:
     """What the networks give for n images, as soon as it is there. Nothing of it is written again."""
 
-    pictures: Callable[[], tuple[torch.Tensor, ...]]  # uint8 [n, H, W, 3], and whether they came of finite pixels [n]
+    # uint8 [n, H, W, 3], whether they came of finite pixels [n], and whether what was painted is more than black [n]
+    pictures: Callable[[], tuple[torch.Tensor, ...]]
     latents: Callable[[], tuple[torch.Tensor, ...]]  # whether they are finite, bool [n]
     labels: Labels
 
@@ -152,12 +153,14 @@ class Finisher:
                 check_latents([one.task for one in batch], finite()[0])
             fill(self._decoder.inputs["latents"], latents)
             self._decode()
-            seen = self._detailed(batch, self._decoder.outputs["pixels"][: len(batch)])
-            pictures = self._pictures(seen)
+            seen = self._decoder.outputs["pixels"][: len(batch)]
+            bright = seen.amax(dim=(1, 2, 3)) > _BLACK
+            seen = self._detailed(batch, seen)
+            pictures = self._pictures(seen, bright)
             if self._over:
-                made, checked = pictures()
+                made, *checked = pictures()
                 shown = [_on_canvas(one, pixels) for one, pixels in zip(batch, made.numpy(), strict=True)]
-                pictures = partial(tuple, (torch.from_numpy(np.stack(shown)), checked))
+                pictures = partial(tuple, (torch.from_numpy(np.stack(shown)), *checked))
                 seen = torch.stack([to_pixels(pixels) for pixels in shown])
                 latents = self._labeller.encode(seen)
             keys = [(one.job.seed, one.job.index) for one in batch]
@@ -179,29 +182,29 @@ class Finisher:
         fill(self._decoder.inputs["latents"], [torch.as_tensor(task.latents) for _, task in kept])
         self._decode()
         decoded = self._decoder.outputs["pixels"][: len(kept)].float()
-        references = torch.stack([send(picture, decoded.device) for picture, _ in kept])
+        references = torch.stack([send(to_pixels(picture.numpy()), decoded.device) for picture, _ in kept])
         left = torch.tensor([task.signal for _, task in kept])
         return painted + send(left, decoded.device)[:, None, None, None] * (references - decoded)
 
-    def _pictures(self, pixels: torch.Tensor) -> Callable[[], tuple[torch.Tensor, ...]]:
-        """uint8 [n, H, W, 3] and bool [n] of pixels [n, 3, H, W], which are the decoder's own; on a CPU made by whoever
-        asks for them."""
+    def _pictures(self, pixels: torch.Tensor, bright: torch.Tensor) -> Callable[[], tuple[torch.Tensor, ...]]:
+        """uint8 [n, H, W, 3] and bool [n] of pixels [n, 3, H, W], maybe the decoder's own, and `bright`; on a CPU, whoever
+        asks makes them."""
         if self._networks_beside:
-            return begin_fetch(quantise(pixels), finite_rows(pixels))
+            return begin_fetch(quantise(pixels), finite_rows(pixels), bright)
         own = pixels.clone()
-        return lambda: (quantise(own), finite_rows(own))
+        return lambda: (quantise(own), finite_rows(own), bright)
 
     def _outcomes(self, batch: Sequence[Finished], networks: Callable[[], _Numbers]) -> list[Outcome]:
         """Numbers to pictures and boxes. Raises NumericalError for what is not finite, and for black pixels."""
         numbers, names = networks(), [f"image {one.job.index}" for one in batch]
         check_latents([one.task for one in batch], numbers.latents()[0])
         logits, boxes = numbers.labels(names)
-        made, finite = numbers.pictures()
+        made, finite, bright = numbers.pictures()
         check_flags("vae_decoder", finite, names)
         pictures = made.numpy()
         outcomes = []
         for i, one in enumerate(batch):
-            if pictures[i].max() <= _BLACK:
+            if not bright[i]:
                 raise NumericalError(
                     f"graph vae_decoder: image {one.job.index} came out black. {ADVICE}", field="precision"
                 )

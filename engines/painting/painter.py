@@ -21,7 +21,7 @@ import torch
 from engines.common.streams import Lane, fetch
 from engines.composing.given import Given
 from engines.diffusion.capture import Record, capture
-from engines.diffusion.latents import to_pixels
+from engines.diffusion.latents import quantise, to_pixels
 from engines.diffusion.sampler import SlotSampler, Task, always_guided
 from engines.diffusion.schedule import Schedules, step_rows
 from engines.diffusion.tick import count_ticks
@@ -50,7 +50,7 @@ class _Begun:
     job: Job
     latents: torch.Tensor | None = None  # of its reference, [Z, h, w]
     given: Given | None = None  # its labels
-    pixels: torch.Tensor | None = None  # of its reference, [3, H, W], where their detail is kept
+    pixels: torch.Tensor | None = None  # of its reference, uint8 [H, W, 3], where their detail is kept
 
 
 class Painter:
@@ -234,8 +234,9 @@ class Painter:
                     bad.append(Outcome(job, None, Instances.none(), without_folder(str(cause), self._source, job)))
             if not good:
                 return
-            pictures = crops if self._options.keep_detail else [None] * len(crops)
-            yield from map(_Begun, good, self._encode(good, crops), labels, pictures)
+            pictures = [quantise(crop) if self._options.keep_detail else None for crop in crops]
+            for begun in zip(good, self._encode(good, crops), labels, pictures, strict=True):
+                yield _Begun(*begun)
 
     def _encode(self, jobs: list[Job], crops: list[torch.Tensor]) -> list[torch.Tensor]:
         """Latents [Z, h, w] of n <= B crops, on the CPU. They are not kept: every job has a crop of its own."""

@@ -356,11 +356,12 @@ def _save(
         write_json(out / "scheduler" / "scheduler_config.json", networks.scheduler_config)
     if networks.decoder is not None:
         networks.decoder.save_pretrained(out / DECODER)
+        usual_mode(out / DECODER)
         sync_tree(out / DECODER)
     notes[QUALITY] = to_object(quality)
     write_json(out / BASE_NOTES, notes)
-    usual_mode(out)
     for part in PARTS:
+        usual_mode(out / part)
         sync_tree(out / part)
     from diffusers import __version__ as diffusers_version
 

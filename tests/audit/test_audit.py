@@ -212,7 +212,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         AuditSettings(**good, refine=True)
     AuditSettings(**good, folds=2, tta=8, training={"turns": True})
     AuditSettings(**good, folds=2, tta=2)
-    with refused(UsageError, "tta", "rotate"):
+    with refused(UsageError, "tta", "turns", "training"):
         AuditSettings(**good, folds=2, tta=4)
     for field, other in (("engine", "torch"), ("threads", 1)):
         AuditSettings(**(good | {field: other}))

@@ -32,6 +32,8 @@ export function nearView(parent) {
     try {
       found = await api.post("near", asked);
     } catch (error) {
+      meter.hidden = true;
+      note.textContent = "";
       return tell("trouble", error.message);
     }
     if (over) return undefined;
