@@ -187,8 +187,10 @@ class Finisher:
         return painted + send(left, decoded.device)[:, None, None, None] * (references - decoded)
 
     def _pictures(self, pixels: torch.Tensor, bright: torch.Tensor) -> Callable[[], tuple[torch.Tensor, ...]]:
-        """uint8 [n, H, W, 3] and bool [n] of pixels [n, 3, H, W], maybe the decoder's own, and `bright`; on a CPU, whoever
-        asks makes them."""
+        """uint8 [n, H, W, 3] and bool [n] of pixels [n, 3, H, W], and `bright`; on a CPU, whoever asks makes them.
+
+        The pixels may be the decoder's own memory.
+        """
         if self._networks_beside:
             return begin_fetch(quantise(pixels), finite_rows(pixels), bright)
         own = pixels.clone()
