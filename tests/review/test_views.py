@@ -161,6 +161,28 @@ def test_crops_of_a_class_are_confirmed_and_deleted_by_keys(look: Look, tmp_path
     assert before == len(boxes)
 
 
+def test_an_answer_that_comes_late_does_not_replace_a_newer_one(look: Look, tmp_path: Path) -> None:
+    page = look(make_review_run(tmp_path / "run"), "crops")
+    which, held = page.get_by_label("Class", exact=True).first, list[Any]()
+    page.wait_for_selector(".tile[data-place='0']:not(.empty)")
+    first = page.locator(".shown").inner_text()
+    which.select_option(label="spot")
+    expect(page.locator(".shown")).not_to_have_text(first)
+    spots = page.locator(".shown").inner_text()
+
+    def hold(route: Any) -> None:
+        held.append(route) if not held else route.continue_()
+
+    page.route("**/api/crops", hold)
+    which.select_option(index=0)
+    with page.expect_response("**/api/crops"):
+        which.select_option(label="spot")
+    with page.expect_response("**/api/crops"):
+        held[0].continue_()
+    page.wait_for_timeout(100)
+    assert page.locator(".shown").inner_text() == spots
+
+
 def test_near_duplicates_come_in_groups(look: Look, tmp_path: Path) -> None:
     run = make_review_run(tmp_path / "run", 20, dataset=False)
     first = (run / "images" / "00000000.jpg").read_bytes()

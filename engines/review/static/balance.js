@@ -1,7 +1,7 @@
 // How often each class comes, beside how often the adapter saw it, and what to paint for those that are short.
 
 import * as api from "./api.js";
-import { command, el, number, plural } from "./dom.js";
+import { command, el, newest, number, plural } from "./dom.js";
 import { isRun, on, state, tell } from "./store.js";
 
 export function balanceView(parent) {
@@ -9,9 +9,12 @@ export function balanceView(parent) {
   const sheet = el("div", { class: "reading", tabindex: "0", "aria-label": "Class balance", role: "region" });
   parent.append(sheet);
 
+  const asking = newest();
   async function show() {
+    const counts = asking();
     try {
-      draw(sheet, await api.post("balance", { thresholds: state.thresholds }));
+      const found = await api.post("balance", { thresholds: state.thresholds });
+      if (counts()) draw(sheet, found);
     } catch (error) {
       tell("trouble", error.message);
     }

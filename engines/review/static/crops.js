@@ -1,7 +1,7 @@
 // The boxes of one class by score, each as a crop: what the least sure ones look like. K is a label, X is none.
 
 import * as api from "./api.js";
-import { el, picture as showPicture, plural, say } from "./dom.js";
+import { el, newest, picture as showPicture, plural, say } from "./dom.js";
 import { inkOn, colour } from "./marks.js";
 import { corners, decide, isRun, on, state, tell } from "./store.js";
 import { makeCrop } from "./tiles.js";
@@ -30,12 +30,15 @@ export function cropsView(parent) {
     failed: (error) => (/no longer kept/.test(error.message) ? ask(true) : tell("trouble", error.message)),
   });
 
+  const asking = newest();
   async function ask(keepPlace = false) {
+    const counts = asking();
     const label = Number(which.value);
     const least = isRun() ? state.thresholds[label] : 0;
     const range = order.value === "below" ? { low: 0, high: Math.max(0, least - 1e-4) } : { low: least, high: 1 };
     try {
       const found = await api.post("crops", { label, ...range, rising: order.value === "up" });
+      if (!counts()) return;
       query = found.query;
       shown.textContent = plural(found.total, "box", "boxes");
       grid.show(found.total, keepPlace);

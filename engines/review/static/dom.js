@@ -66,3 +66,12 @@ export function command(text) {
   const button = el("button", { class: "plain", text: "Copy", onclick: () => copy(text, button) });
   return el("p", { class: "command" }, el("code", { text }), button);
 }
+
+// Of several questions the newest counts, whichever answer comes last: newest()() tells later whether it still is that.
+export function newest() {
+  let last = null;
+  return () => {
+    const mine = (last = {});
+    return () => mine === last;
+  };
+}

@@ -1,7 +1,7 @@
 // What an audit found, worst first: K accepts what it proposes, X says that it is wrong.
 
 import * as api from "./api.js";
-import { el, number, picture as showPicture, plural, say } from "./dom.js";
+import { el, newest, number, picture as showPicture, plural, say } from "./dom.js";
 import { answerFinding, on, state, tell } from "./store.js";
 import { makeCrop } from "./tiles.js";
 import { openViewer } from "./viewer.js";
@@ -34,8 +34,11 @@ export function findingsView(parent) {
     opened: open, failed: (error) => tell("trouble", error.message),
   });
 
+  const asking = newest();
   async function ask(keepPlace = false) {
+    const counts = asking();
     const found = await api.get("audit", { kind, start: 0 });
+    if (!counts()) return;
     shown.textContent = plural(found.total, "finding");
     const all = Object.values(found.kinds).reduce((sum, one) => sum + one, 0);
     const chips = [[null, "All", all], ...Object.entries(found.kinds).map(([name, count]) => [name, KINDS[name], count])];

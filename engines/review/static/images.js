@@ -1,7 +1,7 @@
 // A grid of images, for every view that shows some: keys, decisions, and what changes under it.
 
 import * as api from "./api.js";
-import { el, number, plural, say } from "./dom.js";
+import { el, newest, number, plural, say } from "./dom.js";
 import { isRun, on, state, tell, undo, verdict, verdictAll } from "./store.js";
 import { fillTile, makeTile, tileHeight, tileName } from "./tiles.js";
 import { openViewer } from "./viewer.js";
@@ -10,7 +10,7 @@ import { VirtualGrid } from "./virtual.js";
 // find() -> {query, total}, or rows with what their tiles say: which images are shown.
 export class ImageGrid {
   constructor(parent, { label, find, bulk = true, settles = true, dress = (item) => item }) {
-    Object.assign(this, { find, dress, query: null, until: new AbortController() });
+    Object.assign(this, { find, dress, query: null, until: new AbortController(), asking: newest() });
     this.bar = el("div", { class: "bar" });
     this.shown = el("p", { class: "shown", role: "status" });
     this.bar.append(this.shown);
@@ -40,10 +40,10 @@ export class ImageGrid {
   }
 
   async ask(keepPlace = false) {
-    const asked = (this.asked = {});
+    const counts = this.asking();
     try {
       const { query, total } = await this.find();
-      if (asked !== this.asked) return;
+      if (!counts()) return;
       this.query = query;
       this.shown.textContent = plural(total, "image");
       this.grid.show(total, keepPlace);

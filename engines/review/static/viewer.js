@@ -1,7 +1,7 @@
 // One image over the whole page: its boxes, its words, its reference, and everything that can be decided about it.
 
 import * as api from "./api.js";
-import { el, plural, say, typing } from "./dom.js";
+import { el, newest, plural, say, typing } from "./dom.js";
 import { Editor } from "./editor.js";
 import { colour, inkOn } from "./marks.js";
 import { answerFinding, corners, decide, KEEP, labelled, on, REJECT, state, tell, undo, verdict, wasOf } from "./store.js";
@@ -67,7 +67,9 @@ function button(text, keyName, act, kind = "") {
   return el("button", { class: `plain ${kind}`, onclick: act }, `${text} `, el("kbd", { text: keyName }));
 }
 
+const asking = newest();
 async function show(row, box = null) {
+  const counts = asking();
   let found;
   try {
     found = await api.get("image", { row });
@@ -75,6 +77,7 @@ async function show(row, box = null) {
     return tell("trouble", error.message);
   }
   const picture = found.shown ? await loaded(api.whole(row)) : null;
+  if (!counts()) return undefined;
   item = found;
   editor.show(item, picture);
   if (box) editor.choose(item.boxes.findIndex((one) => box.every((value, place) => Math.abs(value - one[place]) < 0.6)));
