@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dengine_cli import console
-from dengine_cli.options import Boxes, Device, FollowLinks, Threads
+from dengine_cli.options import Boxes, Device, FollowLinks, Looks, Threads
 from dengine_cli.settings import settings_of
 from engines.common.events import duration
 
@@ -62,10 +62,7 @@ def command(
     ] = 0.5,
     worst: Annotated[int, typer.Option(help="Images on the page, at most.")] = 30,
     split: Annotated[str | None, typer.Option(help="Part of the dataset, such as train.")] = None,
-    tta: Annotated[
-        int,
-        typer.Option(help="Looks that an adapter takes at each image, 1, 2, 4 or 8: mirrored, upside down, turned."),
-    ] = 1,
+    tta: Looks = 1,
     engine: Annotated[str, typer.Option(help="auto, tensorrt, torch, openvino or onnxruntime.")] = "auto",
     precision: Annotated[str, typer.Option(help="f32, bf16, f16, or auto: the fastest here.")] = "auto",
     threads: Threads = None,

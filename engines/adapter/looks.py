@@ -36,15 +36,18 @@ class Look:
 LOOKS = tuple(Look(mirrored, quarters) for quarters in (0, 2, 1, 3) for mirrored in (False, True))
 TTA_LOOKS = (1, 2, 4, 8)  # how many
 TTA_WANTED = "1, 2, 4 or 8"  # the same in words
-UPRIGHT_LOOKS = 2  # of them
+UPRIGHT_LOOKS = 2  # how many of LOOKS leave a picture upright
 
 
-def check_looks(looks: int, rotate: bool | None) -> None:
-    """UsageError for looks at turned pictures by an adapter that learned from upright ones; `rotate`: see its info."""
+def check_looks(looks: int, rotate: bool | None, remedy: str = "train it with `rotate=True`") -> None:
+    """UsageError for looks at turned pictures by an adapter that learns from upright ones; `rotate`: see its info.
+
+    remedy: what makes an adapter learn from turned ones.
+    """
     if looks > UPRIGHT_LOOKS and rotate is False:
         raise UsageError(
-            f"`tta` is {looks}: beyond {UPRIGHT_LOOKS}, pictures are turned, and this adapter learned from upright "
-            "ones alone. Take 1 or 2, or train it with `rotate=True` where pictures have no upright.",
+            f"`tta` is {looks}: beyond {UPRIGHT_LOOKS}, pictures are turned, and this adapter learns from upright ones "
+            f"alone. Take 1 or 2, or {remedy} where pictures have no upright.",
             field="tta",
         )
 

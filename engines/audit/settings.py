@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from engines.adapter.looks import TTA_LOOKS, TTA_WANTED, UPRIGHT_LOOKS
+from engines.adapter.looks import TTA_LOOKS, TTA_WANTED, check_looks
 from engines.common.schema import AnyPath, settle
 from engines.errors import UsageError, refuse, wrong_values
 from engines.labels.findings import CONFIDENT, Judgement
@@ -73,12 +73,8 @@ class AuditSettings:
         both = [("base", "`base` and `bundle` both name a base: give one")] if self.base and self.bundle else []
         refuse([*wrong_values(self, checks), *alone, *both])
         rotate = self.fold_options().rotate  # its mistakes are ours
-        if self.folds and self.tta > UPRIGHT_LOOKS and not rotate:
-            raise UsageError(
-                f"`tta` is {self.tta}: beyond {UPRIGHT_LOOKS}, pictures are turned, and the folds' adapters learn from "
-                'upright ones alone. Take 1 or 2, or give "turns": true in `training` where pictures have no upright.',
-                field="tta",
-            )
+        if self.folds:
+            check_looks(self.tta, rotate, 'give "turns": true in `training`')
 
     def fold_options(self) -> AdapterTrainOptions:
         """How each fold's adapter is trained. Raises UsageError for what `training` cannot say."""

@@ -1,10 +1,11 @@
-"""One safetensors file: its header, and whether it holds what something else describes.
+"""One safetensors file: its header, whether it holds what something else describes, and how one is written.
 
 Knows: the safetensors layout (8 bytes of header length, a JSON header, the data), how to tell a whole file from a
 damaged one by its header alone, and how a header is held against a network before memory is taken for either.
 Does not know what the tensors mean, or which files a model has.
 
-Every error is a ModelError in one line, raised before any weight is read, but for numbers that are not finite.
+Every error of reading is a ModelError in one line, raised before any weight is read, but for numbers that are not
+finite.
 """
 
 import json
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines.common.files import LFS_POINTER
+from engines.common.files import LFS_POINTER, replacing, usual_mode
 from engines.common.quote import quote, shorten
 from engines.errors import ModelError
 
@@ -81,6 +82,15 @@ def read_header(path: Path) -> Header:
             return Header(tensors, metadata)
     except (OSError, SafetensorError) as cause:
         raise ModelError(f"{path} is damaged: {shorten(cause, 150)}. Download it again.") from cause
+
+
+def save_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:
+    """Write a safetensors file of tensors on the CPU, whole or not at all, for whoever may read its folder."""
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, temporary)
+        usual_mode(temporary)
 
 
 def check_no_quantisation(path: Path, tensors: Mapping[str, TensorInfo]) -> None:

@@ -63,7 +63,7 @@ class Finished:
     task: Task
     latents: torch.Tensor  # clean, [Z, h, w], on the backend's device
     given: Given | None = None  # see `Outcome`
-    reference: torch.Tensor | None = None  # the picture that it repaints, uint8 [H, W, 3], where its detail is kept
+    reference: npt.NDArray[np.uint8] | None = None  # the picture that it repaints, [H, W, 3], where its detail is kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +182,7 @@ class Finisher:
         fill(self._decoder.inputs["latents"], [torch.as_tensor(task.latents) for _, task in kept])
         self._decode()
         decoded = self._decoder.outputs["pixels"][: len(kept)].float()
-        references = torch.stack([send(to_pixels(picture.numpy()), decoded.device) for picture, _ in kept])
+        references = torch.stack([send(to_pixels(picture), decoded.device) for picture, _ in kept])
         left = torch.tensor([task.signal for _, task in kept])
         return painted + send(left, decoded.device)[:, None, None, None] * (references - decoded)
 

@@ -16,12 +16,14 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from engines.common.streams import Lane, fetch
 from engines.composing.given import Given
 from engines.diffusion.capture import Record, capture
-from engines.diffusion.latents import quantise, to_pixels
+from engines.diffusion.latents import to_pixels
 from engines.diffusion.sampler import SlotSampler, Task, always_guided
 from engines.diffusion.schedule import Schedules, step_rows
 from engines.diffusion.tick import count_ticks
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 _SORTED = 512  # jobs put in order together: the largest chunk that dengine takes by itself
 
 Item = TypeVar("Item")
-Reading = tuple[Job, Future[tuple[torch.Tensor, Given | None]]]
+Picture = npt.NDArray[np.uint8]  # [H, W, 3]
+Reading = tuple[Job, Future[tuple[Picture, torch.Tensor, Given | None]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,7 @@ class _Begun:
     job: Job
     latents: torch.Tensor | None = None  # of its reference, [Z, h, w]
     given: Given | None = None  # its labels
-    pixels: torch.Tensor | None = None  # of its reference, uint8 [H, W, 3], where their detail is kept
+    reference: Picture | None = None  # where its detail is kept
 
 
 class Painter:
@@ -179,7 +182,7 @@ class Painter:
         tasks = self._tasks(longest_first(jobs, self._steps), stop, started, bad, reader)
         for task, latents in self._sampler.run(tasks):
             begun = started.pop(task.index)
-            batch.append(Finished(begun.job, task, latents, begun.given, begun.pixels))
+            batch.append(Finished(begun.job, task, latents, begun.given, begun.reference))
             if len(batch) == self._finisher.batch:
                 yield from self._finisher.submit(batch)
                 self._told_handed(len(batch))
@@ -221,11 +224,13 @@ class Painter:
             good: list[Job] = []
             crops: list[torch.Tensor] = []
             labels: list[Given | None] = []
+            pictures: list[Picture | None] = []
             while len(good) < self._batch and (one := next(source, None)) is not None:
                 job, crop = one
                 try:
-                    pixels, given = crop.result()
+                    picture, pixels, given = crop.result()
                     crops.append(pixels)
+                    pictures.append(picture if self._options.keep_detail else None)
                     labels.append(given)
                     good.append(job)
                 except DatasetError as cause:
@@ -234,7 +239,6 @@ class Painter:
                     bad.append(Outcome(job, None, Instances.none(), without_folder(str(cause), self._source, job)))
             if not good:
                 return
-            pictures = [quantise(crop) if self._options.keep_detail else None for crop in crops]
             for begun in zip(good, self._encode(good, crops), labels, pictures, strict=True):
                 yield _Begun(*begun)
 
@@ -249,12 +253,12 @@ class Painter:
         return list(latents)
 
     def _reading(self, jobs: Iterator[Job], reader: ThreadPoolExecutor) -> Iterator[Reading]:
-        """Every job with its crop, [3, H, W], to come."""
+        """Every job with its crop, uint8 [H, W, 3] and as the encoder reads it [3, H, W], to come."""
         return in_advance(((job, reader.submit(self._read, job)) for job in jobs), self._advance)
 
-    def _read(self, job: Job) -> tuple[torch.Tensor, Given | None]:
-        pixels, given = read_job(self._source, job)
-        return to_pixels(pixels), given
+    def _read(self, job: Job) -> tuple[Picture, torch.Tensor, Given | None]:
+        picture, given = read_job(self._source, job)
+        return picture, to_pixels(picture), given
 
 
 def in_advance(items: Iterable[Item], count: int) -> Iterator[Item]:

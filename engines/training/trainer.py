@@ -16,16 +16,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from engines.common.devices import resolve_precision
 from engines.common.events import Event, EventKind, Report, note
-from engines.common.files import replacing, usual_mode, write_json
+from engines.common.files import write_json
 from engines.common.interrupts import held
 from engines.common.quote import shorten
 from engines.common.training_log import Row, TrainingLog
-from engines.common.weight_file import check_described, check_finite, read_header
+from engines.common.weight_file import check_described, check_finite, read_header, save_tensors
 from engines.errors import ModelError, TrainingError
 from engines.training.stopping import BEST, INDEX, check_same, read_index, unfinished
 from engines.training.together import averaged, copy_first, is_first
@@ -278,7 +278,7 @@ class _State:
             self.best = {**figures, "step": float(self.step)}
             if f"noise {score}" in figures:
                 self.best[_HIGHEST] = max(highest, figures[score])
-            _save_tensors(folder / BEST, self._with_buffers(self.average))
+            save_tensors(folder / BEST, self._with_buffers(self.average))
 
     def install_result(self, folder: Path) -> None:
         """Leave the module with the best weights, or with the averaged ones where none were evaluated."""
@@ -301,7 +301,7 @@ class _State:
         if self.log:
             self.log.sync()
         file = f"checkpoint-{self.step}.safetensors"
-        _save_tensors(folder / file, tensors)
+        save_tensors(folder / file, tensors)
         index = {"file": file, "stage": self.stage, "step": self.step, "best": self.best, "losses": self.losses}
         write_json(folder / INDEX, index | {"identity": dict(identity)})
         for old in folder.glob("checkpoint-*.safetensors"):
@@ -361,9 +361,3 @@ def _load_tensors(
     except (ModelError, OSError, SafetensorError) as cause:
         raise TrainingError(f"{shorten(cause, 300)} Remove {path.parent}, and train from the start.") from cause
     return found
-
-
-def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    with replacing(path) as temporary:
-        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, temporary)
-        usual_mode(temporary)

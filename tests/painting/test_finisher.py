@@ -75,7 +75,7 @@ def test_a_painting_gets_back_what_the_vae_loses_of_its_reference_as_far_as_that
     schedule = schedule_from({"num_train_timesteps": 1000}, "dpmpp", 2, 0.0, strength)
     (plain,) = batch(0)
     begun = replace(plain.task, latents=plain.latents, schedule=schedule)
-    repainted = replace(plain, task=begun, latents=0.5 * plain.latents, reference=torch.from_numpy(picture))
+    repainted = replace(plain, task=begun, latents=0.5 * plain.latents, reference=picture)
     with make_finisher(tmp_path) as finisher:
         together = [plain, replace(repainted, reference=None), repainted]
         decoded, lossy, shown = (
@@ -100,7 +100,7 @@ def test_a_decoder_that_paints_black_is_told_whatever_detail_comes_back(tmp_path
 
     (plain,) = batch(0)
     schedule = schedule_from({"num_train_timesteps": 1000}, "dpmpp", 2, 0.0, 0.2)
-    picture = torch.full((FRAME[1], FRAME[0], 3), 200, dtype=torch.uint8)
+    picture = np.full((FRAME[1], FRAME[0], 3), 200, dtype=np.uint8)
     task = replace(plain.task, latents=plain.latents, schedule=schedule)
     for finished in (plain, replace(plain, task=task, reference=picture)):
         with (

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engines.adapter.inference import prepare_frame
-from engines.common.files import replacing, usual_mode, write_json
+from engines.common.files import write_json
 from engines.common.quote import shorten
-from engines.common.weight_file import check_described, check_finite, check_no_quantisation, read_header
+from engines.common.weight_file import check_described, check_finite, check_no_quantisation, read_header, save_tensors
 from engines.errors import DengineError, ModelError
 from engines.labels.boxes import Instances
 from engines.worth.detectors.config import (
@@ -117,10 +117,7 @@ def start_from(
 def save_detector(folder: Path, detector: Detector) -> None:
     """Write a detector to `folder`; `detector.json` comes last and makes it whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in _tensors(detector.network)}
-    with replacing(folder / WEIGHTS_FILE) as temporary:
-        save_file(tensors, temporary)
-        usual_mode(temporary)
+    save_tensors(folder / WEIGHTS_FILE, {name: value.detach().cpu() for name, value in _tensors(detector.network)})
     write_json(folder / INFO_FILE, detector.info.to_json())
 
 
